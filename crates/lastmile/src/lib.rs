@@ -1,0 +1,1 @@
+//! Local LLM inference with continuous batching, to embed in a program

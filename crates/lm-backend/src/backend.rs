@@ -1,0 +1,56 @@
+//! What an executor is to the engine.
+
+use crate::{Batch, LogitsBuf};
+
+/// Runs a decoder over a ragged batch. Owns weights and KV memory, knows no sequence.
+pub trait Backend: Send {
+    /// What the engine must know to schedule for this backend. Constant.
+    fn spec(&self) -> &BackendSpec;
+
+    /// Runs one step: writes K and V of every token of `batch` to its slot, then fills one row of
+    /// `logits` for each of `batch.sample_rows`, `[n_sample_rows, vocab_size]` f32.
+    ///
+    /// A row's logits depend on the tokens that its block table leads to, and on nothing else.
+    ///
+    /// # Errors
+    /// The step failed as a whole. The KV of its tokens is then undefined; older KV is intact.
+    fn execute(&mut self, batch: &Batch, logits: &mut LogitsBuf) -> Result<(), BackendError>;
+}
+
+/// The facts of a loaded backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendSpec {
+    /// The executor and its numeric path, such as `candle-cpu-f32`. Part of the release.
+    pub kernel_path: String,
+    /// The type that K and V are stored in, such as `f32`. Part of the release.
+    pub kv_type: &'static str,
+    /// Entries of the vocabulary: the length of a row of logits.
+    pub vocab_size: usize,
+    /// Positions in one KV block.
+    pub block_size: usize,
+    /// KV blocks in the pool.
+    pub n_blocks: usize,
+    /// Longest sequence, prompt and answer together.
+    pub max_model_len: usize,
+    /// Bytes of resident weights.
+    pub weights_bytes: u64,
+    /// Bytes of the KV pool.
+    pub kv_bytes: u64,
+}
+
+/// A step that failed as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BackendError {
+    /// The compute library or device failed.
+    #[error("{message}")]
+    Compute {
+        /// What it said.
+        message: String,
+    },
+    /// A failure that was asked for.
+    #[error("failure injected at step {step}")]
+    Injected {
+        /// Counted from 1.
+        step: u64,
+    },
+}

@@ -1,0 +1,19 @@
+//! The seam between engine and compute: plain data in, plain data out.
+//!
+//! It must never know sequences, queues, requests, text, or any tensor library. Executors implement
+//! [`Backend`]; the engine packs a [`Batch`] and reads a [`LogitsBuf`].
+//!
+//! Start reading at [`Backend`], then [`Batch::push_sequence`]. [`PlaceholderBackend`] is the first
+//! implementation, and the one that tests see everything with.
+
+mod backend;
+mod batch;
+mod logits;
+mod placeholder;
+mod placeholder_options;
+
+pub use backend::{Backend, BackendError, BackendSpec};
+pub use batch::{Batch, SampleRow, Want};
+pub use logits::LogitsBuf;
+pub use placeholder::PlaceholderBackend;
+pub use placeholder_options::{OptionError, PlaceholderMode, PlaceholderOptions, PlaceholderVocab};

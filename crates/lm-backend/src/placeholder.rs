@@ -1,0 +1,256 @@
+//! A backend without a model, whose answers show every fault of the memory behind them.
+//!
+//! Its paged KV cache holds token ids. The logits of a row are a hash of the seed and of all tokens
+//! up to that row, read back through the block table: a wrong slot, a stale block, a bad prefix hit
+//! or a double free changes the text.
+
+use std::time::Duration;
+
+use lm_types::TokenId;
+
+use crate::{
+    Backend, BackendError, BackendSpec, Batch, LogitsBuf, PlaceholderMode, PlaceholderOptions,
+    PlaceholderVocab,
+};
+
+/// What a slot holds before anything was written to it.
+const UNWRITTEN: TokenId = TokenId::MAX;
+
+/// A backend that computes hashes instead of a decoder.
+#[derive(Debug)]
+pub struct PlaceholderBackend {
+    spec: BackendSpec,
+    vocab: PlaceholderVocab,
+    options: PlaceholderOptions,
+    /// The KV cache. `[n_blocks * block_size]`
+    kv_tokens: Vec<TokenId>,
+    /// The tokens of one row, read back. Reused.
+    context: Vec<TokenId>,
+    n_steps: u64,
+}
+
+impl PlaceholderBackend {
+    /// A placeholder with an empty cache.
+    #[must_use]
+    pub fn new(options: PlaceholderOptions, vocab: PlaceholderVocab) -> Self {
+        let n_slots = options.n_blocks * options.block_size;
+        PlaceholderBackend {
+            spec: BackendSpec {
+                kernel_path: "placeholder".to_owned(),
+                kv_type: "token_ids",
+                vocab_size: vocab.vocab_size,
+                block_size: options.block_size,
+                n_blocks: options.n_blocks,
+                max_model_len: options.max_model_len,
+                weights_bytes: 0,
+                kv_bytes: (n_slots * size_of::<TokenId>()) as u64,
+            },
+            kv_tokens: vec![UNWRITTEN; n_slots],
+            context: Vec::with_capacity(options.max_model_len),
+            n_steps: 0,
+            vocab,
+            options,
+        }
+    }
+
+    fn inject_faults(&mut self, n_tokens: usize) -> Result<(), BackendError> {
+        let step = self.n_steps;
+        let per_token = self.options.delay_per_token.saturating_mul(n_tokens as u32);
+        let delay = self.options.delay.saturating_add(per_token);
+        if delay > Duration::ZERO {
+            std::thread::sleep(delay);
+        }
+        assert!(self.options.panic_at_step != Some(step), "panic injected at step {step}");
+        let fails = self.options.fail_at_step == Some(step)
+            || self.options.fail_every.is_some_and(|n| step.is_multiple_of(n));
+        if fails { Err(BackendError::Injected { step }) } else { Ok(()) }
+    }
+
+    /// Reads positions `0..=position` of sequence `s` back through its block table.
+    fn read_back(&mut self, batch: &Batch, s: usize, position: usize) {
+        let block_size = self.spec.block_size;
+        self.context.clear();
+        for (i, block) in batch.block_table_of(s).iter().enumerate() {
+            let filled = (position + 1).saturating_sub(i * block_size).min(block_size);
+            let first = block.index() * block_size;
+            self.context.extend_from_slice(&self.kv_tokens[first..first + filled]);
+        }
+    }
+
+    fn fill_row(&self, row: &mut [f32]) {
+        if self.options.nan_at == Some(self.context.len() as u32) {
+            row.fill(f32::NAN);
+            return;
+        }
+        match self.options.mode {
+            PlaceholderMode::Random => self.fill_random(row),
+            PlaceholderMode::Echo => {
+                row.fill(-30.0);
+                row[self.echoed_token() as usize] = 0.0;
+            }
+        }
+    }
+
+    fn fill_random(&self, row: &mut [f32]) {
+        let hash = self
+            .context
+            .iter()
+            .fold(mix(self.options.seed ^ 0x5bd1_e995), |h, &t| mix(h ^ u64::from(t)));
+        for (token, logit) in row.iter_mut().enumerate() {
+            let spread = (mix(hash ^ (token as u64) << 32) >> 40) as f32 / (1 << 24) as f32;
+            let is_word = self.vocab.words.contains(&(token as TokenId));
+            *logit = if is_word { 8.0 * spread } else { spread - 30.0 };
+        }
+        if hash.is_multiple_of(u64::from(self.options.mean_tokens)) {
+            row[self.vocab.turn_end as usize] = 30.0;
+        }
+    }
+
+    /// The token after the context when an answer repeats its prompt.
+    fn echoed_token(&self) -> TokenId {
+        let (context, vocab) = (&self.context, &self.vocab);
+        let is_border = |&t: &TokenId| t == vocab.sep || t == vocab.turn_start;
+        let Some(border) = context.iter().rposition(is_border) else { return vocab.turn_end };
+        let newline_after = |start: usize| {
+            let found = context[start..].iter().position(|&t| t == vocab.newline);
+            found.map(|offset| start + offset + 1)
+        };
+        // [prompt, n_echoed]: what is repeated, and how much of it already was.
+        let (prompt, n_echoed) = if context[border] == vocab.sep {
+            let start = usize::from(context[0] == vocab.bos);
+            (&context[start.min(border)..border], context.len() - border - 1)
+        } else {
+            let before = &context[..border];
+            let turn = before.iter().rposition(|&t| t == vocab.turn_start);
+            let end = before.iter().rposition(|&t| t == vocab.turn_end);
+            let (Some(start), Some(end)) = (turn.and_then(newline_after), end) else {
+                return vocab.turn_end;
+            };
+            let Some(answer) = newline_after(border) else { return vocab.turn_end };
+            (&context[start.min(end)..end], context.len() - answer)
+        };
+        prompt.get(n_echoed).copied().unwrap_or(vocab.turn_end)
+    }
+}
+
+impl Backend for PlaceholderBackend {
+    fn spec(&self) -> &BackendSpec {
+        &self.spec
+    }
+
+    fn execute(&mut self, batch: &Batch, logits: &mut LogitsBuf) -> Result<(), BackendError> {
+        self.n_steps += 1;
+        self.inject_faults(batch.n_tokens())?;
+        for (&token, &slot) in batch.input_ids.iter().zip(&batch.slot_mapping) {
+            self.kv_tokens[slot as usize] = token;
+        }
+        logits.reset(batch.sample_rows.len(), self.spec.vocab_size);
+        let mut s = 0;
+        for (row, sample) in batch.sample_rows.iter().enumerate() {
+            while batch.cu_seqlens_q[s + 1] <= sample.token_idx {
+                s += 1;
+            }
+            self.read_back(batch, s, batch.positions[sample.token_idx as usize] as usize);
+            self.fill_row(logits.row_mut(row));
+        }
+        Ok(())
+    }
+}
+
+/// A bijection of 64-bit words that spreads every bit. Source: Steele et al. 2014 (`SplitMix64`).
+fn mix(word: u64) -> u64 {
+    let z = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use lm_types::BlockIdx;
+
+    use super::*;
+    use crate::Want;
+
+    fn vocab() -> PlaceholderVocab {
+        PlaceholderVocab {
+            vocab_size: 40,
+            bos: 1,
+            sep: 4,
+            turn_start: 2,
+            turn_end: 3,
+            newline: 39,
+            words: 5..39,
+        }
+    }
+
+    fn backend(options: &str) -> PlaceholderBackend {
+        let options = format!("block_size=4,n_blocks=8,max_model_len=32,{options}");
+        PlaceholderBackend::new(options.parse().unwrap(), vocab())
+    }
+
+    fn argmax(row: &[f32]) -> TokenId {
+        let best = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+        best.unwrap().0 as TokenId
+    }
+
+    /// Runs `chunks` of one sequence with the given table, and gives the last row.
+    fn run(backend: &mut PlaceholderBackend, chunks: &[&[TokenId]], table: &[u32]) -> Vec<f32> {
+        let table: Vec<BlockIdx> = table.iter().map(|&b| BlockIdx(b)).collect();
+        let (mut batch, mut logits, mut start) = (Batch::default(), LogitsBuf::default(), 0);
+        for chunk in chunks {
+            batch.clear();
+            batch.push_sequence(chunk, start, &table, 4, Some(Want::Full));
+            backend.execute(&batch, &mut logits).unwrap();
+            start += chunk.len();
+        }
+        logits.row(0).to_vec()
+    }
+
+    #[test]
+    fn a_row_depends_on_its_tokens_and_not_on_chunks_or_blocks() {
+        let whole = run(&mut backend(""), &[&[5, 6, 7, 8, 9, 10]], &[0, 1]);
+        assert_eq!(whole, run(&mut backend(""), &[&[5, 6, 7, 8, 9], &[10]], &[6, 2]));
+        assert_ne!(whole, run(&mut backend(""), &[&[5, 6, 7, 9, 8, 10]], &[0, 1]));
+        assert_ne!(whole, run(&mut backend("seed=1"), &[&[5, 6, 7, 8, 9, 10]], &[0, 1]));
+    }
+
+    #[test]
+    fn a_block_that_another_wrote_over_changes_the_row() {
+        let mut shared = backend("");
+        run(&mut shared, &[&[5, 6, 7, 8, 9]], &[0, 1]);
+        run(&mut shared, &[&[11]], &[0]);
+        let mut batch = Batch::default();
+        batch.push_sequence(&[10], 5, &[BlockIdx(0), BlockIdx(1)], 4, Some(Want::Full));
+        let mut logits = LogitsBuf::default();
+        shared.execute(&batch, &mut logits).unwrap();
+        let clean = run(&mut backend(""), &[&[5, 6, 7, 8, 9, 10]], &[0, 1]);
+        assert_ne!(logits.row(0), clean);
+    }
+
+    #[test]
+    fn echo_repeats_a_raw_prompt_and_a_user_turn() {
+        let mut echo = backend("mode=echo");
+        assert_eq!(argmax(&run(&mut echo, &[&[1, 7, 8, 4]], &[0, 1])), 7);
+        assert_eq!(argmax(&run(&mut echo, &[&[1, 7, 8, 4, 7]], &[0, 1])), 8);
+        assert_eq!(argmax(&run(&mut echo, &[&[1, 7, 8, 4, 7, 8]], &[0, 1])), 3);
+        let chat = [2, 20, 39, 7, 8, 3, 39, 2, 21, 39];
+        assert_eq!(argmax(&run(&mut echo, &[&chat], &[0, 1, 2])), 7);
+        assert_eq!(argmax(&run(&mut echo, &[&chat, &[7], &[8]], &[0, 1, 2])), 3);
+    }
+
+    #[test]
+    fn injected_faults_come_when_they_were_asked_for() {
+        let mut failing = backend("fail_at_step=2");
+        run(&mut failing, &[&[5]], &[0]);
+        let mut batch = Batch::default();
+        batch.push_sequence(&[5], 0, &[BlockIdx(0)], 4, None);
+        let mut logits = LogitsBuf::default();
+        let found = failing.execute(&batch, &mut logits);
+        assert_eq!(found, Err(BackendError::Injected { step: 2 }));
+        assert_eq!(failing.execute(&batch, &mut logits), Ok(()));
+        assert!(run(&mut backend("nan_at=2"), &[&[5, 6]], &[0])[0].is_nan());
+    }
+}

@@ -1,0 +1,205 @@
+//! What a placeholder does, and how it is written after `--model placeholder:`.
+
+use std::ops::Range;
+use std::str::FromStr;
+use std::time::Duration;
+
+use lm_types::TokenId;
+
+/// What the placeholder does. Written as `mode=echo,seed=7,delay_us=200`, in any order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlaceholderOptions {
+    /// What it answers.
+    pub mode: PlaceholderMode,
+    /// Part of the hash behind random answers.
+    pub seed: u64,
+    /// In random mode an answer ends after about this many tokens.
+    pub mean_tokens: u32,
+    /// Each step takes at least this long.
+    pub delay: Duration,
+    /// Each token of a step adds this much.
+    pub delay_per_token: Duration,
+    /// This step fails, counted from 1.
+    pub fail_at_step: Option<u64>,
+    /// Every n-th step fails.
+    pub fail_every: Option<u64>,
+    /// This step panics, counted from 1.
+    pub panic_at_step: Option<u64>,
+    /// A row after exactly this many tokens of context holds NaN.
+    pub nan_at: Option<u32>,
+    /// Positions in one KV block.
+    pub block_size: usize,
+    /// KV blocks in the pool.
+    pub n_blocks: usize,
+    /// Longest sequence.
+    pub max_model_len: usize,
+}
+
+/// What the placeholder answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlaceholderMode {
+    /// Words drawn by a hash of everything before them.
+    Random,
+    /// The last user message, or the raw prompt, again.
+    Echo,
+}
+
+/// The tokens that a placeholder gives a meaning to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlaceholderVocab {
+    /// Entries of the vocabulary.
+    pub vocab_size: usize,
+    /// Begins a raw prompt.
+    pub bos: TokenId,
+    /// Ends a raw prompt.
+    pub sep: TokenId,
+    /// Begins a turn of a conversation.
+    pub turn_start: TokenId,
+    /// Ends a turn, and an answer.
+    pub turn_end: TokenId,
+    /// Ends the name of a turn's role.
+    pub newline: TokenId,
+    /// The entries that are words, which random answers are made of.
+    pub words: Range<TokenId>,
+}
+
+/// An option that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OptionError {
+    /// No option has this name.
+    #[error(
+        "placeholder option {name:?} is unknown; known: mode, seed, mean_tokens, delay_us, \
+         delay_per_token_us, fail_at_step, fail_every, panic_at_step, nan_at, block_size, \
+         n_blocks, max_model_len"
+    )]
+    Unknown {
+        /// As written.
+        name: String,
+    },
+    /// The value is not of the option's kind.
+    #[error("placeholder option {name} is {value:?}, but must be {limit}")]
+    Invalid {
+        /// The option.
+        name: String,
+        /// As written.
+        value: String,
+        /// What is allowed.
+        limit: &'static str,
+    },
+}
+
+impl Default for PlaceholderOptions {
+    fn default() -> Self {
+        PlaceholderOptions {
+            mode: PlaceholderMode::Random,
+            seed: 0,
+            mean_tokens: 64,
+            delay: Duration::ZERO,
+            delay_per_token: Duration::ZERO,
+            fail_at_step: None,
+            fail_every: None,
+            panic_at_step: None,
+            nan_at: None,
+            block_size: 32,
+            n_blocks: 4096,
+            max_model_len: 8192,
+        }
+    }
+}
+
+impl FromStr for PlaceholderOptions {
+    type Err = OptionError;
+
+    fn from_str(text: &str) -> Result<Self, OptionError> {
+        let mut options = PlaceholderOptions::default();
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            options.set(name.trim(), value.trim())?;
+        }
+        Ok(options)
+    }
+}
+
+impl PlaceholderOptions {
+    fn set(&mut self, name: &str, value: &str) -> Result<(), OptionError> {
+        let up_to = |limit: u64, words: &'static str| match value.parse::<u64>() {
+            Ok(number) if number >= 1 && number <= limit => Ok(number),
+            _ => Err(invalid(name, value, words)),
+        };
+        let count = || up_to(u64::MAX, "a number from 1");
+        let micros = || match value.parse::<u64>() {
+            Ok(number) if number <= 60_000_000 => Ok(Duration::from_micros(number)),
+            _ => Err(invalid(name, value, "microseconds, at most 60000000")),
+        };
+        let length = || up_to(1 << 24, "a number from 1 to 16777216").map(|n| n as usize);
+        match name {
+            "mode" => self.mode = value.parse()?,
+            "seed" => self.seed = value.parse().map_err(|_| invalid(name, value, "a number"))?,
+            "mean_tokens" => {
+                self.mean_tokens = up_to(1 << 20, "a number from 1 to 1048576")? as u32
+            }
+            "delay_us" => self.delay = micros()?,
+            "delay_per_token_us" => self.delay_per_token = micros()?,
+            "fail_at_step" => self.fail_at_step = Some(count()?),
+            "fail_every" => self.fail_every = Some(count()?),
+            "panic_at_step" => self.panic_at_step = Some(count()?),
+            "nan_at" => self.nan_at = Some(length()? as u32),
+            "block_size" => self.block_size = up_to(1024, "a number from 1 to 1024")? as usize,
+            "n_blocks" => self.n_blocks = length()?,
+            "max_model_len" => self.max_model_len = length()?,
+            _ => return Err(OptionError::Unknown { name: name.to_owned() }),
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for PlaceholderMode {
+    type Err = OptionError;
+
+    fn from_str(text: &str) -> Result<Self, OptionError> {
+        match text {
+            "random" => Ok(PlaceholderMode::Random),
+            "echo" => Ok(PlaceholderMode::Echo),
+            _ => Err(invalid("mode", text, "random or echo")),
+        }
+    }
+}
+
+fn invalid(name: &str, value: &str, limit: &'static str) -> OptionError {
+    OptionError::Invalid { name: name.to_owned(), value: value.to_owned(), limit }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expect: Result<PlaceholderOptions, &str>) {
+        let found = text.parse::<PlaceholderOptions>();
+        assert_eq!(found.map_err(|e| e.to_string()), expect.map_err(str::to_owned));
+    }
+
+    #[test]
+    fn options_are_read_in_any_order_and_refused_by_name() {
+        let base = PlaceholderOptions::default;
+        check("", Ok(base()));
+        check(
+            "seed=7, mode=echo",
+            Ok(PlaceholderOptions { mode: PlaceholderMode::Echo, seed: 7, ..base() }),
+        );
+        check(
+            "delay_us=200,nan_at=3",
+            Ok(PlaceholderOptions { delay: Duration::from_micros(200), nan_at: Some(3), ..base() }),
+        );
+        check(
+            "mode=shout",
+            Err("placeholder option mode is \"shout\", but must be random or echo"),
+        );
+        check(
+            "block_size=0",
+            Err("placeholder option block_size is \"0\", but must be a number from 1 to 1024"),
+        );
+        check("seed", Err("placeholder option seed is \"\", but must be a number"));
+        assert!("sead=1".parse::<PlaceholderOptions>().is_err());
+    }
+}

@@ -1,0 +1,1 @@
+//! Executor of lastmile on candle tensors: the numeric reference

@@ -1,0 +1,1 @@
+//! Chat templates of lastmile, from the model's own metadata

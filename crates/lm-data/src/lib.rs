@@ -1,0 +1,1 @@
+//! Data pipeline of lastmile: ingest, validate, quarantine, version

@@ -1,0 +1,1 @@
+//! What runs beside the engine of lastmile: recording, feedback, doctor

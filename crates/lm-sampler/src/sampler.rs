@@ -1,0 +1,271 @@
+//! The order of operations behind one draw.
+
+use lm_types::{SamplingParams, TokenId, TokenLogprobs};
+
+use crate::candidates::Candidates;
+use crate::uniform;
+
+/// Draws tokens. Holds scratch memory and no state.
+#[derive(Clone, Debug, Default)]
+pub struct Sampler {
+    candidates: Candidates,
+}
+
+/// What a draw may look back at, and what it may not choose.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct History<'a> {
+    /// The prompt; counts for the repetition penalty only.
+    pub prompt: &'a [TokenId],
+    /// The answer so far; counts for all penalties.
+    pub generated: &'a [TokenId],
+    /// Tokens that must not be drawn.
+    pub banned: &'a [TokenId],
+}
+
+/// A draw.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampled {
+    /// The token.
+    pub token: TokenId,
+    /// When asked for.
+    pub logprobs: Option<TokenLogprobs>,
+}
+
+/// A row that nothing can be drawn from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SampleError {
+    /// The backend computed no number.
+    #[error("the logits hold NaN or infinity")]
+    NotFinite,
+    /// Everything is banned.
+    #[error("no token is left to draw")]
+    NothingLeft,
+}
+
+impl Sampler {
+    /// A sampler with room for rows of `vocab_size`.
+    #[must_use]
+    pub fn new(vocab_size: usize) -> Self {
+        let mut sampler = Sampler::default();
+        sampler.candidates.fill(&vec![0.0; vocab_size]);
+        sampler
+    }
+
+    /// Draws the token at `position` (its index in the sequence) from `logits`, `[vocab_size]`.
+    /// Order: penalties, temperature, top-k, top-p, min-p. Log-probabilities are those of the model,
+    /// before all of these.
+    ///
+    /// # Errors
+    /// The row holds NaN or +infinity, or no token is left.
+    pub fn sample(
+        &mut self,
+        logits: &[f32],
+        params: &SamplingParams,
+        history: History<'_>,
+        position: usize,
+    ) -> Result<Sampled, SampleError> {
+        let best = argmax(logits)?;
+        let is_plain = !params.has_penalties() && history.banned.is_empty();
+        let token = if params.temperature == 0.0 && is_plain {
+            best
+        } else {
+            self.draw(logits, params, history, position)?
+        };
+        let logprobs = params.logprobs.map(|n| self.logprobs(logits, token, n as usize));
+        Ok(Sampled { token, logprobs })
+    }
+
+    fn draw(
+        &mut self,
+        logits: &[f32],
+        params: &SamplingParams,
+        history: History<'_>,
+        position: usize,
+    ) -> Result<TokenId, SampleError> {
+        let candidates = &mut self.candidates;
+        candidates.fill(logits);
+        candidates.ban(history.banned);
+        apply_penalties(candidates, params, history);
+        let (max, best) = candidates.argmax();
+        if max == f32::NEG_INFINITY {
+            return Err(SampleError::NothingLeft);
+        }
+        if params.temperature == 0.0 {
+            return Ok(best);
+        }
+        candidates.scale(1.0 / params.temperature.max(1e-4));
+        if params.top_k > 0 {
+            candidates.top_k(params.top_k as usize);
+        }
+        if params.top_p < 1.0 {
+            candidates.top_p(f64::from(params.top_p));
+        }
+        if params.min_p > 0.0 {
+            candidates.min_p(params.min_p);
+        }
+        Ok(candidates.draw(uniform(params.seed, position as u64)))
+    }
+
+    fn logprobs(&mut self, logits: &[f32], token: TokenId, n_top: usize) -> TokenLogprobs {
+        let log_sum = log_sum_exp(logits);
+        let logprob = |logit: f32| (f64::from(logit) - log_sum) as f32;
+        self.candidates.fill(logits);
+        let top = self.candidates.most_likely(n_top);
+        TokenLogprobs {
+            token,
+            logprob: logprob(logits[token as usize]),
+            top: top.iter().map(|&(logit, token)| (token, logprob(logit))).collect(),
+        }
+    }
+}
+
+fn apply_penalties(candidates: &mut Candidates, params: &SamplingParams, history: History<'_>) {
+    if !params.has_penalties() {
+        return;
+    }
+    let generated = || history.generated.iter().copied();
+    let repetition = params.repetition_penalty;
+    candidates.penalise(history.prompt.iter().copied().chain(generated()), |logit, _| {
+        if logit > 0.0 { logit / repetition } else { logit * repetition }
+    });
+    candidates.penalise(generated(), |logit, count| {
+        logit - params.presence_penalty - params.frequency_penalty * count
+    });
+}
+
+/// The greatest entry, the lowest index among equals.
+fn argmax(logits: &[f32]) -> Result<TokenId, SampleError> {
+    let mut best = (f32::NEG_INFINITY, 0);
+    let mut all_numbers = true;
+    for (token, &logit) in logits.iter().enumerate() {
+        all_numbers &= logit < f32::INFINITY;
+        if logit > best.0 {
+            best = (logit, token as TokenId);
+        }
+    }
+    match (all_numbers, best.0 > f32::NEG_INFINITY) {
+        (false, _) => Err(SampleError::NotFinite),
+        (true, false) => Err(SampleError::NothingLeft),
+        (true, true) => Ok(best.1),
+    }
+}
+
+fn log_sum_exp(logits: &[f32]) -> f64 {
+    let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    max + logits.iter().map(|&logit| (f64::from(logit) - max).exp()).sum::<f64>().ln()
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LOGITS: [f32; 6] = [0.0, 3.0, 1.0, 3.0, -2.0, 2.0];
+
+    fn params() -> SamplingParams {
+        SamplingParams::default()
+    }
+
+    /// The tokens that ever come out over many positions, sorted.
+    fn support(params: &SamplingParams, history: History<'_>) -> Vec<TokenId> {
+        let mut sampler = Sampler::new(LOGITS.len());
+        let draw = |position| sampler.sample(&LOGITS, params, history, position).unwrap().token;
+        let mut tokens: Vec<TokenId> = (0..20_000).map(draw).collect();
+        tokens.sort_unstable();
+        tokens.dedup();
+        tokens
+    }
+
+    #[track_caller]
+    fn check(params: SamplingParams, expect: &[TokenId]) {
+        assert_eq!(support(&params, History::default()), expect);
+    }
+
+    #[test]
+    fn filters_leave_what_they_promise() {
+        check(params(), &[0, 1, 2, 3, 4, 5]);
+        check(SamplingParams { temperature: 0.0, ..params() }, &[1]);
+        check(SamplingParams { top_k: 1, ..params() }, &[1]);
+        check(SamplingParams { top_k: 3, ..params() }, &[1, 3, 5]);
+        check(SamplingParams { top_k: 99, ..params() }, &[0, 1, 2, 3, 4, 5]);
+        // p(1) = p(3) = .387, p(5) = .143
+        check(SamplingParams { top_p: 0.3, ..params() }, &[1]);
+        check(SamplingParams { top_p: 0.7, ..params() }, &[1, 3]);
+        check(SamplingParams { top_p: 0.8, ..params() }, &[1, 3, 5]);
+        check(SamplingParams { min_p: 0.3, ..params() }, &[1, 3, 5]);
+        check(SamplingParams { min_p: 1.0, ..params() }, &[1, 3]);
+        check(SamplingParams { top_p: 1e-9, temperature: 2.0, ..params() }, &[1]);
+    }
+
+    #[test]
+    fn penalties_and_bans_move_the_greedy_choice() {
+        let greedy = |params: SamplingParams, history: History<'_>| {
+            let params = SamplingParams { temperature: 0.0, ..params };
+            Sampler::new(6).sample(&LOGITS, &params, history, 0).unwrap().token
+        };
+        let seen = History { generated: &[1, 1, 3], ..History::default() };
+        let prompt = History { prompt: &[1, 3], ..History::default() };
+        assert_eq!(greedy(params(), seen), 1);
+        assert_eq!(greedy(SamplingParams { frequency_penalty: 0.1, ..params() }, seen), 3);
+        assert_eq!(greedy(SamplingParams { presence_penalty: 1.5, ..params() }, seen), 5);
+        assert_eq!(greedy(SamplingParams { presence_penalty: 1.5, ..params() }, prompt), 1);
+        assert_eq!(greedy(SamplingParams { repetition_penalty: 1.6, ..params() }, prompt), 5);
+        let banned = History { banned: &[1, 77], ..History::default() };
+        assert_eq!(greedy(params(), banned), 3);
+    }
+
+    #[test]
+    fn frequencies_follow_the_probabilities() {
+        let mut sampler = Sampler::new(2);
+        let logits = [0.0, 2f32.ln()];
+        let ones = (0..30_000)
+            .filter(|&i| {
+                sampler.sample(&logits, &params(), History::default(), i).unwrap().token == 1
+            })
+            .count();
+        assert!((19_600..20_400).contains(&ones), "{ones} of 30000 draws, expected 20000");
+    }
+
+    #[test]
+    fn broken_rows_are_errors() {
+        let sample = |logits: &[f32], banned: &[TokenId]| {
+            let history = History { banned, ..History::default() };
+            Sampler::new(2).sample(logits, &params(), history, 0).map(|s| s.token)
+        };
+        assert_eq!(sample(&[0.0, f32::NAN], &[]), Err(SampleError::NotFinite));
+        assert_eq!(sample(&[0.0, f32::INFINITY], &[]), Err(SampleError::NotFinite));
+        assert_eq!(sample(&[f32::NEG_INFINITY; 2], &[]), Err(SampleError::NothingLeft));
+        assert_eq!(sample(&[1.0, 0.0], &[0, 1]), Err(SampleError::NothingLeft));
+        assert_eq!(sample(&[1.0, f32::NEG_INFINITY], &[]), Ok(0));
+    }
+
+    #[test]
+    fn logprobs_are_those_of_the_model() {
+        let params = SamplingParams { top_k: 1, logprobs: Some(3), ..params() };
+        let logits = [0.0, 2f32.ln(), 5f32.ln()];
+        let sampled = Sampler::new(3).sample(&logits, &params, History::default(), 0).unwrap();
+        let found = sampled.logprobs.unwrap();
+        let tokens: Vec<TokenId> = found.top.iter().map(|t| t.0).collect();
+        assert_eq!((found.token, tokens), (2, vec![2, 1, 0]));
+        assert!((found.logprob - (5f32 / 8.0).ln()).abs() < 1e-6);
+        assert!((found.top[2].1 - (1f32 / 8.0).ln()).abs() < 1e-6);
+    }
+
+    proptest! {
+        #[test]
+        fn any_row_and_parameters_give_a_token_of_the_row(
+            logits in prop::collection::vec(-50f32..50.0, 1..300),
+            temperature in 0f32..2.0, top_k in 0u32..400, top_p in 0.001f32..1.0,
+            min_p in 0f32..1.0, seed: u64, position in 0usize..100_000,
+        ) {
+            let params = SamplingParams { temperature, top_k, top_p, min_p, seed, ..params() };
+            let sample = || Sampler::default().sample(&logits, &params, History::default(), position);
+            let token = sample().unwrap().token;
+            prop_assert!((token as usize) < logits.len());
+            prop_assert_eq!(token, sample().unwrap().token);
+        }
+    }
+}

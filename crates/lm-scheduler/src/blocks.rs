@@ -1,0 +1,253 @@
+//! Who holds which KV block, and which free blocks still hold a known prefix.
+
+use std::collections::HashMap;
+
+use lm_types::BlockIdx;
+
+use crate::{BlockHash, Broken};
+
+/// The end of a list.
+const NONE: u32 = u32::MAX;
+
+/// The pool of KV blocks. A block is held by `ref_count` sequences; without a holder it is in the
+/// free list, oldest first, where it keeps its content (and its name) until it is allocated again.
+#[derive(Debug)]
+pub struct BlockManager {
+    blocks: Vec<Block>,
+    /// Named blocks. Looked up only, never iterated.
+    by_hash: HashMap<BlockHash, BlockIdx>,
+    free_head: u32,
+    free_tail: u32,
+    n_free: usize,
+    n_evictions: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Block {
+    ref_count: u32,
+    hash: Option<BlockHash>,
+    prev: u32,
+    next: u32,
+}
+
+impl BlockManager {
+    /// A pool of `n_blocks` free blocks.
+    ///
+    /// # Panics
+    /// With 2^32 - 1 blocks or more.
+    #[must_use]
+    pub fn new(n_blocks: usize) -> Self {
+        assert!(n_blocks < NONE as usize, "block indexes fit 32 bits");
+        let empty = Block { ref_count: 0, hash: None, prev: NONE, next: NONE };
+        let mut manager = BlockManager {
+            blocks: vec![empty; n_blocks],
+            // Twice the room, so that replacing names never makes the map grow.
+            by_hash: HashMap::with_capacity(2 * n_blocks),
+            free_head: NONE,
+            free_tail: NONE,
+            n_free: 0,
+            n_evictions: 0,
+        };
+        for block in 0..n_blocks as u32 {
+            manager.push_back(block);
+        }
+        manager
+    }
+
+    /// Blocks that nobody holds, named ones included.
+    #[must_use]
+    pub fn n_free(&self) -> usize {
+        self.n_free
+    }
+
+    /// Blocks in the pool.
+    #[must_use]
+    pub fn n_blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Named blocks that were given away since the start.
+    #[must_use]
+    pub fn n_evictions(&self) -> u64 {
+        self.n_evictions
+    }
+
+    /// Takes the free block that was used longest ago; its content is lost. `None` when all are held.
+    pub fn allocate(&mut self) -> Option<BlockIdx> {
+        let head = self.free_head;
+        if head == NONE {
+            return None;
+        }
+        self.unlink(head);
+        let block = &mut self.blocks[head as usize];
+        block.ref_count = 1;
+        if let Some(hash) = block.hash.take() {
+            self.by_hash.remove(&hash);
+            self.n_evictions += 1;
+        }
+        Some(BlockIdx(head))
+    }
+
+    /// The block of this name, held or free.
+    #[must_use]
+    pub fn lookup(&self, hash: &BlockHash) -> Option<BlockIdx> {
+        self.by_hash.get(hash).copied()
+    }
+
+    /// Holds a block once more.
+    pub fn acquire(&mut self, block: BlockIdx) {
+        if self.blocks[block.index()].ref_count == 0 {
+            self.unlink(block.0);
+        }
+        self.blocks[block.index()].ref_count += 1;
+    }
+
+    /// Lets a block go. Without a further holder it is free: named ones are given away last.
+    ///
+    /// # Panics
+    /// When nobody holds it.
+    pub fn release(&mut self, block: BlockIdx) {
+        let entry = &mut self.blocks[block.index()];
+        assert!(entry.ref_count > 0, "only a held block is released");
+        entry.ref_count -= 1;
+        if entry.ref_count == 0 {
+            if entry.hash.is_some() { self.push_back(block.0) } else { self.push_front(block.0) }
+        }
+    }
+
+    /// Names the content of a held block, unless another block has that name already.
+    ///
+    /// # Panics
+    /// When nobody holds it, or it has a name.
+    pub fn register(&mut self, block: BlockIdx, hash: BlockHash) {
+        let entry = &mut self.blocks[block.index()];
+        assert!(entry.ref_count > 0, "only a held block is named");
+        assert!(entry.hash.is_none(), "a block has one name");
+        if let std::collections::hash_map::Entry::Vacant(vacant) = self.by_hash.entry(hash) {
+            vacant.insert(block);
+            entry.hash = Some(hash);
+        }
+    }
+
+    /// Checks lists, names and the holders counted in `n_holders` (one entry per block).
+    ///
+    /// # Errors
+    /// The first fact that does not hold.
+    pub fn check_integrity(&self, n_holders: &[u32]) -> Result<(), Broken> {
+        let mut n_listed = 0;
+        let (mut block, mut prev) = (self.free_head, NONE);
+        while block != NONE {
+            let entry = &self.blocks[block as usize];
+            Broken::unless(entry.prev == prev, || format!("block {block} has a torn free list"))?;
+            Broken::unless(entry.ref_count == 0, || format!("free block {block} is held"))?;
+            n_listed += 1;
+            Broken::unless(n_listed <= self.blocks.len(), || "the free list is a ring".into())?;
+            (prev, block) = (block, entry.next);
+        }
+        let n_free = self.blocks.iter().filter(|b| b.ref_count == 0).count();
+        Broken::unless(n_listed == n_free && n_free == self.n_free, || {
+            format!("{n_free} blocks are free, {n_listed} listed, {} counted", self.n_free)
+        })?;
+        let mut n_named = 0;
+        for (i, (entry, &holders)) in self.blocks.iter().zip(n_holders).enumerate() {
+            Broken::unless(entry.ref_count == holders, || {
+                format!("block {i} counts {} holders and has {holders}", entry.ref_count)
+            })?;
+            if let Some(hash) = entry.hash {
+                n_named += 1;
+                Broken::unless(self.lookup(&hash) == Some(BlockIdx(i as u32)), || {
+                    format!("block {i} is not found by its name")
+                })?;
+            }
+        }
+        Broken::unless(n_named == self.by_hash.len(), || {
+            format!("{} names lead to {n_named} named blocks", self.by_hash.len())
+        })
+    }
+
+    fn unlink(&mut self, block: u32) {
+        let Block { prev, next, .. } = self.blocks[block as usize];
+        match prev {
+            NONE => self.free_head = next,
+            _ => self.blocks[prev as usize].next = next,
+        }
+        match next {
+            NONE => self.free_tail = prev,
+            _ => self.blocks[next as usize].prev = prev,
+        }
+        self.n_free -= 1;
+    }
+
+    fn push_back(&mut self, block: u32) {
+        let tail = self.free_tail;
+        self.blocks[block as usize].prev = tail;
+        self.blocks[block as usize].next = NONE;
+        match tail {
+            NONE => self.free_head = block,
+            _ => self.blocks[tail as usize].next = block,
+        }
+        self.free_tail = block;
+        self.n_free += 1;
+    }
+
+    fn push_front(&mut self, block: u32) {
+        let head = self.free_head;
+        self.blocks[block as usize].prev = NONE;
+        self.blocks[block as usize].next = head;
+        match head {
+            NONE => self.free_tail = block,
+            _ => self.blocks[head as usize].prev = block,
+        }
+        self.free_head = block;
+        self.n_free += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    #[test]
+    fn a_named_block_is_found_until_it_is_given_away() {
+        let mut manager = BlockManager::new(2);
+        let name = BlockHash::root(0).child(&[1]);
+        let block = manager.allocate().unwrap();
+        manager.register(block, name);
+        manager.release(block);
+        assert_eq!(manager.lookup(&name), Some(block));
+        // The nameless block goes first, then the named one.
+        assert_ne!(manager.allocate().unwrap(), block);
+        assert_eq!(manager.lookup(&name), Some(block));
+        assert_eq!(manager.allocate().unwrap(), block);
+        assert_eq!(manager.lookup(&name), None);
+        assert_eq!(manager.allocate(), None);
+        manager.check_integrity(&[1, 1]).unwrap();
+    }
+
+    #[test]
+    fn holders_are_counted() {
+        let mut manager = BlockManager::new(3);
+        let name = BlockHash::root(0).child(&[1]);
+        let block = manager.allocate().unwrap();
+        manager.register(block, name);
+        manager.acquire(block);
+        manager.release(block);
+        assert_eq!(manager.n_free(), 2);
+        manager.release(block);
+        assert_eq!(manager.n_free(), 3);
+        manager.acquire(block);
+        manager.check_integrity(&[1, 0, 0]).unwrap();
+        assert!(manager.check_integrity(&[2, 0, 0]).is_err());
+    }
+
+    #[test]
+    #[should_panic(expected = "only a held block is released")]
+    fn a_double_free_is_a_bug() {
+        let mut manager = BlockManager::new(1);
+        let block = manager.allocate().unwrap();
+        manager.release(block);
+        manager.release(block);
+    }
+}

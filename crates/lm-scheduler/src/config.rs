@@ -1,0 +1,90 @@
+//! The limits that a scheduler keeps.
+
+/// The limits that a scheduler keeps. All are checked by [`SchedulerConfig::validate`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SchedulerConfig {
+    /// Positions in one KV block.
+    pub block_size: usize,
+    /// KV blocks in the pool.
+    pub n_blocks: usize,
+    /// Longest sequence, prompt and answer together.
+    pub max_model_len: usize,
+    /// Sequences that run at once.
+    pub max_num_seqs: usize,
+    /// Tokens in one step, decodes and prefill chunks together.
+    pub max_batch_tokens: usize,
+    /// Tokens of one sequence in one step.
+    pub max_prefill_chunk: usize,
+    /// Sequences that wait; more are refused.
+    pub max_queued_requests: usize,
+    /// Whether blocks of equal prefixes are shared.
+    pub prefix_cache: bool,
+}
+
+/// Limits that contradict each other.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// A limit must be at least 1.
+    #[error("{name} is 0, but must be at least 1")]
+    Zero {
+        /// The limit's name.
+        name: &'static str,
+    },
+    /// Every running sequence decodes one token a step, so they must fit in one.
+    #[error(
+        "max_num_seqs is {max_num_seqs}, but must be at most max_batch_tokens, \
+         which is {max_batch_tokens}"
+    )]
+    MoreSequencesThanTokens {
+        /// Sequences that run at once.
+        max_num_seqs: usize,
+        /// Tokens in one step.
+        max_batch_tokens: usize,
+    },
+    /// One sequence of full length must fit the pool.
+    #[error(
+        "max_model_len is {max_model_len}, but the KV pool holds {n_blocks} blocks of {block_size}"
+    )]
+    PoolTooSmall {
+        /// Longest sequence.
+        max_model_len: usize,
+        /// KV blocks in the pool.
+        n_blocks: usize,
+        /// Positions in one block.
+        block_size: usize,
+    },
+}
+
+impl SchedulerConfig {
+    /// Checks that the limits are possible together.
+    ///
+    /// # Errors
+    /// The first limit that is not.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let at_least_one = [
+            ("block_size", self.block_size),
+            ("n_blocks", self.n_blocks),
+            ("max_model_len", self.max_model_len),
+            ("max_num_seqs", self.max_num_seqs),
+            ("max_prefill_chunk", self.max_prefill_chunk),
+            ("max_queued_requests", self.max_queued_requests),
+        ];
+        if let Some(&(name, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
+            return Err(ConfigError::Zero { name });
+        }
+        if self.max_num_seqs > self.max_batch_tokens {
+            return Err(ConfigError::MoreSequencesThanTokens {
+                max_num_seqs: self.max_num_seqs,
+                max_batch_tokens: self.max_batch_tokens,
+            });
+        }
+        if self.max_model_len.div_ceil(self.block_size) > self.n_blocks {
+            return Err(ConfigError::PoolTooSmall {
+                max_model_len: self.max_model_len,
+                n_blocks: self.n_blocks,
+                block_size: self.block_size,
+            });
+        }
+        Ok(())
+    }
+}

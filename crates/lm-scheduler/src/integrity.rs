@@ -1,0 +1,56 @@
+//! What must hold between steps, checked on demand.
+
+use crate::{Scheduler, SchedulerConfig};
+
+/// A fact about the scheduler that should hold and does not. Always a bug.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("scheduler integrity: {fact}")]
+pub struct Broken {
+    /// What was found.
+    pub fact: String,
+}
+
+impl Broken {
+    pub(crate) fn unless(holds: bool, fact: impl FnOnce() -> String) -> Result<(), Broken> {
+        if holds { Ok(()) } else { Err(Broken { fact: fact() }) }
+    }
+}
+
+impl Scheduler {
+    /// Checks everything that must hold between steps: the holders of each block, the free list, the
+    /// queues, and the limits of the last step.
+    ///
+    /// # Errors
+    /// The first fact that does not hold.
+    pub fn check_integrity(&self) -> Result<(), Broken> {
+        let SchedulerConfig { block_size, max_batch_tokens, max_num_seqs, .. } = *self.config();
+        let mut n_holders = vec![0; self.blocks().n_blocks()];
+        let mut n_waiting = 0;
+        let mut n_running = 0;
+        for (id, seq) in self.sequences() {
+            let in_waiting = self.is_waiting(seq);
+            let in_running = self.is_running(seq);
+            Broken::unless(in_waiting != in_running, || format!("{id} is not in one queue"))?;
+            n_waiting += usize::from(in_waiting);
+            n_running += usize::from(in_running);
+            for block in seq.block_table() {
+                n_holders[block.index()] += 1;
+            }
+            let n_slots = seq.block_table.len() * block_size;
+            Broken::unless(seq.n_computed <= n_slots && seq.n_computed < seq.tokens.len(), || {
+                let (computed, known) = (seq.n_computed, seq.tokens.len());
+                format!("{id} has {computed} of {known} tokens computed in {n_slots} slots")
+            })?;
+            Broken::unless(in_running || seq.block_table.is_empty(), || {
+                format!("{id} waits and holds blocks")
+            })?;
+        }
+        Broken::unless(n_waiting == self.n_waiting() && n_running == self.n_running(), || {
+            "a queue holds a sequence that is gone".into()
+        })?;
+        Broken::unless(n_running <= max_num_seqs, || format!("{n_running} sequences run"))?;
+        let n_tokens = self.step().n_tokens();
+        Broken::unless(n_tokens <= max_batch_tokens, || format!("{n_tokens} tokens in a step"))?;
+        self.blocks().check_integrity(&n_holders)
+    }
+}

@@ -1,0 +1,121 @@
+//! One sequence: its tokens, how far they are computed, and the blocks that hold them.
+
+use lm_types::{BlockIdx, Priority, SeqId, Timestamp, TokenId};
+
+use crate::BlockHash;
+
+/// A sequence that asks for admission.
+#[derive(Clone, Debug)]
+pub struct NewSequence {
+    /// Unique among the sequences in the scheduler.
+    pub id: SeqId,
+    /// The prompt; not empty.
+    pub prompt: Vec<TokenId>,
+    /// Tokens that may be generated; at least 1.
+    pub max_new_tokens: usize,
+    /// Who goes first.
+    pub priority: Priority,
+    /// Dropped from the queue when it was not first scheduled before this.
+    pub deadline: Option<Timestamp>,
+    /// Prefixes are shared among sequences of one salt only.
+    pub cache_salt: u64,
+}
+
+/// A sequence in the scheduler.
+#[derive(Clone, Debug)]
+pub struct Sequence {
+    pub(crate) id: SeqId,
+    pub(crate) tokens: Vec<TokenId>,
+    pub(crate) n_prompt: usize,
+    pub(crate) n_computed: usize,
+    pub(crate) block_table: Vec<BlockIdx>,
+    pub(crate) rank: Rank,
+    pub(crate) deadline: Option<Timestamp>,
+    pub(crate) root: BlockHash,
+    /// The name of the block before the first one that was not yet named.
+    pub(crate) last_hash: BlockHash,
+    pub(crate) n_hashed_blocks: usize,
+    pub(crate) n_cached: usize,
+    pub(crate) n_preemptions: u32,
+    pub(crate) first_scheduled: Option<Timestamp>,
+}
+
+/// Who goes first: by class, then by arrival. Smaller is earlier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Rank {
+    pub(crate) priority: Priority,
+    pub(crate) arrival: u64,
+    pub(crate) id: SeqId,
+}
+
+impl Sequence {
+    pub(crate) fn new(new: NewSequence, arrival: u64, block_size: usize) -> Self {
+        let max_len = new.prompt.len() + new.max_new_tokens;
+        let root = BlockHash::root(new.cache_salt);
+        let mut tokens = new.prompt;
+        let n_prompt = tokens.len();
+        tokens.reserve_exact(new.max_new_tokens);
+        Sequence {
+            id: new.id,
+            tokens,
+            n_prompt,
+            n_computed: 0,
+            block_table: Vec::with_capacity(max_len.div_ceil(block_size)),
+            rank: Rank { priority: new.priority, arrival, id: new.id },
+            deadline: new.deadline,
+            root,
+            last_hash: root,
+            n_hashed_blocks: 0,
+            n_cached: 0,
+            n_preemptions: 0,
+            first_scheduled: None,
+        }
+    }
+
+    /// Prompt and answer so far. `[n_prompt + n_generated]`
+    #[must_use]
+    pub fn tokens(&self) -> &[TokenId] {
+        &self.tokens
+    }
+
+    /// Tokens of the prompt.
+    #[must_use]
+    pub fn n_prompt(&self) -> usize {
+        self.n_prompt
+    }
+
+    /// Tokens generated so far.
+    #[must_use]
+    pub fn n_generated(&self) -> usize {
+        self.tokens.len() - self.n_prompt
+    }
+
+    /// The blocks that hold its KV, in order of position.
+    #[must_use]
+    pub fn block_table(&self) -> &[BlockIdx] {
+        &self.block_table
+    }
+
+    /// Prompt tokens whose KV came from the prefix cache when it was first admitted.
+    #[must_use]
+    pub fn n_cached(&self) -> usize {
+        self.n_cached
+    }
+
+    /// How often it lost its blocks and was computed again.
+    #[must_use]
+    pub fn n_preemptions(&self) -> u32 {
+        self.n_preemptions
+    }
+
+    /// When it left the queue for the first time.
+    #[must_use]
+    pub fn first_scheduled(&self) -> Option<Timestamp> {
+        self.first_scheduled
+    }
+
+    /// Tokens whose KV is not yet computed.
+    pub(crate) fn n_remaining(&self) -> usize {
+        self.tokens.len() - self.n_computed
+    }
+}

@@ -1,0 +1,1 @@
+//! HTTP server of lastmile: routes, SSE, health, metrics

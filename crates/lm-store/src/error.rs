@@ -1,0 +1,182 @@
+//! Every way in which the store can fail, with the operands that a reader needs to act.
+//!
+//! It must never hold a prompt or an answer: these errors go to logs.
+//!
+//! Start reading at [`StoreError`].
+
+use std::path::{Path, PathBuf};
+
+use lm_types::RequestId;
+use rusqlite::ErrorCode;
+
+/// Why the store could not do what was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// There is no store at this path, and a reader makes none.
+    #[error("there is no store at {}: it is created when a server first runs", path.display())]
+    Missing {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// The file is damaged or not a database.
+    #[error(
+        "the store {} cannot be read as a database ({detail}): move it away together with its \
+         -wal and -shm files and start again, or put a backup in its place; nothing was deleted",
+        path.display()
+    )]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        detail: String,
+    },
+    /// A healthy SQLite file of another program.
+    #[error(
+        "{} is a database of another program (application id {found:#x}, a store has {wanted:#x})",
+        path.display()
+    )]
+    NotAStore {
+        /// The file.
+        path: PathBuf,
+        /// The application id in the file.
+        found: i64,
+        /// The application id of a store.
+        wanted: i64,
+    },
+    /// A later version wrote this file.
+    #[error(
+        "the store {} has schema {found}, but this version knows only up to {known}: use the \
+         version that wrote it, or a later one",
+        path.display()
+    )]
+    SchemaNewer {
+        /// The file.
+        path: PathBuf,
+        /// The schema in the file.
+        found: i64,
+        /// The newest schema that this build knows.
+        known: i64,
+    },
+    /// An earlier version wrote this file, and a reader may not upgrade it.
+    #[error(
+        "the store {} has schema {found} and {wanted} is needed: start the server once to \
+         upgrade it",
+        path.display()
+    )]
+    SchemaOlder {
+        /// The file.
+        path: PathBuf,
+        /// The schema in the file.
+        found: i64,
+        /// The schema that this build reads.
+        wanted: i64,
+    },
+    /// The disk or the store's own size limit is reached.
+    #[error("the store {} is full (limit {max_bytes} bytes, or its disk): {detail}", path.display())]
+    Full {
+        /// The file.
+        path: PathBuf,
+        /// The configured limit.
+        max_bytes: u64,
+        /// What SQLite says.
+        detail: String,
+    },
+    /// Another connection held the write lock for longer than the busy timeout.
+    #[error("the store {} was locked by another process for {waited_ms} ms", path.display())]
+    Busy {
+        /// The file.
+        path: PathBuf,
+        /// How long it was waited for.
+        waited_ms: u128,
+    },
+    /// Any other failure of SQLite.
+    #[error("the store {} failed to {action}: {detail}", path.display())]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// What SQLite says.
+        detail: String,
+    },
+    /// The file system refused.
+    #[error("cannot {action} {}: {detail}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// What the system says.
+        detail: String,
+    },
+    /// Feedback on a request that the store does not hold (yet, or any more).
+    #[error("no finished request {id} is stored: the id is unknown, still running or pruned")]
+    UnknownRequest {
+        /// The id that was given.
+        id: RequestId,
+    },
+    /// Feedback on an answer that the request did not ask for.
+    #[error("choice is {choice}, but request {id} has n = {n}: it must be below that")]
+    UnknownChoice {
+        /// The request.
+        id: RequestId,
+        /// The choice that was given.
+        choice: u32,
+        /// How many answers the request asked for.
+        n: u32,
+    },
+    /// A field of a feedback is outside its range.
+    #[error("{field} is {value}, but must be {limit}")]
+    InvalidFeedback {
+        /// The field's name on the wire.
+        field: &'static str,
+        /// The value, or its length.
+        value: String,
+        /// What is allowed.
+        limit: &'static str,
+    },
+    /// An option is outside its range.
+    #[error("store option {field} is {value}, but must be {limit}")]
+    InvalidOption {
+        /// The option's name.
+        field: &'static str,
+        /// The value.
+        value: String,
+        /// What is allowed.
+        limit: &'static str,
+    },
+    /// The store was closed, or its writer ended.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// What turning an SQLite error into a [`StoreError`] needs to know.
+#[derive(Clone, Debug)]
+pub(crate) struct ErrorContext {
+    pub(crate) path: PathBuf,
+    pub(crate) max_bytes: u64,
+    pub(crate) busy_timeout: std::time::Duration,
+}
+
+impl ErrorContext {
+    pub(crate) fn wrap(&self, action: &'static str, error: &rusqlite::Error) -> StoreError {
+        let path = self.path.clone();
+        let detail = error.to_string();
+        match error.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+                StoreError::Corrupt { path, detail }
+            }
+            Some(ErrorCode::DiskFull) => {
+                StoreError::Full { path, max_bytes: self.max_bytes, detail }
+            }
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+                StoreError::Busy { path, waited_ms: self.busy_timeout.as_millis() }
+            }
+            _ => StoreError::Sqlite { path, action, detail },
+        }
+    }
+}
+
+pub(crate) fn io(path: &Path, action: &'static str, error: &std::io::Error) -> StoreError {
+    StoreError::Io { path: path.to_owned(), action, detail: error.to_string() }
+}

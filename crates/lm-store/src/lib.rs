@@ -1,0 +1,33 @@
+//! What happened: releases, requests, attempts, feedback and runs of the process, in one SQLite
+//! file. One thread writes, in groups; anybody may read, from other processes too.
+//!
+//! It must never know HTTP, engines, models or who asks; it never prints and never deletes a file.
+//! Telemetry that cannot be stored is dropped and counted; feedback is durable or its caller gets
+//! the error.
+//!
+//! Start reading at [`Store`] (the handle), then `writer` (the one loop) and `schema` (the tables).
+
+mod error;
+mod job;
+mod options;
+mod read;
+mod record;
+mod retention;
+mod schema;
+mod store;
+mod totals;
+mod write;
+mod writer;
+
+pub use error::StoreError;
+pub use options::{Privacy, Retention, StoreOptions};
+pub use read::{Reader, RowCounts};
+pub use record::{
+    Feedback, FeedbackId, Rating, Release, Run, RunInfo, RunState, StoredAttempt, StoredError,
+    StoredFeedback, StoredRequest,
+};
+pub use store::{Store, StoreCounters};
+pub use totals::{LatencyMs, Totals};
+
+#[cfg(test)]
+mod tests;

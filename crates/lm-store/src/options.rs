@@ -1,0 +1,86 @@
+//! What an operator may set about the store.
+//!
+//! It must never know where the store lies or what is in it.
+//!
+//! Start reading at [`StoreOptions`].
+
+use std::time::Duration;
+
+use crate::StoreError;
+
+/// Limits and habits of one store.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoreOptions {
+    /// Answers that may wait for the writer; one more is dropped and counted. Range 1..=1,000,000.
+    pub queue_capacity: usize,
+    /// Bytes of prompts and answers that may wait for the writer. Over it, answers are dropped.
+    /// An answer that is larger than this alone is always dropped.
+    pub queue_bytes: usize,
+    /// Whether texts are written.
+    pub privacy: Privacy,
+    /// When rows are erased.
+    pub retention: Retention,
+    /// The file does not grow over this; then writes fail with [`StoreError::Full`]. At least
+    /// 1 MiB.
+    pub max_bytes: u64,
+    /// How long one write waits while another process writes.
+    pub busy_timeout: Duration,
+    /// How often a run's `last_heartbeat` is renewed while nothing else happens. At least 100 ms.
+    pub heartbeat: Duration,
+}
+
+/// Whether texts are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Privacy {
+    /// Prompts, stop strings, answers, comments, corrections, and the errors that may quote them
+    /// are not written: their columns are NULL. Numbers and codes are.
+    Off,
+    /// Everything is written.
+    Full,
+}
+
+/// When rows are erased. Checked at open and then daily.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Age at which prompts and answers are erased; their rows stay.
+    pub bodies: Duration,
+    /// Age at which whole rows go, feedback with its texts included.
+    pub metadata: Duration,
+}
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+pub(crate) const PRUNE_EVERY: Duration = DAY;
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        StoreOptions {
+            queue_capacity: 4096,
+            queue_bytes: 64 << 20,
+            privacy: Privacy::Full,
+            retention: Retention { bodies: 14 * DAY, metadata: 400 * DAY },
+            max_bytes: 16 << 30,
+            busy_timeout: Duration::from_secs(5),
+            heartbeat: Duration::from_secs(5),
+        }
+    }
+}
+
+impl StoreOptions {
+    pub(crate) fn validate(&self) -> Result<(), StoreError> {
+        let refuse = |field, value: String, limit| {
+            Err(StoreError::InvalidOption { field, value, limit })
+        };
+        if !(1..=1_000_000).contains(&self.queue_capacity) {
+            let value = self.queue_capacity.to_string();
+            return refuse("queue_capacity", value, "between 1 and 1,000,000");
+        }
+        if self.max_bytes < 1 << 20 {
+            return refuse("max_bytes", self.max_bytes.to_string(), "at least 1048576 (1 MiB)");
+        }
+        if self.heartbeat < Duration::from_millis(100) {
+            let value = format!("{} ms", self.heartbeat.as_millis());
+            return refuse("heartbeat", value, "at least 100 ms");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,161 @@
+//! The tables, how a connection is opened, and how an older file is upgraded.
+//!
+//! It must never delete or recreate a file: what it cannot read it names.
+//!
+//! Start reading at `UPGRADES` (the tables), then `open_writer`.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+
+use crate::error::{ErrorContext, io};
+use crate::{StoreError, StoreOptions};
+
+/// Entry `i` brings a file from schema `i` to schema `i + 1`. Entries are never edited once
+/// released; a change to the tables is a new entry.
+const UPGRADES: [&str; 1] = [r"
+CREATE TABLE release(
+    hash TEXT PRIMARY KEY, model TEXT NOT NULL, engine_version TEXT NOT NULL,
+    facts TEXT NOT NULL, first_seen_ms INTEGER NOT NULL
+) STRICT;
+CREATE TABLE request(
+    id TEXT PRIMARY KEY, release_hash TEXT NOT NULL, model TEXT NOT NULL,
+    arrived_at_ms INTEGER NOT NULL, prompt TEXT, params TEXT NOT NULL,
+    n INTEGER NOT NULL, priority TEXT NOT NULL
+) STRICT;
+CREATE INDEX request_arrived ON request(arrived_at_ms);
+CREATE INDEX request_body ON request(arrived_at_ms) WHERE prompt IS NOT NULL;
+CREATE TABLE attempt(
+    request_id TEXT NOT NULL, choice INTEGER NOT NULL, release_hash TEXT NOT NULL,
+    arrived_at_ms INTEGER NOT NULL, finish_reason TEXT, error_code TEXT, error_message TEXT,
+    output_text TEXT, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
+    cached_tokens INTEGER NOT NULL, queue_wait_ms REAL NOT NULL, ttft_ms REAL,
+    e2e_ms REAL NOT NULL, cpu_seconds REAL NOT NULL, n_preemptions INTEGER NOT NULL,
+    PRIMARY KEY(request_id, choice)
+) STRICT;
+CREATE INDEX attempt_arrived ON attempt(arrived_at_ms);
+CREATE INDEX attempt_body ON attempt(arrived_at_ms) WHERE output_text IS NOT NULL;
+CREATE INDEX attempt_error ON attempt(arrived_at_ms) WHERE error_code IS NOT NULL;
+CREATE TABLE feedback(
+    id TEXT PRIMARY KEY, request_id TEXT NOT NULL, choice INTEGER NOT NULL,
+    rating_kind TEXT, rating REAL, comment TEXT, correction TEXT,
+    created_at_ms INTEGER NOT NULL, release_hash TEXT NOT NULL
+) STRICT;
+CREATE INDEX feedback_request ON feedback(request_id);
+CREATE INDEX feedback_created ON feedback(created_at_ms);
+CREATE TABLE process_run(
+    id TEXT PRIMARY KEY, pid INTEGER NOT NULL, started_at_ms INTEGER NOT NULL,
+    last_heartbeat_ms INTEGER NOT NULL, stopped_at_ms INTEGER, version TEXT NOT NULL,
+    address TEXT NOT NULL, model TEXT NOT NULL, release_hash TEXT NOT NULL
+) STRICT;
+CREATE INDEX run_started ON process_run(started_at_ms);
+"];
+
+pub(crate) const SCHEMA_VERSION: i64 = UPGRADES.len() as i64;
+/// "lmst", so that a store is told from any other SQLite file.
+const APPLICATION_ID: i64 = 0x6c6d_7374;
+
+/// Opens the one connection that writes; creates the file and its folder when there are none.
+pub(crate) fn open_writer(
+    path: &Path,
+    options: &StoreOptions,
+    context: &ErrorContext,
+) -> Result<Connection, StoreError> {
+    create_private(path)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let wrap = |e: rusqlite::Error| context.wrap("open", &e);
+    let mut connection = Connection::open_with_flags(path, flags).map_err(wrap)?;
+    connection.busy_timeout(options.busy_timeout).map_err(wrap)?;
+    // Nothing may be written, not even the journal mode, before the file is known to be ours.
+    refuse_foreign(&connection, context)?;
+    let page_bytes = pragma(&connection, "page_size", context)?.max(1).cast_unsigned();
+    let max_pages = i64::try_from(options.max_bytes / page_bytes).unwrap_or(i64::MAX);
+    (|| {
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        connection.pragma_update(None, "secure_delete", true)?;
+        connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+        connection.pragma_update(None, "max_page_count", max_pages)
+    })()
+    .map_err(wrap)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    upgrade(&mut connection, context)?;
+    Ok(connection)
+}
+
+/// Opens a connection that cannot write.
+pub(crate) fn open_reader(path: &Path, context: &ErrorContext) -> Result<Connection, StoreError> {
+    if !path.exists() {
+        return Err(StoreError::Missing { path: path.to_owned() });
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let wrap = |e: rusqlite::Error| context.wrap("open", &e);
+    let connection = Connection::open_with_flags(path, flags).map_err(wrap)?;
+    connection.busy_timeout(context.busy_timeout).map_err(wrap)?;
+    let found = refuse_foreign(&connection, context)?;
+    if found < SCHEMA_VERSION {
+        let path = path.to_owned();
+        return Err(StoreError::SchemaOlder { path, found, wanted: SCHEMA_VERSION });
+    }
+    Ok(connection)
+}
+
+/// Returns the schema version of a file that is new, or a store of a known version.
+fn refuse_foreign(connection: &Connection, context: &ErrorContext) -> Result<i64, StoreError> {
+    let wrap = |e: rusqlite::Error| context.wrap("open", &e);
+    let found_app = pragma(connection, "application_id", context)?;
+    let n_tables: i64 = connection
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+        .map_err(wrap)?;
+    let path = context.path.clone();
+    if found_app != APPLICATION_ID && (found_app != 0 || n_tables > 0) {
+        return Err(StoreError::NotAStore { path, found: found_app, wanted: APPLICATION_ID });
+    }
+    let found = pragma(connection, "user_version", context)?;
+    if found > SCHEMA_VERSION {
+        return Err(StoreError::SchemaNewer { path, found, known: SCHEMA_VERSION });
+    }
+    Ok(found)
+}
+
+/// Runs the missing upgrades in one transaction, so that a crash leaves the old schema whole and
+/// two processes do not upgrade twice.
+fn upgrade(connection: &mut Connection, context: &ErrorContext) -> Result<(), StoreError> {
+    if pragma(connection, "user_version", context)? == SCHEMA_VERSION {
+        return Ok(());
+    }
+    let wrap = |e: rusqlite::Error| context.wrap("upgrade", &e);
+    let transaction =
+        connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(wrap)?;
+    // Another process may have upgraded while this one waited for the lock.
+    let found = refuse_foreign(&transaction, context)?;
+    let n_done = usize::try_from(found).unwrap_or(0);
+    for sql in UPGRADES.iter().skip(n_done) {
+        transaction.execute_batch(sql).map_err(wrap)?;
+    }
+    transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(wrap)?;
+    transaction.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(wrap)?;
+    transaction.commit().map_err(wrap)
+}
+
+fn pragma(
+    connection: &Connection,
+    name: &'static str,
+    context: &ErrorContext,
+) -> Result<i64, StoreError> {
+    connection
+        .pragma_query_value(None, name, |row| row.get(0))
+        .map_err(|e| context.wrap("open", &e))
+}
+
+/// Creates an empty file that only its owner can read: it will hold what people wrote.
+fn create_private(path: &Path) -> Result<(), StoreError> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|e| io(folder, "create the folder", &e))?;
+    }
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).map(|_| ()).map_err(|e| io(path, "open", &e))
+}

@@ -1,0 +1,199 @@
+//! What comes out of the engine for one answer.
+
+use std::time::Duration;
+
+use crate::TokenId;
+
+/// One thing that a stream of an answer says. Tokens that were not yet read are joined into one event.
+#[derive(Clone, Debug, PartialEq)]
+pub enum GenerateEvent {
+    /// More of the answer.
+    Delta {
+        /// Whole characters only; may be empty while a character or a possible stop string is incomplete.
+        text: String,
+        /// The tokens drawn since the last event, in order.
+        tokens: Vec<TokenId>,
+        /// One entry for each of `tokens` when log-probabilities were asked for, else empty.
+        logprobs: Vec<TokenLogprobs>,
+    },
+    /// The answer is complete. Nothing follows.
+    Finished(Finish),
+    /// The answer ended early. Nothing follows.
+    Failed(GenerateError),
+}
+
+/// How an answer ended, and what it took.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finish {
+    /// Why it ended.
+    pub reason: FinishReason,
+    /// Tokens in and out.
+    pub usage: Usage,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FinishReason {
+    /// The model ended it, or a stop string or stop token did.
+    Stop,
+    /// `max_tokens` or the context's end was reached.
+    Length,
+    /// The client left or asked for it.
+    Abort,
+}
+
+/// Tokens in and out of one answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// Tokens generated, the ending one included.
+    pub completion_tokens: u32,
+    /// Prompt tokens whose KV came from the prefix cache.
+    pub cached_tokens: u32,
+}
+
+/// Where the time of one answer went.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Timings {
+    /// From arrival until first scheduled.
+    pub queue_wait: Duration,
+    /// From arrival until the first token; zero when there was none.
+    pub ttft: Duration,
+    /// From arrival until the end.
+    pub e2e: Duration,
+    /// This answer's share of the process's CPU time in the steps that it took part in.
+    pub cpu_seconds: f64,
+    /// How often it was preempted and computed again.
+    pub n_preemptions: u32,
+}
+
+/// The log-probability of one drawn token and of its alternatives, before temperature and truncation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenLogprobs {
+    /// The token that was drawn.
+    pub token: TokenId,
+    /// Its natural log-probability.
+    pub logprob: f32,
+    /// The most likely tokens, most likely first.
+    pub top: Vec<(TokenId, f32)>,
+}
+
+/// Why a request was refused or an answer ended early.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GenerateError {
+    /// The prompt and one more token do not fit the model.
+    #[error(
+        "the prompt has {prompt_tokens} tokens and at least 1 must be generated, but the model's context holds {max_model_len}"
+    )]
+    ContextTooLong {
+        /// Tokens of the prompt.
+        prompt_tokens: usize,
+        /// The context's length.
+        max_model_len: usize,
+    },
+    /// The prompt and `max_tokens` together do not fit the model.
+    #[error(
+        "the prompt has {prompt_tokens} tokens and max_tokens is {max_tokens}: together over the model's context of {max_model_len}"
+    )]
+    MaxTokensTooLarge {
+        /// Tokens of the prompt.
+        prompt_tokens: usize,
+        /// What was asked for.
+        max_tokens: usize,
+        /// The context's length.
+        max_model_len: usize,
+    },
+    /// The prompt tokenises to nothing and the model has no beginning-of-sequence token.
+    #[error("the prompt is empty: it has 0 tokens, and at least 1 is needed")]
+    EmptyPrompt,
+    /// A token id that the vocabulary does not hold.
+    #[error("token id {token} is outside of the vocabulary of {vocab_size}")]
+    UnknownToken {
+        /// The id.
+        token: TokenId,
+        /// Entries of the vocabulary.
+        vocab_size: usize,
+    },
+    /// A field is outside its range.
+    #[error("{message}")]
+    InvalidField {
+        /// The field's name on the wire.
+        field: &'static str,
+        /// The field, its value and its limit, in a sentence.
+        message: String,
+    },
+    /// The chat template refused the conversation.
+    #[error("the model's chat template refused the messages: {message}")]
+    Template {
+        /// What the template said.
+        message: String,
+    },
+    /// More requests wait than may.
+    #[error("{queued} requests wait already, and at most {limit} may")]
+    QueueFull {
+        /// Requests that wait.
+        queued: usize,
+        /// How many may.
+        limit: usize,
+    },
+    /// The sequence needs more KV blocks than there are.
+    #[error("the request needs up to {needed_blocks} KV blocks, but there are {n_blocks}")]
+    NeverFits {
+        /// Blocks at its longest.
+        needed_blocks: usize,
+        /// Blocks in all.
+        n_blocks: usize,
+    },
+    /// The backend failed in a step that this sequence took part in. Trying again may help.
+    #[error("the backend failed: {message}")]
+    Backend {
+        /// What it said.
+        message: String,
+    },
+    /// This sequence alone is at fault, such as NaN logits. Nobody else noticed.
+    #[error("this sequence failed: {message}")]
+    Sequence {
+        /// What happened.
+        message: String,
+    },
+    /// The engine is shutting down.
+    #[error("the server is shutting down")]
+    ShuttingDown,
+}
+
+impl GenerateError {
+    /// A stable word for programs.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            GenerateError::ContextTooLong { .. } | GenerateError::MaxTokensTooLarge { .. } => {
+                "context_length_exceeded"
+            }
+            GenerateError::EmptyPrompt => "empty_prompt",
+            GenerateError::UnknownToken { .. } | GenerateError::InvalidField { .. } => {
+                "invalid_value"
+            }
+            GenerateError::Template { .. } => "chat_template_error",
+            GenerateError::QueueFull { .. } => "queue_full",
+            GenerateError::NeverFits { .. } => "kv_cache_too_small",
+            GenerateError::Backend { .. } => "backend_error",
+            GenerateError::Sequence { .. } => "sequence_error",
+            GenerateError::ShuttingDown => "shutting_down",
+        }
+    }
+}
+
+impl FinishReason {
+    /// The word of OpenAI's API; `abort` has none there.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            FinishReason::Stop => "stop",
+            FinishReason::Length => "length",
+            FinishReason::Abort => "abort",
+        }
+    }
+}

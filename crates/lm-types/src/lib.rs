@@ -1,0 +1,24 @@
+//! Plain data that every floor of lastmile shares: ids, requests, events, and the traits at the seams.
+//!
+//! It must never know JSON, tensors, clocks, files or sockets; it depends on nothing but `thiserror`.
+//!
+//! Start reading at [`GenerateRequest`] (what goes in), [`GenerateEvent`] (what comes out) and
+//! [`RequestEvent`] (what is remembered).
+
+mod event;
+mod id;
+mod message;
+mod observe;
+mod request;
+mod sampling;
+mod time;
+
+pub use event::{
+    Finish, FinishReason, GenerateError, GenerateEvent, Timings, TokenLogprobs, Usage,
+};
+pub use id::{BlockIdx, ParseIdError, ReleaseHash, RequestId, SeqId, TokenId};
+pub use message::{ChatMessage, Role};
+pub use observe::{Observer, Outcome, RequestEvent};
+pub use request::{GenerateRequest, Priority, Prompt, StopRules};
+pub use sampling::{InvalidParam, SamplingParams};
+pub use time::Timestamp;

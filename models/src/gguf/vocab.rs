@@ -1,0 +1,89 @@
+//! The vocabulary in a GGUF file's metadata.
+//!
+//! It must never know how text is encoded.
+//!
+//! Start reading at [`read_vocab`].
+
+use lm_tokenizer::GgufVocab;
+
+use super::metadata::Metadata;
+use crate::ModelError;
+
+/// Tokens that end a generation in chat models whose files do not say so.
+/// Source: the list of `llama_vocab::impl::load` in llama.cpp.
+const END_OF_GENERATION: [&str; 9] = [
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<EOT>",
+    "_<EOT>",
+];
+const CONTROL: u32 = 3;
+const USER_DEFINED: u32 = 4;
+
+/// Reads `tokenizer.ggml.*`. `vocab_size` is the number of rows of the embedding.
+///
+/// # Errors
+/// The key that is missing, of another length than the tokens, or names a token that is not there.
+pub(crate) fn read_vocab(metadata: &Metadata, vocab_size: usize) -> Result<GgufVocab, ModelError> {
+    let key = |name: &str| format!("tokenizer.ggml.{name}");
+    let text = |name: &str| Ok::<_, ModelError>(metadata.str(&key(name))?.map(str::to_owned));
+    let missing = |name: &str| ModelError::MissingKey { key: key(name) };
+    let model = text("model")?.ok_or_else(|| missing("model"))?;
+    let tokens = metadata.strings(&key("tokens"))?.ok_or_else(|| missing("tokens"))?.to_vec();
+    if tokens.is_empty() || tokens.len() > vocab_size {
+        let wanted = format!("between 1 and {vocab_size}, the rows of the embedding");
+        return Err(ModelError::invalid("the number of tokens", tokens.len(), wanted));
+    }
+    let scores = metadata.f32s(&key("scores"))?.unwrap_or_default().to_vec();
+    let token_types = metadata.u32s(&key("token_type"))?.unwrap_or_default();
+    for (name, len) in [("scores", scores.len()), ("token_type", token_types.len())] {
+        if len != 0 && len != tokens.len() {
+            let wanted = format!("{}, as many as tokens", tokens.len());
+            return Err(ModelError::invalid(format!("the length of {}", key(name)), len, wanted));
+        }
+    }
+    let id = |name: &str| {
+        let name = key(&format!("{name}_token_id"));
+        match metadata.u32(&name)? {
+            // Some converters write -1, as u32, for a token that the model does not have.
+            None | Some(u32::MAX) => Ok(None),
+            Some(id) if (id as usize) < tokens.len() => Ok(Some(id)),
+            Some(id) => {
+                let wanted = format!("below {}, the number of tokens", tokens.len());
+                Err(ModelError::invalid(name, id, wanted))
+            }
+        }
+    };
+    Ok(GgufVocab {
+        pre: text("pre")?,
+        merges: metadata.strings(&key("merges"))?.unwrap_or_default().to_vec(),
+        bos: id("bos")?,
+        eos: id("eos")?,
+        eot: id("eot")?,
+        unk: id("unknown")?,
+        pad: id("padding")?,
+        eog: end_of_generation(&tokens, &token_types, id("eom")?),
+        add_bos: metadata.bool(&key("add_bos_token"))?,
+        add_eos: metadata.bool(&key("add_eos_token"))?,
+        add_space_prefix: metadata.bool(&key("add_space_prefix"))?,
+        model,
+        tokens,
+        scores,
+        token_types,
+    })
+}
+
+fn end_of_generation(tokens: &[String], token_types: &[u32], eom: Option<u32>) -> Vec<u32> {
+    let special = token_types.iter().zip(0_u32..).zip(tokens).filter(|((kind, _), text)| {
+        matches!(**kind, CONTROL | USER_DEFINED) && END_OF_GENERATION.contains(&text.as_str())
+    });
+    let mut ids: Vec<u32> = special.map(|((_, id), _)| id).chain(eom).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}

@@ -1,0 +1,51 @@
+//! Decoders described as data, weight files, model cards, and where to fetch them.
+//!
+//! It must never know a tensor library, an executor, an HTTP server or the JSON of the wire: it hands
+//! out shapes, element types and bytes. Model files are untrusted input, and nothing here panics on one.
+//!
+//! Start reading at [`open`], then [`DecoderSpec`]; for fetching at [`pull`].
+
+mod error;
+mod spec;
+mod tensor;
+
+mod open;
+
+mod model;
+mod check;
+mod roles;
+
+mod families;
+mod gemma3;
+mod llama;
+mod rope;
+
+pub mod gguf;
+mod hf_config;
+mod mapped;
+mod random;
+mod safetensors;
+
+mod inspect;
+
+mod catalog;
+mod fetch;
+mod model_ref;
+
+pub use catalog::{Card, Catalog, PackagePart, Source};
+pub use error::ModelError;
+pub use fetch::{
+    Attempt, FetchError, Home, Installed, InstalledFile, NoProgress, Progress, PullOptions,
+    installed, locate, pull, remove,
+};
+pub use inspect::{Summary, TensorTypeCount};
+pub use lm_tokenizer::GgufVocab;
+pub use model::{DefaultSampling, Model, TokenizerSource};
+pub use model_ref::ModelRef;
+pub use open::{WeightsFrom, open};
+pub use roles::tensor_shapes;
+pub use spec::{
+    Activation, DecoderSpec, LayerTensor, NormPlacement, NormSpec, RopeLayout, RopeScaling,
+    RopeSpec, TensorRole,
+};
+pub use tensor::{TensorType, TensorView};

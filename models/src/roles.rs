@@ -1,0 +1,109 @@
+//! Which tensors a decoder has, what shape each must be, and what GGUF calls it.
+//!
+//! It must never know a family: the spec alone decides.
+//!
+//! Start reading at [`tensor_shapes`].
+
+use crate::{DecoderSpec, LayerTensor, NormPlacement, TensorRole};
+
+/// Every tensor that a decoder of this spec has, with its shape `[out, in]`.
+#[must_use]
+pub fn tensor_shapes(spec: &DecoderSpec) -> Vec<(TensorRole, Vec<usize>)> {
+    let mut shapes = vec![
+        (TensorRole::TokenEmbedding, vec![spec.vocab_size, spec.hidden_size]),
+        (TensorRole::OutputNorm, vec![spec.hidden_size]),
+    ];
+    if !spec.tied_head {
+        shapes.push((TensorRole::OutputHead, vec![spec.vocab_size, spec.hidden_size]));
+    }
+    let layer = layer_shapes(spec);
+    for layer_idx in 0..spec.n_layers {
+        for (tensor, shape) in &layer {
+            shapes.push((TensorRole::Layer(layer_idx, *tensor), shape.clone()));
+        }
+    }
+    shapes
+}
+
+fn layer_shapes(spec: &DecoderSpec) -> Vec<(LayerTensor, Vec<usize>)> {
+    use LayerTensor as T;
+    let (hidden, ffn) = (spec.hidden_size, spec.intermediate_size);
+    let q_width = spec.n_heads * spec.head_dim;
+    let kv_width = spec.n_kv_heads * spec.head_dim;
+    let mut shapes = vec![
+        (T::AttnNorm, vec![hidden]),
+        (T::AttnQ, vec![q_width, hidden]),
+        (T::AttnK, vec![kv_width, hidden]),
+        (T::AttnV, vec![kv_width, hidden]),
+        (T::AttnOutput, vec![hidden, q_width]),
+        (T::FfnNorm, vec![hidden]),
+        (T::FfnGate, vec![ffn, hidden]),
+        (T::FfnUp, vec![ffn, hidden]),
+        (T::FfnDown, vec![hidden, ffn]),
+    ];
+    if spec.qkv_bias {
+        shapes.push((T::AttnQBias, vec![q_width]));
+        shapes.push((T::AttnKBias, vec![kv_width]));
+        shapes.push((T::AttnVBias, vec![kv_width]));
+    }
+    if spec.qk_norm {
+        shapes.push((T::AttnQNorm, vec![spec.head_dim]));
+        shapes.push((T::AttnKNorm, vec![spec.head_dim]));
+    }
+    if spec.norm_placement == NormPlacement::PreAndPost {
+        shapes.push((T::PostAttnNorm, vec![hidden]));
+        shapes.push((T::PostFfnNorm, vec![hidden]));
+    }
+    shapes
+}
+
+impl LayerTensor {
+    /// Whether it is the weight of a norm.
+    pub(crate) fn is_norm(self) -> bool {
+        use LayerTensor as T;
+        matches!(
+            self,
+            T::AttnNorm
+                | T::AttnQNorm
+                | T::AttnKNorm
+                | T::PostAttnNorm
+                | T::FfnNorm
+                | T::PostFfnNorm
+        )
+    }
+
+    fn gguf_suffix(self) -> &'static str {
+        match self {
+            LayerTensor::AttnNorm => "attn_norm.weight",
+            LayerTensor::AttnQ => "attn_q.weight",
+            LayerTensor::AttnK => "attn_k.weight",
+            LayerTensor::AttnV => "attn_v.weight",
+            LayerTensor::AttnQBias => "attn_q.bias",
+            LayerTensor::AttnKBias => "attn_k.bias",
+            LayerTensor::AttnVBias => "attn_v.bias",
+            LayerTensor::AttnQNorm => "attn_q_norm.weight",
+            LayerTensor::AttnKNorm => "attn_k_norm.weight",
+            LayerTensor::AttnOutput => "attn_output.weight",
+            LayerTensor::PostAttnNorm => "post_attention_norm.weight",
+            LayerTensor::FfnNorm => "ffn_norm.weight",
+            LayerTensor::FfnGate => "ffn_gate.weight",
+            LayerTensor::FfnUp => "ffn_up.weight",
+            LayerTensor::FfnDown => "ffn_down.weight",
+            LayerTensor::PostFfnNorm => "post_ffw_norm.weight",
+        }
+    }
+}
+
+impl TensorRole {
+    /// GGUF's name, the same in every family. Source: `tensor_mapping.py` of gguf-py.
+    pub(crate) fn gguf_name(self) -> String {
+        match self {
+            TensorRole::TokenEmbedding => "token_embd.weight".to_owned(),
+            TensorRole::OutputNorm => "output_norm.weight".to_owned(),
+            TensorRole::OutputHead => "output.weight".to_owned(),
+            TensorRole::Layer(layer_idx, tensor) => {
+                format!("blk.{layer_idx}.{}", tensor.gguf_suffix())
+            }
+        }
+    }
+}

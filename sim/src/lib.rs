@@ -1,0 +1,12 @@
+//! Seeded simulation: random traffic through the real scheduler, batch packing, placeholder and
+//! sampler, with every invariant checked after every step.
+//!
+//! It must never know threads or clocks: time is a number that it advances itself.
+//!
+//! Start reading at [`simulate`].
+
+mod random;
+mod simulation;
+mod workload;
+
+pub use simulation::{Failure, Report, simulate};

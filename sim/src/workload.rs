@@ -1,0 +1,121 @@
+//! What a seed stands for: a pool, its limits, and the traffic on it.
+
+use lm_backend::{PlaceholderOptions, PlaceholderVocab};
+use lm_scheduler::SchedulerConfig;
+use lm_types::{Priority, SamplingParams, Timestamp, TokenId};
+
+use crate::random::Random;
+
+/// Everything that a seed decides beforehand.
+#[derive(Clone, Debug)]
+pub(crate) struct Workload {
+    pub(crate) config: SchedulerConfig,
+    pub(crate) backend: PlaceholderOptions,
+    /// In order of arrival.
+    pub(crate) clients: Vec<Client>,
+}
+
+/// One client: one request, and how it behaves.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    pub(crate) arrival_step: u64,
+    pub(crate) prompt: Vec<TokenId>,
+    pub(crate) max_new_tokens: usize,
+    pub(crate) priority: Priority,
+    pub(crate) deadline: Option<Timestamp>,
+    pub(crate) cache_salt: u64,
+    pub(crate) sampling: SamplingParams,
+    /// Leaves when it has been there for so many steps.
+    pub(crate) leaves_after: Option<u64>,
+}
+
+pub(crate) fn vocab() -> PlaceholderVocab {
+    PlaceholderVocab {
+        vocab_size: 32,
+        bos: 1,
+        sep: 4,
+        turn_start: 2,
+        turn_end: 3,
+        newline: 31,
+        words: 5..31,
+    }
+}
+
+impl Workload {
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let block_size = *random.pick(&[1, 2, 4, 8]);
+        let n_blocks = random.between(4, 40);
+        let max_model_len = (block_size * n_blocks).min(96);
+        let max_num_seqs = random.between(1, 8);
+        let config = SchedulerConfig {
+            block_size,
+            n_blocks,
+            max_model_len,
+            max_num_seqs,
+            max_batch_tokens: max_num_seqs + random.between(0, 40),
+            max_prefill_chunk: random.between(1, 40),
+            max_queued_requests: random.between(1, 12),
+            prefix_cache: random.chance(75),
+        };
+        let fails = random.chance(30);
+        let backend = PlaceholderOptions {
+            seed: seed ^ 0xa5a5,
+            mean_tokens: 24,
+            fail_every: fails.then(|| random.between(5, 30) as u64),
+            nan_at: random.chance(20).then(|| random.between(1, max_model_len) as u32),
+            block_size,
+            n_blocks,
+            max_model_len,
+            ..PlaceholderOptions::default()
+        };
+        let stems = stems(&mut random, max_model_len);
+        let mut step = 0;
+        let clients = (0..random.between(3, 40))
+            .map(|_| {
+                step += random.between(0, 6) as u64;
+                client(&mut random, &stems, max_model_len, step)
+            })
+            .collect();
+        Workload { config, backend, clients }
+    }
+}
+
+/// Beginnings that prompts share.
+fn stems(random: &mut Random, max_model_len: usize) -> Vec<Vec<TokenId>> {
+    let words = vocab().words;
+    let word = |random: &mut Random| random.between(words.start as usize, words.end as usize - 1);
+    let lengths: Vec<usize> = (0..3).map(|_| random.between(0, max_model_len * 3 / 4)).collect();
+    lengths.iter().map(|&len| (0..len).map(|_| word(random) as TokenId).collect()).collect()
+}
+
+fn client(
+    random: &mut Random,
+    stems: &[Vec<TokenId>],
+    max_model_len: usize,
+    arrival_step: u64,
+) -> Client {
+    let mut prompt = random.pick(stems).clone();
+    // A few words only, so that whole prompts are equal now and then.
+    prompt.extend((0..random.between(0, 4)).map(|_| random.between(5, 7) as TokenId));
+    if prompt.is_empty() {
+        prompt.push(5);
+    }
+    prompt.truncate(max_model_len - 1);
+    let max_new_tokens = random.between(1, max_model_len - prompt.len());
+    let sampled = SamplingParams {
+        seed: random.between(0, 1000) as u64,
+        top_k: random.between(0, 10) as u32,
+        ..SamplingParams::default()
+    };
+    Client {
+        arrival_step,
+        prompt,
+        max_new_tokens,
+        priority: *random.pick(&[Priority::Interactive, Priority::Batch, Priority::Background]),
+        deadline: random.chance(15).then(|| Timestamp(arrival_step + random.between(0, 20) as u64)),
+        cache_salt: u64::from(random.chance(20)),
+        sampling: if random.chance(50) { SamplingParams::greedy() } else { sampled },
+        leaves_after: random.chance(15).then(|| random.between(0, 30) as u64),
+    }
+}

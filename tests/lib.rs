@@ -1,0 +1,1 @@
+//! Tests across crates; the tests themselves are in `it/`.
