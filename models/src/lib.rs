@@ -1,7 +1,8 @@
 //! Decoders described as data, weight files, model cards, and where to fetch them.
 //!
-//! It must never know a tensor library, an executor, an HTTP server or the JSON of the wire: it hands
-//! out shapes, element types and bytes. Model files are untrusted input, and nothing here panics on one.
+//! It must never know a tensor library, an executor, an HTTP server or the JSON of the wire: it
+//! hands out shapes, element types and bytes. Model files are untrusted input, and nothing here
+//! panics on one.
 //!
 //! Start reading at [`open`], then [`DecoderSpec`]; for fetching at [`pull`].
 
@@ -11,8 +12,8 @@ mod tensor;
 
 mod open;
 
-mod model;
 mod check;
+mod model;
 mod roles;
 
 mod families;

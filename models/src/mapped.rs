@@ -3,7 +3,10 @@
 //! It must never know what the bytes mean.
 //!
 //! Start reading at [`MappedFile::open`].
-#![expect(unsafe_code, reason = "mapping a file is unsafe in memmap2; this is the only file that does it")]
+#![expect(
+    unsafe_code,
+    reason = "mapping a file is unsafe in memmap2; this is the only file that does it"
+)]
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -23,18 +26,16 @@ impl MappedFile {
     /// # Errors
     /// `Io` when it cannot be opened or mapped; `Invalid` when it is no regular file.
     pub(crate) fn open(path: &Path) -> Result<MappedFile, ModelError> {
-        let io = |action| {
-            move |source| ModelError::Io { action, source }.in_file(path)
-        };
+        let io = |action| move |source| ModelError::Io { action, source }.in_file(path);
         let file = File::open(path).map_err(io("open the file"))?;
         let kind = file.metadata().map_err(io("read the file's size"))?.file_type();
         if !kind.is_file() {
             return Err(ModelError::invalid("the path", "no regular file", "a file").in_file(path));
         }
-        // SAFETY: the map is private and read-only, and every reader treats the bytes as untrusted, so
-        // other contents are no unsoundness of ours. Installed files are replaced by rename, never
-        // written in place. A file that another program shortens meanwhile ends the process by SIGBUS:
-        // that is the known price of mapping.
+        // SAFETY: the map is private and read-only, and every reader treats the bytes as untrusted,
+        // so other contents are no unsoundness of ours. Installed files are replaced by rename,
+        // never written in place. A file that another program shortens meanwhile ends the process
+        // by SIGBUS: that is the known price of mapping.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io("map the file"))?;
         Ok(MappedFile { path: path.to_path_buf(), map })
     }

@@ -9,13 +9,9 @@ use crate::{DecoderSpec, LayerTensor, NormPlacement, TensorRole};
 /// Every tensor that a decoder of this spec has, with its shape `[out, in]`.
 #[must_use]
 pub fn tensor_shapes(spec: &DecoderSpec) -> Vec<(TensorRole, Vec<usize>)> {
-    let mut shapes = vec![
-        (TensorRole::TokenEmbedding, vec![spec.vocab_size, spec.hidden_size]),
-        (TensorRole::OutputNorm, vec![spec.hidden_size]),
-    ];
-    if !spec.tied_head {
-        shapes.push((TensorRole::OutputHead, vec![spec.vocab_size, spec.hidden_size]));
-    }
+    let ends = [TensorRole::TokenEmbedding, TensorRole::OutputNorm, TensorRole::OutputHead];
+    let with_shape = |role| tensor_shape(spec, role).map(|shape| (role, shape));
+    let mut shapes: Vec<_> = ends.into_iter().filter_map(with_shape).collect();
     let layer = layer_shapes(spec);
     for layer_idx in 0..spec.n_layers {
         for (tensor, shape) in &layer {
@@ -23,6 +19,21 @@ pub fn tensor_shapes(spec: &DecoderSpec) -> Vec<(TensorRole, Vec<usize>)> {
         }
     }
     shapes
+}
+
+/// The shape of one tensor; `None` when a decoder of this spec has no such tensor.
+pub(crate) fn tensor_shape(spec: &DecoderSpec, role: TensorRole) -> Option<Vec<usize>> {
+    match role {
+        TensorRole::TokenEmbedding => Some(vec![spec.vocab_size, spec.hidden_size]),
+        TensorRole::OutputNorm => Some(vec![spec.hidden_size]),
+        TensorRole::OutputHead => {
+            (!spec.tied_head).then(|| vec![spec.vocab_size, spec.hidden_size])
+        }
+        TensorRole::Layer(layer_idx, wanted) if layer_idx < spec.n_layers => {
+            layer_shapes(spec).into_iter().find(|(tensor, _)| *tensor == wanted).map(|(_, s)| s)
+        }
+        TensorRole::Layer(..) => None,
+    }
 }
 
 fn layer_shapes(spec: &DecoderSpec) -> Vec<(LayerTensor, Vec<usize>)> {
@@ -70,6 +81,28 @@ impl LayerTensor {
                 | T::FfnNorm
                 | T::PostFfnNorm
         )
+    }
+
+    /// What most families call it in safetensors, after `model.layers.N.`.
+    pub(crate) fn hf_suffix(self) -> &'static str {
+        match self {
+            LayerTensor::AttnNorm => "input_layernorm.weight",
+            LayerTensor::AttnQ => "self_attn.q_proj.weight",
+            LayerTensor::AttnK => "self_attn.k_proj.weight",
+            LayerTensor::AttnV => "self_attn.v_proj.weight",
+            LayerTensor::AttnQBias => "self_attn.q_proj.bias",
+            LayerTensor::AttnKBias => "self_attn.k_proj.bias",
+            LayerTensor::AttnVBias => "self_attn.v_proj.bias",
+            LayerTensor::AttnQNorm => "self_attn.q_norm.weight",
+            LayerTensor::AttnKNorm => "self_attn.k_norm.weight",
+            LayerTensor::AttnOutput => "self_attn.o_proj.weight",
+            LayerTensor::PostAttnNorm => "post_attention_layernorm.weight",
+            LayerTensor::FfnNorm => "pre_feedforward_layernorm.weight",
+            LayerTensor::FfnGate => "mlp.gate_proj.weight",
+            LayerTensor::FfnUp => "mlp.up_proj.weight",
+            LayerTensor::FfnDown => "mlp.down_proj.weight",
+            LayerTensor::PostFfnNorm => "post_feedforward_layernorm.weight",
+        }
     }
 
     fn gguf_suffix(self) -> &'static str {

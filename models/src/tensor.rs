@@ -28,7 +28,8 @@ impl TensorView<'_> {
 
 macro_rules! tensor_types {
     ($($name:ident = $ggml:literal, $text:literal, $block_len:literal, $block_bytes:literal;)*) => {
-        /// The element types of ggml; safetensors knows the first few too. Executors may support fewer.
+        /// The element types of ggml; safetensors knows the first few too. Executors may support
+        /// fewer.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[expect(missing_docs, reason = "the names are ggml's own")]
         #[expect(non_camel_case_types, reason = "the names are ggml's own")]

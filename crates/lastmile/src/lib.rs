@@ -1,1 +1,39 @@
-//! Local LLM inference with continuous batching, to embed in a program
+//! Local LLM inference with continuous batching, to embed in a program.
+//!
+//! ```
+//! use lastmile::{GenerateRequest, ModelSource, Prompt, RequestId, Runtime, RuntimeConfig};
+//!
+//! let runtime = Runtime::start(RuntimeConfig::new(ModelSource::placeholder("mode=echo")?))?;
+//! let request = GenerateRequest::new(RequestId(1), Prompt::Text("hello world".to_owned()));
+//! let answers = runtime.complete(request)?;
+//! assert_eq!(answers[0].text, "hello world");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! It must never know HTTP, wire JSON, a database, a global recorder or a signal handler: a program
+//! may hold several runtimes.
+//!
+//! Start reading at [`Runtime`].
+
+mod config;
+mod loading;
+mod perplexity;
+mod prepare;
+mod release;
+mod runtime;
+mod stream;
+
+pub use config::{LoadError, ModelSource, RuntimeConfig};
+pub use perplexity::{Perplexity, PerplexityError, perplexity};
+pub use release::ReleaseFacts;
+pub use runtime::{ModelInfo, Runtime};
+pub use stream::{Answer, GenerateStream};
+
+pub use lm_backend::PlaceholderOptions;
+pub use lm_engine::{EngineOptions, HistogramSnapshot, StatsSnapshot};
+pub use lm_models::WeightsFrom;
+pub use lm_types::{
+    ChatMessage, Finish, FinishReason, GenerateError, GenerateEvent, GenerateRequest, Observer,
+    Outcome, Priority, Prompt, ReleaseHash, RequestEvent, RequestId, Role, SamplingParams,
+    StopRules, Timings, TokenId, TokenLogprobs, Usage,
+};

@@ -1,1 +1,30 @@
-//! Wire types of lastmile's HTTP API and their conversions; no I/O
+//! The JSON of OpenAI's API: requests into [`lastmile::GenerateRequest`]s, answers into bodies and
+//! chunks, and every error in one shape.
+//!
+//! It must never know sockets, HTTP libraries, clocks, randomness or a database: ids, times and
+//! entropy are arguments.
+//!
+//! Start reading at [`parse_chat`] (in), [`Head`] (out) and [`ApiError`].
+
+mod error;
+mod feedback;
+mod fields;
+mod logprobs;
+mod messages;
+mod models;
+mod params;
+mod prompts;
+mod response;
+mod unsupported;
+
+pub use error::{ApiError, ErrorBody};
+pub use feedback::{FeedbackRating, FeedbackRequest, parse_feedback};
+pub use logprobs::{LogprobEntry, TokenName};
+pub use messages::parse_chat;
+pub use models::{model_list, model_object};
+pub use params::{ParseOptions, Parsed};
+pub use prompts::parse_completion;
+pub use response::{Choice, Head, Style, sum_usage};
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,18 @@
-//! Executor of lastmile on candle tensors: the numeric reference
+//! An executor on candle's tensors: simple to read, and the numeric reference on CPU, where it turns
+//! all weights into f32.
+//!
+//! It must never know sequences, queues or text, and keeps no KV inside the model: KV memory is an
+//! argument of [`Decoder::forward`].
+//!
+//! Start reading at [`CandleBackend`], then [`Decoder::forward`].
+
+mod attention;
+mod backend;
+mod decoder;
+mod kv;
+mod rope;
+mod weights;
+
+pub use backend::{CandleBackend, CandleOptions, LoadError};
+pub use decoder::Decoder;
+pub use kv::{PagedKv, StepSlots};

@@ -1,1 +1,65 @@
-fn main() {}
+//! The `lastmile` command line: wiring and presentation only.
+//!
+//! It must never hold logic that a program embedding `lastmile` would miss.
+//!
+//! Start reading at [`args::Cli`] for the verbs, then at the file of a verb.
+
+mod args;
+mod bench;
+mod chat;
+mod data;
+mod doctor;
+mod fetch;
+mod model;
+mod outcome;
+mod perplexity;
+mod progress;
+mod run;
+mod serve;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::args::{Cli, LogFormat, Verb};
+use crate::outcome::{Outcome, exit_code};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_logging(&cli);
+    let outcome = dispatch(cli.verb);
+    if let Err(error) = &outcome {
+        eprintln!("lastmile: {error:#}");
+    }
+    exit_code(&outcome)
+}
+
+fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
+    match verb {
+        Verb::Serve(args) => serve::serve(&args),
+        Verb::Run(args) => run::run(&args),
+        Verb::Chat(args) => chat::chat(&args),
+        Verb::Pull(args) => fetch::pull(&args),
+        Verb::Models(args) => fetch::models(&args),
+        Verb::Rm(args) => fetch::rm(&args),
+        Verb::Inspect(args) => fetch::inspect(&args),
+        Verb::Bench(args) => bench::bench(&args),
+        Verb::Perplexity(args) => perplexity::perplexity(&args),
+        Verb::Data(args) => data::data(&args),
+        Verb::Doctor(args) => doctor::doctor(&args),
+    }
+}
+
+/// Logs go to standard error, so that standard output holds nothing but the answer.
+fn start_logging(cli: &Cli) {
+    let default = if matches!(cli.verb, Verb::Serve(_)) { "info" } else { "warn" };
+    let filter =
+        EnvFilter::try_from_env("LASTMILE_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match cli.log_format {
+        LogFormat::Text => logs.with_target(false).with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => logs.json().init(),
+    }
+}

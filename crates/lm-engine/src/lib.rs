@@ -1,1 +1,20 @@
-//! The engine loop of lastmile: one thread that owns clock, channels and counters
+//! The only loop: one thread that takes requests in, runs steps, and hands answers out.
+//!
+//! It must never know HTTP, JSON, files, model families or tensors, and links neither executor.
+//!
+//! Start reading at [`Engine::step`]; it is the table of contents of the whole runtime.
+
+mod active;
+mod engine;
+mod histogram;
+mod output;
+mod stats;
+mod submit;
+mod thread;
+
+pub use engine::{Engine, EngineParts};
+pub use histogram::{Histogram, HistogramSnapshot};
+pub use output::{OutputReader, OutputWriter, output_pair};
+pub use stats::{EngineStats, StatsSnapshot};
+pub use submit::NewSubmission;
+pub use thread::{EngineHandle, EngineOptions};

@@ -72,7 +72,9 @@ pub enum StoreError {
         wanted: i64,
     },
     /// The disk or the store's own size limit is reached.
-    #[error("the store {} is full (limit {max_bytes} bytes, or its disk): {detail}", path.display())]
+    #[error(
+        "the store {} is full (limit {max_bytes} bytes, or its disk): {detail}", path.display()
+    )]
     Full {
         /// The file.
         path: PathBuf,

@@ -67,9 +67,8 @@ impl Default for StoreOptions {
 
 impl StoreOptions {
     pub(crate) fn validate(&self) -> Result<(), StoreError> {
-        let refuse = |field, value: String, limit| {
-            Err(StoreError::InvalidOption { field, value, limit })
-        };
+        let refuse =
+            |field, value: String, limit| Err(StoreError::InvalidOption { field, value, limit });
         if !(1..=1_000_000).contains(&self.queue_capacity) {
             let value = self.queue_capacity.to_string();
             return refuse("queue_capacity", value, "between 1 and 1,000,000");

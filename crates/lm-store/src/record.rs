@@ -209,9 +209,8 @@ const MAX_CORRECTION_BYTES: usize = 1 << 20;
 
 impl Feedback {
     pub(crate) fn validate(&self) -> Result<(), StoreError> {
-        let refuse = |field, value: String, limit| {
-            Err(StoreError::InvalidFeedback { field, value, limit })
-        };
+        let refuse =
+            |field, value: String, limit| Err(StoreError::InvalidFeedback { field, value, limit });
         let bytes = |text: &Option<String>| text.as_ref().map_or(0, String::len);
         if self.rating.is_none() && self.comment.is_none() && self.correction.is_none() {
             let limit = "given, or else comment or correction";

@@ -149,13 +149,19 @@ fn pragma(
 }
 
 /// Creates an empty file that only its owner can read: it will hold what people wrote.
+///
+/// A file that exists is not even opened: closing it would take away the POSIX locks that other
+/// connections of this process hold on it.
 fn create_private(path: &Path) -> Result<(), StoreError> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(|e| io(folder, "create the folder", &e))?;
     }
     let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(false);
+    options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).map(|_| ()).map_err(|e| io(path, "open", &e))
+    match options.open(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(io(path, "create", &e)),
+        _ => Ok(()),
+    }
 }

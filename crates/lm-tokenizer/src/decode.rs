@@ -30,10 +30,11 @@ impl DecodeStream {
     /// becomes U+FFFD. Allocates nothing but what `out` needs to grow.
     pub fn push(&mut self, bytes: &[u8], out: &mut String) {
         let rest = self.complete_tail(bytes, out);
-        for chunk in rest.utf8_chunks() {
+        let mut chunks = rest.utf8_chunks().peekable();
+        while let Some(chunk) = chunks.next() {
             out.push_str(chunk.valid());
             let invalid = chunk.invalid();
-            if is_incomplete(invalid) {
+            if chunks.peek().is_none() && is_incomplete(invalid) {
                 self.tail[..invalid.len()].copy_from_slice(invalid);
                 self.tail_len = invalid.len();
             } else if !invalid.is_empty() {
@@ -115,6 +116,7 @@ mod tests {
         check(b"");
         check("plain, é, 中, 👍🏽, e\u{301}".as_bytes());
         check(b"\xf0\x9f\x91");
+        check(b"\xe4\xe4");
         check(b"\xf0\x9f\x91A\xf0\x9f\xf0\x9f\x91\x8d");
         check(b"\xc0\xaf\xed\xa0\x80\xf4\x90\x80\x80\xff\xfe");
         check(b"\xe4\xb8\xe4\xb8\xad\x80\x80");

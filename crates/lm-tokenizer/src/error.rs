@@ -85,6 +85,15 @@ pub enum TokenizerError {
         /// Its text.
         text: String,
     },
+    /// A SentencePiece vocabulary that cannot spell every text.
+    #[error(
+        "the vocabulary has no unknown_token_id and only {n_byte_tokens} of 256 byte tokens, \
+         so some text could not be encoded"
+    )]
+    NoFallback {
+        /// Byte tokens that it has.
+        n_byte_tokens: usize,
+    },
     /// A matcher for words or special tokens could not be built.
     #[error("the matcher for {what} could not be built: {message}")]
     Matcher {
@@ -144,7 +153,9 @@ pub enum TokenizerError {
         message: String,
     },
     /// A `tokenizer.json` whose tokens cannot be told as bytes.
-    #[error("{path} decodes by {decoder}, but only ByteLevel, ByteFallback and Metaspace are known")]
+    #[error(
+        "{path} decodes by {decoder}, but only ByteLevel, ByteFallback and Metaspace are known"
+    )]
     UnknownDecoder {
         /// The file.
         path: PathBuf,

@@ -172,7 +172,10 @@ mod tests {
         let error = |stops: &[String]| StopMatcher::new(stops).unwrap_err().to_string();
         let many = vec!["x".to_owned(); 17];
         assert_eq!(error(&many), "stop has 17 strings, but at most 16 are allowed");
-        assert_eq!(error(&["a".into(), String::new()]), "stop[1] has 0 bytes, but must have 1 to 256");
+        assert_eq!(
+            error(&["a".into(), String::new()]),
+            "stop[1] has 0 bytes, but must have 1 to 256"
+        );
         assert_eq!(error(&["a".repeat(257)]), "stop[0] has 257 bytes, but must have 1 to 256");
     }
 

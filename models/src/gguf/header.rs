@@ -68,7 +68,8 @@ impl Header {
             return Err(ModelError::unsupported("GGUF version", version, "2 and 3"));
         }
         let n_tensors = cursor.count(MIN_TENSOR_BYTES, MAX_TENSORS, "the number of tensors")?;
-        let n_values = cursor.count(MIN_VALUE_BYTES, MAX_VALUES, "the number of metadata values")?;
+        let n_values =
+            cursor.count(MIN_VALUE_BYTES, MAX_VALUES, "the number of metadata values")?;
         let metadata = Metadata::read(&mut cursor, n_values)?;
         let alignment = read_alignment(&metadata)?;
         let mut stored = Vec::new();
@@ -120,7 +121,11 @@ impl Stored {
         shape.reverse();
         let number = cursor.u32(&what("the type"))?;
         let dtype = TensorType::from_ggml(number).ok_or_else(|| {
-            ModelError::unsupported(what("the type number"), number, "ggml's, F32 = 0 to MXFP4 = 39")
+            ModelError::unsupported(
+                what("the type number"),
+                number,
+                "ggml's, F32 = 0 to MXFP4 = 39",
+            )
         })?;
         let offset = cursor.u64(&what("the offset"))?;
         Ok(Stored { name, shape, dtype, offset })

@@ -66,7 +66,10 @@ macro_rules! scalars {
                 match number {
                     $($number => cursor.array(key).map(<$rust>::from_le_bytes).map(Value::$name),)*
                     7 => read_bool(cursor, key).map(Value::Bool),
-                    STRING_TYPE => Ok(Value::String(cursor.string(STRING_LIMIT_BYTES, key)?.to_owned())),
+                    STRING_TYPE => {
+                        let text = cursor.string(STRING_LIMIT_BYTES, key)?;
+                        Ok(Value::String(text.to_owned()))
+                    }
                     ARRAY_TYPE => Array::read(cursor, key).map(Value::Array),
                     other => Err(unknown_type(key, other)),
                 }
@@ -106,8 +109,9 @@ macro_rules! scalars {
                     $($number => {
                         const SIZE: usize = size_of::<$rust>();
                         let n_items = cursor.count(SIZE as u64, ARRAY_LIMIT, key)?;
-                        let (items, _) = cursor.take(n_items * SIZE as u64, key)?.as_chunks::<SIZE>();
-                        let items = items.iter().map(|item| <$rust>::from_le_bytes(*item));
+                        let bytes = cursor.take(n_items * SIZE as u64, key)?;
+                        let items = bytes.as_chunks::<SIZE>().0.iter();
+                        let items = items.map(|item| <$rust>::from_le_bytes(*item));
                         Ok(Array::$name(items.collect()))
                     })*
                     7 => {
@@ -281,6 +285,18 @@ impl Metadata {
             Value::Array(Array::String(v)) => Some(v.as_slice()),
             _ => None,
         })
+    }
+
+    /// Several texts, taken out so that they are held once.
+    ///
+    /// # Errors
+    /// `Invalid` when the value is of another type.
+    pub(super) fn take_strings(&mut self, key: &str) -> Result<Option<Vec<String>>, ModelError> {
+        self.strings(key)?;
+        match self.values.remove(key) {
+            Some(Value::Array(Array::String(items))) => Ok(Some(items)),
+            _ => Ok(None),
+        }
     }
 
     /// Several numbers with fractions.

@@ -2,7 +2,8 @@
 //!
 //! It must never know a model family or what a tensor is for. Every byte is untrusted: each length,
 //! count and offset is checked against the file's size before anything is allocated for it.
-//! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>, versions 2 and 3, little-endian.
+//! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>, versions 2 and 3,
+//! little-endian.
 //!
 //! Start reading at [`Header::parse`].
 

@@ -66,6 +66,11 @@ impl GgufFiles {
         &self.metadata
     }
 
+    /// The first shard's metadata, to take the vocabulary out of it.
+    pub(crate) fn metadata_mut(&mut self) -> &mut Metadata {
+        &mut self.metadata
+    }
+
     /// Where the files are, in order.
     pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
         self.shards.iter().map(MappedFile::path)
@@ -90,11 +95,7 @@ impl GgufFiles {
     pub(crate) fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
         let (shard_idx, info) = self.tensors.get(name)?;
         let data = &self.shards[*shard_idx].bytes()[info.bytes.clone()];
-        Some(TensorView {
-            shape: info.shape.clone(),
-            dtype: info.dtype,
-            data: Cow::Borrowed(data),
-        })
+        Some(TensorView { shape: info.shape.clone(), dtype: info.dtype, data: Cow::Borrowed(data) })
     }
 }
 
@@ -118,8 +119,9 @@ fn open_shards(path: &Path, n_shards: u64) -> Result<Vec<(MappedFile, Header)>, 
             let found = header.metadata.u64(key).map_err(|e| e.in_file(&shard_path))?;
             if found != Some(wanted) {
                 let found = found.map_or("missing".to_owned(), |found| found.to_string());
-                return Err(ModelError::invalid(key, found, wanted.to_string())
-                    .in_file(&shard_path));
+                return Err(
+                    ModelError::invalid(key, found, wanted.to_string()).in_file(&shard_path)
+                );
             }
         }
         shards.push((file, header));

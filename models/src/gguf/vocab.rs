@@ -25,16 +25,24 @@ const END_OF_GENERATION: [&str; 9] = [
 const CONTROL: u32 = 3;
 const USER_DEFINED: u32 = 4;
 
-/// Reads `tokenizer.ggml.*`. `vocab_size` is the number of rows of the embedding.
+/// Reads `tokenizer.ggml.*` and takes the token texts and merges out of `metadata`, so that they
+/// are held once. `vocab_size` is the number of rows of the embedding.
 ///
 /// # Errors
 /// The key that is missing, of another length than the tokens, or names a token that is not there.
-pub(crate) fn read_vocab(metadata: &Metadata, vocab_size: usize) -> Result<GgufVocab, ModelError> {
+pub(crate) fn read_vocab(
+    metadata: &mut Metadata,
+    vocab_size: usize,
+) -> Result<GgufVocab, ModelError> {
     let key = |name: &str| format!("tokenizer.ggml.{name}");
+    let take = |metadata: &mut Metadata, name: &str| metadata.take_strings(&key(name));
+    let tokens = take(metadata, "tokens")?;
+    let merges = take(metadata, "merges")?.unwrap_or_default();
+    let metadata = &*metadata;
     let text = |name: &str| Ok::<_, ModelError>(metadata.str(&key(name))?.map(str::to_owned));
     let missing = |name: &str| ModelError::MissingKey { key: key(name) };
     let model = text("model")?.ok_or_else(|| missing("model"))?;
-    let tokens = metadata.strings(&key("tokens"))?.ok_or_else(|| missing("tokens"))?.to_vec();
+    let tokens = tokens.ok_or_else(|| missing("tokens"))?;
     if tokens.is_empty() || tokens.len() > vocab_size {
         let wanted = format!("between 1 and {vocab_size}, the rows of the embedding");
         return Err(ModelError::invalid("the number of tokens", tokens.len(), wanted));
@@ -61,7 +69,7 @@ pub(crate) fn read_vocab(metadata: &Metadata, vocab_size: usize) -> Result<GgufV
     };
     Ok(GgufVocab {
         pre: text("pre")?,
-        merges: metadata.strings(&key("merges"))?.unwrap_or_default().to_vec(),
+        merges,
         bos: id("bos")?,
         eos: id("eos")?,
         eot: id("eot")?,

@@ -1,0 +1,120 @@
+//! What a runtime is started with, and why it may not start.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use lm_backend::{OptionError, PlaceholderOptions};
+use lm_engine::EngineOptions;
+use lm_models::{ModelError, WeightsFrom};
+use lm_scheduler::ConfigError;
+use lm_tokenizer::TokenizerError;
+use lm_types::{Observer, RequestEvent};
+
+/// Where answers come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ModelSource {
+    /// Hashes instead of a model; nothing on disk.
+    Placeholder(PlaceholderOptions),
+    /// A GGUF file, or a folder of safetensors or of one GGUF file.
+    Path {
+        /// The file or folder.
+        path: PathBuf,
+        /// Its own weights, or random ones of the same shapes.
+        weights: WeightsFrom,
+    },
+}
+
+/// What a runtime is started with.
+#[derive(Clone)]
+pub struct RuntimeConfig {
+    /// Where answers come from.
+    pub model: ModelSource,
+    /// The name that clients ask for; the model's own by default.
+    pub served_name: Option<String>,
+    /// `cpu`, `cuda:N` or `metal`.
+    pub device: String,
+    /// Bytes for the KV pool of a real model.
+    pub kv_bytes: u64,
+    /// Positions in one KV block of a real model.
+    pub block_size: usize,
+    /// Longest sequence; by default what the model was trained for, as far as the KV pool holds it.
+    pub max_model_len: Option<usize>,
+    /// A Jinja template instead of the model's own.
+    pub chat_template: Option<String>,
+    /// Batching and queueing limits.
+    pub engine: EngineOptions,
+    /// Hears of each answer when it is over.
+    pub observer: Arc<dyn Observer>,
+}
+
+/// Why a runtime did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The model's files.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The model's tokenizer.
+    #[error("tokenizer: {0}")]
+    Tokenizer(#[from] TokenizerError),
+    /// The executor.
+    #[error(transparent)]
+    Executor(#[from] lm_candle::LoadError),
+    /// Limits that contradict each other.
+    #[error(transparent)]
+    Limits(#[from] ConfigError),
+    /// The chat template does not compile.
+    #[error("chat template: {0}")]
+    Template(#[from] lm_chat::ChatError),
+    /// The text after `placeholder:`.
+    #[error(transparent)]
+    Placeholder(#[from] OptionError),
+    /// The tokenizer has more entries than the weights have rows.
+    #[error("the tokenizer has {tokenizer} entries, but the weights only {weights}")]
+    VocabMismatch {
+        /// Entries of the tokenizer.
+        tokenizer: usize,
+        /// Rows of the embedding.
+        weights: usize,
+    },
+}
+
+impl ModelSource {
+    /// A placeholder with the options of `text`, such as `mode=echo,delay_us=200`.
+    ///
+    /// # Errors
+    /// An option that does not exist, or a value outside its range.
+    pub fn placeholder(text: &str) -> Result<Self, OptionError> {
+        Ok(ModelSource::Placeholder(text.parse()?))
+    }
+
+    /// The weights that a file or folder holds.
+    #[must_use]
+    pub fn path(path: impl Into<PathBuf>) -> Self {
+        ModelSource::Path { path: path.into(), weights: WeightsFrom::File }
+    }
+}
+
+impl RuntimeConfig {
+    /// The defaults for a model: CPU, 1 GiB of KV, nobody observes.
+    #[must_use]
+    pub fn new(model: ModelSource) -> Self {
+        RuntimeConfig {
+            model,
+            served_name: None,
+            device: "cpu".to_owned(),
+            kv_bytes: 1 << 30,
+            block_size: 32,
+            max_model_len: None,
+            chat_template: None,
+            engine: EngineOptions::default(),
+            observer: Arc::new(Unobserved),
+        }
+    }
+}
+
+/// Nobody observes.
+struct Unobserved;
+
+impl Observer for Unobserved {
+    fn record(&self, _event: &RequestEvent) {}
+}

@@ -1,0 +1,142 @@
+//! From a model's files to a backend, a tokenizer and a template.
+
+use lm_backend::{Backend, PlaceholderBackend, PlaceholderOptions, PlaceholderVocab};
+use lm_candle::{CandleBackend, CandleOptions};
+use lm_chat::ChatTemplate;
+use lm_models::{DefaultSampling, Model, TokenizerSource};
+use lm_tokenizer::{Tokenizer, placeholder};
+
+use crate::release::hex;
+use crate::{LoadError, ModelSource, ReleaseFacts, RuntimeConfig};
+
+/// Everything that a runtime needs of a model.
+pub(crate) struct Loaded {
+    pub(crate) name: String,
+    pub(crate) backend: Box<dyn Backend>,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) template: Option<ChatTemplate>,
+    pub(crate) default_sampling: DefaultSampling,
+    pub(crate) facts: ReleaseFacts,
+}
+
+pub(crate) fn load(config: &RuntimeConfig) -> Result<Loaded, LoadError> {
+    match &config.model {
+        ModelSource::Placeholder(options) => placeholder_model(config, options),
+        ModelSource::Path { path, weights } => {
+            real_model(config, &lm_models::open(path, *weights)?)
+        }
+    }
+}
+
+/// The tokenizer of a model's files.
+pub(crate) fn tokenizer(source: &TokenizerSource) -> Result<Tokenizer, LoadError> {
+    Ok(match source {
+        TokenizerSource::Gguf(vocab) => Tokenizer::from_gguf(vocab)?,
+        TokenizerSource::HuggingFace { tokenizer_json, tokenizer_config } => {
+            Tokenizer::from_tokenizer_json(tokenizer_json, tokenizer_config.as_deref())?
+        }
+        TokenizerSource::Placeholder => Tokenizer::placeholder(),
+    })
+}
+
+fn real_model(config: &RuntimeConfig, model: &Model) -> Result<Loaded, LoadError> {
+    let tokenizer = tokenizer(&model.tokenizer)?;
+    if tokenizer.vocab_size() > model.spec.vocab_size {
+        let (tokenizer, weights) = (tokenizer.vocab_size(), model.spec.vocab_size);
+        return Err(LoadError::VocabMismatch { tokenizer, weights });
+    }
+    let source = config.chat_template.as_ref().or(model.chat_template.as_ref());
+    let template = source.map(|source| chat_template(source, &tokenizer, model)).transpose()?;
+    let backend = CandleBackend::load(
+        model,
+        &CandleOptions {
+            device: config.device.clone(),
+            block_size: config.block_size,
+            kv_bytes: config.kv_bytes,
+            max_model_len: config.max_model_len,
+        },
+    )?;
+    let weights = hex(&model.weights_digest());
+    Ok(Loaded {
+        name: model.name.clone(),
+        facts: facts(&backend, weights, &tokenizer, source.map_or("", String::as_str)),
+        backend: Box::new(backend),
+        template,
+        default_sampling: model.default_sampling.unwrap_or_default(),
+        tokenizer,
+    })
+}
+
+fn placeholder_model(
+    config: &RuntimeConfig,
+    options: &PlaceholderOptions,
+) -> Result<Loaded, LoadError> {
+    let tokenizer = Tokenizer::placeholder();
+    let mut options = options.clone();
+    if let Some(len) = config.max_model_len {
+        options.max_model_len = len;
+    }
+    let template = match &config.chat_template {
+        Some(source) => ChatTemplate::new(source, lm_chat::SpecialTexts::default())?,
+        None => ChatTemplate::placeholder(),
+    };
+    let source = config.chat_template.as_deref().unwrap_or("placeholder");
+    let weights = format!("placeholder {options:?}");
+    let backend = PlaceholderBackend::new(options, placeholder_vocab());
+    Ok(Loaded {
+        name: "placeholder".to_owned(),
+        facts: facts(&backend, weights, &tokenizer, source),
+        backend: Box::new(backend),
+        template: Some(template),
+        default_sampling: DefaultSampling::default(),
+        tokenizer,
+    })
+}
+
+fn chat_template(
+    source: &str,
+    tokenizer: &Tokenizer,
+    model: &Model,
+) -> Result<ChatTemplate, LoadError> {
+    let text = |id: Option<u32>| id.map_or_else(String::new, |id| tokenizer.token_text(id).into());
+    let bos = text(model.bos.or(tokenizer.bos()));
+    let eos = text(model.eos.first().copied());
+    Ok(ChatTemplate::new(
+        source,
+        lm_chat::SpecialTexts { bos, eos, ..lm_chat::SpecialTexts::default() },
+    )?)
+}
+
+fn facts(
+    backend: &dyn Backend,
+    weights: String,
+    tokenizer: &Tokenizer,
+    chat_template: &str,
+) -> ReleaseFacts {
+    let spec = backend.spec();
+    ReleaseFacts {
+        facts: vec![
+            ("engine_version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("kernel_path", spec.kernel_path.clone()),
+            ("kv_type", spec.kv_type.to_owned()),
+            ("weights_digest", weights),
+            ("adapter", "none".to_owned()),
+            ("tokenizer", hex(&tokenizer.fingerprint())),
+            ("chat_template", hex(&blake3::hash(chat_template.as_bytes()).as_bytes()[..16])),
+            ("sampler", "penalties,temperature,top_k,top_p,min_p".to_owned()),
+        ],
+    }
+}
+
+/// The ids that the placeholder's tokenizer gives a meaning to, as its backend needs them.
+fn placeholder_vocab() -> PlaceholderVocab {
+    PlaceholderVocab {
+        vocab_size: placeholder::VOCAB_SIZE,
+        bos: placeholder::BOS,
+        sep: placeholder::SEP,
+        turn_start: placeholder::IM_START,
+        turn_end: placeholder::IM_END,
+        newline: placeholder::FIRST_BYTE + u32::from(b'\n'),
+        words: placeholder::FIRST_WORD..placeholder::FIRST_BYTE,
+    }
+}

@@ -1,0 +1,198 @@
+//! A model, its engine, and the way to ask it.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use lm_backend::BackendSpec;
+use lm_chat::ChatTemplate;
+use lm_engine::{
+    EngineHandle, EngineParts, EngineStats, NewSubmission, StatsSnapshot, output_pair,
+};
+use lm_models::DefaultSampling;
+use lm_tokenizer::Tokenizer;
+use lm_types::{
+    GenerateError, GenerateRequest, Observer, Outcome, ReleaseHash, RequestEvent, SamplingParams,
+    Timings, TokenId, Usage,
+};
+
+use crate::loading::{Loaded, load};
+use crate::prepare::prepare;
+use crate::{Answer, GenerateStream, LoadError, ReleaseFacts, RuntimeConfig};
+
+/// A loaded model with its engine. Share it by `Arc`; drop it to unload.
+pub struct Runtime {
+    /// Locked for writing only to shut down.
+    engine: RwLock<EngineHandle>,
+    stats: Arc<EngineStats>,
+    tokenizer: Arc<Tokenizer>,
+    template: Option<ChatTemplate>,
+    observer: Arc<dyn Observer>,
+    info: ModelInfo,
+}
+
+/// What is loaded, and its limits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelInfo {
+    /// The name that clients ask for.
+    pub name: String,
+    /// The backend's facts: context length, KV pool, kernel path, memory.
+    pub backend: BackendSpec,
+    /// Whether conversations can be rendered.
+    pub has_chat_template: bool,
+    /// The parameters of a request that says nothing, as far as the model's authors said something.
+    pub default_sampling: DefaultSampling,
+    /// What its answers depend on.
+    pub release: ReleaseFacts,
+    /// The digest of `release`.
+    pub release_hash: ReleaseHash,
+    /// When it was loaded.
+    pub loaded_at: SystemTime,
+}
+
+impl Runtime {
+    /// Loads a model and starts its engine.
+    ///
+    /// # Errors
+    /// The model cannot be loaded, or the limits contradict each other.
+    pub fn start(config: RuntimeConfig) -> Result<Self, LoadError> {
+        let Loaded { name, backend, tokenizer, template, default_sampling, facts } = load(&config)?;
+        let info = ModelInfo {
+            name: config.served_name.unwrap_or(name),
+            backend: backend.spec().clone(),
+            has_chat_template: template.is_some(),
+            default_sampling,
+            release_hash: facts.hash(),
+            release: facts,
+            loaded_at: SystemTime::now(),
+        };
+        let tokenizer = Arc::new(tokenizer);
+        let parts = EngineParts {
+            backend,
+            tokenizer: Arc::clone(&tokenizer),
+            observer: Arc::clone(&config.observer),
+            model: info.name.clone(),
+            release: info.release_hash,
+        };
+        let engine = EngineHandle::spawn(parts, &config.engine)?;
+        Ok(Runtime {
+            stats: Arc::clone(engine.stats()),
+            engine: RwLock::new(engine),
+            tokenizer,
+            template,
+            observer: config.observer,
+            info,
+        })
+    }
+
+    /// Starts the request's `n` answers. Returns as soon as they are queued: it tokenises on the
+    /// caller's thread and never waits for the engine.
+    ///
+    /// # Errors
+    /// The request is refused: a parameter outside its range, a prompt too long, a full queue.
+    pub fn generate(&self, request: GenerateRequest) -> Result<Vec<GenerateStream>, GenerateError> {
+        let arrived_at = SystemTime::now();
+        let request = Arc::new(request);
+        self.submit(&request, arrived_at).inspect_err(|error| {
+            self.stats.count_failed(error);
+            self.observer.record(&self.refusal(&request, arrived_at, error));
+        })
+    }
+
+    /// Waits for all answers of a request.
+    ///
+    /// # Errors
+    /// The request is refused, or one of its answers ended early.
+    pub fn complete(&self, request: GenerateRequest) -> Result<Vec<Answer>, GenerateError> {
+        self.generate(request)?.into_iter().map(GenerateStream::collect_answer).collect()
+    }
+
+    /// The parameters of a request that says nothing: the model's own where its authors said
+    /// something, else the defaults.
+    #[must_use]
+    pub fn default_sampling(&self) -> SamplingParams {
+        let (base, own) = (SamplingParams::default(), self.info.default_sampling);
+        SamplingParams {
+            temperature: own.temperature.unwrap_or(base.temperature),
+            top_k: own.top_k.unwrap_or(base.top_k),
+            top_p: own.top_p.unwrap_or(base.top_p),
+            min_p: own.min_p.unwrap_or(base.min_p),
+            repetition_penalty: own.repetition_penalty.unwrap_or(base.repetition_penalty),
+            ..base
+        }
+    }
+
+    /// What is loaded.
+    #[must_use]
+    pub fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// What the engine counted. Never waits for it.
+    #[must_use]
+    pub fn stats(&self) -> StatsSnapshot {
+        self.stats.snapshot()
+    }
+
+    /// A token as text, control tokens by their names.
+    #[must_use]
+    pub fn token_text(&self, token: TokenId) -> String {
+        self.tokenizer.token_text(token).into_owned()
+    }
+
+    /// The bytes that a token adds to a text.
+    #[must_use]
+    pub fn token_bytes(&self, token: TokenId) -> &[u8] {
+        self.tokenizer.token_bytes(token)
+    }
+
+    /// Takes nothing more in, finishes what runs within `timeout`, and unloads the engine.
+    pub fn shutdown(&self, timeout: Duration) {
+        self.engine.write().unwrap_or_else(PoisonError::into_inner).shutdown(timeout);
+    }
+
+    fn submit(
+        &self,
+        request: &Arc<GenerateRequest>,
+        arrived_at: SystemTime,
+    ) -> Result<Vec<GenerateStream>, GenerateError> {
+        let backend = &self.info.backend;
+        let template = self.template.as_ref();
+        let (vocab_size, max_model_len) = (backend.vocab_size, backend.max_model_len);
+        let prepared = prepare(request, &self.tokenizer, template, vocab_size, max_model_len)?;
+        let engine = self.engine.read().unwrap_or_else(PoisonError::into_inner);
+        let choices = (0..request.n).map(|choice| {
+            let (output, reader) = output_pair(prepared.max_new_tokens);
+            engine.submit(NewSubmission {
+                request: Arc::clone(request),
+                choice,
+                prompt: prepared.prompt.clone(),
+                max_new_tokens: prepared.max_new_tokens,
+                stop: prepared.stop.clone(),
+                arrived_at,
+                output,
+            })?;
+            Ok(GenerateStream::new(reader))
+        });
+        choices.collect()
+    }
+
+    /// What the observer hears of a request that the engine never saw.
+    fn refusal(
+        &self,
+        request: &Arc<GenerateRequest>,
+        arrived_at: SystemTime,
+        error: &GenerateError,
+    ) -> RequestEvent {
+        RequestEvent {
+            request: (**request).clone(),
+            choice: 0,
+            model: self.info.name.clone(),
+            release: self.info.release_hash,
+            arrived_at,
+            outcome: Outcome::Failed(error.clone()),
+            output_text: String::new(),
+            usage: Usage::default(),
+            timings: Timings::default(),
+        }
+    }
+}

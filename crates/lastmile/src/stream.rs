@@ -1,0 +1,73 @@
+//! One answer as it comes: to be iterated by a thread, or polled by a task.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+use lm_engine::OutputReader;
+use lm_types::{Finish, GenerateError, GenerateEvent, TokenId, TokenLogprobs};
+
+/// One answer as it comes. An iterator for threads, a `Stream` for tasks. The last event is `Finished`
+/// or `Failed`. Dropping it before that aborts the answer.
+#[derive(Debug)]
+pub struct GenerateStream {
+    reader: OutputReader,
+}
+
+/// One whole answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// What was generated.
+    pub text: String,
+    /// Its tokens, the ending one included.
+    pub tokens: Vec<TokenId>,
+    /// One entry per token when asked for.
+    pub logprobs: Vec<TokenLogprobs>,
+    /// How it ended, and what it took.
+    pub finish: Finish,
+}
+
+impl GenerateStream {
+    pub(crate) fn new(reader: OutputReader) -> Self {
+        GenerateStream { reader }
+    }
+
+    /// Waits for the whole answer.
+    ///
+    /// # Errors
+    /// The answer ended early.
+    pub fn collect_answer(self) -> Result<Answer, GenerateError> {
+        let (mut whole, mut all_tokens, mut all_logprobs) = (String::new(), vec![], vec![]);
+        for event in self {
+            match event {
+                GenerateEvent::Delta { text, tokens, logprobs } => {
+                    whole.push_str(&text);
+                    all_tokens.extend(tokens);
+                    all_logprobs.extend(logprobs);
+                }
+                GenerateEvent::Finished(finish) => {
+                    let (text, tokens, logprobs) = (whole, all_tokens, all_logprobs);
+                    return Ok(Answer { text, tokens, logprobs, finish });
+                }
+                GenerateEvent::Failed(error) => return Err(error),
+            }
+        }
+        Err(GenerateError::ShuttingDown)
+    }
+}
+
+impl Iterator for GenerateStream {
+    type Item = GenerateEvent;
+
+    fn next(&mut self) -> Option<GenerateEvent> {
+        self.reader.next_blocking()
+    }
+}
+
+impl Stream for GenerateStream {
+    type Item = GenerateEvent;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<GenerateEvent>> {
+        self.reader.poll_next(context)
+    }
+}

@@ -1,0 +1,274 @@
+//! Every error that a client can see, and its body in OpenAI's shape.
+//!
+//! It must never hold a whole prompt: values are shortened.
+//!
+//! Start reading at [`ApiError`]; `status`, `code` and `body` say how a variant looks on the wire.
+
+use std::time::Duration;
+
+use lastmile::{GenerateError, RequestId};
+use serde::Serialize;
+use serde_json::Value;
+
+/// Why a request is answered with an error.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum ApiError {
+    /// The body is not JSON, not an object, or repeats a field.
+    #[error("the body cannot be read as JSON: {what}")]
+    Json {
+        /// The top-level field that was being read, or `body`.
+        param: String,
+        /// What is wrong, with line and column.
+        what: String,
+    },
+    /// A field has the wrong type or lies outside its range.
+    #[error("{param} is {found}, but must be {wanted}")]
+    Invalid {
+        /// The field's path.
+        param: String,
+        /// Its value, shortened.
+        found: String,
+        /// What is allowed.
+        wanted: String,
+    },
+    /// A field that must be given is not.
+    #[error("{param} is missing, but must be {wanted}")]
+    Missing {
+        /// The field's path.
+        param: String,
+        /// What is allowed.
+        wanted: &'static str,
+    },
+    /// Two fields contradict each other.
+    #[error("{param} is {found}, but {other} is {other_found}: {wanted}")]
+    Conflict {
+        /// The field.
+        param: &'static str,
+        /// Its value, shortened.
+        found: String,
+        /// The other field.
+        other: &'static str,
+        /// The other field's value, shortened.
+        other_found: String,
+        /// What is allowed.
+        wanted: &'static str,
+    },
+    /// A field of the API that would change the answer and is not implemented.
+    #[error("{param} is {found}, which this server does not support: leave the field out")]
+    Unsupported {
+        /// The field's path.
+        param: String,
+        /// Its value, shortened.
+        found: String,
+    },
+    /// In strict mode: a field that nobody knows.
+    #[error("unknown field '{param}': the server runs in strict mode and ignores none")]
+    UnknownField {
+        /// The field's path.
+        param: String,
+    },
+    /// Another model is served.
+    #[error("the model '{model}' does not exist here: this server serves '{served}'")]
+    ModelNotFound {
+        /// What was asked for, shortened.
+        model: String,
+        /// What there is.
+        served: String,
+    },
+    /// Feedback on a request that is not stored.
+    #[error("request_id is {id}: no finished request with this id is stored")]
+    RequestNotFound {
+        /// What was asked for.
+        id: RequestId,
+    },
+    /// No route has this path.
+    #[error("there is no route {path}; GET / lists the routes")]
+    RouteNotFound {
+        /// The path, shortened.
+        path: String,
+    },
+    /// The route does not take this method.
+    #[error("{path} does not take {method}; GET / lists the routes")]
+    MethodNotAllowed {
+        /// The method, shortened.
+        method: String,
+        /// The path, shortened.
+        path: String,
+    },
+    /// The body is larger than allowed.
+    #[error("the body is larger than {limit_bytes} bytes, the server's limit")]
+    BodyTooLarge {
+        /// The limit.
+        limit_bytes: usize,
+    },
+    /// The body did not arrive in time.
+    #[error("the body did not arrive within {limit_ms} ms")]
+    BodyTimeout {
+        /// The limit.
+        limit_ms: u128,
+    },
+    /// The connection broke within the body.
+    #[error("the body could not be read: {what}")]
+    BodyBroken {
+        /// What the connection says.
+        what: String,
+    },
+    /// More requests are open than may be.
+    #[error("{limit} requests are open already, the server's limit")]
+    TooManyRequests {
+        /// The limit.
+        limit: usize,
+    },
+    /// The runtime refused the request or the answer failed.
+    #[error("{error}")]
+    Generate {
+        /// What the runtime says.
+        error: GenerateError,
+        /// The field that holds the prompt.
+        prompt_param: &'static str,
+    },
+    /// The server is at fault.
+    #[error("internal error: {what}")]
+    Internal {
+        /// What happened.
+        what: String,
+    },
+}
+
+/// OpenAI's error object: what stands under the key `error`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ErrorBody {
+    /// The sentence for people.
+    pub message: String,
+    /// The kind, in OpenAI's words.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// The field at fault.
+    pub param: Option<String>,
+    /// The stable word for programs.
+    pub code: &'static str,
+}
+
+/// How long clients are told to wait while the server shuts down, in the hope of its successor.
+const RETRY_SHUTTING_DOWN: Duration = Duration::from_secs(5);
+/// How long clients are told to wait when there is no room.
+const RETRY_FULL: Duration = Duration::from_secs(1);
+
+impl ApiError {
+    /// The HTTP status.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        match self {
+            ApiError::ModelNotFound { .. }
+            | ApiError::RequestNotFound { .. }
+            | ApiError::RouteNotFound { .. } => 404,
+            ApiError::MethodNotAllowed { .. } => 405,
+            ApiError::BodyTimeout { .. } => 408,
+            ApiError::BodyTooLarge { .. } => 413,
+            ApiError::TooManyRequests { .. } => 429,
+            ApiError::Internal { .. } => 500,
+            ApiError::Generate { error, .. } => match error {
+                GenerateError::QueueFull { .. } => 429,
+                GenerateError::ShuttingDown => 503,
+                GenerateError::Backend { .. } | GenerateError::Sequence { .. } => 500,
+                _ => 400,
+            },
+            _ => 400,
+        }
+    }
+
+    /// The stable word for programs.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            ApiError::Json { .. } => "invalid_json",
+            ApiError::Invalid { .. } | ApiError::Conflict { .. } => "invalid_value",
+            ApiError::Missing { .. } => "missing_field",
+            ApiError::Unsupported { .. } => "unsupported_field",
+            ApiError::UnknownField { .. } => "unknown_field",
+            ApiError::ModelNotFound { .. } => "model_not_found",
+            ApiError::RequestNotFound { .. } => "request_not_found",
+            ApiError::RouteNotFound { .. } => "route_not_found",
+            ApiError::MethodNotAllowed { .. } => "method_not_allowed",
+            ApiError::BodyTooLarge { .. } => "body_too_large",
+            ApiError::BodyTimeout { .. } => "body_timeout",
+            ApiError::BodyBroken { .. } => "body_broken",
+            ApiError::TooManyRequests { .. } => "too_many_requests",
+            ApiError::Generate { error, .. } => error.code(),
+            ApiError::Internal { .. } => "internal_error",
+        }
+    }
+
+    /// How long to wait before trying again, where that may help.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self.status() {
+            429 => Some(RETRY_FULL),
+            503 => Some(RETRY_SHUTTING_DOWN),
+            _ => None,
+        }
+    }
+
+    /// OpenAI's error object.
+    #[must_use]
+    pub fn body(&self) -> ErrorBody {
+        let kind = match self.status() {
+            404 => "not_found_error",
+            429 => "rate_limit_error",
+            500.. => "server_error",
+            _ => "invalid_request_error",
+        };
+        ErrorBody { message: self.to_string(), kind, param: self.param(), code: self.code() }
+    }
+
+    /// The whole body: `{"error": {…}}`.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::json!({ "error": self.body() }).to_string()
+    }
+
+    fn param(&self) -> Option<String> {
+        match self {
+            ApiError::Json { param, .. }
+            | ApiError::Invalid { param, .. }
+            | ApiError::Missing { param, .. }
+            | ApiError::Unsupported { param, .. }
+            | ApiError::UnknownField { param } => Some(param.clone()),
+            ApiError::Conflict { param, .. } => Some((*param).to_owned()),
+            ApiError::ModelNotFound { .. } => Some("model".to_owned()),
+            ApiError::RequestNotFound { .. } => Some("request_id".to_owned()),
+            ApiError::Generate { error, prompt_param } => match error {
+                GenerateError::InvalidField { field, .. } => Some((*field).to_owned()),
+                GenerateError::MaxTokensTooLarge { .. } => Some("max_tokens".to_owned()),
+                GenerateError::ContextTooLong { .. }
+                | GenerateError::EmptyPrompt
+                | GenerateError::UnknownToken { .. }
+                | GenerateError::Template { .. }
+                | GenerateError::NeverFits { .. } => Some((*prompt_param).to_owned()),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    pub(crate) fn invalid(
+        param: impl Into<String>,
+        found: &Value,
+        wanted: impl Into<String>,
+    ) -> Self {
+        ApiError::Invalid { param: param.into(), found: shown(found), wanted: wanted.into() }
+    }
+}
+
+/// A value as JSON, shortened to 80 characters.
+pub(crate) fn shown(value: &Value) -> String {
+    shorten(&value.to_string())
+}
+
+/// A text of at most 80 characters.
+pub(crate) fn shorten(text: &str) -> String {
+    match text.char_indices().nth(80) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}

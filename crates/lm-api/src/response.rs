@@ -1,0 +1,283 @@
+//! Answers as JSON: whole bodies and the chunks of a stream.
+//!
+//! It must never know how chunks are framed or sent.
+//!
+//! Start reading at [`Head`]: what all parts of one response have in common.
+
+use lastmile::{FinishReason, Usage};
+use serde::Serialize;
+
+use crate::LogprobEntry;
+use crate::logprobs::{self, ChatLogprobs, TextLogprobs};
+
+/// Which of OpenAI's two APIs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// `/v1/chat/completions`
+    Chat,
+    /// `/v1/completions`
+    Text,
+}
+
+/// What all parts of one response have in common.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Head {
+    /// Which API.
+    pub style: Style,
+    /// The response's id, with the API's prefix.
+    pub id: String,
+    /// Unix seconds.
+    pub created: u64,
+    /// The model's name as served.
+    pub model: String,
+    /// What produced the answer: the release hash.
+    pub fingerprint: String,
+    /// What was ignored; part of the body, or of a stream's last chunk.
+    pub warnings: Vec<String>,
+    /// Whether a stream ends with a usage chunk; then all other chunks say `"usage": null`.
+    pub include_usage: bool,
+}
+
+/// One whole answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Choice {
+    /// Its place: prompt by prompt, `n` for each.
+    pub index: u32,
+    /// What was generated.
+    pub text: String,
+    /// When asked for.
+    pub logprobs: Option<Vec<LogprobEntry>>,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+    /// The id of its own request, when the response spans several.
+    pub request_id: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Envelope<'a, C> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    system_fingerprint: &'a str,
+    choices: &'a [C],
+    /// Outer `None`: no such key. Inner `None`: null.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Option<UsageBody>>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    warnings: &'a [String],
+}
+
+#[derive(Serialize)]
+struct UsageBody {
+    prompt_tokens: u64,
+    completion_tokens: u64,
+    total_tokens: u64,
+    prompt_tokens_details: PromptTokensDetails,
+}
+
+#[derive(Serialize)]
+struct PromptTokensDetails {
+    cached_tokens: u64,
+}
+
+#[derive(Serialize)]
+struct ChatChoice<'a> {
+    index: u32,
+    message: Message<'a>,
+    logprobs: Option<ChatLogprobs<'a>>,
+    finish_reason: &'static str,
+}
+
+#[derive(Serialize)]
+struct Message<'a> {
+    role: &'static str,
+    content: &'a str,
+    refusal: Option<()>,
+}
+
+#[derive(Serialize)]
+struct ChatDelta<'a> {
+    index: u32,
+    delta: Delta<'a>,
+    logprobs: Option<ChatLogprobs<'a>>,
+    finish_reason: Option<&'static str>,
+}
+
+#[derive(Default, Serialize)]
+struct Delta<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<&'a str>,
+}
+
+/// The same in a whole body and in a chunk.
+#[derive(Serialize)]
+struct TextChoice<'a> {
+    index: u32,
+    text: &'a str,
+    logprobs: Option<TextLogprobs<'a>>,
+    finish_reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
+}
+
+impl Head {
+    /// The whole response.
+    #[must_use]
+    pub fn whole(&self, choices: &[Choice], usage: Usage) -> String {
+        let (usage, warnings) = (Some(Some(usage_body(usage))), self.warnings.as_slice());
+        match self.style {
+            Style::Chat => {
+                let choices = choices.iter().map(|choice| ChatChoice {
+                    index: choice.index,
+                    message: Message { role: "assistant", content: &choice.text, refusal: None },
+                    logprobs: choice.logprobs.as_deref().map(logprobs::chat),
+                    finish_reason: choice.finish_reason.as_str(),
+                });
+                let choices: Vec<_> = choices.collect();
+                self.json("chat.completion", &choices, usage, warnings)
+            }
+            Style::Text => {
+                let choices = choices.iter().map(|choice| TextChoice {
+                    index: choice.index,
+                    text: &choice.text,
+                    logprobs: choice.logprobs.as_deref().map(|all| logprobs::text(all, 0)),
+                    finish_reason: Some(choice.finish_reason.as_str()),
+                    request_id: choice.request_id.as_deref(),
+                });
+                let choices: Vec<_> = choices.collect();
+                self.json("text_completion", &choices, usage, warnings)
+            }
+        }
+    }
+
+    /// The chunk that opens a choice of a chat; completions have none.
+    #[must_use]
+    pub fn first_chunk(&self, index: u32) -> Option<String> {
+        let delta = Delta { role: Some("assistant"), content: Some("") };
+        (self.style == Style::Chat).then(|| self.chat_chunk(index, delta, None, None, &[]))
+    }
+
+    /// More of a choice. `text_offset` counts the characters of its earlier tokens.
+    #[must_use]
+    pub fn delta_chunk(
+        &self,
+        index: u32,
+        text: &str,
+        logprobs: Option<&[LogprobEntry]>,
+        text_offset: usize,
+    ) -> String {
+        match self.style {
+            Style::Chat => {
+                let delta = Delta { role: None, content: Some(text) };
+                self.chat_chunk(index, delta, logprobs.map(logprobs::chat), None, &[])
+            }
+            Style::Text => {
+                let logprobs = logprobs.map(|entries| logprobs::text(entries, text_offset));
+                let choice =
+                    TextChoice { index, text, logprobs, finish_reason: None, request_id: None };
+                self.json("text_completion", &[choice], self.no_usage(), &[])
+            }
+        }
+    }
+
+    /// The end of a choice. `is_last` says that no other choice is open. `request_id` as in
+    /// [`Choice`].
+    #[must_use]
+    pub fn finish_chunk(
+        &self,
+        index: u32,
+        reason: FinishReason,
+        is_last: bool,
+        request_id: Option<&str>,
+    ) -> String {
+        let ends_stream = is_last && !self.include_usage;
+        let warnings = if ends_stream { self.warnings.as_slice() } else { &[] };
+        let finish_reason = Some(reason.as_str());
+        match self.style {
+            Style::Chat => self.chat_chunk(index, Delta::default(), None, finish_reason, warnings),
+            Style::Text => {
+                let choice =
+                    TextChoice { index, text: "", logprobs: None, finish_reason, request_id };
+                self.json("text_completion", &[choice], self.no_usage(), warnings)
+            }
+        }
+    }
+
+    /// The chunk after all choices, when the usage was asked for.
+    #[must_use]
+    pub fn usage_chunk(&self, usage: Usage) -> Option<String> {
+        let usage = Some(Some(usage_body(usage)));
+        let object = match self.style {
+            Style::Chat => "chat.completion.chunk",
+            Style::Text => "text_completion",
+        };
+        self.include_usage.then(|| self.json::<TextChoice<'_>>(object, &[], usage, &self.warnings))
+    }
+
+    fn chat_chunk(
+        &self,
+        index: u32,
+        delta: Delta<'_>,
+        logprobs: Option<ChatLogprobs<'_>>,
+        finish_reason: Option<&'static str>,
+        warnings: &[String],
+    ) -> String {
+        let choice = ChatDelta { index, delta, logprobs, finish_reason };
+        self.json("chat.completion.chunk", &[choice], self.no_usage(), warnings)
+    }
+
+    fn no_usage(&self) -> Option<Option<UsageBody>> {
+        self.include_usage.then_some(None)
+    }
+
+    fn json<C: Serialize>(
+        &self,
+        object: &'static str,
+        choices: &[C],
+        usage: Option<Option<UsageBody>>,
+        warnings: &[String],
+    ) -> String {
+        let envelope = Envelope {
+            id: &self.id,
+            object,
+            created: self.created,
+            model: &self.model,
+            system_fingerprint: &self.fingerprint,
+            choices,
+            usage,
+            warnings,
+        };
+        serde_json::to_string(&envelope)
+            .expect("strings, numbers and lists always serialise: this is a bug")
+    }
+}
+
+/// The usage of a response from the usages of its choices: each prompt counts once. `usages` holds
+/// `n` entries for each prompt, one prompt after the other.
+#[must_use]
+pub fn sum_usage(usages: &[Usage], n: usize) -> Usage {
+    let mut sum = Usage::default();
+    for (i, usage) in usages.iter().enumerate() {
+        sum.completion_tokens = sum.completion_tokens.saturating_add(usage.completion_tokens);
+        if i % n.max(1) == 0 {
+            sum.prompt_tokens = sum.prompt_tokens.saturating_add(usage.prompt_tokens);
+            sum.cached_tokens = sum.cached_tokens.saturating_add(usage.cached_tokens);
+        }
+    }
+    sum
+}
+
+fn usage_body(usage: Usage) -> UsageBody {
+    let (prompt, completion) = (u64::from(usage.prompt_tokens), u64::from(usage.completion_tokens));
+    UsageBody {
+        prompt_tokens: prompt,
+        completion_tokens: completion,
+        total_tokens: prompt + completion,
+        prompt_tokens_details: PromptTokensDetails {
+            cached_tokens: u64::from(usage.cached_tokens),
+        },
+    }
+}

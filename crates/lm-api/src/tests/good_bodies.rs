@@ -1,0 +1,131 @@
+//! Everything that passes, and what it becomes.
+
+use lastmile::{ChatMessage, Prompt, RequestId, Role};
+
+use super::{chat, chat_with, completion};
+use crate::{FeedbackRating, Parsed, parse_feedback};
+
+#[track_caller]
+fn check(body: &str, expect: &[(Role, &str)]) {
+    let message = |(role, text): &(Role, &str)| ChatMessage {
+        role: role.clone(),
+        content: (*text).to_owned(),
+    };
+    let parsed = chat(body).unwrap();
+    assert_eq!(parsed.prompts, [Prompt::Chat(expect.iter().map(message).collect())]);
+    assert_eq!(parsed.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn conversations_of_all_roles_and_kinds_of_content() {
+    check(
+        r#"{"messages":[{"role":"system","content":"be brief"},{"role":"user","content":"hi"},
+            {"role":"assistant","content":null},{"role":"assistant","refusal":null},
+            {"role":"tool","content":"7"},{"role":"developer","content":""}]}"#,
+        &[
+            (Role::System, "be brief"),
+            (Role::User, "hi"),
+            (Role::Assistant, ""),
+            (Role::Assistant, ""),
+            (Role::Tool, "7"),
+            (Role::Developer, ""),
+        ],
+    );
+    check(
+        r#"{"messages":[{"role":"user","content":[{"type":"text","text":"a"},
+            {"type":"text","text":"b"}]}]}"#,
+        &[(Role::User, "a\nb")],
+    );
+}
+
+#[test]
+fn absent_and_null_fields_take_the_defaults() {
+    for body in ["", r#","temperature":null,"stop":null,"n":null,"tools":null,"seed":null"#] {
+        let body = format!(r#"{{"messages":[{{"role":"user","content":"hi"}}]{body}}}"#);
+        let parsed = chat(&body).unwrap();
+        assert!((parsed.sampling.temperature - 0.7).abs() < 1e-6);
+        assert_eq!((parsed.sampling.seed, parsed.has_seed), (1000, false));
+        assert_eq!((parsed.n, parsed.stream, parsed.stop.max_tokens), (1, false, None));
+    }
+}
+
+#[test]
+fn every_supported_field_arrives() {
+    let parsed = chat_with(
+        r#""model":"m","max_completion_tokens":5,"temperature":0,"top_p":0.5,"top_k":3,
+           "min_p":0.1,"seed":-1,"presence_penalty":1,"frequency_penalty":-1,
+           "repetition_penalty":1.5,"stop":["a","b"],"stop_token_ids":[7],"min_tokens":2,
+           "ignore_eos":true,"n":2,"stream":true,"stream_options":{"include_usage":true},
+           "logprobs":true,"top_logprobs":4,"user":"me","tools":[],"tool_choice":"auto",
+           "response_format":{"type":"text"},"logit_bias":{},"parallel_tool_calls":true"#,
+    )
+    .unwrap();
+    assert_eq!(parsed.model.as_deref(), Some("m"));
+    let sampling = &parsed.sampling;
+    assert_eq!((sampling.top_k, sampling.seed, sampling.logprobs), (3, u64::MAX, Some(4)));
+    assert_eq!((sampling.temperature, sampling.top_p), (0.0, 0.5));
+    assert_eq!((sampling.presence_penalty, sampling.frequency_penalty), (1.0, -1.0));
+    let stop = &parsed.stop;
+    assert_eq!((stop.max_tokens, stop.min_tokens, stop.ignore_eos), (Some(5), 2, true));
+    assert_eq!((stop.stop_strings.len(), stop.stop_token_ids.as_slice()), (2, &[7][..]));
+    assert_eq!((parsed.n, parsed.stream, parsed.include_usage), (2, true, true));
+    assert_eq!(parsed.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn unknown_fields_are_named_in_warnings() {
+    let parsed = chat_with(r#""fruit":"apple","metadata":{},"max_tokens":9"#).unwrap();
+    assert_eq!(
+        parsed.warnings,
+        ["unknown field 'fruit' was ignored", "unknown field 'metadata' was ignored"]
+    );
+}
+
+#[test]
+fn completions_take_texts_and_token_ids_one_or_many() {
+    let text = |text: &str| Prompt::Text(text.to_owned());
+    for (value, expect) in [
+        (r#""a""#, vec![text("a")]),
+        (r#"["a","b"]"#, vec![text("a"), text("b")]),
+        ("[1,2]", vec![Prompt::Tokens(vec![1, 2])]),
+        ("[[1],[2,3]]", vec![Prompt::Tokens(vec![1]), Prompt::Tokens(vec![2, 3])]),
+    ] {
+        let parsed = completion(&format!(r#"{{"prompt":{value}}}"#)).unwrap();
+        assert_eq!(parsed.prompts, expect);
+        assert_eq!(parsed.stop.max_tokens, Some(16));
+    }
+}
+
+#[test]
+fn each_prompt_becomes_a_request_of_its_own_id_and_seed() {
+    let seeds = |parsed: &mut Parsed| {
+        let mut next = 0;
+        let requests = parsed.take_requests(|| {
+            next += 1;
+            RequestId(next)
+        });
+        requests.iter().map(|r| (r.id.0, r.sampling.seed)).collect::<Vec<_>>()
+    };
+    let mut drawn = completion(r#"{"prompt":["a","b"],"n":3}"#).unwrap();
+    assert_eq!(seeds(&mut drawn), [(1, 1000), (2, 1003)]);
+    let mut given = completion(r#"{"prompt":["a","b"],"n":3,"seed":5}"#).unwrap();
+    assert_eq!(seeds(&mut given), [(1, 5), (2, 5)]);
+}
+
+#[test]
+fn feedback_takes_prefixed_ids_and_all_kinds_of_ratings() {
+    for prefix in ["", "chatcmpl-", "cmpl-"] {
+        for (rating, expect) in [
+            (r#""rating":true"#, Some(FeedbackRating::Boolean(true))),
+            (r#""rating":"down""#, Some(FeedbackRating::Boolean(false))),
+            (r#""score":0.25"#, Some(FeedbackRating::Score(0.25))),
+            (r#""comment":"nice""#, None),
+        ] {
+            let id = RequestId(0x0190_a1b2_c3d4_7e5f_8a9b_0c1d_2e3f_4a5b);
+            let body = format!(r#"{{"request_id":"{prefix}{id}","choice":1,{rating}}}"#);
+            let feedback = parse_feedback(body.as_bytes(), true).unwrap();
+            assert_eq!(feedback.request_id, id);
+            assert_eq!((feedback.choice, feedback.rating), (1, expect));
+        }
+    }
+}

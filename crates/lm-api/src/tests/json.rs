@@ -1,0 +1,138 @@
+//! The exact JSON that clients get.
+
+use std::time::Duration;
+
+use insta::assert_snapshot;
+use lastmile::{FinishReason, GenerateError, Usage};
+
+use crate::{
+    ApiError, Choice, Head, LogprobEntry, Style, TokenName, model_list, model_object, sum_usage,
+};
+
+fn head(style: Style) -> Head {
+    Head {
+        style,
+        id: "chatcmpl-1".to_owned(),
+        created: 1_700_000_000,
+        model: "m".to_owned(),
+        fingerprint: "f".to_owned(),
+        warnings: Vec::new(),
+        include_usage: false,
+    }
+}
+
+fn usage() -> Usage {
+    Usage { prompt_tokens: 10, completion_tokens: 2, cached_tokens: 3 }
+}
+
+fn entry() -> LogprobEntry {
+    let name = |text: &str, bytes: &[u8]| TokenName { text: text.to_owned(), bytes: bytes.into() };
+    LogprobEntry {
+        token: name("é", "é".as_bytes()),
+        logprob: -0.5,
+        top: vec![
+            (name("é", "é".as_bytes()), -0.5),
+            (name("\u{fffd}", &[0xc3]), f32::NEG_INFINITY),
+        ],
+    }
+}
+
+fn choice(index: u32) -> Choice {
+    Choice {
+        index,
+        text: "é \"quoted\"\n".to_owned(),
+        logprobs: None,
+        finish_reason: FinishReason::Stop,
+        request_id: None,
+    }
+}
+
+#[test]
+fn whole_chat() {
+    let mut head = head(Style::Chat);
+    assert_snapshot!(head.whole(&[choice(0)], usage()), @"");
+    head.warnings = vec!["unknown field 'x' was ignored".to_owned()];
+    let with_logprobs = Choice { logprobs: Some(vec![entry()]), ..choice(0) };
+    assert_snapshot!(head.whole(&[with_logprobs], usage()), @"");
+}
+
+#[test]
+fn whole_completion() {
+    let head = head(Style::Text);
+    let second = Choice {
+        logprobs: Some(vec![entry(), entry()]),
+        finish_reason: FinishReason::Length,
+        request_id: Some("r2".to_owned()),
+        ..choice(1)
+    };
+    assert_snapshot!(head.whole(&[choice(0), second], usage()), @"");
+}
+
+#[test]
+fn chat_chunks() {
+    let head = head(Style::Chat);
+    assert_snapshot!(head.first_chunk(0).unwrap(), @"");
+    assert_snapshot!(head.delta_chunk(0, "hi", None, 0), @"");
+    assert_snapshot!(head.delta_chunk(1, "é", Some(&[entry()]), 0), @"");
+    assert_snapshot!(head.finish_chunk(0, FinishReason::Length, true, None), @"");
+    assert_eq!(head.usage_chunk(usage()), None);
+}
+
+#[test]
+fn completion_chunks() {
+    let head = head(Style::Text);
+    assert_eq!(head.first_chunk(0), None);
+    assert_snapshot!(head.delta_chunk(0, "é", Some(&[entry()]), 4), @"");
+    assert_snapshot!(head.finish_chunk(0, FinishReason::Stop, true, Some("r2")), @"");
+}
+
+#[test]
+fn usage_and_warnings_come_with_the_last_chunk() {
+    let mut head = head(Style::Chat);
+    head.warnings = vec!["w".to_owned()];
+    assert_snapshot!(head.finish_chunk(0, FinishReason::Stop, false, None), @"");
+    assert_snapshot!(head.finish_chunk(1, FinishReason::Stop, true, None), @"");
+    head.include_usage = true;
+    assert_snapshot!(head.finish_chunk(1, FinishReason::Stop, true, None), @"");
+    assert_snapshot!(head.usage_chunk(usage()).unwrap(), @"");
+}
+
+#[test]
+fn each_prompt_counts_once_in_the_usage() {
+    let usages = [usage(); 4];
+    let expect = Usage { prompt_tokens: 20, completion_tokens: 8, cached_tokens: 6 };
+    assert_eq!(sum_usage(&usages, 2), expect);
+}
+
+#[test]
+fn models() {
+    assert_snapshot!(model_list(vec![model_object("m", 1, 8192)]), @"");
+}
+
+#[test]
+fn errors_of_the_runtime_have_their_status() {
+    #[track_caller]
+    fn check(error: GenerateError, status: u16, kind: &str, param: Option<&str>) {
+        let error = ApiError::Generate { error, prompt_param: "messages" };
+        let body = error.body();
+        assert_eq!((error.status(), body.kind, body.param.as_deref()), (status, kind, param));
+    }
+    let bad = "invalid_request_error";
+    let too_long = GenerateError::ContextTooLong { prompt_tokens: 9, max_model_len: 8 };
+    check(too_long, 400, bad, Some("messages"));
+    let field = GenerateError::InvalidField { field: "stop", message: String::new() };
+    check(field, 400, bad, Some("stop"));
+    check(GenerateError::QueueFull { queued: 1, limit: 1 }, 429, "rate_limit_error", None);
+    check(GenerateError::ShuttingDown, 503, "server_error", None);
+    check(GenerateError::Sequence { message: String::new() }, 500, "server_error", None);
+}
+
+#[test]
+fn error_bodies() {
+    let error = ApiError::ModelNotFound { model: "x".to_owned(), served: "m".to_owned() };
+    assert_snapshot!(error.to_json(), @"");
+    let full = GenerateError::QueueFull { queued: 8, limit: 8 };
+    let full = ApiError::Generate { error: full, prompt_param: "prompt" };
+    assert_eq!(full.retry_after(), Some(Duration::from_secs(1)));
+    assert_snapshot!(full.to_json(), @"");
+}

@@ -1,0 +1,332 @@
+//! What can be said on the command line.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Local LLM inference with continuous batching, and the scaffolding around it.
+#[derive(Debug, Parser)]
+#[command(name = "lastmile", version, after_help = "Example:\n  lastmile serve")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+    /// How log lines on standard error look.
+    #[arg(long, global = true, value_enum, default_value = "text", env = "LASTMILE_LOG_FORMAT")]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Serve a model over HTTP, as OpenAI's API.
+    Serve(ServeArgs),
+    /// Answer one prompt and exit.
+    Run(RunArgs),
+    /// Talk with a model in the terminal.
+    Chat(ChatArgs),
+    /// Fetch a model.
+    Pull(PullArgs),
+    /// List the models that are known and installed.
+    Models(ModelsArgs),
+    /// Remove an installed model.
+    Rm(RmArgs),
+    /// Say what a model file holds.
+    Inspect(InspectArgs),
+    /// Measure throughput and latency of a model on this machine.
+    Bench(BenchArgs),
+    /// Measure how well a model predicts a text, by llama.cpp's method.
+    Perplexity(PerplexityArgs),
+    /// Ingest, validate and version data.
+    Data(DataArgs),
+    /// Say what runs, since when, and what went wrong.
+    Doctor(DoctorArgs),
+}
+
+/// Which model, and how it is run.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ModelArgs {
+    /// A card's name, a file, a folder, `hf:org/repo[:file]`, or `placeholder[:options]`.
+    #[arg(long, default_value = "smollm2-135m-instruct", env = "LASTMILE_MODEL")]
+    pub(crate) model: String,
+    #[command(flatten)]
+    pub(crate) run: RunOptions,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RunOptions {
+    /// `random:SEED` runs the model's architecture with random weights.
+    #[arg(long, value_name = "FROM")]
+    pub(crate) weights: Option<String>,
+    /// `cpu`, `cuda:N` or `metal`.
+    #[arg(long, default_value = "cpu", env = "LASTMILE_DEVICE")]
+    pub(crate) device: String,
+    /// Memory for the KV cache, in MiB.
+    #[arg(long, default_value_t = 1024, value_name = "MIB", env = "LASTMILE_KV_MEMORY")]
+    pub(crate) kv_memory: u64,
+    /// Longest sequence in tokens; by default what the model was trained for, as far as the KV
+    /// cache holds it.
+    #[arg(long, value_name = "TOKENS", env = "LASTMILE_MAX_MODEL_LEN")]
+    pub(crate) max_model_len: Option<usize>,
+    /// Sequences that run at once.
+    #[arg(long, default_value_t = 64, value_name = "N", env = "LASTMILE_MAX_NUM_SEQS")]
+    pub(crate) max_num_seqs: usize,
+    /// Tokens in one step, decodes and prefill chunks together.
+    #[arg(long, default_value_t = 256, value_name = "N", env = "LASTMILE_MAX_BATCH_TOKENS")]
+    pub(crate) max_batch_tokens: usize,
+    /// Requests that wait; more are refused with 429.
+    #[arg(long, default_value_t = 1024, value_name = "N", env = "LASTMILE_MAX_QUEUED_REQUESTS")]
+    pub(crate) max_queued_requests: usize,
+    /// Compute every prompt anew.
+    #[arg(long)]
+    pub(crate) no_prefix_cache: bool,
+    /// A Jinja chat template instead of the model's own.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) chat_template: Option<PathBuf>,
+    /// Never use the network: a model that is not installed is an error.
+    #[arg(long, env = "LASTMILE_OFFLINE")]
+    pub(crate) offline: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lastmile serve --model placeholder --port 8081")]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Where to listen; other than loopback only with --insecure.
+    #[arg(long, default_value = "127.0.0.1", env = "LASTMILE_HOST")]
+    pub(crate) host: IpAddr,
+    /// 0 takes any free port.
+    #[arg(long, default_value_t = 8080, env = "LASTMILE_PORT")]
+    pub(crate) port: u16,
+    /// Listen beyond loopback although requests need no key.
+    #[arg(long)]
+    pub(crate) insecure: bool,
+    /// The name that clients ask for.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) served_model_name: Option<String>,
+    /// Refuse requests with unknown fields instead of answering with a warning.
+    #[arg(long, env = "LASTMILE_STRICT")]
+    pub(crate) strict: bool,
+    /// Longest request body.
+    #[arg(long, default_value_t = 1 << 20, value_name = "BYTES")]
+    pub(crate) max_body_bytes: usize,
+    /// Seconds for running answers to finish after SIGTERM.
+    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+    pub(crate) shutdown_timeout: u64,
+    /// What the store keeps of prompts and answers.
+    #[arg(long, value_enum, default_value = "full", env = "LASTMILE_PRIVACY")]
+    pub(crate) privacy: PrivacyArg,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum PrivacyArg {
+    /// Everything, for 14 days.
+    Full,
+    /// Numbers and codes, no text.
+    Off,
+}
+
+/// How answers are drawn; by default as the model's authors recommend.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SamplingArgs {
+    /// 0 always takes the most likely token.
+    #[arg(long)]
+    pub(crate) temperature: Option<f32>,
+    /// Only the K most likely tokens.
+    #[arg(long, value_name = "K")]
+    pub(crate) top_k: Option<u32>,
+    /// Only the most likely tokens that together are this likely.
+    #[arg(long, value_name = "P")]
+    pub(crate) top_p: Option<f32>,
+    /// The same seed draws the same answer.
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// At most so many tokens.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_tokens: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lastmile run \"Why is the sky blue?\"")]
+pub(crate) struct RunArgs {
+    /// The prompt; standard input when absent.
+    pub(crate) prompt: Option<String>,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    /// Continue the prompt as it is, without a chat template.
+    #[arg(long)]
+    pub(crate) raw: bool,
+    /// What the model is told before the prompt.
+    #[arg(long, conflicts_with = "raw")]
+    pub(crate) system: Option<String>,
+    /// One JSON document: text, finish_reason, usage, timings.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lastmile chat --system \"Answer in one sentence.\"")]
+pub(crate) struct ChatArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    /// What the model is told at the beginning.
+    #[arg(long)]
+    pub(crate) system: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lastmile pull gemma3-270m")]
+pub(crate) struct PullArgs {
+    /// A card's name or `hf:org/repo[:file]`.
+    #[arg(default_value = "smollm2-135m-instruct")]
+    pub(crate) model: String,
+    /// Fetch again even when it is installed.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// One JSON document: name, path, files.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lastmile models --json")]
+pub(crate) struct ModelsArgs {
+    /// One JSON document: a list of name, description, license, size_bytes, installed, path.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lastmile rm gemma3-270m")]
+pub(crate) struct RmArgs {
+    /// A card's name or `hf:org/repo[:file]`.
+    pub(crate) model: String,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lastmile inspect model.gguf")]
+pub(crate) struct InspectArgs {
+    /// A card's name, a file, a folder, or `hf:org/repo[:file]`; it must be there already.
+    #[arg(default_value = "smollm2-135m-instruct")]
+    pub(crate) model: String,
+    /// One JSON document.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lastmile bench --concurrency 8 --requests 32")]
+pub(crate) struct BenchArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Requests in flight at once.
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    pub(crate) concurrency: usize,
+    /// Requests in all.
+    #[arg(long, default_value_t = 32, value_name = "N")]
+    pub(crate) requests: usize,
+    /// Tokens of each prompt, drawn at random.
+    #[arg(long, default_value_t = 118, value_name = "N")]
+    pub(crate) prompt_tokens: usize,
+    /// Tokens of each answer.
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    pub(crate) max_tokens: u32,
+    /// Decides the prompts.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// One JSON document.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lastmile perplexity smollm2-135m-instruct text.txt --ctx 512")]
+pub(crate) struct PerplexityArgs {
+    /// A card's name, a file, a folder, `hf:org/repo[:file]`, or `placeholder[:options]`.
+    pub(crate) model: String,
+    /// UTF-8 text.
+    pub(crate) file: PathBuf,
+    /// Tokens of a window; its second half is scored.
+    #[arg(long, default_value_t = 512, value_name = "TOKENS")]
+    pub(crate) ctx: usize,
+    /// Windows to run; by default all.
+    #[arg(long, value_name = "N")]
+    pub(crate) chunks: Option<usize>,
+    #[command(flatten)]
+    pub(crate) run: RunOptions,
+    /// One JSON document: perplexity, mean_nll, standard_error, windows, scored_tokens.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DataArgs {
+    #[command(subcommand)]
+    pub(crate) verb: DataVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DataVerb {
+    /// Validate the rows of a file, and publish the good ones as a version.
+    #[command(after_help = "Example:\n  lastmile data ingest mails mails.jsonl --schema mail.json")]
+    Ingest {
+        /// The dataset.
+        name: String,
+        /// JSON Lines.
+        file: PathBuf,
+        /// A JSON Schema; needed the first time.
+        #[arg(long)]
+        schema: Option<PathBuf>,
+        /// A rule that may fail more rows than its threshold, or `all`; may be given again.
+        #[arg(long, value_name = "RULE")]
+        allow: Vec<String>,
+        /// One JSON document: the version.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the versions of a dataset, newest first.
+    Log {
+        /// The dataset.
+        name: String,
+        /// One JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the rows that were not published, and why.
+    Quarantine {
+        /// The dataset.
+        name: String,
+        /// The beginning of a version's id; by default the newest.
+        #[arg(long, conflicts_with = "unpublished")]
+        version: Option<String>,
+        /// The last ingest that published nothing.
+        #[arg(long)]
+        unpublished: bool,
+        /// At most so many rows.
+        #[arg(long, default_value_t = 100, value_name = "N")]
+        limit: usize,
+        /// One JSON document: a list.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lastmile doctor")]
+pub(crate) struct DoctorArgs {
+    /// One JSON document.
+    #[arg(long)]
+    pub(crate) json: bool,
+}

@@ -1,0 +1,55 @@
+//! `lastmile chat`: a conversation in the terminal.
+
+use lastmile::{ChatMessage, Prompt, Role, Runtime};
+use rustyline::DefaultEditor;
+use rustyline::error::ReadlineError;
+
+use crate::args::ChatArgs;
+use crate::model::runtime_config;
+use crate::outcome::{Outcome, WrongUse};
+use crate::run::{request, stream_to_stdout};
+
+const HELP: &str = "/reset forgets the conversation, /exit or Ctrl-D ends it";
+
+pub(crate) fn chat(args: &ChatArgs) -> anyhow::Result<Outcome> {
+    let runtime = Runtime::start(runtime_config(&args.model.model, &args.model.run)?)?;
+    if !runtime.info().has_chat_template {
+        let name = &runtime.info().name;
+        let why = format!("{name} has no chat template; --chat-template FILE gives it one");
+        return Err(WrongUse(why).into());
+    }
+    let system = args.system.as_ref();
+    let system = system.map(|text| ChatMessage { role: Role::System, content: text.clone() });
+    let beginning: Vec<ChatMessage> = system.into_iter().collect();
+    let mut messages = beginning.clone();
+    let mut editor = DefaultEditor::new()?;
+    eprintln!("{}: {HELP}", runtime.info().name);
+    loop {
+        let line = match editor.readline("> ") {
+            Ok(line) => line,
+            Err(ReadlineError::Eof | ReadlineError::Interrupted) => return Ok(Outcome::Done),
+            Err(error) => return Err(error.into()),
+        };
+        match line.trim() {
+            "" => continue,
+            "/exit" => return Ok(Outcome::Done),
+            "/reset" => messages.clone_from(&beginning),
+            command if command.starts_with('/') => eprintln!("{HELP}"),
+            text => {
+                editor.add_history_entry(text)?;
+                messages.push(ChatMessage { role: Role::User, content: text.to_owned() });
+                let request = request(&runtime, Prompt::Chat(messages.clone()), &args.sampling);
+                match stream_to_stdout(&runtime, request) {
+                    Ok(answer) => {
+                        messages.push(ChatMessage { role: Role::Assistant, content: answer });
+                    }
+                    // The turn that was refused is taken back, so that the next one can be shorter.
+                    Err(error) => {
+                        messages.pop();
+                        eprintln!("lastmile: {error:#}");
+                    }
+                }
+            }
+        }
+    }
+}

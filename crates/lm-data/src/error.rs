@@ -1,0 +1,186 @@
+//! Every way in which the pipeline can refuse, with the operands that a reader needs to act.
+//!
+//! It must never hold a row: rows go to quarantine, not to logs.
+//!
+//! Start reading at [`DataError`].
+
+use std::fmt::Write as _;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::RuleShare;
+
+/// Why the pipeline could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// A dataset's name that cannot be a folder's name everywhere.
+    #[error("dataset name {name:?} must be 1 to 64 of the characters a-z, 0-9, _ and -")]
+    InvalidName {
+        /// The name that was given, cut to 80 characters.
+        name: String,
+    },
+    /// An option is outside its range.
+    #[error("{field} is {value}, but must be {limit}")]
+    InvalidOption {
+        /// The option's name.
+        field: &'static str,
+        /// The value.
+        value: String,
+        /// What is allowed.
+        limit: &'static str,
+    },
+    /// A rule to allow that no row can break.
+    #[error("there is no rule {rule:?}: the rules are {known}, or all")]
+    UnknownRule {
+        /// The rule that was given.
+        rule: String,
+        /// The rules that there are.
+        known: &'static str,
+    },
+    /// Nothing was ever ingested under this name.
+    #[error("there is no dataset {name}: ingest a file first")]
+    UnknownDataset {
+        /// The dataset.
+        name: String,
+    },
+    /// No version has this id, or several begin with it.
+    #[error("{n_matches} versions of dataset {name} begin with {version:?}, and 1 is needed")]
+    UnknownVersion {
+        /// The dataset.
+        name: String,
+        /// The id or its beginning.
+        version: String,
+        /// How many fit.
+        n_matches: usize,
+    },
+    /// The dataset has no version or report yet to show the quarantine of.
+    #[error("dataset {name} has no {wanted}")]
+    NoReport {
+        /// The dataset.
+        name: String,
+        /// What was asked for.
+        wanted: &'static str,
+    },
+    /// The first ingest of a dataset needs a schema.
+    #[error(
+        "dataset {name} has no contract at {}: give a JSON Schema with --schema",
+        path.display()
+    )]
+    NoContract {
+        /// The dataset.
+        name: String,
+        /// Where the contract would be.
+        path: PathBuf,
+    },
+    /// The contract is larger than may be.
+    #[error(
+        "the contract {} has over {limit_bytes} bytes, and at most that may be",
+        path.display()
+    )]
+    ContractTooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The limit.
+        limit_bytes: u64,
+    },
+    /// The contract is not JSON.
+    #[error("the contract {} is not JSON: {detail}", path.display())]
+    ContractNotJson {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        detail: String,
+    },
+    /// The contract is JSON but not a JSON Schema, or it refers to another document.
+    #[error("the contract {} is not a usable JSON Schema at {at:?}: {detail}", path.display())]
+    InvalidContract {
+        /// The file.
+        path: PathBuf,
+        /// Where in the schema, as a JSON pointer; the empty pointer is its root.
+        at: String,
+        /// What is wrong.
+        detail: String,
+    },
+    /// The source is a folder.
+    #[error("the source {} is a folder, and must be a JSONL file", path.display())]
+    SourceIsFolder {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The source has no rows.
+    #[error(
+        "the source {} has no rows ({blank_lines} blank lines): nothing was published",
+        path.display()
+    )]
+    NoRows {
+        /// The file.
+        path: PathBuf,
+        /// Blank lines that it has.
+        blank_lines: u64,
+    },
+    /// Another ingest of the same dataset runs.
+    #[error("another ingest of dataset {name} is running: it holds {}", path.display())]
+    Locked {
+        /// The dataset.
+        name: String,
+        /// The lock.
+        path: PathBuf,
+    },
+    /// Too many rows are bad. Nothing was published; the quarantine report is kept.
+    #[error(
+        "nothing of {name} was published: {}; the bad rows are in {}",
+        failures_text(failures),
+        report.display()
+    )]
+    AuditFailed {
+        /// The dataset.
+        name: String,
+        /// The rules over their limit, the most frequent first.
+        failures: Vec<RuleShare>,
+        /// The folder of the report.
+        report: PathBuf,
+    },
+    /// A file of the pipeline itself cannot be understood.
+    #[error(
+        "{} is damaged: {detail}; put a backup in its place or remove its folder",
+        path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        detail: String,
+    },
+    /// The file system refused.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// For `map_err`.
+pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataError {
+    let path = path.to_owned();
+    move |source| DataError::Io { action, path, source }
+}
+
+fn failures_text(failures: &[RuleShare]) -> String {
+    let mut text = String::new();
+    for (i, RuleShare { rule, rows, rows_in, limit }) in failures.iter().enumerate() {
+        let separator = if i == 0 { "" } else { ", " };
+        let percent = 100.0 * *rows as f64 / *rows_in as f64;
+        let limit = 100.0 * limit;
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            "{separator}rule {rule} is broken by {rows} of {rows_in} rows ({percent:.2} %, limit \
+             {limit:.2} %; --allow {rule} publishes the rest)"
+        );
+    }
+    text
+}

@@ -1,0 +1,91 @@
+//! Where the files of datasets lie, and the lock of each.
+//!
+//! It must never know what is in them.
+//!
+//! Start reading at [`DataHome`].
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use crate::DataError;
+use crate::error::io_error;
+
+/// The folder that holds all datasets, such as `LASTMILE_HOME/data`. Created when needed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataHome(pub PathBuf);
+
+/// The paths of one dataset.
+pub(crate) struct DatasetFolder {
+    pub(crate) name: String,
+    pub(crate) contract: PathBuf,
+    pub(crate) lock: PathBuf,
+    pub(crate) staging: PathBuf,
+    pub(crate) versions: PathBuf,
+    pub(crate) reports: PathBuf,
+    root: PathBuf,
+}
+
+/// While it lives no other ingest of the dataset runs. The system frees it when the process dies.
+pub(crate) struct DatasetLock {
+    _file: File,
+}
+
+impl DataHome {
+    pub(crate) fn dataset(&self, name: &str) -> Result<DatasetFolder, DataError> {
+        let fits = |c: u8| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-');
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(fits) {
+            return Err(DataError::InvalidName { name: name.chars().take(80).collect() });
+        }
+        let root = self.0.join("datasets").join(name);
+        Ok(DatasetFolder {
+            name: name.to_owned(),
+            contract: self.0.join("contracts").join(format!("{name}.json")),
+            lock: root.join("lock"),
+            staging: root.join("staging"),
+            versions: root.join("versions"),
+            reports: root.join("reports"),
+            root,
+        })
+    }
+}
+
+impl DatasetFolder {
+    /// Takes the lock or says who has it; never waits.
+    pub(crate) fn lock(&self) -> Result<DatasetLock, DataError> {
+        for folder in [&self.versions, &self.reports] {
+            fs::create_dir_all(folder).map_err(io_error("create the folder", folder))?;
+        }
+        // Else a power cut could take a new dataset away together with what it publishes.
+        for folder in self.root.ancestors().take(3) {
+            sync_folder(folder)?;
+        }
+        let mut options = File::options();
+        let file = options.write(true).create(true).truncate(false).open(&self.lock);
+        let file = file.map_err(io_error("open", &self.lock))?;
+        match file.try_lock() {
+            Ok(()) => Ok(DatasetLock { _file: file }),
+            Err(TryLockError::WouldBlock) => {
+                Err(DataError::Locked { name: self.name.clone(), path: self.lock.clone() })
+            }
+            Err(TryLockError::Error(error)) => Err(io_error("lock", &self.lock)(error)),
+        }
+    }
+
+    pub(crate) fn must_exist(&self) -> Result<(), DataError> {
+        if self.root.is_dir() {
+            Ok(())
+        } else {
+            Err(DataError::UnknownDataset { name: self.name.clone() })
+        }
+    }
+}
+
+/// Makes a rename or a new file in `folder` survive a power cut.
+pub(crate) fn sync_folder(folder: &Path) -> Result<(), DataError> {
+    // Only Unix can open a folder as a file; elsewhere the file system orders renames itself.
+    if cfg!(unix) {
+        let synced = File::open(folder).and_then(|folder| folder.sync_all());
+        synced.map_err(io_error("sync", folder))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,202 @@
+//! One answer while the engine works on it: its text, its stop rules, its times and its cost.
+
+use std::time::SystemTime;
+
+use lm_sampler::History;
+use lm_scheduler::Sequence;
+use lm_tokenizer::{DecodeStream, StopMatcher, StopScan, Tokenizer};
+use lm_types::{
+    Finish, FinishReason, GenerateError, GenerateRequest, Outcome, RequestEvent, SamplingParams,
+    Timestamp, Timings, TokenId, TokenLogprobs, Usage,
+};
+use std::sync::Arc;
+
+use crate::submit::QueuePlace;
+use crate::{EngineStats, NewSubmission, OutputWriter};
+
+/// One answer while the engine works on it.
+#[derive(Debug)]
+pub(crate) struct Active {
+    request: Arc<GenerateRequest>,
+    choice: u32,
+    pub(crate) sampling: SamplingParams,
+    max_new_tokens: usize,
+    /// Tokens that end the answer; banned until `min_tokens` were generated.
+    end_tokens: Vec<TokenId>,
+    decode: DecodeStream,
+    stop: StopMatcher,
+    /// Text that may still turn out to begin a stop string.
+    held_back: String,
+    text: String,
+    pub(crate) output: OutputWriter,
+    /// Held until first scheduled.
+    queue_place: Option<QueuePlace>,
+    arrival: Timestamp,
+    arrived_at: SystemTime,
+    first_token: Option<Timestamp>,
+    last_token: Timestamp,
+    pub(crate) cpu_seconds: f64,
+}
+
+impl Active {
+    pub(crate) fn new(
+        new: NewSubmission,
+        queue_place: QueuePlace,
+        arrival: Timestamp,
+        tokenizer: &Tokenizer,
+    ) -> Self {
+        let rules = &new.request.stop;
+        let mut end_tokens = rules.stop_token_ids.clone();
+        if !rules.ignore_eos {
+            end_tokens.extend_from_slice(tokenizer.eog_ids());
+        }
+        let mut sampling = new.request.sampling.clone();
+        sampling.seed = sampling.seed.wrapping_add(u64::from(new.choice));
+        Active {
+            sampling,
+            choice: new.choice,
+            max_new_tokens: new.max_new_tokens,
+            end_tokens,
+            decode: DecodeStream::new(),
+            held_back: String::with_capacity(4 * StopMatcher::MAX_STOP_BYTES),
+            stop: new.stop,
+            text: String::with_capacity(8 * new.max_new_tokens.min(1024)),
+            output: new.output,
+            queue_place: Some(queue_place),
+            arrival,
+            arrived_at: new.arrived_at,
+            first_token: None,
+            last_token: arrival,
+            cpu_seconds: 0.0,
+            request: new.request,
+        }
+    }
+
+    /// It left the queue.
+    pub(crate) fn admitted(&mut self, now: Timestamp, stats: &EngineStats) {
+        if self.queue_place.take().is_some() {
+            stats.queue_wait.record(now - self.arrival);
+        }
+    }
+
+    /// What a draw for this answer looks back at.
+    pub(crate) fn history<'a>(&'a self, seq: &'a Sequence) -> History<'a> {
+        let (prompt, generated) = seq.tokens().split_at(seq.n_prompt());
+        let ends_too_early = generated.len() < self.request.stop.min_tokens as usize;
+        History { prompt, generated, banned: if ends_too_early { &self.end_tokens } else { &[] } }
+    }
+
+    /// Takes a drawn token in; `n_generated` counts it. Says whether and why the answer is complete.
+    pub(crate) fn accept(
+        &mut self,
+        token: TokenId,
+        logprobs: Option<TokenLogprobs>,
+        n_generated: usize,
+        tokenizer: &Tokenizer,
+    ) -> Option<FinishReason> {
+        let (mut n_safe, mut reason) = (0, None);
+        if self.end_tokens.contains(&token) {
+            reason = Some(FinishReason::Stop);
+        } else {
+            self.decode.push(tokenizer.token_bytes(token), &mut self.held_back);
+            match self.stop.scan(&self.held_back) {
+                StopScan::Safe(bytes) => n_safe = bytes,
+                StopScan::Found { at, .. } => {
+                    self.held_back.truncate(at);
+                    reason = Some(FinishReason::Stop);
+                }
+            }
+        }
+        if reason.is_none() && n_generated >= self.max_new_tokens {
+            self.decode.finish(&mut self.held_back);
+            reason = Some(FinishReason::Length);
+        }
+        if reason.is_some() {
+            n_safe = self.held_back.len();
+        }
+        self.text.push_str(&self.held_back[..n_safe]);
+        self.output.push(token, &self.held_back[..n_safe], logprobs);
+        self.held_back.drain(..n_safe);
+        reason
+    }
+
+    /// Notes when a token came.
+    pub(crate) fn clock_token(&mut self, now: Timestamp, stats: &EngineStats) {
+        if self.first_token.is_none() {
+            self.first_token = Some(now);
+            stats.ttft.record(now - self.arrival);
+        } else {
+            stats.itl.record(now - self.last_token);
+        }
+        self.last_token = now;
+    }
+
+    /// Tells the reader how it ended, and gives what is worth remembering.
+    pub(crate) fn end(
+        self,
+        seq: Option<&Sequence>,
+        outcome: Outcome,
+        now: Timestamp,
+    ) -> EndedAnswer {
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let usage = seq.map_or(Usage::default(), |seq| Usage {
+            prompt_tokens: count(seq.n_prompt()),
+            completion_tokens: count(seq.n_generated()),
+            cached_tokens: count(seq.n_cached()),
+        });
+        let scheduled = seq.and_then(Sequence::first_scheduled);
+        let timings = Timings {
+            queue_wait: scheduled.unwrap_or(now) - self.arrival,
+            ttft: self.first_token.map_or_else(Default::default, |t| t - self.arrival),
+            e2e: now - self.arrival,
+            cpu_seconds: self.cpu_seconds,
+            n_preemptions: seq.map_or(0, Sequence::n_preemptions),
+        };
+        self.output.end(match &outcome {
+            Outcome::Finished(reason) => Ok(Finish { reason: *reason, usage, timings }),
+            Outcome::Failed(error) => Err(error.clone()),
+        });
+        EndedAnswer {
+            request: self.request,
+            choice: self.choice,
+            arrived_at: self.arrived_at,
+            outcome,
+            output_text: self.text,
+            usage,
+            timings,
+        }
+    }
+
+    /// What the reader and the observer hear when this sequence alone is at fault.
+    pub(crate) fn fault(message: impl Into<String>) -> Outcome {
+        Outcome::Failed(GenerateError::Sequence { message: message.into() })
+    }
+}
+
+/// An answer that is over, before the engine adds its own name to it.
+#[derive(Debug)]
+pub(crate) struct EndedAnswer {
+    request: Arc<GenerateRequest>,
+    choice: u32,
+    arrived_at: SystemTime,
+    pub(crate) outcome: Outcome,
+    output_text: String,
+    pub(crate) usage: Usage,
+    pub(crate) timings: Timings,
+}
+
+impl EndedAnswer {
+    pub(crate) fn into_event(self, model: &str, release: lm_types::ReleaseHash) -> RequestEvent {
+        RequestEvent {
+            request: Arc::unwrap_or_clone(self.request),
+            choice: self.choice,
+            model: model.to_owned(),
+            release,
+            arrived_at: self.arrived_at,
+            outcome: self.outcome,
+            output_text: self.output_text,
+            usage: self.usage,
+            timings: self.timings,
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! The step: drain commands, schedule, pack, execute, sample, complete, emit.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use lm_backend::{Backend, Batch, LogitsBuf, Want};
+use lm_sampler::{SampleError, Sampled, Sampler};
+use lm_scheduler::{
+    AddError, ConfigError, Drawn, NewSequence, ScheduledRow, Scheduler, SchedulerConfig,
+};
+use lm_tokenizer::Tokenizer;
+use lm_types::{
+    Finish, FinishReason, GenerateError, Observer, Outcome, ReleaseHash, SamplingParams, SeqId,
+    Timestamp, TokenLogprobs,
+};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::active::Active;
+use crate::submit::QueuePlace;
+use crate::{EngineStats, NewSubmission};
+
+/// What an engine is made of.
+pub struct EngineParts {
+    /// Computes.
+    pub backend: Box<dyn Backend>,
+    /// Turns tokens into bytes.
+    pub tokenizer: Arc<Tokenizer>,
+    /// Hears of each answer when it is over.
+    pub observer: Arc<dyn Observer>,
+    /// The model's name as served.
+    pub model: String,
+    /// What produces the answers.
+    pub release: ReleaseHash,
+}
+
+/// The engine itself, without its thread.
+pub struct Engine {
+    parts: EngineParts,
+    scheduler: Scheduler,
+    sampler: Sampler,
+    stats: Arc<EngineStats>,
+    active: BTreeMap<SeqId, Active>,
+    next_seq: u64,
+    /// CPU time of the process that is accounted for.
+    cpu_accounted: Duration,
+    // Buffers of one step, reused.
+    batch: Batch,
+    logits: LogitsBuf,
+    rows: Vec<ScheduledRow>,
+    draws: Vec<Draw>,
+    drawn: Vec<Drawn>,
+    leaving: Vec<SeqId>,
+}
+
+/// What sampling one row gave.
+struct Draw {
+    seq: SeqId,
+    sampled: Result<Sampled, String>,
+}
+
+impl Engine {
+    pub(crate) fn new(
+        parts: EngineParts,
+        config: SchedulerConfig,
+        stats: Arc<EngineStats>,
+    ) -> Result<Self, ConfigError> {
+        let (n_seqs, vocab_size) = (config.max_num_seqs, parts.backend.spec().vocab_size);
+        stats.n_blocks.store(config.n_blocks as u64, Relaxed);
+        stats.n_free_blocks.store(config.n_blocks as u64, Relaxed);
+        Ok(Engine {
+            batch: Batch::with_capacity(config.max_batch_tokens, n_seqs, 2 * config.n_blocks),
+            logits: LogitsBuf::with_capacity(n_seqs, vocab_size),
+            rows: Vec::with_capacity(n_seqs),
+            draws: Vec::with_capacity(n_seqs),
+            drawn: Vec::with_capacity(n_seqs),
+            leaving: Vec::with_capacity(n_seqs),
+            sampler: Sampler::new(vocab_size),
+            scheduler: Scheduler::new(config)?,
+            active: BTreeMap::new(),
+            next_seq: 0,
+            cpu_accounted: process_cpu_time(),
+            stats,
+            parts,
+        })
+    }
+
+    /// Runs one step: what can run, runs one round.
+    pub fn step(&mut self) {
+        let started = self.stats.now();
+        self.drop_abandoned();
+        self.schedule(started);
+        if !self.rows.is_empty() {
+            self.pack();
+            let executed = self.execute();
+            match executed {
+                Ok(()) => {
+                    self.sample();
+                    self.account(started);
+                    self.complete();
+                    self.emit();
+                }
+                Err(error) => {
+                    self.account(started);
+                    self.fail_step(&error);
+                }
+            }
+        }
+        self.publish();
+    }
+
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.active.is_empty()
+    }
+
+    /// Takes an answer in; refusals go to its reader.
+    pub(crate) fn add(&mut self, mut new: NewSubmission, place: QueuePlace, arrival: Timestamp) {
+        if self.is_idle() {
+            self.cpu_accounted = process_cpu_time();
+        }
+        let id = SeqId(self.next_seq);
+        self.next_seq += 1;
+        let sequence = NewSequence {
+            id,
+            prompt: std::mem::take(&mut new.prompt),
+            max_new_tokens: new.max_new_tokens,
+            priority: new.request.priority,
+            deadline: None,
+            cache_salt: 0,
+        };
+        let active = Active::new(new, place, arrival, &self.parts.tokenizer);
+        self.active.insert(id, active);
+        if let Err(refused) = self.scheduler.add(sequence) {
+            self.end(id, Outcome::Failed(refusal(&refused)));
+        }
+    }
+
+    /// Ends every answer at once.
+    pub(crate) fn abort_all(&mut self) {
+        while let Some((&id, _)) = self.active.first_key_value() {
+            self.end(id, Outcome::Failed(GenerateError::ShuttingDown));
+        }
+        self.publish();
+    }
+
+    /// Ends answers that nobody reads; their blocks are free before this step is planned.
+    fn drop_abandoned(&mut self) {
+        let abandoned = self.active.iter().filter(|(_, active)| active.output.is_abandoned());
+        self.leaving.extend(abandoned.map(|(id, _)| *id));
+        while let Some(id) = self.leaving.pop() {
+            self.end(id, Outcome::Finished(FinishReason::Abort));
+        }
+    }
+
+    fn schedule(&mut self, now: Timestamp) {
+        let step = self.scheduler.schedule(now);
+        self.rows.clear();
+        self.rows.extend_from_slice(&step.rows);
+        for row in &self.rows {
+            let active = self.active.get_mut(&row.seq).expect("a scheduled sequence is active");
+            active.admitted(now, &self.stats);
+        }
+    }
+
+    fn pack(&mut self) {
+        let block_size = self.scheduler.config().block_size;
+        self.batch.clear();
+        for row in &self.rows {
+            let seq = self.scheduler.sequence(row.seq).expect("a scheduled sequence is known");
+            let active = &self.active[&row.seq];
+            let must_see_all = !active.history(seq).banned.is_empty();
+            self.batch.push_sequence(
+                &seq.tokens()[row.start..row.start + row.n_tokens],
+                row.start,
+                seq.block_table(),
+                block_size,
+                row.samples.then(|| want(&active.sampling, must_see_all)),
+            );
+        }
+    }
+
+    fn execute(&mut self) -> Result<(), GenerateError> {
+        let (backend, batch, logits) = (&mut self.parts.backend, &self.batch, &mut self.logits);
+        // A backend that panics has failed its step; weights and older KV are untouched by it.
+        match catch_unwind(AssertUnwindSafe(|| backend.execute(batch, logits))) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(GenerateError::Backend { message: error.to_string() }),
+            Err(panic) => Err(GenerateError::Backend { message: panic_message(&*panic) }),
+        }
+    }
+
+    fn sample(&mut self) {
+        self.draws.clear();
+        for (i, row) in self.rows.iter().filter(|row| row.samples).enumerate() {
+            let seq = self.scheduler.sequence(row.seq).expect("a scheduled sequence is known");
+            let active = &self.active[&row.seq];
+            let (sampler, logits) = (&mut self.sampler, self.logits.row(i));
+            let draw = || -> Result<Sampled, SampleError> {
+                let position = seq.tokens().len();
+                sampler.sample(logits, &active.sampling, active.history(seq), position)
+            };
+            let sampled = match catch_unwind(AssertUnwindSafe(draw)) {
+                Ok(sampled) => sampled.map_err(|error| error.to_string()),
+                Err(panic) => Err(panic_message(&*panic)),
+            };
+            self.draws.push(Draw { seq: row.seq, sampled });
+        }
+    }
+
+    fn complete(&mut self) {
+        let drawn = self.draws.iter().filter_map(|draw| {
+            let sampled = draw.sampled.as_ref().ok()?;
+            Some(Drawn { seq: draw.seq, token: sampled.token })
+        });
+        self.drawn.clear();
+        self.drawn.extend(drawn);
+        self.scheduler.complete(&self.drawn);
+    }
+
+    fn emit(&mut self) {
+        let now = self.stats.now();
+        let mut draws = std::mem::take(&mut self.draws);
+        for Draw { seq, sampled } in draws.drain(..) {
+            match sampled {
+                Ok(sampled) => self.emit_token(seq, sampled, now),
+                Err(message) => self.end(seq, Active::fault(message)),
+            }
+        }
+        self.draws = draws;
+    }
+
+    fn emit_token(&mut self, id: SeqId, sampled: Sampled, now: Timestamp) {
+        let n_generated =
+            self.scheduler.sequence(id).expect("a drawn-for sequence is known").n_generated();
+        let active = self.active.get_mut(&id).expect("a drawn-for sequence is active");
+        self.stats.generation_tokens.fetch_add(1, Relaxed);
+        active.clock_token(now, &self.stats);
+        let logprobs: Option<TokenLogprobs> = sampled.logprobs;
+        let tokenizer = &self.parts.tokenizer;
+        let accept = || active.accept(sampled.token, logprobs, n_generated, tokenizer);
+        match catch_unwind(AssertUnwindSafe(accept)) {
+            Ok(None) => {}
+            Ok(Some(reason)) => self.end(id, Outcome::Finished(reason)),
+            Err(panic) => self.end(id, Active::fault(panic_message(&*panic))),
+        }
+    }
+
+    fn fail_step(&mut self, error: &GenerateError) {
+        self.stats.failed_steps.fetch_add(1, Relaxed);
+        tracing::error!(%error, n_sequences = self.rows.len(), "a step failed");
+        let mut rows = std::mem::take(&mut self.rows);
+        for row in rows.drain(..) {
+            self.end(row.seq, Outcome::Failed(error.clone()));
+        }
+        self.rows = rows;
+    }
+
+    /// Shares the CPU time since the last accounting among the step's rows, by their tokens.
+    fn account(&mut self, started: Timestamp) {
+        let cpu_now = process_cpu_time();
+        let spent = cpu_now.saturating_sub(self.cpu_accounted);
+        self.cpu_accounted = cpu_now;
+        let per_token = spent.as_secs_f64() / self.batch.n_tokens() as f64;
+        for row in &self.rows {
+            let active = self.active.get_mut(&row.seq).expect("a scheduled sequence is active");
+            active.cpu_seconds += per_token * row.n_tokens as f64;
+        }
+        self.stats.cpu_micros.fetch_add(spent.as_micros() as u64, Relaxed);
+        self.stats.steps.fetch_add(1, Relaxed);
+        self.stats.step_time.record(self.stats.now() - started);
+    }
+
+    /// Forgets an answer, tells its reader and the observer. Its blocks are free at once.
+    fn end(&mut self, id: SeqId, outcome: Outcome) {
+        let seq = self.scheduler.remove(id);
+        let active = self.active.remove(&id).expect("an answer ends once: this is a bug");
+        let ended = active.end(seq.as_ref(), outcome, self.stats.now());
+        match &ended.outcome {
+            Outcome::Finished(reason) => {
+                let (usage, timings) = (ended.usage, ended.timings);
+                self.stats.count_finished(&Finish { reason: *reason, usage, timings });
+            }
+            Outcome::Failed(error) => self.stats.count_failed(error),
+        }
+        self.stats.prompt_tokens.fetch_add(u64::from(ended.usage.prompt_tokens), Relaxed);
+        let event = ended.into_event(&self.parts.model, self.parts.release);
+        self.parts.observer.record(&event);
+    }
+
+    fn publish(&self) {
+        let (stats, counters) = (&self.stats, self.scheduler.counters());
+        stats.n_running.store(self.scheduler.n_running() as u64, Relaxed);
+        stats.n_waiting.store(self.scheduler.n_waiting() as u64, Relaxed);
+        stats.n_free_blocks.store(self.scheduler.blocks().n_free() as u64, Relaxed);
+        stats.prefix_query_tokens.store(counters.prefix_query_tokens, Relaxed);
+        stats.prefix_hit_tokens.store(counters.prefix_hit_tokens, Relaxed);
+        stats.preemptions.store(counters.preemptions, Relaxed);
+        stats.beat();
+    }
+}
+
+/// How much of a row of logits a draw will look at.
+fn want(params: &SamplingParams, must_see_all: bool) -> Want {
+    if must_see_all || params.has_penalties() || params.logprobs.is_some() {
+        Want::Full
+    } else if params.temperature == 0.0 {
+        Want::Argmax
+    } else if params.top_k > 0 {
+        Want::TopK(params.top_k)
+    } else {
+        Want::Full
+    }
+}
+
+fn refusal(error: &AddError) -> GenerateError {
+    match *error {
+        AddError::QueueFull { queued, limit } => GenerateError::QueueFull { queued, limit },
+        AddError::TooLong { len, max_model_len } => {
+            GenerateError::ContextTooLong { prompt_tokens: len, max_model_len }
+        }
+        AddError::Empty => GenerateError::EmptyPrompt,
+    }
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    text.unwrap_or_else(|| "panicked without a message".to_owned())
+}
+
+fn process_cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
+}

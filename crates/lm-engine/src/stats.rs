@@ -1,0 +1,168 @@
+//! What the engine counts, readable from any thread at any time.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use lm_types::{Finish, FinishReason, GenerateError, Timestamp};
+
+use crate::{Histogram, HistogramSnapshot};
+
+/// Counters and gauges of one engine. Written by its thread, read by anybody.
+#[derive(Debug)]
+pub struct EngineStats {
+    started: Instant,
+    heartbeat_micros: AtomicU64,
+    pub(crate) steps: AtomicU64,
+    pub(crate) failed_steps: AtomicU64,
+    pub(crate) n_running: AtomicU64,
+    pub(crate) n_waiting: AtomicU64,
+    pub(crate) n_free_blocks: AtomicU64,
+    pub(crate) n_blocks: AtomicU64,
+    pub(crate) prompt_tokens: AtomicU64,
+    pub(crate) generation_tokens: AtomicU64,
+    pub(crate) prefix_query_tokens: AtomicU64,
+    pub(crate) prefix_hit_tokens: AtomicU64,
+    pub(crate) preemptions: AtomicU64,
+    pub(crate) cpu_micros: AtomicU64,
+    finished: [AtomicU64; 3],
+    /// By code. Touched at the end of a failed request only.
+    failed: Mutex<BTreeMap<&'static str, u64>>,
+    pub(crate) ttft: Histogram,
+    pub(crate) itl: Histogram,
+    pub(crate) e2e: Histogram,
+    pub(crate) queue_wait: Histogram,
+    pub(crate) step_time: Histogram,
+}
+
+/// What the counters were at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StatsSnapshot {
+    /// Since the engine started.
+    pub uptime: Duration,
+    /// Since the engine's thread last went round its loop.
+    pub heartbeat_age: Duration,
+    /// Steps executed.
+    pub steps: u64,
+    /// Steps in which the backend failed.
+    pub failed_steps: u64,
+    /// Sequences that hold KV blocks.
+    pub n_running: u64,
+    /// Sequences that wait for admission.
+    pub n_waiting: u64,
+    /// KV blocks that nobody holds.
+    pub n_free_blocks: u64,
+    /// KV blocks in the pool.
+    pub n_blocks: u64,
+    /// Prompt tokens of finished and failed answers.
+    pub prompt_tokens: u64,
+    /// Tokens generated.
+    pub generation_tokens: u64,
+    /// Prompt tokens looked up in the prefix cache.
+    pub prefix_query_tokens: u64,
+    /// Prompt tokens found there.
+    pub prefix_hit_tokens: u64,
+    /// Sequences that lost their blocks.
+    pub preemptions: u64,
+    /// CPU time of the process while sequences were active.
+    pub cpu_seconds: f64,
+    /// Answers by how they ended.
+    pub finished: [(FinishReason, u64); 3],
+    /// Answers that were refused or failed, by code.
+    pub failed: Vec<(&'static str, u64)>,
+    /// From arrival to first token.
+    pub ttft: HistogramSnapshot,
+    /// Between tokens of one answer.
+    pub itl: HistogramSnapshot,
+    /// From arrival to end.
+    pub e2e: HistogramSnapshot,
+    /// From arrival until first scheduled.
+    pub queue_wait: HistogramSnapshot,
+    /// Duration of a step.
+    pub step_time: HistogramSnapshot,
+}
+
+const REASONS: [FinishReason; 3] = [FinishReason::Stop, FinishReason::Length, FinishReason::Abort];
+
+impl EngineStats {
+    pub(crate) fn new(started: Instant) -> Self {
+        let zero = || AtomicU64::new(0);
+        EngineStats {
+            started,
+            heartbeat_micros: zero(),
+            steps: zero(),
+            failed_steps: zero(),
+            n_running: zero(),
+            n_waiting: zero(),
+            n_free_blocks: zero(),
+            n_blocks: zero(),
+            prompt_tokens: zero(),
+            generation_tokens: zero(),
+            prefix_query_tokens: zero(),
+            prefix_hit_tokens: zero(),
+            preemptions: zero(),
+            cpu_micros: zero(),
+            finished: [zero(), zero(), zero()],
+            failed: Mutex::new(BTreeMap::new()),
+            ttft: Histogram::default(),
+            itl: Histogram::default(),
+            e2e: Histogram::default(),
+            queue_wait: Histogram::default(),
+            step_time: Histogram::default(),
+        }
+    }
+
+    /// The time on the engine's clock.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        Timestamp(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    pub(crate) fn beat(&self) {
+        self.heartbeat_micros.store(self.now().0, Relaxed);
+    }
+
+    pub(crate) fn count_finished(&self, finish: &Finish) {
+        self.finished[finish.reason as usize].fetch_add(1, Relaxed);
+        self.e2e.record(finish.timings.e2e);
+    }
+
+    /// Counts a refused or failed answer. Called for refusals before the engine saw them, too.
+    pub fn count_failed(&self, error: &GenerateError) {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        *failed.entry(error.code()).or_insert(0) += 1;
+    }
+
+    /// Reads all counters. Never waits for the engine.
+    #[must_use]
+    pub fn snapshot(&self) -> StatsSnapshot {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = failed.iter().map(|(&code, &n)| (code, n)).collect();
+        let get = |counter: &AtomicU64| counter.load(Relaxed);
+        let now = self.now();
+        StatsSnapshot {
+            uptime: Duration::from_micros(now.0),
+            heartbeat_age: now.since(Timestamp(get(&self.heartbeat_micros))),
+            steps: get(&self.steps),
+            failed_steps: get(&self.failed_steps),
+            n_running: get(&self.n_running),
+            n_waiting: get(&self.n_waiting),
+            n_free_blocks: get(&self.n_free_blocks),
+            n_blocks: get(&self.n_blocks),
+            prompt_tokens: get(&self.prompt_tokens),
+            generation_tokens: get(&self.generation_tokens),
+            prefix_query_tokens: get(&self.prefix_query_tokens),
+            prefix_hit_tokens: get(&self.prefix_hit_tokens),
+            preemptions: get(&self.preemptions),
+            cpu_seconds: get(&self.cpu_micros) as f64 / 1e6,
+            finished: std::array::from_fn(|i| (REASONS[i], get(&self.finished[i]))),
+            failed,
+            ttft: self.ttft.snapshot(),
+            itl: self.itl.snapshot(),
+            e2e: self.e2e.snapshot(),
+            queue_wait: self.queue_wait.snapshot(),
+            step_time: self.step_time.snapshot(),
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The engine's thread, and the handle that others hold.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
+use lm_scheduler::{ConfigError, SchedulerConfig};
+use lm_types::{GenerateError, Timestamp};
+
+use crate::submit::QueuePlace;
+use crate::{Engine, EngineParts, EngineStats, NewSubmission};
+
+/// How often an idle engine shows that it is alive.
+const IDLE_HEARTBEAT: Duration = Duration::from_millis(500);
+
+/// The limits of an engine that its backend does not decide.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// Sequences that run at once.
+    pub max_num_seqs: usize,
+    /// Tokens in one step.
+    pub max_batch_tokens: usize,
+    /// Tokens of one sequence in one step.
+    pub max_prefill_chunk: usize,
+    /// Answers that wait; more are refused.
+    pub max_queued_requests: usize,
+    /// Whether blocks of equal prefixes are shared.
+    pub prefix_cache: bool,
+}
+
+/// A running engine. Dropping the last handle ends every answer and the thread.
+#[derive(Debug)]
+pub struct EngineHandle {
+    /// `None` once shut down.
+    commands: Option<Sender<Command>>,
+    thread: Option<JoinHandle<()>>,
+    stats: Arc<EngineStats>,
+    n_queued: Arc<AtomicUsize>,
+    max_queued: usize,
+    stop_now: Arc<AtomicBool>,
+}
+
+/// Everything that can be said to an engine. Leaving is said by dropping an answer's reader.
+enum Command {
+    Add { new: Box<NewSubmission>, place: QueuePlace, arrival: Timestamp },
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        EngineOptions {
+            max_num_seqs: 64,
+            max_batch_tokens: 256,
+            max_prefill_chunk: 256,
+            max_queued_requests: 1024,
+            prefix_cache: true,
+        }
+    }
+}
+
+impl EngineHandle {
+    /// Starts an engine on a thread of its own.
+    ///
+    /// # Errors
+    /// Limits that contradict each other or the backend.
+    ///
+    /// # Panics
+    /// When the system has no thread left.
+    pub fn spawn(parts: EngineParts, options: &EngineOptions) -> Result<Self, ConfigError> {
+        let stats = Arc::new(EngineStats::new(Instant::now()));
+        let spec = parts.backend.spec();
+        let config = SchedulerConfig {
+            block_size: spec.block_size,
+            n_blocks: spec.n_blocks,
+            max_model_len: spec.max_model_len,
+            max_num_seqs: options.max_num_seqs,
+            max_batch_tokens: options.max_batch_tokens,
+            max_prefill_chunk: options.max_prefill_chunk,
+            max_queued_requests: options.max_queued_requests,
+            prefix_cache: options.prefix_cache,
+        };
+        let max_queued = options.max_queued_requests;
+        let engine = Engine::new(parts, config, Arc::clone(&stats))?;
+        // Every command holds a place in the queue, so the channel has room for all of them.
+        let (commands, receiver) = bounded(max_queued);
+        let stop_now = Arc::new(AtomicBool::new(false));
+        let stop = Arc::clone(&stop_now);
+        let thread = std::thread::Builder::new()
+            .name("lm-engine".to_owned())
+            .spawn(move || run(engine, &receiver, &stop))
+            .expect("the system has a thread for the engine");
+        Ok(EngineHandle {
+            commands: Some(commands),
+            thread: Some(thread),
+            stats,
+            n_queued: Arc::new(AtomicUsize::new(0)),
+            max_queued,
+            stop_now,
+        })
+    }
+
+    /// Queues an answer. Never waits.
+    ///
+    /// # Errors
+    /// `QueueFull` when as many wait as may; `ShuttingDown` when the engine is gone.
+    pub fn submit(&self, new: NewSubmission) -> Result<(), GenerateError> {
+        let commands = self.commands.as_ref().ok_or(GenerateError::ShuttingDown)?;
+        let limit = self.max_queued;
+        let place = QueuePlace::take(&self.n_queued, limit)
+            .map_err(|queued| GenerateError::QueueFull { queued, limit })?;
+        let command = Command::Add { new: Box::new(new), place, arrival: self.stats.now() };
+        commands.try_send(command).map_err(|error| match error {
+            crossbeam_channel::TrySendError::Full(_) => {
+                GenerateError::QueueFull { queued: limit, limit }
+            }
+            crossbeam_channel::TrySendError::Disconnected(_) => GenerateError::ShuttingDown,
+        })
+    }
+
+    /// The engine's counters.
+    #[must_use]
+    pub fn stats(&self) -> &Arc<EngineStats> {
+        &self.stats
+    }
+
+    /// Takes nothing more in, finishes what is there within `timeout`, and ends the thread. What is
+    /// not finished by then fails with `ShuttingDown`.
+    pub fn shutdown(&mut self, timeout: Duration) {
+        self.commands = None;
+        let Some(thread) = self.thread.take() else { return };
+        let deadline = Instant::now() + timeout;
+        while !thread.is_finished() && Instant::now() < deadline {
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        self.stop_now.store(true, Ordering::Relaxed);
+        if thread.join().is_err() {
+            tracing::error!("the engine's thread panicked");
+        }
+    }
+}
+
+impl Drop for EngineHandle {
+    fn drop(&mut self) {
+        self.shutdown(Duration::ZERO);
+    }
+}
+
+fn run(mut engine: Engine, commands: &Receiver<Command>, stop_now: &AtomicBool) {
+    while drain_commands(&mut engine, commands) && !stop_now.load(Ordering::Relaxed) {
+        engine.step();
+    }
+    engine.abort_all();
+}
+
+/// Takes in what has come; an idle engine waits here. False when nobody can say anything any more and
+/// everything is done.
+fn drain_commands(engine: &mut Engine, commands: &Receiver<Command>) -> bool {
+    if engine.is_idle() {
+        match commands.recv_timeout(IDLE_HEARTBEAT) {
+            Ok(command) => obey(engine, command),
+            Err(RecvTimeoutError::Timeout) => return true,
+            Err(RecvTimeoutError::Disconnected) => return false,
+        }
+    }
+    loop {
+        match commands.try_recv() {
+            Ok(command) => obey(engine, command),
+            Err(TryRecvError::Empty) => return true,
+            Err(TryRecvError::Disconnected) => return !engine.is_idle(),
+        }
+    }
+}
+
+fn obey(engine: &mut Engine, command: Command) {
+    match command {
+        Command::Add { new, place, arrival } => engine.add(*new, place, arrival),
+    }
+}

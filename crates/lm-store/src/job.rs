@@ -1,0 +1,69 @@
+//! What may stand in the writer's queue, and what of a request is allowed into it.
+//!
+//! It must never know SQL.
+//!
+//! Start reading at [`Job`].
+
+use std::time::SystemTime;
+
+use crossbeam_channel::Sender;
+use lm_types::{GenerateRequest, Prompt, RequestEvent, StopRules};
+
+use crate::{Feedback, FeedbackId, Privacy, Release, RunInfo, StoreError};
+
+pub(crate) type Reply<T> = Sender<Result<T, StoreError>>;
+
+/// One entry of the writer's queue. Entries are written in order.
+pub(crate) enum Job {
+    Event { event: Box<RequestEvent>, size_bytes: usize },
+    Release(Release, Reply<()>),
+    Feedback(Feedback, Reply<FeedbackId>),
+    BeginRun(RunInfo, Reply<String>),
+    Prune(SystemTime, Reply<()>),
+    Flush(Reply<()>),
+    Close(Reply<()>),
+}
+
+/// The one place where an answer enters the store: what privacy withholds is not even copied.
+pub(crate) fn admit(event: &RequestEvent, privacy: Privacy) -> Box<RequestEvent> {
+    if privacy == Privacy::Full {
+        return Box::new(event.clone());
+    }
+    let request = &event.request;
+    Box::new(RequestEvent {
+        request: GenerateRequest {
+            id: request.id,
+            prompt: Prompt::Text(String::new()),
+            sampling: request.sampling.clone(),
+            stop: StopRules {
+                stop_strings: Vec::new(),
+                stop_token_ids: request.stop.stop_token_ids.clone(),
+                ..request.stop
+            },
+            n: request.n,
+            priority: request.priority,
+        },
+        choice: event.choice,
+        model: event.model.clone(),
+        release: event.release,
+        arrived_at: event.arrived_at,
+        outcome: event.outcome.clone(),
+        output_text: String::new(),
+        usage: event.usage,
+        timings: event.timings,
+    })
+}
+
+/// Bytes that the event's texts take in the queue.
+pub(crate) fn size_bytes(event: &RequestEvent, privacy: Privacy) -> usize {
+    if privacy == Privacy::Off {
+        return 0;
+    }
+    let prompt = match &event.request.prompt {
+        Prompt::Text(text) => text.len(),
+        Prompt::Tokens(tokens) => size_of_val(tokens.as_slice()),
+        Prompt::Chat(messages) => messages.iter().map(|m| m.content.len()).sum(),
+    };
+    let stop: usize = event.request.stop.stop_strings.iter().map(String::len).sum();
+    prompt + stop + event.output_text.len()
+}

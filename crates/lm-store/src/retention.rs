@@ -1,0 +1,49 @@
+//! What is erased, when, and in which portions.
+//!
+//! It must never hold the write lock for long: each statement erases at most one chunk.
+//!
+//! Start reading at [`prune_chunk`].
+
+use std::time::{Duration, SystemTime};
+
+use rusqlite::Connection;
+
+use crate::Retention;
+use crate::record::unix_ms;
+
+/// Each takes the latest time that is too old, in Unix milliseconds, and erases at most 500 rows.
+const ERASE_BODIES: [&str; 2] = [
+    "UPDATE request SET prompt = NULL WHERE rowid IN (SELECT rowid FROM request \
+     WHERE prompt IS NOT NULL AND arrived_at_ms < ?1 LIMIT 500)",
+    "UPDATE attempt SET output_text = NULL WHERE rowid IN (SELECT rowid FROM attempt \
+     WHERE output_text IS NOT NULL AND arrived_at_ms < ?1 LIMIT 500)",
+];
+const ERASE_ROWS: [&str; 4] = [
+    "DELETE FROM attempt WHERE rowid IN \
+     (SELECT rowid FROM attempt WHERE arrived_at_ms < ?1 LIMIT 500)",
+    "DELETE FROM request WHERE rowid IN \
+     (SELECT rowid FROM request WHERE arrived_at_ms < ?1 LIMIT 500)",
+    "DELETE FROM feedback WHERE rowid IN \
+     (SELECT rowid FROM feedback WHERE created_at_ms < ?1 LIMIT 500)",
+    "DELETE FROM process_run WHERE rowid IN \
+     (SELECT rowid FROM process_run WHERE last_heartbeat_ms < ?1 LIMIT 500)",
+];
+
+/// Erases at most one chunk of each kind; returns how many rows changed. 0 means that all is done.
+pub(crate) fn prune_chunk(
+    connection: &Connection,
+    retention: Retention,
+    now: SystemTime,
+) -> rusqlite::Result<usize> {
+    let before = |age: Duration| now.checked_sub(age).map_or(i64::MIN, unix_ms);
+    let mut n_rows = 0;
+    for (statements, cutoff_ms) in [
+        (ERASE_BODIES.as_slice(), before(retention.bodies)),
+        (ERASE_ROWS.as_slice(), before(retention.metadata)),
+    ] {
+        for sql in statements {
+            n_rows += connection.prepare_cached(sql)?.execute([cutoff_ms])?;
+        }
+    }
+    Ok(n_rows)
+}

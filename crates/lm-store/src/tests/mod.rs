@@ -1,0 +1,93 @@
+//! The store through its public face, over temporary folders.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+mod faults;
+mod rows;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use lm_types::{
+    ChatMessage, FinishReason, GenerateRequest, Observer, Outcome, Prompt, ReleaseHash,
+    RequestEvent, RequestId, Role, Timings, Usage,
+};
+
+use crate::{Feedback, Privacy, Rating, Store, StoreError, StoreOptions};
+
+const RELEASE: ReleaseHash = ReleaseHash([7; 16]);
+const DAY: Duration = Duration::from_secs(86_400);
+
+struct Home {
+    folder: tempfile::TempDir,
+}
+
+impl Home {
+    fn new() -> Home {
+        Home { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("store").join("lastmile.db")
+    }
+
+    fn open(&self) -> Store {
+        Store::open(&self.path(), StoreOptions::default()).unwrap()
+    }
+
+    fn open_with(&self, change: impl FnOnce(&mut StoreOptions)) -> Store {
+        let mut options = StoreOptions::default();
+        change(&mut options);
+        Store::open(&self.path(), options).unwrap()
+    }
+
+    fn open_error(&self) -> StoreError {
+        open_error(&self.path())
+    }
+}
+
+fn open_error(path: &Path) -> StoreError {
+    match Store::open(path, StoreOptions::default()) {
+        Ok(_) => panic!("the store opened"),
+        Err(error) => error,
+    }
+}
+
+/// An answer that ended well. Arrived now, so that no retention touches it.
+fn event(id: u128) -> RequestEvent {
+    let messages = vec![ChatMessage { role: Role::User, content: "what is 2 + 2?".to_owned() }];
+    let mut request = GenerateRequest::new(RequestId(id), Prompt::Chat(messages));
+    request.stop.stop_strings = vec!["END".to_owned()];
+    request.n = 2;
+    RequestEvent {
+        request,
+        choice: 0,
+        model: "placeholder".to_owned(),
+        release: RELEASE,
+        arrived_at: SystemTime::now(),
+        outcome: Outcome::Finished(FinishReason::Stop),
+        output_text: "4".to_owned(),
+        usage: Usage { prompt_tokens: 10, completion_tokens: 2, cached_tokens: 3 },
+        timings: Timings {
+            queue_wait: Duration::from_millis(1),
+            ttft: Duration::from_millis(20),
+            e2e: Duration::from_millis(50),
+            cpu_seconds: 0.25,
+            n_preemptions: 1,
+        },
+    }
+}
+
+fn thumb_up(id: u128) -> Feedback {
+    Feedback {
+        request_id: RequestId(id),
+        choice: 0,
+        rating: Some(Rating::Boolean(true)),
+        comment: Some("good".to_owned()),
+        correction: None,
+    }
+}
+
+fn record_all(store: &Store, ids: impl Iterator<Item = u128>) {
+    ids.for_each(|id| store.record(&event(id)));
+}

@@ -1,0 +1,257 @@
+//! One function for each row that is written.
+//!
+//! It must never begin or end a transaction: the writer decides what is one commit.
+//!
+//! Start reading at [`event`].
+
+use std::time::Duration;
+
+use lm_types::{GenerateError, Outcome, Priority, Prompt, RequestEvent, Timings};
+use rusqlite::{Connection, OptionalExtension, params};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::error::ErrorContext;
+use crate::record::unix_ms;
+use crate::{Feedback, FeedbackId, Privacy, Rating, Release, RunInfo, StoreError};
+
+/// Whether an answer was new.
+pub(crate) enum Written {
+    New,
+    Duplicate,
+}
+
+const INSERT_REQUEST: &str = "INSERT INTO request(id, release_hash, model, arrived_at_ms, prompt, \
+    params, n, priority) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING";
+
+const INSERT_ATTEMPT: &str = "INSERT INTO attempt(request_id, choice, release_hash, \
+    arrived_at_ms, finish_reason, error_code, error_message, output_text, prompt_tokens, \
+    completion_tokens, cached_tokens, queue_wait_ms, ttft_ms, e2e_ms, cpu_seconds, \
+    n_preemptions) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16) \
+    ON CONFLICT DO NOTHING";
+
+/// Writes one answer, and its request with the first of them. The server mints the ids, so a
+/// second answer for the same (request, choice) is a fault of a program: the first one is kept.
+pub(crate) fn event(
+    connection: &Connection,
+    event: &RequestEvent,
+    privacy: Privacy,
+) -> rusqlite::Result<Written> {
+    let full = privacy == Privacy::Full;
+    let id = event.request.id.to_string();
+    let release = event.release.to_string();
+    let arrived_at_ms = unix_ms(event.arrived_at);
+    if !exists(connection, &id)? {
+        connection.prepare_cached(INSERT_REQUEST)?.execute(params![
+            id,
+            release,
+            event.model,
+            arrived_at_ms,
+            full.then(|| prompt_json(event).to_string()),
+            params_json(event).to_string(),
+            event.request.n,
+            priority(event.request.priority),
+        ])?;
+    }
+    let (reason, failure) = match &event.outcome {
+        Outcome::Finished(reason) => (Some(reason.as_str()), None),
+        Outcome::Failed(error) => (None, Some(error)),
+    };
+    let Timings { queue_wait, ttft, e2e, cpu_seconds, n_preemptions } = event.timings;
+    let n_rows = connection.prepare_cached(INSERT_ATTEMPT)?.execute(params![
+        id,
+        event.choice,
+        release,
+        arrived_at_ms,
+        reason,
+        failure.map(GenerateError::code),
+        failure.filter(|e| full || !may_quote(e)).map(ToString::to_string),
+        full.then_some(&event.output_text),
+        event.usage.prompt_tokens,
+        event.usage.completion_tokens,
+        event.usage.cached_tokens,
+        ms(queue_wait),
+        (!ttft.is_zero()).then(|| ms(ttft)),
+        ms(e2e),
+        // SQLite stores NaN as NULL, which the column refuses; `max` turns NaN into 0.
+        cpu_seconds.max(0.0),
+        n_preemptions,
+    ])?;
+    Ok(if n_rows == 1 { Written::New } else { Written::Duplicate })
+}
+
+/// Writes feedback under the release that made the answer it is about.
+pub(crate) fn feedback(
+    connection: &Connection,
+    feedback: &Feedback,
+    privacy: Privacy,
+    now_ms: i64,
+    context: &ErrorContext,
+) -> Result<FeedbackId, StoreError> {
+    let wrap = |e: rusqlite::Error| context.wrap("write feedback to", &e);
+    let Feedback { request_id, choice, rating, comment, correction } = feedback;
+    let found: Option<(u32, String)> = connection
+        .prepare_cached(
+            "SELECT r.n, coalesce(a.release_hash, r.release_hash) FROM request r \
+             LEFT JOIN attempt a ON a.request_id = r.id AND a.choice = ?2 WHERE r.id = ?1",
+        )
+        .and_then(|mut s| {
+            s.query_row(params![request_id.to_string(), choice], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .optional()
+        })
+        .map_err(wrap)?;
+    let Some((n, release)) = found else {
+        return Err(StoreError::UnknownRequest { id: *request_id });
+    };
+    if *choice >= n.max(1) {
+        return Err(StoreError::UnknownChoice { id: *request_id, choice: *choice, n });
+    }
+    let (kind, value) = match rating {
+        Some(Rating::Boolean(good)) => (Some("boolean"), Some(f64::from(u8::from(*good)))),
+        Some(Rating::Score(score)) => (Some("score"), Some(*score)),
+        None => (None, None),
+    };
+    let id = FeedbackId(Uuid::now_v7().as_u128());
+    let keep = |text: &Option<String>| text.clone().filter(|_| privacy == Privacy::Full);
+    connection
+        .prepare_cached(
+            "INSERT INTO feedback(id, request_id, choice, rating_kind, rating, comment, \
+             correction, created_at_ms, release_hash) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        )
+        .and_then(|mut s| {
+            s.execute(params![
+                id.to_string(),
+                request_id.to_string(),
+                choice,
+                kind,
+                value,
+                keep(comment),
+                keep(correction),
+                now_ms,
+                release,
+            ])
+        })
+        .map_err(wrap)?;
+    Ok(id)
+}
+
+pub(crate) fn release(
+    connection: &Connection,
+    release: &Release,
+    now_ms: i64,
+) -> rusqlite::Result<()> {
+    connection.execute(
+        "INSERT INTO release(hash, model, engine_version, facts, first_seen_ms) \
+         VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
+        params![
+            release.hash.to_string(),
+            release.model,
+            release.engine_version,
+            release.facts.to_string(),
+            now_ms
+        ],
+    )?;
+    Ok(())
+}
+
+pub(crate) fn begin_run(
+    connection: &Connection,
+    info: &RunInfo,
+    now_ms: i64,
+) -> rusqlite::Result<String> {
+    let id = Uuid::now_v7().to_string();
+    connection.execute(
+        "INSERT INTO process_run(id, pid, started_at_ms, last_heartbeat_ms, version, address, \
+         model, release_hash) VALUES (?1, ?2, ?3, ?3, ?4, ?5, ?6, ?7)",
+        params![
+            id,
+            info.pid,
+            now_ms,
+            info.version,
+            info.address,
+            info.model,
+            info.release.to_string()
+        ],
+    )?;
+    Ok(id)
+}
+
+pub(crate) fn heartbeat(
+    connection: &Connection,
+    run_id: &str,
+    now_ms: i64,
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("UPDATE process_run SET last_heartbeat_ms = ?2 WHERE id = ?1")?
+        .execute(params![run_id, now_ms])?;
+    Ok(())
+}
+
+pub(crate) fn stop_run(connection: &Connection, run_id: &str, now_ms: i64) -> rusqlite::Result<()> {
+    connection.execute(
+        "UPDATE process_run SET last_heartbeat_ms = ?2, stopped_at_ms = ?2 WHERE id = ?1",
+        params![run_id, now_ms],
+    )?;
+    Ok(())
+}
+
+/// Spares the JSON of a prompt for every answer but a request's first.
+fn exists(connection: &Connection, id: &str) -> rusqlite::Result<bool> {
+    connection.prepare_cached("SELECT 1 FROM request WHERE id = ?1")?.exists([id])
+}
+
+fn prompt_json(event: &RequestEvent) -> Value {
+    let mut prompt = match &event.request.prompt {
+        Prompt::Text(text) => json!({ "text": text }),
+        Prompt::Tokens(tokens) => json!({ "tokens": tokens }),
+        Prompt::Chat(messages) => {
+            let messages: Vec<Value> = messages
+                .iter()
+                .map(|m| json!({ "role": m.role.as_str(), "content": m.content }))
+                .collect();
+            json!({ "messages": messages })
+        }
+    };
+    if !event.request.stop.stop_strings.is_empty() {
+        prompt["stop"] = json!(event.request.stop.stop_strings);
+    }
+    prompt
+}
+
+fn params_json(event: &RequestEvent) -> Value {
+    let (sampling, stop) = (&event.request.sampling, &event.request.stop);
+    json!({
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k,
+        "top_p": sampling.top_p,
+        "min_p": sampling.min_p,
+        "repetition_penalty": sampling.repetition_penalty,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "seed": sampling.seed,
+        "logprobs": sampling.logprobs,
+        "max_tokens": stop.max_tokens,
+        "min_tokens": stop.min_tokens,
+        "stop_token_ids": stop.stop_token_ids,
+        "ignore_eos": stop.ignore_eos,
+    })
+}
+
+/// Whether the error's sentence may hold words of the prompt.
+fn may_quote(error: &GenerateError) -> bool {
+    matches!(error, GenerateError::InvalidField { .. } | GenerateError::Template { .. })
+}
+
+fn priority(priority: Priority) -> &'static str {
+    match priority {
+        Priority::Interactive => "interactive",
+        Priority::Batch => "batch",
+        Priority::Background => "background",
+    }
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}

@@ -1,0 +1,183 @@
+//! A tokenizer from Hugging Face's `tokenizer.json`, run by the `tokenizers` crate.
+//!
+//! It must never know GGUF. The crate's own added tokens do the work of our special tokens here.
+//!
+//! Start reading at [`build`], then [`Hf::encode`].
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use serde_json::Value;
+use tokenizers::{
+    AddedVocabulary, DecoderWrapper, Model as _, OffsetType, PreTokenizer as _,
+    Tokenizer as HfTokenizer,
+};
+
+use crate::TokenizerError;
+use crate::bpe::{alphabet_to_byte, bytes_of};
+use crate::end_tokens::EndTokens;
+use crate::special::SpecialMatcher;
+use crate::spm::{SPACE, parse_byte};
+use crate::token_table::{MAX_TOKENS, TokenTable};
+use crate::tokenizer::{Model, Tokenizer};
+
+/// The most that is read of one file.
+const MAX_FILE_BYTES: u64 = 64 << 20;
+
+/// The crate's tokenizer, and its added tokens once more, with the special ones as plain text.
+#[derive(Debug)]
+pub(crate) struct Hf {
+    tokenizer: HfTokenizer,
+    plain: AddedVocabulary,
+}
+
+/// How a token's text tells its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spelling {
+    ByteLevel,
+    SentencePiece,
+}
+
+impl Hf {
+    /// Appends the tokens of `text` to `out`, without those that begin or end a text.
+    pub(crate) fn encode(
+        &self,
+        text: &str,
+        parse_special: bool,
+        out: &mut Vec<u32>,
+    ) -> Result<(), TokenizerError> {
+        let failed = |e: tokenizers::Error| TokenizerError::Encode { message: e.to_string() };
+        let added = if parse_special { self.tokenizer.get_added_vocabulary() } else { &self.plain };
+        let mut pieces = added.extract_and_normalize(self.tokenizer.get_normalizer(), text);
+        if let Some(words) = self.tokenizer.get_pre_tokenizer() {
+            words.pre_tokenize(&mut pieces).map_err(failed)?;
+        }
+        self.tokenizer.get_model().tokenize_in_pretokenized(&mut pieces, None).map_err(failed)?;
+        let encoding = pieces.into_encoding(None, 0, OffsetType::None).map_err(failed)?;
+        out.extend_from_slice(encoding.get_ids());
+        Ok(())
+    }
+}
+
+/// Builds the tokenizer of `path`, with the special tokens of `config_path`.
+pub(crate) fn build(path: &Path, config_path: Option<&Path>) -> Result<Tokenizer, TokenizerError> {
+    let bad = |message: String| TokenizerError::ParseFile { path: path.to_owned(), message };
+    let bytes = read_bounded(path)?;
+    let mut tokenizer = HfTokenizer::from_bytes(&bytes).map_err(|e| bad(e.to_string()))?;
+    tokenizer.with_truncation(None).map_err(|e| bad(e.to_string()))?.with_padding(None);
+    let (config_bytes, config) = match config_path {
+        Some(path) => read_config(path)?,
+        None => (Vec::new(), Value::Null),
+    };
+    let spelling = spelling(&tokenizer, path)?;
+    let (table, mut ends) = build_table(&tokenizer, spelling)?;
+    let (mut prefix, suffix) = added_around(&tokenizer).map_err(|e| bad(e.to_string()))?;
+    let id_of = |field: &str| tokenizer.token_to_id(token_name(&config, field)?);
+    let bos = id_of("bos_token").or_else(|| prefix.first().copied());
+    match (config.get("add_bos_token").and_then(Value::as_bool), bos) {
+        (Some(true), Some(bos)) if !prefix.contains(&bos) => prefix.insert(0, bos),
+        (Some(false), Some(bos)) => prefix.retain(|&id| id != bos),
+        _ => {}
+    }
+    let eos = id_of("eos_token");
+    let eog = std::mem::take(&mut ends).finish(eos);
+    let mut plain = tokenizer.get_added_vocabulary().clone();
+    plain.set_encode_special_tokens(true);
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&(bytes.len() as u64).to_le_bytes()).update(&bytes).update(&config_bytes);
+    let mut fingerprint = [0; 16];
+    fingerprint.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    let special = SpecialMatcher::new(&[], &[])?;
+    let model = Model::Hf(Box::new(Hf { tokenizer, plain }));
+    Ok(Tokenizer { model, special, table, prefix, suffix, bos, eog, fingerprint })
+}
+
+fn read_bounded(path: &Path) -> Result<Vec<u8>, TokenizerError> {
+    let failed = |source| TokenizerError::ReadFile { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(failed)?;
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(TokenizerError::FileTooLarge { path: path.to_owned(), limit: MAX_FILE_BYTES });
+    }
+    Ok(bytes)
+}
+
+fn read_config(path: &Path) -> Result<(Vec<u8>, Value), TokenizerError> {
+    let bytes = read_bounded(path)?;
+    let config = serde_json::from_slice(&bytes)
+        .map_err(|e| TokenizerError::ParseFile { path: path.to_owned(), message: e.to_string() })?;
+    Ok((bytes, config))
+}
+
+/// A special token's text: a string, or an object with the field `content`.
+fn token_name<'c>(config: &'c Value, field: &str) -> Option<&'c str> {
+    let token = config.get(field)?;
+    token.as_str().or_else(|| token.get("content")?.as_str())
+}
+
+/// The tokens that the file puts before and after a text.
+fn added_around(tokenizer: &HfTokenizer) -> tokenizers::Result<(Vec<u32>, Vec<u32>)> {
+    let bare = tokenizer.encode_fast("a", false)?;
+    let whole = tokenizer.encode_fast("a", true)?;
+    let (bare, whole) = (bare.get_ids(), whole.get_ids());
+    let at = whole.windows(bare.len().max(1)).position(|w| w == bare).unwrap_or(0);
+    let end = (at + bare.len()).min(whole.len());
+    Ok((whole[..at].to_vec(), whole[end..].to_vec()))
+}
+
+fn spelling(tokenizer: &HfTokenizer, path: &Path) -> Result<Spelling, TokenizerError> {
+    fn of(decoder: &DecoderWrapper) -> Option<Spelling> {
+        match decoder {
+            DecoderWrapper::ByteLevel(_) => Some(Spelling::ByteLevel),
+            DecoderWrapper::ByteFallback(_) | DecoderWrapper::Metaspace(_) => {
+                Some(Spelling::SentencePiece)
+            }
+            DecoderWrapper::Sequence(sequence) => sequence.get_decoders().iter().find_map(of),
+            _ => None,
+        }
+    }
+    let decoder = tokenizer.get_decoder();
+    decoder.and_then(of).ok_or_else(|| {
+        let named = serde_json::to_value(decoder).unwrap_or_default();
+        let name = named.get("type").and_then(Value::as_str).unwrap_or("nothing");
+        TokenizerError::UnknownDecoder { path: path.to_owned(), decoder: name.to_owned() }
+    })
+}
+
+/// The bytes of every id up to the highest; ids that no token has add nothing to the text.
+fn build_table(
+    tokenizer: &HfTokenizer,
+    spelling: Spelling,
+) -> Result<(TokenTable, EndTokens), TokenizerError> {
+    let vocab = tokenizer.get_vocab(true);
+    let n_tokens = vocab.values().max().map_or(0, |&id| id as usize + 1);
+    if !(1..=MAX_TOKENS).contains(&n_tokens) {
+        return Err(TokenizerError::VocabSize { n_tokens, limit: MAX_TOKENS });
+    }
+    let mut texts = vec![""; n_tokens];
+    for (text, &id) in &vocab {
+        texts[id as usize] = text;
+    }
+    let added = tokenizer.get_added_tokens_decoder();
+    let to_byte = alphabet_to_byte();
+    let (mut table, mut ends) = (TokenTable::with_capacity(n_tokens), EndTokens::default());
+    let mut bytes = Vec::new();
+    for (id, text) in (0..).zip(texts) {
+        let special = added.get(&id).is_some_and(|token| token.special);
+        if ends.see(id, text, special) || special {
+            table.push_control(text);
+        } else if added.contains_key(&id) {
+            table.push(text.as_bytes())?;
+        } else if spelling == Spelling::ByteLevel {
+            bytes_of(text, &to_byte, &mut bytes);
+            table.push(&bytes)?;
+        } else if let Some(byte) = parse_byte(text) {
+            table.push(&[byte])?;
+        } else {
+            table.push(text.replace(SPACE, " ").as_bytes())?;
+        }
+    }
+    Ok((table, ends))
+}

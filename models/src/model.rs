@@ -1,0 +1,222 @@
+//! An opened model: its spec, its tokenizer's source, and its weights by role.
+//!
+//! It must never know how a decoder is run, nor how the files were found.
+//!
+//! Start reading at [`Model`].
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use lm_tokenizer::GgufVocab;
+use sha2::{Digest, Sha256};
+
+use crate::families::Family;
+use crate::gguf::GgufFiles;
+use crate::random::random_tensor;
+use crate::roles::{tensor_shape, tensor_shapes};
+use crate::safetensors::SafeTensorsFolder;
+use crate::{DecoderSpec, ModelError, TensorRole, TensorType, TensorView};
+
+/// A decoder whose tensors were all found and have the shapes that the spec asks for.
+#[derive(Debug)]
+pub struct Model {
+    /// What the file calls itself, else the file's or folder's name.
+    pub name: String,
+    /// The decoder.
+    pub spec: DecoderSpec,
+    /// Where the tokenizer comes from.
+    pub tokenizer: TokenizerSource,
+    /// A Jinja template that renders conversations; base models have none.
+    pub chat_template: Option<String>,
+    /// Begins a text.
+    pub bos: Option<u32>,
+    /// Every token that ends a generation, in ascending order.
+    pub eos: Vec<u32>,
+    /// What the model's authors recommend, when the files say it.
+    pub default_sampling: Option<DefaultSampling>,
+    pub(crate) files: Files,
+    pub(crate) naming: Naming,
+    pub(crate) random_seed: Option<u64>,
+    pub(crate) recorded_digest: Option<[u8; 32]>,
+    pub(crate) digest: OnceLock<[u8; 32]>,
+}
+
+/// Where a model's tokenizer comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TokenizerSource {
+    /// The metadata of a GGUF file.
+    Gguf(GgufVocab),
+    /// Files of a safetensors folder.
+    HuggingFace {
+        /// tokenizer.json; it exists.
+        tokenizer_json: PathBuf,
+        /// tokenizer_config.json, when it exists.
+        tokenizer_config: Option<PathBuf>,
+    },
+    /// Bytes stand for themselves; no file needed.
+    Placeholder,
+}
+
+/// Sampling parameters that the model's authors recommend; `None` where they say nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct DefaultSampling {
+    /// As `temperature` of lm-types' `SamplingParams`.
+    pub temperature: Option<f32>,
+    /// As `top_k` of lm-types' `SamplingParams`.
+    pub top_k: Option<u32>,
+    /// As `top_p` of lm-types' `SamplingParams`.
+    pub top_p: Option<f32>,
+    /// As `min_p` of lm-types' `SamplingParams`.
+    pub min_p: Option<f32>,
+    /// As `repetition_penalty` of lm-types' `SamplingParams`.
+    pub repetition_penalty: Option<f32>,
+}
+
+/// The mapped files.
+#[derive(Debug)]
+pub(crate) enum Files {
+    Gguf(GgufFiles),
+    SafeTensors(SafeTensorsFolder),
+}
+
+/// How a role becomes a tensor's name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Naming {
+    Gguf,
+    HuggingFace {
+        /// Before `layers.N.`, `embed_tokens.` and `norm.`.
+        prefix: &'static str,
+        layer_name: fn(crate::LayerTensor) -> &'static str,
+    },
+}
+
+impl Naming {
+    /// The names of a family's safetensors.
+    pub(crate) fn hugging_face(family: &Family, prefix: &'static str) -> Naming {
+        Naming::HuggingFace { prefix, layer_name: family.hf_layer_name }
+    }
+
+    /// A tensor's name in the file.
+    pub(crate) fn name(self, role: TensorRole) -> String {
+        let Naming::HuggingFace { prefix, layer_name } = self else { return role.gguf_name() };
+        match role {
+            TensorRole::TokenEmbedding => format!("{prefix}embed_tokens.weight"),
+            TensorRole::OutputNorm => format!("{prefix}norm.weight"),
+            TensorRole::OutputHead => "lm_head.weight".to_owned(),
+            TensorRole::Layer(layer_idx, tensor) => {
+                format!("{prefix}layers.{layer_idx}.{}", layer_name(tensor))
+            }
+        }
+    }
+}
+
+impl Files {
+    /// A tensor's shape and type.
+    pub(crate) fn info(&self, name: &str) -> Result<Option<(&[usize], TensorType)>, ModelError> {
+        match self {
+            Files::Gguf(files) => Ok(files.info(name).map(|i| (i.shape.as_slice(), i.dtype))),
+            Files::SafeTensors(folder) => folder.info(name),
+        }
+    }
+
+    /// Every tensor's name, in no order.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        match self {
+            Files::Gguf(files) => files.tensors().map(|info| info.name.as_str()).collect(),
+            Files::SafeTensors(folder) => folder.names().collect(),
+        }
+    }
+
+    /// The mapped bytes of each weight file, in order.
+    fn bytes(&self) -> Vec<&[u8]> {
+        match self {
+            Files::Gguf(files) => files.file_bytes().collect(),
+            Files::SafeTensors(folder) => folder.files().map(|file| file.bytes()).collect(),
+        }
+    }
+}
+
+impl Model {
+    /// One tensor. Its shape is what [`tensor_shapes`] says; its type is whatever the file holds.
+    ///
+    /// # Errors
+    /// `NoSuchRole` when a decoder of this spec has no such tensor.
+    pub fn tensor(&self, role: TensorRole) -> Result<TensorView<'_>, ModelError> {
+        let shape = self.shape(role)?;
+        if let Some(seed) = self.random_seed {
+            return Ok(random_tensor(role, shape, seed, self.spec.norm.weight_offset));
+        }
+        let name = self.naming.name(role);
+        let found = match &self.files {
+            Files::Gguf(files) => files.tensor(&name),
+            Files::SafeTensors(folder) => folder.tensor(&name)?,
+        };
+        found.ok_or(ModelError::MissingTensor { name })
+    }
+
+    /// How one tensor's numbers are stored, without touching them.
+    ///
+    /// # Errors
+    /// As [`Self::tensor`].
+    pub fn tensor_type(&self, role: TensorRole) -> Result<TensorType, ModelError> {
+        self.shape(role)?;
+        if self.random_seed.is_some() {
+            return Ok(TensorType::F32);
+        }
+        let name = self.naming.name(role);
+        let dtype = self.files.info(&name)?.map(|(_, dtype)| dtype);
+        dtype.ok_or(ModelError::MissingTensor { name })
+    }
+
+    /// Bytes of the weight files; with random weights, of the f32 weights that stand for them.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        if self.random_seed.is_some() {
+            return self.n_params() * size_of::<f32>() as u64;
+        }
+        self.files.bytes().iter().map(|bytes| bytes.len() as u64).sum()
+    }
+
+    /// Numbers in all tensors.
+    #[must_use]
+    pub fn n_params(&self) -> u64 {
+        let shapes = tensor_shapes(&self.spec);
+        shapes.iter().map(|(_, shape)| shape.iter().product::<usize>() as u64).sum()
+    }
+
+    /// SHA-256 of the weights. For one file it is the file's own, as a card or an install recorded
+    /// it; for several, that of the files' digests in order. Read from the record when there is
+    /// one, else worked out over all bytes at the first call, which takes about a second per GB.
+    pub fn weights_digest(&self) -> [u8; 32] {
+        *self.digest.get_or_init(|| match (self.random_seed, self.recorded_digest) {
+            (Some(seed), _) => {
+                let spec = format!("random weights, seed {seed}, of {:?}", self.spec);
+                Sha256::digest(spec).into()
+            }
+            (None, Some(recorded)) => recorded,
+            (None, None) => {
+                let digests = self.files.bytes().into_iter().map(|b| Sha256::digest(b).into());
+                combine_digests(&digests.collect::<Vec<_>>())
+            }
+        })
+    }
+
+    fn shape(&self, role: TensorRole) -> Result<Vec<usize>, ModelError> {
+        tensor_shape(&self.spec, role).ok_or_else(|| ModelError::NoSuchRole {
+            family: self.spec.family,
+            role: role.gguf_name(),
+        })
+    }
+}
+
+/// The digest of a model from those of its weight files.
+pub(crate) fn combine_digests(digests: &[[u8; 32]]) -> [u8; 32] {
+    match digests {
+        [one] => *one,
+        several => {
+            let mut all = Sha256::new();
+            several.iter().for_each(|digest| all.update(digest));
+            all.finalize().into()
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! RoPE scaling as GGUF metadata and as `rope_scaling` of a config.json say it.
+//!
+//! It must never know a family; a rule that it does not know is an error, never ignored.
+//!
+//! Start reading at [`from_config`].
+
+use crate::families::GgufFacts;
+use crate::hf_config::HfConfig;
+use crate::{ModelError, RopeScaling};
+
+/// Llama 3's rule, as `rope_scaling` of type `llama3` gives it.
+struct Llama3Rule {
+    factor: f32,
+    low_freq_factor: f32,
+    high_freq_factor: f32,
+    original_context: f32,
+}
+
+/// Reads `rope.scaling.*` of a GGUF file.
+///
+/// # Errors
+/// `Unsupported` for any rule but a linear factor.
+pub(crate) fn from_gguf(facts: &GgufFacts<'_>) -> Result<RopeScaling, ModelError> {
+    if let Some(factors) = facts.rope_factors()? {
+        return Ok(RopeScaling::PerDimension(factors));
+    }
+    match facts.str("rope.scaling.type")? {
+        None if facts.f32("rope.scale_linear")?.is_some() => {
+            Ok(facts.f32("rope.scale_linear")?.map_or(RopeScaling::None, linear))
+        }
+        None | Some("none") => Ok(RopeScaling::None),
+        Some("linear") => Ok(facts.f32("rope.scaling.factor")?.map_or(RopeScaling::None, linear)),
+        Some(other) => {
+            let key = facts.key("rope.scaling.type");
+            Err(ModelError::unsupported(key, other, "none and linear"))
+        }
+    }
+}
+
+/// Reads `rope_scaling` of a config.json. `n_dims` dimensions rotate, with base `theta`.
+///
+/// # Errors
+/// `Unsupported` for any rule but `default`, `linear` and `llama3`.
+pub(crate) fn from_config(
+    config: &HfConfig,
+    n_dims: usize,
+    theta: f32,
+) -> Result<RopeScaling, ModelError> {
+    let nested = match config.object("rope_scaling")? {
+        None => parameters(config, "full_attention")?,
+        scaling => scaling,
+    };
+    let Some(rule) = nested else { return Ok(RopeScaling::None) };
+    match rule_type(&rule)? {
+        "default" => Ok(RopeScaling::None),
+        "linear" => Ok(linear(rule.need_f32("factor")?)),
+        "llama3" => {
+            let rule = Llama3Rule {
+                factor: rule.need_f32("factor")?,
+                low_freq_factor: rule.need_f32("low_freq_factor")?,
+                high_freq_factor: rule.need_f32("high_freq_factor")?,
+                original_context: rule.need_f32("original_max_position_embeddings")?,
+            };
+            Ok(RopeScaling::PerDimension(rule.divisors(n_dims, theta)))
+        }
+        other => {
+            let what = rule.path("rope_type");
+            Err(ModelError::unsupported(what, other, "default, linear and llama3"))
+        }
+    }
+}
+
+/// The base of layers that see everything, wherever the config says it.
+///
+/// # Errors
+/// `Invalid` when it is no number.
+pub(crate) fn theta(config: &HfConfig) -> Result<Option<f32>, ModelError> {
+    match config.f32("rope_theta")? {
+        None => parameters(config, "full_attention")?.map_or(Ok(None), |p| p.f32("rope_theta")),
+        theta => Ok(theta),
+    }
+}
+
+/// The base of sliding-window layers, wherever the config says it.
+///
+/// # Errors
+/// `Invalid` when it is no number, `Unsupported` when those layers are scaled too.
+pub(crate) fn theta_sliding(config: &HfConfig) -> Result<Option<f32>, ModelError> {
+    let nested = parameters(config, "sliding_attention")?;
+    match (config.f32("rope_local_base_freq")?, nested) {
+        (None, Some(rule)) => match rule_type(&rule)? {
+            "default" => rule.f32("rope_theta"),
+            other => Err(ModelError::unsupported(rule.path("rope_type"), other, "default")),
+        },
+        (theta, _) => Ok(theta),
+    }
+}
+
+/// `rope_parameters`, or the part of it for one kind of layers when it tells them apart.
+fn parameters(config: &HfConfig, layers: &str) -> Result<Option<HfConfig>, ModelError> {
+    let Some(all) = config.object("rope_parameters")? else { return Ok(None) };
+    let kinds = ["full_attention", "sliding_attention"];
+    if kinds.iter().any(|kind| all.get(kind).is_some()) {
+        all.object(layers)
+    } else {
+        Ok(Some(all))
+    }
+}
+
+fn rule_type(rule: &HfConfig) -> Result<&str, ModelError> {
+    let kind = match rule.str("rope_type")? {
+        None => rule.str("type")?,
+        kind => kind,
+    };
+    Ok(kind.unwrap_or("default"))
+}
+
+#[expect(clippy::float_cmp, reason = "a factor of exactly 1 is no scaling")]
+fn linear(factor: f32) -> RopeScaling {
+    if factor == 1.0 { RopeScaling::None } else { RopeScaling::Linear(factor) }
+}
+
+impl Llama3Rule {
+    /// What each frequency is divided by. \[n_dims / 2\]
+    /// Source: `_compute_llama3_parameters` of transformers.
+    fn divisors(&self, n_dims: usize, theta: f32) -> Vec<f32> {
+        let divisor = |pair_idx: usize| {
+            let exponent = (2 * pair_idx) as f32 / n_dims as f32;
+            let wavelength = std::f32::consts::TAU * theta.powf(exponent);
+            let turns = self.original_context / wavelength;
+            if turns > self.high_freq_factor {
+                return 1.0;
+            }
+            if turns < self.low_freq_factor {
+                return self.factor;
+            }
+            let smooth =
+                (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor);
+            1.0 / ((1.0 - smooth) / self.factor + smooth)
+        };
+        (0..n_dims / 2).map(divisor).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The first eight and the last of `rope_freqs.weight` that llama.cpp's converter writes for
+    /// Llama 3.2 1B are 1 and 32; between them the divisors only grow.
+    #[test]
+    fn llama3_leaves_high_frequencies_and_stretches_low_ones() {
+        let rule = Llama3Rule {
+            factor: 32.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_context: 8192.0,
+        };
+        let divisors = rule.divisors(64, 500_000.0);
+        assert_eq!(divisors.len(), 32);
+        assert!(divisors[..8].iter().all(|&divisor| divisor == 1.0), "{divisors:?}");
+        assert_eq!(divisors[31], 32.0);
+        assert!(divisors.is_sorted(), "{divisors:?}");
+        assert!(divisors.iter().any(|&divisor| divisor > 1.0 && divisor < 32.0), "{divisors:?}");
+    }
+}

@@ -1,0 +1,101 @@
+//! The same request gives the same tokens alone, in a crowd, in chunks, from the prefix cache, and
+//! after a preemption.
+
+use lastmile::{
+    Answer, EngineOptions, GenerateRequest, ModelSource, Prompt, RequestId, Runtime, RuntimeConfig,
+    SamplingParams, TokenId,
+};
+
+use crate::real_model;
+
+const PROMPTS: [&str; 10] = [
+    "The capital of France is",
+    "Once upon a time, in a small village at the foot of a mountain, there lived a girl who",
+    "def fibonacci(n):\n    \"\"\"Return the n-th number.\"\"\"\n",
+    "Water boils at",
+    "Dear Sir or Madam,\n\nI am writing to complain about",
+    "1, 2, 3, 4, 5, 6,",
+    "The three most important things to know about the history of the printing press are",
+    "Q: What is the largest planet of the solar system?\nA:",
+    "In 1969, people first walked on the moon. The mission was called",
+    "A recipe for pancakes: take two eggs, a cup of milk, a cup of flour and a pinch of salt. Then",
+];
+const MAX_TOKENS: u32 = 40;
+
+fn request(i: usize) -> GenerateRequest {
+    let prompt = Prompt::Text(PROMPTS[i % PROMPTS.len()].to_owned());
+    let mut request = GenerateRequest::new(RequestId(i as u128), prompt);
+    request.sampling = SamplingParams::greedy();
+    request.stop.max_tokens = Some(MAX_TOKENS);
+    request.stop.ignore_eos = true;
+    request
+}
+
+fn start(base: &RuntimeConfig, change: impl FnOnce(&mut RuntimeConfig)) -> Runtime {
+    let mut config = base.clone();
+    config.engine = EngineOptions { prefix_cache: false, ..EngineOptions::default() };
+    change(&mut config);
+    Runtime::start(config).unwrap()
+}
+
+/// Starts all requests before it waits for any.
+fn crowd(runtime: &Runtime, n: usize) -> Vec<Answer> {
+    let streams: Vec<_> = (0..n).map(|i| runtime.generate(request(i)).unwrap().remove(0)).collect();
+    streams.into_iter().map(|stream| stream.collect_answer().unwrap()).collect()
+}
+
+#[track_caller]
+fn check(what: &str, answers: &[Answer], alone: &[Vec<TokenId>]) {
+    for (i, answer) in answers.iter().enumerate() {
+        let expected = &alone[i % alone.len()];
+        assert_eq!(&answer.tokens, expected, "{what}: prompt {i}: {:?}", answer.text);
+    }
+}
+
+/// `base` has room for all; `tight` makes its KV pool too small for the crowd.
+fn check_all(base: &RuntimeConfig, tight: impl FnOnce(&mut RuntimeConfig)) {
+    let runtime = start(base, |_| ());
+    let one_by_one = |i| runtime.complete(request(i)).unwrap().remove(0).tokens;
+    let alone: Vec<Vec<TokenId>> = (0..PROMPTS.len()).map(one_by_one).collect();
+    assert!(alone.iter().all(|tokens| tokens.len() == MAX_TOKENS as usize));
+    check("16 at once", &crowd(&runtime, 16), &alone);
+    drop(runtime);
+
+    let runtime = start(base, |config| config.engine.max_prefill_chunk = 7);
+    check("prefill in chunks of 7", &crowd(&runtime, PROMPTS.len()), &alone);
+    drop(runtime);
+
+    let runtime = start(base, |config| config.engine.prefix_cache = true);
+    check("cold cache", &crowd(&runtime, PROMPTS.len()), &alone);
+    let warm = crowd(&runtime, PROMPTS.len());
+    check("prefix-cache hit", &warm, &alone);
+    let n_hits = warm.iter().filter(|answer| answer.finish.usage.cached_tokens > 0).count();
+    assert!(n_hits >= 5, "only {n_hits} of {} prompts hit the cache", warm.len());
+    drop(runtime);
+
+    let runtime = start(base, tight);
+    check("after preemption", &crowd(&runtime, 16), &alone);
+    let n_preemptions = runtime.stats().preemptions;
+    assert!(n_preemptions > 0, "the pool was not too small");
+}
+
+#[test]
+fn answers_of_the_placeholder_do_not_depend_on_company() {
+    let pool = |n_blocks: usize| {
+        let options = format!("seed=3,block_size=8,n_blocks={n_blocks},max_model_len=240");
+        ModelSource::placeholder(&options).unwrap()
+    };
+    let base = RuntimeConfig::new(pool(1000));
+    check_all(&base, |config| config.model = pool(60));
+}
+
+#[test]
+fn real_model_answers_do_not_depend_on_company() {
+    let path = real_model::path("smollm2-135m-instruct");
+    let mut base = RuntimeConfig::new(ModelSource::path(path));
+    base.block_size = 8;
+    base.max_model_len = Some(128);
+    base.kv_bytes = 256 << 20;
+    // 30 layers, 3 heads of 64 for K and for V, 4 bytes: 46,080 bytes a token.
+    check_all(&base, |config| config.kv_bytes = 46_080 * 8 * 24);
+}

@@ -1,0 +1,31 @@
+//! The executor beside llama.cpp: how well each model predicts the same text.
+
+use lastmile::{ModelSource, RuntimeConfig};
+
+use crate::real_model;
+
+const TEXT: &str = include_str!("../golden/gpl-3.0.txt");
+const GOLDEN: &str = include_str!("../golden/perplexity.json");
+
+#[track_caller]
+fn check(card: &str) {
+    let golden: serde_json::Value = serde_json::from_str(GOLDEN).unwrap();
+    let expected = golden["reference"][card].as_f64().unwrap();
+    let (ctx, windows) = (golden["ctx"].as_u64().unwrap(), golden["windows"].as_u64().unwrap());
+    let config = RuntimeConfig::new(ModelSource::path(real_model::path(card)));
+    let found = lastmile::perplexity(&config, TEXT, ctx as usize, None, |_, _, _| ()).unwrap();
+    assert_eq!(found.n_windows as u64, windows, "the text was cut into other windows");
+    let off = found.perplexity / expected - 1.0;
+    println!("{card}: {:.4}, llama.cpp {expected}: {:+.3} %", found.perplexity, 100.0 * off);
+    assert!(off.abs() < 0.005, "{card}: {:.4}, expected {expected}", found.perplexity);
+}
+
+#[test]
+fn real_model_perplexity_of_smollm2_is_that_of_llama_cpp() {
+    check("smollm2-135m-instruct");
+}
+
+#[test]
+fn real_model_perplexity_of_gemma3_is_that_of_llama_cpp() {
+    check("gemma3-270m");
+}

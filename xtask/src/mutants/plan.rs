@@ -1,0 +1,198 @@
+//! The bugs that are planted.
+
+use anyhow::bail;
+
+/// Who must catch a bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Judge {
+    /// `lm-sim`, by an invariant or by an answer that differs from its reference.
+    Simulation,
+    /// The tests of `lm-scheduler`: for what the placeholder's KV, which holds each token apart,
+    /// cannot show.
+    UnitTests,
+}
+
+/// One bug: a text that stands exactly once in a file, and what replaces it.
+pub(super) struct Mutant {
+    pub(super) name: &'static str,
+    pub(super) file: &'static str,
+    find: &'static str,
+    replace: &'static str,
+    pub(super) judge: Judge,
+}
+
+impl Mutant {
+    /// The file's text with the bug in it.
+    pub(super) fn apply(&self, text: &str) -> anyhow::Result<String> {
+        let n_found = text.matches(self.find).count();
+        if n_found != 1 {
+            bail!(
+                "{}: {:?} stands {n_found} times in {}, but must stand once: the code has moved on, \
+                 and this mutant must follow",
+                self.name,
+                self.find,
+                self.file
+            );
+        }
+        Ok(text.replacen(self.find, self.replace, 1))
+    }
+}
+
+const BLOCKS: &str = "crates/lm-scheduler/src/blocks.rs";
+const PREFIX: &str = "crates/lm-scheduler/src/prefix.rs";
+const SCHEDULER: &str = "crates/lm-scheduler/src/scheduler.rs";
+const BATCH: &str = "crates/lm-backend/src/batch.rs";
+
+pub(super) const MUTANTS: [Mutant; 16] = [
+    Mutant {
+        name: "double free",
+        file: SCHEDULER,
+        find: "        blocks.release(block);\n",
+        replace: "        blocks.release(block);\n        \
+                  if seq.block_table.is_empty() { blocks.release(block); }\n",
+        judge: Judge::Simulation,
+    },
+    Mutant {
+        name: "double free on preemption",
+        file: SCHEDULER,
+        find: "        release_blocks(seq, &mut self.blocks);\n        seq.n_preemptions += 1;\n",
+        replace: "        if let Some(&last) = seq.block_table.last() { self.blocks.release(last); }\n\
+                  release_blocks(seq, &mut self.blocks);\n        seq.n_preemptions += 1;\n",
+        judge: Judge::Simulation,
+    },
+    Mutant {
+        name: "stale name in the prefix cache",
+        file: BLOCKS,
+        find: "            self.by_hash.remove(&hash);\n",
+        replace: "            let _ = hash;\n",
+        judge: Judge::Simulation,
+    },
+    Mutant {
+        name: "stale prefix hit",
+        file: BLOCKS,
+        find: "if let Some(hash) = block.hash.take() {",
+        replace: "if let Some(hash) = None::<BlockHash> {",
+        judge: Judge::Simulation,
+    },
+    Mutant {
+        name: "off by one in slot_mapping",
+        file: BATCH,
+        find: "narrow(block * block_size + position % block_size)",
+        replace: "narrow(block * block_size + (position + 1) % block_size)",
+        judge: Judge::Simulation,
+    },
+    Mutant {
+        name: "off by one block in slot_mapping",
+        file: BATCH,
+        find: "block_table[position / block_size].index()",
+        replace: "block_table[(position + 1) / block_size % n_blocks].index()",
+        judge: Judge::Simulation,
+    },
+    Mutant {
+        name: "block named one token too early",
+        file: SCHEDULER,
+        find: "(seq.n_hashed_blocks + 1) * block_size <= seq.n_computed {",
+        replace: "(seq.n_hashed_blocks + 1) * block_size <= seq.n_computed + 1 \
+                  && seq.n_hashed_blocks < seq.block_table.len() {",
+        judge: Judge::Simulation,
+    },
+    Mutant {
+        name: "n_computed kept on preemption",
+        file: SCHEDULER,
+        find: "    seq.n_computed = 0;\n",
+        replace: "",
+        judge: Judge::Simulation,
+    },
+    Mutant {
+        name: "hash chain kept on preemption",
+        file: SCHEDULER,
+        find: "    seq.last_hash = seq.root;\n",
+        replace: "",
+        judge: Judge::Simulation,
+    },
+    Mutant {
+        name: "whole prompt taken from the cache",
+        file: SCHEDULER,
+        find: "let n_full = (seq.tokens.len() - 1) / block_size;",
+        replace: "let n_full = seq.tokens.len() / block_size;",
+        judge: Judge::Simulation,
+    },
+    Mutant {
+        name: "shared block left in the free list",
+        file: BLOCKS,
+        find: "        if self.blocks[block.index()].ref_count == 0 {\n            \
+               self.unlink(block.0);\n        }\n",
+        replace: "",
+        judge: Judge::Simulation,
+    },
+    Mutant {
+        name: "budget not spent",
+        file: SCHEDULER,
+        find: "        *budget -= n_tokens;\n",
+        replace: "",
+        judge: Judge::Simulation,
+    },
+    Mutant {
+        name: "abort keeps its blocks",
+        file: SCHEDULER,
+        find: "        release_blocks(&mut seq, &mut self.blocks);\n",
+        replace: "        let _ = &mut seq;\n",
+        judge: Judge::Simulation,
+    },
+    Mutant {
+        name: "drawn before the prompt's end",
+        file: SCHEDULER,
+        find: "let samples = end == seq.tokens.len();",
+        replace: "let samples = end + 1 >= seq.tokens.len();",
+        judge: Judge::Simulation,
+    },
+    Mutant {
+        name: "prefix match without its parent",
+        file: PREFIX,
+        find: "blake3::Hasher::new_keyed(&self.0)",
+        replace: "blake3::Hasher::new_keyed(&[0; 32])",
+        judge: Judge::UnitTests,
+    },
+    Mutant {
+        name: "prefix match without its salt",
+        file: PREFIX,
+        find: "blake3::hash(&salt.to_le_bytes())",
+        replace: "blake3::hash(&(salt * 0).to_le_bytes())",
+        judge: Judge::UnitTests,
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expect: Option<&str>) {
+        let mutant = Mutant {
+            name: "test",
+            file: "a.rs",
+            find: "a += 1;",
+            replace: "a += 2;",
+            judge: Judge::Simulation,
+        };
+        assert_eq!(mutant.apply(text).ok().as_deref(), expect);
+    }
+
+    #[test]
+    fn a_mutant_that_does_not_apply_once_is_an_error() {
+        check("{ a += 1; }", Some("{ a += 2; }"));
+        check("{ a += 3; }", None);
+        check("{ a += 1; a += 1; }", None);
+    }
+
+    #[test]
+    fn names_are_unique_and_every_bug_changes_something() {
+        for (i, mutant) in MUTANTS.iter().enumerate() {
+            assert!(MUTANTS[..i].iter().all(|other| other.name != mutant.name));
+            assert_ne!(mutant.find, mutant.replace);
+            assert_ne!(mutant.apply(mutant.find).unwrap(), mutant.find);
+        }
+    }
+}
