@@ -4,8 +4,7 @@
 //!
 //! Start reading at [`LogprobEntry`].
 
-use serde::Serialize;
-use serde_json::{Map, Value};
+use serde::ser::{Serialize, SerializeMap, Serializer};
 
 /// A token as text and as bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,32 +30,47 @@ pub struct LogprobEntry {
 /// JSON has no infinity; this is what OpenAI's API writes for an impossible token.
 const IMPOSSIBLE: f32 = -9999.0;
 
-#[derive(Serialize)]
+#[derive(serde::Serialize)]
 pub(crate) struct ChatLogprobs<'a> {
     content: Vec<ChatToken<'a>>,
     refusal: Option<()>,
 }
 
-#[derive(Serialize)]
+#[derive(serde::Serialize)]
 struct ChatToken<'a> {
     #[serde(flatten)]
     token: ChatAlternative<'a>,
     top_logprobs: Vec<ChatAlternative<'a>>,
 }
 
-#[derive(Serialize)]
+#[derive(serde::Serialize)]
 struct ChatAlternative<'a> {
     token: &'a str,
     logprob: f32,
     bytes: &'a [u8],
 }
 
-#[derive(Serialize)]
+#[derive(serde::Serialize)]
 pub(crate) struct TextLogprobs<'a> {
     tokens: Vec<&'a str>,
     token_logprobs: Vec<f32>,
-    top_logprobs: Vec<Map<String, Value>>,
+    top_logprobs: Vec<TextAlternatives<'a>>,
     text_offset: Vec<usize>,
+}
+
+/// A map from text to log-probability. Tokens may share a text; the most likely one stands for it.
+struct TextAlternatives<'a>(&'a [(TokenName, f32)]);
+
+impl Serialize for TextAlternatives<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for (i, (name, logprob)) in self.0.iter().enumerate() {
+            if self.0[..i].iter().all(|(earlier, _)| earlier.text != name.text) {
+                map.serialize_entry(&name.text, &finite(*logprob))?;
+            }
+        }
+        map.end()
+    }
 }
 
 impl LogprobEntry {
@@ -81,9 +95,6 @@ fn alternative(name: &TokenName, logprob: f32) -> ChatAlternative<'_> {
 
 /// `offset` counts the characters of the choice's earlier tokens.
 pub(crate) fn text(entries: &[LogprobEntry], offset: usize) -> TextLogprobs<'_> {
-    let top = |entry: &LogprobEntry| {
-        entry.top.iter().map(|(name, l)| (name.text.clone(), finite(*l).into())).collect()
-    };
     let offsets = entries.iter().scan(offset, |next, entry| {
         let at = *next;
         *next += entry.n_chars();
@@ -92,7 +103,7 @@ pub(crate) fn text(entries: &[LogprobEntry], offset: usize) -> TextLogprobs<'_> 
     TextLogprobs {
         tokens: entries.iter().map(|entry| entry.token.text.as_str()).collect(),
         token_logprobs: entries.iter().map(|entry| finite(entry.logprob)).collect(),
-        top_logprobs: entries.iter().map(top).collect(),
+        top_logprobs: entries.iter().map(|entry| TextAlternatives(&entry.top)).collect(),
         text_offset: offsets.collect(),
     }
 }

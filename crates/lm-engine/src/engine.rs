@@ -77,7 +77,7 @@ impl Engine {
             draws: Vec::with_capacity(n_seqs),
             drawn: Vec::with_capacity(n_seqs),
             leaving: Vec::with_capacity(n_seqs),
-            sampler: Sampler::new(vocab_size),
+            sampler: Sampler::new(vocab_size, config.max_model_len),
             scheduler: Scheduler::new(config)?,
             active: BTreeMap::new(),
             next_seq: 0,

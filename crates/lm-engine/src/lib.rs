@@ -12,6 +12,9 @@ mod stats;
 mod submit;
 mod thread;
 
+#[cfg(test)]
+mod tests;
+
 pub use engine::{Engine, EngineParts};
 pub use histogram::{Histogram, HistogramSnapshot};
 pub use output::{OutputReader, OutputWriter, output_pair};

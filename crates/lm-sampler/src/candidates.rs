@@ -12,6 +12,13 @@ pub(crate) struct Candidates {
 }
 
 impl Candidates {
+    pub(crate) fn with_capacity(vocab_size: usize, max_model_len: usize) -> Self {
+        Candidates {
+            entries: Vec::with_capacity(vocab_size),
+            seen: Vec::with_capacity(max_model_len),
+        }
+    }
+
     pub(crate) fn fill(&mut self, logits: &[f32]) {
         self.entries.clear();
         let indexed = logits.iter().enumerate();

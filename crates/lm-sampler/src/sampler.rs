@@ -43,12 +43,10 @@ pub enum SampleError {
 }
 
 impl Sampler {
-    /// A sampler with room for rows of `vocab_size`.
+    /// A sampler with room for rows of `vocab_size` and histories of `max_model_len`.
     #[must_use]
-    pub fn new(vocab_size: usize) -> Self {
-        let mut sampler = Sampler::default();
-        sampler.candidates.fill(&vec![0.0; vocab_size]);
-        sampler
+    pub fn new(vocab_size: usize, max_model_len: usize) -> Self {
+        Sampler { candidates: Candidates::with_capacity(vocab_size, max_model_len) }
     }
 
     /// Draws the token at `position` (its index in the sequence) from `logits`, `[vocab_size]`.
@@ -171,7 +169,7 @@ mod tests {
 
     /// The tokens that ever come out over many positions, sorted.
     fn support(params: &SamplingParams, history: History<'_>) -> Vec<TokenId> {
-        let mut sampler = Sampler::new(LOGITS.len());
+        let mut sampler = Sampler::default();
         let draw = |position| sampler.sample(&LOGITS, params, history, position).unwrap().token;
         let mut tokens: Vec<TokenId> = (0..20_000).map(draw).collect();
         tokens.sort_unstable();
@@ -204,7 +202,7 @@ mod tests {
     fn penalties_and_bans_move_the_greedy_choice() {
         let greedy = |params: SamplingParams, history: History<'_>| {
             let params = SamplingParams { temperature: 0.0, ..params };
-            Sampler::new(6).sample(&LOGITS, &params, history, 0).unwrap().token
+            Sampler::default().sample(&LOGITS, &params, history, 0).unwrap().token
         };
         let seen = History { generated: &[1, 1, 3], ..History::default() };
         let prompt = History { prompt: &[1, 3], ..History::default() };
@@ -219,7 +217,7 @@ mod tests {
 
     #[test]
     fn frequencies_follow_the_probabilities() {
-        let mut sampler = Sampler::new(2);
+        let mut sampler = Sampler::default();
         let logits = [0.0, 2f32.ln()];
         let ones = (0..30_000)
             .filter(|&i| {
@@ -233,7 +231,7 @@ mod tests {
     fn broken_rows_are_errors() {
         let sample = |logits: &[f32], banned: &[TokenId]| {
             let history = History { banned, ..History::default() };
-            Sampler::new(2).sample(logits, &params(), history, 0).map(|s| s.token)
+            Sampler::default().sample(logits, &params(), history, 0).map(|s| s.token)
         };
         assert_eq!(sample(&[0.0, f32::NAN], &[]), Err(SampleError::NotFinite));
         assert_eq!(sample(&[0.0, f32::INFINITY], &[]), Err(SampleError::NotFinite));
@@ -246,7 +244,7 @@ mod tests {
     fn logprobs_are_those_of_the_model() {
         let params = SamplingParams { top_k: 1, logprobs: Some(3), ..params() };
         let logits = [0.0, 2f32.ln(), 5f32.ln()];
-        let sampled = Sampler::new(3).sample(&logits, &params, History::default(), 0).unwrap();
+        let sampled = Sampler::default().sample(&logits, &params, History::default(), 0).unwrap();
         let found = sampled.logprobs.unwrap();
         let tokens: Vec<TokenId> = found.top.iter().map(|t| t.0).collect();
         assert_eq!((found.token, tokens), (2, vec![2, 1, 0]));

@@ -149,13 +149,19 @@ fn reduced(manifest: &str) -> anyhow::Result<String> {
 
 /// The one line of a failed run that says why.
 fn said(ran: &Outcome) -> String {
-    let lines: Vec<&str> =
-        ran.output.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let after_panic = lines.iter().position(|line| line.contains("panicked at"));
-    let panic = after_panic.and_then(|at| lines.get(at + 1));
-    let failure = lines.iter().find(|line| line.starts_with("sim: "));
-    let last = lines.last();
-    let line = panic.or(failure).or(last).copied().unwrap_or("it failed without a word");
+    let lines = ran.output.lines().map(str::trim).filter(|line| !line.is_empty());
+    let lines: Vec<&str> = lines.collect();
+    let failure = lines.iter().find(|line| line.starts_with("sim: seed")).copied();
+    let panic = lines.iter().position(|line| line.contains("panicked at"));
+    let line = match (panic, failure.or(lines.last().copied())) {
+        (Some(at), _) => {
+            // thread 'NAME' (ID) panicked at FILE:LINE:COLUMN:
+            let thread = lines[at].split('\'').nth(1).unwrap_or("a thread");
+            format!("{thread} panicked: {}", lines.get(at + 1).unwrap_or(&""))
+        }
+        (None, Some(line)) => line.split("; again with").next().unwrap_or(line).to_owned(),
+        (None, None) => "it failed without a word".to_owned(),
+    };
     line.chars().take(110).collect()
 }
 
@@ -202,8 +208,10 @@ mod tests {
             let ran = Outcome { success: false, output: output.to_owned() };
             assert_eq!(said(&ran), expect);
         };
-        check("thread 'main' panicked at a.rs:1:1:\nonly held\nsim: seed 1 panicked", "only held");
-        check("note\nsim: seed 3 step 4: blocks leaked", "sim: seed 3 step 4: blocks leaked");
+        let panic = "thread 'main' (7) panicked at a.rs:1:1:\nonly held\nsim: seed 1 panicked";
+        check(panic, "main panicked: only held");
+        let failure = "sim: seed 3 step 4: blocks leaked";
+        check(&format!("note\n{failure}; again with: cargo sim --seed 3"), failure);
         check("", "it failed without a word");
     }
 }

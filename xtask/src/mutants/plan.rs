@@ -93,7 +93,8 @@ pub(super) const MUTANTS: [Mutant; 16] = [
         file: SCHEDULER,
         find: "(seq.n_hashed_blocks + 1) * block_size <= seq.n_computed {",
         replace: "(seq.n_hashed_blocks + 1) * block_size <= seq.n_computed + 1 \
-                  && seq.n_hashed_blocks < seq.block_table.len() {",
+                  && seq.n_hashed_blocks < seq.block_table.len() \
+                  && (seq.n_hashed_blocks + 1) * block_size <= seq.tokens.len() {",
         judge: Judge::Simulation,
     },
     Mutant {
@@ -104,10 +105,10 @@ pub(super) const MUTANTS: [Mutant; 16] = [
         judge: Judge::Simulation,
     },
     Mutant {
-        name: "hash chain kept on preemption",
-        file: SCHEDULER,
-        find: "    seq.last_hash = seq.root;\n",
-        replace: "",
+        name: "free list keeps a stale tail",
+        file: BLOCKS,
+        find: "            NONE => self.free_tail = prev,\n",
+        replace: "            NONE => {}\n",
         judge: Judge::Simulation,
     },
     Mutant {

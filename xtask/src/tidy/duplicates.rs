@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, bail};
 use cargo_metadata::semver::{Version, VersionReq};
-use cargo_metadata::{DependencyKind, Metadata, PackageId};
 
 use super::Finding;
 
@@ -18,33 +18,31 @@ struct Skip {
     versions: VersionReq,
 }
 
-pub(super) fn run(root: &Path, metadata: &Metadata) -> anyhow::Result<Vec<Finding>> {
+pub(super) fn run(root: &Path) -> anyhow::Result<Vec<Finding>> {
     let Ok(text) = std::fs::read_to_string(root.join(DENY)) else { return Ok(Vec::new()) };
-    Ok(check(&built(metadata)?, &skips(&text)?))
+    // Not from `cargo metadata`: its graph holds optional dependencies that nobody switched on.
+    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .current_dir(root)
+        .args(["tree", "--locked", "--workspace", "--edges", "normal,build"])
+        .args(["--prefix", "none", "--format", "{p}"])
+        .output()
+        .context("cargo tree")?;
+    if !output.status.success() {
+        bail!("cargo tree: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(check(&built(&String::from_utf8_lossy(&output.stdout))?, &skips(&text)?))
 }
 
-/// Every version that a build for this machine compiles, tests left out.
-fn built(metadata: &Metadata) -> anyhow::Result<BTreeMap<String, BTreeSet<Version>>> {
-    let resolve = metadata.resolve.as_ref().context("cargo metadata gave no graph")?;
-    let nodes: BTreeMap<&PackageId, _> =
-        resolve.nodes.iter().map(|node| (&node.id, node)).collect();
-    let mut ahead: Vec<&PackageId> = metadata.workspace_members.iter().collect();
-    let mut seen = BTreeSet::new();
-    while let Some(id) = ahead.pop() {
-        if !seen.insert(id) {
-            continue;
-        }
-        let node = nodes.get(id).with_context(|| format!("{id} is not in the graph"))?;
-        for dependency in &node.deps {
-            let kinds = &dependency.dep_kinds;
-            if kinds.iter().any(|kind| kind.kind != DependencyKind::Development) {
-                ahead.push(&dependency.pkg);
-            }
-        }
-    }
+/// Every version that a build for this machine compiles, tests left out: `name v1.2.3 ...` a line.
+fn built(tree: &str) -> anyhow::Result<BTreeMap<String, BTreeSet<Version>>> {
     let mut versions: BTreeMap<String, BTreeSet<Version>> = BTreeMap::new();
-    for package in metadata.packages.iter().filter(|package| seen.contains(&package.id)) {
-        versions.entry(package.name.to_string()).or_default().insert(package.version.clone());
+    for line in tree.lines().filter(|line| !line.is_empty()) {
+        let mut words = line.split(' ');
+        let (name, version) = (words.next(), words.next().and_then(|word| word.strip_prefix('v')));
+        let (Some(name), Some(version)) = (name, version) else {
+            bail!("cargo tree says {line:?}, where \"name v1.2.3\" was expected");
+        };
+        versions.entry(name.to_owned()).or_default().insert(version.parse()?);
     }
     Ok(versions)
 }
@@ -102,8 +100,8 @@ mod tests {
 
     #[track_caller]
     fn check(versions: &[&str], skipped: &[&str], expect: &[&str]) {
-        let set = versions.iter().map(|version| version.parse().unwrap()).collect();
-        let built = BTreeMap::from([("a".to_owned(), set)]);
+        let tree: String = versions.iter().map(|v| format!("a v{v} (*)\nb v1.0.0\n")).collect();
+        let built = built(&tree).unwrap();
         let entry = |spec: &&str| format!("{{ crate = \"{spec}\", reason = \"r\" }},\n");
         let entries: String = skipped.iter().map(entry).collect();
         let skips = skips(&format!("[bans]\nskip = [\n{entries}]\n")).unwrap();

@@ -13,7 +13,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use cargo_metadata::{Metadata, MetadataCommand};
+use cargo_metadata::MetadataCommand;
 
 use source::Source;
 
@@ -42,7 +42,12 @@ impl fmt::Display for Finding {
 
 /// Checks the workspace at `root` and prints what is found. True when nothing is.
 pub(crate) fn run(root: &Path) -> anyhow::Result<bool> {
-    let metadata = metadata(root)?;
+    let metadata = MetadataCommand::new()
+        .current_dir(root)
+        .no_deps()
+        .other_options(vec!["--locked".to_owned()])
+        .exec()
+        .context("cargo metadata")?;
     let mut paths = Vec::new();
     for package in metadata.workspace_packages() {
         let folder = package.manifest_path.parent().context("a manifest lies in a folder")?;
@@ -63,7 +68,7 @@ pub(crate) fn run(root: &Path) -> anyhow::Result<bool> {
     let members = floors::members(&metadata);
     findings.extend(floors::check(&members));
     findings.extend(docs::check_root(root, &members));
-    findings.extend(duplicates::run(root, &metadata)?);
+    findings.extend(duplicates::run(root)?);
     findings.sort();
     for finding in &findings {
         println!("{finding}");
@@ -71,20 +76,6 @@ pub(crate) fn run(root: &Path) -> anyhow::Result<bool> {
     let (n_files, n_members) = (paths.len(), members.len());
     println!("tidy: {} findings in {n_files} files of {n_members} packages", findings.len());
     Ok(findings.is_empty())
-}
-
-/// The graph as it is resolved for this machine.
-fn metadata(root: &Path) -> anyhow::Result<Metadata> {
-    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let output = std::process::Command::new(rustc).arg("-vV").output()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
-    let host = host.context("rustc -vV names no host")?.to_owned();
-    MetadataCommand::new()
-        .current_dir(root)
-        .other_options(vec!["--locked".into(), "--filter-platform".into(), host])
-        .exec()
-        .context("cargo metadata")
 }
 
 fn rust_files(folder: &Path, paths: &mut Vec<PathBuf>) -> anyhow::Result<()> {

@@ -6,7 +6,7 @@ use super::source::{Source, find_words};
 /// Files that may hold unsafe code, and why.
 const OPEN: [(&str, &str); 1] = [("models/src/mapped.rs", "maps model files")];
 
-/// Lines above an `unsafe` in which its argument stands.
+/// Lines above an `unsafe` in which its argument stands, or at least ends.
 const REACH: usize = 3;
 
 pub(super) fn check(source: &Source) -> Vec<Finding> {
@@ -18,8 +18,7 @@ pub(super) fn check(source: &Source) -> Vec<Finding> {
             let fact = "this file is not one of those that may hold unsafe code";
             findings.push(Finding::new(&source.path, line + 1, "unsafe-file", fact));
         }
-        let above = &comments[line.saturating_sub(REACH)..=line];
-        if !above.iter().any(|comment| comment.contains("SAFETY:")) {
+        if !is_argued(&comments[..=line]) {
             let fact = format!("no `// SAFETY:` within {REACH} lines above");
             findings.push(Finding::new(&source.path, line + 1, "safety-comment", fact));
         }
@@ -31,6 +30,19 @@ pub(super) fn check(source: &Source) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// Whether the last of these lines has an argument near it.
+fn is_argued(comments: &[&str]) -> bool {
+    let is_argument = |comment: &&str| comment.contains("SAFETY:");
+    let is_comment = |comment: &&str| !comment.trim().is_empty();
+    let mut upwards = comments.iter().rev().copied();
+    if upwards.by_ref().take(REACH + 1).any(|comment| is_argument(&comment)) {
+        return true;
+    }
+    let nearest = comments.len().checked_sub(REACH + 1).map(|at| comments[at]);
+    nearest.is_some_and(|comment| is_comment(&comment))
+        && upwards.take_while(is_comment).any(|comment| is_argument(&comment))
 }
 
 #[cfg(test)]
@@ -48,6 +60,7 @@ mod tests {
     fn unsafe_code_is_argued_for_and_only_in_open_files() {
         let open = "models/src/mapped.rs";
         check(open, "// SAFETY: the file is ours.\n// And stays so.\nunsafe { f() }", &[]);
+        check(open, "// SAFETY: long,\n// a\n// b\n// c\n// d\nunsafe { f() }", &[]);
         check(open, "// SAFETY: far.\n\n\n\nunsafe { f() }", &[(5, "safety-comment")]);
         check(open, "unsafe fn f() {}", &[(1, "safety-comment")]);
         check(open, "#![expect(unsafe_code, reason = \"mmap\")]", &[]);

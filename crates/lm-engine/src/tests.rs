@@ -1,0 +1,225 @@
+//! The engine on the test's own thread, with the placeholder behind it.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Instant, SystemTime};
+
+use lm_backend::{PlaceholderBackend, PlaceholderVocab};
+use lm_scheduler::SchedulerConfig;
+use lm_tokenizer::{StopMatcher, Tokenizer, placeholder};
+use lm_types::{
+    FinishReason, GenerateError, GenerateEvent, GenerateRequest, Observer, Outcome, Prompt,
+    ReleaseHash, RequestEvent, RequestId, SamplingParams, TokenId,
+};
+
+use crate::submit::QueuePlace;
+use crate::{Engine, EngineParts, EngineStats, NewSubmission, OutputReader, output_pair};
+
+#[derive(Default)]
+struct Remember(Mutex<Vec<RequestEvent>>);
+
+impl Observer for Remember {
+    fn record(&self, event: &RequestEvent) {
+        self.0.lock().unwrap().push(event.clone());
+    }
+}
+
+struct Rig {
+    engine: Engine,
+    stats: Arc<EngineStats>,
+    observer: Arc<Remember>,
+    places: Arc<AtomicUsize>,
+}
+
+impl Rig {
+    fn new(options: &str) -> Self {
+        let options = format!("block_size=8,n_blocks=512,max_model_len=1024,{options}");
+        let vocab = PlaceholderVocab {
+            vocab_size: placeholder::VOCAB_SIZE,
+            bos: placeholder::BOS,
+            sep: placeholder::SEP,
+            turn_start: placeholder::IM_START,
+            turn_end: placeholder::IM_END,
+            newline: placeholder::FIRST_BYTE + u32::from(b'\n'),
+            words: placeholder::FIRST_WORD..placeholder::FIRST_BYTE,
+        };
+        let config = SchedulerConfig {
+            block_size: 8,
+            n_blocks: 512,
+            max_model_len: 1024,
+            max_num_seqs: 16,
+            max_batch_tokens: 64,
+            max_prefill_chunk: 64,
+            max_queued_requests: 64,
+            prefix_cache: true,
+        };
+        let stats = Arc::new(EngineStats::new(Instant::now()));
+        let observer = Arc::new(Remember::default());
+        let parts = EngineParts {
+            backend: Box::new(PlaceholderBackend::new(options.parse().unwrap(), vocab)),
+            tokenizer: Arc::new(Tokenizer::placeholder()),
+            observer: observer.clone(),
+            model: "placeholder".into(),
+            release: ReleaseHash([0; 16]),
+        };
+        let engine = Engine::new(parts, config, Arc::clone(&stats)).unwrap();
+        Rig { engine, stats, observer, places: Arc::default() }
+    }
+
+    fn add(
+        &mut self,
+        prompt: Vec<TokenId>,
+        change: impl FnOnce(&mut GenerateRequest),
+    ) -> OutputReader {
+        let mut request = GenerateRequest::new(RequestId(0), Prompt::Tokens(prompt.clone()));
+        request.sampling = SamplingParams::greedy();
+        request.stop.max_tokens = Some(300);
+        request.stop.ignore_eos = true;
+        change(&mut request);
+        let max_new_tokens = request.stop.max_tokens.unwrap() as usize;
+        let (output, reader) = output_pair(max_new_tokens);
+        let new = NewSubmission {
+            stop: StopMatcher::new(&request.stop.stop_strings).unwrap(),
+            request: Arc::new(request),
+            choice: 0,
+            prompt,
+            max_new_tokens,
+            arrived_at: SystemTime::now(),
+            output,
+        };
+        let place = QueuePlace::take(&self.places, 64).unwrap();
+        self.engine.add(new, place, self.stats.now());
+        reader
+    }
+
+    fn run(&mut self) {
+        while !self.engine.is_idle() {
+            self.engine.step();
+        }
+    }
+}
+
+fn prompt(i: u32) -> Vec<TokenId> {
+    (0..20 + i).map(|p| placeholder::FIRST_WORD + (7 * i + p) % 200).collect()
+}
+
+/// Text and end of an answer.
+fn answer(reader: &OutputReader) -> (String, Result<FinishReason, GenerateError>) {
+    let mut whole = String::new();
+    loop {
+        match reader.next_blocking().unwrap() {
+            GenerateEvent::Delta { text, .. } => whole.push_str(&text),
+            GenerateEvent::Finished(finish) => return (whole, Ok(finish.reason)),
+            GenerateEvent::Failed(error) => return (whole, Err(error)),
+        }
+    }
+}
+
+#[test]
+fn a_warm_step_allocates_nothing() {
+    let mut rig = Rig::new("");
+    let greedy: Vec<_> = (0..8).map(|i| rig.add(prompt(i), |_| ())).collect();
+    let sampled = rig.add(prompt(9), |request| {
+        let sampling = &mut request.sampling;
+        (sampling.temperature, sampling.top_k, sampling.presence_penalty) = (1.0, 20, 0.5);
+    });
+    for _ in 0..30 {
+        rig.engine.step();
+    }
+    for step in 30..250 {
+        let counted = allocation_counter::measure(|| rig.engine.step());
+        assert_eq!(counted.count_total, 0, "step {step} allocated");
+    }
+    assert_eq!(rig.stats.snapshot().n_running, 9, "the answers ended too soon");
+    drop((greedy, sampled));
+}
+
+#[test]
+fn one_broken_row_ends_one_answer() {
+    let mut rig = Rig::new("nan_at=25");
+    let reader = rig.add(prompt(3), |_| ());
+    let others: Vec<_> = (10..14).map(|i| rig.add(prompt(i), |_| ())).collect();
+    rig.run();
+    assert!(matches!(answer(&reader).1, Err(GenerateError::Sequence { .. })));
+    for other in others {
+        assert_eq!(answer(&other).1, Ok(FinishReason::Length));
+    }
+}
+
+#[test]
+fn a_failed_or_panicking_step_ends_its_answers_and_the_engine_goes_on() {
+    for options in ["fail_at_step=5", "panic_at_step=5"] {
+        let mut rig = Rig::new(options);
+        let reader = rig.add(prompt(0), |_| ());
+        rig.run();
+        assert!(matches!(answer(&reader).1, Err(GenerateError::Backend { .. })), "{options}");
+        let reader = rig.add(prompt(0), |_| ());
+        rig.run();
+        assert_eq!(answer(&reader).1, Ok(FinishReason::Length), "{options}");
+        assert_eq!(rig.stats.snapshot().n_free_blocks, 512, "{options}");
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_frees_its_blocks_in_the_next_step() {
+    let mut rig = Rig::new("");
+    let reader = rig.add(prompt(0), |_| ());
+    rig.engine.step();
+    assert!(rig.stats.snapshot().n_free_blocks < 512);
+    drop(reader);
+    rig.engine.step();
+    assert_eq!(rig.stats.snapshot().n_free_blocks, 512);
+    let events = rig.observer.0.lock().unwrap();
+    assert_eq!(events[0].outcome, Outcome::Finished(FinishReason::Abort));
+}
+
+#[test]
+fn stop_strings_cut_the_text_before_them() {
+    let mut rig = Rig::new("");
+    let free = rig.add(prompt(0), |request| request.stop.max_tokens = Some(40));
+    rig.run();
+    let whole = answer(&free).0;
+    // From the middle of one word into the next, so that no token border helps.
+    let stop = &whole[31..42];
+    let stopped = rig.add(prompt(0), |request| request.stop.stop_strings = vec![stop.into()]);
+    rig.run();
+    let expected = &whole[..whole.find(stop).unwrap()];
+    assert_eq!(answer(&stopped), (expected.to_owned(), Ok(FinishReason::Stop)));
+}
+
+#[test]
+fn end_tokens_are_held_back_until_min_tokens() {
+    let lengths = |min_tokens: u32| {
+        let mut rig = Rig::new("mean_tokens=2");
+        let readers: Vec<_> = (0..8)
+            .map(|i| {
+                rig.add(prompt(i), |request| {
+                    (request.stop.ignore_eos, request.stop.min_tokens) = (false, min_tokens);
+                })
+            })
+            .collect();
+        rig.run();
+        readers.iter().for_each(|reader| drop(answer(reader)));
+        let events = rig.observer.0.lock().unwrap();
+        events.iter().map(|event| event.usage.completion_tokens).min().unwrap()
+    };
+    assert!(lengths(0) < 10);
+    assert!(lengths(10) > 10);
+}
+
+#[test]
+fn the_cost_of_all_answers_is_the_cost_of_all_steps() {
+    let mut rig = Rig::new("");
+    let readers: Vec<_> = (0..12).map(|i| rig.add(prompt(i), |_| ())).collect();
+    rig.run();
+    drop(readers);
+    let events = rig.observer.0.lock().unwrap();
+    let shares: f64 = events.iter().map(|event| event.timings.cpu_seconds).sum();
+    let measured = rig.stats.snapshot().cpu_seconds;
+    assert!(shares > 0.0);
+    // The counter keeps whole microseconds of each step.
+    let rounding = 1e-6 * rig.stats.snapshot().steps as f64;
+    assert!((shares - measured).abs() <= rounding, "{shares} of {measured}");
+    assert_eq!(rig.places.load(Ordering::Relaxed), 0, "a place in the queue leaked");
+}
