@@ -1,5 +1,12 @@
 //! Tests across crates, by what a user of the library or of the command line can notice.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod cli;
+mod data;
+mod inspect;
 mod invariance;
 mod parity;
+mod program;
+mod pull;
 mod real_model;

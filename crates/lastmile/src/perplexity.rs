@@ -12,7 +12,7 @@ use crate::loading::{Loaded, load};
 use crate::{LoadError, RuntimeConfig};
 
 /// Tokens that are run at once: bounds the rows of logits in memory.
-const CHUNK: usize = 64;
+const CHUNK: usize = 128;
 
 /// The result over all windows.
 #[derive(Clone, Copy, Debug, PartialEq)]

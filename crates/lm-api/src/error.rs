@@ -155,6 +155,24 @@ const RETRY_SHUTTING_DOWN: Duration = Duration::from_secs(5);
 const RETRY_FULL: Duration = Duration::from_secs(1);
 
 impl ApiError {
+    /// Another model than `served` was asked for.
+    #[must_use]
+    pub fn model_not_found(model: &str, served: &str) -> Self {
+        ApiError::ModelNotFound { model: shorten(model), served: served.to_owned() }
+    }
+
+    /// No route has this path.
+    #[must_use]
+    pub fn route_not_found(path: &str) -> Self {
+        ApiError::RouteNotFound { path: shorten(path) }
+    }
+
+    /// The route does not take this method.
+    #[must_use]
+    pub fn method_not_allowed(method: &str, path: &str) -> Self {
+        ApiError::MethodNotAllowed { method: shorten(method), path: shorten(path) }
+    }
+
     /// The HTTP status.
     #[must_use]
     pub fn status(&self) -> u16 {

@@ -96,9 +96,8 @@ fn one(runtime: &Runtime, args: &BenchArgs, i: usize) -> Result<Sample, Generate
 fn random_prompt(runtime: &Runtime, args: &BenchArgs, request: u64) -> Vec<TokenId> {
     let vocab_size = runtime.info().backend.vocab_size as u64;
     let seed = args.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(request);
-    let drawn = (0u64..).map(|position| {
-        (lm_sampler::uniform(seed, position) * vocab_size as f64) as TokenId
-    });
+    let drawn = (0u64..)
+        .map(|position| (lm_sampler::uniform(seed, position) * vocab_size as f64) as TokenId);
     let is_text = |token: &TokenId| !runtime.token_bytes(*token).is_empty();
     drawn.filter(is_text).take(args.prompt_tokens).collect()
 }

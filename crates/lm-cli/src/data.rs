@@ -20,7 +20,7 @@ pub(crate) fn data(args: &DataArgs) -> anyhow::Result<Outcome> {
             let drawn = Drawn::new();
             drawn.begin(&format!("reading {}", file.display()), None);
             let mut progress = |at: IngestProgress| drawn.advance(at.bytes_read);
-            let version = lm_data::ingest(&data_home, name, file, options, &mut progress);
+            let version = lm_data::ingest(&data_home, name, file, &options, &mut progress);
             drawn.end();
             let version = match version {
                 // The audit said no: that is an answer.

@@ -95,9 +95,9 @@ pub(crate) fn inspect(args: &InspectArgs) -> anyhow::Result<Outcome> {
 }
 
 fn installed_json(installed: &Installed) -> Value {
-    let files = installed.files.iter().map(|file| {
-        json!({ "name": file.name, "size_bytes": file.size_bytes, "sha256": file.sha256 })
-    });
+    let files = installed.files.iter().map(
+        |file| json!({ "name": file.name, "size_bytes": file.size_bytes, "sha256": file.sha256 }),
+    );
     json!({
         "name": installed.name,
         "path": installed.path,

@@ -59,7 +59,9 @@ fn start_logging(cli: &Cli) {
         EnvFilter::try_from_env("LASTMILE_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match cli.log_format {
-        LogFormat::Text => logs.with_target(false).with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Text => {
+            logs.with_target(false).with_ansi(std::io::stderr().is_terminal()).init()
+        }
         LogFormat::Json => logs.json().init(),
     }
 }

@@ -35,7 +35,10 @@ pub(crate) fn runtime_config(model: &str, options: &RunOptions) -> anyhow::Resul
             let options = text.parse::<PlaceholderOptions>();
             ModelSource::Placeholder(options.map_err(|error| WrongUse(error.to_string()))?)
         }
-        _ => ModelSource::Path { path: locate(&model, &home, options.offline)?, weights: weights(options)? },
+        _ => ModelSource::Path {
+            path: locate(&model, &home, options.offline)?,
+            weights: weights(options)?,
+        },
     };
     let mut config = RuntimeConfig::new(source);
     if let ModelRef::Card(name) = &model {

@@ -1,1 +1,18 @@
-//! What runs beside the engine of lastmile: recording, feedback, doctor
+//! What runs beside the engine: recording of every answer, feedback on answers, and the report of
+//! what happened.
+//!
+//! It must never know HTTP, the engine's inside or SQL, and it can never slow or fail a token.
+//!
+//! Start reading at [`Ops`] (inside of a server) and [`Doctor`] (from anywhere).
+
+mod doctor;
+mod ops;
+mod page;
+
+pub use doctor::{Doctor, RunReport};
+pub use ops::{FeedbackReceipt, Ops};
+
+pub use lm_store::{Privacy, Reader, Store, StoreCounters, StoreError, StoreOptions};
+
+#[cfg(test)]
+mod tests;

@@ -129,7 +129,7 @@ fn errors_of_the_runtime_have_their_status() {
 
 #[test]
 fn error_bodies() {
-    let error = ApiError::ModelNotFound { model: "x".to_owned(), served: "m".to_owned() };
+    let error = ApiError::model_not_found("x", "m");
     assert_snapshot!(error.to_json());
     let full = GenerateError::QueueFull { queued: 8, limit: 8 };
     let full = ApiError::Generate { error: full, prompt_param: "prompt" };

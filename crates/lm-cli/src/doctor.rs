@@ -1,0 +1,90 @@
+//! `lastmile doctor`: what runs, since when, and what went wrong, on one page.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use lm_ops::{Doctor, Reader};
+use serde::Serialize;
+
+use crate::args::DoctorArgs;
+use crate::model::home;
+use crate::outcome::{Outcome, print_json};
+
+/// How long a server may take to say that it is well.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Longest answer to a health check.
+const MAX_ANSWER_BYTES: u64 = 64 << 10;
+
+/// Everything that the doctor found.
+#[derive(Serialize)]
+struct Found {
+    version: &'static str,
+    home: PathBuf,
+    /// Cores that this process may use.
+    cores: usize,
+    models: Vec<String>,
+    /// What the server of the newest run says of itself now; `None` when it does not answer.
+    health: Option<serde_json::Value>,
+    /// `None` when nothing has run here yet.
+    #[serde(flatten)]
+    report: Option<Doctor>,
+}
+
+pub(crate) fn doctor(args: &DoctorArgs) -> anyhow::Result<Outcome> {
+    let home = home()?;
+    let path = store_path(home.path());
+    let report = match path.exists() {
+        true => Some(Doctor::examine(&Reader::open(&path)?, SystemTime::now())?),
+        false => None,
+    };
+    let newest = report.as_ref().and_then(|report| report.runs.first());
+    let address = newest.and_then(|run| run.run.address.parse().ok());
+    let found = Found {
+        version: env!("CARGO_PKG_VERSION"),
+        home: home.path().to_owned(),
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+        models: lm_models::installed(&home).into_iter().map(|model| model.name).collect(),
+        health: address.and_then(health),
+        report,
+    };
+    if args.json {
+        print_json(&found)?;
+    } else {
+        print_page(&found);
+    }
+    Ok(Outcome::Done)
+}
+
+/// Where the store of a home is.
+pub(crate) fn store_path(home: &Path) -> PathBuf {
+    home.join("store").join("lastmile.db")
+}
+
+fn print_page(found: &Found) {
+    let models = if found.models.is_empty() { "none".to_owned() } else { found.models.join(", ") };
+    println!("lastmile {} on {} cores, home {}", found.version, found.cores, found.home.display());
+    println!("models   {models}");
+    match &found.health {
+        Some(health) => println!("health   {health}"),
+        None => println!("health   no server answers"),
+    }
+    match &found.report {
+        Some(report) => print!("\n{report}"),
+        None => println!("\nNothing has run here yet: `lastmile serve` starts a server."),
+    }
+}
+
+/// What a server says at `/health`.
+fn health(address: SocketAddr) -> Option<serde_json::Value> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    stream.set_write_timeout(Some(PATIENCE)).ok()?;
+    let request = format!("GET /health HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.take(MAX_ANSWER_BYTES).read_to_string(&mut answer).ok()?;
+    let (_, body) = answer.split_once("\r\n\r\n")?;
+    serde_json::from_str(body).ok()
+}

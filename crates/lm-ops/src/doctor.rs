@@ -1,0 +1,63 @@
+//! What runs, what went wrong, and how it has been going: one report from the store alone.
+//!
+//! It must never need a server that answers: it is read when nothing else works.
+//!
+//! Start reading at [`Doctor::examine`].
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use lm_store::{Reader, RowCounts, Run, RunState, StoreError, StoredError};
+use serde::Serialize;
+
+/// A run whose last sign of life is older than this is taken for crashed. Several heartbeats.
+const PATIENCE: Duration = Duration::from_secs(30);
+const HOUR: Duration = Duration::from_secs(60 * 60);
+const N_RUNS: u32 = 5;
+const N_ERRORS: u32 = 10;
+
+/// The state of a store's server, as one page. `Display` renders it as text.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Doctor {
+    /// When this was examined, in Unix milliseconds.
+    pub examined_at_ms: i64,
+    /// The newest runs, newest first.
+    pub runs: Vec<RunReport>,
+    /// The last hour.
+    pub last_hour: lm_store::Totals,
+    /// The last 24 hours.
+    pub last_day: lm_store::Totals,
+    /// The newest failed answers, newest first.
+    pub last_errors: Vec<StoredError>,
+    /// Rows in the store, feedback among them.
+    pub stored: RowCounts,
+}
+
+/// One run of the server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RunReport {
+    /// What became of it.
+    pub state: RunState,
+    /// What is known of it.
+    #[serde(flatten)]
+    pub run: Run,
+}
+
+impl Doctor {
+    /// Reads the report as of `now`. May run beside the server.
+    ///
+    /// # Errors
+    /// Why the store could not be read.
+    pub fn examine(reader: &Reader, now: SystemTime) -> Result<Self, StoreError> {
+        let ago = |age: Duration| now.checked_sub(age).unwrap_or(UNIX_EPOCH);
+        let runs = reader.runs(N_RUNS)?.into_iter();
+        let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Ok(Doctor {
+            examined_at_ms: i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX),
+            runs: runs.map(|run| RunReport { state: run.state(now, PATIENCE), run }).collect(),
+            last_hour: reader.totals(ago(HOUR))?,
+            last_day: reader.totals(ago(24 * HOUR))?,
+            last_errors: reader.recent_errors(N_ERRORS)?,
+            stored: reader.counts()?,
+        })
+    }
+}

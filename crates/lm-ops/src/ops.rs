@@ -1,0 +1,139 @@
+//! The store, as a server needs it.
+//!
+//! It must never be waited for on the way of a token: only feedback waits, on a thread of its own.
+//!
+//! Start reading at [`Ops::observer`] and [`Ops::feedback`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lastmile::{ModelInfo, Observer};
+use lm_api::{ApiError, FeedbackRating, FeedbackRequest, parse_feedback};
+use lm_store::{Feedback, FeedbackId, Rating, Release, RunInfo, Store, StoreCounters, StoreError};
+use serde::Serialize;
+
+/// An answer is recorded just after its last byte, so feedback may come a moment too early.
+const RETRIES: usize = 10;
+const RETRY_EVERY: Duration = Duration::from_millis(20);
+
+/// What runs beside one engine. Clones share one store.
+#[derive(Clone)]
+pub struct Ops {
+    store: Store,
+}
+
+/// The answer to a feedback.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FeedbackReceipt {
+    /// The feedback's own id.
+    pub id: String,
+    /// The request that it is about, without a prefix.
+    pub request_id: String,
+    /// What was not understood and is ignored.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+impl Ops {
+    /// Records into `store`.
+    #[must_use]
+    pub fn new(store: Store) -> Self {
+        Ops { store }
+    }
+
+    /// What a runtime is started with, so that each of its answers is recorded.
+    #[must_use]
+    pub fn observer(&self) -> Arc<dyn Observer> {
+        Arc::new(self.store.clone())
+    }
+
+    /// Stores what is served, and notes that this process serves it at `address`; signs of life
+    /// follow by themselves until [`Ops::close`]. Blocks until both are durable.
+    ///
+    /// # Errors
+    /// Why it could not be written.
+    pub fn begin_run(&self, info: &ModelInfo, address: &str) -> Result<String, StoreError> {
+        let facts = info.release.facts.iter();
+        let facts = facts.map(|(name, value)| ((*name).to_owned(), value.as_str().into()));
+        let version = env!("CARGO_PKG_VERSION");
+        self.store.put_release(&Release {
+            hash: info.release_hash,
+            model: info.name.clone(),
+            engine_version: version.to_owned(),
+            facts: serde_json::Value::Object(facts.collect()),
+        })?;
+        self.store.begin_run(RunInfo {
+            pid: std::process::id(),
+            version: version.to_owned(),
+            address: address.to_owned(),
+            model: info.name.clone(),
+            release: info.release_hash,
+        })
+    }
+
+    /// Takes the body of `POST /v1/feedback`. The feedback is durable when this returns.
+    ///
+    /// # Errors
+    /// A bad body, a request or choice that is not stored, or a store that cannot write.
+    pub async fn feedback(&self, body: &[u8], strict: bool) -> Result<FeedbackReceipt, ApiError> {
+        let request = parse_feedback(body, strict)?;
+        let mut result = self.put(&request).await;
+        for _ in 0..RETRIES {
+            let Err(StoreError::UnknownRequest { .. }) = result else { break };
+            tokio::time::sleep(RETRY_EVERY).await;
+            result = self.put(&request).await;
+        }
+        let id = result.map_err(refusal)?.to_string();
+        let request_id = request.request_id.to_string();
+        Ok(FeedbackReceipt { id, request_id, warnings: request.warnings })
+    }
+
+    /// What went through the store.
+    #[must_use]
+    pub fn counters(&self) -> StoreCounters {
+        self.store.counters()
+    }
+
+    /// Writes everything out and notes the run as stopped. Blocks.
+    ///
+    /// # Errors
+    /// Why the last write failed.
+    pub fn close(&self) -> Result<(), StoreError> {
+        self.store.close()
+    }
+
+    async fn put(&self, request: &FeedbackRequest) -> Result<FeedbackId, StoreError> {
+        let store = self.store.clone();
+        let feedback = Feedback {
+            request_id: request.request_id,
+            choice: request.choice,
+            rating: request.rating.map(|rating| match rating {
+                FeedbackRating::Boolean(good) => Rating::Boolean(good),
+                FeedbackRating::Score(score) => Rating::Score(score),
+            }),
+            comment: request.comment.clone(),
+            correction: request.correction.clone(),
+        };
+        let written = tokio::task::spawn_blocking(move || store.feedback(feedback)).await;
+        written.unwrap_or(Err(StoreError::Closed))
+    }
+}
+
+fn refusal(error: StoreError) -> ApiError {
+    match error {
+        StoreError::UnknownRequest { id } => ApiError::RequestNotFound { id },
+        StoreError::UnknownChoice { choice, n, .. } => ApiError::Invalid {
+            param: "choice".to_owned(),
+            found: choice.to_string(),
+            wanted: format!("below {n}, the number of answers that the request asked for"),
+        },
+        StoreError::InvalidFeedback { field, value, limit } => {
+            ApiError::Invalid { param: field.to_owned(), found: value, wanted: limit.to_owned() }
+        }
+        // Paths and details of the store are for the operator, not for clients.
+        other => {
+            tracing::error!(error = %other, "feedback could not be stored");
+            ApiError::Internal { what: "the feedback could not be stored".to_owned() }
+        }
+    }
+}

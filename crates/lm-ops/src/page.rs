@@ -1,0 +1,124 @@
+//! The doctor's report as a page of text.
+//!
+//! It must never read anything but the report.
+//!
+//! Start reading at the `Display` of [`Doctor`].
+
+use std::fmt::{self, Display, Formatter};
+
+use lm_store::{LatencyMs, RunState, Totals};
+
+use crate::{Doctor, RunReport};
+
+/// Characters of an error's sentence that the page shows.
+const MESSAGE_CHARS: usize = 90;
+
+impl Display for Doctor {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f, "doctor, {}", Utc(self.examined_at_ms))?;
+        writeln!(f, "\nruns")?;
+        if self.runs.is_empty() {
+            writeln!(f, "  none: no server has used this store")?;
+        }
+        self.runs.iter().try_for_each(|run| write_run(f, run))?;
+        write_totals(f, "last hour", &self.last_hour)?;
+        write_totals(f, "last 24 hours", &self.last_day)?;
+        writeln!(f, "\nlast errors")?;
+        if self.last_errors.is_empty() {
+            writeln!(f, "  none")?;
+        }
+        for error in &self.last_errors {
+            let message = error.message.as_deref().unwrap_or("(not kept)");
+            let message = message.chars().take(MESSAGE_CHARS).collect::<String>();
+            let (at, code, id) = (Utc(error.arrived_at_ms), &error.code, error.request_id);
+            writeln!(f, "  {at}  {code}  {id}\n    {}", message.replace('\n', " "))?;
+        }
+        let stored = &self.stored;
+        writeln!(
+            f,
+            "\nstored: {} requests, {} answers, {} feedback, {} releases, {} runs",
+            stored.requests, stored.attempts, stored.feedback, stored.releases, stored.runs
+        )
+    }
+}
+
+fn write_run(f: &mut Formatter<'_>, RunReport { state, run }: &RunReport) -> fmt::Result {
+    let (word, until) = match state {
+        RunState::Running => ("running", run.last_heartbeat_ms),
+        RunState::Stopped => ("stopped", run.stopped_at_ms.unwrap_or(run.last_heartbeat_ms)),
+        RunState::Crashed => ("CRASHED", run.last_heartbeat_ms),
+    };
+    let (since, until) = (Utc(run.started_at_ms), Utc(until));
+    let release = run.release_hash.get(..8).unwrap_or(&run.release_hash);
+    writeln!(f, "  {word}  {since} to {until}  pid {}  version {}", run.pid, run.version)?;
+    writeln!(f, "    {} at {}, release {release}", run.model, run.address)
+}
+
+fn write_totals(f: &mut Formatter<'_>, title: &str, totals: &Totals) -> fmt::Result {
+    let n_errors: u64 = totals.errors.values().sum();
+    writeln!(f, "\n{title}")?;
+    write!(f, "  {} requests, {} answers, {n_errors} errors", totals.requests, totals.attempts)?;
+    for (i, (code, n)) in totals.errors.iter().enumerate() {
+        write!(f, "{} {code} {n}", if i == 0 { ":" } else { "," })?;
+    }
+    writeln!(
+        f,
+        "\n  {} tokens in ({} cached), {} out, {:.1} CPU seconds",
+        totals.prompt_tokens, totals.cached_tokens, totals.completion_tokens, totals.cpu_seconds
+    )?;
+    write_latency(f, "first token", totals.ttft_ms)?;
+    write_latency(f, "whole answer", totals.e2e_ms)
+}
+
+fn write_latency(f: &mut Formatter<'_>, name: &str, latency: Option<LatencyMs>) -> fmt::Result {
+    match latency {
+        Some(LatencyMs { p50, p99 }) => {
+            writeln!(f, "  {name}: p50 {p50:.1} ms, p99 {p99:.1} ms")
+        }
+        None => Ok(()),
+    }
+}
+
+/// Unix milliseconds as `2026-11-23 02:35:01Z`.
+struct Utc(i64);
+
+impl Display for Utc {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.div_euclid(1000);
+        let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+        // Years begin in March here, so that the leap day is the last. Source: Hinnant,
+        // "chrono-Compatible Low-Level Date Algorithms", civil_from_days.
+        let days = days + 719_468;
+        let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+        let year_of_era =
+            (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let month_from_march = (5 * day_of_year + 2) / 153;
+        let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+        let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+        let year = year_of_era + era * 400 + i64::from(month <= 2);
+        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+        write!(f, "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}Z")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Utc;
+
+    #[track_caller]
+    fn check(seconds: i64, expect: &str) {
+        assert_eq!(Utc(seconds * 1000).to_string(), expect);
+    }
+
+    #[test]
+    fn times_are_utc_dates() {
+        check(0, "1970-01-01 00:00:00Z");
+        check(-1, "1969-12-31 23:59:59Z");
+        check(951_782_399, "2000-02-28 23:59:59Z");
+        check(951_782_400, "2000-02-29 00:00:00Z");
+        check(951_868_800, "2000-03-01 00:00:00Z");
+        check(1_700_000_000, "2023-11-14 22:13:20Z");
+        check(4_107_542_400, "2100-03-01 00:00:00Z");
+    }
+}

@@ -1,0 +1,87 @@
+//! What all handlers share.
+//!
+//! It must never be locked while a handler waits.
+//!
+//! Start reading at [`App`].
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use lastmile::{GenerateError, RequestId, Runtime};
+use lm_api::ApiError;
+use lm_ops::Ops;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use uuid::Uuid;
+
+use crate::ServerConfig;
+
+/// What all handlers share.
+pub(crate) struct App {
+    pub(crate) runtime: Arc<Runtime>,
+    pub(crate) ops: Ops,
+    pub(crate) config: ServerConfig,
+    pub(crate) open_requests: Arc<Semaphore>,
+    pub(crate) http: HttpCounts,
+    draining: AtomicBool,
+}
+
+/// Responses by route and status. The routes are those of the router, so there are few.
+#[derive(Default)]
+pub(crate) struct HttpCounts(Mutex<BTreeMap<(String, u16), u64>>);
+
+impl App {
+    pub(crate) fn new(runtime: Arc<Runtime>, ops: Ops, config: ServerConfig) -> Self {
+        let limit = config.max_open_requests.min(Semaphore::MAX_PERMITS);
+        App {
+            runtime,
+            ops,
+            config,
+            open_requests: Arc::new(Semaphore::new(limit)),
+            http: HttpCounts::default(),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// A place for one more request with a body; it is given back when the response has ended.
+    pub(crate) fn admit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        if self.is_draining() {
+            let error = GenerateError::ShuttingDown;
+            return Err(ApiError::Generate { error, prompt_param: "" });
+        }
+        let limit = self.config.max_open_requests;
+        Arc::clone(&self.open_requests)
+            .try_acquire_owned()
+            .map_err(|_| ApiError::TooManyRequests { limit })
+    }
+
+    pub(crate) fn begin_drain(&self) {
+        self.draining.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+}
+
+impl HttpCounts {
+    pub(crate) fn count(&self, route: &str, status: u16) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.entry((route.to_owned(), status)).or_insert(0) += 1;
+    }
+
+    pub(crate) fn all(&self) -> Vec<((String, u16), u64)> {
+        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.iter().map(|(key, n)| (key.clone(), *n)).collect()
+    }
+}
+
+/// A UUID of version 7.
+pub(crate) fn mint_id() -> RequestId {
+    RequestId(Uuid::now_v7().as_u128())
+}
+
+pub(crate) fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}

@@ -1,0 +1,159 @@
+//! `POST /v1/chat/completions` and `POST /v1/completions`: from a body to running answers.
+//!
+//! It must never block a worker of the async runtime: parsing and tokenising run on a blocking
+//! thread.
+//!
+//! Start reading at [`chat`]; a streamed response goes on in `streamed`, a whole one in `whole`.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use axum::Extension;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use futures_util::StreamExt;
+use futures_util::stream::{BoxStream, SelectAll};
+use lastmile::{GenerateError, GenerateEvent, RequestId, Runtime, TokenId, TokenLogprobs};
+use lm_api::{
+    ApiError, Head, LogprobEntry, ParseOptions, Style, TokenName, parse_chat, parse_completion,
+};
+
+use crate::app::{App, mint_id, unix_seconds};
+use crate::request_log::RequestEntry;
+use crate::{body, reply, streamed, whole};
+
+/// The running answers of one HTTP request. Dropping it aborts them.
+pub(crate) struct Running {
+    pub(crate) head: Head,
+    /// Events with the index of their choice.
+    pub(crate) events: SelectAll<BoxStream<'static, (usize, GenerateEvent)>>,
+    pub(crate) n_choices: usize,
+    /// Choices of each prompt.
+    pub(crate) n: usize,
+    /// The prompts' requests; the first one's id is the response's.
+    pub(crate) request_ids: Vec<RequestId>,
+    pub(crate) has_logprobs: bool,
+    pub(crate) stream: bool,
+}
+
+pub(crate) async fn chat(
+    State(app): State<Arc<App>>,
+    Extension(entry): Extension<Arc<RequestEntry>>,
+    request: Request,
+) -> Response {
+    respond(app, entry, request, Style::Chat).await
+}
+
+pub(crate) async fn completion(
+    State(app): State<Arc<App>>,
+    Extension(entry): Extension<Arc<RequestEntry>>,
+    request: Request,
+) -> Response {
+    respond(app, entry, request, Style::Text).await
+}
+
+async fn respond(
+    app: Arc<App>,
+    entry: Arc<RequestEntry>,
+    request: Request,
+    style: Style,
+) -> Response {
+    let answer = async {
+        entry.hold(app.admit()?);
+        let body = body::read(request.into_body(), &app.config).await?;
+        let running = start_off_thread(Arc::clone(&app), entry.id, body, style).await?;
+        if running.stream {
+            let runtime = Arc::clone(&app.runtime);
+            return Ok(streamed::response(runtime, Arc::clone(&entry), running));
+        }
+        whole::response(&app.runtime, &entry, running).await
+    };
+    answer.await.unwrap_or_else(|error: ApiError| {
+        entry.failed(&error);
+        reply::error(&error)
+    })
+}
+
+async fn start_off_thread(
+    app: Arc<App>,
+    id: RequestId,
+    body: Vec<u8>,
+    style: Style,
+) -> Result<Running, ApiError> {
+    let started = tokio::task::spawn_blocking(move || start(&app, id, &body, style)).await;
+    started.unwrap_or_else(|_| Err(ApiError::Internal { what: "the request panicked".to_owned() }))
+}
+
+/// Parses, tokenises and queues.
+fn start(app: &App, id: RequestId, body: &[u8], style: Style) -> Result<Running, ApiError> {
+    let (runtime, strict) = (&app.runtime, app.config.strict);
+    let defaults = runtime.default_sampling();
+    // The low half of a UUID of version 7 is random.
+    let options = ParseOptions { defaults: &defaults, entropy: id.0 as u64, strict };
+    let mut parsed = match style {
+        Style::Chat => parse_chat(body, &options),
+        Style::Text => parse_completion(body, &options),
+    }?;
+    let info = runtime.info();
+    if let Some(model) = parsed.model.as_ref().filter(|&model| *model != info.name) {
+        return Err(ApiError::model_not_found(model, &info.name));
+    }
+    let mut first_id = Some(id);
+    let requests = parsed.take_requests(|| first_id.take().unwrap_or_else(mint_id));
+    let request_ids = requests.iter().map(|request| request.id).collect();
+    let mut events = SelectAll::new();
+    for request in requests {
+        // A prompt that is refused takes the earlier ones with it: their streams are dropped here.
+        let answers = runtime.generate(request).map_err(|error| refused(error, style))?;
+        for answer in answers {
+            let index = events.len();
+            events.push(StreamExt::map(answer, move |event| (index, event)).boxed());
+        }
+    }
+    let prefix = if style == Style::Chat { "chatcmpl" } else { "cmpl" };
+    Ok(Running {
+        head: Head {
+            style,
+            id: format!("{prefix}-{id}"),
+            created: unix_seconds(SystemTime::now()),
+            model: info.name.clone(),
+            fingerprint: info.release_hash.to_string(),
+            warnings: parsed.warnings,
+            include_usage: parsed.include_usage,
+        },
+        n_choices: events.len(),
+        events,
+        n: parsed.n as usize,
+        request_ids,
+        has_logprobs: parsed.sampling.logprobs.is_some(),
+        stream: parsed.stream,
+    })
+}
+
+impl Running {
+    /// The id of a choice's own request, when the response spans several.
+    pub(crate) fn own_id(&self, choice: usize) -> Option<String> {
+        let spans_several = self.request_ids.len() > 1;
+        spans_several.then(|| self.request_ids[choice / self.n].to_string())
+    }
+}
+
+/// The runtime's error as the client of this API sees it.
+pub(crate) fn refused(error: GenerateError, style: Style) -> ApiError {
+    let prompt_param = if style == Style::Chat { "messages" } else { "prompt" };
+    ApiError::Generate { error, prompt_param }
+}
+
+/// Log-probabilities with their tokens' names.
+pub(crate) fn named(runtime: &Runtime, logprobs: &[TokenLogprobs]) -> Vec<LogprobEntry> {
+    let name = |token: TokenId| TokenName {
+        text: runtime.token_text(token),
+        bytes: runtime.token_bytes(token).to_vec(),
+    };
+    let entry = |one: &TokenLogprobs| LogprobEntry {
+        token: name(one.token),
+        logprob: one.logprob,
+        top: one.top.iter().map(|&(token, logprob)| (name(token), logprob)).collect(),
+    };
+    logprobs.iter().map(entry).collect()
+}

@@ -1,0 +1,113 @@
+//! One entry for each HTTP request: its id, one log line and one count, written when it is over.
+//!
+//! It must never hold a prompt, an answer or a key.
+//!
+//! Start reading at [`track`]; the entry is written by [`RequestEntry`]'s `Drop`, so a client that
+//! leaves early is logged too.
+
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderName, HeaderValue, Method};
+use axum::middleware::Next;
+use axum::response::Response;
+use lastmile::{RequestId, Usage};
+use lm_api::ApiError;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::app::{App, mint_id};
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// What is logged when the client left before there was a response.
+const CLIENT_GONE: u16 = 499;
+/// Characters of what the client chose that a log line holds.
+const MAX_LOGGED: usize = 128;
+
+/// One HTTP request. Handlers and response bodies share it; the last to let go writes it out.
+pub(crate) struct RequestEntry {
+    app: Arc<App>,
+    pub(crate) id: RequestId,
+    method: Method,
+    path: String,
+    route: String,
+    client_id: Option<String>,
+    started: Instant,
+    status: AtomicU16,
+    prompt_tokens: AtomicU32,
+    completion_tokens: AtomicU32,
+    error: OnceLock<&'static str>,
+    permit: OnceLock<OwnedSemaphorePermit>,
+}
+
+/// Gives each request its id and its entry.
+pub(crate) async fn track(
+    State(app): State<Arc<App>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let entry = Arc::new(RequestEntry::new(app, &request));
+    request.extensions_mut().insert(Arc::clone(&entry));
+    let mut response = next.run(request).await;
+    entry.status.store(response.status().as_u16(), Relaxed);
+    let id = HeaderValue::from_str(&entry.id.to_string())
+        .expect("a UUID is a header value: this is a bug");
+    response.headers_mut().insert(X_REQUEST_ID, id);
+    response
+}
+
+impl RequestEntry {
+    fn new(app: Arc<App>, request: &Request) -> Self {
+        let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+        let client_id = request.headers().get(&X_REQUEST_ID).and_then(|id| id.to_str().ok());
+        RequestEntry {
+            app,
+            id: mint_id(),
+            method: request.method().clone(),
+            path: request.uri().path().chars().take(MAX_LOGGED).collect(),
+            route: route.unwrap_or("none").to_owned(),
+            client_id: client_id.map(|id| id.chars().take(MAX_LOGGED).collect()),
+            started: Instant::now(),
+            status: AtomicU16::new(CLIENT_GONE),
+            prompt_tokens: AtomicU32::new(0),
+            completion_tokens: AtomicU32::new(0),
+            error: OnceLock::new(),
+            permit: OnceLock::new(),
+        }
+    }
+
+    /// Keeps the place among the open requests until the response has ended.
+    pub(crate) fn hold(&self, permit: OwnedSemaphorePermit) {
+        // A handler admits once, so there is nothing to replace.
+        self.permit.get_or_init(|| permit);
+    }
+
+    pub(crate) fn used(&self, usage: Usage) {
+        self.prompt_tokens.store(usage.prompt_tokens, Relaxed);
+        self.completion_tokens.store(usage.completion_tokens, Relaxed);
+    }
+
+    pub(crate) fn failed(&self, error: &ApiError) {
+        self.error.get_or_init(|| error.code());
+    }
+}
+
+impl Drop for RequestEntry {
+    fn drop(&mut self) {
+        let status = self.status.load(Relaxed);
+        self.app.http.count(&self.route, status);
+        tracing::info!(
+            method = %self.method,
+            path = self.path,
+            status,
+            ms = self.started.elapsed().as_millis() as u64,
+            request_id = %self.id,
+            client_request_id = self.client_id,
+            prompt_tokens = self.prompt_tokens.load(Relaxed),
+            completion_tokens = self.completion_tokens.load(Relaxed),
+            error = self.error.get(),
+            "request"
+        );
+    }
+}

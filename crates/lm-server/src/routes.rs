@@ -1,0 +1,79 @@
+//! Which path goes where.
+//!
+//! It must never hold logic.
+//!
+//! Start reading at [`router`].
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{Method, StatusCode, Uri};
+use axum::response::Response;
+use axum::routing::{get, post};
+use axum::{Extension, Router, middleware};
+use lm_api::ApiError;
+
+use crate::app::App;
+use crate::request_log::{RequestEntry, track};
+use crate::{body, generate, health, metrics, models, reply};
+
+/// Every route, as `GET /` lists them.
+pub(crate) const ROUTES: &[&str] = &[
+    "POST /v1/chat/completions",
+    "POST /v1/completions",
+    "POST /v1/feedback",
+    "GET /v1/models",
+    "GET /v1/models/{id}",
+    "GET /health",
+    "GET /health/live",
+    "GET /health/ready",
+    "GET /metrics",
+    "GET /version",
+    "GET /",
+];
+
+pub(crate) fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/v1/chat/completions", post(generate::chat))
+        .route("/v1/completions", post(generate::completion))
+        .route("/v1/feedback", post(feedback))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{*id}", get(models::one))
+        .route("/health", get(health::health))
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(health::health))
+        .route("/metrics", get(metrics::metrics))
+        .route("/version", get(models::version))
+        .route("/", get(models::index))
+        .fallback(no_route)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), track))
+        .with_state(app)
+}
+
+async fn feedback(
+    State(app): State<Arc<App>>,
+    Extension(entry): Extension<Arc<RequestEntry>>,
+    request: Request,
+) -> Response {
+    let answer = async {
+        entry.hold(app.admit()?);
+        let body = body::read(request.into_body(), &app.config).await?;
+        let receipt = app.ops.feedback(&body, app.config.strict).await?;
+        let body = serde_json::to_string(&receipt)
+            .map_err(|error| ApiError::Internal { what: error.to_string() })?;
+        Ok(reply::json(StatusCode::CREATED, body))
+    };
+    answer.await.unwrap_or_else(|error: ApiError| {
+        entry.failed(&error);
+        reply::error(&error)
+    })
+}
+
+async fn no_route(request: Request) -> Response {
+    reply::error(&ApiError::route_not_found(request.uri().path()))
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Response {
+    reply::error(&ApiError::method_not_allowed(method.as_str(), uri.path()))
+}

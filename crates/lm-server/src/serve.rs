@@ -1,0 +1,98 @@
+//! The life of the server: listen, serve, drain, stop.
+//!
+//! It must never install a signal handler: when to stop is an argument.
+//!
+//! Start reading at [`serve`].
+
+use std::future::{Future, IntoFuture};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::serve::ListenerExt;
+use lastmile::Runtime;
+use lm_ops::Ops;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, timeout};
+
+use crate::app::App;
+use crate::{ServeError, ServerConfig, routes};
+
+/// How long connections may take to hand over what is written, once all answers have ended.
+const CLOSING: Duration = Duration::from_secs(5);
+
+/// Serves until `shutdown` resolves, then drains: new work is refused with 503 while running answers
+/// finish within the timeout; then the engine ends, the store is written out, and this returns.
+///
+/// # Errors
+/// The listener is broken.
+pub async fn serve(
+    listener: TcpListener,
+    runtime: Arc<Runtime>,
+    ops: Ops,
+    config: ServerConfig,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ServeError> {
+    let address = listener.local_addr()?.to_string();
+    begin_run(&runtime, &ops, address).await;
+    let app = Arc::new(App::new(runtime, ops.clone(), config));
+    let router = routes::router(Arc::clone(&app));
+    // A token is a small packet, and none may wait for the next.
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::warn!(%error, "cannot send small packets at once");
+        }
+    });
+    let drained = Arc::new(Notify::new());
+    let is_drained = Arc::clone(&drained);
+    let stop = async move {
+        shutdown.await;
+        drain(&app).await;
+        is_drained.notify_one();
+    };
+    let served = axum::serve(listener, router).with_graceful_shutdown(stop).into_future();
+    let closing = async {
+        drained.notified().await;
+        tokio::time::sleep(CLOSING).await;
+    };
+    let result = tokio::select! {
+        result = served => result,
+        () = closing => {
+            tracing::warn!("connections that did not close in time were dropped");
+            Ok(())
+        }
+    };
+    match spawn_blocking(move || ops.close()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(%error, "the store did not close well"),
+        Err(error) => tracing::error!(%error, "closing the store panicked"),
+    }
+    Ok(result?)
+}
+
+/// A store that cannot write is no reason not to serve.
+async fn begin_run(runtime: &Arc<Runtime>, ops: &Ops, address: String) {
+    let (runtime, ops) = (Arc::clone(runtime), ops.clone());
+    match spawn_blocking(move || ops.begin_run(runtime.info(), &address)).await {
+        Ok(Ok(run)) => tracing::debug!(run, "the run is noted in the store"),
+        Ok(Err(error)) => tracing::error!(%error, "the run could not be noted in the store"),
+        Err(error) => tracing::error!(%error, "noting the run panicked"),
+    }
+}
+
+/// Refuses new work, waits for what runs, and ends the engine.
+async fn drain(app: &Arc<App>) {
+    app.begin_drain();
+    let limit = app.config.shutdown_timeout;
+    let deadline = Instant::now() + limit;
+    let all = u32::try_from(app.config.max_open_requests).unwrap_or(u32::MAX);
+    tracing::info!(timeout_s = limit.as_secs(), "draining");
+    if timeout(limit, app.open_requests.acquire_many(all)).await.is_err() {
+        tracing::warn!("answers that did not finish in time end with an error");
+    }
+    let (runtime, left) = (Arc::clone(&app.runtime), deadline - Instant::now());
+    if let Err(error) = spawn_blocking(move || runtime.shutdown(left)).await {
+        tracing::error!(%error, "shutting down the engine panicked");
+    }
+}

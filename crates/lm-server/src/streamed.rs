@@ -1,0 +1,140 @@
+//! Answers that are sent as they come, by server-sent events.
+//!
+//! It must never buffer: the next event is asked for when the connection has room. Tokens that come
+//! meanwhile are joined by the engine. A slow reader therefore stalls only itself.
+//!
+//! Start reading at [`response`], then [`Transcript::next`].
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::{HeaderName, HeaderValue};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures_util::{StreamExt, stream};
+use lastmile::{Finish, GenerateError, GenerateEvent, Runtime, TokenLogprobs, Usage};
+use lm_api::{LogprobEntry, sum_usage};
+
+use crate::generate::{Running, named, refused};
+use crate::request_log::RequestEntry;
+
+/// A comment is sent when nothing else was for so long, so that proxies keep the connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Proxies of the nginx family buffer responses unless told not to.
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// What was sent of a response, and what comes next. Dropped when the client leaves, which aborts the
+/// answers.
+struct Transcript {
+    runtime: Arc<Runtime>,
+    entry: Arc<RequestEntry>,
+    running: Running,
+    choices: Vec<Progress>,
+    n_open: usize,
+    pending: VecDeque<Event>,
+    is_over: bool,
+}
+
+/// How far one choice is.
+#[derive(Clone, Default)]
+struct Progress {
+    /// Characters of the tokens so far.
+    text_offset: usize,
+    usage: Usage,
+}
+
+pub(crate) fn response(
+    runtime: Arc<Runtime>,
+    entry: Arc<RequestEntry>,
+    running: Running,
+) -> Response {
+    let n_choices = running.n_choices;
+    let opening = (0..n_choices as u32).filter_map(|index| running.head.first_chunk(index));
+    let pending = opening.map(data).collect();
+    let transcript = Transcript {
+        runtime,
+        entry,
+        choices: vec![Progress::default(); n_choices],
+        n_open: n_choices,
+        pending,
+        is_over: false,
+        running,
+    };
+    let events = stream::unfold(transcript, |mut transcript| async move {
+        let event = transcript.next().await?;
+        Some((Ok::<_, Infallible>(event), transcript))
+    });
+    let sse = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
+    let mut response = sse.into_response();
+    response.headers_mut().insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    response
+}
+
+impl Transcript {
+    /// The next event to send; `None` after the last one.
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.pending.pop_front() {
+                return Some(event);
+            }
+            if self.is_over {
+                return None;
+            }
+            match self.running.events.next().await {
+                Some((index, GenerateEvent::Delta { text, logprobs, .. })) => {
+                    self.delta(index, &text, &logprobs);
+                }
+                Some((index, GenerateEvent::Finished(finish))) => self.finished(index, &finish),
+                Some((_, GenerateEvent::Failed(error))) => self.failed(error),
+                None => self.failed(GenerateError::ShuttingDown),
+            }
+        }
+    }
+
+    fn delta(&mut self, index: usize, text: &str, logprobs: &[TokenLogprobs]) {
+        let entries = self.running.has_logprobs.then(|| named(&self.runtime, logprobs));
+        // Without text or log-probabilities there is nothing to say.
+        if text.is_empty() && entries.as_ref().is_none_or(Vec::is_empty) {
+            return;
+        }
+        let offset = self.choices[index].text_offset;
+        let chunk = self.running.head.delta_chunk(index as u32, text, entries.as_deref(), offset);
+        let n_chars: usize = entries.iter().flatten().map(LogprobEntry::n_chars).sum();
+        self.choices[index].text_offset += n_chars;
+        self.pending.push_back(data(chunk));
+    }
+
+    fn finished(&mut self, index: usize, finish: &Finish) {
+        self.choices[index].usage = finish.usage;
+        self.n_open -= 1;
+        let is_last = self.n_open == 0;
+        let own_id = self.running.own_id(index);
+        let head = &self.running.head;
+        let chunk = head.finish_chunk(index as u32, finish.reason, is_last, own_id.as_deref());
+        self.pending.push_back(data(chunk));
+        if is_last {
+            let usages: Vec<Usage> = self.choices.iter().map(|choice| choice.usage).collect();
+            let usage = sum_usage(&usages, self.running.n);
+            self.entry.used(usage);
+            self.pending.extend(head.usage_chunk(usage).map(data));
+            self.pending.push_back(data("[DONE]".to_owned()));
+            self.is_over = true;
+        }
+    }
+
+    /// The status is sent already, so the error goes in-stream and ends it.
+    fn failed(&mut self, error: GenerateError) {
+        let error = refused(error, self.running.head.style);
+        self.entry.failed(&error);
+        self.pending.push_back(Event::default().event("error").data(error.to_json()));
+        self.is_over = true;
+        // The other choices would compute for nobody.
+        self.running.events.clear();
+    }
+}
+
+fn data(chunk: String) -> Event {
+    Event::default().data(chunk)
+}

@@ -1,0 +1,60 @@
+//! Clients that leave, and the server that leaves.
+
+use std::io::Write;
+use std::time::Duration;
+
+use super::client::{open, read_reply, read_until};
+use super::{CHAT, Server, hello, wait_until};
+
+/// Would go on for minutes.
+const ENDLESS: &str = "mode=random,mean_tokens=1000000,delay_us=10000";
+
+#[test]
+fn a_client_that_leaves_aborts_its_answers() {
+    let server = Server::start(ENDLESS);
+    for fields in [r#""stream":true,"n":2"#, r#""stream":false,"n":2"#] {
+        let body = hello(fields);
+        let mut stream = open(server.address, "POST", CHAT, body.len());
+        stream.write_all(body.as_bytes()).unwrap();
+        server.wait_for_running(2, 0);
+        drop(stream);
+        server.wait_for_running(0, 0);
+    }
+    let gone = "lastmile_http_requests_total{route=\"/v1/chat/completions\",status=\"499\"} 1";
+    wait_until("the client that left is counted", || server.get("/metrics").body.contains(gone));
+}
+
+#[test]
+fn drain_finishes_what_runs_and_refuses_what_comes() {
+    let mut server = Server::start("mode=echo,delay_us=50000");
+    let body = hello(r#""stream":true"#);
+    let mut stream = open(server.address, "POST", CHAT, body.len());
+    stream.write_all(body.as_bytes()).unwrap();
+    read_until(&mut stream, "\"content\":\"h");
+    server.stop();
+    wait_until("the server drains", || server.get("/health/ready").status == 503);
+    assert_eq!(server.get("/health").json()["status"], "draining");
+    assert_eq!(server.get("/health/live").status, 200);
+    let refused = server.post(CHAT, &hello(""));
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("5")));
+    assert_eq!(refused.json()["error"]["code"], "shutting_down");
+    let rest = read_until(&mut stream, "[DONE]");
+    assert!(rest.contains("\"finish_reason\":\"stop\""));
+    server.wait().unwrap();
+    assert_eq!(server.ops.counters().recorded, 1);
+}
+
+#[test]
+fn drain_ends_what_takes_too_long() {
+    let mut server = Server::start_with(ENDLESS, |config, _| {
+        config.shutdown_timeout = Duration::from_millis(50);
+    });
+    let body = hello(r#""stream":true"#);
+    let mut stream = open(server.address, "POST", CHAT, body.len());
+    stream.write_all(body.as_bytes()).unwrap();
+    server.wait_for_running(1, 0);
+    server.stop();
+    let reply = read_reply(stream);
+    assert!(reply.events().last().unwrap().contains("shutting_down"), "{}", reply.body);
+    server.wait().unwrap();
+}

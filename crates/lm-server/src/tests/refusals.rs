@@ -1,0 +1,142 @@
+//! Everything that is refused, as a client sees it.
+
+use std::io::Write;
+use std::time::Duration;
+
+use super::client::{open, read_reply};
+use super::{CHAT, Reply, Server, TEXT, hello, wait_until};
+use crate::{ServeError, ServerConfig, bind};
+
+#[track_caller]
+fn check(reply: &Reply, status: u16, code: &str, param: Option<&str>) {
+    assert_eq!(reply.status, status, "{}", reply.body);
+    let error = &reply.json()["error"];
+    assert_eq!((error["code"].as_str(), error["param"].as_str()), (Some(code), param));
+    assert!(!error["message"].as_str().unwrap().is_empty() && error["type"].is_string());
+    assert!(reply.header("x-request-id").is_some());
+    assert_eq!(reply.header("content-type"), Some("application/json"));
+}
+
+#[test]
+fn bad_bodies() {
+    let server = Server::start("mode=echo,max_model_len=64");
+    let chat = |fields: &str| server.post(CHAT, &hello(fields));
+    check(&server.post(CHAT, ""), 400, "invalid_json", Some("body"));
+    check(&server.post(CHAT, "{\"messages\""), 400, "invalid_json", Some("messages"));
+    check(&server.post(CHAT, "{}"), 400, "missing_field", Some("messages"));
+    check(&server.post(CHAT, r#"{"messages":[]}"#), 400, "invalid_value", Some("messages"));
+    check(&chat(r#""temperature":NaN"#), 400, "invalid_json", Some("temperature"));
+    check(&chat(r#""temperature":1e999"#), 400, "invalid_json", Some("temperature"));
+    check(&chat(r#""temperature":3"#), 400, "invalid_value", Some("temperature"));
+    check(&chat(r#""user":"\ud800""#), 400, "invalid_json", Some("user"));
+    check(&chat(r#""stop":"""#), 400, "invalid_value", Some("stop"));
+    check(&chat(r#""tools":[{}]"#), 400, "unsupported_field", Some("tools"));
+    check(&chat(r#""max_tokens":64"#), 400, "context_length_exceeded", Some("max_tokens"));
+    check(&chat(r#""model":"gpt-9""#), 404, "model_not_found", Some("model"));
+    let long = format!(r#"{{"prompt":"{}"}}"#, "x".repeat(100));
+    check(&server.post(TEXT, &long), 400, "context_length_exceeded", Some("prompt"));
+    check(&server.post(TEXT, r#"{"prompt":[9999]}"#), 400, "invalid_value", Some("prompt"));
+    let deep = "[".repeat(100_000);
+    check(&server.post(CHAT, &deep), 400, "invalid_json", Some("body"));
+    // The server is as well as before.
+    assert_eq!(chat("").status, 200);
+}
+
+#[test]
+fn one_bad_prompt_of_several_refuses_all() {
+    let server = Server::start("mode=echo,delay_us=20000");
+    let reply = server.post(TEXT, r#"{"prompt":[[353],[9999]],"max_tokens":1000}"#);
+    check(&reply, 400, "invalid_value", Some("prompt"));
+    server.wait_for_running(0, 0);
+}
+
+#[test]
+fn unknown_routes_and_methods() {
+    let server = Server::start("mode=echo");
+    check(&server.get("/v2/nothing"), 404, "route_not_found", None);
+    check(&server.get(CHAT), 405, "method_not_allowed", None);
+    check(&server.post("/health", ""), 405, "method_not_allowed", None);
+    check(&server.get("/v1/models/gpt-9"), 404, "model_not_found", Some("model"));
+    check(&server.get("/v1/models/%ff"), 404, "model_not_found", Some("model"));
+}
+
+#[test]
+fn strict_mode_refuses_unknown_fields() {
+    let server = Server::start_with("mode=echo", |config, _| config.strict = true);
+    check(&server.post(CHAT, &hello(r#""fruit":1"#)), 400, "unknown_field", Some("fruit"));
+}
+
+#[test]
+fn a_body_over_the_limit_is_read_on_and_answered() {
+    let server = Server::start_with("mode=echo", |config, _| config.max_body_bytes = 1000);
+    let body = "x".repeat(8 << 20);
+    check(&server.post(CHAT, &body), 413, "body_too_large", None);
+    let stream = open(server.address, "POST", CHAT, usize::MAX >> 1);
+    let mut writer = stream.try_clone().unwrap();
+    // Somebody who never stops to write is cut off; how is up to the system.
+    let writing = std::thread::spawn(move || {
+        let chunk = vec![b'x'; 1 << 20];
+        (0..200).any(|_| writer.write_all(&chunk).is_err())
+    });
+    assert!(writing.join().unwrap(), "the server read 200 MB");
+}
+
+#[test]
+fn a_body_that_does_not_come_is_not_waited_for() {
+    let server = Server::start_with("mode=echo", |config, _| {
+        config.body_timeout = Duration::from_millis(100);
+    });
+    let mut stream = open(server.address, "POST", CHAT, 1000);
+    stream.write_all(b"{").unwrap();
+    check(&read_reply(stream), 408, "body_timeout", None);
+}
+
+#[test]
+fn a_full_queue_and_too_many_open_requests_say_when_to_retry() {
+    let server =
+        Server::start_with("mode=random,mean_tokens=4096,delay_us=5000", |config, model| {
+            config.max_open_requests = 3;
+            model.engine.max_num_seqs = 1;
+            model.engine.max_queued_requests = 1;
+        });
+    let body = hello(r#""stream":true"#);
+    let start = || {
+        let mut stream = open(server.address, "POST", CHAT, body.len());
+        stream.write_all(body.as_bytes()).unwrap();
+        stream
+    };
+    let first = start();
+    server.wait_for_running(1, 0);
+    let second = start();
+    server.wait_for_running(1, 1);
+    let refused = server.post(CHAT, &body);
+    check(&refused, 429, "queue_full", None);
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert_eq!(refused.header("retry-after-ms"), Some("1000"));
+    assert_eq!(server.get("/health/ready").status, 200);
+    let _idle = open(server.address, "POST", CHAT, 10);
+    wait_until("the idle request is open", || {
+        server.post(CHAT, "{}").json()["error"]["code"] == "too_many_requests"
+    });
+    drop((first, second));
+    server.wait_for_running(0, 0);
+}
+
+#[test]
+fn other_addresses_than_loopback_need_to_be_wanted() {
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let check = |address: &str, insecure, expect: bool| {
+        let address = address.parse().unwrap();
+        let config = ServerConfig { address, insecure, ..ServerConfig::default() };
+        let found = tokio.block_on(bind(&config));
+        let is_refused = matches!(&found, Err(ServeError::NotLoopback { .. }));
+        assert_eq!(is_refused, !expect, "{found:?}");
+        if let Err(error) = found {
+            assert!(error.to_string().contains("--insecure"));
+        }
+    };
+    check("127.0.0.1:0", false, true);
+    check("0.0.0.0:0", false, false);
+    check("[::]:0", false, false);
+    check("0.0.0.0:0", true, true);
+}

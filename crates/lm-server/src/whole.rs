@@ -1,0 +1,68 @@
+//! Answers that are sent when they are complete.
+//!
+//! It must never outlive the connection: when the client leaves, the handler is dropped, and with
+//! it the running answers.
+//!
+//! Start reading at [`response`].
+
+use axum::http::StatusCode;
+use axum::response::Response;
+use futures_util::StreamExt;
+use lastmile::{Finish, GenerateError, GenerateEvent, Runtime, Usage};
+use lm_api::{ApiError, Choice, LogprobEntry, sum_usage};
+
+use crate::generate::{Running, named, refused};
+use crate::reply;
+use crate::request_log::RequestEntry;
+
+/// One answer as far as it came.
+#[derive(Default)]
+struct Part {
+    text: String,
+    logprobs: Vec<LogprobEntry>,
+    finish: Option<Finish>,
+}
+
+/// Waits for all answers.
+pub(crate) async fn response(
+    runtime: &Runtime,
+    entry: &RequestEntry,
+    mut running: Running,
+) -> Result<Response, ApiError> {
+    let style = running.head.style;
+    let mut parts: Vec<Part> = Vec::new();
+    parts.resize_with(running.n_choices, Part::default);
+    while let Some((index, event)) = running.events.next().await {
+        let part = &mut parts[index];
+        match event {
+            GenerateEvent::Delta { text, logprobs, .. } => {
+                part.text.push_str(&text);
+                part.logprobs.extend(named(runtime, &logprobs));
+            }
+            GenerateEvent::Finished(finish) => part.finish = Some(finish),
+            GenerateEvent::Failed(error) => return Err(refused(error, style)),
+        }
+    }
+    let (choices, usages) = choices(&running, parts).map_err(|error| refused(error, style))?;
+    let usage = sum_usage(&usages, running.n);
+    entry.used(usage);
+    Ok(reply::json(StatusCode::OK, running.head.whole(&choices, usage)))
+}
+
+fn choices(
+    running: &Running,
+    parts: Vec<Part>,
+) -> Result<(Vec<Choice>, Vec<Usage>), GenerateError> {
+    let choice = |(index, part): (usize, Part)| {
+        let finish = part.finish.ok_or(GenerateError::ShuttingDown)?;
+        let choice = Choice {
+            index: index as u32,
+            text: part.text,
+            logprobs: running.has_logprobs.then_some(part.logprobs),
+            finish_reason: finish.reason,
+            request_id: running.own_id(index),
+        };
+        Ok((choice, finish.usage))
+    };
+    parts.into_iter().enumerate().map(choice).collect()
+}

@@ -1,0 +1,60 @@
+//! Verbs, flags and exit status: 0 done, 1 the answer is no, 2 wrong use, 3 could not.
+
+use crate::program::Home;
+
+#[track_caller]
+fn check(args: &[&str], status: i32, parts: &[&str]) {
+    Home::new().run(args).refused(status, parts);
+}
+
+#[test]
+fn wrong_use_ends_with_two_and_names_what_was_wrong() {
+    check(&["sing"], 2, &["sing"]);
+    check(&[], 2, &["Usage"]);
+    check(&["serve", "--loud"], 2, &["--loud"]);
+    check(&["serve", "--port", "65536"], 2, &["65536", "--port"]);
+    check(&["serve", "--model", "placeholder:bad=1"], 2, &["bad"]);
+    check(&["serve", "--model", "placeholder:seed=one"], 2, &["seed", "one"]);
+    check(&["run", "hello", "--model", "no such model"], 2, &["no such model"]);
+    check(&["run", "hello", "--model", "placeholder", "--weights", "warm"], 2, &["warm"]);
+    check(&["pull", "placeholder"], 2, &["placeholder"]);
+    check(&["rm", "placeholder"], 2, &["placeholder"]);
+}
+
+#[test]
+fn what_is_not_there_ends_with_three_and_is_named() {
+    check(&["inspect", "./absent.gguf"], 3, &["absent.gguf"]);
+    check(&["rm", "gemma3-270m"], 3, &["gemma3-270m", "not installed"]);
+    check(&["run", "hello", "--offline"], 3, &["smollm2-135m-instruct", "--offline"]);
+    check(&["run", "hello", "--model", "./absent.gguf"], 3, &["absent.gguf"]);
+    check(&["data", "log", "mails"], 3, &["mails"]);
+}
+
+#[test]
+fn help_fits_a_screen_and_ends_with_an_example() {
+    for verb in ["serve", "run", "chat", "pull", "models", "rm", "inspect", "bench", "doctor"] {
+        let ran = Home::new().run([verb, "-h"]);
+        assert_eq!(ran.status, 0, "{ran:?}");
+        assert!(ran.stdout.lines().count() <= 50, "{verb}: {}", ran.stdout.lines().count());
+        let last = ran.stdout.lines().last().unwrap();
+        assert!(last.contains(&format!("lastmile {verb}")), "{verb}: {last}");
+    }
+}
+
+#[test]
+fn the_catalog_is_one_json_document() {
+    let models = Home::new().run(["models", "--json"]).json();
+    let names: Vec<_> = models.as_array().unwrap().iter().map(|model| &model["name"]).collect();
+    assert_eq!(names, ["gemma3-270m", "smollm2-135m-instruct"]);
+    assert!(models.as_array().unwrap().iter().all(|model| model["installed"] == false));
+}
+
+#[test]
+fn the_placeholder_answers_a_prompt_the_same_way_twice() {
+    let home = Home::new();
+    let run =
+        || home.run(["run", "hello", "--model", "placeholder", "--json", "--seed", "5"]).json();
+    let first = run();
+    assert!(!first["text"].as_str().unwrap().is_empty(), "{first}");
+    assert_eq!(first["text"], run()["text"]);
+}
