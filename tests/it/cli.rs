@@ -16,7 +16,10 @@ fn wrong_use_ends_with_two_and_names_what_was_wrong() {
     check(&["serve", "--model", "placeholder:bad=1"], 2, &["bad"]);
     check(&["serve", "--model", "placeholder:seed=one"], 2, &["seed", "one"]);
     check(&["run", "hello", "--model", "no such model"], 2, &["no such model"]);
-    check(&["run", "hello", "--model", "placeholder", "--weights", "warm"], 2, &["warm"]);
+    let home = Home::new();
+    let model = home.write("model.gguf", "");
+    let model = model.to_str().unwrap();
+    check(&["run", "hello", "--model", model, "--weights", "warm"], 2, &["warm"]);
     check(&["pull", "placeholder"], 2, &["placeholder"]);
     check(&["rm", "placeholder"], 2, &["placeholder"]);
 }

@@ -26,10 +26,7 @@ fn ingest(home: &Home, n_good: usize, bad: &[&str]) -> Ran {
 #[test]
 fn good_rows_are_published_and_versions_have_parents() {
     let home = Home::new();
-    let first = ingest(&home, 100, &[]).json();
-    assert_eq!(first["rows_in"], 100);
-    assert_eq!(first["rows_published"], 100);
-    assert_eq!(first["rows_quarantined"], 0);
+    ingest(&home, 100, &[]).json();
     ingest(&home, 120, &[]).json();
     let log = home.run(["data", "log", "mails", "--json"]).json();
     let log = log.as_array().unwrap();
@@ -38,14 +35,17 @@ fn good_rows_are_published_and_versions_have_parents() {
         assert!(log[0].get(key).is_some(), "{key} is missing in {}", log[0]);
     }
     assert_eq!(log[0]["parent"], log[1]["version"]);
-    assert_eq!(log[1]["version"], first["version"]);
+    assert_eq!(log[0]["rows_in"], 120);
+    assert_eq!(log[1]["rows_published"], 100);
+    assert_eq!(log[1]["rows_quarantined"], 0);
     assert!(log[1]["parent"].is_null());
 }
 
 #[test]
 fn bad_rows_are_kept_with_offset_and_rule() {
     let home = Home::new();
-    let version = ingest(&home, 98, &["{\"text\": 7}", "{\"text\""]).json();
+    ingest(&home, 98, &["{\"text\": 7}", "{\"text\""]).json();
+    let version = &home.run(["data", "log", "mails", "--json"]).json()[0];
     assert_eq!(version["rows_published"], 98);
     assert_eq!(version["rows_quarantined"], 2);
     let by_rule = version["by_rule"].as_object().unwrap();

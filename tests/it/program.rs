@@ -41,7 +41,9 @@ impl Home {
         let mut command = Command::new(program());
         let own = std::env::vars_os().map(|(name, _)| name);
         let own = own.filter(|name| name.to_string_lossy().starts_with("LASTMILE_"));
-        own.for_each(|name| drop(command.env_remove(name)));
+        for name in own {
+            command.env_remove(name);
+        }
         command.args(args).env("LASTMILE_HOME", self.path()).stdin(Stdio::null());
         command
     }

@@ -56,10 +56,10 @@ fn tokens(
         Prompt::Chat(messages) => {
             let mut tokens = encode(&render(messages, template)?, false)?;
             // Templates that do not write the beginning of a text themselves rely on the tokenizer.
-            if let Some(bos) = tokenizer.bos().filter(|_| tokenizer.adds_bos()) {
-                if tokens.first() != Some(&bos) {
-                    tokens.insert(0, bos);
-                }
+            if let Some(bos) = tokenizer.bos().filter(|_| tokenizer.adds_bos())
+                && tokens.first() != Some(&bos)
+            {
+                tokens.insert(0, bos);
             }
             Ok(tokens)
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use lm_backend::BackendSpec;
 use lm_chat::ChatTemplate;
 use lm_engine::{
-    EngineHandle, EngineParts, EngineStats, NewSubmission, StatsSnapshot, output_pair,
+    EngineHandle, EngineParts, EngineStats, NewSubmission, ServedBy, StatsSnapshot, output_pair,
 };
 use lm_models::DefaultSampling;
 use lm_tokenizer::Tokenizer;
@@ -70,8 +70,7 @@ impl Runtime {
             backend,
             tokenizer: Arc::clone(&tokenizer),
             observer: Arc::clone(&config.observer),
-            model: info.name.clone(),
-            release: info.release_hash,
+            served_by: ServedBy { model: info.name.clone(), release: info.release_hash },
         };
         let engine = EngineHandle::spawn(parts, &config.engine)?;
         Ok(Runtime {

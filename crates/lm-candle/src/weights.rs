@@ -15,7 +15,7 @@ pub(crate) struct WeightLoader<'a> {
 impl WeightLoader<'_> {
     pub(crate) fn load(&self, role: TensorRole) -> Result<Tensor, LoadError> {
         let view = self.model.tensor(role)?;
-        Ok(to_f32(&view, role, self.device)?)
+        to_f32(&view, role, self.device)
     }
 
     pub(crate) fn layer(&self, layer: usize, tensor: LayerTensor) -> Result<Tensor, LoadError> {

@@ -6,7 +6,7 @@ use rustyline::error::ReadlineError;
 
 use crate::args::ChatArgs;
 use crate::model::runtime_config;
-use crate::outcome::{Outcome, WrongUse};
+use crate::outcome::{Outcome, WrongUse, error_text};
 use crate::run::{request, stream_to_stdout};
 
 const HELP: &str = "/reset forgets the conversation, /exit or Ctrl-D ends it";
@@ -46,7 +46,7 @@ pub(crate) fn chat(args: &ChatArgs) -> anyhow::Result<Outcome> {
                     // The turn that was refused is taken back, so that the next one can be shorter.
                     Err(error) => {
                         messages.pop();
-                        eprintln!("lastmile: {error:#}");
+                        eprintln!("lastmile: {}", error_text(&error));
                     }
                 }
             }

@@ -24,14 +24,14 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::{Cli, LogFormat, Verb};
-use crate::outcome::{Outcome, exit_code};
+use crate::outcome::{Outcome, error_text, exit_code};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     start_logging(&cli);
     let outcome = dispatch(cli.verb);
     if let Err(error) = &outcome {
-        eprintln!("lastmile: {error:#}");
+        eprintln!("lastmile: {}", error_text(error));
     }
     exit_code(&outcome)
 }

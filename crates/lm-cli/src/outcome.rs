@@ -37,6 +37,19 @@ pub(crate) fn exit_code(outcome: &anyhow::Result<Outcome>) -> ExitCode {
     }
 }
 
+/// An error and its causes in one line; a cause that the text already tells is not told again.
+pub(crate) fn error_text(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            let colon = if text.is_empty() { "" } else { ": " };
+            text.push_str(colon);
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
 /// Prints `value` as the one JSON document of this run.
 pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
@@ -60,6 +73,12 @@ pub(crate) fn human_bytes(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let error = anyhow::anyhow!("no space left").context("cannot write: no space left");
+        assert_eq!(error_text(&error.context("pull")), "pull: cannot write: no space left");
+    }
 
     #[test]
     fn bytes_read_well() {

@@ -1,15 +1,15 @@
 //! One answer while the engine works on it: its text, its stop rules, its times and its cost.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use lm_sampler::History;
 use lm_scheduler::Sequence;
 use lm_tokenizer::{DecodeStream, StopMatcher, StopScan, Tokenizer};
 use lm_types::{
-    Finish, FinishReason, GenerateError, GenerateRequest, Outcome, RequestEvent, SamplingParams,
-    Timestamp, Timings, TokenId, TokenLogprobs, Usage,
+    Finish, FinishReason, GenerateError, GenerateRequest, Outcome, ReleaseHash, RequestEvent,
+    SamplingParams, Timestamp, Timings, TokenId, TokenLogprobs, Usage,
 };
-use std::sync::Arc;
 
 use crate::submit::QueuePlace;
 use crate::{EngineStats, NewSubmission, OutputWriter};
@@ -131,13 +131,15 @@ impl Active {
         self.last_token = now;
     }
 
-    /// Tells the reader how it ended, and gives what is worth remembering.
+    /// What is worth remembering of it, and what its reader is to be told, in this order: whoever
+    /// reads the end finds the answer recorded.
     pub(crate) fn end(
         self,
         seq: Option<&Sequence>,
         outcome: Outcome,
         now: Timestamp,
-    ) -> EndedAnswer {
+        served_by: &ServedBy,
+    ) -> (RequestEvent, EndSignal) {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let usage = seq.map_or(Usage::default(), |seq| Usage {
             prompt_tokens: count(seq.n_prompt()),
@@ -152,19 +154,22 @@ impl Active {
             cpu_seconds: self.cpu_seconds,
             n_preemptions: seq.map_or(0, Sequence::n_preemptions),
         };
-        self.output.end(match &outcome {
+        let end = match &outcome {
             Outcome::Finished(reason) => Ok(Finish { reason: *reason, usage, timings }),
             Outcome::Failed(error) => Err(error.clone()),
-        });
-        EndedAnswer {
-            request: self.request,
+        };
+        let event = RequestEvent {
+            request: Arc::unwrap_or_clone(self.request),
             choice: self.choice,
+            model: served_by.model.clone(),
+            release: served_by.release,
             arrived_at: self.arrived_at,
             outcome,
             output_text: self.text,
             usage,
             timings,
-        }
+        };
+        (event, EndSignal { output: self.output, end })
     }
 
     /// What the reader and the observer hear when this sequence alone is at fault.
@@ -173,30 +178,28 @@ impl Active {
     }
 }
 
-/// An answer that is over, before the engine adds its own name to it.
-#[derive(Debug)]
-pub(crate) struct EndedAnswer {
-    request: Arc<GenerateRequest>,
-    choice: u32,
-    arrived_at: SystemTime,
-    pub(crate) outcome: Outcome,
-    output_text: String,
-    pub(crate) usage: Usage,
-    pub(crate) timings: Timings,
+/// What the engine serves, as it stands in every record.
+#[derive(Clone, Debug)]
+pub struct ServedBy {
+    /// The model's name as served.
+    pub model: String,
+    /// What produces the answers.
+    pub release: ReleaseHash,
 }
 
-impl EndedAnswer {
-    pub(crate) fn into_event(self, model: &str, release: lm_types::ReleaseHash) -> RequestEvent {
-        RequestEvent {
-            request: Arc::unwrap_or_clone(self.request),
-            choice: self.choice,
-            model: model.to_owned(),
-            release,
-            arrived_at: self.arrived_at,
-            outcome: self.outcome,
-            output_text: self.output_text,
-            usage: self.usage,
-            timings: self.timings,
-        }
+/// The end of an answer, not yet told to its reader.
+#[derive(Debug)]
+pub(crate) struct EndSignal {
+    output: OutputWriter,
+    end: Result<Finish, GenerateError>,
+}
+
+impl EndSignal {
+    pub(crate) fn end(&self) -> &Result<Finish, GenerateError> {
+        &self.end
+    }
+
+    pub(crate) fn send(self) {
+        self.output.end(self.end);
     }
 }

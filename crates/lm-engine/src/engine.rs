@@ -13,12 +13,11 @@ use lm_scheduler::{
 };
 use lm_tokenizer::Tokenizer;
 use lm_types::{
-    Finish, FinishReason, GenerateError, Observer, Outcome, ReleaseHash, SamplingParams, SeqId,
-    Timestamp, TokenLogprobs,
+    FinishReason, GenerateError, Observer, Outcome, SamplingParams, SeqId, Timestamp, TokenLogprobs,
 };
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::active::Active;
+use crate::active::{Active, ServedBy};
 use crate::submit::QueuePlace;
 use crate::{EngineStats, NewSubmission};
 
@@ -30,10 +29,8 @@ pub struct EngineParts {
     pub tokenizer: Arc<Tokenizer>,
     /// Hears of each answer when it is over.
     pub observer: Arc<dyn Observer>,
-    /// The model's name as served.
-    pub model: String,
-    /// What produces the answers.
-    pub release: ReleaseHash,
+    /// What stands in every record.
+    pub served_by: ServedBy,
 }
 
 /// The engine itself, without its thread.
@@ -274,21 +271,19 @@ impl Engine {
         self.stats.step_time.record(self.stats.now() - started);
     }
 
-    /// Forgets an answer, tells its reader and the observer. Its blocks are free at once.
+    /// Forgets an answer, records it, then tells its reader. Its blocks are free at once.
     fn end(&mut self, id: SeqId, outcome: Outcome) {
         let seq = self.scheduler.remove(id);
         let active = self.active.remove(&id).expect("an answer ends once: this is a bug");
-        let ended = active.end(seq.as_ref(), outcome, self.stats.now());
-        match &ended.outcome {
-            Outcome::Finished(reason) => {
-                let (usage, timings) = (ended.usage, ended.timings);
-                self.stats.count_finished(&Finish { reason: *reason, usage, timings });
-            }
-            Outcome::Failed(error) => self.stats.count_failed(error),
+        let now = self.stats.now();
+        let (event, signal) = active.end(seq.as_ref(), outcome, now, &self.parts.served_by);
+        match signal.end() {
+            Ok(finish) => self.stats.count_finished(finish),
+            Err(error) => self.stats.count_failed(error),
         }
-        self.stats.prompt_tokens.fetch_add(u64::from(ended.usage.prompt_tokens), Relaxed);
-        let event = ended.into_event(&self.parts.model, self.parts.release);
+        self.stats.prompt_tokens.fetch_add(u64::from(event.usage.prompt_tokens), Relaxed);
         self.parts.observer.record(&event);
+        signal.send();
     }
 
     fn publish(&self) {

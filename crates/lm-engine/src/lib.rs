@@ -15,6 +15,7 @@ mod thread;
 #[cfg(test)]
 mod tests;
 
+pub use active::ServedBy;
 pub use engine::{Engine, EngineParts};
 pub use histogram::{Histogram, HistogramSnapshot};
 pub use output::{OutputReader, OutputWriter, output_pair};

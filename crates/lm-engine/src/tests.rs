@@ -14,7 +14,7 @@ use lm_types::{
 };
 
 use crate::submit::QueuePlace;
-use crate::{Engine, EngineParts, EngineStats, NewSubmission, OutputReader, output_pair};
+use crate::{Engine, EngineParts, EngineStats, NewSubmission, OutputReader, ServedBy, output_pair};
 
 #[derive(Default)]
 struct Remember(Mutex<Vec<RequestEvent>>);
@@ -60,8 +60,7 @@ impl Rig {
             backend: Box::new(PlaceholderBackend::new(options.parse().unwrap(), vocab)),
             tokenizer: Arc::new(Tokenizer::placeholder()),
             observer: observer.clone(),
-            model: "placeholder".into(),
-            release: ReleaseHash([0; 16]),
+            served_by: ServedBy { model: "placeholder".into(), release: ReleaseHash([0; 16]) },
         };
         let engine = Engine::new(parts, config, Arc::clone(&stats)).unwrap();
         Rig { engine, stats, observer, places: Arc::default() }

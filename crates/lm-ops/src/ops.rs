@@ -5,16 +5,11 @@
 //! Start reading at [`Ops::observer`] and [`Ops::feedback`].
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use lastmile::{ModelInfo, Observer};
 use lm_api::{ApiError, FeedbackRating, FeedbackRequest, parse_feedback};
 use lm_store::{Feedback, FeedbackId, Rating, Release, RunInfo, Store, StoreCounters, StoreError};
 use serde::Serialize;
-
-/// An answer is recorded just after its last byte, so feedback may come a moment too early.
-const RETRIES: usize = 10;
-const RETRY_EVERY: Duration = Duration::from_millis(20);
 
 /// What runs beside one engine. Clones share one store.
 #[derive(Clone)]
@@ -77,13 +72,7 @@ impl Ops {
     /// A bad body, a request or choice that is not stored, or a store that cannot write.
     pub async fn feedback(&self, body: &[u8], strict: bool) -> Result<FeedbackReceipt, ApiError> {
         let request = parse_feedback(body, strict)?;
-        let mut result = self.put(&request).await;
-        for _ in 0..RETRIES {
-            let Err(StoreError::UnknownRequest { .. }) = result else { break };
-            tokio::time::sleep(RETRY_EVERY).await;
-            result = self.put(&request).await;
-        }
-        let id = result.map_err(refusal)?.to_string();
+        let id = self.put(&request).await.map_err(refusal)?.to_string();
         let request_id = request.request_id.to_string();
         Ok(FeedbackReceipt { id, request_id, warnings: request.warnings })
     }

@@ -22,8 +22,9 @@ use crate::{ServeError, ServerConfig, routes};
 /// How long connections may take to hand over what is written, once all answers have ended.
 const CLOSING: Duration = Duration::from_secs(5);
 
-/// Serves until `shutdown` resolves, then drains: new work is refused with 503 while running answers
-/// finish within the timeout; then the engine ends, the store is written out, and this returns.
+/// Serves until `shutdown` resolves, then drains: new work is refused with 503 while running
+/// answers finish within the timeout; then the engine ends, the store is written out, and this
+/// returns.
 ///
 /// # Errors
 /// The listener is broken.

@@ -25,8 +25,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Proxies of the nginx family buffer responses unless told not to.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// What was sent of a response, and what comes next. Dropped when the client leaves, which aborts the
-/// answers.
+/// What was sent of a response, and what comes next. Dropped when the client leaves, which aborts
+/// the answers.
 struct Transcript {
     runtime: Arc<Runtime>,
     entry: Arc<RequestEntry>,

@@ -38,6 +38,6 @@ pub enum Outcome {
 
 /// Runtime to scaffolding. Implementations never wait and never fail a request: when they are full they drop and count.
 pub trait Observer: Send + Sync {
-    /// Called once for each answer, on the engine's thread.
+    /// Called once for each answer, on the thread where it ended, before its reader hears of the end.
     fn record(&self, event: &RequestEvent);
 }

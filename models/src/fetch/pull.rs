@@ -137,7 +137,7 @@ impl Site<'_> {
                 }
                 Err(reason) => {
                     let attempt = Attempt { origin, reason };
-                    self.progress.note(&attempt.to_string());
+                    self.progress.note(&format!("{attempt}; trying the next source"));
                     attempts.push(attempt);
                 }
             }

@@ -6,14 +6,14 @@ use std::time::Duration;
 use super::client::{open, read_reply, read_until};
 use super::{CHAT, Server, hello, wait_until};
 
-/// Would go on for minutes.
-const ENDLESS: &str = "mode=random,mean_tokens=1000000,delay_us=10000";
+/// With `ignore_eos` an answer goes on for more than a minute.
+const ENDLESS: &str = "mode=random,delay_us=10000";
 
 #[test]
 fn a_client_that_leaves_aborts_its_answers() {
     let server = Server::start(ENDLESS);
     for fields in [r#""stream":true,"n":2"#, r#""stream":false,"n":2"#] {
-        let body = hello(fields);
+        let body = hello(&format!(r#"{fields},"ignore_eos":true"#));
         let mut stream = open(server.address, "POST", CHAT, body.len());
         stream.write_all(body.as_bytes()).unwrap();
         server.wait_for_running(2, 0);
@@ -26,8 +26,10 @@ fn a_client_that_leaves_aborts_its_answers() {
 
 #[test]
 fn drain_finishes_what_runs_and_refuses_what_comes() {
-    let mut server = Server::start("mode=echo,delay_us=50000");
-    let body = hello(r#""stream":true"#);
+    // Long enough, about 4 seconds, for everything that is asked meanwhile.
+    let mut server = Server::start("mode=echo,delay_us=40000");
+    let text = "h".repeat(100);
+    let body = format!(r#"{{"messages":[{{"role":"user","content":"{text}"}}],"stream":true}}"#);
     let mut stream = open(server.address, "POST", CHAT, body.len());
     stream.write_all(body.as_bytes()).unwrap();
     read_until(&mut stream, "\"content\":\"h");
@@ -49,7 +51,7 @@ fn drain_ends_what_takes_too_long() {
     let mut server = Server::start_with(ENDLESS, |config, _| {
         config.shutdown_timeout = Duration::from_millis(50);
     });
-    let body = hello(r#""stream":true"#);
+    let body = hello(r#""stream":true,"ignore_eos":true"#);
     let mut stream = open(server.address, "POST", CHAT, body.len());
     stream.write_all(body.as_bytes()).unwrap();
     server.wait_for_running(1, 0);

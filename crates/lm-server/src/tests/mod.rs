@@ -1,4 +1,4 @@
-//! A server on the placeholder, asked over real sockets by a client that knows nothing but HTTP/1.1.
+//! A server on the placeholder, asked over real sockets by a client that knows HTTP/1.1 only.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -62,7 +62,7 @@ impl Server {
         let served =
             tokio.spawn(serve(listener, Arc::clone(&runtime), ops.clone(), config, shutdown));
         let (stop, served) = (Some(stop), Some(served));
-        Server { address, runtime, ops, stop, served, tokio, folder: folder }
+        Server { address, runtime, ops, stop, served, tokio, folder }
     }
 
     fn get(&self, path: &str) -> Reply {
@@ -102,7 +102,7 @@ impl Server {
 
 /// Counters have no event to wait for, so they are looked at until they are as wanted.
 #[track_caller]
-fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !is_so() {
         assert!(Instant::now() < deadline, "waited 20 s until {what}");

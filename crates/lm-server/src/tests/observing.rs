@@ -77,8 +77,8 @@ fn metrics_are_an_exposition_and_rise() {
     assert!(after.keys().any(|key| key.starts_with("vllm:cache_config_info{")));
     server.post(CHAT, &hello(r#""max_tokens":1000000"#));
     let errors = samples(&server.get("/metrics").body);
-    let key = r#"lastmile_request_errors_total{model_name="my \"model\"",code="context_length_exceeded"}"#;
-    assert_eq!(errors.get(key), Some(&1.0));
+    let labels = r#"{model_name="my \"model\"",code="context_length_exceeded"}"#;
+    assert_eq!(errors.get(&format!("lastmile_request_errors_total{labels}")), Some(&1.0));
 }
 
 #[test]

@@ -93,13 +93,12 @@ fn a_body_that_does_not_come_is_not_waited_for() {
 
 #[test]
 fn a_full_queue_and_too_many_open_requests_say_when_to_retry() {
-    let server =
-        Server::start_with("mode=random,mean_tokens=4096,delay_us=5000", |config, model| {
-            config.max_open_requests = 3;
-            model.engine.max_num_seqs = 1;
-            model.engine.max_queued_requests = 1;
-        });
-    let body = hello(r#""stream":true"#);
+    let server = Server::start_with("mode=random,delay_us=5000", |config, model| {
+        config.max_open_requests = 3;
+        model.engine.max_num_seqs = 1;
+        model.engine.max_queued_requests = 1;
+    });
+    let body = hello(r#""stream":true,"ignore_eos":true"#);
     let start = || {
         let mut stream = open(server.address, "POST", CHAT, body.len());
         stream.write_all(body.as_bytes()).unwrap();
@@ -114,8 +113,9 @@ fn a_full_queue_and_too_many_open_requests_say_when_to_retry() {
     assert_eq!(refused.header("retry-after"), Some("1"));
     assert_eq!(refused.header("retry-after-ms"), Some("1000"));
     assert_eq!(server.get("/health/ready").status, 200);
-    let _idle = open(server.address, "POST", CHAT, 10);
-    wait_until("the idle request is open", || {
+    let mut idle = Vec::new();
+    wait_until("a request without its body takes the last place", || {
+        idle.push(open(server.address, "POST", CHAT, 10));
         server.post(CHAT, "{}").json()["error"]["code"] == "too_many_requests"
     });
     drop((first, second));
