@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use lm_tokenizer::GgufVocab;
+use lm_types::{InvalidParam, SamplingParams};
 use sha2::{Digest, Sha256};
 
 use crate::families::Family;
@@ -32,6 +33,9 @@ pub struct Model {
     pub bos: Option<u32>,
     /// Every token that ends a generation, in ascending order.
     pub eos: Vec<u32>,
+    /// The one that the files themselves call the end of a sequence: what chat templates name
+    /// `eos_token`.
+    pub eos_token: Option<u32>,
     /// What the model's authors recommend, when the files say it.
     pub default_sampling: Option<DefaultSampling>,
     pub(crate) files: Files,
@@ -57,7 +61,8 @@ pub enum TokenizerSource {
     Placeholder,
 }
 
-/// Sampling parameters that the model's authors recommend; `None` where they say nothing.
+/// Sampling parameters that the model's authors recommend, each within its range; `None` where they
+/// say nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct DefaultSampling {
     /// As `temperature` of lm-types' `SamplingParams`.
@@ -70,6 +75,30 @@ pub struct DefaultSampling {
     pub min_p: Option<f32>,
     /// As `repetition_penalty` of lm-types' `SamplingParams`.
     pub repetition_penalty: Option<f32>,
+}
+
+impl DefaultSampling {
+    /// Itself, unless it says nothing. `key` is what the file calls a parameter.
+    ///
+    /// # Errors
+    /// `Invalid` with the first parameter that is outside of its range.
+    pub(crate) fn checked(
+        self,
+        key: impl Fn(&str) -> String,
+    ) -> Result<Option<DefaultSampling>, ModelError> {
+        let neutral = SamplingParams::default();
+        let params = SamplingParams {
+            temperature: self.temperature.unwrap_or(neutral.temperature),
+            top_k: self.top_k.unwrap_or(neutral.top_k),
+            top_p: self.top_p.unwrap_or(neutral.top_p),
+            min_p: self.min_p.unwrap_or(neutral.min_p),
+            repetition_penalty: self.repetition_penalty.unwrap_or(neutral.repetition_penalty),
+            ..neutral
+        };
+        let outside = |bad: InvalidParam| ModelError::invalid(key(bad.name), bad.value, bad.limit);
+        params.validate().map_err(outside)?;
+        Ok((self != DefaultSampling::default()).then_some(self))
+    }
 }
 
 /// The mapped files.

@@ -81,14 +81,22 @@ fn open_gguf(path: &Path) -> Result<Model, ModelError> {
     let name = metadata.str("general.name")?.map_or_else(|| stem(path), str::to_owned);
     let chat_template = metadata.str("tokenizer.chat_template")?.map(str::to_owned);
     let sampling = |key: &str| metadata.f32(&format!("general.sampling.{key}"));
-    let default_sampling = some_if_any(DefaultSampling {
+    let default_sampling = DefaultSampling {
         temperature: sampling("temp")?,
         top_k: metadata.u32("general.sampling.top_k")?,
         top_p: sampling("top_p")?,
         min_p: sampling("min_p")?,
         repetition_penalty: sampling("penalty_repeat")?,
-    });
-    let bos = vocab.bos;
+    };
+    let default_sampling = default_sampling.checked(|name| {
+        let own = match name {
+            "temperature" => "temp",
+            "repetition_penalty" => "penalty_repeat",
+            same => same,
+        };
+        format!("general.sampling.{own}")
+    })?;
+    let (bos, eos_token) = (vocab.bos, vocab.eos);
     let eos = vocab.eos.into_iter().chain(vocab.eot).chain(vocab.eog.iter().copied()).collect();
     let paths: Vec<PathBuf> = files.paths().map(Path::to_path_buf).collect();
     finish(Model {
@@ -98,6 +106,7 @@ fn open_gguf(path: &Path) -> Result<Model, ModelError> {
         chat_template,
         bos,
         eos,
+        eos_token,
         default_sampling,
         files: Files::Gguf(files),
         naming: Naming::Gguf,
@@ -137,8 +146,10 @@ fn open_safetensors(folder: &Path) -> Result<Model, ModelError> {
         eos = generation.token_ids("eos_token_id").map_err(|error| error.in_file(path))?;
         default_sampling = read_sampling(generation).map_err(|error| error.in_file(path))?;
     }
+    let of_config = config.token_ids("eos_token_id").map_err(in_config)?;
+    let eos_token = of_tokenizer(tokenizer_config.as_deref())?.or(of_config.first().copied());
     if eos.is_empty() {
-        eos = config.token_ids("eos_token_id").map_err(in_config)?;
+        eos = of_config;
     }
     let paths: Vec<PathBuf> = files.files().map(|file| file.path().to_path_buf()).collect();
     finish(Model {
@@ -148,6 +159,7 @@ fn open_safetensors(folder: &Path) -> Result<Model, ModelError> {
         tokenizer: TokenizerSource::HuggingFace { tokenizer_json, tokenizer_config },
         bos: config.token_ids("bos_token_id").map_err(in_config)?.first().copied(),
         eos,
+        eos_token,
         default_sampling,
         files: Files::SafeTensors(files),
         naming: Naming::hugging_face(family, prefix),
@@ -161,7 +173,7 @@ fn open_safetensors(folder: &Path) -> Result<Model, ModelError> {
 fn finish(mut model: Model) -> Result<Model, ModelError> {
     model.eos.sort_unstable();
     model.eos.dedup();
-    for id in model.eos.iter().chain(&model.bos) {
+    for id in model.eos.iter().chain(&model.bos).chain(&model.eos_token) {
         if *id as usize >= model.spec.vocab_size {
             let wanted = format!("below the vocabulary size, {}", model.spec.vocab_size);
             return Err(ModelError::invalid("a special token id", id, wanted));
@@ -198,6 +210,10 @@ fn check_tensors(files: &Files, naming: Naming, spec: &DecoderSpec) -> Result<()
 
 /// Tensors that no role stands for and that change nothing: what is worked out anyway, a stored
 /// copy of a tied head, and the vision part of a model that is run on text alone.
+///
+/// A config.json says whether the head is tied, and then a stored `lm_head` is a copy that the
+/// authors' own code ties over. GGUF has no such key: there the head is tied exactly when no
+/// `output.weight` is stored, so one that is stored always has a role.
 fn is_harmless(name: &str, spec: &DecoderSpec) -> bool {
     const VISION: [&str; 4] = [
         "vision_tower.",
@@ -246,22 +262,42 @@ fn read_chat_template(
     Ok(template.and_then(|template| template.as_str()).map(str::to_owned))
 }
 
-fn read_sampling(config: &HfConfig) -> Result<Option<DefaultSampling>, ModelError> {
-    // Without `do_sample` the authors mean greedy, and the other fields are ignored.
-    if config.bool("do_sample")? != Some(true) {
-        return Ok(None);
-    }
-    Ok(some_if_any(DefaultSampling {
-        temperature: config.f32("temperature")?,
-        top_k: config.u32("top_k")?,
-        top_p: config.f32("top_p")?,
-        min_p: config.f32("min_p")?,
-        repetition_penalty: config.f32("repetition_penalty")?,
-    }))
+/// The token that tokenizer_config.json calls `eos_token`, by the ids that it lists itself.
+fn of_tokenizer(tokenizer_config: Option<&Path>) -> Result<Option<u32>, ModelError> {
+    let Some(path) = tokenizer_config else { return Ok(None) };
+    let config = read_json(path, JSON_LIMIT_BYTES)?;
+    // A token is written as its text, or as an object that holds it.
+    let text = |token: &serde_json::Value| -> Option<String> {
+        token.as_str().or_else(|| token.get("content")?.as_str()).map(str::to_owned)
+    };
+    let eos = config.get("eos_token").and_then(text);
+    let listed = config.get("added_tokens_decoder").and_then(|listed| listed.as_object());
+    let (Some(eos), Some(listed)) = (eos, listed) else { return Ok(None) };
+    let found = listed.iter().find(|(_, token)| text(token).is_some_and(|text| text == eos));
+    Ok(found.and_then(|(id, _)| id.parse().ok()))
 }
 
-fn some_if_any(sampling: DefaultSampling) -> Option<DefaultSampling> {
-    (sampling != DefaultSampling::default()).then_some(sampling)
+/// What generation_config.json recommends. Without `do_sample` the authors say nothing: that their
+/// library is greedy then is its own default.
+fn read_sampling(config: &HfConfig) -> Result<Option<DefaultSampling>, ModelError> {
+    let repetition_penalty = config.f32("repetition_penalty")?;
+    let sampling = match config.bool("do_sample")? {
+        None => return Ok(None),
+        // Greedy; the parameters of sampling are ignored, but the penalty acts on logits.
+        Some(false) => DefaultSampling {
+            temperature: Some(0.0),
+            repetition_penalty,
+            ..DefaultSampling::default()
+        },
+        Some(true) => DefaultSampling {
+            temperature: config.f32("temperature")?,
+            top_k: config.u32("top_k")?,
+            top_p: config.f32("top_p")?,
+            min_p: config.f32("min_p")?,
+            repetition_penalty,
+        },
+    };
+    sampling.checked(|name| config.path(name))
 }
 
 fn stem(path: &Path) -> String {

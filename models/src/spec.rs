@@ -161,6 +161,24 @@ pub enum LayerTensor {
     PostFfnNorm,
 }
 
+impl RopeSpec {
+    /// Angle per position of each rotated pair, in radians: `[n_dims / 2]`. Layers with a sliding
+    /// window have their own base, and then no scaling.
+    #[must_use]
+    pub fn frequencies(&self, is_sliding: bool) -> Vec<f64> {
+        let own_base = self.theta_sliding.filter(|_| is_sliding);
+        let theta = f64::from(own_base.unwrap_or(self.theta));
+        let half = self.n_dims / 2;
+        let factor = |i: usize| match &self.scaling {
+            _ if own_base.is_some() => 1.0,
+            RopeScaling::None => 1.0,
+            RopeScaling::Linear(factor) => f64::from(*factor),
+            RopeScaling::PerDimension(factors) => f64::from(factors[i]),
+        };
+        (0..half).map(|i| theta.powf(-(i as f64) / half as f64) / factor(i)).collect()
+    }
+}
+
 impl DecoderSpec {
     /// Bytes of K and V that one position takes over all layers, at `size_bytes` per number.
     #[must_use]

@@ -145,6 +145,7 @@ fn llama_gguf_gives_its_facts_and_its_tensors() {
     assert_eq!(spec.sliding_window, [None, None]);
     assert!(spec.tied_head && !spec.qkv_bias);
     assert_eq!((model.bos, model.eos.as_slice()), (Some(3), [0, 2].as_slice()));
+    assert_eq!(model.eos_token, Some(0));
     assert_eq!(model.chat_template.as_deref(), Some("{{ messages }}"));
     assert_eq!(model.default_sampling.unwrap().temperature, Some(0.5));
     let TokenizerSource::Gguf(vocab) = &model.tokenizer else { panic!("{:?}", model.tokenizer) };
@@ -224,6 +225,10 @@ fn what_is_wrong_or_unsupported_is_named() {
     check(llama().set("llama.attention.head_count", Value::U32(0)), "the number of heads is 0");
     check(llama().set("llama.rope.freq_base", Value::F32(f32::NAN)), "the base of RoPE is NaN");
     check(llama().set("tokenizer.ggml.eos_token_id", Value::U32(4)), "eos_token_id is 4, but must");
+    let hot = llama().set("general.sampling.temp", Value::F32(2.5));
+    check(hot, "general.sampling.temp is 2.5, but must be between 0 and 2");
+    let penalty = llama().set("general.sampling.penalty_repeat", Value::F32(f32::NAN));
+    check(penalty, "general.sampling.penalty_repeat is NaN, but must be above 0 and at most 2");
     check(llama().without("blk.1.ffn_up.weight"), "tensor blk.1.ffn_up.weight is missing");
     check(llama().without("token_embd.weight"), "tensor token_embd.weight is missing");
     let wide = llama().tensor("blk.0.attn_k.weight", &[8, 8]);
@@ -400,13 +405,18 @@ fn llama_safetensors_in_shards_open() {
     let folder = Folder::llama();
     folder.write();
     let template = json!([{"name": "rag", "template": "r"}, {"name": "default", "template": "d"}]);
-    folder.json("tokenizer_config.json", &json!({"chat_template": template}));
+    let listed = json!({"1": {"content": "<s>"}, "3": {"content": "<|end|>"}});
+    let tokenizer = json!({
+        "chat_template": template, "eos_token": "<|end|>", "added_tokens_decoder": listed,
+    });
+    folder.json("tokenizer_config.json", &tokenizer);
     let generation = json!({"eos_token_id": [2, 3], "do_sample": true, "top_k": 64});
     folder.json("generation_config.json", &generation);
     let model = folder.open().unwrap();
     assert_eq!(model.spec.rope.layout, RopeLayout::Halves);
     assert_eq!(model.spec.rope.theta, 500_000.0);
     assert_eq!((model.bos, model.eos.as_slice()), (Some(1), [2, 3].as_slice()));
+    assert_eq!(model.eos_token, Some(3));
     assert_eq!(model.default_sampling.unwrap().top_k, Some(64));
     assert_eq!(model.chat_template.as_deref(), Some("d"));
     for (role, shape) in tensor_shapes(&model.spec) {
@@ -417,8 +427,39 @@ fn llama_safetensors_in_shards_open() {
 }
 
 #[test]
+fn a_generation_config_recommends_or_says_nothing() {
+    let folder = Folder::llama();
+    folder.write();
+    let sampling = |generation: Json| {
+        folder.json("generation_config.json", &generation);
+        folder.open().map(|model| model.default_sampling)
+    };
+    assert_eq!(sampling(json!({"temperature": 0.5})), Ok(None));
+    let greedy = sampling(json!({"do_sample": false, "temperature": 0.5})).unwrap().unwrap();
+    assert_eq!((greedy.temperature, greedy.top_p), (Some(0.0), None));
+    let message = sampling(json!({"do_sample": true, "top_p": 1.5})).unwrap_err();
+    let wanted = "generation_config.json: top_p is 1.5, but must be above 0 and at most 1";
+    assert!(message.ends_with(wanted), "{message}");
+}
+
+#[test]
+fn a_stored_copy_of_a_tied_head_is_ignored() {
+    let folder = Folder::llama();
+    let copy = vec![("lm_head.weight".to_owned(), vec![VOCAB, 8])];
+    folder.write();
+    std::fs::write(folder.path("head.safetensors"), shard_bytes(&copy)).unwrap();
+    let index = std::fs::read_to_string(folder.path("model.safetensors.index.json")).unwrap();
+    let mut index: Json = serde_json::from_str(&index).unwrap();
+    index["weight_map"]["lm_head.weight"] = json!("head.safetensors");
+    folder.json("model.safetensors.index.json", &index);
+    assert!(folder.open().unwrap().spec.tied_head);
+}
+
+#[test]
 fn nested_gemma3_safetensors_open() {
-    let spec = Folder::gemma().write().open().unwrap().spec;
+    let model = Folder::gemma().write().open().unwrap();
+    assert_eq!(model.eos_token, Some(1));
+    let spec = model.spec;
     assert_eq!(spec.norm.weight_offset, 1.0);
     assert_eq!(spec.attn_scale, 0.25);
     assert_eq!(spec.rope.scaling, RopeScaling::Linear(8.0));

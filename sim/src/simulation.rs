@@ -1,6 +1,6 @@
 //! One run: traffic in, every invariant after every step, every answer against its reference.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use lm_backend::{Backend, BackendError, Batch, LogitsBuf, PlaceholderBackend, Want};
@@ -53,7 +53,7 @@ impl fmt::Display for Failure {
 /// The first invariant that did not hold.
 pub fn simulate(seed: u64) -> Result<Report, Failure> {
     let mut run = Run::new(Workload::new(seed));
-    let outcome = run.to_the_end();
+    let outcome = run.run_to_the_end();
     outcome.map_err(|fact| Failure { seed, step: run.step, fact })?;
     let counters = run.scheduler.counters();
     Ok(Report {
@@ -95,7 +95,7 @@ impl Run {
         }
     }
 
-    fn to_the_end(&mut self) -> Result<(), String> {
+    fn run_to_the_end(&mut self) -> Result<(), String> {
         while self.n_arrived < self.workload.clients.len() || !self.active.is_empty() {
             if self.step == MAX_STEPS {
                 return Err(format!("{} requests hang", self.active.len()));
@@ -159,6 +159,12 @@ impl Run {
             self.active.remove(id);
             self.report.ended_early += 1;
         }
+        let mut in_step = BTreeSet::new();
+        for row in &step.rows {
+            if row.n_tokens > self.workload.config.max_prefill_chunk || !in_step.insert(row.seq) {
+                return Err(format!("{} has too many tokens, or two rows", row.seq));
+            }
+        }
         if step.rows.is_empty() {
             let stuck = self.scheduler.n_running() > 0 || self.scheduler.n_waiting() > 0;
             return if stuck { Err("work waits and nothing runs".into()) } else { Ok(()) };
@@ -203,7 +209,10 @@ impl Run {
             }
         }
         self.scheduler.complete(&drawn);
-        broken.into_iter().for_each(|id| self.end_early(id));
+        for id in broken {
+            self.scheduler.remove_broken(id);
+            self.end_early(id);
+        }
         self.report.steps += 1;
         drawn.iter().try_for_each(|drawn| self.finish_if_done(drawn))
     }

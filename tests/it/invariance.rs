@@ -20,10 +20,13 @@ const PROMPTS: [&str; 10] = [
     "In 1969, people first walked on the moon. The mission was called",
     "A recipe for pancakes: take two eggs, a cup of milk, a cup of flour and a pinch of salt. Then",
 ];
+/// Longer than a KV block of any executor, so that the prefix cache has something to hold.
+const PREAMBLE: &str = "The following is a list of short texts. Each of them begins in one way and \
+    goes on in the way that a careful and well-read person would expect of it. Here is the first. ";
 const MAX_TOKENS: u32 = 40;
 
 fn request(i: usize) -> GenerateRequest {
-    let prompt = Prompt::Text(PROMPTS[i % PROMPTS.len()].to_owned());
+    let prompt = Prompt::Text(format!("{PREAMBLE}{}", PROMPTS[i % PROMPTS.len()]));
     let mut request = GenerateRequest::new(RequestId(i as u128), prompt);
     request.sampling = SamplingParams::greedy();
     request.stop.max_tokens = Some(MAX_TOKENS);
@@ -82,20 +85,32 @@ fn check_all(base: &RuntimeConfig, tight: impl FnOnce(&mut RuntimeConfig)) {
 #[test]
 fn answers_of_the_placeholder_do_not_depend_on_company() {
     let pool = |n_blocks: usize| {
-        let options = format!("seed=3,block_size=8,n_blocks={n_blocks},max_model_len=240");
+        let options = format!("seed=3,block_size=8,n_blocks={n_blocks},max_model_len=400");
         ModelSource::placeholder(&options).unwrap()
     };
     let base = RuntimeConfig::new(pool(1000));
-    check_all(&base, |config| config.model = pool(60));
+    check_all(&base, |config| config.model = pool(100));
+}
+
+fn smollm2(device: &str) -> RuntimeConfig {
+    let path = real_model::path("smollm2-135m-instruct");
+    let mut config = RuntimeConfig::new(ModelSource::path(path));
+    config.device = device.to_owned();
+    config.max_model_len = Some(160);
+    config.kv_bytes = 256 << 20;
+    config
 }
 
 #[test]
 fn real_model_answers_do_not_depend_on_company() {
-    let path = real_model::path("smollm2-135m-instruct");
-    let mut base = RuntimeConfig::new(ModelSource::path(path));
+    // 30 layers, 3 heads of 64 for K and for V, 2 bytes: 23,040 bytes a token, 32 tokens a block.
+    check_all(&smollm2("cpu"), |config| config.kv_bytes = 23_040 * 32 * 12);
+}
+
+#[test]
+fn real_model_answers_on_the_reference_executor_do_not_depend_on_company() {
+    let mut base = smollm2("candle");
     base.block_size = 8;
-    base.max_model_len = Some(128);
-    base.kv_bytes = 256 << 20;
-    // 30 layers, 3 heads of 64 for K and for V, 4 bytes: 46,080 bytes a token.
-    check_all(&base, |config| config.kv_bytes = 46_080 * 8 * 24);
+    // 4 bytes a number here, and 8 tokens a block.
+    check_all(&base, |config| config.kv_bytes = 46_080 * 8 * 45);
 }

@@ -8,24 +8,35 @@ const TEXT: &str = include_str!("../golden/gpl-3.0.txt");
 const GOLDEN: &str = include_str!("../golden/perplexity.json");
 
 #[track_caller]
-fn check(card: &str) {
+fn check(card: &str, device: &str) {
     let golden: serde_json::Value = serde_json::from_str(GOLDEN).unwrap();
     let expected = golden["reference"][card].as_f64().unwrap();
     let (ctx, windows) = (golden["ctx"].as_u64().unwrap(), golden["windows"].as_u64().unwrap());
-    let config = RuntimeConfig::new(ModelSource::path(real_model::path(card)));
+    let mut config = RuntimeConfig::new(ModelSource::path(real_model::path(card)));
+    config.device = device.to_owned();
     let found = lastmile::perplexity(&config, TEXT, ctx as usize, None, |_, _, _| ()).unwrap();
     assert_eq!(found.n_windows as u64, windows, "the text was cut into other windows");
     let off = found.perplexity / expected - 1.0;
-    println!("{card}: {:.4}, llama.cpp {expected}: {:+.3} %", found.perplexity, 100.0 * off);
+    println!("{card} on {device}: {:.4}, llama.cpp {expected}: {off:+.5}", found.perplexity);
     assert!(off.abs() < 0.005, "{card}: {:.4}, expected {expected}", found.perplexity);
 }
 
 #[test]
 fn real_model_perplexity_of_smollm2_is_that_of_llama_cpp() {
-    check("smollm2-135m-instruct");
+    check("smollm2-135m-instruct", "cpu");
 }
 
 #[test]
 fn real_model_perplexity_of_gemma3_is_that_of_llama_cpp() {
-    check("gemma3-270m");
+    check("gemma3-270m", "cpu");
+}
+
+#[test]
+fn real_model_perplexity_of_smollm2_on_the_reference_executor_is_that_of_llama_cpp() {
+    check("smollm2-135m-instruct", "candle");
+}
+
+#[test]
+fn real_model_perplexity_of_gemma3_on_the_reference_executor_is_that_of_llama_cpp() {
+    check("gemma3-270m", "candle");
 }

@@ -31,11 +31,14 @@ pub struct RuntimeConfig {
     pub model: ModelSource,
     /// The name that clients ask for; the model's own by default.
     pub served_name: Option<String>,
-    /// `cpu`, `cuda:N` or `metal`.
+    /// `auto`, `cpu`, `candle`, `cuda:N` or `metal`. `candle` is the slow numeric reference on CPU;
+    /// `auto` is `cpu`, or `candle` for a model whose storage types have no CPU kernel.
     pub device: String,
+    /// At most this instruction set on `cpu`: `scalar`, `avx2`, …
+    pub isa_cap: Option<String>,
     /// Bytes for the KV pool of a real model.
     pub kv_bytes: u64,
-    /// Positions in one KV block of a real model.
+    /// Positions in one KV block, for executors that leave the choice; `cpu` has 32.
     pub block_size: usize,
     /// Longest sequence; by default what the model was trained for, as far as the KV pool holds it.
     pub max_model_len: Option<usize>,
@@ -56,9 +59,12 @@ pub enum LoadError {
     /// The model's tokenizer.
     #[error("tokenizer: {0}")]
     Tokenizer(#[from] TokenizerError),
-    /// The executor.
+    /// The executor on candle's tensors.
     #[error(transparent)]
-    Executor(#[from] lm_candle::LoadError),
+    Candle(#[from] lm_candle::LoadError),
+    /// The CPU executor.
+    #[error(transparent)]
+    Cpu(#[from] lm_cpu::LoadError),
     /// Limits that contradict each other.
     #[error(transparent)]
     Limits(#[from] ConfigError),
@@ -101,7 +107,8 @@ impl RuntimeConfig {
         RuntimeConfig {
             model,
             served_name: None,
-            device: "cpu".to_owned(),
+            device: "auto".to_owned(),
+            isa_cap: None,
             kv_bytes: 1 << 30,
             block_size: 32,
             max_model_len: None,

@@ -3,6 +3,7 @@
 use lm_backend::{Backend, PlaceholderBackend, PlaceholderOptions, PlaceholderVocab};
 use lm_candle::{CandleBackend, CandleOptions};
 use lm_chat::ChatTemplate;
+use lm_cpu::{CpuBackend, CpuOptions};
 use lm_models::{DefaultSampling, Model, TokenizerSource};
 use lm_tokenizer::{Tokenizer, placeholder};
 
@@ -22,9 +23,7 @@ pub(crate) struct Loaded {
 pub(crate) fn load(config: &RuntimeConfig) -> Result<Loaded, LoadError> {
     match &config.model {
         ModelSource::Placeholder(options) => placeholder_model(config, options),
-        ModelSource::Path { path, weights } => {
-            real_model(config, &lm_models::open(path, *weights)?)
-        }
+        ModelSource::Path { path, weights } => real_model(config, lm_models::open(path, *weights)?),
     }
 }
 
@@ -39,32 +38,56 @@ pub(crate) fn tokenizer(source: &TokenizerSource) -> Result<Tokenizer, LoadError
     })
 }
 
-fn real_model(config: &RuntimeConfig, model: &Model) -> Result<Loaded, LoadError> {
-    let tokenizer = tokenizer(&model.tokenizer)?;
+fn real_model(config: &RuntimeConfig, model: Model) -> Result<Loaded, LoadError> {
+    let mut tokenizer = tokenizer(&model.tokenizer)?;
+    tokenizer.add_eog(&model.eos);
     if tokenizer.vocab_size() > model.spec.vocab_size {
         let (tokenizer, weights) = (tokenizer.vocab_size(), model.spec.vocab_size);
         return Err(LoadError::VocabMismatch { tokenizer, weights });
     }
     let source = config.chat_template.as_ref().or(model.chat_template.as_ref());
-    let template = source.map(|source| chat_template(source, &tokenizer, model)).transpose()?;
-    let backend = CandleBackend::load(
-        model,
-        &CandleOptions {
-            device: config.device.clone(),
+    let template = source.map(|source| chat_template(source, &tokenizer, &model)).transpose()?;
+    let (weights, name) = (hex(&model.weights_digest()), model.name.clone());
+    let template_digest =
+        hex(&blake3::hash(source.map_or("", String::as_str).as_bytes()).as_bytes()[..16]);
+    let default_sampling = model.default_sampling.unwrap_or_default();
+    let backend = executor(config, model)?;
+    let facts = facts(backend.as_ref(), weights, &tokenizer, template_digest);
+    Ok(Loaded { name, facts, backend, template, default_sampling, tokenizer })
+}
+
+/// The executor that the configuration names, with the model's weights.
+fn executor(config: &RuntimeConfig, model: Model) -> Result<Box<dyn Backend>, LoadError> {
+    let on_candle = |device: &str, model: &Model| -> Result<Box<dyn Backend>, LoadError> {
+        let options = CandleOptions {
+            device: device.to_owned(),
             block_size: config.block_size,
             kv_bytes: config.kv_bytes,
             max_model_len: config.max_model_len,
+        };
+        Ok(Box::new(CandleBackend::load(model, &options)?))
+    };
+    let on_cpu = |model: Model| -> Result<Box<dyn Backend>, LoadError> {
+        let options = CpuOptions {
+            kv_bytes: config.kv_bytes,
+            max_model_len: config.max_model_len,
+            n_threads: None,
+            isa_cap: config.isa_cap.clone(),
+        };
+        Ok(Box::new(CpuBackend::load(model, &options)?))
+    };
+    match config.device.as_str() {
+        "candle" => on_candle("cpu", &model),
+        "cpu" => on_cpu(model),
+        "auto" => match CpuBackend::supports(&model) {
+            Ok(()) => on_cpu(model),
+            Err(reason) => {
+                tracing::warn!(%reason, "this model runs on the slow reference executor");
+                on_candle("cpu", &model)
+            }
         },
-    )?;
-    let weights = hex(&model.weights_digest());
-    Ok(Loaded {
-        name: model.name.clone(),
-        facts: facts(&backend, weights, &tokenizer, source.map_or("", String::as_str)),
-        backend: Box::new(backend),
-        template,
-        default_sampling: model.default_sampling.unwrap_or_default(),
-        tokenizer,
-    })
+        device => on_candle(device, &model),
+    }
 }
 
 fn placeholder_model(
@@ -81,11 +104,12 @@ fn placeholder_model(
         None => ChatTemplate::placeholder(),
     };
     let source = config.chat_template.as_deref().unwrap_or("placeholder");
+    let template_digest = hex(&blake3::hash(source.as_bytes()).as_bytes()[..16]);
     let weights = format!("placeholder {options:?}");
     let backend = PlaceholderBackend::new(options, placeholder_vocab());
     Ok(Loaded {
         name: "placeholder".to_owned(),
-        facts: facts(&backend, weights, &tokenizer, source),
+        facts: facts(&backend, weights, &tokenizer, template_digest),
         backend: Box::new(backend),
         template: Some(template),
         default_sampling: DefaultSampling::default(),
@@ -111,7 +135,7 @@ fn facts(
     backend: &dyn Backend,
     weights: String,
     tokenizer: &Tokenizer,
-    chat_template: &str,
+    chat_template: String,
 ) -> ReleaseFacts {
     let spec = backend.spec();
     ReleaseFacts {
@@ -122,7 +146,7 @@ fn facts(
             ("weights_digest", weights),
             ("adapter", "none".to_owned()),
             ("tokenizer", hex(&tokenizer.fingerprint())),
-            ("chat_template", hex(&blake3::hash(chat_template.as_bytes()).as_bytes()[..16])),
+            ("chat_template", chat_template),
             ("sampler", "penalties,temperature,top_k,top_p,min_p".to_owned()),
         ],
     }

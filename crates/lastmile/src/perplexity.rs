@@ -72,7 +72,8 @@ pub fn perplexity(
     mut progress: impl FnMut(usize, usize, f64),
 ) -> Result<Perplexity, PerplexityError> {
     let Loaded { mut backend, tokenizer, .. } = load(config)?;
-    let max_model_len = backend.spec().max_model_len;
+    let spec = backend.spec();
+    let max_model_len = spec.max_model_len.min(spec.n_blocks * spec.block_size);
     if !(4..=max_model_len).contains(&ctx) {
         return Err(PerplexityError::Ctx { ctx, max_model_len });
     }

@@ -12,6 +12,8 @@ pub(crate) struct Prepared {
     pub(crate) prompt: Vec<TokenId>,
     pub(crate) max_new_tokens: usize,
     pub(crate) stop: StopMatcher,
+    /// What was changed about the request.
+    pub(crate) warnings: Vec<String>,
 }
 
 pub(crate) fn prepare(
@@ -27,41 +29,50 @@ pub(crate) fn prepare(
     }
     let stop = StopMatcher::new(&request.stop.stop_strings)
         .map_err(|error| invalid("stop", error.to_string()))?;
-    let prompt = tokens(&request.prompt, tokenizer, template)?;
-    let unknown = |&token: &TokenId| token as usize >= vocab_size;
-    if let Some(token) = prompt.iter().copied().find(unknown) {
+    let out_of_vocabulary = |&token: &TokenId| token as usize >= vocab_size;
+    let mut stop_ids = request.stop.stop_token_ids.iter().copied();
+    if let Some(token) = stop_ids.find(out_of_vocabulary) {
+        let message = format!("stop_token_ids holds {token}, but ids end at {}", vocab_size - 1);
+        return Err(invalid("stop_token_ids", message));
+    }
+    let (prompt, warnings) = tokens(&request.prompt, tokenizer, template)?;
+    if let Some(token) = prompt.iter().copied().find(out_of_vocabulary) {
         return Err(GenerateError::UnknownToken { token, vocab_size });
     }
     if prompt.is_empty() {
         return Err(GenerateError::EmptyPrompt);
     }
     let max_new_tokens = max_new_tokens(&request.stop, prompt.len(), max_model_len)?;
-    Ok(Prepared { prompt, max_new_tokens, stop })
+    Ok(Prepared { prompt, max_new_tokens, stop, warnings })
 }
 
+/// The prompt's tokens, and what of it they do not hold.
 fn tokens(
     prompt: &Prompt,
     tokenizer: &Tokenizer,
     template: Option<&ChatTemplate>,
-) -> Result<Vec<TokenId>, GenerateError> {
+) -> Result<(Vec<TokenId>, Vec<String>), GenerateError> {
     let encode = |text: &str, add_special| {
         let options = EncodeOptions { add_special, parse_special: true };
-        tokenizer.encode(text, options).map_err(|error: TokenizerError| {
+        let tokens = tokenizer.encode(text, options).map_err(|error: TokenizerError| {
             invalid("prompt", format!("the prompt cannot be tokenised: {error}"))
-        })
+        })?;
+        let n_lost = tokenizer.unspelled_bytes(text);
+        let warning = || format!("{n_lost} bytes of the prompt are not in the model's vocabulary");
+        Ok((tokens, (n_lost > 0).then(warning).into_iter().collect()))
     };
     match prompt {
         Prompt::Text(text) => encode(text, true),
-        Prompt::Tokens(tokens) => Ok(tokens.clone()),
+        Prompt::Tokens(tokens) => Ok((tokens.clone(), vec![])),
         Prompt::Chat(messages) => {
-            let mut tokens = encode(&render(messages, template)?, false)?;
+            let (mut tokens, warnings) = encode(&render(messages, template)?, false)?;
             // Templates that do not write the beginning of a text themselves rely on the tokenizer.
             if let Some(bos) = tokenizer.bos().filter(|_| tokenizer.adds_bos())
                 && tokens.first() != Some(&bos)
             {
                 tokens.insert(0, bos);
             }
-            Ok(tokens)
+            Ok((tokens, warnings))
         }
     }
 }

@@ -21,8 +21,9 @@ use crate::{Answer, GenerateStream, LoadError, ReleaseFacts, RuntimeConfig};
 
 /// A loaded model with its engine. Share it by `Arc`; drop it to unload.
 pub struct Runtime {
-    /// Locked for writing only to shut down.
-    engine: RwLock<EngineHandle>,
+    /// `None` once shut down; locked for writing only then.
+    engine: RwLock<Option<EngineHandle>>,
+    max_queued: usize,
     stats: Arc<EngineStats>,
     tokenizer: Arc<Tokenizer>,
     template: Option<ChatTemplate>,
@@ -75,7 +76,8 @@ impl Runtime {
         let engine = EngineHandle::spawn(parts, &config.engine)?;
         Ok(Runtime {
             stats: Arc::clone(engine.stats()),
-            engine: RwLock::new(engine),
+            max_queued: engine.max_queued(),
+            engine: RwLock::new(Some(engine)),
             tokenizer,
             template,
             observer: config.observer,
@@ -89,11 +91,24 @@ impl Runtime {
     /// # Errors
     /// The request is refused: a parameter outside its range, a prompt too long, a full queue.
     pub fn generate(&self, request: GenerateRequest) -> Result<Vec<GenerateStream>, GenerateError> {
+        Ok(self.generate_all(vec![request])?.remove(0))
+    }
+
+    /// Starts several requests, all or none: one entry for each, as from [`Runtime::generate`].
+    ///
+    /// # Errors
+    /// What refuses the first of them that is refused.
+    pub fn generate_all(
+        &self,
+        requests: Vec<GenerateRequest>,
+    ) -> Result<Vec<Vec<GenerateStream>>, GenerateError> {
         let arrived_at = SystemTime::now();
-        let request = Arc::new(request);
-        self.submit(&request, arrived_at).inspect_err(|error| {
+        let requests: Vec<_> = requests.into_iter().map(Arc::new).collect();
+        self.submit(&requests, arrived_at).inspect_err(|error| {
             self.stats.count_failed(error);
-            self.observer.record(&self.refusal(&request, arrived_at, error));
+            if let Some(request) = requests.first() {
+                self.record_refusal(request, arrived_at, error);
+            }
         })
     }
 
@@ -146,43 +161,60 @@ impl Runtime {
 
     /// Takes nothing more in, finishes what runs within `timeout`, and unloads the engine.
     pub fn shutdown(&self, timeout: Duration) {
-        self.engine.write().unwrap_or_else(PoisonError::into_inner).shutdown(timeout);
+        // Taken out first, so that requests that come meanwhile are refused at once.
+        let engine = self.engine.write().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(mut engine) = engine {
+            engine.shutdown(timeout);
+        }
     }
 
     fn submit(
         &self,
-        request: &Arc<GenerateRequest>,
+        requests: &[Arc<GenerateRequest>],
         arrived_at: SystemTime,
-    ) -> Result<Vec<GenerateStream>, GenerateError> {
+    ) -> Result<Vec<Vec<GenerateStream>>, GenerateError> {
         let backend = &self.info.backend;
         let template = self.template.as_ref();
         let (vocab_size, max_model_len) = (backend.vocab_size, backend.max_model_len);
-        let prepared = prepare(request, &self.tokenizer, template, vocab_size, max_model_len)?;
+        let mut submissions = Vec::new();
+        let mut streams = Vec::new();
+        for request in requests {
+            let prepared = prepare(request, &self.tokenizer, template, vocab_size, max_model_len)?;
+            let choices = (0..request.n).map(|choice| {
+                let (output, reader) = output_pair(prepared.max_new_tokens);
+                submissions.push(NewSubmission {
+                    request: Arc::clone(request),
+                    choice,
+                    prompt: prepared.prompt.clone(),
+                    max_new_tokens: prepared.max_new_tokens,
+                    stop: prepared.stop.clone(),
+                    arrived_at,
+                    output,
+                });
+                GenerateStream::new(reader, prepared.warnings.clone())
+            });
+            streams.push(choices.collect());
+            // Checked on the way, so that memory is bounded by the queue and not by the request.
+            if submissions.len() > self.max_queued {
+                let (n, limit) = (submissions.len(), self.max_queued);
+                let message =
+                    format!("n asks for {n} answers or more, but at most {limit} may wait");
+                return Err(GenerateError::InvalidField { field: "n", message });
+            }
+        }
         let engine = self.engine.read().unwrap_or_else(PoisonError::into_inner);
-        let choices = (0..request.n).map(|choice| {
-            let (output, reader) = output_pair(prepared.max_new_tokens);
-            engine.submit(NewSubmission {
-                request: Arc::clone(request),
-                choice,
-                prompt: prepared.prompt.clone(),
-                max_new_tokens: prepared.max_new_tokens,
-                stop: prepared.stop.clone(),
-                arrived_at,
-                output,
-            })?;
-            Ok(GenerateStream::new(reader))
-        });
-        choices.collect()
+        engine.as_ref().ok_or(GenerateError::ShuttingDown)?.submit(submissions)?;
+        Ok(streams)
     }
 
-    /// What the observer hears of a request that the engine never saw.
-    fn refusal(
+    /// Tells the observer of a request that the engine never saw.
+    fn record_refusal(
         &self,
         request: &Arc<GenerateRequest>,
         arrived_at: SystemTime,
         error: &GenerateError,
-    ) -> RequestEvent {
-        RequestEvent {
+    ) {
+        self.observer.record(&RequestEvent {
             request: (**request).clone(),
             choice: 0,
             model: self.info.name.clone(),
@@ -192,6 +224,6 @@ impl Runtime {
             output_text: String::new(),
             usage: Usage::default(),
             timings: Timings::default(),
-        }
+        });
     }
 }

@@ -12,6 +12,7 @@ use lm_types::{Finish, GenerateError, GenerateEvent, TokenId, TokenLogprobs};
 #[derive(Debug)]
 pub struct GenerateStream {
     reader: OutputReader,
+    warnings: Vec<String>,
 }
 
 /// One whole answer.
@@ -28,8 +29,14 @@ pub struct Answer {
 }
 
 impl GenerateStream {
-    pub(crate) fn new(reader: OutputReader) -> Self {
-        GenerateStream { reader }
+    pub(crate) fn new(reader: OutputReader, warnings: Vec<String>) -> Self {
+        GenerateStream { reader, warnings }
+    }
+
+    /// What was changed about the request; the same for all of its answers.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Waits for the whole answer.

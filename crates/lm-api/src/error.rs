@@ -4,6 +4,7 @@
 //!
 //! Start reading at [`ApiError`]; `status`, `code` and `body` say how a variant looks on the wire.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use lastmile::{GenerateError, RequestId};
@@ -80,6 +81,28 @@ pub enum ApiError {
     RequestNotFound {
         /// What was asked for.
         id: RequestId,
+    },
+    /// The Host header names no address of this machine: a web page may have led its own name here.
+    #[error(
+        "the Host header is '{host}', but must name localhost, a loopback address or {bound}, with \
+         any port, unless the server runs with --insecure"
+    )]
+    HostNotAllowed {
+        /// The header, shortened.
+        host: String,
+        /// The address that the server listens on.
+        bound: IpAddr,
+    },
+    /// A web page of another machine sent the request.
+    #[error(
+        "the Origin header is '{origin}', but must be absent or http(s):// with localhost, a \
+         loopback address or {bound}, with any port, unless the server runs with --insecure"
+    )]
+    OriginNotAllowed {
+        /// The header, shortened.
+        origin: String,
+        /// The address that the server listens on.
+        bound: IpAddr,
     },
     /// No route has this path.
     #[error("there is no route {path}; GET / lists the routes")]
@@ -161,6 +184,18 @@ impl ApiError {
         ApiError::ModelNotFound { model: shorten(model), served: served.to_owned() }
     }
 
+    /// The Host header names no address of this machine; the server listens on `bound`.
+    #[must_use]
+    pub fn host_not_allowed(host: &str, bound: IpAddr) -> Self {
+        ApiError::HostNotAllowed { host: shorten(host), bound }
+    }
+
+    /// The Origin header names no address of this machine; the server listens on `bound`.
+    #[must_use]
+    pub fn origin_not_allowed(origin: &str, bound: IpAddr) -> Self {
+        ApiError::OriginNotAllowed { origin: shorten(origin), bound }
+    }
+
     /// No route has this path.
     #[must_use]
     pub fn route_not_found(path: &str) -> Self {
@@ -180,6 +215,7 @@ impl ApiError {
             ApiError::ModelNotFound { .. }
             | ApiError::RequestNotFound { .. }
             | ApiError::RouteNotFound { .. } => 404,
+            ApiError::HostNotAllowed { .. } | ApiError::OriginNotAllowed { .. } => 403,
             ApiError::MethodNotAllowed { .. } => 405,
             ApiError::BodyTimeout { .. } => 408,
             ApiError::BodyTooLarge { .. } => 413,
@@ -206,6 +242,8 @@ impl ApiError {
             ApiError::UnknownField { .. } => "unknown_field",
             ApiError::ModelNotFound { .. } => "model_not_found",
             ApiError::RequestNotFound { .. } => "request_not_found",
+            ApiError::HostNotAllowed { .. } => "host_not_allowed",
+            ApiError::OriginNotAllowed { .. } => "origin_not_allowed",
             ApiError::RouteNotFound { .. } => "route_not_found",
             ApiError::MethodNotAllowed { .. } => "method_not_allowed",
             ApiError::BodyTooLarge { .. } => "body_too_large",

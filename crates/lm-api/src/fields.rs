@@ -8,11 +8,12 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 use serde::Deserializer;
-use serde::de::{DeserializeSeed, Error, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use crate::ApiError;
 use crate::error::shorten;
+use crate::unique::{self, Unique};
 
 /// Warnings that one response carries at most; the last one counts the others.
 const MAX_WARNINGS: usize = 16;
@@ -165,12 +166,8 @@ impl<'de> Visitor<'de> for TopLevel<'_> {
         let mut fields = Map::new();
         while let Some(name) = access.next_key::<String>()? {
             *self.current = Some(name.clone());
-            let value = access.next_value::<Value>()?;
-            if fields.contains_key(&name) {
-                let name = shorten(&name);
-                return Err(A::Error::custom(format_args!("field '{name}' is given twice")));
-            }
-            fields.insert(name, value);
+            let Unique(value) = access.next_value()?;
+            unique::insert(&mut fields, name, value)?;
             *self.current = None;
         }
         Ok(fields)

@@ -15,11 +15,12 @@ mod models;
 mod params;
 mod prompts;
 mod response;
+mod unique;
 mod unsupported;
 
 pub use error::{ApiError, ErrorBody};
 pub use feedback::{FeedbackRating, FeedbackRequest, parse_feedback};
-pub use logprobs::{LogprobEntry, TokenName};
+pub use logprobs::{LogprobEntry, TextOffset, TokenName};
 pub use messages::parse_chat;
 pub use models::{model_list, model_object};
 pub use params::{ParseOptions, Parsed};

@@ -4,6 +4,7 @@
 //!
 //! Start reading at [`LogprobEntry`].
 
+use lm_tokenizer::DecodeStream;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 /// A token as text and as bytes.
@@ -25,6 +26,18 @@ pub struct LogprobEntry {
     pub logprob: f32,
     /// The most likely tokens, most likely first.
     pub top: Vec<(TokenName, f32)>,
+    /// Whole characters of the answer before the token; completions alone show it.
+    pub text_offset: usize,
+}
+
+/// Counts an answer's characters along its tokens, for `text_offset`. A character may span tokens,
+/// and a control token adds none, so the bytes are decoded as the answer's own are.
+#[derive(Clone, Debug, Default)]
+pub struct TextOffset {
+    decoder: DecodeStream,
+    n_chars: usize,
+    /// The characters that the last token completed; kept for its room.
+    text: String,
 }
 
 /// JSON has no infinity; this is what OpenAI's API writes for an impossible token.
@@ -73,11 +86,14 @@ impl Serialize for TextAlternatives<'_> {
     }
 }
 
-impl LogprobEntry {
-    /// Characters that the token adds to `text_offset`.
-    #[must_use]
-    pub fn n_chars(&self) -> usize {
-        self.token.text.chars().count()
+impl TextOffset {
+    /// Whole characters before the next token, whose bytes are these.
+    pub fn advance(&mut self, bytes: &[u8]) -> usize {
+        let before = self.n_chars;
+        self.text.clear();
+        self.decoder.push(bytes, &mut self.text);
+        self.n_chars += self.text.chars().count();
+        before
     }
 }
 
@@ -93,21 +109,37 @@ fn alternative(name: &TokenName, logprob: f32) -> ChatAlternative<'_> {
     ChatAlternative { token: &name.text, logprob: finite(logprob), bytes: &name.bytes }
 }
 
-/// `offset` counts the characters of the choice's earlier tokens.
-pub(crate) fn text(entries: &[LogprobEntry], offset: usize) -> TextLogprobs<'_> {
-    let offsets = entries.iter().scan(offset, |next, entry| {
-        let at = *next;
-        *next += entry.n_chars();
-        Some(at)
-    });
+pub(crate) fn text(entries: &[LogprobEntry]) -> TextLogprobs<'_> {
     TextLogprobs {
         tokens: entries.iter().map(|entry| entry.token.text.as_str()).collect(),
         token_logprobs: entries.iter().map(|entry| finite(entry.logprob)).collect(),
         top_logprobs: entries.iter().map(|entry| TextAlternatives(&entry.top)).collect(),
-        text_offset: offsets.collect(),
+        text_offset: entries.iter().map(|entry| entry.text_offset).collect(),
     }
 }
 
 fn finite(logprob: f32) -> f32 {
     if logprob.is_finite() { logprob } else { IMPOSSIBLE }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::TextOffset;
+
+    #[track_caller]
+    fn check(tokens: &[&[u8]], expect: &[usize]) {
+        let mut offset = TextOffset::default();
+        let found: Vec<usize> = tokens.iter().map(|bytes| offset.advance(bytes)).collect();
+        assert_eq!(found, expect);
+    }
+
+    #[test]
+    fn offsets_count_whole_characters_of_the_text() {
+        check(&[b"ab", b"", b"c"], &[0, 2, 2]);
+        check(&["é".as_bytes(), b"x"], &[0, 1]);
+        // One character of four tokens, then one of a single token.
+        check(&[b"a", b"\xf0", b"\x9f", b"\x98", b"\x80", b"b"], &[0, 1, 1, 1, 1, 2]);
+        // What cannot be UTF-8 shows as U+FFFD.
+        check(&[b"\xc3", b"a", b"b"], &[0, 0, 2]);
+    }
 }

@@ -143,7 +143,7 @@ impl Head {
                 let choices = choices.iter().map(|choice| TextChoice {
                     index: choice.index,
                     text: &choice.text,
-                    logprobs: choice.logprobs.as_deref().map(|all| logprobs::text(all, 0)),
+                    logprobs: choice.logprobs.as_deref().map(logprobs::text),
                     finish_reason: Some(choice.finish_reason.as_str()),
                     request_id: choice.request_id.as_deref(),
                 });
@@ -160,22 +160,16 @@ impl Head {
         (self.style == Style::Chat).then(|| self.chat_chunk(index, delta, None, None, &[]))
     }
 
-    /// More of a choice. `text_offset` counts the characters of its earlier tokens.
+    /// More of a choice.
     #[must_use]
-    pub fn delta_chunk(
-        &self,
-        index: u32,
-        text: &str,
-        logprobs: Option<&[LogprobEntry]>,
-        text_offset: usize,
-    ) -> String {
+    pub fn delta_chunk(&self, index: u32, text: &str, logprobs: Option<&[LogprobEntry]>) -> String {
         match self.style {
             Style::Chat => {
                 let delta = Delta { role: None, content: Some(text) };
                 self.chat_chunk(index, delta, logprobs.map(logprobs::chat), None, &[])
             }
             Style::Text => {
-                let logprobs = logprobs.map(|entries| logprobs::text(entries, text_offset));
+                let logprobs = logprobs.map(logprobs::text);
                 let choice =
                     TextChoice { index, text, logprobs, finish_reason: None, request_id: None };
                 self.json("text_completion", &[choice], self.no_usage(), &[])

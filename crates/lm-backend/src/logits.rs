@@ -32,6 +32,11 @@ impl LogitsBuf {
         &self.data[row * self.vocab_size..(row + 1) * self.vocab_size]
     }
 
+    /// All rows, to be filled in place. `[n_rows * vocab_size]`
+    pub fn data_mut(&mut self) -> &mut [f32] {
+        &mut self.data
+    }
+
     /// Row `row`, to be filled or changed in place. `[vocab_size]`
     pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
         &mut self.data[row * self.vocab_size..(row + 1) * self.vocab_size]

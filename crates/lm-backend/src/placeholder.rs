@@ -1,8 +1,9 @@
 //! A backend without a model, whose answers show every fault of the memory behind them.
 //!
-//! Its paged KV cache holds token ids. The logits of a row are a hash of the seed and of all tokens
-//! up to that row, read back through the block table: a wrong slot, a stale block, a bad prefix hit
-//! or a double free changes the text.
+//! Its paged KV cache holds token ids, and beside each a hash of everything before it, as K and V of a
+//! real model depend on it. The logits of a row are a hash of what is read back of its whole context
+//! through the block table: a wrong slot, a stale block, a bad prefix hit or a double free changes
+//! the text.
 
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use crate::{
 
 /// What a slot holds before anything was written to it.
 const UNWRITTEN: TokenId = TokenId::MAX;
+/// What a slot holds whose K and V are not numbers; whoever reads it computes NaN.
+const NOT_A_NUMBER: TokenId = TokenId::MAX - 1;
 
 /// A backend that computes hashes instead of a decoder.
 #[derive(Debug)]
@@ -24,8 +27,12 @@ pub struct PlaceholderBackend {
     options: PlaceholderOptions,
     /// The KV cache. `[n_blocks * block_size]`
     kv_tokens: Vec<TokenId>,
+    /// Beside each token: it and everything before it, hashed. `[n_blocks * block_size]`
+    kv_chain: Vec<u64>,
     /// The tokens of one row, read back. Reused.
     context: Vec<TokenId>,
+    /// What was read back with them, hashed.
+    context_hash: u64,
     n_steps: u64,
 }
 
@@ -43,10 +50,12 @@ impl PlaceholderBackend {
                 n_blocks: options.n_blocks,
                 max_model_len: options.max_model_len,
                 weights_bytes: 0,
-                kv_bytes: (n_slots * size_of::<TokenId>()) as u64,
+                kv_bytes: (n_slots * (size_of::<TokenId>() + size_of::<u64>())) as u64,
             },
             kv_tokens: vec![UNWRITTEN; n_slots],
+            kv_chain: vec![0; n_slots],
             context: Vec::with_capacity(options.max_model_len),
+            context_hash: 0,
             n_steps: 0,
             vocab,
             options,
@@ -66,19 +75,42 @@ impl PlaceholderBackend {
         if fails { Err(BackendError::Injected { step }) } else { Ok(()) }
     }
 
+    /// Writes the tokens of sequence `s` to their slots.
+    fn write(&mut self, batch: &Batch, s: usize) {
+        let (block_size, table) = (self.spec.block_size, batch.block_table_of(s));
+        for i in batch.tokens_of(s) {
+            let (token, slot) = (batch.input_ids[i], batch.slot_mapping[i] as usize);
+            let before = match batch.positions[i] as usize {
+                0 => self.options.seed,
+                position => {
+                    let (block, offset) =
+                        ((position - 1) / block_size, (position - 1) % block_size);
+                    self.kv_chain[table[block].index() * block_size + offset]
+                }
+            };
+            self.kv_tokens[slot] = token;
+            self.kv_chain[slot] = mix(mix(before) ^ u64::from(token));
+        }
+    }
+
     /// Reads positions `0..=position` of sequence `s` back through its block table.
     fn read_back(&mut self, batch: &Batch, s: usize, position: usize) {
         let block_size = self.spec.block_size;
         self.context.clear();
+        self.context_hash = mix(self.options.seed ^ 0x5bd1_e995);
         for (i, block) in batch.block_table_of(s).iter().enumerate() {
             let filled = (position + 1).saturating_sub(i * block_size).min(block_size);
-            let first = block.index() * block_size;
-            self.context.extend_from_slice(&self.kv_tokens[first..first + filled]);
+            let slots = block.index() * block_size..block.index() * block_size + filled;
+            self.context.extend_from_slice(&self.kv_tokens[slots.clone()]);
+            for chained in &self.kv_chain[slots] {
+                self.context_hash = mix(self.context_hash ^ chained);
+            }
         }
     }
 
     fn fill_row(&self, row: &mut [f32]) {
-        if self.options.nan_at == Some(self.context.len() as u32) {
+        let is_broken = self.context.contains(&NOT_A_NUMBER);
+        if is_broken || self.options.nan_at == Some(self.context.len() as u32) {
             row.fill(f32::NAN);
             return;
         }
@@ -92,10 +124,7 @@ impl PlaceholderBackend {
     }
 
     fn fill_random(&self, row: &mut [f32]) {
-        let hash = self
-            .context
-            .iter()
-            .fold(mix(self.options.seed ^ 0x5bd1_e995), |h, &t| mix(h ^ u64::from(t)));
+        let hash = self.context_hash;
         for (token, logit) in row.iter_mut().enumerate() {
             let spread = (mix(hash ^ (token as u64) << 32) >> 40) as f32 / (1 << 24) as f32;
             let is_word = self.vocab.words.contains(&(token as TokenId));
@@ -141,8 +170,14 @@ impl Backend for PlaceholderBackend {
     fn execute(&mut self, batch: &Batch, logits: &mut LogitsBuf) -> Result<(), BackendError> {
         self.n_steps += 1;
         self.inject_faults(batch.n_tokens())?;
-        for (&token, &slot) in batch.input_ids.iter().zip(&batch.slot_mapping) {
-            self.kv_tokens[slot as usize] = token;
+        for s in 0..batch.n_sequences() {
+            self.write(batch, s);
+        }
+        if self.options.nan_at_step == Some(self.n_steps) {
+            for sample in &batch.sample_rows {
+                let slot = batch.slot_mapping[sample.token_idx as usize];
+                self.kv_tokens[slot as usize] = NOT_A_NUMBER;
+            }
         }
         logits.reset(batch.sample_rows.len(), self.spec.vocab_size);
         let mut s = 0;

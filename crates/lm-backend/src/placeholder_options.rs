@@ -27,6 +27,8 @@ pub struct PlaceholderOptions {
     pub panic_at_step: Option<u64>,
     /// A row after exactly this many tokens of context holds NaN.
     pub nan_at: Option<u32>,
+    /// In this step, counted from 1, every row holds NaN, and so does the KV of its last token.
+    pub nan_at_step: Option<u64>,
     /// Positions in one KV block.
     pub block_size: usize,
     /// KV blocks in the pool.
@@ -69,7 +71,7 @@ pub enum OptionError {
     /// No option has this name.
     #[error(
         "placeholder option {name:?} is unknown; known: mode, seed, mean_tokens, delay_us, \
-         delay_per_token_us, fail_at_step, fail_every, panic_at_step, nan_at, block_size, \
+         delay_per_token_us, fail_at_step, fail_every, panic_at_step, nan_at, nan_at_step, block_size, \
          n_blocks, max_model_len"
     )]
     Unknown {
@@ -100,6 +102,7 @@ impl Default for PlaceholderOptions {
             fail_every: None,
             panic_at_step: None,
             nan_at: None,
+            nan_at_step: None,
             block_size: 32,
             n_blocks: 4096,
             max_model_len: 8192,
@@ -143,6 +146,7 @@ impl PlaceholderOptions {
             "fail_at_step" => self.fail_at_step = Some(count()?),
             "fail_every" => self.fail_every = Some(count()?),
             "panic_at_step" => self.panic_at_step = Some(count()?),
+            "nan_at_step" => self.nan_at_step = Some(count()?),
             "nan_at" => self.nan_at = Some(length()? as u32),
             "block_size" => self.block_size = up_to(1024, "a number from 1 to 1024")? as usize,
             "n_blocks" => self.n_blocks = length()?,

@@ -2,7 +2,7 @@
 
 use candle_core::{D, Device, Result, Tensor};
 use candle_nn::rotary_emb;
-use lm_models::{DecoderSpec, RopeLayout, RopeScaling};
+use lm_models::{DecoderSpec, RopeLayout};
 
 /// Cosines and sines of every position. `[max_model_len, n_dims / 2]` f32 each.
 #[derive(Clone, Debug)]
@@ -30,17 +30,8 @@ impl RopeTable {
         max_model_len: usize,
         device: &Device,
     ) -> Result<Self> {
-        let (rope, half) = (&spec.rope, spec.rope.n_dims / 2);
-        let own_base = rope.theta_sliding.filter(|_| is_sliding);
-        let theta = f64::from(own_base.unwrap_or(rope.theta));
-        let scaling = if own_base.is_some() { &RopeScaling::None } else { &rope.scaling };
-        let factor = |i: usize| match scaling {
-            RopeScaling::None => 1.0,
-            RopeScaling::Linear(factor) => f64::from(*factor),
-            RopeScaling::PerDimension(factors) => f64::from(factors[i]),
-        };
-        let frequency = |i: usize| theta.powf(-(i as f64) / half as f64) / factor(i);
-        let frequencies: Vec<f64> = (0..half).map(frequency).collect();
+        let frequencies = spec.rope.frequencies(is_sliding);
+        let half = frequencies.len();
         let angles = (0..max_model_len)
             .flat_map(|position| frequencies.iter().map(move |f| position as f64 * f));
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
@@ -52,8 +43,8 @@ impl RopeTable {
         Ok(RopeTable {
             cos: Tensor::from_vec(cos, shape, device)?,
             sin: Tensor::from_vec(sin, shape, device)?,
-            layout: rope.layout,
-            n_dims: rope.n_dims,
+            layout: spec.rope.layout,
+            n_dims: spec.rope.n_dims,
         })
     }
 

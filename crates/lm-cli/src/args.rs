@@ -65,9 +65,12 @@ pub(crate) struct RunOptions {
     /// `random:SEED` runs the model's architecture with random weights.
     #[arg(long, value_name = "FROM")]
     pub(crate) weights: Option<String>,
-    /// `cpu`, `cuda:N` or `metal`.
-    #[arg(long, default_value = "cpu", env = "LASTMILE_DEVICE")]
+    /// `auto`, `cpu`, `candle` (the slow reference), `cuda:N` or `metal`.
+    #[arg(long, default_value = "auto", env = "LASTMILE_DEVICE")]
     pub(crate) device: String,
+    /// At most this instruction set: `scalar`, `avx2` or `avx512vnni`.
+    #[arg(long, value_name = "ISA", env = "LASTMILE_ISA")]
+    pub(crate) isa: Option<String>,
     /// Memory for the KV cache, in MiB.
     #[arg(long, default_value_t = 1024, value_name = "MIB", env = "LASTMILE_KV_MEMORY")]
     pub(crate) kv_memory: u64,
@@ -292,7 +295,7 @@ pub(crate) enum DataVerb {
         /// A rule that may fail more rows than its threshold, or `all`; may be given again.
         #[arg(long, value_name = "RULE")]
         allow: Vec<String>,
-        /// One JSON document: the version.
+        /// One JSON document: version, parent, rows_in, rows_published, rows_quarantined, by_rule, …
         #[arg(long)]
         json: bool,
     },

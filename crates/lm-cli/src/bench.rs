@@ -10,7 +10,7 @@ use lastmile::{
 use serde_json::json;
 
 use crate::args::BenchArgs;
-use crate::model::runtime_config;
+use crate::model::{runtime_config, start};
 use crate::outcome::{Outcome, WrongUse, print_json};
 
 /// What one request took.
@@ -32,7 +32,7 @@ pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<Outcome> {
     if let Some((name, _)) = numbers.iter().find(|(_, value)| *value == 0) {
         return Err(WrongUse(format!("{name} is 0, but must be at least 1")).into());
     }
-    let runtime = Runtime::start(runtime_config(&args.model.model, &args.model.run)?)?;
+    let runtime = start(runtime_config(&args.model.model, &args.model.run)?)?;
     let started = Instant::now();
     let samples = closed_loop(&runtime, args)?;
     report(&runtime, args, &samples, started.elapsed())?;

@@ -1,18 +1,18 @@
 //! `lastmile chat`: a conversation in the terminal.
 
-use lastmile::{ChatMessage, Prompt, Role, Runtime};
+use lastmile::{ChatMessage, Prompt, Role};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
 use crate::args::ChatArgs;
-use crate::model::runtime_config;
+use crate::model::{runtime_config, start};
 use crate::outcome::{Outcome, WrongUse, error_text};
 use crate::run::{request, stream_to_stdout};
 
 const HELP: &str = "/reset forgets the conversation, /exit or Ctrl-D ends it";
 
 pub(crate) fn chat(args: &ChatArgs) -> anyhow::Result<Outcome> {
-    let runtime = Runtime::start(runtime_config(&args.model.model, &args.model.run)?)?;
+    let runtime = start(runtime_config(&args.model.model, &args.model.run)?)?;
     if !runtime.info().has_chat_template {
         let name = &runtime.info().name;
         let why = format!("{name} has no chat template; --chat-template FILE gives it one");

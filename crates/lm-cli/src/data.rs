@@ -31,7 +31,11 @@ pub(crate) fn data(args: &DataArgs) -> anyhow::Result<Outcome> {
                 other => other?,
             };
             if *json {
-                print_json(&version)?;
+                let mut document = serde_json::to_value(&version.manifest)?;
+                document["already_published"] = version.already_published.into();
+                document["warnings"] = serde_json::to_value(&version.warnings)?;
+                document["folder"] = serde_json::to_value(&version.folder)?;
+                print_json(&document)?;
             } else {
                 let manifest = &version.manifest;
                 let again = if version.already_published { " (published before)" } else { "" };

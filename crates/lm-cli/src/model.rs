@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use lastmile::{EngineOptions, ModelSource, PlaceholderOptions, RuntimeConfig, WeightsFrom};
+use lastmile::{
+    EngineOptions, LoadError, ModelSource, PlaceholderOptions, Runtime, RuntimeConfig, WeightsFrom,
+};
 use lm_models::{Catalog, FetchError, Home, ModelRef, PullOptions};
 
 use crate::args::RunOptions;
@@ -31,6 +33,11 @@ pub(crate) fn runtime_config(model: &str, options: &RunOptions) -> anyhow::Resul
     let home = home()?;
     let model = model_ref(model, &home)?;
     let source = match &model {
+        ModelRef::Placeholder(_) if options.weights.is_some() => {
+            return Err(
+                WrongUse("--weights is given, but a placeholder has none".to_owned()).into()
+            );
+        }
         ModelRef::Placeholder(text) => {
             let options = text.parse::<PlaceholderOptions>();
             ModelSource::Placeholder(options.map_err(|error| WrongUse(error.to_string()))?)
@@ -45,6 +52,7 @@ pub(crate) fn runtime_config(model: &str, options: &RunOptions) -> anyhow::Resul
         config.served_name = Some(name.clone());
     }
     config.device.clone_from(&options.device);
+    config.isa_cap.clone_from(&options.isa);
     config.kv_bytes = options.kv_memory.saturating_mul(1 << 20);
     config.max_model_len = options.max_model_len;
     if let Some(path) = &options.chat_template {
@@ -60,6 +68,14 @@ pub(crate) fn runtime_config(model: &str, options: &RunOptions) -> anyhow::Resul
         prefix_cache: !options.no_prefix_cache,
     };
     Ok(config)
+}
+
+/// Loads the model; limits that contradict each other are a mistake of the caller.
+pub(crate) fn start(config: RuntimeConfig) -> anyhow::Result<Runtime> {
+    Runtime::start(config).map_err(|error| match error {
+        LoadError::Limits(limits) => WrongUse(limits.to_string()).into(),
+        other => other.into(),
+    })
 }
 
 /// The path of a model, fetched when it is not there.

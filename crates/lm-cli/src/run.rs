@@ -10,7 +10,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::args::{RunArgs, SamplingArgs};
-use crate::model::runtime_config;
+use crate::model::{runtime_config, start};
 use crate::outcome::{Outcome, WrongUse, print_json};
 
 /// Longest prompt on standard input.
@@ -21,7 +21,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
         Some(prompt) => prompt.clone(),
         None => read_stdin()?,
     };
-    let runtime = Runtime::start(runtime_config(&args.model.model, &args.model.run)?)?;
+    let runtime = start(runtime_config(&args.model.model, &args.model.run)?)?;
     let prompt = if args.raw {
         Prompt::Text(prompt)
     } else {

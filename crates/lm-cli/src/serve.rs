@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use lastmile::{ModelInfo, Runtime};
+use lastmile::ModelInfo;
 use lm_ops::{Ops, Privacy, Store, StoreOptions};
 use lm_server::{ServeError, ServerConfig, bind};
 
 use crate::args::{PrivacyArg, ServeArgs};
 use crate::doctor::store_path;
-use crate::model::{home, runtime_config};
+use crate::model::{home, runtime_config, start};
 use crate::outcome::{Outcome, WrongUse, human_bytes};
 
 pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
@@ -43,7 +43,7 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
     let options = StoreOptions { privacy, ..StoreOptions::default() };
     let ops = Ops::new(Store::open(&store_path, options)?);
     config.observer = ops.observer();
-    let runtime = Arc::new(Runtime::start(config)?);
+    let runtime = Arc::new(start(config)?);
     banner(args, runtime.info(), address, started.elapsed());
     tokio.block_on(async {
         let shutdown = stop_signal()?;

@@ -96,6 +96,7 @@ impl Active {
     ) -> Option<FinishReason> {
         let (mut n_safe, mut reason) = (0, None);
         if self.end_tokens.contains(&token) {
+            self.decode.finish(&mut self.held_back);
             reason = Some(FinishReason::Stop);
         } else {
             self.decode.push(tokenizer.token_bytes(token), &mut self.held_back);

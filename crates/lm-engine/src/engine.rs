@@ -65,6 +65,8 @@ impl Engine {
         stats: Arc<EngineStats>,
     ) -> Result<Self, ConfigError> {
         let (n_seqs, vocab_size) = (config.max_num_seqs, parts.backend.spec().vocab_size);
+        // Checks the limits before memory is set aside for them.
+        let scheduler = Scheduler::new(config.clone())?;
         stats.n_blocks.store(config.n_blocks as u64, Relaxed);
         stats.n_free_blocks.store(config.n_blocks as u64, Relaxed);
         Ok(Engine {
@@ -75,7 +77,7 @@ impl Engine {
             drawn: Vec::with_capacity(n_seqs),
             leaving: Vec::with_capacity(n_seqs),
             sampler: Sampler::new(vocab_size, config.max_model_len),
-            scheduler: Scheduler::new(config)?,
+            scheduler,
             active: BTreeMap::new(),
             next_seq: 0,
             cpu_accounted: process_cpu_time(),
@@ -90,6 +92,7 @@ impl Engine {
         self.drop_abandoned();
         self.schedule(started);
         if !self.rows.is_empty() {
+            self.publish();
             self.pack();
             let executed = self.execute();
             match executed {
@@ -112,6 +115,11 @@ impl Engine {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.active.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn observe_with(&mut self, observer: Arc<dyn Observer>) {
+        self.parts.observer = observer;
     }
 
     /// Takes an answer in; refusals go to its reader.
@@ -155,6 +163,7 @@ impl Engine {
 
     fn schedule(&mut self, now: Timestamp) {
         let step = self.scheduler.schedule(now);
+        assert!(step.expired.is_empty(), "the engine gives nobody a deadline");
         self.rows.clear();
         self.rows.extend_from_slice(&step.rows);
         for row in &self.rows {
@@ -268,12 +277,16 @@ impl Engine {
         }
         self.stats.cpu_micros.fetch_add(spent.as_micros() as u64, Relaxed);
         self.stats.steps.fetch_add(1, Relaxed);
-        self.stats.step_time.record(self.stats.now() - started);
+        self.stats.record_step(self.stats.now() - started);
     }
 
     /// Forgets an answer, records it, then tells its reader. Its blocks are free at once.
     fn end(&mut self, id: SeqId, outcome: Outcome) {
-        let seq = self.scheduler.remove(id);
+        let is_broken = matches!(outcome, Outcome::Failed(GenerateError::Sequence { .. }));
+        let seq = match is_broken {
+            true => self.scheduler.remove_broken(id),
+            false => self.scheduler.remove(id),
+        };
         let active = self.active.remove(&id).expect("an answer ends once: this is a bug");
         let now = self.stats.now();
         let (event, signal) = active.end(seq.as_ref(), outcome, now, &self.parts.served_by);
@@ -282,7 +295,10 @@ impl Engine {
             Err(error) => self.stats.count_failed(error),
         }
         self.stats.prompt_tokens.fetch_add(u64::from(event.usage.prompt_tokens), Relaxed);
-        self.parts.observer.record(&event);
+        let observer = &self.parts.observer;
+        if catch_unwind(AssertUnwindSafe(|| observer.record(&event))).is_err() {
+            tracing::error!("the observer panicked; an answer is not recorded");
+        }
         signal.send();
     }
 

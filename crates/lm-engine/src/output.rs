@@ -115,11 +115,11 @@ impl OutputWriter {
 }
 
 impl Drop for OutputWriter {
-    /// An engine that goes away mid-answer leaves an error rather than a reader that waits for ever.
+    /// An engine that dies mid-answer leaves an error rather than a reader that waits for ever.
     fn drop(&mut self) {
         self.0.write(|state| {
             if state.end.is_none() && !state.is_over {
-                state.end = Some(Err(GenerateError::ShuttingDown));
+                state.end = Some(Err(GenerateError::EngineDied));
             }
         });
     }
@@ -187,8 +187,8 @@ mod tests {
         let thread = std::thread::spawn(move || (reader.next_blocking(), reader.next_blocking()));
         writer.push(7, "x", None);
         drop(writer);
-        let shutting_down = GenerateEvent::Failed(GenerateError::ShuttingDown);
-        assert_eq!(thread.join().unwrap(), (Some(delta("x", &[7])), Some(shutting_down)));
+        let died = GenerateEvent::Failed(GenerateError::EngineDied);
+        assert_eq!(thread.join().unwrap(), (Some(delta("x", &[7])), Some(died)));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What the engine counts, readable from any thread at any time.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,8 @@ use crate::{Histogram, HistogramSnapshot};
 pub struct EngineStats {
     started: Instant,
     heartbeat_micros: AtomicU64,
+    longest_step_micros: AtomicU64,
+    died: AtomicBool,
     pub(crate) steps: AtomicU64,
     pub(crate) failed_steps: AtomicU64,
     pub(crate) n_running: AtomicU64,
@@ -43,6 +45,10 @@ pub struct StatsSnapshot {
     pub uptime: Duration,
     /// Since the engine's thread last went round its loop.
     pub heartbeat_age: Duration,
+    /// The longest of the recent steps; a long one counts for less and less with each step.
+    pub longest_step: Duration,
+    /// Whether the engine's thread panicked. It answers nothing any more.
+    pub died: bool,
     /// Steps executed.
     pub steps: u64,
     /// Steps in which the backend failed.
@@ -91,6 +97,8 @@ impl EngineStats {
         EngineStats {
             started,
             heartbeat_micros: zero(),
+            longest_step_micros: zero(),
+            died: AtomicBool::new(false),
             steps: zero(),
             failed_steps: zero(),
             n_running: zero(),
@@ -123,6 +131,23 @@ impl EngineStats {
         self.heartbeat_micros.store(self.now().0, Relaxed);
     }
 
+    pub(crate) fn record_step(&self, duration: Duration) {
+        self.step_time.record(duration);
+        let before = self.longest_step_micros.load(Relaxed);
+        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        self.longest_step_micros.store(micros.max(before - before / 64), Relaxed);
+    }
+
+    pub(crate) fn set_died(&self) {
+        self.died.store(true, Relaxed);
+    }
+
+    /// Whether the engine's thread panicked.
+    #[must_use]
+    pub fn died(&self) -> bool {
+        self.died.load(Relaxed)
+    }
+
     pub(crate) fn count_finished(&self, finish: &Finish) {
         self.finished[finish.reason as usize].fetch_add(1, Relaxed);
         self.e2e.record(finish.timings.e2e);
@@ -137,13 +162,17 @@ impl EngineStats {
     /// Reads all counters. Never waits for the engine.
     #[must_use]
     pub fn snapshot(&self) -> StatsSnapshot {
-        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        let failed = failed.iter().map(|(&code, &n)| (code, n)).collect();
+        let failed: Vec<(&'static str, u64)> = {
+            let by_code = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+            by_code.iter().map(|(&code, &n)| (code, n)).collect()
+        };
         let get = |counter: &AtomicU64| counter.load(Relaxed);
         let now = self.now();
         StatsSnapshot {
             uptime: Duration::from_micros(now.0),
             heartbeat_age: now.since(Timestamp(get(&self.heartbeat_micros))),
+            longest_step: Duration::from_micros(get(&self.longest_step_micros)),
+            died: self.died(),
             steps: get(&self.steps),
             failed_steps: get(&self.failed_steps),
             n_running: get(&self.n_running),

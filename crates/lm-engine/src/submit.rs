@@ -33,11 +33,15 @@ pub struct NewSubmission {
 pub(crate) struct QueuePlace(Arc<AtomicUsize>);
 
 impl QueuePlace {
-    /// Takes a place unless `limit` are taken; then says how many are.
-    pub(crate) fn take(taken: &Arc<AtomicUsize>, limit: usize) -> Result<Self, usize> {
-        let next = |n: usize| (n < limit).then_some(n + 1);
+    /// Takes `n` places, or none when there are not so many; then says how many are taken.
+    pub(crate) fn take(
+        taken: &Arc<AtomicUsize>,
+        limit: usize,
+        n: usize,
+    ) -> Result<Vec<Self>, usize> {
+        let next = |queued: usize| queued.checked_add(n).filter(|&queued| queued <= limit);
         taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)?;
-        Ok(QueuePlace(Arc::clone(taken)))
+        Ok((0..n).map(|_| QueuePlace(Arc::clone(taken))).collect())
     }
 }
 

@@ -87,7 +87,7 @@ impl Rig {
             arrived_at: SystemTime::now(),
             output,
         };
-        let place = QueuePlace::take(&self.places, 64).unwrap();
+        let place = QueuePlace::take(&self.places, 64, 1).unwrap().remove(0);
         self.engine.add(new, place, self.stats.now());
         reader
     }
@@ -143,6 +143,36 @@ fn one_broken_row_ends_one_answer() {
     assert!(matches!(answer(&reader).1, Err(GenerateError::Sequence { .. })));
     for other in others {
         assert_eq!(answer(&other).1, Ok(FinishReason::Length));
+    }
+}
+
+#[test]
+fn kv_that_is_no_number_is_shared_with_nobody() {
+    let mut rig = Rig::new("nan_at_step=1");
+    let whole_blocks = prompt(4);
+    let broken = rig.add(whole_blocks.clone(), |_| ());
+    rig.run();
+    assert!(matches!(answer(&broken).1, Err(GenerateError::Sequence { .. })));
+    let same_beginning = [whole_blocks, prompt(9)].concat();
+    let reader = rig.add(same_beginning, |_| ());
+    rig.run();
+    assert_eq!(answer(&reader).1, Ok(FinishReason::Length));
+}
+
+#[test]
+fn an_observer_that_panics_fails_nobody() {
+    struct Panics;
+    impl Observer for Panics {
+        fn record(&self, _event: &RequestEvent) {
+            panic!("this observer is broken");
+        }
+    }
+    let mut rig = Rig::new("");
+    rig.engine.observe_with(Arc::new(Panics));
+    let readers = [rig.add(prompt(0), |_| ()), rig.add(prompt(1), |_| ())];
+    rig.run();
+    for reader in readers {
+        assert_eq!(answer(&reader).1, Ok(FinishReason::Length));
     }
 }
 

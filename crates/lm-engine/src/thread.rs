@@ -1,5 +1,6 @@
 //! The engine's thread, and the handle that others hold.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -81,14 +82,22 @@ impl EngineHandle {
             prefix_cache: options.prefix_cache,
         };
         let max_queued = options.max_queued_requests;
+        // Checks the limits before memory is set aside for them.
         let engine = Engine::new(parts, config, Arc::clone(&stats))?;
         // Every command holds a place in the queue, so the channel has room for all of them.
         let (commands, receiver) = bounded(max_queued);
         let stop_now = Arc::new(AtomicBool::new(false));
-        let stop = Arc::clone(&stop_now);
+        let (stop, thread_stats) = (Arc::clone(&stop_now), Arc::clone(&stats));
+        let life = move || {
+            let run = AssertUnwindSafe(|| run(engine, &receiver, &stop));
+            if catch_unwind(run).is_err() {
+                tracing::error!("the engine's thread panicked: nothing is answered any more");
+                thread_stats.set_died();
+            }
+        };
         let thread = std::thread::Builder::new()
             .name("lm-engine".to_owned())
-            .spawn(move || run(engine, &receiver, &stop))
+            .spawn(life)
             .expect("the system has a thread for the engine");
         Ok(EngineHandle {
             commands: Some(commands),
@@ -100,22 +109,28 @@ impl EngineHandle {
         })
     }
 
-    /// Queues an answer. Never waits.
+    /// Queues answers, all or none. Never waits.
     ///
     /// # Errors
-    /// `QueueFull` when as many wait as may; `ShuttingDown` when the engine is gone.
-    pub fn submit(&self, new: NewSubmission) -> Result<(), GenerateError> {
+    /// `QueueFull` when there is no place for all of them; `ShuttingDown` or `EngineDied` when the
+    /// engine is gone.
+    pub fn submit(&self, all: Vec<NewSubmission>) -> Result<(), GenerateError> {
         let commands = self.commands.as_ref().ok_or(GenerateError::ShuttingDown)?;
-        let limit = self.max_queued;
-        let place = QueuePlace::take(&self.n_queued, limit)
+        let (limit, arrival) = (self.max_queued, self.stats.now());
+        let places = QueuePlace::take(&self.n_queued, limit, all.len())
             .map_err(|queued| GenerateError::QueueFull { queued, limit })?;
-        let command = Command::Add { new: Box::new(new), place, arrival: self.stats.now() };
-        commands.try_send(command).map_err(|error| match error {
-            crossbeam_channel::TrySendError::Full(_) => {
-                GenerateError::QueueFull { queued: limit, limit }
-            }
-            crossbeam_channel::TrySendError::Disconnected(_) => GenerateError::ShuttingDown,
-        })
+        for (new, place) in all.into_iter().zip(places) {
+            let command = Command::Add { new: Box::new(new), place, arrival };
+            // There is room for every place, so only an engine that is gone refuses.
+            commands.try_send(command).map_err(|_| GenerateError::EngineDied)?;
+        }
+        Ok(())
+    }
+
+    /// Answers that may wait at once.
+    #[must_use]
+    pub fn max_queued(&self) -> usize {
+        self.max_queued
     }
 
     /// The engine's counters.
@@ -129,14 +144,13 @@ impl EngineHandle {
     pub fn shutdown(&mut self, timeout: Duration) {
         self.commands = None;
         let Some(thread) = self.thread.take() else { return };
-        let deadline = Instant::now() + timeout;
-        while !thread.is_finished() && Instant::now() < deadline {
+        let started = Instant::now();
+        while !thread.is_finished() && started.elapsed() < timeout {
             std::thread::park_timeout(Duration::from_millis(5));
         }
         self.stop_now.store(true, Ordering::Relaxed);
-        if thread.join().is_err() {
-            tracing::error!("the engine's thread panicked");
-        }
+        // The thread catches its own panics.
+        drop(thread.join());
     }
 }
 
@@ -149,6 +163,9 @@ impl Drop for EngineHandle {
 fn run(mut engine: Engine, commands: &Receiver<Command>, stop_now: &AtomicBool) {
     while drain_commands(&mut engine, commands) && !stop_now.load(Ordering::Relaxed) {
         engine.step();
+    }
+    for command in commands.try_iter() {
+        obey(&mut engine, command);
     }
     engine.abort_all();
 }

@@ -11,6 +11,8 @@ use serde::Serialize;
 
 /// A run whose last sign of life is older than this is taken for crashed. Several heartbeats.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The same for a run whose process is gone.
+const NO_PATIENCE: Duration = Duration::ZERO;
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const N_RUNS: u32 = 5;
 const N_ERRORS: u32 = 10;
@@ -53,11 +55,30 @@ impl Doctor {
         let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         Ok(Doctor {
             examined_at_ms: i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX),
-            runs: runs.map(|run| RunReport { state: run.state(now, PATIENCE), run }).collect(),
+            runs: runs
+                .map(|run| {
+                    let patience = if is_alive(run.pid) { PATIENCE } else { NO_PATIENCE };
+                    RunReport { state: run.state(now, patience), run }
+                })
+                .collect(),
             last_hour: reader.totals(ago(HOUR))?,
             last_day: reader.totals(ago(24 * HOUR))?,
             last_errors: reader.recent_errors(N_ERRORS)?,
             stored: reader.counts()?,
         })
     }
+}
+
+/// Whether a process of this number exists. Where that cannot be asked, its heartbeat decides.
+#[cfg(unix)]
+fn is_alive(pid: u32) -> bool {
+    use rustix::process::{Pid, test_kill_process};
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    // A process of another user refuses, so it exists.
+    pid.is_none_or(|pid| test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
+}
+
+#[cfg(not(unix))]
+fn is_alive(_pid: u32) -> bool {
+    true
 }

@@ -129,6 +129,13 @@ impl BlockManager {
         }
     }
 
+    /// Takes a block's name away, so that nobody finds its content.
+    pub fn forget_content(&mut self, block: BlockIdx) {
+        if let Some(hash) = self.blocks[block.index()].hash.take() {
+            self.by_hash.remove(&hash);
+        }
+    }
+
     /// Checks lists, names and the holders counted in `n_holders` (one entry per block).
     ///
     /// # Errors
@@ -240,6 +247,18 @@ mod tests {
         manager.acquire(block);
         manager.check_integrity(&[1, 0, 0]).unwrap();
         assert!(manager.check_integrity(&[2, 0, 0]).is_err());
+    }
+
+    #[test]
+    fn forgotten_content_is_not_found() {
+        let mut manager = BlockManager::new(1);
+        let name = BlockHash::root(0).child(&[1]);
+        let block = manager.allocate().unwrap();
+        manager.register(block, name);
+        manager.forget_content(block);
+        assert_eq!(manager.lookup(&name), None);
+        manager.release(block);
+        manager.check_integrity(&[0]).unwrap();
     }
 
     #[test]

@@ -30,6 +30,16 @@ pub enum ConfigError {
         /// The limit's name.
         name: &'static str,
     },
+    /// A limit for which memory is set aside at the start.
+    #[error("{name} is {value}, but must be at most {limit}")]
+    TooLarge {
+        /// The limit's name.
+        name: &'static str,
+        /// What was given.
+        value: usize,
+        /// What is allowed.
+        limit: usize,
+    },
     /// Every running sequence decodes one token a step, so they must fit in one.
     #[error(
         "max_num_seqs is {max_num_seqs}, but must be at most max_batch_tokens, \
@@ -71,6 +81,17 @@ impl SchedulerConfig {
         ];
         if let Some(&(name, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
             return Err(ConfigError::Zero { name });
+        }
+        let at_most = [
+            ("block_size", self.block_size, 1 << 12),
+            ("n_blocks", self.n_blocks, 1 << 28),
+            ("max_model_len", self.max_model_len, 1 << 28),
+            ("max_num_seqs", self.max_num_seqs, 1 << 14),
+            ("max_batch_tokens", self.max_batch_tokens, 1 << 18),
+            ("max_queued_requests", self.max_queued_requests, 1 << 20),
+        ];
+        if let Some(&(name, value, limit)) = at_most.iter().find(|(_, v, limit)| v > limit) {
+            return Err(ConfigError::TooLarge { name, value, limit });
         }
         if self.max_num_seqs > self.max_batch_tokens {
             return Err(ConfigError::MoreSequencesThanTokens {

@@ -108,8 +108,11 @@ impl Scheduler {
         if len > self.config.max_model_len {
             return Err(AddError::TooLong { len, max_model_len: self.config.max_model_len });
         }
-        if self.waiting.len() >= self.config.max_queued_requests {
-            let (queued, limit) = (self.waiting.len(), self.config.max_queued_requests);
+        // Preempted sequences were admitted before; they take nobody's place.
+        let is_new = |rank: &&Rank| self.sequences[&rank.id].first_scheduled.is_none();
+        let (queued, limit) =
+            (self.waiting.iter().filter(is_new).count(), self.config.max_queued_requests);
+        if queued >= limit {
             return Err(AddError::QueueFull { queued, limit });
         }
         let seq = Sequence::new(new, self.n_added, self.config.block_size);
@@ -158,6 +161,14 @@ impl Scheduler {
             assert!(seq.n_remaining() == 0, "drawn after the sequence's last token");
             seq.tokens.push(*token);
         }
+    }
+
+    /// Forgets a sequence whose KV cannot be trusted: nobody will share its blocks from now on.
+    pub fn remove_broken(&mut self, id: SeqId) -> Option<Sequence> {
+        for &block in self.sequences.get(&id)?.block_table() {
+            self.blocks.forget_content(block);
+        }
+        self.remove(id)
     }
 
     /// Forgets a sequence, whatever its state; its blocks are free at once.

@@ -14,12 +14,17 @@ use tokio::net::TcpListener;
 pub struct ServerConfig {
     /// Where to listen; port 0 takes any that is free.
     pub address: SocketAddr,
-    /// Listen on other addresses than loopback, although nobody has to show a key.
+    /// Listen on other addresses than loopback, although nobody has to show a key, and take
+    /// requests whatever their Host and Origin are.
     pub insecure: bool,
     /// Larger bodies are refused with 413.
     pub max_body_bytes: usize,
     /// A body that takes longer to arrive is refused with 408.
     pub body_timeout: Duration,
+    /// A connection on which no whole request head comes for so long is closed.
+    pub head_timeout: Duration,
+    /// Connections that may be open at once; more wait in the system's backlog.
+    pub max_connections: usize,
     /// Requests with a body that may be open at once; more are refused with 429.
     pub max_open_requests: usize,
     /// Refuse unknown fields instead of warning.
@@ -60,6 +65,8 @@ impl Default for ServerConfig {
             insecure: false,
             max_body_bytes: 1 << 20,
             body_timeout: Duration::from_secs(30),
+            head_timeout: Duration::from_secs(15),
+            max_connections: 4096,
             max_open_requests: 2048,
             strict: false,
             shutdown_timeout: Duration::from_secs(30),

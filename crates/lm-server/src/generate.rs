@@ -15,7 +15,8 @@ use futures_util::StreamExt;
 use futures_util::stream::{BoxStream, SelectAll};
 use lastmile::{GenerateError, GenerateEvent, RequestId, Runtime, TokenId, TokenLogprobs};
 use lm_api::{
-    ApiError, Head, LogprobEntry, ParseOptions, Style, TokenName, parse_chat, parse_completion,
+    ApiError, Head, LogprobEntry, ParseOptions, Style, TextOffset, TokenName, parse_chat,
+    parse_completion,
 };
 
 use crate::app::{App, mint_id, unix_seconds};
@@ -144,13 +145,18 @@ pub(crate) fn refused(error: GenerateError, style: Style) -> ApiError {
     ApiError::Generate { error, prompt_param }
 }
 
-/// Log-probabilities with their tokens' names.
-pub(crate) fn named(runtime: &Runtime, logprobs: &[TokenLogprobs]) -> Vec<LogprobEntry> {
+/// Log-probabilities with their tokens' names. `text_offset` follows one choice through all calls.
+pub(crate) fn named(
+    runtime: &Runtime,
+    logprobs: &[TokenLogprobs],
+    text_offset: &mut TextOffset,
+) -> Vec<LogprobEntry> {
     let name = |token: TokenId| TokenName {
         text: runtime.token_text(token),
         bytes: runtime.token_bytes(token).to_vec(),
     };
     let entry = |one: &TokenLogprobs| LogprobEntry {
+        text_offset: text_offset.advance(runtime.token_bytes(one.token)),
         token: name(one.token),
         logprob: one.logprob,
         top: one.top.iter().map(|&(token, logprob)| (name(token), logprob)).collect(),

@@ -15,15 +15,19 @@ use serde_json::json;
 use crate::app::App;
 use crate::reply;
 
-/// An engine that did not go round its loop for so long is not ready. Idle, it does twice a second.
-const STALE: Duration = Duration::from_secs(5);
+/// Idle, the engine goes round its loop twice a second; so long it may always take.
+const LEAST_STALE: Duration = Duration::from_secs(5);
+/// No step is so long.
+const MOST_STALE: Duration = Duration::from_secs(120);
+/// A step may take so many times as long as the longest of late: a long prompt may follow.
+const LONGER_STEP: u32 = 5;
 
 /// The state in numbers; 200 when ready, else 503. `/health/ready` is the same.
 pub(crate) async fn health(State(app): State<Arc<App>>) -> Response {
     let stats = app.runtime.stats();
     let (status, word) = if app.is_draining() {
         (StatusCode::SERVICE_UNAVAILABLE, "draining")
-    } else if stats.heartbeat_age >= STALE {
+    } else if stats.heartbeat_age > stale_after(stats.longest_step) {
         (StatusCode::SERVICE_UNAVAILABLE, "stalled")
     } else {
         (StatusCode::OK, "ok")
@@ -31,13 +35,42 @@ pub(crate) async fn health(State(app): State<Arc<App>>) -> Response {
     let body = json!({
         "status": word,
         "heartbeat_age_ms": stats.heartbeat_age.as_millis() as u64,
+        "longest_step_ms": stats.longest_step.as_millis() as u64,
         "running": stats.n_running,
         "waiting": stats.n_waiting,
     });
     reply::json(status, body.to_string())
 }
 
+/// An engine that did not go round its loop for longer than this is not ready: it does so once a
+/// step, and a step of a large model may take many seconds.
+fn stale_after(longest_step: Duration) -> Duration {
+    longest_step.saturating_mul(LONGER_STEP).clamp(LEAST_STALE, MOST_STALE)
+}
+
 /// 200 as long as the process answers at all.
 pub(crate) async fn live() -> Response {
     reply::json(StatusCode::OK, json!({ "status": "live" }).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::stale_after;
+
+    #[test]
+    fn long_steps_are_waited_for_but_not_for_ever() {
+        #[track_caller]
+        fn check(longest_step_s: u64, expect_s: u64) {
+            let found = stale_after(Duration::from_secs(longest_step_s));
+            assert_eq!(found, Duration::from_secs(expect_s));
+        }
+        check(0, 5);
+        check(1, 5);
+        check(4, 20);
+        check(24, 120);
+        check(25, 120);
+        check(u64::MAX, 120);
+    }
 }

@@ -8,11 +8,13 @@
 mod app;
 mod body;
 mod config;
+mod connections;
 mod exposition;
 mod generate;
 mod health;
 mod metrics;
 mod models;
+mod origin;
 mod reply;
 mod request_log;
 mod routes;

@@ -92,7 +92,7 @@ fn outcomes(page: &mut Exposition, stats: &StatsSnapshot, model: &[Label<'_>]) {
     let with =
         |name, value| -> Vec<Label<'_>> { model.iter().copied().chain([(name, value)]).collect() };
     for name in ["lastmile_requests_finished_total", "vllm:request_success_total"] {
-        page.family(name, "counter", "Answers that ended well, by why.");
+        page.family(name, "counter", "Answers that ended without an error, by why.");
         for (reason, n) in stats.finished {
             page.sample(name, &with("finished_reason", reason.as_str()), n);
         }

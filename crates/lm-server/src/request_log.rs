@@ -20,7 +20,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::app::{App, mint_id};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// What is logged when the client left before there was a response.
+/// What is logged when the client left before the end of the response.
 const CLIENT_GONE: u16 = 499;
 /// Characters of what the client chose that a log line holds.
 const MAX_LOGGED: usize = 128;
@@ -81,6 +81,11 @@ impl RequestEntry {
     pub(crate) fn hold(&self, permit: OwnedSemaphorePermit) {
         // A handler admits once, so there is nothing to replace.
         self.permit.get_or_init(|| permit);
+    }
+
+    /// The client left before the response had ended.
+    pub(crate) fn client_left(&self) {
+        self.status.store(CLIENT_GONE, Relaxed);
     }
 
     pub(crate) fn used(&self, usage: Usage) {

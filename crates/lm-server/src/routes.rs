@@ -14,6 +14,7 @@ use axum::{Extension, Router, middleware};
 use lm_api::ApiError;
 
 use crate::app::App;
+use crate::origin::guard;
 use crate::request_log::{RequestEntry, track};
 use crate::{body, generate, health, metrics, models, reply};
 
@@ -47,6 +48,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/", get(models::index))
         .fallback(no_route)
         .method_not_allowed_fallback(wrong_method)
+        // The last layer is the outermost.
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), guard))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), track))
         .with_state(app)
 }

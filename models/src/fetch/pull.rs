@@ -4,7 +4,7 @@
 //!
 //! Start reading at [`pull`].
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::{Attempt, FetchError};
@@ -28,6 +28,8 @@ pub struct PullOptions {
     pub pythons: Vec<String>,
     /// The hub's address; `None` is `HF_ENDPOINT`, else huggingface.co.
     pub hub_endpoint: Option<String>,
+    /// The file that holds the hub's token; `None` is where Hugging Face's own tools keep it.
+    pub hub_token_file: Option<PathBuf>,
     /// The hub's first answer must come within this.
     pub hub_answer: Duration,
     /// A transfer that stands still for this long is given up.
@@ -45,6 +47,7 @@ impl Default for PullOptions {
             offline: false,
             pythons: vec!["python3".to_owned(), "python".to_owned()],
             hub_endpoint: None,
+            hub_token_file: None,
             hub_answer: Duration::from_secs(5),
             hub_stall: Duration::from_secs(30),
             package_deadline: Duration::from_secs(30 * 60),

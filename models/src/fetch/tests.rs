@@ -50,6 +50,7 @@ impl Rig {
             pythons: vec!["no-such-python".to_owned()],
             // Nothing listens on port 9 of the loopback, so the hub fails at once.
             hub_endpoint: Some("http://127.0.0.1:9".to_owned()),
+            hub_token_file: Some(PathBuf::from("/dev/null")),
             ..PullOptions::default()
         };
         let rig = Rig { folder: tempfile::tempdir().unwrap(), options, notes: Notes::default() };
@@ -103,7 +104,7 @@ impl Rig {
              case \"$3\" in\n Tiny-Part.1==1.0) f=tiny_part_1 ;;\n \
              tiny-part2==1.0) f=tiny_part2 ;;\n\
              *) echo no such package >&2; exit 1 ;;\nesac\n\
-             echo \"$3\" >> {0}/asked\ncp {0}/$f-1.0-py3-none-any.whl \"$2\"\n",
+             echo \"$3\" >> {0}/asked\npwd -P >> {0}/cwd\ncp {0}/$f-1.0-py3-none-any.whl \"$2\"\n",
             wheels.display()
         );
         let python = self.folder.path().join("python");
@@ -114,8 +115,12 @@ impl Rig {
     }
 
     fn pip_was_asked_for(&self) -> Vec<String> {
-        let asked = std::fs::read_to_string(self.folder.path().join("index/asked"));
-        asked.unwrap_or_default().lines().map(str::to_owned).collect()
+        self.pip_noted("asked")
+    }
+
+    fn pip_noted(&self, what: &str) -> Vec<String> {
+        let notes = std::fs::read_to_string(self.folder.path().join("index").join(what));
+        notes.unwrap_or_default().lines().map(str::to_owned).collect()
     }
 }
 
@@ -126,7 +131,8 @@ fn write_wheel(path: &std::path::Path, member: &str, content: &[u8]) {
     std::fs::write(path, zip.finish().unwrap().into_inner()).unwrap();
 }
 
-/// A hub with these files; answers until the process ends. Gives its address.
+/// A hub with these files; answers until the process ends. What lies in `gated/` is for those who
+/// show a token. Gives its address and, for each file asked for, the range and `+token`.
 fn serve(files: &[(&str, &[u8])], listing: serde_json::Value) -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -151,17 +157,24 @@ fn answer(
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     let request = lines.next().unwrap()?;
     let path = request.split(' ').nth(1).unwrap().to_owned();
-    let mut range = String::new();
+    let (mut range, mut has_token) = (String::new(), false);
     for line in lines.map_while(Result::ok).take_while(|line| !line.is_empty()) {
         let lower = line.to_ascii_lowercase();
         range = lower.strip_prefix("range: bytes=").map_or(range, str::to_owned);
+        has_token |= lower.starts_with("authorization: ");
     }
     let (status, body, extra) = if path.starts_with("/api/") {
         ("200 OK", listing.to_string().into_bytes(), String::new())
     } else if let Some(bytes) =
         path.split_once("/resolve/").and_then(|(_, rest)| files.get(rest.split_once('/')?.1))
     {
-        seen.lock().unwrap().push(range.clone());
+        let shown = if has_token { "+token" } else { "" };
+        seen.lock().unwrap().push(format!("{range}{shown}"));
+        if path.contains("/gated/") && !has_token {
+            let head =
+                "HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+            return stream.write_all(head.as_bytes());
+        }
         let (begin, end) = range.split_once('-').unwrap();
         let begin: usize = begin.parse().unwrap();
         let end = end.parse().map_or(bytes.len(), |end: usize| end + 1);
@@ -296,6 +309,37 @@ fn a_hub_that_never_answers_is_given_up() {
     rig.options.hub_answer = Duration::from_millis(50);
     rig.pull("tiny").unwrap();
     assert!(rig.notes().contains("no sign of life within 0.05 s"), "{}", rig.notes());
+}
+
+#[test]
+fn the_token_is_kept_back_until_the_hub_refuses() {
+    #[track_caller]
+    fn check(path: &str, expect: &[&str]) {
+        let mut rig = Rig::new();
+        let token = rig.folder.path().join("token");
+        std::fs::write(&token, "hf_secret\n").unwrap();
+        rig.options.hub_token_file = Some(token);
+        let files: [(&str, &[u8]); 1] = [(path, CONTENT)];
+        let (address, asked) = serve(&files, listing(&files));
+        rig.options.hub_endpoint = Some(address);
+        rig.pull("hf:org/m").unwrap();
+        assert_eq!(*asked.lock().unwrap(), expect);
+    }
+    check("a.gguf", &["0-0", "0-0", "0-"]);
+    check("gated/a.gguf", &["0-0", "0-0+token", "0-0+token", "0-+token"]);
+}
+
+#[test]
+fn pip_runs_in_the_staging_folder_even_of_a_relative_home() {
+    let rig = Rig::new().with_pip(CONTENT);
+    let from_here = std::env::current_dir().unwrap();
+    let up = from_here.components().skip(1).map(|_| "..").collect::<PathBuf>();
+    let home = rig.home().path().strip_prefix("/").map(|home| up.join(home)).unwrap();
+    assert!(home.is_relative());
+    pull(&rig.model("tiny"), &Home::new(home), &rig.options, &rig.notes).unwrap();
+    let staging = rig.folder.path().canonicalize().unwrap().join("home/models/tiny/.staging");
+    let staging = staging.display().to_string();
+    assert_eq!(rig.pip_noted("cwd"), [staging.clone(), staging]);
 }
 
 #[test]

@@ -29,6 +29,11 @@ fn what_is_not_json_is_refused_with_its_place() {
     check(chat_with(r#""temperature":1e999"#), "invalid_json", "temperature", "out of range");
     check(chat_with(r#""stop":"\ud800""#), "invalid_json", "stop", "column");
     check(chat_with(r#""n":1,"n":2"#), "invalid_json", "n", "given twice");
+    let twice = r#"{"messages":[{"role":"user","content":"a","role":"system"}]}"#;
+    check(chat(twice), "invalid_json", "messages", "field 'role' is given twice at line 1 column");
+    let part = r#"{"type":"text","text":"a","text":"b"}"#;
+    let twice = format!(r#"{{"messages":[{{"role":"user","content":[{part}]}}]}}"#);
+    check(chat(&twice), "invalid_json", "messages", "field 'text' is given twice");
     let bytes = b"{\"messages\":\"\xff\"}";
     let found = with_options(false, |options| parse_chat(bytes, options));
     check(found, "invalid_json", "messages", "unicode");

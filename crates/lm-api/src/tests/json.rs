@@ -34,6 +34,7 @@ fn entry() -> LogprobEntry {
             (name("é", "é".as_bytes()), -0.1),
             (name("\u{fffd}", &[0xc3]), f32::NEG_INFINITY),
         ],
+        text_offset: 0,
     }
 }
 
@@ -60,7 +61,7 @@ fn whole_chat() {
 fn whole_completion() {
     let head = head(Style::Text);
     let second = Choice {
-        logprobs: Some(vec![entry(), entry()]),
+        logprobs: Some(vec![entry(), LogprobEntry { text_offset: 1, ..entry() }]),
         finish_reason: FinishReason::Length,
         request_id: Some("r2".to_owned()),
         ..choice(1)
@@ -72,8 +73,8 @@ fn whole_completion() {
 fn chat_chunks() {
     let head = head(Style::Chat);
     assert_snapshot!(head.first_chunk(0).unwrap());
-    assert_snapshot!(head.delta_chunk(0, "hi", None, 0));
-    assert_snapshot!(head.delta_chunk(1, "é", Some(&[entry()]), 0));
+    assert_snapshot!(head.delta_chunk(0, "hi", None));
+    assert_snapshot!(head.delta_chunk(1, "é", Some(&[entry()])));
     assert_snapshot!(head.finish_chunk(0, FinishReason::Length, true, None));
     assert_eq!(head.usage_chunk(usage()), None);
 }
@@ -82,7 +83,8 @@ fn chat_chunks() {
 fn completion_chunks() {
     let head = head(Style::Text);
     assert_eq!(head.first_chunk(0), None);
-    assert_snapshot!(head.delta_chunk(0, "é", Some(&[entry()]), 4));
+    let entry = LogprobEntry { text_offset: 4, ..entry() };
+    assert_snapshot!(head.delta_chunk(0, "é", Some(&[entry])));
     assert_snapshot!(head.finish_chunk(0, FinishReason::Stop, true, Some("r2")));
 }
 

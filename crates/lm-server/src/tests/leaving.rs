@@ -20,8 +20,10 @@ fn a_client_that_leaves_aborts_its_answers() {
         drop(stream);
         server.wait_for_running(0, 0);
     }
-    let gone = "lastmile_http_requests_total{route=\"/v1/chat/completions\",status=\"499\"} 1";
-    wait_until("the client that left is counted", || server.get("/metrics").body.contains(gone));
+    let gone = "lastmile_http_requests_total{route=\"/v1/chat/completions\",status=\"499\"} 2";
+    wait_until("the clients that left are counted, before and in the stream", || {
+        server.get("/metrics").body.contains(gone)
+    });
 }
 
 #[test]
@@ -57,6 +59,17 @@ fn drain_ends_what_takes_too_long() {
     server.wait_for_running(1, 0);
     server.stop();
     let reply = read_reply(stream);
-    assert!(reply.events().last().unwrap().contains("shutting_down"), "{}", reply.body);
+    let events = reply.events();
+    assert!(events[events.len() - 2].contains("shutting_down"), "{}", reply.body);
+    server.wait().unwrap();
+}
+
+#[test]
+fn no_shutdown_timeout_is_too_long() {
+    let mut server = Server::start_with("mode=echo", |config, _| {
+        config.shutdown_timeout = Duration::MAX;
+    });
+    assert_eq!(server.get("/health/live").status, 200);
+    server.stop();
     server.wait().unwrap();
 }

@@ -4,6 +4,7 @@
 
 mod answers;
 mod client;
+mod guarding;
 mod leaving;
 mod observing;
 mod refusals;

@@ -66,6 +66,23 @@ fn completions_stream_text_and_logprobs() {
 }
 
 #[test]
+fn text_offsets_point_into_the_text_after_characters_of_several_tokens() {
+    let server = Server::start("mode=echo");
+    let body = r#"{"prompt":"a😀b","stream":true,"logprobs":0}"#;
+    let chunks = server.post(TEXT, body).chunks();
+    let whole = server.ask(TEXT, r#"{"prompt":"a😀b","logprobs":0}"#);
+    let column = |name: &str| -> Vec<Value> {
+        let logprobs = chunks.iter().map(|chunk| &chunk["choices"][0]["logprobs"]);
+        logprobs.filter_map(|l| l[name].as_array()).flatten().cloned().collect()
+    };
+    let (tokens, offsets) = (column("tokens"), column("text_offset"));
+    assert_eq!(json!(offsets), whole["choices"][0]["logprobs"]["text_offset"]);
+    let b = tokens.iter().position(|token| token == "b").unwrap();
+    assert!(b > 2, "the character is one token: {tokens:?}");
+    assert_eq!((&offsets[1], &offsets[b]), (&json!(1), &json!(2)));
+}
+
+#[test]
 fn characters_of_several_tokens_arrive_whole() {
     let server = Server::start("mode=echo,delay_us=300");
     let body = r#"{"messages":[{"role":"user","content":"naïve 😀 漢字"}],"stream":true}"#;
@@ -79,7 +96,7 @@ fn a_failure_mid_stream_is_an_error_event_and_the_end() {
     let reply = server.post(CHAT, &hello(r#""stream":true"#));
     assert_eq!(reply.status, 200);
     assert!(reply.body.contains("event: error\ndata: {\"error\":"), "{}", reply.body);
-    let last: Value = serde_json::from_str(reply.events().last().unwrap()).unwrap();
+    let last = reply.chunks().pop().unwrap();
     assert_eq!(last["error"]["code"], "backend_error");
     assert_eq!(server.ask(CHAT, &hello(""))["choices"][0]["finish_reason"], "stop");
 }

@@ -44,6 +44,12 @@ fn a_queue_full_of_bytes_drops_and_counts() {
     store.record(&event(2));
     store.flush().unwrap();
     assert_eq!((store.counters().dropped, store.counters().recorded), (1, 1));
+    let mut many = event(3);
+    let empty = ChatMessage { role: Role::User, content: String::new() };
+    many.request.prompt = Prompt::Chat(vec![empty; 100]);
+    store.record(&many);
+    store.flush().unwrap();
+    assert_eq!((store.counters().dropped, store.counters().recorded), (2, 1));
 }
 
 #[test]

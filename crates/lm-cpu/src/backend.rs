@@ -1,0 +1,155 @@
+//! The backend that the engine drives: batches in, logits out.
+
+use lm_backend::{Backend, BackendError, BackendSpec, Batch, LogitsBuf};
+use lm_kernels::{Isa, KV_PAGE, UnknownIsa};
+use lm_models::{Model, ModelError, TensorRole};
+
+use crate::executor::{Executor, MAX_HEAD_DIM};
+use crate::kv::KvCache;
+use crate::matrix::weight_type;
+
+/// What a CPU backend is given besides the model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CpuOptions {
+    /// Bytes for the KV pool; rounded down to whole blocks.
+    pub kv_bytes: u64,
+    /// Longest sequence; at most the model's own and what the pool holds.
+    pub max_model_len: Option<usize>,
+    /// Worker threads; by default as many cores as this process may use.
+    pub n_threads: Option<usize>,
+    /// `scalar`, `avx2`, …: at most this instruction set.
+    pub isa_cap: Option<String>,
+}
+
+/// Runs a decoder on the cores of this machine.
+#[derive(Debug)]
+pub struct CpuBackend {
+    spec: BackendSpec,
+    executor: Executor,
+    kv: KvCache,
+}
+
+/// Why a model cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file does not hold what the spec says.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The system has no room for the weights.
+    #[error("no memory for the weights: {0}")]
+    Memory(#[from] std::io::Error),
+    /// A storage type without a kernel.
+    #[error("tensor {role:?} is stored as {dtype}, which has no CPU kernel")]
+    UnsupportedType {
+        /// Which tensor.
+        role: TensorRole,
+        /// How it is stored.
+        dtype: &'static str,
+    },
+    /// A head that the kernels cannot hold.
+    #[error("head_dim is {head_dim}, but must be at most 512 and a multiple of 8")]
+    HeadDim {
+        /// Width of one head.
+        head_dim: usize,
+    },
+    /// An instruction set that is none.
+    #[error("{0}")]
+    Isa(UnknownIsa),
+    /// Not one block fits.
+    #[error("the KV cache is given {kv_bytes} bytes, but one block takes {block_bytes}")]
+    KvTooSmall {
+        /// Bytes for the pool.
+        kv_bytes: u64,
+        /// Bytes of one block.
+        block_bytes: u64,
+    },
+    /// The context that was asked for is longer than what there is.
+    #[error("max_model_len is {asked}, but must be 1 to {limit}: {why}")]
+    ContextTooLong {
+        /// What was asked for.
+        asked: usize,
+        /// What there is.
+        limit: usize,
+        /// Where the limit comes from.
+        why: &'static str,
+    },
+}
+
+impl CpuBackend {
+    /// Whether this executor has kernels for the whole model.
+    ///
+    /// # Errors
+    /// The first thing that it has none for.
+    pub fn supports(model: &Model) -> Result<(), LoadError> {
+        let head_dim = model.spec.head_dim;
+        if head_dim > MAX_HEAD_DIM || !head_dim.is_multiple_of(8) {
+            return Err(LoadError::HeadDim { head_dim });
+        }
+        for (role, _) in lm_models::tensor_shapes(&model.spec) {
+            let dtype = model.tensor_type(role)?;
+            if weight_type(dtype).is_none() {
+                return Err(LoadError::UnsupportedType { role, dtype: dtype.as_str() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Repacks the weights of `model`, and takes memory for its KV.
+    ///
+    /// # Errors
+    /// The model cannot be run with these options.
+    pub fn load(model: Model, options: &CpuOptions) -> Result<Self, LoadError> {
+        let isa = Isa::detect_capped(options.isa_cap.as_deref()).map_err(LoadError::Isa)?;
+        CpuBackend::supports(&model)?;
+        let block_bytes = (model.spec.kv_bytes_per_token(size_of::<u16>()) * KV_PAGE) as u64;
+        let n_blocks = (options.kv_bytes / block_bytes) as usize;
+        if n_blocks == 0 {
+            return Err(LoadError::KvTooSmall { kv_bytes: options.kv_bytes, block_bytes });
+        }
+        let max_model_len = context_len(&model, options, n_blocks * KV_PAGE)?;
+        let n_threads = options.n_threads.unwrap_or_else(|| {
+            std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+        });
+        let vocab_size = model.spec.vocab_size;
+        let kv = KvCache::new(&model.spec, n_blocks);
+        let executor = Executor::load(model, isa, n_threads, max_model_len)?;
+        let spec = BackendSpec {
+            kernel_path: format!("cpu-{}", isa.name()),
+            kv_type: "f16",
+            vocab_size,
+            block_size: KV_PAGE,
+            n_blocks,
+            max_model_len,
+            weights_bytes: executor.weights_bytes() as u64,
+            kv_bytes: n_blocks as u64 * block_bytes,
+        };
+        Ok(CpuBackend { spec, executor, kv })
+    }
+}
+
+impl Backend for CpuBackend {
+    fn spec(&self) -> &BackendSpec {
+        &self.spec
+    }
+
+    fn execute(&mut self, batch: &Batch, logits: &mut LogitsBuf) -> Result<(), BackendError> {
+        self.executor
+            .forward(batch, &mut self.kv, logits)
+            .map_err(|error| BackendError::Compute { message: error.to_string() })
+    }
+}
+
+/// The longest sequence: what was asked for, within the model's own context and the pool.
+fn context_len(model: &Model, options: &CpuOptions, n_slots: usize) -> Result<usize, LoadError> {
+    let trained = model.spec.max_position_embeddings;
+    let (limit, why) = if trained <= n_slots {
+        (trained, "the model was trained for no more")
+    } else {
+        (n_slots, "the KV cache holds no more")
+    };
+    match options.max_model_len {
+        None => Ok(limit),
+        Some(asked) if (1..=limit).contains(&asked) => Ok(asked),
+        Some(asked) => Err(LoadError::ContextTooLong { asked, limit, why }),
+    }
+}

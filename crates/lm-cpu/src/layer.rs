@@ -1,0 +1,107 @@
+//! The weights of one layer.
+
+use lm_kernels::{Pool, WeightType, dequantize_row};
+use lm_models::{LayerTensor, Model, NormPlacement, TensorRole};
+
+use crate::LoadError;
+use crate::matrix::{Matrix, weight_type};
+
+/// Norms are `[n]` f32, with the family's offset already added; biases `[n]` f32.
+#[derive(Debug)]
+pub(crate) struct Layer {
+    pub(crate) attn_norm: Vec<f32>,
+    pub(crate) attn_q: Matrix,
+    pub(crate) attn_k: Matrix,
+    pub(crate) attn_v: Matrix,
+    /// Of q, k and v, one after another.
+    pub(crate) qkv_bias: Option<Vec<f32>>,
+    pub(crate) qk_norms: Option<(Vec<f32>, Vec<f32>)>,
+    pub(crate) attn_output: Matrix,
+    pub(crate) ffn_norm: Vec<f32>,
+    pub(crate) ffn_gate: Matrix,
+    pub(crate) ffn_up: Matrix,
+    pub(crate) ffn_down: Matrix,
+    /// After attention and after the MLP.
+    pub(crate) post_norms: Option<(Vec<f32>, Vec<f32>)>,
+}
+
+/// Reads tensors of one model.
+pub(crate) struct Loader<'a> {
+    pub(crate) model: &'a Model,
+    pub(crate) pool: &'a mut Pool,
+}
+
+impl Loader<'_> {
+    pub(crate) fn matrix(&mut self, role: TensorRole) -> Result<Matrix, LoadError> {
+        Matrix::pack(&self.model.tensor(role)?, role, self.pool)
+    }
+
+    /// A vector as f32. `[n]`
+    fn vector(&self, role: TensorRole) -> Result<Vec<f32>, LoadError> {
+        let view = self.model.tensor(role)?;
+        let unsupported = LoadError::UnsupportedType { role, dtype: view.dtype.as_str() };
+        let weight: WeightType = weight_type(view.dtype).ok_or(unsupported)?;
+        let mut values = vec![0.0; view.n_elements()];
+        dequantize_row(weight, &view.data, &mut values);
+        Ok(values)
+    }
+
+    pub(crate) fn norm(&self, role: TensorRole) -> Result<Vec<f32>, LoadError> {
+        let offset = self.model.spec.norm.weight_offset;
+        let mut weights = self.vector(role)?;
+        weights.iter_mut().for_each(|weight| *weight += offset);
+        Ok(weights)
+    }
+
+    pub(crate) fn layer(&mut self, i: usize) -> Result<Layer, LoadError> {
+        use LayerTensor as T;
+        let spec = &self.model.spec;
+        let role = |tensor| TensorRole::Layer(i, tensor);
+        let pair = |loader: &Self, a, b| -> Result<_, LoadError> {
+            Ok(Some((loader.norm(role(a))?, loader.norm(role(b))?)))
+        };
+        let biases = || -> Result<Vec<f32>, LoadError> {
+            let tensors = [T::AttnQBias, T::AttnKBias, T::AttnVBias];
+            let all: Result<Vec<_>, _> =
+                tensors.map(|t| self.vector(role(t))).into_iter().collect();
+            Ok(all?.concat())
+        };
+        Ok(Layer {
+            qkv_bias: spec.qkv_bias.then(biases).transpose()?,
+            attn_norm: self.norm(role(T::AttnNorm))?,
+            ffn_norm: self.norm(role(T::FfnNorm))?,
+            qk_norms: match spec.qk_norm {
+                true => pair(self, T::AttnQNorm, T::AttnKNorm)?,
+                false => None,
+            },
+            post_norms: match spec.norm_placement {
+                NormPlacement::Pre => None,
+                NormPlacement::PreAndPost => pair(self, T::PostAttnNorm, T::PostFfnNorm)?,
+            },
+            attn_q: self.matrix(role(T::AttnQ))?,
+            attn_k: self.matrix(role(T::AttnK))?,
+            attn_v: self.matrix(role(T::AttnV))?,
+            attn_output: self.matrix(role(T::AttnOutput))?,
+            ffn_gate: self.matrix(role(T::FfnGate))?,
+            ffn_up: self.matrix(role(T::FfnUp))?,
+            ffn_down: self.matrix(role(T::FfnDown))?,
+        })
+    }
+}
+
+impl Layer {
+    pub(crate) fn size_bytes(&self) -> usize {
+        [
+            &self.attn_q,
+            &self.attn_k,
+            &self.attn_v,
+            &self.attn_output,
+            &self.ffn_gate,
+            &self.ffn_up,
+            &self.ffn_down,
+        ]
+        .iter()
+        .map(|matrix| matrix.size_bytes())
+        .sum()
+    }
+}

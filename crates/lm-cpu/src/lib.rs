@@ -1,0 +1,18 @@
+//! The fast CPU executor: quantised weights in panels, paged f16 KV, and a pool of workers over
+//! `lm-kernels`.
+//!
+//! It must never know sequences, queues or text, nor an instruction set: kernels choose their own.
+//!
+//! Start reading at [`CpuBackend`], then at `Executor::forward` in `executor.rs`.
+
+mod arena;
+mod attention;
+mod backend;
+mod executor;
+mod kv;
+mod layer;
+mod matrix;
+mod rope;
+mod scratch;
+
+pub use backend::{CpuBackend, CpuOptions, LoadError};

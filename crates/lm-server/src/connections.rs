@@ -1,0 +1,100 @@
+//! Connections: how many, how long one may take to say what it wants, and how all of them end.
+//!
+//! It must never know routes.
+//!
+//! Start reading at [`serve_connections`].
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::serve::Listener;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::ServerConfig;
+
+/// Serves until `stop` resolves; then takes no more connections in and returns when those that are
+/// open have ended. Over the limit, connections wait in the system's backlog until one ends.
+pub(crate) async fn serve_connections(
+    mut listener: TcpListener,
+    router: Router,
+    config: &ServerConfig,
+    stop: impl Future<Output = ()>,
+) {
+    let n_slots = u32::try_from(config.max_connections).unwrap_or(u32::MAX);
+    let n_slots = n_slots.min(u32::try_from(Semaphore::MAX_PERMITS).unwrap_or(u32::MAX));
+    let slots = Arc::new(Semaphore::new(n_slots as usize));
+    let (closing, is_closing) = watch::channel(());
+    let mut stop = pin!(stop);
+    loop {
+        let (stream, slot) = tokio::select! {
+            accepted = accept(&mut listener, &slots) => accepted,
+            () = &mut stop => break,
+        };
+        let connection = Connection {
+            stream,
+            router: router.clone(),
+            head_timeout: config.head_timeout,
+            is_closing: is_closing.clone(),
+        };
+        tokio::spawn(async move {
+            connection.run().await;
+            drop(slot);
+        });
+    }
+    drop((listener, closing));
+    // Whoever holds all slots is alone.
+    drop(slots.acquire_many(n_slots).await);
+}
+
+async fn accept(
+    listener: &mut TcpListener,
+    slots: &Arc<Semaphore>,
+) -> (TcpStream, OwnedSemaphorePermit) {
+    let slot = Arc::clone(slots).acquire_owned().await;
+    let slot = slot.expect("nobody closes the semaphore: this is a bug");
+    let (stream, _) = Listener::accept(listener).await;
+    (stream, slot)
+}
+
+/// One client's connection.
+struct Connection {
+    stream: TcpStream,
+    router: Router,
+    head_timeout: Duration,
+    is_closing: watch::Receiver<()>,
+}
+
+impl Connection {
+    /// Answers request after request. Ends when the client does, when a head does not come in time,
+    /// or, once the server closes, after the answer that is being sent.
+    async fn run(mut self) {
+        // A token is a small packet, and none may wait for the next.
+        if let Err(error) = self.stream.set_nodelay(true) {
+            tracing::warn!(%error, "cannot send small packets at once");
+        }
+        let service = TowerToHyperService::new(self.router);
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.head_timeout)
+            .serve_connection(TokioIo::new(self.stream), service);
+        let mut connection = pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            // The sender says nothing; it is dropped.
+            _ = self.is_closing.changed() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection broke");
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! How fast the products run, per core: GMAC/s in cache at several M, and GB/s of a matrix-vector
+//! product over 100 MB. A plain FMA loop is timed next to each, because a shared machine's absolute
+//! times mean little: read the ratios.
+//!
+//! `cargo run --release --example rates [TYPE...]`
+
+#![expect(clippy::print_stdout, reason = "a bench prints its results")]
+#![expect(unsafe_code, reason = "a plain FMA loop as the yardstick")]
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use lm_kernels::{
+    ActBlock, Acts, AttendOut, Isa, KvPages, PANEL_ROWS, Panel, WeightType, argmax_panel,
+    attend_span, f32_to_f16, gelu_tanh_mul, gemm_panel, pack_panel, panel_bytes,
+    quantize_activations, rms_norm, rope_halves, silu_mul,
+};
+
+const K: usize = 1536;
+const MS: [usize; 6] = [1, 2, 4, 8, 16, 32];
+
+fn main() {
+    let names: Vec<String> = std::env::args().skip(1).collect();
+    println!(
+        "{:<12}{:<8}{:>8}   GMAC/s at M = {MS:?}, then GB/s over 100 MB",
+        "isa", "type", "fma"
+    );
+    let mut best = Vec::new();
+    for isa in Isa::available().into_iter().filter(|isa| *isa != Isa::SCALAR) {
+        for weight in WeightType::ALL {
+            let name = format!("{weight:?}");
+            if !names.is_empty() && !names.contains(&name) {
+                continue;
+            }
+            let fma = fma_rate();
+            let rates: Vec<f64> = MS.iter().map(|m| gemm_rate(isa, weight, *m)).collect();
+            let stream = stream_rate(isa, weight);
+            let shown: Vec<String> = rates.iter().map(|r| format!("{r:7.1}")).collect();
+            println!("{:<12}{name:<8}{fma:>8.1}  {} {stream:7.1}", isa.name(), shown.concat());
+            let top = rates.iter().fold(0.0f64, |m, r| m.max(*r));
+            best.push(format!("\"{}/{name}\":{:.3}", isa.name(), top / fma));
+        }
+        println!("{:<12}scan: {:.1} GB/s", isa.name(), scan_rate());
+        print_vector_rates(isa);
+        println!("{:<12}pack Q4K: {:.2} GB/s", isa.name(), pack_rate(WeightType::Q4K));
+        for (heads, head_dim) in [(1, 64), (3, 64), (4, 256)] {
+            let rate = attend_rate(isa, heads, head_dim);
+            println!("{:<12}attend {heads} x {head_dim}: {rate:.1} GMAC/s", isa.name());
+        }
+    }
+    println!("{{\"best_per_fma\":{{{}}}}}", best.join(","));
+}
+
+/// The best of several windows, in seconds per call.
+fn best_seconds(mut call: impl FnMut()) -> f64 {
+    let mut best = f64::INFINITY;
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_millis(120) {
+        let window = Instant::now();
+        call();
+        best = best.min(window.elapsed().as_secs_f64());
+    }
+    best
+}
+
+fn bytes(n: usize) -> Vec<u8> {
+    let mut state = 1u32;
+    let step = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8 & 0x3b
+    };
+    std::iter::repeat_with(step).take(n).collect()
+}
+
+fn packed(weight: WeightType, n_panels: usize) -> Vec<u8> {
+    let row = bytes(weight.row_bytes(K).expect("K is whole blocks"));
+    let size = panel_bytes(weight, K).expect("K is whole blocks");
+    let mut first = vec![0; size];
+    pack_panel(weight, &[row.as_slice(); PANEL_ROWS], K, &mut first);
+    first.repeat(n_panels)
+}
+
+/// Nanoseconds of one call of each element-wise kernel on one row.
+fn print_vector_rates(isa: Isa) {
+    let x: Vec<f32> = (0..K).map(|i| (i % 17) as f32 - 8.0).collect();
+    let (mut out, mut blocks) = (vec![0.0; K], vec![ActBlock::default(); K / 32]);
+    let mut bits = vec![0; K];
+    let show = |name: &str, call: &mut dyn FnMut()| {
+        let seconds = best_seconds(|| (0..100).for_each(|_| call()));
+        print!("{name} {:.0} ns, ", seconds * 1e7);
+    };
+    print!("{:<12}on {K} values: ", isa.name());
+    show("quantize", &mut || quantize_activations(isa, black_box(&x), &mut blocks));
+    show("rms_norm", &mut || rms_norm(isa, black_box(&x), &x, 1e-5, &mut out));
+    show("silu_mul", &mut || silu_mul(isa, black_box(&x), &x, &mut out));
+    show("gelu_mul", &mut || gelu_tanh_mul(isa, black_box(&x), &x, &mut out));
+    show("rope", &mut || rope_halves(isa, black_box(&mut out), &x[..K / 2], &x[..K / 2]));
+    show("f16", &mut || f32_to_f16(isa, black_box(&x), &mut bits));
+    show("argmax", &mut || {
+        black_box(argmax_panel(isa, black_box(&x)));
+    });
+    println!();
+}
+
+/// GB/s of GGUF bytes repacked.
+fn pack_rate(weight: WeightType) -> f64 {
+    let row = bytes(weight.row_bytes(K).expect("K is whole blocks"));
+    let mut out = vec![0; panel_bytes(weight, K).expect("K is whole blocks")];
+    let rows = [row.as_slice(); PANEL_ROWS];
+    let seconds = best_seconds(|| pack_panel(weight, &rows, K, black_box(&mut out)));
+    (PANEL_ROWS * row.len()) as f64 / seconds / 1e9
+}
+
+fn gemm_rate(isa: Isa, weight: WeightType, m: usize) -> f64 {
+    const PANELS: usize = 8;
+    let weights = packed(weight, PANELS);
+    let x: Vec<f32> = (0..m * K).map(|i| (i % 17) as f32 - 8.0).collect();
+    let mut blocks = vec![ActBlock::default(); m * K / 32];
+    quantize_activations(isa, &x, &mut blocks);
+    let acts = if weight.is_quantized() { Acts::Q8(&blocks) } else { Acts::F32(&x) };
+    let mut out = vec![0.0; m * PANEL_ROWS];
+    let seconds = best_seconds(|| {
+        for panel in weights.chunks_exact(weights.len() / PANELS) {
+            gemm_panel(isa, Panel::new(weight, K, panel), acts, 0..m, &mut out, PANEL_ROWS);
+            black_box(&mut out);
+        }
+    });
+    (PANELS * PANEL_ROWS * K * m) as f64 / seconds / 1e9
+}
+
+fn stream_rate(isa: Isa, weight: WeightType) -> f64 {
+    let size = panel_bytes(weight, K).expect("K is whole blocks");
+    let weights = packed(weight, 100_000_000 / size);
+    let x: Vec<f32> = (0..K).map(|i| (i % 17) as f32 - 8.0).collect();
+    let mut blocks = vec![ActBlock::default(); K / 32];
+    quantize_activations(isa, &x, &mut blocks);
+    let acts = if weight.is_quantized() { Acts::Q8(&blocks) } else { Acts::F32(&x) };
+    let mut out = [0.0; PANEL_ROWS];
+    let seconds = best_seconds(|| {
+        for panel in weights.chunks_exact(size) {
+            gemm_panel(isa, Panel::new(weight, K, panel), acts, 0..1, &mut out, PANEL_ROWS);
+            black_box(&mut out);
+        }
+    });
+    weights.len() as f64 / seconds / 1e9
+}
+
+/// GB/s of a plain sum over 100 MB: what one core gets from memory.
+fn scan_rate() -> f64 {
+    let words = vec![1u64; 100_000_000 / 8];
+    let seconds = best_seconds(|| {
+        black_box(words.iter().fold(0u64, |sum, word| sum.wrapping_add(*word)));
+    });
+    (words.len() * 8) as f64 / seconds / 1e9
+}
+
+fn attend_rate(isa: Isa, heads: usize, head_dim: usize) -> f64 {
+    let pool = vec![0x3000u16; 8 * 32 * head_dim];
+    let kv = KvPages { k: &pool, v: &pool, page_stride: 32 * head_dim, offset: 0, head_dim };
+    let pages: Vec<u32> = (0..8).collect();
+    let q = vec![0.1; heads * head_dim];
+    let (mut m, mut l) = (vec![0.0; heads], vec![0.0; heads]);
+    let mut acc = vec![0.0; heads * head_dim];
+    let seconds = best_seconds(|| {
+        let out = AttendOut { m: &mut m, l: &mut l, acc: &mut acc };
+        attend_span(isa, &q, kv, &pages, 0..256, None, out);
+        black_box(&mut acc);
+    });
+    (2 * 256 * heads * head_dim) as f64 / seconds / 1e9
+}
+
+/// GMAC/s of independent fused multiply-adds on eight f32 each: what the core can do on plain
+/// floats.
+#[cfg(target_arch = "x86_64")]
+fn fma_rate() -> f64 {
+    use std::arch::x86_64::*;
+    const ROUNDS: usize = 20_000;
+    #[target_feature(enable = "avx2,fma")]
+    fn run() -> __m256 {
+        let (x, y) = (_mm256_set1_ps(black_box(0.999)), _mm256_set1_ps(black_box(1e-3)));
+        let mut sums = [y; 12];
+        for _ in 0..ROUNDS {
+            for sum in &mut sums {
+                *sum = _mm256_fmadd_ps(*sum, x, y);
+            }
+        }
+        sums.into_iter().fold(y, |a, b| _mm256_add_ps(a, b))
+    }
+    if Isa::detect() == Isa::SCALAR {
+        return f64::NAN;
+    }
+    let seconds = best_seconds(|| {
+        // SAFETY: every instruction set but scalar on x86-64 has avx2 and fma.
+        black_box(unsafe { run() });
+    });
+    (ROUNDS * 12 * 8) as f64 / seconds / 1e9
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn fma_rate() -> f64 {
+    f64::NAN
+}

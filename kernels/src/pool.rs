@@ -1,0 +1,369 @@
+//! Fork-join over a few threads that are always there: spin briefly, then park.
+//! Must never know what is computed.
+//! Start at [`Pool::for_chunks`].
+//!
+//! A job is a number of items that whoever is awake takes from a counter, the caller included. A worker
+//! that is late does not join: a neighbour that takes a core away costs that core, and nobody waits for a
+//! thread that the system does not run, unless it is in the middle of an item.
+
+use std::any::Any;
+use std::cell::UnsafeCell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+/// How often a worker looks for the next job before it parks: some tens of microseconds.
+const SPINS: u32 = 20_000;
+/// How often the caller looks whether the last worker is done before it gives its core away.
+const WAIT_SPINS: u32 = 2_000;
+
+/// The parts of [`Shared::state`]: the number of the job, whether it takes workers, and how many it has.
+const JOB: u64 = 1 << 32;
+const OPEN: u64 = 1 << 31;
+const JOINED: u64 = OPEN - 1;
+
+/// Threads that share the items of a job with their caller.
+#[derive(Debug)]
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    /// The job's number, whether it is open, and how many workers are inside.
+    state: AtomicU64,
+    /// Written by the caller while no job is open and no worker inside.
+    job: UnsafeCell<Job>,
+    /// The next item to be taken.
+    next: AtomicUsize,
+    n_parked: AtomicUsize,
+    ends: AtomicBool,
+    /// The first panic of a worker's item.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+#[derive(Clone, Copy)]
+struct Job {
+    n_items: usize,
+    /// Valid while the job is open or a worker is inside.
+    run: *const (dyn Fn(usize) + Sync),
+}
+
+// SAFETY: `job` is the only field that is not Sync by itself. It is written by the one caller (`Pool::run`
+// takes `&mut self`) while no worker is inside, and read by workers only after they joined an open job;
+// the join is an acquire of the release that opened it.
+unsafe impl Sync for Shared {}
+// SAFETY: the pointer in `job` is to a `Sync` closure, so other threads may call it.
+unsafe impl Send for Shared {}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+impl Pool {
+    /// A pool of `n_threads`, the caller counted: `n_threads - 1` are started.
+    ///
+    /// # Panics
+    /// When the system has no thread left.
+    #[must_use]
+    pub fn new(n_threads: usize) -> Self {
+        let nothing: &'static (dyn Fn(usize) + Sync) = &|_| ();
+        let shared = Arc::new(Shared {
+            state: AtomicU64::new(0),
+            job: UnsafeCell::new(Job { n_items: 0, run: nothing }),
+            next: AtomicUsize::new(0),
+            n_parked: AtomicUsize::new(0),
+            ends: AtomicBool::new(false),
+            panic: Mutex::new(None),
+        });
+        let workers = (1..n_threads)
+            .map(|i| {
+                let shared = Arc::clone(&shared);
+                std::thread::Builder::new()
+                    .name(format!("lm-worker-{i}"))
+                    .spawn(move || work(&shared))
+                    .expect("the system has a thread for each core")
+            })
+            .collect();
+        Pool { shared, workers }
+    }
+
+    /// Threads that may work on a job, the caller counted.
+    #[must_use]
+    pub fn n_threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `run(i)` for each `i` in `0..n_items`, in any order, on any thread.
+    ///
+    /// # Panics
+    /// When an item panics; the others are finished or never begun by then.
+    pub fn for_each(&mut self, n_items: usize, run: impl Fn(usize) + Sync) {
+        self.run(n_items, &run);
+    }
+
+    /// Cuts `data` into pieces of `len` (the last may be shorter) and calls `run(i, piece)` for each.
+    ///
+    /// # Panics
+    /// When `len` is 0, or an item panics.
+    pub fn for_chunks<T: Send>(
+        &mut self,
+        data: &mut [T],
+        len: usize,
+        run: impl Fn(usize, &mut [T]) + Sync,
+    ) {
+        let pieces = Pieces::new(data, len);
+        self.run(pieces.n_pieces(), &|i| {
+            // SAFETY: each item is taken once, so no other call has this piece.
+            run(i, unsafe { pieces.piece(i) });
+        });
+    }
+
+    /// As [`Pool::for_chunks`], with a piece of each of two slices; both are cut into as many.
+    ///
+    /// # Panics
+    /// When they are not, or an item panics.
+    pub fn for_chunks_of_two<T: Send, U: Send>(
+        &mut self,
+        (a, a_len): (&mut [T], usize),
+        (b, b_len): (&mut [U], usize),
+        run: impl Fn(usize, &mut [T], &mut [U]) + Sync,
+    ) {
+        let (a, b) = (Pieces::new(a, a_len), Pieces::new(b, b_len));
+        assert_eq!(a.n_pieces(), b.n_pieces(), "both slices have a piece for each item");
+        self.run(a.n_pieces(), &|i| {
+            // SAFETY: each item is taken once, so no other call has these pieces.
+            run(i, unsafe { a.piece(i) }, unsafe { b.piece(i) });
+        });
+    }
+
+    fn run(&mut self, n_items: usize, run: &(dyn Fn(usize) + Sync)) {
+        if self.workers.is_empty() || n_items <= 1 {
+            return (0..n_items).for_each(run);
+        }
+        let shared = &*self.shared;
+        // SAFETY: this only forgets the closure's lifetime. `Closing` sees to it that no worker is inside when
+        // this function returns or unwinds, and workers call it only from inside.
+        let forgotten: *const (dyn Fn(usize) + Sync) =
+            unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static _>(run) };
+        // SAFETY: no job is open and no worker inside, so nobody reads it now.
+        unsafe { *shared.job.get() = Job { n_items, run: forgotten } };
+        shared.next.store(0, Ordering::Relaxed);
+        let number = shared.state.load(Ordering::Relaxed) / JOB;
+        shared.state.store((((number + 1) % (1 << 32)) * JOB) | OPEN, Ordering::SeqCst);
+        if shared.n_parked.load(Ordering::SeqCst) > 0 {
+            self.workers.iter().for_each(|worker| worker.thread().unpark());
+        }
+        let closing = Closing(shared);
+        take_items(shared, n_items, run);
+        drop(closing);
+        let panic = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.ends.store(true, Ordering::SeqCst);
+        for worker in self.workers.drain(..) {
+            worker.thread().unpark();
+            // A worker catches what its items panic with, so it ends in order.
+            drop(worker.join());
+        }
+    }
+}
+
+/// Closes the job and waits until no worker is inside.
+struct Closing<'a>(&'a Shared);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        // Nobody need begin another item when the caller's own one panicked.
+        if std::thread::panicking() {
+            self.0.next.store(usize::MAX / 2, Ordering::Relaxed);
+        }
+        let mut state = self.0.state.fetch_and(!OPEN, Ordering::AcqRel);
+        let mut n_spins = 0u32;
+        while state & JOINED > 0 {
+            n_spins += 1;
+            if n_spins < WAIT_SPINS {
+                std::hint::spin_loop()
+            } else {
+                std::thread::yield_now()
+            }
+            state = self.0.state.load(Ordering::Acquire);
+        }
+    }
+}
+
+/// Makes this thread take denormal numbers for zero, as all threads of a pool do: they cost two to four
+/// times as much, and results must not depend on who computes them.
+#[expect(deprecated, reason = "setting two sticky bits of MXCSR is what the intrinsic is for")]
+pub fn flush_denormals() {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_mm_getcsr, _mm_setcsr};
+        const FLUSH_TO_ZERO: u32 = 1 << 15;
+        const DENORMALS_ARE_ZERO: u32 = 1 << 6;
+        // SAFETY: SSE is part of x86_64; the two bits change how denormals round, and mask no exception.
+        unsafe { _mm_setcsr(_mm_getcsr() | FLUSH_TO_ZERO | DENORMALS_ARE_ZERO) }
+    }
+}
+
+fn take_items(shared: &Shared, n_items: usize, run: &(dyn Fn(usize) + Sync)) {
+    loop {
+        let item = shared.next.fetch_add(1, Ordering::Relaxed);
+        if item >= n_items {
+            return;
+        }
+        run(item);
+    }
+}
+
+/// The life of a worker.
+fn work(shared: &Shared) {
+    flush_denormals();
+    let mut last_job = 0;
+    let mut n_spins = 0;
+    while !shared.ends.load(Ordering::Relaxed) {
+        let state = shared.state.load(Ordering::Acquire);
+        if state & OPEN == 0 || state / JOB == last_job {
+            n_spins += 1;
+            if n_spins < SPINS {
+                std::hint::spin_loop()
+            } else {
+                park(shared, last_job)
+            }
+            continue;
+        }
+        let joined =
+            shared.state.compare_exchange(state, state + 1, Ordering::AcqRel, Ordering::Relaxed);
+        if joined.is_err() {
+            continue;
+        }
+        (last_job, n_spins) = (state / JOB, 0);
+        // SAFETY: this worker is inside, so the job stands and its closure lives until it leaves.
+        let (n_items, run) = unsafe {
+            let job = *shared.job.get();
+            (job.n_items, &*job.run)
+        };
+        let outcome = catch_unwind(AssertUnwindSafe(|| take_items(shared, n_items, run)));
+        if let Err(panic) = outcome {
+            let mut first = shared.panic.lock().unwrap_or_else(PoisonError::into_inner);
+            first.get_or_insert(panic);
+        }
+        shared.state.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// Sleeps until the caller opens a job or the pool ends. The caller stores the state and then reads the number
+/// of parked workers, a worker does the reverse: one of them sees the other.
+fn park(shared: &Shared, last_job: u64) {
+    shared.n_parked.fetch_add(1, Ordering::SeqCst);
+    let state = shared.state.load(Ordering::SeqCst);
+    let has_job = state & OPEN != 0 && state / JOB != last_job;
+    if !has_job && !shared.ends.load(Ordering::SeqCst) {
+        std::thread::park();
+    }
+    shared.n_parked.fetch_sub(1, Ordering::SeqCst);
+}
+
+/// A slice that is cut into pieces, each of which one thread may have.
+struct Pieces<T> {
+    data: *mut T,
+    len: usize,
+    piece_len: usize,
+}
+
+// SAFETY: `piece` is the only way to the data, and its caller has each piece once.
+unsafe impl<T: Send> Sync for Pieces<T> {}
+
+impl<T> Pieces<T> {
+    fn new(data: &mut [T], piece_len: usize) -> Self {
+        assert!(piece_len > 0, "a piece has a length");
+        Pieces { data: data.as_mut_ptr(), len: data.len(), piece_len }
+    }
+
+    fn n_pieces(&self) -> usize {
+        self.len.div_ceil(self.piece_len)
+    }
+
+    /// # Safety
+    /// The slice that this was made from is still borrowed, and nobody else has piece `i`.
+    #[expect(clippy::mut_from_ref, reason = "each piece is had once")]
+    unsafe fn piece(&self, i: usize) -> &mut [T] {
+        let start = i * self.piece_len;
+        let len = self.piece_len.min(self.len.checked_sub(start).expect("the piece exists"));
+        // SAFETY: start + len is within the slice, and pieces of different numbers do not overlap.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(start), len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_item_runs_once_whatever_the_number_of_threads() {
+        for n_threads in [1, 2, 3, 8] {
+            let mut pool = Pool::new(n_threads);
+            for n_items in [0, 1, 2, 7, 1000] {
+                for _ in 0..50 {
+                    let mut counts = vec![0u32; n_items];
+                    pool.for_chunks(&mut counts, 1, |i, piece| piece[0] += 1 + i as u32);
+                    assert!(counts.iter().enumerate().all(|(i, &n)| n == 1 + i as u32));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn pieces_of_two_slices_go_together() {
+        let mut pool = Pool::new(2);
+        let (mut a, mut b) = (vec![0; 10], vec![0; 5]);
+        pool.for_chunks_of_two((&mut a, 4), (&mut b, 2), |i, a, b| {
+            a.fill(i);
+            b.fill(i + 1);
+        });
+        assert_eq!(a, [0, 0, 0, 0, 1, 1, 1, 1, 2, 2]);
+        assert_eq!(b, [1, 1, 2, 2, 3]);
+    }
+
+    #[test]
+    fn a_panic_in_an_item_reaches_the_caller_and_the_pool_goes_on() {
+        let mut pool = Pool::new(2);
+        for _ in 0..100 {
+            let run = || pool.for_each(64, |i| assert!(i != 40, "item 40"));
+            let panic = catch_unwind(AssertUnwindSafe(run));
+            assert!(panic.is_err());
+            let n = AtomicUsize::new(0);
+            pool.for_each(10, |_| {
+                n.fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(n.load(Ordering::Relaxed), 10);
+        }
+    }
+
+    #[test]
+    fn parked_workers_wake_up() {
+        let mut pool = Pool::new(2);
+        for _ in 0..20 {
+            while pool.shared.n_parked.load(Ordering::SeqCst) == 0 {
+                std::thread::yield_now();
+            }
+            // Two items that wait for each other need two threads.
+            let n_inside = AtomicUsize::new(0);
+            pool.for_each(2, |_| {
+                n_inside.fetch_add(1, Ordering::SeqCst);
+                while n_inside.load(Ordering::SeqCst) < 2 {
+                    std::thread::yield_now();
+                }
+            });
+        }
+    }
+}

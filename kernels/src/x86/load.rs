@@ -1,0 +1,102 @@
+//! Loads and stores of vectors from and to slices, bounds checked.
+//! Must never know what the bytes mean.
+//! Start anywhere: each is one instruction.
+
+use std::arch::x86_64::*;
+
+/// 32 bytes at `at`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn bytes32(bytes: &[u8], at: usize) -> __m256i {
+    let bytes = &bytes[at..][..32];
+    // SAFETY: the slice is 32 bytes long, and the load needs no alignment.
+    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+}
+
+/// Eight bytes at `at`, each as an i32 from 0 to 255.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn u8x8(bytes: &[u8], at: usize) -> __m256i {
+    let bytes = &bytes[at..][..8];
+    // SAFETY: the slice is 8 bytes long, and the load needs no alignment.
+    _mm256_cvtepu8_epi32(unsafe { _mm_loadl_epi64(bytes.as_ptr().cast()) })
+}
+
+/// Eight bytes at `at`, each as an i32 from -128 to 127.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn i8x8(bytes: &[u8], at: usize) -> __m256i {
+    let bytes = &bytes[at..][..8];
+    // SAFETY: the slice is 8 bytes long, and the load needs no alignment.
+    _mm256_cvtepi8_epi32(unsafe { _mm_loadl_epi64(bytes.as_ptr().cast()) })
+}
+
+/// Eight f16 at byte `at`, as f32.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn f16x8(bytes: &[u8], at: usize) -> __m256 {
+    let bytes = &bytes[at..][..16];
+    // SAFETY: the slice is 16 bytes long, and the load needs no alignment.
+    _mm256_cvtph_ps(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
+}
+
+/// Eight f16 from their bits at `at`, as f32.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn half8(bits: &[u16], at: usize) -> __m256 {
+    let bits = &bits[at..][..8];
+    // SAFETY: the slice is 16 bytes long, and the load needs no alignment.
+    _mm256_cvtph_ps(unsafe { _mm_loadu_si128(bits.as_ptr().cast()) })
+}
+
+/// Eight bf16 at byte `at`, as f32.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn bf16x8(bytes: &[u8], at: usize) -> __m256 {
+    let bytes = &bytes[at..][..16];
+    // SAFETY: the slice is 16 bytes long, and the load needs no alignment.
+    let bits = _mm256_cvtepu16_epi32(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) });
+    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
+}
+
+/// Eight little-endian f32 at byte `at`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn f32x8(bytes: &[u8], at: usize) -> __m256 {
+    _mm256_castsi256_ps(bytes32(bytes, at))
+}
+
+/// Writes eight f32 at `at`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn put_f32x8(out: &mut [f32], at: usize, v: __m256) {
+    let out = &mut out[at..][..8];
+    // SAFETY: the slice is 8 f32 long, and the store needs no alignment.
+    unsafe { _mm256_storeu_ps(out.as_mut_ptr(), v) }
+}
+
+/// Writes eight f32 as f16 bits at `at`, rounded to nearest even.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn put_half8(out: &mut [u16; 8], v: __m256) {
+    let half = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v);
+    // SAFETY: the array is 16 bytes long, and the store needs no alignment.
+    unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), half) }
+}
+
+/// Eight f32 at `at`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn f32s(x: &[f32], at: usize) -> __m256 {
+    let x = &x[at..][..8];
+    // SAFETY: the slice is 8 f32 long, and the load needs no alignment.
+    unsafe { _mm256_loadu_ps(x.as_ptr()) }
+}
+
+/// Writes eight words.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn put_words8(words: &mut [i32; 8], v: __m256i) {
+    // SAFETY: the array is 32 bytes long, and the store needs no alignment.
+    unsafe { _mm256_storeu_si256(words.as_mut_ptr().cast(), v) }
+}

@@ -1,0 +1,20 @@
+//! AVX2 and AVX-512 VNNI twins of the scalar kernels.
+//! Must never define what a kernel computes: the scalar module does, and these match it bit for
+//! bit.
+//! Start at [`avx2`], then [`avx2_codes`].
+
+#![expect(
+    clippy::needless_range_loop,
+    reason = "loops over arrays that live in registers, several of them by the same index"
+)]
+
+pub(crate) mod attend;
+pub(crate) mod avx2;
+pub(crate) mod avx2_codes;
+pub(crate) mod avx2_float;
+pub(crate) mod avx2_q6k;
+pub(crate) mod avx2_q8_0;
+pub(crate) mod avx512;
+pub(crate) mod half;
+pub(crate) mod load;
+pub(crate) mod quantize;

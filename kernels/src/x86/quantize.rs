@@ -1,0 +1,56 @@
+//! Activations to int8 with AVX2.
+//! Must never give other bits than the scalar twin in `acts`.
+//! Start at [`quantize`].
+
+use std::arch::x86_64::*;
+
+use super::load;
+use crate::acts::{ACT_BLOCK, ActBlock, unusual_block};
+
+/// Quantises blocks of 32 values.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) fn quantize(x: &[f32], out: &mut [ActBlock]) {
+    let not_sign = _mm256_set1_epi32(0x7fff_ffff);
+    for (x, out) in x.as_chunks::<ACT_BLOCK>().0.iter().zip(out) {
+        let x = [load::f32s(x, 0), load::f32s(x, 8), load::f32s(x, 16), load::f32s(x, 24)];
+        let mut max_bits = _mm256_setzero_si256();
+        for x in x {
+            let bits = _mm256_and_si256(_mm256_castps_si256(x), not_sign);
+            max_bits = _mm256_max_epu32(max_bits, bits);
+        }
+        let amax = f32::from_bits(max_u32(max_bits));
+        if let Some(block) = unusual_block(amax) {
+            *out = block;
+            continue;
+        }
+        let inverse = _mm256_set1_ps(127.0 / amax);
+        let words = x.map(|x| _mm256_cvtps_epi32(_mm256_mul_ps(x, inverse)));
+        let pairs =
+            [_mm256_packs_epi32(words[0], words[1]), _mm256_packs_epi32(words[2], words[3])];
+        let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+        let codes = _mm256_packs_epi16(pairs[0], pairs[1]);
+        load::put_words8(&mut out.quads, _mm256_permutevar8x32_epi32(codes, order));
+        let ones = _mm256_set1_epi16(1);
+        let sums = pairs.map(|pairs| sum_i32(_mm256_madd_epi16(pairs, ones)));
+        out.sums = sums.map(|sum| sum as i16);
+        out.d = amax / 127.0;
+        out.d_sum = out.d * (sums[0] + sums[1]) as f32;
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn max_u32(v: __m256i) -> u32 {
+    let v = _mm_max_epu32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+    let v = _mm_max_epu32(v, _mm_shuffle_epi32::<0b01_00_11_10>(v));
+    let v = _mm_max_epu32(v, _mm_shuffle_epi32::<0b10_11_00_01>(v));
+    _mm_cvtsi128_si32(v).cast_unsigned()
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn sum_i32(v: __m256i) -> i32 {
+    let v = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+    let v = _mm_add_epi32(v, _mm_shuffle_epi32::<0b01_00_11_10>(v));
+    _mm_cvtsi128_si32(_mm_add_epi32(v, _mm_shuffle_epi32::<0b10_11_00_01>(v)))
+}

@@ -1,0 +1,167 @@
+//! Attention over pages against f64, and the same bits everywhere.
+
+use std::ops::Range;
+
+use half::f16;
+use lm_kernels::{
+    AttendOut, Isa, KV_PAGE, KvPages, SPAN, Spans, attend_span, merge_spans, store_kv,
+};
+
+use crate::weights::Rng;
+
+/// One sequence's cache: pages in shuffled order inside pools with two heads a page, the other one
+/// full of NaN.
+struct Cache {
+    k: Vec<u16>,
+    v: Vec<u16>,
+    pages: Vec<u32>,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    head_dim: usize,
+}
+
+fn cache(head_dim: usize, n: usize, rng: &mut Rng) -> Cache {
+    let n_pages = n.div_ceil(KV_PAGE);
+    let stride = 2 * KV_PAGE * head_dim;
+    let nan = f16::NAN.to_bits();
+    let (mut k, mut v) = (vec![nan; n_pages * stride], vec![nan; n_pages * stride]);
+    let pages: Vec<u32> = (0..n_pages as u32).rev().collect();
+    let (keys, values) = (rng.units(n * head_dim), rng.units(n * head_dim));
+    for pos in 0..n {
+        let at = pages[pos / KV_PAGE] as usize * stride + stride / 2;
+        let len = KV_PAGE * head_dim;
+        let row = pos * head_dim..(pos + 1) * head_dim;
+        let (k, v) = (&mut k[at..][..len], &mut v[at..][..len]);
+        let isas = Isa::available();
+        let isa = isas[pos % isas.len()];
+        store_kv(isa, &keys[row.clone()], &values[row], k, v, pos % KV_PAGE);
+    }
+    Cache { k, v, pages, keys, values, head_dim }
+}
+
+fn attend(isa: Isa, cache: &Cache, q: &[f32], range: Range<usize>, cap: Option<f32>) -> Vec<f32> {
+    let head_dim = cache.head_dim;
+    let g = q.len() / head_dim;
+    let stride = 2 * KV_PAGE * head_dim;
+    let kv =
+        KvPages { k: &cache.k, v: &cache.v, page_stride: stride, offset: stride / 2, head_dim };
+    let (mut m, mut l, mut acc) = (Vec::new(), Vec::new(), Vec::new());
+    for first in (range.start / SPAN * SPAN..range.end).step_by(SPAN) {
+        let at = m.len();
+        m.resize(at + g, 0.0);
+        l.resize(at + g, 0.0);
+        acc.resize((at + g) * head_dim, f32::NAN);
+        let span = range.start.max(first)..range.end.min(first + SPAN);
+        let acc = &mut acc[at * head_dim..];
+        let out = AttendOut { m: &mut m[at..], l: &mut l[at..], acc };
+        attend_span(isa, q, kv, &cache.pages, span, cap, out);
+    }
+    let mut out = vec![f32::NAN; g * head_dim];
+    merge_spans(isa, Spans { m: &m, l: &l, acc: &acc }, head_dim, &mut out);
+    out
+}
+
+fn oracle(cache: &Cache, q: &[f32], range: Range<usize>, cap: Option<f32>) -> Vec<f64> {
+    let head_dim = cache.head_dim;
+    let rounded = |x: f32| f16::from_f32(x).to_f64();
+    let mut out = Vec::new();
+    for q in q.chunks_exact(head_dim) {
+        let mut weights = Vec::new();
+        for pos in range.clone() {
+            let key = &cache.keys[pos * head_dim..][..head_dim];
+            let score: f64 = q.iter().zip(key).map(|(q, k)| f64::from(*q) * rounded(*k)).sum();
+            let cap = cap.map(f64::from);
+            weights.push(cap.map_or(score, |cap| cap * (score / cap).tanh()).exp());
+        }
+        let total: f64 = weights.iter().sum();
+        for d in 0..head_dim {
+            let value = |pos: usize| rounded(cache.values[pos * head_dim + d]);
+            let sum: f64 = range.clone().zip(&weights).map(|(pos, w)| w * value(pos)).sum();
+            out.push(sum / total);
+        }
+    }
+    out
+}
+
+#[track_caller]
+fn check(head_dim: usize, g: usize, range: Range<usize>, cap: Option<f32>) {
+    let mut rng = Rng((head_dim * 1000 + g) as u64);
+    let cache = cache(head_dim, range.end, &mut rng);
+    let q: Vec<f32> = rng.units(g * head_dim).iter().map(|q| q * 0.7).collect();
+    let want = oracle(&cache, &q, range.clone(), cap);
+    let scalar = attend(Isa::SCALAR, &cache, &q, range.clone(), cap);
+    for (got, want) in scalar.iter().zip(&want) {
+        let error = (f64::from(*got) - want).abs();
+        assert!(error < 3e-6, "head_dim {head_dim} g {g} {range:?}: {got} for {want}");
+    }
+    for isa in Isa::available() {
+        let got = attend(isa, &cache, &q, range.clone(), cap);
+        assert_eq!(got, scalar, "{} head_dim {head_dim} g {g} {range:?}", isa.name());
+        for (head, q) in q.chunks_exact(head_dim).enumerate() {
+            let alone = attend(isa, &cache, q, range.clone(), cap);
+            assert_eq!(alone, got[head * head_dim..][..head_dim], "a head depends on its group");
+        }
+    }
+}
+
+#[test]
+fn every_group_and_head_dim() {
+    for head_dim in [8, 64, 80, 96, 128, 256] {
+        for g in 1..=9 {
+            check(head_dim, g, 0..70, None);
+        }
+    }
+}
+
+#[test]
+fn awkward_ranges() {
+    for end in [1, 7, 8, 9, 31, 32, 33, 255, 256, 257, 600] {
+        check(64, 3, 0..end, None);
+    }
+    for range in [5..6, 5..40, 31..33, 100..290, 255..257, 256..300, 300..513, 40..64] {
+        check(64, 2, range.clone(), None);
+        check(96, 5, range, Some(2.0));
+    }
+}
+
+#[test]
+fn nothing_to_attend_to_gives_zeros() {
+    let mut rng = Rng(1);
+    let cache = cache(64, 40, &mut rng);
+    let q = rng.units(128);
+    for isa in Isa::available() {
+        let (mut m, mut l, mut acc) = ([1.0; 2], [1.0; 2], [1.0; 128]);
+        let kv =
+            KvPages { k: &cache.k, v: &cache.v, page_stride: 4096, offset: 2048, head_dim: 64 };
+        let out = AttendOut { m: &mut m, l: &mut l, acc: &mut acc };
+        attend_span(isa, &q, kv, &cache.pages, 9..9, None, out);
+        let mut out = [1.0; 128];
+        merge_spans(isa, Spans { m: &m, l: &l, acc: &acc }, 64, &mut out);
+        assert_eq!(out, [0.0; 128]);
+    }
+}
+
+#[test]
+fn what_lies_beyond_the_range_has_no_influence() {
+    let mut rng = Rng(8);
+    let mut cache = cache(64, 100, &mut rng);
+    let q = rng.units(64);
+    let want = attend(Isa::SCALAR, &cache, &q, 10..50, Some(30.0));
+    for pos in (0..10).chain(50..100) {
+        let at = cache.pages[pos / KV_PAGE] as usize * 4096 + 2048;
+        let (k, v) = (&mut cache.k[at..][..2048], &mut cache.v[at..][..2048]);
+        store_kv(Isa::SCALAR, &[f32::NAN; 64], &[f32::INFINITY; 64], k, v, pos % KV_PAGE);
+    }
+    for isa in Isa::available() {
+        assert_eq!(attend(isa, &cache, &q, 10..50, Some(30.0)), want, "{}", isa.name());
+    }
+}
+
+#[test]
+#[should_panic(expected = "cross a multiple of 256")]
+fn a_span_does_not_cross_its_border() {
+    let cache = cache(8, 300, &mut Rng(1));
+    let kv = KvPages { k: &cache.k, v: &cache.v, page_stride: 512, offset: 256, head_dim: 8 };
+    let out = AttendOut { m: &mut [0.0], l: &mut [0.0], acc: &mut [0.0; 8] };
+    attend_span(Isa::detect(), &[0.0; 8], kv, &cache.pages, 250..260, None, out);
+}
