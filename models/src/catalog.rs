@@ -10,6 +10,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use crate::DefaultSampling;
 use crate::fetch::{FetchError, Home, from_hex};
 use crate::hf_config::read_bounded;
 use crate::safetensors::is_plain_name;
@@ -26,7 +27,7 @@ const MAX_CARDS: usize = 1_024;
 const MAX_PARTS: usize = 64;
 
 /// What a model is called and where its one file comes from.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Card {
     /// Lower-case letters, digits, `.`, `_` and `-`.
@@ -41,6 +42,9 @@ pub struct Card {
     pub size_bytes: u64,
     /// Its SHA-256 in hexadecimal. It decides: a source with other bytes is passed over.
     pub sha256: String,
+    /// How its authors draw from it, where the file does not say it.
+    #[serde(default)]
+    pub sampling: Option<DefaultSampling>,
     /// Where to look, in this order.
     #[serde(rename = "source")]
     pub sources: Vec<Source>,
@@ -77,7 +81,7 @@ pub struct PackagePart {
 }
 
 /// All known cards, by name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Catalog {
     cards: BTreeMap<String, Card>,
 }
@@ -170,6 +174,10 @@ fn parse_card(text: &str, origin: &str) -> Result<Card, FetchError> {
 }
 
 fn check_card(card: &Card) -> Result<(), String> {
+    if let Some(sampling) = card.sampling {
+        let checked = sampling.checked(|name| format!("sampling.{name}"));
+        checked.map_err(|error| error.to_string())?;
+    }
     if !is_card_name(&card.name) {
         return Err(format!(
             "name is {:?}, but must be lower-case letters, digits, '.', '_' and '-', at most 64",

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 
 use lm_tokenizer::GgufVocab;
 use lm_types::{InvalidParam, SamplingParams};
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::families::Family;
@@ -63,7 +64,8 @@ pub enum TokenizerSource {
 
 /// Sampling parameters that the model's authors recommend, each within its range; `None` where they
 /// say nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct DefaultSampling {
     /// As `temperature` of lm-types' `SamplingParams`.
     pub temperature: Option<f32>,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use lm_backend::{OptionError, PlaceholderOptions};
 use lm_engine::EngineOptions;
-use lm_models::{ModelError, WeightsFrom};
+use lm_models::{DefaultSampling, ModelError, WeightsFrom};
 use lm_scheduler::ConfigError;
 use lm_tokenizer::TokenizerError;
 use lm_types::{Observer, RequestEvent};
@@ -42,6 +42,8 @@ pub struct RuntimeConfig {
     pub block_size: usize,
     /// Longest sequence; by default what the model was trained for, as far as the KV pool holds it.
     pub max_model_len: Option<usize>,
+    /// How requests that say nothing are drawn, where the model's files do not say it.
+    pub default_sampling: DefaultSampling,
     /// A Jinja template instead of the model's own.
     pub chat_template: Option<String>,
     /// Batching and queueing limits.
@@ -112,6 +114,7 @@ impl RuntimeConfig {
             kv_bytes: 1 << 30,
             block_size: 32,
             max_model_len: None,
+            default_sampling: DefaultSampling::default(),
             chat_template: None,
             engine: EngineOptions::default(),
             observer: Arc::new(Unobserved),

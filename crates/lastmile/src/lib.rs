@@ -31,7 +31,7 @@ pub use stream::{Answer, GenerateStream};
 
 pub use lm_backend::PlaceholderOptions;
 pub use lm_engine::{EngineOptions, HistogramSnapshot, StatsSnapshot};
-pub use lm_models::WeightsFrom;
+pub use lm_models::{DefaultSampling, WeightsFrom};
 pub use lm_types::{
     ChatMessage, Finish, FinishReason, GenerateError, GenerateEvent, GenerateRequest, Observer,
     Outcome, Priority, Prompt, ReleaseHash, RequestEvent, RequestId, Role, SamplingParams,

@@ -50,7 +50,7 @@ fn real_model(config: &RuntimeConfig, model: Model) -> Result<Loaded, LoadError>
     let (weights, name) = (hex(&model.weights_digest()), model.name.clone());
     let template_digest =
         hex(&blake3::hash(source.map_or("", String::as_str).as_bytes()).as_bytes()[..16]);
-    let default_sampling = model.default_sampling.unwrap_or_default();
+    let default_sampling = model.default_sampling.unwrap_or(config.default_sampling);
     let backend = executor(config, model)?;
     let facts = facts(backend.as_ref(), weights, &tokenizer, template_digest);
     Ok(Loaded { name, facts, backend, template, default_sampling, tokenizer })
@@ -124,7 +124,7 @@ fn chat_template(
 ) -> Result<ChatTemplate, LoadError> {
     let text = |id: Option<u32>| id.map_or_else(String::new, |id| tokenizer.token_text(id).into());
     let bos = text(model.bos.or(tokenizer.bos()));
-    let eos = text(model.eos.first().copied());
+    let eos = text(model.eos_token.or(model.eos.first().copied()));
     Ok(ChatTemplate::new(
         source,
         lm_chat::SpecialTexts { bos, eos, ..lm_chat::SpecialTexts::default() },

@@ -224,7 +224,9 @@ impl ApiError {
             ApiError::Generate { error, .. } => match error {
                 GenerateError::QueueFull { .. } => 429,
                 GenerateError::ShuttingDown => 503,
-                GenerateError::Backend { .. } | GenerateError::Sequence { .. } => 500,
+                GenerateError::Backend { .. }
+                | GenerateError::Sequence { .. }
+                | GenerateError::EngineDied => 500,
                 _ => 400,
             },
             _ => 400,

@@ -5,9 +5,16 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+const AFTER_HELP: &str = "\
+LASTMILE_HOME holds models, store and data; by default the platform's data folder.
+Exit status: 0 done, 1 the answer is no, 2 wrong use, 3 could not.
+
+Example:
+  lastmile serve";
+
 /// Local LLM inference with continuous batching, and the scaffolding around it.
 #[derive(Debug, Parser)]
-#[command(name = "lastmile", version, after_help = "Example:\n  lastmile serve")]
+#[command(name = "lastmile", version, after_help = AFTER_HELP)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) verb: Verb,

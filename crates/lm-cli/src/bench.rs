@@ -1,5 +1,7 @@
 //! `lastmile bench`: a closed loop of random prompts through the engine, in this process.
 
+use std::io::Write;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -11,7 +13,7 @@ use serde_json::json;
 
 use crate::args::BenchArgs;
 use crate::model::{runtime_config, start};
-use crate::outcome::{Outcome, WrongUse, print_json};
+use crate::outcome::{Outcome, WrongUse, print_json, say};
 
 /// What one request took.
 struct Sample {
@@ -138,10 +140,10 @@ fn report(
         }));
     }
     let (model, path) = (&info.name, &info.backend.kernel_path);
-    println!("{model} on {path}: {} requests, {} at once", samples.len(), args.concurrency);
-    println!("output  {:>8.1} tokens/s", per_second(output_tokens));
-    println!("prompt  {:>8.1} tokens/s", per_second(prompt_tokens));
-    println!("TTFT    {:>8.1} ms p50 {:>9.1} ms p99", ttft.0, ttft.1);
-    println!("TPOT    {:>8.1} ms p50 {:>9.1} ms p99", tpot.0, tpot.1);
+    say!("{model} on {path}: {} requests, {} at once", samples.len(), args.concurrency);
+    say!("output  {:>8.1} tokens/s", per_second(output_tokens));
+    say!("prompt  {:>8.1} tokens/s", per_second(prompt_tokens));
+    say!("TTFT    {:>8.1} ms p50 {:>9.1} ms p99", ttft.0, ttft.1);
+    say!("TPOT    {:>8.1} ms p50 {:>9.1} ms p99", tpot.0, tpot.1);
     Ok(())
 }

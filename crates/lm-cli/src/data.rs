@@ -1,11 +1,13 @@
 //! `lastmile data`: ingest, log, quarantine.
 
-use lm_data::{DataError, DataHome, IngestOptions, IngestProgress, Report};
+use std::io::Write;
+
+use lm_data::{DataError, DataHome, IngestOptions, IngestProgress, Report, Version};
 use lm_models::Progress;
 
 use crate::args::{DataArgs, DataVerb};
 use crate::model::home;
-use crate::outcome::{Outcome, print_json};
+use crate::outcome::{Outcome, print_json, say};
 use crate::progress::Drawn;
 
 pub(crate) fn data(args: &DataArgs) -> anyhow::Result<Outcome> {
@@ -30,23 +32,7 @@ pub(crate) fn data(args: &DataArgs) -> anyhow::Result<Outcome> {
                 }
                 other => other?,
             };
-            if *json {
-                let mut document = serde_json::to_value(&version.manifest)?;
-                document["already_published"] = version.already_published.into();
-                document["warnings"] = serde_json::to_value(&version.warnings)?;
-                document["folder"] = serde_json::to_value(&version.folder)?;
-                print_json(&document)?;
-            } else {
-                let manifest = &version.manifest;
-                let again = if version.already_published { " (published before)" } else { "" };
-                println!("{name} version {}{again}", &manifest.version[..12]);
-                println!("{} rows in", manifest.rows_in);
-                println!("{} rows published", manifest.rows_published);
-                println!("{} rows in quarantine", manifest.rows_quarantined);
-                for (rule, rows) in &manifest.by_rule {
-                    println!("  {rows} by {rule}");
-                }
-            }
+            print_version(name, &version, *json)?;
         }
         DataVerb::Log { name, json } => {
             let versions = lm_data::log(&data_home, name)?;
@@ -55,7 +41,7 @@ pub(crate) fn data(args: &DataArgs) -> anyhow::Result<Outcome> {
             } else {
                 for version in versions {
                     let (id, published) = (&version.version[..12], version.rows_published);
-                    println!("{id}  {published} of {} rows published", version.rows_in);
+                    say!("{id}  {published} of {} rows published", version.rows_in);
                 }
             }
         }
@@ -72,10 +58,32 @@ pub(crate) fn data(args: &DataArgs) -> anyhow::Result<Outcome> {
             } else {
                 for row in rows {
                     let (offset, line) = (row.offset_bytes, row.line);
-                    println!("line {line}, byte {offset}: {}: {}", row.rule, row.detail);
+                    say!("line {line}, byte {offset}: {}: {}", row.rule, row.detail);
                 }
             }
         }
     }
     Ok(Outcome::Done)
+}
+
+/// What an ingest published.
+fn print_version(name: &str, version: &Version, json: bool) -> anyhow::Result<()> {
+    if json {
+        let mut document = serde_json::to_value(&version.manifest)?;
+        document["already_published"] = version.already_published.into();
+        document["warnings"] = serde_json::to_value(&version.warnings)?;
+        document["folder"] = serde_json::to_value(&version.folder)?;
+        print_json(&document)?;
+    } else {
+        let manifest = &version.manifest;
+        let again = if version.already_published { " (published before)" } else { "" };
+        say!("{name} version {}{again}", &manifest.version[..12]);
+        say!("{} rows in", manifest.rows_in);
+        say!("{} rows published", manifest.rows_published);
+        say!("{} rows in quarantine", manifest.rows_quarantined);
+        for (rule, rows) in &manifest.by_rule {
+            say!("  {rows} by {rule}");
+        }
+    }
+    Ok(())
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::args::DoctorArgs;
 use crate::model::home;
-use crate::outcome::{Outcome, print_json};
+use crate::outcome::{Outcome, print_json, say};
 
 /// How long a server may take to say that it is well.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -52,7 +52,7 @@ pub(crate) fn doctor(args: &DoctorArgs) -> anyhow::Result<Outcome> {
     if args.json {
         print_json(&found)?;
     } else {
-        print_page(&found);
+        print_page(&found)?;
     }
     Ok(Outcome::Done)
 }
@@ -62,18 +62,19 @@ pub(crate) fn store_path(home: &Path) -> PathBuf {
     home.join("store").join("lastmile.db")
 }
 
-fn print_page(found: &Found) {
+fn print_page(found: &Found) -> anyhow::Result<()> {
     let models = if found.models.is_empty() { "none".to_owned() } else { found.models.join(", ") };
-    println!("lastmile {} on {} cores, home {}", found.version, found.cores, found.home.display());
-    println!("models   {models}");
+    say!("lastmile {} on {} cores, home {}", found.version, found.cores, found.home.display());
+    say!("models   {models}");
     match &found.health {
-        Some(health) => println!("health   {health}"),
-        None => println!("health   no server answers"),
+        Some(health) => say!("health   {health}"),
+        None => say!("health   no server answers"),
     }
     match &found.report {
-        Some(report) => print!("\n{report}"),
-        None => println!("\nNothing has run here yet: `lastmile serve` starts a server."),
+        Some(report) => say!("\n{report}"),
+        None => say!("\nNothing has run here yet: `lastmile serve` starts a server."),
     }
+    Ok(())
 }
 
 /// What a server says at `/health`.

@@ -1,11 +1,13 @@
 //! `lastmile pull`, `models`, `rm` and `inspect`.
 
+use std::io::Write;
+
 use lm_models::{Catalog, Installed, ModelRef, PullOptions, Summary, WeightsFrom};
 use serde_json::{Value, json};
 
 use crate::args::{InspectArgs, ModelsArgs, PullArgs, RmArgs};
 use crate::model::{home, model_ref};
-use crate::outcome::{Outcome, WrongUse, human_bytes, print_json};
+use crate::outcome::{Outcome, WrongUse, human_bytes, print_json, say};
 use crate::progress::Drawn;
 
 pub(crate) fn pull(args: &PullArgs) -> anyhow::Result<Outcome> {
@@ -20,7 +22,7 @@ pub(crate) fn pull(args: &PullArgs) -> anyhow::Result<Outcome> {
     if args.json {
         print_json(&installed_json(&installed))?;
     } else {
-        println!("{} is at {}", installed.name, installed.path.display());
+        say!("{} is at {}", installed.name, installed.path.display());
     }
     Ok(Outcome::Done)
 }
@@ -58,7 +60,7 @@ pub(crate) fn models(args: &ModelsArgs) -> anyhow::Result<Outcome> {
             let text = |key: &str| model[key].as_str().unwrap_or("").to_owned();
             let size = human_bytes(model["size_bytes"].as_u64().unwrap_or(0));
             let state = if model["installed"] == true { "installed" } else { "" };
-            println!("{:<26} {size:>10}  {state:<10} {}", text("name"), text("description"));
+            say!("{:<26} {size:>10}  {state:<10} {}", text("name"), text("description"));
         }
     }
     Ok(Outcome::Done)
@@ -71,7 +73,7 @@ pub(crate) fn rm(args: &RmArgs) -> anyhow::Result<Outcome> {
         return Err(WrongUse(format!("{model} is not an installed model")).into());
     }
     let freed_bytes = lm_models::remove(&model, &home)?;
-    println!("removed {model}: {} freed", human_bytes(freed_bytes));
+    say!("removed {model}: {} freed", human_bytes(freed_bytes));
     Ok(Outcome::Done)
 }
 
@@ -88,7 +90,7 @@ pub(crate) fn inspect(args: &InspectArgs) -> anyhow::Result<Outcome> {
     } else if let Value::Object(facts) = document {
         for (name, value) in facts {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            println!("{name:<24} {value}");
+            say!("{name:<24} {value}");
         }
     }
     Ok(Outcome::Done)

@@ -24,13 +24,15 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::{Cli, LogFormat, Verb};
-use crate::outcome::{Outcome, error_text, exit_code};
+use crate::outcome::{Outcome, error_text, exit_code, is_broken_pipe};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     start_logging(&cli);
     let outcome = dispatch(cli.verb);
-    if let Err(error) = &outcome {
+    if let Err(error) = outcome.as_ref()
+        && !is_broken_pipe(error)
+    {
         eprintln!("lastmile: {}", error_text(error));
     }
     exit_code(&outcome)

@@ -50,6 +50,7 @@ pub(crate) fn runtime_config(model: &str, options: &RunOptions) -> anyhow::Resul
     let mut config = RuntimeConfig::new(source);
     if let ModelRef::Card(name) = &model {
         config.served_name = Some(name.clone());
+        config.default_sampling = Catalog::load(&home)?.get(name)?.sampling.unwrap_or_default();
     }
     config.device.clone_from(&options.device);
     config.isa_cap.clone_from(&options.isa);

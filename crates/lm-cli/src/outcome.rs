@@ -4,7 +4,14 @@ use std::fmt;
 use std::io::Write;
 use std::process::ExitCode;
 
+use lastmile::GenerateError;
 use serde::Serialize;
+
+/// Prints a line on standard output; that it cannot be written is the caller's error.
+macro_rules! say {
+    ($($text:tt)*) => { writeln!(std::io::stdout(), $($text)*)? };
+}
+pub(crate) use say;
 
 /// A verb that did what it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +40,31 @@ pub(crate) fn exit_code(outcome: &anyhow::Result<Outcome>) -> ExitCode {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::No) => ExitCode::from(1),
         Err(error) if error.is::<WrongUse>() => ExitCode::from(2),
+        // Whoever read standard output has seen enough.
+        Err(error) if is_broken_pipe(error) => ExitCode::SUCCESS,
         Err(_) => ExitCode::from(3),
+    }
+}
+
+/// Whether standard output was closed by its reader.
+pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let is_pipe = |cause: &std::io::Error| cause.kind() == std::io::ErrorKind::BrokenPipe;
+    error.chain().any(|cause| {
+        let json = cause.downcast_ref::<serde_json::Error>();
+        cause.downcast_ref().is_some_and(is_pipe)
+            || json.is_some_and(|json| json.io_error_kind() == Some(std::io::ErrorKind::BrokenPipe))
+    })
+}
+
+/// A refused request is a mistake of the caller, anything else is not.
+pub(crate) fn refusal(error: GenerateError) -> anyhow::Error {
+    match error {
+        GenerateError::ContextTooLong { .. }
+        | GenerateError::MaxTokensTooLarge { .. }
+        | GenerateError::EmptyPrompt
+        | GenerateError::UnknownToken { .. }
+        | GenerateError::InvalidField { .. } => WrongUse(error.to_string()).into(),
+        other => other.into(),
     }
 }
 

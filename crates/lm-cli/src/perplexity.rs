@@ -1,12 +1,14 @@
 //! `lastmile perplexity`: how well a model predicts a text.
 
+use std::io::Write;
+
 use anyhow::Context;
 use lastmile::PerplexityError;
 use serde_json::json;
 
 use crate::args::PerplexityArgs;
 use crate::model::runtime_config;
-use crate::outcome::{Outcome, WrongUse, print_json};
+use crate::outcome::{Outcome, WrongUse, print_json, say};
 
 /// Longest text.
 const MAX_TEXT_BYTES: u64 = 16 << 20;
@@ -43,7 +45,7 @@ pub(crate) fn perplexity(args: &PerplexityArgs) -> anyhow::Result<Outcome> {
         }))?;
     } else {
         let spread = found.perplexity * found.standard_error;
-        println!("perplexity {:.4} +/- {spread:.4}", found.perplexity);
+        say!("perplexity {:.4} +/- {spread:.4}", found.perplexity);
     }
     Ok(Outcome::Done)
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::args::{RunArgs, SamplingArgs};
 use crate::model::{runtime_config, start};
-use crate::outcome::{Outcome, WrongUse, print_json};
+use crate::outcome::{Outcome, WrongUse, print_json, refusal};
 
 /// Longest prompt on standard input.
 const MAX_STDIN_BYTES: u64 = 16 << 20;
@@ -34,7 +34,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
     };
     let request = request(&runtime, prompt, &args.sampling);
     if args.json {
-        let answer = runtime.complete(request)?.remove(0);
+        let answer = runtime.complete(request).map_err(refusal)?.remove(0);
         print_json(&json!({
             "text": answer.text,
             "finish_reason": answer.finish.reason.as_str(),
@@ -69,7 +69,7 @@ pub(crate) fn stream_to_stdout(
 ) -> anyhow::Result<String> {
     let mut out = std::io::stdout().lock();
     let mut whole = String::new();
-    for event in runtime.generate(request)?.remove(0) {
+    for event in runtime.generate(request).map_err(refusal)?.remove(0) {
         match event {
             GenerateEvent::Delta { text, .. } => {
                 out.write_all(text.as_bytes())?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use lastmile::ModelInfo;
+use lastmile::Runtime;
 use lm_ops::{Ops, Privacy, Store, StoreOptions};
 use lm_server::{ServeError, ServerConfig, bind};
 
@@ -44,7 +44,7 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
     let ops = Ops::new(Store::open(&store_path, options)?);
     config.observer = ops.observer();
     let runtime = Arc::new(start(config)?);
-    banner(args, runtime.info(), address, started.elapsed());
+    banner(args, &runtime, address, started.elapsed());
     tokio.block_on(async {
         let shutdown = stop_signal()?;
         lm_server::serve(listener, runtime, ops, server, shutdown).await?;
@@ -54,7 +54,8 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
 }
 
 /// What an operator wants to see first. Standard error, as the logs.
-fn banner(args: &ServeArgs, info: &ModelInfo, address: SocketAddr, took: Duration) {
+fn banner(args: &ServeArgs, runtime: &Runtime, address: SocketAddr, took: Duration) {
+    let (info, sampling) = (runtime.info(), runtime.default_sampling());
     let backend = &info.backend;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let (weights, kv) = (human_bytes(backend.weights_bytes), human_bytes(backend.kv_bytes));
@@ -74,6 +75,10 @@ fn banner(args: &ServeArgs, info: &ModelInfo, address: SocketAddr, took: Duratio
     eprintln!("  context   {} tokens", backend.max_model_len);
     eprintln!("  memory    weights {weights}, KV cache {kv} for {positions} tokens");
     eprintln!("  threads   {threads}");
+    eprintln!(
+        "  sampling  temperature {}, top_p {} by default",
+        sampling.temperature, sampling.top_p
+    );
     eprintln!("  store     keeps {kept}");
     eprintln!("  listening on http://{address}");
     eprintln!("\n  curl http://{address}/v1/{route} -H 'content-type: application/json' \\");

@@ -16,6 +16,9 @@ use crate::{Engine, EngineParts, EngineStats, NewSubmission};
 /// How often an idle engine shows that it is alive.
 const IDLE_HEARTBEAT: Duration = Duration::from_millis(500);
 
+/// How long the step that runs at a shutdown's end may take.
+const LAST_STEP: Duration = Duration::from_secs(5);
+
 /// The limits of an engine that its backend does not decide.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineOptions {
@@ -149,8 +152,16 @@ impl EngineHandle {
             std::thread::park_timeout(Duration::from_millis(5));
         }
         self.stop_now.store(true, Ordering::Relaxed);
-        // The thread catches its own panics.
-        drop(thread.join());
+        let told = Instant::now();
+        while !thread.is_finished() && told.elapsed() < LAST_STEP {
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        if thread.is_finished() {
+            // The thread catches its own panics.
+            drop(thread.join());
+        } else {
+            tracing::error!("a step does not end; the engine's thread is left behind");
+        }
     }
 }
 

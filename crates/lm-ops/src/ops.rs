@@ -72,7 +72,7 @@ impl Ops {
     /// A bad body, a request or choice that is not stored, or a store that cannot write.
     pub async fn feedback(&self, body: &[u8], strict: bool) -> Result<FeedbackReceipt, ApiError> {
         let request = parse_feedback(body, strict)?;
-        let id = self.put(&request).await.map_err(refusal)?.to_string();
+        let id = self.put(&request).await.map_err(|error| self.refusal(error))?.to_string();
         let request_id = request.request_id.to_string();
         Ok(FeedbackReceipt { id, request_id, warnings: request.warnings })
     }
@@ -105,6 +105,19 @@ impl Ops {
         };
         let written = tokio::task::spawn_blocking(move || store.feedback(feedback)).await;
         written.unwrap_or(Err(StoreError::Closed))
+    }
+
+    fn refusal(&self, error: StoreError) -> ApiError {
+        let counters = self.counters();
+        match error {
+            // The client did nothing wrong when the store lost what it speaks of.
+            StoreError::UnknownRequest { .. } if counters.write_errors + counters.dropped > 0 => {
+                let what =
+                    "the request is not stored; some were lost, for the store is failing or full";
+                ApiError::Internal { what: what.to_owned() }
+            }
+            other => refusal(other),
+        }
     }
 }
 

@@ -76,6 +76,7 @@ impl SchedulerConfig {
             ("n_blocks", self.n_blocks),
             ("max_model_len", self.max_model_len),
             ("max_num_seqs", self.max_num_seqs),
+            ("max_batch_tokens", self.max_batch_tokens),
             ("max_prefill_chunk", self.max_prefill_chunk),
             ("max_queued_requests", self.max_queued_requests),
         ];

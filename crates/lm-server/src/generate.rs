@@ -103,9 +103,9 @@ fn start(app: &App, id: RequestId, body: &[u8], style: Style) -> Result<Running,
     let requests = parsed.take_requests(|| first_id.take().unwrap_or_else(mint_id));
     let request_ids = requests.iter().map(|request| request.id).collect();
     let mut events = SelectAll::new();
-    for request in requests {
-        // A prompt that is refused takes the earlier ones with it: their streams are dropped here.
-        let answers = runtime.generate(request).map_err(|error| refused(error, style))?;
+    let mut warnings = parsed.warnings;
+    for answers in runtime.generate_all(requests).map_err(|error| refused(error, style))? {
+        warnings.extend(answers.iter().take(1).flat_map(|answer| answer.warnings().to_vec()));
         for answer in answers {
             let index = events.len();
             events.push(StreamExt::map(answer, move |event| (index, event)).boxed());
@@ -119,7 +119,7 @@ fn start(app: &App, id: RequestId, body: &[u8], style: Style) -> Result<Running,
             created: unix_seconds(SystemTime::now()),
             model: info.name.clone(),
             fingerprint: info.release_hash.to_string(),
-            warnings: parsed.warnings,
+            warnings,
             include_usage: parsed.include_usage,
         },
         n_choices: events.len(),

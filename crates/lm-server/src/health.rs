@@ -27,6 +27,8 @@ pub(crate) async fn health(State(app): State<Arc<App>>) -> Response {
     let stats = app.runtime.stats();
     let (status, word) = if app.is_draining() {
         (StatusCode::SERVICE_UNAVAILABLE, "draining")
+    } else if stats.died {
+        (StatusCode::SERVICE_UNAVAILABLE, "died")
     } else if stats.heartbeat_age > stale_after(stats.longest_step) {
         (StatusCode::SERVICE_UNAVAILABLE, "stalled")
     } else {
@@ -48,9 +50,13 @@ fn stale_after(longest_step: Duration) -> Duration {
     longest_step.saturating_mul(LONGER_STEP).clamp(LEAST_STALE, MOST_STALE)
 }
 
-/// 200 as long as the process answers at all.
-pub(crate) async fn live() -> Response {
-    reply::json(StatusCode::OK, json!({ "status": "live" }).to_string())
+/// 200 as long as the process can answer at all: with a dead engine only a restart helps.
+pub(crate) async fn live(State(app): State<Arc<App>>) -> Response {
+    let (status, word) = match app.runtime.stats().died {
+        true => (StatusCode::SERVICE_UNAVAILABLE, "died"),
+        false => (StatusCode::OK, "live"),
+    };
+    reply::json(status, json!({ "status": word }).to_string())
 }
 
 #[cfg(test)]
