@@ -42,7 +42,7 @@ pub(super) fn check(source: &Source) -> Vec<Finding> {
 
 /// Whether the last of these lines has an argument near it.
 fn is_argued(comments: &[&str]) -> bool {
-    let is_argument = |comment: &&str| comment.contains("SAFETY:");
+    let is_argument = |comment: &&str| comment.contains("SAFETY:") || comment.contains("# Safety");
     let is_comment = |comment: &&str| !comment.trim().is_empty();
     let mut upwards = comments.iter().rev().copied();
     if upwards.by_ref().take(REACH + 1).any(|comment| is_argument(&comment)) {
