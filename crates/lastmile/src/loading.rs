@@ -79,7 +79,7 @@ fn executor(config: &RuntimeConfig, model: Model) -> Result<Box<dyn Backend>, Lo
     match config.device.as_str() {
         "candle" => on_candle("cpu", &model),
         "cpu" => on_cpu(model),
-        "auto" => match CpuBackend::supports(&model) {
+        "auto" => match CpuBackend::is_fast_for(&model) {
             Ok(()) => on_cpu(model),
             Err(reason) => {
                 tracing::warn!(%reason, "this model runs on the slow reference executor");

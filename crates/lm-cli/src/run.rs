@@ -42,7 +42,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
             "timings": timings_json(&answer.finish),
         }))?;
     } else {
-        stream_to_stdout(&runtime, request)?;
+        stream_to_stdout(&runtime, request, || false)?;
     }
     Ok(Outcome::Done)
 }
@@ -62,10 +62,11 @@ pub(crate) fn request(runtime: &Runtime, prompt: Prompt, args: &SamplingArgs) ->
     request
 }
 
-/// Prints an answer as it comes, and gives it whole.
+/// Prints an answer as it comes, until `is_enough`, and gives what came.
 pub(crate) fn stream_to_stdout(
     runtime: &Runtime,
     request: GenerateRequest,
+    is_enough: impl Fn() -> bool,
 ) -> anyhow::Result<String> {
     let mut out = std::io::stdout().lock();
     let mut whole = String::new();
@@ -75,6 +76,10 @@ pub(crate) fn stream_to_stdout(
                 out.write_all(text.as_bytes())?;
                 out.flush()?;
                 whole.push_str(&text);
+                if is_enough() {
+                    writeln!(out)?;
+                    return Ok(whole);
+                }
             }
             GenerateEvent::Finished(_) => writeln!(out)?,
             GenerateEvent::Failed(error) => {

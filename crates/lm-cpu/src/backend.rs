@@ -46,6 +46,9 @@ pub enum LoadError {
         /// How it is stored.
         dtype: &'static str,
     },
+    /// Only the portable kernels run here.
+    #[error("this machine's processor has none of the vector instructions that have kernels")]
+    NoVectorKernels,
     /// A head that the kernels cannot hold.
     #[error("head_dim is {head_dim}, but must be at most 512 and a multiple of 8")]
     HeadDim {
@@ -76,11 +79,18 @@ pub enum LoadError {
 }
 
 impl CpuBackend {
-    /// Whether this executor has kernels for the whole model.
+    /// Whether this executor is the fast one for a model on this machine.
     ///
     /// # Errors
-    /// The first thing that it has none for.
-    pub fn supports(model: &Model) -> Result<(), LoadError> {
+    /// The first thing that it has no kernel for.
+    pub fn is_fast_for(model: &Model) -> Result<(), LoadError> {
+        if Isa::detect() == Isa::SCALAR {
+            return Err(LoadError::NoVectorKernels);
+        }
+        CpuBackend::supports(model)
+    }
+
+    fn supports(model: &Model) -> Result<(), LoadError> {
         let head_dim = model.spec.head_dim;
         if head_dim > MAX_HEAD_DIM || !head_dim.is_multiple_of(8) {
             return Err(LoadError::HeadDim { head_dim });

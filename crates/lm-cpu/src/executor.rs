@@ -3,8 +3,8 @@
 
 use lm_backend::{Batch, LogitsBuf};
 use lm_kernels::{
-    Isa, PANEL_ROWS, Pool, add_assign, dequantize_row, gelu_tanh_mul, quantize_activations,
-    rms_norm, silu_mul, soft_cap,
+    ACT_BLOCK, ActBlock, Isa, PANEL_ROWS, Pool, add_assign, dequantize_row, gelu_tanh_mul,
+    quantize_activations, rms_norm, silu_mul, soft_cap,
 };
 use lm_models::{Activation, DecoderSpec, Model, TensorRole};
 
@@ -12,7 +12,7 @@ use crate::LoadError;
 use crate::attention::LayerAttention;
 use crate::kv::KvCache;
 use crate::layer::{Layer, Loader};
-use crate::matrix::{Matrix, RowActs, gather, multiply, panels_per_item, weight_type};
+use crate::matrix::{ACT_PARTS, Matrix, RowActs, gather, multiply, panels_per_item, weight_type};
 use crate::rope::RopeTable;
 use crate::scratch::Scratch;
 
@@ -191,16 +191,24 @@ impl RowActs {
         row: impl Fn(usize, &mut [f32]) + Sync,
     ) {
         self.floats.resize(m * k, 0.0);
-        if consumers.iter().any(|matrix| matrix.is_quantised()) {
-            self.blocks.resize(m * k / 32, lm_kernels::ActBlock::default());
-            let blocks = (&mut self.blocks[..], k / 32);
-            pool.for_chunks_of_two((&mut self.floats, k), blocks, |i, floats, blocks| {
-                row(i, floats);
-                quantize_activations(isa, floats, blocks);
-            });
-        } else {
-            pool.for_chunks(&mut self.floats, k, row);
+        if !consumers.iter().any(|matrix| matrix.is_quantised()) {
+            return pool.for_chunks(&mut self.floats, k, row);
         }
+        self.blocks.resize(m * ACT_PARTS * k / 32, ActBlock::default());
+        let blocks = (&mut self.blocks[..], ACT_PARTS * k / 32);
+        pool.for_chunks_of_two((&mut self.floats, k), blocks, |i, floats, blocks| {
+            row(i, floats);
+            let (coarse, fine) = blocks.split_at_mut(k / 32);
+            quantize_activations(isa, floats, coarse);
+            let mut rest = floats.to_vec();
+            for (rest, block) in rest.chunks_exact_mut(ACT_BLOCK).zip(&*coarse) {
+                let scale = block.scale();
+                for (rest, code) in rest.iter_mut().zip(block.codes()) {
+                    *rest -= scale * f32::from(code);
+                }
+            }
+            quantize_activations(isa, &rest, fine);
+        });
     }
 }
 

@@ -8,6 +8,10 @@ use lm_models::{TensorRole, TensorType, TensorView};
 use crate::LoadError;
 use crate::arena::Arena;
 
+/// Int8 numbers that each activation is the sum of. One alone is too coarse: it moves the perplexity of
+/// SmolLM2 by 0.6 %, and its first word after a question from English to French; two by 0.005 %. The
+/// second is free for one stream, and costs a third of the throughput of eight.
+pub(crate) const ACT_PARTS: usize = 2;
 /// Bytes of weights that one work item covers, if there are enough of them.
 const ITEM_BYTES: usize = 48 << 10;
 /// Work items per thread, at least: enough that a late thread costs little.
@@ -28,7 +32,8 @@ pub(crate) struct Matrix {
 pub(crate) struct RowActs {
     /// `[m, k]`
     pub(crate) floats: Vec<f32>,
-    /// `[m, k / 32]`; filled when a consumer is quantised.
+    /// `[m, 2, k / 32]`: each activation is the sum of a coarse and a fine part. Filled when a consumer
+    /// is quantised.
     pub(crate) blocks: Vec<ActBlock>,
 }
 
@@ -83,11 +88,23 @@ impl Matrix {
         out: &mut [f32],
     ) {
         let bytes = &self.panels[p * self.panel_bytes..(p + 1) * self.panel_bytes];
-        let acts = match self.is_quantised() {
-            true => Acts::Q8(&acts.blocks[..m * self.k / 32]),
-            false => Acts::F32(&acts.floats[..m * self.k]),
-        };
-        gemm_panel(isa, Panel::new(self.weight, self.k, bytes), acts, 0..m, out, PANEL_ROWS);
+        let panel = Panel::new(self.weight, self.k, bytes);
+        if !self.is_quantised() {
+            let acts = Acts::F32(&acts.floats[..m * self.k]);
+            return gemm_panel(isa, panel, acts, 0..m, out, PANEL_ROWS);
+        }
+        let n_rows = m * ACT_PARTS;
+        let blocks = Acts::Q8(&acts.blocks[..n_rows * self.k / 32]);
+        let mut parts = vec![0.0; n_rows * PANEL_ROWS];
+        gemm_panel(isa, panel, blocks, 0..n_rows, &mut parts, PANEL_ROWS);
+        for (out, parts) in
+            out.chunks_exact_mut(PANEL_ROWS).zip(parts.chunks_exact(ACT_PARTS * PANEL_ROWS))
+        {
+            let (coarse, fine) = parts.split_at(PANEL_ROWS);
+            for ((out, coarse), fine) in out.iter_mut().zip(coarse).zip(fine) {
+                *out = coarse + fine;
+            }
+        }
     }
 }
 

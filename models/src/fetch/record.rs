@@ -1,14 +1,16 @@
 //! What is installed: one `installed.json` in each model's folder.
 //!
-//! It must never hash a file: a record is believed while the file has the recorded size.
+//! It must never fetch. A record is believed while its files have the recorded sizes and were not
+//! written to since; a file that was is hashed.
 //!
 //! Start reading at [`locate`].
 
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::digest::from_hex;
+use super::digest::{from_hex, hash_file};
 use super::error::FetchError;
 use super::home::{Home, hub_folder};
 use super::install::lock;
@@ -55,6 +57,12 @@ impl Installed {
     }
 }
 
+impl InstalledFile {
+    fn is(&self, sha256: [u8; 32]) -> bool {
+        from_hex(&self.sha256) == Some(sha256)
+    }
+}
+
 /// The record as it is written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
@@ -83,7 +91,7 @@ impl Record {
         }
     }
 
-    /// Checks that every file is there with its size.
+    /// Checks that every file is there with its size, and with its bytes if it was written to since.
     pub(super) fn check(&self, folder: &Path) -> Result<(), FetchError> {
         for file in &self.files {
             let path = folder.join(&file.name);
@@ -96,8 +104,19 @@ impl Record {
                     wanted_bytes: file.size_bytes,
                 });
             }
+            let is_same = || hash_file(&path).is_ok_and(|found| file.is(found.sha256));
+            if self.was_written_since(&path) && !is_same() {
+                return Err(FetchError::Changed { name: self.name.clone(), path });
+            }
         }
         Ok(())
+    }
+
+    /// Whether a file was written to after it was installed.
+    fn was_written_since(&self, path: &Path) -> bool {
+        let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified());
+        let since_epoch = |at: SystemTime| at.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        modified.is_ok_and(|at| since_epoch(at) > self.installed_unix_s)
     }
 
     pub(super) fn file(&self, name: &str) -> Option<&InstalledFile> {
@@ -198,10 +217,11 @@ pub fn remove(model: &ModelRef, home: &Home) -> Result<u64, FetchError> {
     Ok(size_bytes)
 }
 
-/// The digest that an install recorded for a file, while the file has the recorded size.
+/// The digest that an install recorded for a file, while the file is as it was installed.
 pub(crate) fn recorded_sha256(path: &Path) -> Option<[u8; 32]> {
     let record = Record::read(path.parent()?).ok()??;
     let file = record.file(path.file_name()?.to_str()?)?;
     let size_bytes = std::fs::metadata(path).ok()?.len();
-    (size_bytes == file.size_bytes).then(|| from_hex(&file.sha256)).flatten()
+    let is_unchanged = size_bytes == file.size_bytes && !record.was_written_since(path);
+    is_unchanged.then(|| from_hex(&file.sha256)).flatten()
 }

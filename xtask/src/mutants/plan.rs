@@ -63,8 +63,8 @@ pub(super) const MUTANTS: [Mutant; 16] = [
     Mutant {
         name: "stale name in the prefix cache",
         file: BLOCKS,
-        find: "            self.by_hash.remove(&hash);\n",
-        replace: "            let _ = hash;\n",
+        find: "            self.by_hash.remove(&hash);\n            self.n_evictions += 1;\n",
+        replace: "            let _ = hash;\n            self.n_evictions += 1;\n",
         judge: Judge::Simulation,
     },
     Mutant {
