@@ -68,9 +68,9 @@ pub struct QuarantineRows {
 impl<'a> QuarantinedRow<'a> {
     pub(crate) fn new(row: &Row<'a>, violation: &'a Violation) -> QuarantinedRow<'a> {
         let mut bytes = row.bytes;
-        // The cut of a row that is too long may go through a character.
+        // The cut of a row that is too long to keep may go through a character.
         if let Err(error) = std::str::from_utf8(bytes)
-            && row.too_long
+            && row.size_bytes > bytes.len() as u64
             && error.error_len().is_none()
         {
             bytes = &bytes[..error.valid_up_to()];

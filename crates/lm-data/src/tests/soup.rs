@@ -67,3 +67,12 @@ proptest! {
         prop_assert_eq!(rows_of(&version), rest);
     }
 }
+
+#[test]
+fn a_row_that_is_too_long_but_kept_whole_keeps_a_broken_end() {
+    let desk = Desk::new();
+    let options = IngestOptions { max_row_bytes: 64, ..desk.lenient() };
+    let row = [vec![b'x'; 64], vec![0xc2]].concat();
+    desk.ingest_with(&row, &options).unwrap();
+    assert_eq!(desk.quarantined(Report::Newest)[0].raw_bytes().unwrap(), row);
+}
