@@ -42,7 +42,7 @@ pub struct Card {
     pub size_bytes: u64,
     /// Its SHA-256 in hexadecimal. It decides: a source with other bytes is passed over.
     pub sha256: String,
-    /// How its authors draw from it, where the file does not say it.
+    /// How requests that say nothing are drawn, where the file does not say it.
     #[serde(default)]
     pub sampling: Option<DefaultSampling>,
     /// Where to look, in this order.

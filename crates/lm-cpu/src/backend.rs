@@ -124,7 +124,8 @@ impl CpuBackend {
         let kv = KvCache::new(&model.spec, n_blocks);
         let executor = Executor::load(model, isa, n_threads, max_model_len)?;
         let spec = BackendSpec {
-            kernel_path: format!("cpu-{}", isa.name()),
+            // Activations are two int8 numbers: another precision would be another release.
+            kernel_path: format!("cpu-{}-int8x2", isa.name()),
             kv_type: "f16",
             vocab_size,
             block_size: KV_PAGE,
