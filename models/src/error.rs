@@ -129,6 +129,12 @@ pub enum ModelError {
         /// Why.
         source: serde_json::Error,
     },
+    /// A tokenizer that cannot be built.
+    #[error("the tokenizer: {source}")]
+    Tokenizer {
+        /// Why.
+        source: lm_tokenizer::TokenizerError,
+    },
     /// A folder without a model.
     #[error("the folder holds neither one .gguf file nor a config.json")]
     NoModel,

@@ -6,7 +6,7 @@
 
 use crate::gguf::{GgufFiles, Metadata};
 use crate::hf_config::HfConfig;
-use crate::{DecoderSpec, LayerTensor, ModelError, TensorType, gemma3, llama};
+use crate::{DecoderSpec, LayerTensor, ModelError, RopeLayout, TensorType, gemma3, llama};
 
 /// How one family's files are read.
 pub(crate) struct Family {
@@ -14,6 +14,8 @@ pub(crate) struct Family {
     pub(crate) gguf_architecture: &'static str,
     /// `model_type` of its config.json files.
     pub(crate) hf_model_types: &'static [&'static str],
+    /// How its GGUF files lay the rows of q and k.
+    pub(crate) gguf_rope_layout: RopeLayout,
     /// Reads GGUF metadata.
     pub(crate) from_gguf: fn(&GgufFacts<'_>) -> Result<DecoderSpec, ModelError>,
     /// Reads a config.json.
@@ -21,6 +23,8 @@ pub(crate) struct Family {
     /// What a layer's tensor is called in safetensors, after `model.layers.N.`.
     pub(crate) hf_layer_name: fn(LayerTensor) -> &'static str,
 }
+
+const KEY: &str = "general.architecture";
 
 /// Every family that lastmile runs.
 pub(crate) const FAMILIES: &[Family] = &[llama::FAMILY, gemma3::FAMILY];
@@ -30,8 +34,14 @@ pub(crate) const FAMILIES: &[Family] = &[llama::FAMILY, gemma3::FAMILY];
 /// # Errors
 /// `MissingKey` or `Unsupported`, naming the architecture.
 pub(crate) fn of_gguf(metadata: &Metadata) -> Result<&'static Family, ModelError> {
-    const KEY: &str = "general.architecture";
-    let name = metadata.str(KEY)?.ok_or_else(|| ModelError::MissingKey { key: KEY.to_owned() })?;
+    named(metadata.str(KEY)?.ok_or_else(|| ModelError::MissingKey { key: KEY.to_owned() })?)
+}
+
+/// The family of an architecture's name.
+///
+/// # Errors
+/// `Unsupported`, naming it.
+pub(crate) fn named(name: &str) -> Result<&'static Family, ModelError> {
     FAMILIES.iter().find(|family| family.gguf_architecture == name).ok_or_else(|| {
         let known: Vec<_> = FAMILIES.iter().map(|family| family.gguf_architecture).collect();
         ModelError::unsupported(KEY, name, known.join(", "))

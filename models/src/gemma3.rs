@@ -15,6 +15,7 @@ use crate::{
 pub(crate) const FAMILY: Family = Family {
     gguf_architecture: "gemma3",
     hf_model_types: &["gemma3_text", "gemma3"],
+    gguf_rope_layout: RopeLayout::Halves,
     from_gguf,
     from_config,
     hf_layer_name: LayerTensor::hf_suffix,

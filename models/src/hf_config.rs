@@ -50,9 +50,21 @@ impl HfConfig {
     /// # Errors
     /// As [`read_json`]; `Invalid` when the top is something else.
     pub(crate) fn read(path: &Path, limit_bytes: u64) -> Result<HfConfig, ModelError> {
-        match read_json(path, limit_bytes)? {
+        Self::of(read_json(path, limit_bytes)?).map_err(|error| error.in_file(path))
+    }
+
+    /// Reads a text whose top is an object.
+    ///
+    /// # Errors
+    /// `Json`; `Invalid` when the top is something else.
+    pub(crate) fn parse(text: &str) -> Result<HfConfig, ModelError> {
+        Self::of(serde_json::from_str(text).map_err(|source| ModelError::Json { source })?)
+    }
+
+    fn of(top: Value) -> Result<HfConfig, ModelError> {
+        match top {
             Value::Object(fields) => Ok(HfConfig { prefix: String::new(), fields }),
-            other => Err(ModelError::invalid("the top", brief(&other), "an object").in_file(path)),
+            other => Err(ModelError::invalid("the top", brief(&other), "an object")),
         }
     }
 

@@ -29,12 +29,15 @@ mod safetensors;
 
 mod inspect;
 
+mod export;
+
 mod catalog;
 mod fetch;
 mod model_ref;
 
 pub use catalog::{Card, Catalog, PackagePart, Source};
 pub use error::ModelError;
+pub use export::{Assigned, Export, ExportTensor, RECIPES, Recipe, SHAPES, shape};
 pub use fetch::{
     Attempt, FetchError, Home, Installed, InstalledFile, NoProgress, Progress, PullOptions,
     installed, locate, pull, remove,

@@ -15,6 +15,7 @@ use crate::{
 pub(crate) const FAMILY: Family = Family {
     gguf_architecture: "llama",
     hf_model_types: &["llama", "mistral"],
+    gguf_rope_layout: RopeLayout::Interleaved,
     from_gguf,
     from_config,
     hf_layer_name,

@@ -158,6 +158,16 @@ impl Files {
         }
     }
 
+    /// Where the weight files are, in order.
+    pub(crate) fn paths(&self) -> Vec<PathBuf> {
+        match self {
+            Files::Gguf(files) => files.paths().map(std::path::Path::to_path_buf).collect(),
+            Files::SafeTensors(folder) => {
+                folder.files().map(|file| file.path().to_path_buf()).collect()
+            }
+        }
+    }
+
     /// The mapped bytes of each weight file, in order.
     fn bytes(&self) -> Vec<&[u8]> {
         match self {

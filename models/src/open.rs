@@ -53,7 +53,7 @@ pub fn open(path: &Path, weights: WeightsFrom) -> Result<Model, ModelError> {
 }
 
 /// The one GGUF model of a folder; the shards of a split one count as one.
-fn only_gguf(folder: &Path) -> Result<PathBuf, ModelError> {
+pub(crate) fn only_gguf(folder: &Path) -> Result<PathBuf, ModelError> {
     let io = |source| ModelError::Io { action: "list the folder", source }.in_file(folder);
     let mut names = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(io)? {
@@ -98,7 +98,7 @@ fn open_gguf(path: &Path) -> Result<Model, ModelError> {
     })?;
     let (bos, eos_token) = (vocab.bos, vocab.eos);
     let eos = vocab.eos.into_iter().chain(vocab.eot).chain(vocab.eog.iter().copied()).collect();
-    let paths: Vec<PathBuf> = files.paths().map(Path::to_path_buf).collect();
+    let files = Files::Gguf(files);
     finish(Model {
         name,
         spec,
@@ -108,10 +108,10 @@ fn open_gguf(path: &Path) -> Result<Model, ModelError> {
         eos,
         eos_token,
         default_sampling,
-        files: Files::Gguf(files),
         naming: Naming::Gguf,
         random_seed: None,
-        recorded_digest: recorded_digest(&paths),
+        recorded_digest: recorded_digest(&files.paths()),
+        files,
         digest: OnceLock::new(),
     })
 }
@@ -151,7 +151,7 @@ fn open_safetensors(folder: &Path) -> Result<Model, ModelError> {
     if eos.is_empty() {
         eos = of_config;
     }
-    let paths: Vec<PathBuf> = files.files().map(|file| file.path().to_path_buf()).collect();
+    let files = Files::SafeTensors(files);
     finish(Model {
         name: stem(folder),
         spec,
@@ -161,10 +161,10 @@ fn open_safetensors(folder: &Path) -> Result<Model, ModelError> {
         eos,
         eos_token,
         default_sampling,
-        files: Files::SafeTensors(files),
         naming: Naming::hugging_face(family, prefix),
         random_seed: None,
-        recorded_digest: recorded_digest(&paths),
+        recorded_digest: recorded_digest(&files.paths()),
+        files,
         digest: OnceLock::new(),
     })
 }

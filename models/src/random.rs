@@ -19,13 +19,8 @@ pub(crate) fn random_tensor(
     norm_offset: f32,
 ) -> TensorView<'static> {
     let n_elements: usize = shape.iter().product();
-    let is_norm = match role {
-        TensorRole::OutputNorm => true,
-        TensorRole::Layer(_, tensor) => tensor.is_norm(),
-        TensorRole::TokenEmbedding | TensorRole::OutputHead => false,
-    };
     let mut data = Vec::with_capacity(n_elements * size_of::<f32>());
-    if is_norm {
+    if role.is_norm() {
         let one = (1.0 - norm_offset).to_le_bytes();
         (0..n_elements).for_each(|_| data.extend(one));
     } else {

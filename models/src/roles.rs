@@ -70,7 +70,7 @@ fn layer_shapes(spec: &DecoderSpec) -> Vec<(LayerTensor, Vec<usize>)> {
 
 impl LayerTensor {
     /// Whether it is the weight of a norm.
-    pub(crate) fn is_norm(self) -> bool {
+    fn is_norm(self) -> bool {
         use LayerTensor as T;
         matches!(
             self,
@@ -128,6 +128,15 @@ impl LayerTensor {
 }
 
 impl TensorRole {
+    /// Whether it is the weight of a norm.
+    pub(crate) fn is_norm(self) -> bool {
+        match self {
+            TensorRole::OutputNorm => true,
+            TensorRole::Layer(_, tensor) => tensor.is_norm(),
+            TensorRole::TokenEmbedding | TensorRole::OutputHead => false,
+        }
+    }
+
     /// GGUF's name, the same in every family. Source: `tensor_mapping.py` of gguf-py.
     pub(crate) fn gguf_name(self) -> String {
         match self {

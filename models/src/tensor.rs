@@ -24,6 +24,23 @@ impl TensorView<'_> {
     pub fn n_elements(&self) -> usize {
         self.shape.iter().product()
     }
+
+    /// The tensor in pieces of whole rows, in order, each of about `n_elements` numbers:
+    /// `[n_rows, row_len]`.
+    ///
+    /// # Panics
+    /// When the data is not as long as shape and type say.
+    pub fn pieces(&self, n_elements: usize) -> impl Iterator<Item = TensorView<'_>> {
+        let row_len = self.shape.last().copied().unwrap_or_default();
+        let row_bytes = self.dtype.size_bytes(row_len);
+        let row_bytes = row_bytes.expect("a row is whole blocks: this is a bug");
+        let n_rows = (n_elements / row_len.max(1)).max(1);
+        self.data.chunks((n_rows * row_bytes).max(1)).map(move |piece| TensorView {
+            shape: vec![piece.len() / row_bytes, row_len],
+            dtype: self.dtype,
+            data: Cow::Borrowed(piece),
+        })
+    }
 }
 
 macro_rules! tensor_types {

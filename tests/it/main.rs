@@ -9,4 +9,5 @@ mod invariance;
 mod parity;
 mod program;
 mod pull;
+mod quantize;
 mod real_model;

@@ -19,12 +19,14 @@ mod config;
 mod loading;
 mod perplexity;
 mod prepare;
+mod quantize;
 mod release;
 mod runtime;
 mod stream;
 
 pub use config::{LoadError, ModelSource, RuntimeConfig};
 pub use perplexity::{Perplexity, PerplexityError, perplexity};
+pub use quantize::{QuantizeError, QuantizeOptions, QuantizeSource, Quantized, StoredAs, quantize};
 pub use release::ReleaseFacts;
 pub use runtime::{ModelInfo, Runtime};
 pub use stream::{Answer, GenerateStream};

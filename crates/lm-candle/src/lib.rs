@@ -4,15 +4,19 @@
 //! It must never know sequences, queues or text, and keeps no KV inside the model: KV memory is an
 //! argument of [`Decoder::forward`].
 //!
+//! It also turns weights from one storage type into another: [`requantize`].
+//!
 //! Start reading at [`CandleBackend`], then [`Decoder::forward`].
 
 mod attention;
 mod backend;
 mod decoder;
 mod kv;
+mod quantize;
 mod rope;
 mod weights;
 
 pub use backend::{CandleBackend, CandleOptions, LoadError};
 pub use decoder::Decoder;
 pub use kv::{PagedKv, StepSlots};
+pub use quantize::{QuantizeError, requantize};

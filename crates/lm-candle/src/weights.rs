@@ -15,7 +15,8 @@ pub(crate) struct WeightLoader<'a> {
 impl WeightLoader<'_> {
     pub(crate) fn load(&self, role: TensorRole) -> Result<Tensor, LoadError> {
         let view = self.model.tensor(role)?;
-        to_f32(&view, role, self.device)
+        let unsupported = LoadError::UnsupportedType { role, dtype: view.dtype.as_str() };
+        to_f32(&view, self.device)?.ok_or(unsupported)
     }
 
     pub(crate) fn layer(&self, layer: usize, tensor: LayerTensor) -> Result<Tensor, LoadError> {
@@ -29,8 +30,11 @@ impl WeightLoader<'_> {
     }
 }
 
-/// Turns a stored tensor into f32. Shapes stay: `[out, in]`.
-fn to_f32(view: &TensorView<'_>, role: TensorRole, device: &Device) -> Result<Tensor, LoadError> {
+/// Turns a stored tensor into f32; `None` when candle does not know its type. Shapes stay: `[out, in]`.
+pub(crate) fn to_f32(
+    view: &TensorView<'_>,
+    device: &Device,
+) -> candle_core::Result<Option<Tensor>> {
     let plain = match view.dtype {
         TensorType::F32 => Some(DType::F32),
         TensorType::F16 => Some(DType::F16),
@@ -40,10 +44,9 @@ fn to_f32(view: &TensorView<'_>, role: TensorRole, device: &Device) -> Result<Te
     };
     if let Some(dtype) = plain {
         let tensor = Tensor::from_raw_buffer(&view.data, dtype, &view.shape, device)?;
-        return Ok(tensor.to_dtype(DType::F32)?);
+        return tensor.to_dtype(DType::F32).map(Some);
     }
-    let quantised = quantised(view.dtype)
-        .ok_or(LoadError::UnsupportedType { role, dtype: view.dtype.as_str() })?;
+    let Some(quantised) = ggml_type(view.dtype) else { return Ok(None) };
     // Blocks are read as structs of up to four-byte fields; a file may have laid them anywhere.
     let aligned = if view.data.as_ptr().align_offset(4) == 0 {
         std::borrow::Cow::Borrowed(&*view.data)
@@ -51,11 +54,14 @@ fn to_f32(view: &TensorView<'_>, role: TensorRole, device: &Device) -> Result<Te
         std::borrow::Cow::Owned(view.data.to_vec())
     };
     let storage = QStorage::from_data(aligned, device, quantised)?;
-    Ok(QTensor::new(storage, view.shape.as_slice())?.dequantize(device)?)
+    QTensor::new(storage, view.shape.as_slice())?.dequantize(device).map(Some)
 }
 
-fn quantised(dtype: TensorType) -> Option<GgmlDType> {
+pub(crate) fn ggml_type(dtype: TensorType) -> Option<GgmlDType> {
     Some(match dtype {
+        TensorType::F32 => GgmlDType::F32,
+        TensorType::F16 => GgmlDType::F16,
+        TensorType::BF16 => GgmlDType::BF16,
         TensorType::Q4_0 => GgmlDType::Q4_0,
         TensorType::Q4_1 => GgmlDType::Q4_1,
         TensorType::Q5_0 => GgmlDType::Q5_0,

@@ -51,6 +51,8 @@ pub(crate) enum Verb {
     Bench(BenchArgs),
     /// Measure how well a model predicts a text, by llama.cpp's method.
     Perplexity(PerplexityArgs),
+    /// Write a model as a GGUF file of another storage type.
+    Quantize(QuantizeArgs),
     /// Ingest, validate and version data.
     Data(DataArgs),
     /// Say what runs, since when, and what went wrong.
@@ -277,6 +279,39 @@ pub(crate) struct PerplexityArgs {
     #[command(flatten)]
     pub(crate) run: RunOptions,
     /// One JSON document: perplexity, mean_nll, standard_error, windows, scored_tokens.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lastmile quantize model.gguf --type q4_k_m -o small.gguf")]
+pub(crate) struct QuantizeArgs {
+    /// A card's name, a file, a folder, `hf:org/repo[:file]`, or `random:SEED` with --shape and
+    /// --tokenizer-from.
+    pub(crate) model: String,
+    /// `q4_0`, `q4_1`, `q5_0`, `q5_1`, `q8_0`, `q4_k`, `q4_k_m`, `q5_k`, `q6_k`, `f16`, `bf16` or `f32`.
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(crate) recipe: String,
+    /// The GGUF file to write.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// The type of the head, or of the embedding where it is the head too; by default `q6_k` when
+    /// --type is quantised below 8 bits.
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) output_type: Option<String>,
+    /// The decoder of random weights: `llama-1b`, or a Hugging Face config.json.
+    #[arg(long, value_name = "SHAPE")]
+    pub(crate) shape: Option<String>,
+    /// A model in GGUF whose tokenizer is taken; for random weights and safetensors.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) tokenizer_from: Option<String>,
+    /// Replace a file that exists.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Never use the network: a model that is not installed is an error.
+    #[arg(long, env = "LASTMILE_OFFLINE")]
+    pub(crate) offline: bool,
+    /// One JSON document: path, type, parameters, size_bytes, bits_per_weight, tensors_by_type, …
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -14,6 +14,7 @@ mod model;
 mod outcome;
 mod perplexity;
 mod progress;
+mod quantize;
 mod run;
 mod serve;
 
@@ -49,6 +50,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Inspect(args) => fetch::inspect(&args),
         Verb::Bench(args) => bench::bench(&args),
         Verb::Perplexity(args) => perplexity::perplexity(&args),
+        Verb::Quantize(args) => quantize::quantize(&args),
         Verb::Data(args) => data::data(&args),
         Verb::Doctor(args) => doctor::doctor(&args),
     }

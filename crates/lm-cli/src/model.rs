@@ -80,7 +80,7 @@ pub(crate) fn start(config: RuntimeConfig) -> anyhow::Result<Runtime> {
 }
 
 /// The path of a model, fetched when it is not there.
-fn locate(model: &ModelRef, home: &Home, offline: bool) -> anyhow::Result<PathBuf> {
+pub(crate) fn locate(model: &ModelRef, home: &Home, offline: bool) -> anyhow::Result<PathBuf> {
     if let Some(path) = lm_models::locate(model, home)? {
         return Ok(path);
     }
@@ -93,8 +93,13 @@ fn locate(model: &ModelRef, home: &Home, offline: bool) -> anyhow::Result<PathBu
 
 fn weights(options: &RunOptions) -> anyhow::Result<WeightsFrom> {
     let Some(text) = &options.weights else { return Ok(WeightsFrom::File) };
-    match text.strip_prefix("random:").map(str::parse) {
-        Some(Ok(seed)) => Ok(WeightsFrom::Random { seed }),
-        _ => Err(WrongUse(format!("--weights is {text:?}, but must be random:SEED")).into()),
+    match random_seed(text) {
+        Some(seed) => Ok(WeightsFrom::Random { seed }),
+        None => Err(WrongUse(format!("--weights is {text:?}, but must be random:SEED")).into()),
     }
+}
+
+/// The seed of `random:SEED`.
+pub(crate) fn random_seed(text: &str) -> Option<u64> {
+    text.strip_prefix("random:")?.parse().ok()
 }

@@ -23,6 +23,7 @@ mod vocab;
 
 pub use decode::DecodeStream;
 pub use error::TokenizerError;
+pub use pre_tokenizer::pre_tokenizer_names;
 pub use stop::{StopMatcher, StopScan};
 pub use tokenizer::{EncodeOptions, Tokenizer};
 pub use vocab::GgufVocab;

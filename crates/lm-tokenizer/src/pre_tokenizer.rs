@@ -82,6 +82,11 @@ pub(crate) static RULES: &[Rule] = &[
     rule(&["deepseek-v3"], &[r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK3]),
 ];
 
+/// What `tokenizer.ggml.pre` may be, one name for each rule.
+pub fn pre_tokenizer_names() -> impl Iterator<Item = &'static str> {
+    RULES.iter().map(|rule| rule.names[0])
+}
+
 /// Cuts text into words.
 #[derive(Debug)]
 pub(crate) struct PreTokenizer {

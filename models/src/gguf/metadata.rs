@@ -199,6 +199,11 @@ impl Metadata {
         self.values.insert(key.to_owned(), value);
     }
 
+    /// Keeps the keys that `keep` says yes to.
+    pub fn retain(&mut self, mut keep: impl FnMut(&str) -> bool) {
+        self.values.retain(|key, _| keep(key));
+    }
+
     /// Every key and value, by key.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.values.iter().map(|(key, value)| (key.as_str(), value))

@@ -71,6 +71,18 @@ impl GgufFiles {
         &mut self.metadata
     }
 
+    /// The first shard's metadata with the vocabulary, and all tensors in the files' order.
+    pub(crate) fn reread(&self) -> Result<(Metadata, Vec<TensorInfo>), ModelError> {
+        let mut metadata = None;
+        let mut tensors = Vec::new();
+        for shard in &self.shards {
+            let header = Header::parse(shard.bytes()).map_err(|e| e.in_file(shard.path()))?;
+            metadata.get_or_insert(header.metadata);
+            tensors.extend(header.tensors);
+        }
+        Ok((metadata.unwrap_or_default(), tensors))
+    }
+
     /// Where the files are, in order.
     pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
         self.shards.iter().map(MappedFile::path)
