@@ -50,7 +50,7 @@ fn decoder(gemma: bool) -> (Value, Vec<(String, Vec<usize>)>) {
         "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "head_dim": 16,
         "num_key_value_heads": 2, "intermediate_size": 96, "vocab_size": VOCAB,
         "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "tie_word_embeddings": true,
-        "eos_token_id": 258, "query_pre_attn_scalar": 16, "sliding_window": if gemma { 8 } else { 0 },
+        "eos_token_id": 258, "query_pre_attn_scalar": 16, "sliding_window": if gemma { json!(8) } else { Value::Null },
         "sliding_window_pattern": 2,
     });
     let mut tensors = vec![("embed_tokens".to_owned(), vec![VOCAB, 64]), ("norm".into(), vec![64])];
@@ -179,9 +179,9 @@ fn random_weights_take_a_shape_and_a_tokenizer() {
     args.extend(["-o".to_owned(), path(&out)]);
     let report = home.run(&args).json();
     assert_eq!(report["tensors_by_type"], json!({"F32": 5, "Q5_0": 14, "Q8_0": 1}));
-    // Weights that know nothing are about as surprised by every token.
-    let found = perplexity(&out);
-    assert!((found / VOCAB as f64 - 1.0).abs() < 0.1, "{found}");
+    // Weights that know nothing are surprised by every token; only by repeated ones a little less.
+    let found = perplexity(&out) / VOCAB as f64;
+    assert!((0.5..1.5).contains(&found), "{found} of the vocabulary");
 }
 
 #[test]
@@ -216,20 +216,29 @@ fn wrong_use_is_refused_and_nothing_is_written() {
 }
 
 #[test]
-fn a_tokenizer_that_gguf_cannot_say_is_refused() {
+fn a_tokenizer_that_gguf_cannot_say_is_refused_and_can_be_replaced() {
     let home = Home::new();
     let source = folder(&home, false);
+    let (whole, ran) = quantize(&home, &source, "f32", &[]);
+    ran.json();
     let mut file = tokenizer_json();
     file["normalizer"] = json!({"type": "Lowercase"});
     home.write("source/tokenizer.json", file.to_string());
     let (out, ran) = quantize(&home, &source, "f16", &[]);
     ran.refused(3, &["tokenizer.json", "normalizer", "Lowercase", "byte-level BPE"]);
-    file["normalizer"] = Value::Null;
-    file["pre_tokenizer"]["pretokenizers"][0]["individual_digits"] = json!(false);
+    // Words are not cut at all, and a merge goes across what every rule cuts.
+    let mut file = tokenizer_json();
     file["pre_tokenizer"]["pretokenizers"][1]["use_regex"] = json!(false);
-    file["model"]["merges"] = json!(["t h", "th e"]);
+    file["model"]["vocab"]["e\u{120}"] = json!(259);
+    file["model"]["merges"] = json!(["t h", "th e", "e \u{120}"]);
     home.write("source/tokenizer.json", file.to_string());
+    let (_, ran) = quantize(&home, &source, "f16", &[]);
+    ran.refused(3, &["tokenizer.json", "the rule that cuts words", "smollm"]);
     assert!(!out.exists());
+    let (_, ran) = quantize(&home, &source, "f16", &["--tokenizer-from", whole.to_str().unwrap()]);
+    ran.json();
+    let off = perplexity(&out) / perplexity(&whole) - 1.0;
+    assert!(off.abs() < 0.01, "{off}");
 }
 
 #[test]
