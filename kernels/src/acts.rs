@@ -1,38 +1,41 @@
-//! Activations as the kernels take them: int8 with one scale for 32 values, or plain f32.
+//! Activations as the kernels take them: 13-bit whole numbers with one scale for 32 values, or plain f32.
 //! Must never know how weights are stored.
 //! Start at [`ActBlock`].
 
 /// Values that share one scale.
 pub const ACT_BLOCK: usize = 32;
 
-/// 32 activations as int8: `x[i] ~ d * q[i]`. A row is `k / 32` of them; one pointer then reaches
-/// everything that a column of a tile needs.
+/// 32 activations as whole numbers of 13 bits with one scale: `x[i] ~ d * q[i]`, `|q| <= 4064`. Each is
+/// held as two int8, `q = 32 * high + low`, which is what the vector units multiply. A row is `k / 32`
+/// blocks; one pointer then reaches everything that a column of a tile needs.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ActBlock {
-    /// Four codes a word, the first in the lowest byte: one 32-bit broadcast.
-    pub(crate) quads: [i32; 8],
-    /// Sums of the codes 0..16 and 16..32.
-    pub(crate) sums: [i16; 2],
+    /// High parts, -127..=127: four a word, the first in the lowest byte: one 32-bit broadcast.
+    pub(crate) high: [i32; 8],
+    /// Low parts, -16..=15, in the same order.
+    pub(crate) low: [i32; 8],
+    /// Sums of the numbers 0..16 and 16..32.
+    pub(crate) sums: [i32; 2],
     /// The scale.
     pub(crate) d: f32,
-    /// `d` times the sum of all codes.
+    /// `d` times the sum of all numbers.
     pub(crate) d_sum: f32,
 }
 
-const _: () = assert!(size_of::<ActBlock>() == 44 && align_of::<ActBlock>() == 4);
+const _: () = assert!(size_of::<ActBlock>() == 80 && align_of::<ActBlock>() == 4);
+
+/// The largest number of a block: 127 in the high part.
+pub(crate) const ACT_MAX: f32 = 4064.0;
+/// What a high part counts for, as a shift.
+pub(crate) const HIGH_SHIFT: u32 = 5;
 
 impl ActBlock {
-    /// The int8 codes, each in -127..=127.
+    /// The whole numbers, each in -4064..=4064.
     #[must_use]
-    pub fn codes(&self) -> [i8; ACT_BLOCK] {
-        let mut codes = [0; ACT_BLOCK];
-        for (quad, word) in codes.chunks_exact_mut(4).zip(self.quads) {
-            for (code, byte) in quad.iter_mut().zip(word.to_le_bytes()) {
-                *code = byte.cast_signed();
-            }
-        }
-        codes
+    pub fn codes(&self) -> [i16; ACT_BLOCK] {
+        let (high, low) = (bytes(self.high), bytes(self.low));
+        std::array::from_fn(|i| (i16::from(high[i]) << HIGH_SHIFT) + i16::from(low[i]))
     }
 
     /// The scale.
@@ -41,18 +44,34 @@ impl ActBlock {
         self.d
     }
 
-    /// Both sums in one word, the first in the lower half: what `pmaddwd` wants to have broadcast.
+    /// The sum of all numbers.
     #[inline(always)]
-    pub(crate) fn sums_word(&self) -> i32 {
-        i32::from(self.sums[0]) & 0xffff | i32::from(self.sums[1]) << 16
+    pub(crate) fn sum(&self) -> i32 {
+        self.sums[0].wrapping_add(self.sums[1])
     }
+}
+
+fn bytes(words: [i32; 8]) -> [i8; ACT_BLOCK] {
+    let mut bytes = [0; ACT_BLOCK];
+    for (quad, word) in bytes.chunks_exact_mut(4).zip(words) {
+        quad.copy_from_slice(&word.to_le_bytes().map(u8::cast_signed));
+    }
+    bytes
+}
+
+fn words(bytes: [i8; ACT_BLOCK]) -> [i32; 8] {
+    let mut words = [0; 8];
+    for (word, quad) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
+        *word = i32::from_le_bytes(quad.map(i8::cast_unsigned));
+    }
+    words
 }
 
 /// The activations of a step, row-major `[m][k]`.
 #[derive(Clone, Copy, Debug)]
 pub enum Acts<'a> {
     /// `[m][k / 32]`, for the quantised weight types.
-    Q8(&'a [ActBlock]),
+    Quantized(&'a [ActBlock]),
     /// `[m][k]`, for f16, bf16 and f32 weights.
     F32(&'a [f32]),
 }
@@ -70,7 +89,7 @@ pub(crate) fn unusual_block(amax: f32) -> Option<ActBlock> {
     }
 }
 
-/// Quantises blocks of 32 values: `d = max|x| / 127`, codes rounded to nearest even.
+/// Quantises blocks of 32 values: `d = max|x| / 4064`, rounded to nearest even.
 pub(crate) fn quantize(x: &[f32], out: &mut [ActBlock]) {
     for (x, out) in x.as_chunks::<ACT_BLOCK>().0.iter().zip(out) {
         // As bits, so that a NaN is the largest of all.
@@ -80,14 +99,14 @@ pub(crate) fn quantize(x: &[f32], out: &mut [ActBlock]) {
             *out = block;
             continue;
         }
-        let inverse = 127.0 / amax;
-        let codes = x.map(|v| (v * inverse).round_ties_even() as i8);
-        for (quad, codes) in out.quads.iter_mut().zip(codes.as_chunks::<4>().0) {
-            *quad = i32::from_le_bytes(codes.map(i8::cast_unsigned));
-        }
+        let inverse = ACT_MAX / amax;
+        let codes = x.map(|v| (v * inverse).round_ties_even() as i16);
+        let high = codes.map(|q| (q + (1 << HIGH_SHIFT >> 1)) >> HIGH_SHIFT);
+        out.high = words(high.map(|q| q as i8));
+        out.low = words(std::array::from_fn(|i| (codes[i] - (high[i] << HIGH_SHIFT)) as i8));
         let (first, second) = codes.split_at(ACT_BLOCK / 2);
-        out.sums = [first, second].map(|codes| codes.iter().map(|q| i16::from(*q)).sum());
-        out.d = amax / 127.0;
-        out.d_sum = out.d * (f32::from(out.sums[0]) + f32::from(out.sums[1]));
+        out.sums = [first, second].map(|codes| codes.iter().map(|q| i32::from(*q)).sum());
+        out.d = amax / ACT_MAX;
+        out.d_sum = out.d * out.sum() as f32;
     }
 }

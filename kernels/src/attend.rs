@@ -1,10 +1,10 @@
-//! Attention of one step row over one kv head's paged f16 cache, in spans of positions.
+//! Attention of some queries over one kv head's paged f16 cache, in spans of positions.
 //! Must never know a sequence, a batch or who else runs: a span's borders are fixed by position
 //! alone.
-//! Start at [`attend_span`], then [`merge_spans`].
+//! Start at [`attend_span`], then [`merge_span`].
 //!
-//! A page holds 32 positions of one kv head. K: `[position / 8][head_dim][position % 8]`, so that
-//! eight positions' scores grow in one vector; V: `[position][head_dim]`.
+//! A page holds 32 positions of one kv head. K: `[position / 16][head_dim][position % 16]`, so that
+//! sixteen positions' scores grow in one vector; V: `[position][head_dim]`.
 
 use std::ops::Range;
 
@@ -19,10 +19,21 @@ use crate::x86;
 pub const KV_PAGE: usize = 32;
 /// Positions of a span; a span starts at a multiple of it.
 pub const SPAN: usize = 256;
-/// Query heads that share one pass over K and V.
-pub(crate) const HEADS: usize = 4;
+/// Positions that lie side by side in K.
+pub(crate) const K_GROUP: usize = 16;
+/// Queries that share one pass over K and V.
+pub(crate) const QUERIES: usize = 6;
 
 const SPAN_PAGES: usize = SPAN / KV_PAGE;
+
+/// One query head of one row, and the positions that it attends to.
+#[derive(Clone, Debug)]
+pub struct Query<'a> {
+    /// Scaled before. `[head_dim]`
+    pub q: &'a [f32],
+    /// All within one span; may be empty.
+    pub positions: Range<usize>,
+}
 
 /// One kv head's part of the K and V pools, f16 bits. Page `p` starts at element `p * page_stride +
 /// offset` of each and is `32 * head_dim` long.
@@ -40,10 +51,10 @@ pub struct KvPages<'a> {
     pub head_dim: usize,
 }
 
-/// Where a span's result goes, for `g` query heads.
+/// Where a span's result goes, for `g` queries.
 #[derive(Debug)]
 pub struct AttendOut<'a> {
-    /// `[g]`: the largest score.
+    /// `[g]`: the largest score; -inf of a query without positions.
     pub m: &'a mut [f32],
     /// `[g]`: the sum of e to the (score - m).
     pub l: &'a mut [f32],
@@ -51,45 +62,43 @@ pub struct AttendOut<'a> {
     pub acc: &'a mut [f32],
 }
 
-/// Results of several spans, in the order of their positions.
-#[derive(Clone, Copy, Debug)]
-pub struct Spans<'a> {
-    /// `[n_spans][g]`.
-    pub m: &'a [f32],
-    /// `[n_spans][g]`.
-    pub l: &'a [f32],
-    /// `[n_spans][g][head_dim]`.
-    pub acc: &'a [f32],
-}
-
-/// One page of a span: its K, its V, and which of its rows count.
-#[derive(Clone, Debug, Default)]
+/// K and V of a page, as far as the span touches it.
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct PageView<'a> {
     pub(crate) k: &'a [u16],
     pub(crate) v: &'a [u16],
-    pub(crate) rows: Range<usize>,
-    /// The first row's place in the span.
-    pub(crate) at: usize,
 }
 
 /// A span's pages, checked.
 pub(crate) struct SpanView<'a> {
+    /// Those that no query touches are empty.
     pub(crate) pages: [PageView<'a>; SPAN_PAGES],
-    pub(crate) n_pages: usize,
-    /// Places in the span that count.
-    pub(crate) places: Range<usize>,
+    /// Of the span's first position.
+    pub(crate) base: usize,
     pub(crate) head_dim: usize,
     pub(crate) soft_cap: Option<f32>,
 }
 
-/// Scores of up to four query heads over a span.
-pub(crate) type Scores = [[f32; SPAN]; HEADS];
+/// Scores of the queries of a pass over a span.
+pub(crate) type Scores = [[f32; SPAN]; QUERIES];
 
 impl SpanView<'_> {
-    /// Caps and masks one head's scores and makes weights of them: returns `(m, l)`.
+    /// The places in the span that a query attends to.
     #[inline(always)]
-    pub(crate) fn weigh(&self, scores: &mut [f32; SPAN]) -> (f32, f32) {
-        let (start, end) = (self.places.start, self.places.end);
+    pub(crate) fn places(&self, query: &Query<'_>) -> Range<usize> {
+        if query.positions.is_empty() {
+            return 0..0;
+        }
+        query.positions.start - self.base..query.positions.end - self.base
+    }
+
+    /// Caps and masks one query's scores and makes weights of them: returns `(m, l)`.
+    #[inline(always)]
+    pub(crate) fn weigh(&self, scores: &mut [f32; SPAN], places: Range<usize>) -> (f32, f32) {
+        let (start, end) = (places.start, places.end);
+        if start == end {
+            return (f32::NEG_INFINITY, 0.0);
+        }
         if let Some(cap) = self.soft_cap {
             lanes::soft_cap(&mut scores[start..end], cap);
         }
@@ -102,163 +111,141 @@ impl SpanView<'_> {
     }
 }
 
-/// Attends `g` query heads that share a kv head to the positions of one span. q: `[g][head_dim]`
-/// f32, scaled before; `pages[i]` is the page of positions `32 i..32 (i + 1)`; `positions` must lie
-/// within one span, and only pages that it touches are read. `soft_cap` applies to the scores. What
-/// lies in a page outside of `positions` has no influence. An empty `positions` gives m = -inf, l =
-/// 0, acc = 0.
+/// The places that all of some ranges share, if that is worth a pass of its own.
+#[inline(always)]
+pub(crate) fn common(places: &[Range<usize>]) -> Range<usize> {
+    let start = places.iter().map(|places| places.start).max().unwrap_or(0);
+    let end = places.iter().map(|places| places.end).min().unwrap_or(0);
+    if start < end { start..end } else { 0..0 }
+}
+
+/// Attends queries that share a kv head to positions of one span. `pages[i]` is the page of positions `32
+/// i..32 (i + 1)`; only pages that `positions` touch are read. `soft_cap` applies to the scores. What a
+/// query gets does not depend on the others, nor on what lies outside of its `positions`.
 ///
 /// # Panics
-/// When `head_dim` is not a multiple of 8, lengths do not fit each other, `positions` crosses a
-/// multiple of 256 or leaves `pages`, or a page lies outside of the pools.
+/// When `head_dim` is not a multiple of 8, lengths do not fit each other, `positions` are not all in one
+/// span or leave `pages`, or a page lies outside of the pools.
 pub fn attend_span(
     isa: Isa,
-    q: &[f32],
+    queries: &[Query<'_>],
     kv: KvPages<'_>,
     pages: &[u32],
-    positions: Range<usize>,
     soft_cap: Option<f32>,
     out: AttendOut<'_>,
 ) {
-    let (head_dim, g) = (kv.head_dim, out.m.len());
+    let (head_dim, g) = (kv.head_dim, queries.len());
     assert!(head_dim > 0 && head_dim.is_multiple_of(8), "head_dim {head_dim}: not a multiple of 8");
-    assert_eq!(q.len(), g * head_dim, "q is not [{g}][{head_dim}]");
+    let are_whole = queries.iter().all(|query| query.q.len() == head_dim);
+    assert!(are_whole, "a query does not have {head_dim} values");
+    assert_eq!(out.m.len(), g, "m is not [{g}]");
     assert_eq!(out.l.len(), g, "l is not [{g}]");
     assert_eq!(out.acc.len(), g * head_dim, "acc is not [{g}][{head_dim}]");
-    if positions.is_empty() {
-        out.m.fill(f32::NEG_INFINITY);
-        out.l.fill(0.0);
-        out.acc.fill(0.0);
-        return;
-    }
-    let span = view(kv, pages, positions, soft_cap);
-    let mut done = 0;
-    while done < g {
-        let n = match g - done {
-            n @ 0..=4 => n,
-            5..=6 => 3,
-            _ => HEADS,
-        };
-        let q = &q[done * head_dim..][..n * head_dim];
+    let span = view(kv, pages, queries, soft_cap);
+    // As few passes as can be, of even size.
+    let per_pass = g.div_ceil(g.div_ceil(QUERIES).max(1)).max(1);
+    for (i, queries) in queries.chunks(per_pass).enumerate() {
+        let (first, n) = (i * per_pass, queries.len());
         let out = AttendOut {
-            m: &mut out.m[done..][..n],
-            l: &mut out.l[done..][..n],
-            acc: &mut out.acc[done * head_dim..][..n * head_dim],
+            m: &mut out.m[first..][..n],
+            l: &mut out.l[first..][..n],
+            acc: &mut out.acc[first * head_dim..][..n * head_dim],
         };
         match isa.0 {
-            Kind::Scalar => scalar::attend::heads(q, &span, out),
+            Kind::Scalar => scalar::attend::queries(queries, &span, out),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an `Isa` of this kind is only made after the avx512 features were detected.
+            Kind::Avx512Vnni if head_dim.is_multiple_of(16) => unsafe {
+                x86::attend512::queries(queries, &span, out)
+            },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: an `Isa` of this kind is only made after avx2, fma and f16c were detected.
-            Kind::Avx2 | Kind::Avx512Vnni => unsafe { x86::attend::heads(q, &span, out) },
+            Kind::Avx2 | Kind::Avx512Vnni => unsafe { x86::attend::queries(queries, &span, out) },
         }
-        done += n;
     }
 }
 
 fn view<'a>(
     kv: KvPages<'a>,
     pages: &[u32],
-    positions: Range<usize>,
+    queries: &[Query<'_>],
     soft_cap: Option<f32>,
 ) -> SpanView<'a> {
-    let base = positions.start / SPAN * SPAN;
-    let end = positions.end;
-    assert!(end <= base + SPAN, "positions {positions:?} cross a multiple of {SPAN}");
+    let ranges = || queries.iter().map(|query| &query.positions).filter(|range| !range.is_empty());
+    let start = ranges().map(|range| range.start).min().unwrap_or(0);
+    let end = ranges().map(|range| range.end).max().unwrap_or(0);
+    let base = start / SPAN * SPAN;
+    assert!(end <= base + SPAN, "positions {start}..{end} cross a multiple of {SPAN}");
     let n_positions = pages.len() * KV_PAGE;
     assert!(end <= n_positions, "position {end} is outside of {n_positions} in the pages");
-    let mut span = SpanView {
-        pages: Default::default(),
-        n_pages: 0,
-        places: positions.start - base..end - base,
-        head_dim: kv.head_dim,
-        soft_cap,
-    };
-    let first_page = positions.start / KV_PAGE;
-    for (i, page) in pages[first_page..end.div_ceil(KV_PAGE)].iter().enumerate() {
-        let first = (first_page + i) * KV_PAGE;
+    let mut views = [PageView::default(); SPAN_PAGES];
+    let touched = start / KV_PAGE..end.div_ceil(KV_PAGE);
+    for (i, page) in pages[touched.clone()].iter().enumerate() {
         let at = *page as usize * kv.page_stride + kv.offset;
         let len = KV_PAGE * kv.head_dim;
-        span.pages[span.n_pages] = PageView {
-            k: &kv.k[at..][..len],
-            v: &kv.v[at..][..len],
-            rows: positions.start.max(first) - first..end.min(first + KV_PAGE) - first,
-            at: first - base,
-        };
-        span.n_pages += 1;
+        let place = (touched.start + i) * KV_PAGE - base;
+        views[place / KV_PAGE] = PageView { k: &kv.k[at..][..len], v: &kv.v[at..][..len] };
     }
-    span
+    SpanView { pages: views, base, head_dim: kv.head_dim, soft_cap }
 }
 
-/// Merges spans in their order: `out = sum of acc * e^(m - M) / sum of l * e^(m - M)`. out:
-/// `[g][head_dim]`; zeros when no span had a position.
+/// Adds one span's part of a query to `out` (`[head_dim]`) and to `total`, in the order of the spans, both
+/// zero before the first: `acc` and `l` times e to the (m - `top`), `top` being the largest `m` of all
+/// spans. When all are added, `out / total` is the answer. A span without positions adds nothing.
 ///
 /// # Panics
-/// When the lengths do not fit each other.
-pub fn merge_spans(isa: Isa, spans: Spans<'_>, head_dim: usize, out: &mut [f32]) {
-    let (n_m, n_out) = (spans.m.len(), out.len());
-    assert!(head_dim > 0 && n_out.is_multiple_of(head_dim), "{n_out} outputs of {head_dim}");
-    let g = n_out / head_dim;
-    assert!(g > 0 && n_m.is_multiple_of(g), "{n_m} maxima do not fit {g} heads");
-    assert_eq!(spans.l.len(), n_m, "l is not as long as m");
-    assert_eq!(spans.acc.len(), n_m * head_dim, "acc is not [n_spans][{g}][{head_dim}]");
-    crate::vector::per_isa!(isa, merge(spans: Spans<'_>, head_dim: usize, out: &mut [f32]) -> ());
+/// When `acc` and `out` differ in length.
+pub fn merge_span(
+    isa: Isa,
+    top: f32,
+    (m, l, acc): (f32, f32, &[f32]),
+    total: &mut f32,
+    out: &mut [f32],
+) {
+    assert_eq!(acc.len(), out.len(), "acc is not as long as out");
+    if l != 0.0 {
+        crate::vector::per_isa!(isa, merge(m: f32, l: f32, acc: &[f32], top: f32, total: &mut f32,
+            out: &mut [f32]) -> ());
+    }
 }
 
 #[inline(always)]
-fn merge(spans: Spans<'_>, head_dim: usize, out: &mut [f32]) {
-    let g = out.len() / head_dim;
-    for (head, out) in out.chunks_exact_mut(head_dim).enumerate() {
-        let mut top = f32::NEG_INFINITY;
-        for m in spans.m.iter().skip(head).step_by(g) {
-            top = if *m > top { *m } else { top };
-        }
-        out.fill(0.0);
-        let mut total = 0.0f32;
-        for idx in (head..spans.m.len()).step_by(g) {
-            if spans.l[idx] == 0.0 {
-                continue;
-            }
-            let factor = lanes::exp(spans.m[idx] - top);
-            total = spans.l[idx].mul_add(factor, total);
-            for (out, acc) in out.iter_mut().zip(&spans.acc[idx * head_dim..][..head_dim]) {
-                *out = acc.mul_add(factor, *out);
-            }
-        }
-        let inverse = if total == 0.0 { 0.0 } else { 1.0 / total };
-        for out in out {
-            *out *= inverse;
+fn merge(m: f32, l: f32, acc: &[f32], top: f32, total: &mut f32, out: &mut [f32]) {
+    let factor = lanes::exp(m - top);
+    *total = l.mul_add(factor, *total);
+    for (out, acc) in out.iter_mut().zip(acc) {
+        *out = acc.mul_add(factor, *out);
+    }
+}
+
+/// Writes one position's K of one kv head, rounded to f16. k: `[head_dim]`; `page`: that head's part of the
+/// page, `32 * head_dim`; `slot`: the position's place in the page.
+///
+/// # Panics
+/// When the lengths do not fit each other, or `slot` is over 31.
+pub fn store_k(isa: Isa, k: &[f32], page: &mut [u16], slot: usize) {
+    const CHUNK: usize = 64;
+    let head_dim = k.len();
+    assert!(slot < KV_PAGE, "slot {slot} is outside of a page of {KV_PAGE}");
+    assert_eq!(page.len(), KV_PAGE * head_dim, "the K page is not [{KV_PAGE}][{head_dim}]");
+    let group = &mut page[slot / K_GROUP * K_GROUP * head_dim..][..K_GROUP * head_dim];
+    let mut bits = [0; CHUNK];
+    for (k, lanes) in k.chunks(CHUNK).zip(group.as_chunks_mut::<K_GROUP>().0.chunks_mut(CHUNK)) {
+        let bits = &mut bits[..k.len()];
+        f32_to_f16(isa, k, bits);
+        for (lanes, bits) in lanes.iter_mut().zip(bits) {
+            lanes[slot % K_GROUP] = *bits;
         }
     }
 }
 
-/// Writes one position's K and V of one kv head, rounded to f16. k, v: `[head_dim]`; `k_page`,
-/// `v_page`: that head's part of the page, `32 * head_dim`; `slot`: the position's place in the
-/// page.
+/// Writes one position's V of one kv head, rounded to f16; the arguments are those of [`store_k`].
 ///
 /// # Panics
-/// When the lengths do not fit each other, or `slot` is over 31.
-pub fn store_kv(
-    isa: Isa,
-    k: &[f32],
-    v: &[f32],
-    k_page: &mut [u16],
-    v_page: &mut [u16],
-    slot: usize,
-) {
-    const CHUNK: usize = 64;
-    let head_dim = k.len();
+/// As [`store_k`].
+pub fn store_v(isa: Isa, v: &[f32], page: &mut [u16], slot: usize) {
+    let head_dim = v.len();
     assert!(slot < KV_PAGE, "slot {slot} is outside of a page of {KV_PAGE}");
-    assert_eq!(v.len(), head_dim, "v is not as long as k");
-    assert_eq!(k_page.len(), KV_PAGE * head_dim, "the K page is not [{KV_PAGE}][{head_dim}]");
-    assert_eq!(v_page.len(), KV_PAGE * head_dim, "the V page is not [{KV_PAGE}][{head_dim}]");
-    f32_to_f16(isa, v, &mut v_page[slot * head_dim..][..head_dim]);
-    let group = &mut k_page[slot / 8 * 8 * head_dim..][..8 * head_dim];
-    let mut bits = [0; CHUNK];
-    for (k, lanes) in k.chunks(CHUNK).zip(group.as_chunks_mut::<8>().0.chunks_mut(CHUNK)) {
-        let bits = &mut bits[..k.len()];
-        f32_to_f16(isa, k, bits);
-        for (lanes, bits) in lanes.iter_mut().zip(bits) {
-            lanes[slot % 8] = *bits;
-        }
-    }
+    assert_eq!(page.len(), KV_PAGE * head_dim, "the V page is not [{KV_PAGE}][{head_dim}]");
+    f32_to_f16(isa, v, &mut page[slot * head_dim..][..head_dim]);
 }

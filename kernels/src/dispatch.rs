@@ -1,10 +1,11 @@
 //! Matrix products: checks lengths, then picks the instruction set.
 //! Must never compute anything itself. The only way into the vector code.
-//! Start at [`gemm_panel`].
+//! Start at [`gemm`].
 
 use std::ops::Range;
 
 use crate::acts::{self, ACT_BLOCK, ActBlock, Acts};
+use crate::columns::Columns;
 use crate::isa::{Isa, Kind};
 use crate::layout::{PANEL_ROWS, panel_bytes};
 use crate::scalar;
@@ -12,25 +13,38 @@ use crate::types::WeightType;
 #[cfg(target_arch = "x86_64")]
 use crate::x86;
 
-/// 16 packed rows of a weight matrix.
+/// Adjacent panels of a weight matrix: 16 packed rows each.
 #[derive(Clone, Copy, Debug)]
-pub struct Panel<'a> {
-    weight: WeightType,
-    k: usize,
-    bytes: &'a [u8],
+pub struct Panels<'a> {
+    pub(crate) weight: WeightType,
+    pub(crate) k: usize,
+    /// Of one panel.
+    pub(crate) panel_bytes: usize,
+    pub(crate) bytes: &'a [u8],
 }
 
-impl<'a> Panel<'a> {
-    /// The panel in `bytes`, as `pack_panel` wrote it: 16 rows of `k` values.
+impl<'a> Panels<'a> {
+    /// The panels in `bytes`, as `pack_panel` wrote them one after another: rows of `k` values.
     ///
     /// # Panics
-    /// When `bytes` is not `panel_bytes(weight, k)` long.
+    /// When `bytes` is not a multiple of `panel_bytes(weight, k)`.
     #[must_use]
-    pub fn new(weight: WeightType, k: usize, bytes: &'a [u8]) -> Panel<'a> {
+    pub fn new(weight: WeightType, k: usize, bytes: &'a [u8]) -> Panels<'a> {
         let n = bytes.len();
-        assert_eq!(panel_bytes(weight, k), Some(n), "a panel of {k} {weight:?} has {n} bytes");
-        Panel { weight, k, bytes }
+        let panel_bytes = panel_bytes(weight, k).unwrap_or(0);
+        let is_whole = n == 0 || panel_bytes > 0 && n.is_multiple_of(panel_bytes);
+        assert!(is_whole, "panels of {k} {weight:?} were given as {n} bytes");
+        Panels { weight, k, panel_bytes, bytes }
     }
+}
+
+/// What becomes of the values that were there before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// They are replaced.
+    Store,
+    /// The results are added to them.
+    Add,
 }
 
 /// Quantises whole rows. x: `[m][k]` f32, k a multiple of 32; out: `[m][k / 32]`. Rows with a NaN
@@ -49,85 +63,81 @@ pub fn quantize_activations(isa: Isa, x: &[f32], out: &mut [ActBlock]) {
     }
 }
 
-/// `out[i * out_stride + r] = panel row r . activation row (rows.start + i)`, for all 16 `r`. A
-/// row's bits depend on its own activations and weights alone: not on `rows`, its place, or the
-/// instruction set.
+/// `out[i][r] = panel row r . activation row (rows.start + i)` for each row of the panels; the last panel may
+/// have more rows than `out` has columns left. A row's bits depend on its own activations and weights
+/// alone: not on `rows`, its place, or the instruction set.
 ///
 /// # Panics
-/// When `acts` are not of the kind that the weights take or have no `rows`, when `out` is too
-/// short, or when `out_stride` is under 16.
-pub fn gemm_panel(
+/// When `acts` are not of the kind that the weights take or have no `rows`, or `out` does not have a row for
+/// each of `rows` and 1 to 16 columns for the last panel and 16 for the others.
+pub fn gemm(
     isa: Isa,
-    panel: Panel<'_>,
+    panels: Panels<'_>,
     acts: Acts<'_>,
     rows: Range<usize>,
-    out: &mut [f32],
-    out_stride: usize,
+    put: Put,
+    mut out: Columns<'_, f32>,
 ) {
-    let Panel { weight, k, bytes } = panel;
+    let Panels { weight, k, panel_bytes, bytes } = panels;
     if rows.is_empty() {
         return;
     }
-    assert!(out_stride >= PANEL_ROWS, "an out_stride of {out_stride} is under {PANEL_ROWS}");
-    let (n_out, wanted) = (out.len(), (rows.len() - 1) * out_stride + PANEL_ROWS);
-    assert!(n_out >= wanted, "{n_out} outputs were given where {wanted} are needed");
+    assert_eq!(out.n_rows(), rows.len(), "the rows of out are not those of the activations");
+    if k == 0 {
+        if put == Put::Store {
+            (0..rows.len()).for_each(|i| out.row(i).fill(0.0));
+        }
+        return;
+    }
+    let (n_panels, width) = (bytes.len() / panel_bytes, out.width());
+    let fits = width.div_ceil(PANEL_ROWS) == n_panels;
+    assert!(fits, "{n_panels} panels of {PANEL_ROWS} rows do not give {width} columns");
     match acts {
-        Acts::Q8(acts) => {
+        Acts::Quantized(acts) => {
             assert!(weight.is_quantized(), "{weight:?} weights take f32 activations");
             let blocks = k / ACT_BLOCK;
             let (n, wanted) = (acts.len(), rows.end * blocks);
             assert!(n >= wanted, "{n} activation blocks were given where {wanted} are needed");
-            gemm_q8(isa, panel, acts, rows, out, out_stride);
+            let acts = &acts[rows.start * blocks..rows.end * blocks];
+            match isa.0 {
+                Kind::Scalar => scalar::gemm::gemm(panels, acts, put, out),
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: an `Isa` of this kind is only made after avx2, fma and f16c were detected.
+                Kind::Avx2 => unsafe { x86::avx2::gemm(panels, acts, put, out) },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: an `Isa` of this kind is only made after avx2, fma, f16c and avx512 f, bw,
+                // vl, dq and vnni were detected.
+                Kind::Avx512Vnni => unsafe { x86::avx512::gemm(panels, acts, put, out) },
+            }
         }
         Acts::F32(x) => {
             assert!(!weight.is_quantized(), "{weight:?} weights take quantised activations");
             let (n, wanted) = (x.len(), rows.end * k);
             assert!(n >= wanted, "{n} activations were given where {wanted} are needed");
+            let x = &x[rows.start * k..rows.end * k];
             match isa.0 {
-                Kind::Scalar => {
-                    for (i, row) in rows.enumerate() {
-                        let x = &x[row * k..][..k];
-                        scalar::gemm::panel_f32(weight, bytes, x, &mut out[i * out_stride..]);
-                    }
-                }
+                Kind::Scalar => scalar::gemm::gemm_f32(panels, x, put, out),
                 #[cfg(target_arch = "x86_64")]
-                Kind::Avx2 | Kind::Avx512Vnni => {
-                    // SAFETY: an `Isa` of this kind is only made after avx2, fma and f16c were
-                    // detected.
-                    unsafe { x86::avx2::panel_f32(weight, bytes, x, k, rows, out, out_stride) }
-                }
+                // SAFETY: an `Isa` of this kind is only made after avx2, fma and f16c were detected.
+                Kind::Avx2 | Kind::Avx512Vnni => unsafe {
+                    x86::avx2::gemm_f32(panels, x, put, out)
+                },
             }
         }
     }
 }
 
-fn gemm_q8(
-    isa: Isa,
-    panel: Panel<'_>,
-    acts: &[ActBlock],
-    rows: Range<usize>,
-    out: &mut [f32],
-    stride: usize,
-) {
-    let Panel { weight, k, bytes } = panel;
-    let blocks = k / ACT_BLOCK;
-    match isa.0 {
-        Kind::Scalar => {
-            for (i, row) in rows.enumerate() {
-                let x = &acts[row * blocks..][..blocks];
-                scalar::gemm::panel(weight, bytes, x, &mut out[i * stride..]);
-            }
-        }
-        #[cfg(target_arch = "x86_64")]
-        Kind::Avx2 => {
-            // SAFETY: an `Isa` of this kind is only made after avx2, fma and f16c were detected.
-            unsafe { x86::avx2::panel(weight, bytes, acts, blocks, rows, out, stride) }
-        }
-        #[cfg(target_arch = "x86_64")]
-        Kind::Avx512Vnni => {
-            // SAFETY: an `Isa` of this kind is only made after avx2, fma, f16c and avx512 f, bw,
-            // vl, dq and vnni were detected.
-            unsafe { x86::avx512::panel(weight, bytes, acts, blocks, rows, out, stride) }
-        }
+/// Rows of activations that are multiplied with one panel after another, so that they stay in the cache of
+/// their core: a multiple of 8. `row_bytes` is what one of them takes.
+pub(crate) fn rows_at_once(row_bytes: usize) -> usize {
+    const BYTES: usize = 256 << 10;
+    (BYTES / row_bytes.max(1)).clamp(8, 64) / 8 * 8
+}
+
+/// Puts one panel's results for one row into the columns that are left for them.
+#[inline(always)]
+pub(crate) fn put_row(out: &mut [f32], values: &[f32; PANEL_ROWS], put: Put) {
+    for (out, value) in out.iter_mut().zip(values) {
+        *out = if put == Put::Add { *out + value } else { *value };
     }
 }

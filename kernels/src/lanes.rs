@@ -93,8 +93,9 @@ pub(crate) fn softmax(x: &mut [f32]) {
     }
 }
 
+/// One over the root of the mean square.
 #[inline(always)]
-pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+fn rms_scale(x: &[f32], eps: f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
     let (body, rest) = x.as_chunks::<LANES>();
     for x in body {
@@ -105,9 +106,22 @@ pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     for (lane, x) in lanes.iter_mut().zip(rest) {
         *lane = x.mul_add(*x, *lane);
     }
-    let scale = 1.0 / (sum_lanes(lanes) / x.len() as f32 + eps).sqrt();
+    1.0 / (sum_lanes(lanes) / x.len() as f32 + eps).sqrt()
+}
+
+#[inline(always)]
+pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let scale = rms_scale(x, eps);
     for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
         *out = x * scale * weight;
+    }
+}
+
+#[inline(always)]
+pub(crate) fn rms_norm_in_place(x: &mut [f32], weight: &[f32], eps: f32) {
+    let scale = rms_scale(x, eps);
+    for (x, weight) in x.iter_mut().zip(weight) {
+        *x = *x * scale * weight;
     }
 }
 

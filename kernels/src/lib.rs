@@ -4,7 +4,7 @@
 //! It must never know a model or a batch: the caller splits the work, and no result depends on how. Every kernel computes the same float operations in the same order on every instruction
 //! set, so the same inputs give the same bits on all of them.
 //!
-//! Start reading at [`gemm_panel`] for the matrix products, [`attend_span`] for attention, [`Isa::detect`]
+//! Start reading at [`gemm`] for the matrix products, [`attend_span`] for attention, [`Isa::detect`]
 //! for what every function wants first. What is computed is defined by the scalar modules; `x86`
 //! only repeats it faster.
 
@@ -12,6 +12,7 @@
 
 mod acts;
 mod attend;
+mod columns;
 mod dispatch;
 mod isa;
 mod lanes;
@@ -25,8 +26,11 @@ mod vector;
 mod x86;
 
 pub use acts::{ACT_BLOCK, ActBlock, Acts};
-pub use attend::{AttendOut, KV_PAGE, KvPages, SPAN, Spans, attend_span, merge_spans, store_kv};
-pub use dispatch::{Panel, gemm_panel, quantize_activations};
+pub use attend::{
+    AttendOut, KV_PAGE, KvPages, Query, SPAN, attend_span, merge_span, store_k, store_v,
+};
+pub use columns::Columns;
+pub use dispatch::{Panels, Put, gemm, quantize_activations};
 pub use isa::{Isa, UnknownIsa};
 pub use layout::{PANEL_ROWS, panel_bytes};
 pub use pack::{pack_panel, unpack_float_row, unpack_sub};
@@ -39,5 +43,5 @@ pub use types::{
 };
 pub use vector::{
     PanelMax, add_assign, argmax_panel, exp_in_place, f16_to_f32, f32_to_f16, gelu_tanh_mul, max,
-    rms_norm, rope_halves, rope_interleaved, silu_mul, soft_cap, softmax,
+    rms_norm, rms_norm_in_place, rope_halves, rope_interleaved, silu_mul, soft_cap, softmax,
 };

@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use crate::columns::Columns;
+
 /// How often a worker looks for the next job before it parks: some tens of microseconds.
 const SPINS: u32 = 20_000;
 /// How often the caller looks whether the last worker is done before it gives its core away.
@@ -137,6 +139,64 @@ impl Pool {
         self.run(a.n_pieces(), &|i| {
             // SAFETY: each item is taken once, so no other call has these pieces.
             run(i, unsafe { a.piece(i) }, unsafe { b.piece(i) });
+        });
+    }
+
+    /// Calls `run(i, piece)` for each piece `bounds[i]..bounds[i + 1]` of `data`.
+    ///
+    /// # Panics
+    /// When `bounds` fall or leave `data`, or an item panics.
+    pub fn for_pieces<T: Send>(
+        &mut self,
+        data: &mut [T],
+        bounds: &[usize],
+        run: impl Fn(usize, &mut [T]) + Sync,
+    ) {
+        let width = data.len().max(1);
+        let row = Columns::new(data, width);
+        self.for_column_pieces(row, bounds, |i, mut piece| run(i, piece.row(0)));
+    }
+
+    /// Cuts the columns of a row-major matrix into pieces of `n` (the last may be narrower) and calls
+    /// `run(i, piece)` for each.
+    ///
+    /// # Panics
+    /// When `n` is 0, or an item panics.
+    pub fn for_columns<T: Send>(
+        &mut self,
+        all: Columns<'_, T>,
+        n: usize,
+        run: impl Fn(usize, Columns<'_, T>) + Sync,
+    ) {
+        assert!(n > 0, "a piece has columns");
+        let (n_rows, width) = (all.n_rows(), all.width());
+        let all = Shareable(all);
+        let all = &all;
+        self.run(width.div_ceil(n), &|i| {
+            let columns = i * n..width.min((i + 1) * n);
+            // SAFETY: each item is taken once, and the columns of different items do not overlap.
+            run(i, unsafe { all.0.unchecked_part(0..n_rows, columns) });
+        });
+    }
+
+    /// As [`Pool::for_columns`], with columns `bounds[i]..bounds[i + 1]` for item `i`.
+    ///
+    /// # Panics
+    /// When `bounds` fall or leave the matrix, or an item panics.
+    pub fn for_column_pieces<T: Send>(
+        &mut self,
+        all: Columns<'_, T>,
+        bounds: &[usize],
+        run: impl Fn(usize, Columns<'_, T>) + Sync,
+    ) {
+        assert!(bounds.is_sorted(), "the pieces do not follow each other");
+        let (end, n_rows, width) = (bounds.last().copied().unwrap_or(0), all.n_rows(), all.width());
+        assert!(end <= width, "pieces up to {end} of {width} columns");
+        let all = Shareable(all);
+        let all = &all;
+        self.run(bounds.len().saturating_sub(1), &|i| {
+            // SAFETY: each item is taken once, and its columns lie behind those of the one before.
+            run(i, unsafe { all.0.unchecked_part(0..n_rows, bounds[i]..bounds[i + 1]) });
         });
     }
 
@@ -273,6 +333,12 @@ fn park(shared: &Shared, last_job: u64) {
     shared.n_parked.fetch_sub(1, Ordering::SeqCst);
 }
 
+/// Columns that threads take parts of.
+struct Shareable<'a, T>(Columns<'a, T>);
+
+// SAFETY: threads only take parts of it that do not overlap.
+unsafe impl<T: Send> Sync for Shareable<'_, T> {}
+
 /// A slice that is cut into pieces, each of which one thread may have.
 struct Pieces<T> {
     data: *mut T,
@@ -332,6 +398,29 @@ mod tests {
         });
         assert_eq!(a, [0, 0, 0, 0, 1, 1, 1, 1, 2, 2]);
         assert_eq!(b, [1, 1, 2, 2, 3]);
+    }
+
+    #[test]
+    fn pieces_of_any_length_follow_each_other() {
+        let mut pool = Pool::new(2);
+        let mut data = vec![9; 7];
+        pool.for_pieces(&mut data, &[1, 1, 4, 6], |i, piece| piece.fill(i));
+        assert_eq!(data, [9, 1, 1, 1, 2, 2, 9]);
+        pool.for_pieces(&mut data, &[], |_, _| unreachable!("there is no piece"));
+        let beyond =
+            catch_unwind(AssertUnwindSafe(|| pool.for_pieces(&mut data, &[0, 8], |_, _| ())));
+        assert!(beyond.is_err());
+    }
+
+    #[test]
+    fn columns_are_cut_between_threads() {
+        let mut pool = Pool::new(2);
+        let mut data = vec![0; 3 * 10];
+        pool.for_columns(Columns::new(&mut data, 10), 4, |i, mut columns| {
+            (0..3).for_each(|row| columns.row(row).fill(10 * row + i));
+        });
+        let row = |r: usize| [[10 * r; 4].as_slice(), &[10 * r + 1; 4], &[10 * r + 2; 2]].concat();
+        assert_eq!(data, [row(0), row(1), row(2)].concat());
     }
 
     #[test]

@@ -53,6 +53,15 @@ pub fn rms_norm(isa: Isa, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) 
     per_isa!(isa, lanes::rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) -> ());
 }
 
+/// As [`rms_norm`], in place.
+///
+/// # Panics
+/// When the lengths differ.
+pub fn rms_norm_in_place(isa: Isa, x: &mut [f32], weight: &[f32], eps: f32) {
+    same_len("weight", x.len(), weight.len());
+    per_isa!(isa, lanes::rms_norm_in_place(x: &mut [f32], weight: &[f32], eps: f32) -> ());
+}
+
 /// `x += y`.
 ///
 /// # Panics

@@ -14,6 +14,6 @@ mod placeholder_options;
 
 pub use backend::{Backend, BackendError, BackendSpec};
 pub use batch::{Batch, SampleRow, Want};
-pub use logits::LogitsBuf;
+pub use logits::{Greatest, LogitsBuf};
 pub use placeholder::PlaceholderBackend;
 pub use placeholder_options::{OptionError, PlaceholderMode, PlaceholderOptions, PlaceholderVocab};

@@ -1,63 +1,79 @@
-//! Memory for weights: one anonymous mapping on huge pages, which halve the time of a scan.
+//! Memory for weights and the KV cache: an anonymous mapping on huge pages, which make a scan faster.
 #![expect(unsafe_code, reason = "an anonymous mapping, and advice to the kernel about it")]
 
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::ptr::{NonNull, null_mut};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
-/// Zeroed bytes on a mapping of their own.
+/// A number of which all bit patterns are values, zero bytes among them.
+///
+/// # Safety
+/// It has no padding, no niche and no pointer.
+pub(crate) unsafe trait Plain: Copy {}
+// SAFETY: a whole number.
+unsafe impl Plain for u8 {}
+// SAFETY: a whole number.
+unsafe impl Plain for u16 {}
+
+/// Zeroed numbers on a mapping of their own.
 #[derive(Debug)]
-pub(crate) struct Arena {
-    start: NonNull<u8>,
+pub(crate) struct Arena<T> {
+    start: NonNull<T>,
     len: usize,
+    owns: PhantomData<T>,
 }
 
-// SAFETY: the mapping belongs to this value alone, as the memory of a `Box<[u8]>` does.
-unsafe impl Send for Arena {}
-// SAFETY: shared references give shared slices of plain bytes only.
-unsafe impl Sync for Arena {}
+// SAFETY: the mapping belongs to this value alone, as the memory of a `Box<[T]>` does.
+unsafe impl<T: Plain + Send> Send for Arena<T> {}
+// SAFETY: shared references give shared slices of plain numbers only.
+unsafe impl<T: Plain + Sync> Sync for Arena<T> {}
 
-impl Arena {
-    /// `len` zeroed bytes; the system backs them with huge pages if it can.
+impl<T: Plain> Arena<T> {
+    /// `len` zeroed numbers; the system backs them with huge pages if it can, and when they are touched.
     ///
     /// # Errors
     /// The system has no such room.
     pub(crate) fn new(len: usize) -> std::io::Result<Self> {
+        let owns = PhantomData;
         if len == 0 {
-            return Ok(Arena { start: NonNull::dangling(), len });
+            return Ok(Arena { start: NonNull::dangling(), len, owns });
         }
+        let too_long = || std::io::Error::from(std::io::ErrorKind::OutOfMemory);
+        let n_bytes = len.checked_mul(size_of::<T>()).ok_or_else(too_long)?;
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new private mapping at an address of the system's choice aliases nothing.
-        let start = unsafe { mmap_anonymous(null_mut(), len, protection, MapFlags::PRIVATE)? };
+        let start = unsafe { mmap_anonymous(null_mut(), n_bytes, protection, MapFlags::PRIVATE)? };
         // SAFETY: the range is the mapping just made. Systems without huge pages refuse; that costs speed only.
-        let _ = unsafe { madvise(start, len, Advice::LinuxHugepage) };
+        let _ = unsafe { madvise(start, n_bytes, Advice::LinuxHugepage) };
         let start = NonNull::new(start.cast()).expect("a mapping is not at address 0");
-        Ok(Arena { start, len })
+        Ok(Arena { start, len, owns })
     }
 }
 
-impl Deref for Arena {
-    type Target = [u8];
+impl<T> Deref for Arena<T> {
+    type Target = [T];
 
-    fn deref(&self) -> &[u8] {
-        // SAFETY: start and len are those of the mapping, which is readable and lives as long as this.
+    fn deref(&self) -> &[T] {
+        // SAFETY: start and len are those of the mapping, which is page-aligned, zeroed or written with numbers,
+        // readable, and lives as long as this.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }
 
-impl DerefMut for Arena {
-    fn deref_mut(&mut self) -> &mut [u8] {
+impl<T> DerefMut for Arena<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
         // SAFETY: as in `deref`, and writable; the borrow is exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }
 }
 
-impl Drop for Arena {
+impl<T> Drop for Arena<T> {
     fn drop(&mut self) {
         if self.len > 0 {
             // SAFETY: the mapping was made in `new`, and no borrow outlives this value.
-            let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
+            let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len * size_of::<T>()) };
         }
     }
 }
@@ -69,10 +85,11 @@ mod tests {
     #[test]
     fn an_arena_is_zeroed_and_keeps_what_is_written() {
         for len in [0, 1, 5_000_000] {
-            let mut arena = Arena::new(len).expect("there is room");
-            assert!(arena.len() == len && arena.iter().all(|&byte| byte == 0));
-            arena.fill(7);
-            assert!(arena.iter().all(|&byte| byte == 7));
+            let mut arena = Arena::<u16>::new(len).expect("there is room");
+            assert!(arena.len() == len && arena.iter().all(|&x| x == 0));
+            arena.fill(0x0777);
+            assert!(arena.iter().all(|&x| x == 0x0777));
         }
+        assert!(Arena::<u16>::new(usize::MAX).is_err());
     }
 }

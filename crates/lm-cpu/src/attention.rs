@@ -1,24 +1,85 @@
-//! Attention of a step: one work item is a row, a KV head and a span of positions.
+//! Attention of a step. One work item is a KV head, a few adjacent rows of a sequence and a span of
+//! positions; which rows and spans is planned once a step for layers that see everything and once for those
+//! with a sliding window.
 
 use std::ops::Range;
 
-use lm_kernels::{AttendOut, Isa, Pool, SPAN, Spans, attend_span, merge_spans};
+use lm_kernels::{AttendOut, Isa, Pool, Query, SPAN, attend_span, merge_span};
 use lm_models::DecoderSpec;
 
 use crate::kv::KvCache;
 use crate::scratch::StepRows;
 
-/// Partial results of all work items: `[m, n_kv_heads, n_spans, group * (head_dim + 2)]`; of each item
-/// first `m`, then `l`, then `acc`.
+/// Queries of a tile, at most (one row's may be more): they share each load of K and V.
+const TILE_QUERIES: usize = 12;
+/// Rows of a tile, at most.
+const TILE_ROWS: usize = TILE_QUERIES;
+
+/// The work items of all layers with the same window.
 #[derive(Debug, Default)]
-pub(crate) struct Partials {
-    values: Vec<f32>,
-    n_spans: usize,
+pub(crate) struct Plan {
+    window: Option<usize>,
+    tiles: Vec<Tile>,
+    items: Vec<Item>,
+    /// The tile of each row. `[m]`
+    tile_of_row: Vec<u32>,
+    /// Where the results of each item and KV head begin, and the end.
+    bounds: Vec<usize>,
 }
 
-/// The spans of a row: aligned to multiples of `SPAN`, so that they do not depend on the chunking.
-fn spans(seen: &Range<usize>) -> Range<usize> {
-    seen.start / SPAN..seen.end.div_ceil(SPAN)
+/// Adjacent rows of one sequence.
+#[derive(Clone, Copy, Debug)]
+struct Tile {
+    first_row: usize,
+    n_rows: usize,
+    /// Its items are adjacent, in the order of their spans.
+    first_item: usize,
+    n_items: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Item {
+    tile: usize,
+    /// Counted from position 0, so that it does not depend on the chunking.
+    span: usize,
+}
+
+/// The positions that a row at `position` looks at.
+fn seen(position: usize, window: Option<usize>) -> Range<usize> {
+    let first = window.map_or(0, |window| (position + 1).saturating_sub(window));
+    first..position + 1
+}
+
+impl Plan {
+    /// Plans a step for layers with `window`.
+    pub(crate) fn fill(&mut self, spec: &DecoderSpec, rows: &StepRows, window: Option<usize>) {
+        let group = spec.n_heads / spec.n_kv_heads;
+        let tile_rows = (TILE_QUERIES / group).clamp(1, TILE_ROWS);
+        self.window = window;
+        self.tiles.clear();
+        self.items.clear();
+        self.tile_of_row.clear();
+        self.bounds.clear();
+        self.bounds.push(0);
+        let mut row = 0;
+        while row < rows.len() {
+            let n_rows = rows.n_adjacent(row).min(tile_rows);
+            let (tile, first_item) = (self.tiles.len(), self.items.len());
+            let start = seen(rows.positions[row] as usize, window).start;
+            let end = rows.positions[row + n_rows - 1] as usize + 1;
+            for span in start / SPAN..end.div_ceil(SPAN) {
+                self.items.push(Item { tile, span });
+                for _ in 0..spec.n_kv_heads {
+                    let at = self.bounds[self.bounds.len() - 1];
+                    self.bounds.push(at + n_rows * group * (spec.head_dim + 2));
+                }
+            }
+            let n_items = self.items.len() - first_item;
+            self.tiles.push(Tile { first_row: row, n_rows, first_item, n_items });
+            self.tile_of_row.extend(std::iter::repeat_n(tile as u32, n_rows));
+            row += n_rows;
+        }
+    }
 }
 
 /// One layer's attention over the rows of a step.
@@ -28,70 +89,77 @@ pub(crate) struct LayerAttention<'a> {
     pub(crate) spec: &'a DecoderSpec,
     pub(crate) layer: usize,
     pub(crate) rows: &'a StepRows,
+    pub(crate) plan: &'a Plan,
 }
 
 impl LayerAttention<'_> {
-    /// Attends from every row's queries, `[m, n_heads * head_dim]`, scaled already.
-    pub(crate) fn attend(&self, pool: &mut Pool, q: &[f32], kv: &KvCache, partials: &mut Partials) {
-        let (group, head_dim) = (self.group(), self.spec.head_dim);
-        let (rows, n_kv_heads) = (self.rows, self.spec.n_kv_heads);
-        partials.n_spans =
-            (0..rows.len()).map(|row| spans(&self.seen(row)).len()).max().unwrap_or(0);
-        let (n_spans, per_item) = (partials.n_spans, group * (head_dim + 2));
-        partials.values.resize(rows.len() * n_kv_heads * n_spans * per_item, 0.0);
-        pool.for_chunks(&mut partials.values, per_item, |item, out| {
-            let (head, span) = (item / n_spans, item % n_spans);
-            let (row, kv_head) = (head / n_kv_heads, head % n_kv_heads);
-            let seen = self.seen(row);
-            let span = spans(&seen).start + span;
-            let positions = seen.start.max(span * SPAN)..seen.end.min((span + 1) * SPAN);
-            if positions.is_empty() {
-                return;
+    /// Attends from every row's queries, which are the first of its `width` values in `qkv`, scaled
+    /// already. `partials` gets the results of each item and KV head: of its queries first `m`, then `l`,
+    /// then `acc`.
+    pub(crate) fn attend(
+        &self,
+        pool: &mut Pool,
+        (qkv, width): (&[f32], usize),
+        kv: &KvCache,
+        partials: &mut Vec<f32>,
+    ) {
+        let (group, head_dim, n_kv_heads) =
+            (self.group(), self.spec.head_dim, self.spec.n_kv_heads);
+        let Plan { tiles, items, bounds, window, .. } = self.plan;
+        partials.resize(bounds.last().copied().unwrap_or(0), 0.0);
+        pool.for_pieces(partials, bounds, |i, out| {
+            let (item, kv_head) = (items[i / n_kv_heads], i % n_kv_heads);
+            let tile = tiles[item.tile];
+            let span = item.span * SPAN..(item.span + 1) * SPAN;
+            let query = |i: usize| {
+                let (row, head) = (tile.first_row + i / group, kv_head * group + i % group);
+                let seen = seen(self.rows.positions[row] as usize, *window);
+                let q = &qkv[row * width + head * head_dim..][..head_dim];
+                Query { q, positions: seen.start.max(span.start)..seen.end.min(span.end) }
+            };
+            let n = tile.n_rows * group;
+            let (m, rest) = out.split_at_mut(n);
+            let (l, acc) = rest.split_at_mut(n);
+            let pages = kv.pages(self.layer, kv_head);
+            let table = self.rows.block_table(tile.first_row + tile.n_rows - 1);
+            let soft_cap = self.spec.attn_softcap;
+            for first in (0..n).step_by(TILE_QUERIES) {
+                let n = TILE_QUERIES.min(n - first);
+                let queries: [Query<'_>; TILE_QUERIES] =
+                    std::array::from_fn(|i| query(first + i.min(n - 1)));
+                let out = AttendOut {
+                    m: &mut m[first..first + n],
+                    l: &mut l[first..first + n],
+                    acc: &mut acc[first * head_dim..(first + n) * head_dim],
+                };
+                attend_span(self.isa, &queries[..n], pages, table, soft_cap, out);
             }
-            let (m, rest) = out.split_at_mut(group);
-            let (l, acc) = rest.split_at_mut(group);
-            let first = head * group * head_dim;
-            attend_span(
-                self.isa,
-                &q[first..first + group * head_dim],
-                kv.pages(self.layer, kv_head),
-                rows.block_table(row),
-                positions,
-                self.spec.attn_softcap,
-                AttendOut { m, l, acc },
-            );
         });
     }
 
     /// Merges the spans of one row, in order, into `[n_heads * head_dim]`.
-    pub(crate) fn merge(&self, partials: &Partials, row: usize, out: &mut [f32]) {
+    pub(crate) fn merge(&self, partials: &[f32], row: usize, out: &mut [f32]) {
         let (group, head_dim) = (self.group(), self.spec.head_dim);
-        let n = spans(&self.seen(row)).len();
-        let per_item = group * (head_dim + 2);
-        let (mut m, mut l, mut acc) = (Vec::new(), Vec::new(), Vec::new());
-        for (kv_head, out) in out.chunks_exact_mut(group * head_dim).enumerate() {
-            m.clear();
-            l.clear();
-            acc.clear();
-            let first = (row * self.spec.n_kv_heads + kv_head) * partials.n_spans;
-            for item in partials.values[first * per_item..].chunks_exact(per_item).take(n) {
-                m.extend_from_slice(&item[..group]);
-                l.extend_from_slice(&item[group..2 * group]);
-                acc.extend_from_slice(&item[2 * group..]);
-            }
-            merge_spans(self.isa, Spans { m: &m, l: &l, acc: &acc }, head_dim, out);
+        let tile = self.plan.tiles[self.plan.tile_of_row[row] as usize];
+        let n = tile.n_rows * group;
+        for (head, out) in out.chunks_exact_mut(head_dim).enumerate() {
+            let query = (row - tile.first_row) * group + head % group;
+            let parts = (tile.first_item..tile.first_item + tile.n_items).map(|item| {
+                let at = self.plan.bounds[item * self.spec.n_kv_heads + head / group];
+                let acc = &partials[at + 2 * n + query * head_dim..][..head_dim];
+                (partials[at + query], partials[at + n + query], acc)
+            });
+            let top =
+                parts.clone().fold(f32::NEG_INFINITY, |top, (m, ..)| if m > top { m } else { top });
+            let mut total = 0.0;
+            out.fill(0.0);
+            parts.for_each(|part| merge_span(self.isa, top, part, &mut total, out));
+            let inverse = 1.0 / total;
+            out.iter_mut().for_each(|out| *out *= inverse);
         }
     }
 
     fn group(&self) -> usize {
         self.spec.n_heads / self.spec.n_kv_heads
-    }
-
-    /// The positions that a row looks at.
-    fn seen(&self, row: usize) -> Range<usize> {
-        let position = self.rows.positions[row] as usize;
-        let window = self.spec.sliding_window[self.layer];
-        let first = window.map_or(0, |window| (position + 1).saturating_sub(window));
-        first..position + 1
     }
 }

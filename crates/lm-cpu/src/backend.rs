@@ -35,8 +35,8 @@ pub enum LoadError {
     /// The file does not hold what the spec says.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The system has no room for the weights.
-    #[error("no memory for the weights: {0}")]
+    /// The system has no room for the weights or the KV cache.
+    #[error("no memory for the weights or the KV cache: {0}")]
     Memory(#[from] std::io::Error),
     /// A storage type without a kernel.
     #[error("tensor {role:?} is stored as {dtype}, which has no CPU kernel")]
@@ -121,11 +121,11 @@ impl CpuBackend {
             std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
         });
         let vocab_size = model.spec.vocab_size;
-        let kv = KvCache::new(&model.spec, n_blocks);
+        let kv = KvCache::new(&model.spec, n_blocks)?;
         let executor = Executor::load(model, isa, n_threads, max_model_len)?;
         let spec = BackendSpec {
-            // Activations are two int8 numbers: another precision would be another release.
-            kernel_path: format!("cpu-{}-int8x2", isa.name()),
+            // Activations are 13-bit numbers: another precision would be another release.
+            kernel_path: format!("cpu-{}-a13", isa.name()),
             kv_type: "f16",
             vocab_size,
             block_size: KV_PAGE,

@@ -1,52 +1,63 @@
-//! The paged KV cache in f16: per layer, pages of 32 positions, each with all its KV heads.
+//! The paged KV cache in f16: per layer first K, then V; of each all pages of the first KV head, then of
+//! the next, so that threads that store different heads never share memory.
 
-use lm_kernels::{Isa, KV_PAGE, KvPages, store_kv};
+use lm_kernels::{KV_PAGE, KvPages, Pool};
 use lm_models::DecoderSpec;
+
+use crate::arena::Arena;
 
 /// K and V of all layers.
 #[derive(Debug)]
 pub(crate) struct KvCache {
-    /// `[n_pages, n_kv_heads, 32 * head_dim]` f16 each.
-    layers: Vec<KvLayer>,
+    /// `[n_layers, 2, n_kv_heads, n_pages, 32 * head_dim]` f16.
+    values: Arena<u16>,
+    /// Of one head of one layer's K or V.
+    head_len: usize,
     n_kv_heads: usize,
     head_dim: usize,
 }
 
-#[derive(Debug)]
-struct KvLayer {
-    k: Vec<u16>,
-    v: Vec<u16>,
+/// What a work item of [`KvCache::store`] writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    K { kv_head: usize },
+    V { kv_head: usize },
 }
 
 impl KvCache {
-    pub(crate) fn new(spec: &DecoderSpec, n_pages: usize) -> Self {
-        let n = n_pages * spec.n_kv_heads * KV_PAGE * spec.head_dim;
-        // Zeroed memory is not backed before it is touched.
-        let layers = (0..spec.n_layers).map(|_| KvLayer { k: vec![0; n], v: vec![0; n] });
-        KvCache { layers: layers.collect(), n_kv_heads: spec.n_kv_heads, head_dim: spec.head_dim }
+    pub(crate) fn new(spec: &DecoderSpec, n_pages: usize) -> std::io::Result<Self> {
+        let (n_kv_heads, head_dim) = (spec.n_kv_heads, spec.head_dim);
+        let head_len = n_pages * KV_PAGE * head_dim;
+        // Memory is not backed before it is touched.
+        let values = Arena::new(spec.n_layers * 2 * n_kv_heads * head_len)?;
+        Ok(KvCache { values, head_len, n_kv_heads, head_dim })
     }
 
-    /// Stores one token's K and V, `[n_kv_heads, head_dim]` each, at `slot` of the pool.
-    pub(crate) fn store(&mut self, isa: Isa, layer: usize, slot: usize, k: &[f32], v: &[f32]) {
-        let (page, offset) = (slot / KV_PAGE, slot % KV_PAGE);
-        let n = KV_PAGE * self.head_dim;
-        let cache = &mut self.layers[layer];
-        let heads = k.chunks_exact(self.head_dim).zip(v.chunks_exact(self.head_dim));
-        for (head, (k, v)) in heads.enumerate() {
-            let at = (page * self.n_kv_heads + head) * n;
-            store_kv(isa, k, v, &mut cache.k[at..at + n], &mut cache.v[at..at + n], offset);
-        }
+    /// Has each part of one layer written, on all threads of `pool`: `write(part, pages)`.
+    pub(crate) fn store(
+        &mut self,
+        pool: &mut Pool,
+        layer: usize,
+        write: impl Fn(Part, &mut [u16]) + Sync,
+    ) {
+        let n_kv_heads = self.n_kv_heads;
+        let layer_len = 2 * n_kv_heads * self.head_len;
+        let values = &mut self.values[layer * layer_len..(layer + 1) * layer_len];
+        pool.for_chunks(values, self.head_len, |i, pages| {
+            let kv_head = i % n_kv_heads;
+            let part = if i < n_kv_heads { Part::K { kv_head } } else { Part::V { kv_head } };
+            write(part, pages);
+        });
     }
 
     /// The pages of one KV head.
     pub(crate) fn pages(&self, layer: usize, kv_head: usize) -> KvPages<'_> {
-        let cache = &self.layers[layer];
-        let n = KV_PAGE * self.head_dim;
+        let at = |part: usize| ((2 * layer + part) * self.n_kv_heads + kv_head) * self.head_len;
         KvPages {
-            k: &cache.k,
-            v: &cache.v,
-            page_stride: self.n_kv_heads * n,
-            offset: kv_head * n,
+            k: &self.values[at(0)..at(0) + self.head_len],
+            v: &self.values[at(1)..at(1) + self.head_len],
+            page_stride: KV_PAGE * self.head_dim,
+            offset: 0,
             head_dim: self.head_dim,
         }
     }

@@ -4,23 +4,22 @@ use lm_kernels::{Pool, WeightType, dequantize_row};
 use lm_models::{LayerTensor, Model, NormPlacement, TensorRole};
 
 use crate::LoadError;
-use crate::matrix::{Matrix, weight_type};
+use crate::matrix::{Matrix, Stacked, weight_type};
 
 /// Norms are `[n]` f32, with the family's offset already added; biases `[n]` f32.
 #[derive(Debug)]
 pub(crate) struct Layer {
     pub(crate) attn_norm: Vec<f32>,
-    pub(crate) attn_q: Matrix,
-    pub(crate) attn_k: Matrix,
-    pub(crate) attn_v: Matrix,
+    /// Q, k and v.
+    pub(crate) attn_qkv: Stacked,
     /// Of q, k and v, one after another.
     pub(crate) qkv_bias: Option<Vec<f32>>,
     pub(crate) qk_norms: Option<(Vec<f32>, Vec<f32>)>,
-    pub(crate) attn_output: Matrix,
+    pub(crate) attn_output: Stacked,
     pub(crate) ffn_norm: Vec<f32>,
     pub(crate) ffn_gate: Matrix,
     pub(crate) ffn_up: Matrix,
-    pub(crate) ffn_down: Matrix,
+    pub(crate) ffn_down: Stacked,
     /// After attention and after the MLP.
     pub(crate) post_norms: Option<(Vec<f32>, Vec<f32>)>,
 }
@@ -34,6 +33,11 @@ pub(crate) struct Loader<'a> {
 impl Loader<'_> {
     pub(crate) fn matrix(&mut self, role: TensorRole) -> Result<Matrix, LoadError> {
         Matrix::pack(&self.model.tensor(role)?, role, self.pool)
+    }
+
+    pub(crate) fn stacked(&mut self, roles: &[TensorRole]) -> Result<Stacked, LoadError> {
+        let matrices = roles.iter().map(|role| self.matrix(*role)).collect::<Result<_, _>>()?;
+        Ok(Stacked::new(matrices, self.pool.n_threads()))
     }
 
     /// A vector as f32. `[n]`
@@ -78,30 +82,20 @@ impl Loader<'_> {
                 NormPlacement::Pre => None,
                 NormPlacement::PreAndPost => pair(self, T::PostAttnNorm, T::PostFfnNorm)?,
             },
-            attn_q: self.matrix(role(T::AttnQ))?,
-            attn_k: self.matrix(role(T::AttnK))?,
-            attn_v: self.matrix(role(T::AttnV))?,
-            attn_output: self.matrix(role(T::AttnOutput))?,
+            attn_qkv: self.stacked(&[T::AttnQ, T::AttnK, T::AttnV].map(role))?,
+            attn_output: self.stacked(&[role(T::AttnOutput)])?,
             ffn_gate: self.matrix(role(T::FfnGate))?,
             ffn_up: self.matrix(role(T::FfnUp))?,
-            ffn_down: self.matrix(role(T::FfnDown))?,
+            ffn_down: self.stacked(&[role(T::FfnDown)])?,
         })
     }
 }
 
 impl Layer {
     pub(crate) fn size_bytes(&self) -> usize {
-        [
-            &self.attn_q,
-            &self.attn_k,
-            &self.attn_v,
-            &self.attn_output,
-            &self.ffn_gate,
-            &self.ffn_up,
-            &self.ffn_down,
-        ]
-        .iter()
-        .map(|matrix| matrix.size_bytes())
-        .sum()
+        let stacked = [&self.attn_qkv, &self.attn_output, &self.ffn_down];
+        let mlp = [&self.ffn_gate, &self.ffn_up];
+        let bytes = stacked.iter().map(|matrices| matrices.size_bytes());
+        bytes.chain(mlp.iter().map(|matrix| matrix.size_bytes())).sum()
     }
 }

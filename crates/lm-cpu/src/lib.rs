@@ -9,9 +9,11 @@ mod arena;
 mod attention;
 mod backend;
 mod executor;
+mod head;
 mod kv;
 mod layer;
 mod matrix;
+mod mlp;
 mod rope;
 mod scratch;
 

@@ -1,17 +1,18 @@
 //! A weight matrix as panels of 16 rows, and its product with the rows of a step.
 
+use std::ops::Range;
+
 use lm_kernels::{
-    ActBlock, Acts, Isa, PANEL_ROWS, Panel, Pool, WeightType, gemm_panel, pack_panel, panel_bytes,
+    ActBlock, Acts, Columns, Isa, PANEL_ROWS, Panels, Pool, Put, WeightType, gemm, pack_panel,
+    panel_bytes, quantize_activations,
 };
 use lm_models::{TensorRole, TensorType, TensorView};
 
 use crate::LoadError;
 use crate::arena::Arena;
 
-/// Int8 numbers that each activation is the sum of. One alone is too coarse: it moves the perplexity of
-/// SmolLM2 by 0.6 %, and its first word after a question from English to French; two by 0.005 %. The
-/// second is free for one stream, and costs a third of the throughput of eight.
-pub(crate) const ACT_PARTS: usize = 2;
+/// Values that share a scale, as the kernels quantise activations.
+pub(crate) const ACT_BLOCK: usize = lm_kernels::ACT_BLOCK;
 /// Bytes of weights that one work item covers, if there are enough of them.
 const ITEM_BYTES: usize = 48 << 10;
 /// Work items per thread, at least: enough that a late thread costs little.
@@ -24,7 +25,7 @@ pub(crate) struct Matrix {
     n_rows: usize,
     k: usize,
     panel_bytes: usize,
-    panels: Arena,
+    panels: Arena<u8>,
 }
 
 /// The activations of a step's rows, for matrices of any type.
@@ -32,8 +33,7 @@ pub(crate) struct Matrix {
 pub(crate) struct RowActs {
     /// `[m, k]`
     pub(crate) floats: Vec<f32>,
-    /// `[m, 2, k / 32]`: each activation is the sum of a coarse and a fine part. Filled when a consumer
-    /// is quantised.
+    /// `[m, k / 32]`, filled when a consumer is quantised.
     pub(crate) blocks: Vec<ActBlock>,
 }
 
@@ -66,10 +66,6 @@ impl Matrix {
         self.n_rows
     }
 
-    pub(crate) fn n_panels(&self) -> usize {
-        self.n_rows.div_ceil(PANEL_ROWS)
-    }
-
     pub(crate) fn size_bytes(&self) -> usize {
         self.panels.len()
     }
@@ -78,80 +74,143 @@ impl Matrix {
         self.weight.is_quantized()
     }
 
-    /// Panel `p` times every row of `acts`: `out` is `[m, 16]`.
-    pub(crate) fn multiply_panel(
+    /// Rows `first..first + out.width()` of this matrix times rows `rows` of `acts`. `first` is a multiple of 16.
+    pub(crate) fn multiply_part(
         &self,
         isa: Isa,
-        p: usize,
+        first: usize,
         acts: &RowActs,
-        m: usize,
-        out: &mut [f32],
+        rows: Range<usize>,
+        put: Put,
+        out: Columns<'_, f32>,
     ) {
-        let bytes = &self.panels[p * self.panel_bytes..(p + 1) * self.panel_bytes];
-        let panel = Panel::new(self.weight, self.k, bytes);
-        if !self.is_quantised() {
-            let acts = Acts::F32(&acts.floats[..m * self.k]);
-            return gemm_panel(isa, panel, acts, 0..m, out, PANEL_ROWS);
-        }
-        let n_rows = m * ACT_PARTS;
-        let blocks = Acts::Q8(&acts.blocks[..n_rows * self.k / 32]);
-        let mut parts = vec![0.0; n_rows * PANEL_ROWS];
-        gemm_panel(isa, panel, blocks, 0..n_rows, &mut parts, PANEL_ROWS);
-        for (out, parts) in
-            out.chunks_exact_mut(PANEL_ROWS).zip(parts.chunks_exact(ACT_PARTS * PANEL_ROWS))
-        {
-            let (coarse, fine) = parts.split_at(PANEL_ROWS);
-            for ((out, coarse), fine) in out.iter_mut().zip(coarse).zip(fine) {
-                *out = coarse + fine;
-            }
-        }
+        let (p, n) = (first / PANEL_ROWS, out.width().div_ceil(PANEL_ROWS));
+        let bytes = &self.panels[p * self.panel_bytes..(p + n) * self.panel_bytes];
+        let acts = match self.is_quantised() {
+            true => Acts::Quantized(&acts.blocks),
+            false => Acts::F32(&acts.floats),
+        };
+        gemm(isa, Panels::new(self.weight, self.k, bytes), acts, rows, put, out);
     }
 }
 
-/// Several matrices over the same activations, as one: `out` is `[n_panels, m, 16]`, the panels of the
-/// first matrix first.
-pub(crate) fn multiply(
-    isa: Isa,
-    pool: &mut Pool,
-    matrices: &[&Matrix],
-    acts: &RowActs,
-    m: usize,
-    out: &mut Vec<f32>,
-) {
-    let n_panels: usize = matrices.iter().map(|matrix| matrix.n_panels()).sum();
-    let n_bytes: usize = matrices.iter().map(|matrix| matrix.size_bytes()).sum();
-    let group = panels_per_item(n_panels, n_bytes, pool.n_threads());
-    out.resize(n_panels * m * PANEL_ROWS, 0.0);
-    pool.for_chunks(out, group * m * PANEL_ROWS, |item, out| {
-        for (i, out) in out.chunks_exact_mut(m * PANEL_ROWS).enumerate() {
-            let mut p = item * group + i;
-            for matrix in matrices {
-                if p < matrix.n_panels() {
-                    matrix.multiply_panel(isa, p, acts, m, out);
-                    break;
-                }
-                p -= matrix.n_panels();
-            }
-        }
-    });
+/// Matrices over the same activations, as one: their rows one after another.
+#[derive(Debug)]
+pub(crate) struct Stacked {
+    matrices: Vec<Matrix>,
+    /// The row at which each work item begins, and the end.
+    bounds: Vec<usize>,
+    /// The matrix of each work item, and the row of the whole at which that matrix begins.
+    items: Vec<(usize, usize)>,
 }
 
-pub(crate) fn panels_per_item(n_panels: usize, n_bytes: usize, n_threads: usize) -> usize {
+impl Stacked {
+    pub(crate) fn new(matrices: Vec<Matrix>, n_threads: usize) -> Self {
+        let n_bytes: usize = matrices.iter().map(Matrix::size_bytes).sum();
+        let n_rows: usize = matrices.iter().map(Matrix::n_rows).sum();
+        let (mut bounds, mut items, mut first) = (vec![0], Vec::new(), 0);
+        for (i, matrix) in matrices.iter().enumerate() {
+            let n = rows_per_item(n_rows, n_bytes, n_threads);
+            for start in (0..matrix.n_rows).step_by(n) {
+                bounds.push(first + matrix.n_rows.min(start + n));
+                items.push((i, first));
+            }
+            first += matrix.n_rows;
+        }
+        Stacked { matrices, bounds, items }
+    }
+
+    pub(crate) fn n_rows(&self) -> usize {
+        self.matrices.iter().map(Matrix::n_rows).sum()
+    }
+
+    pub(crate) fn size_bytes(&self) -> usize {
+        self.matrices.iter().map(Matrix::size_bytes).sum()
+    }
+
+    pub(crate) fn is_quantised(&self) -> bool {
+        self.matrices.iter().any(Matrix::is_quantised)
+    }
+
+    /// The row at which each work item begins, and the end.
+    pub(crate) fn bounds(&self) -> &[usize] {
+        &self.bounds
+    }
+
+    /// What work item `item` gives for rows `rows` of `acts`; `out` has its columns.
+    pub(crate) fn multiply_item(
+        &self,
+        isa: Isa,
+        item: usize,
+        acts: &RowActs,
+        rows: Range<usize>,
+        put: Put,
+        out: Columns<'_, f32>,
+    ) {
+        let (matrix, first) = self.items[item];
+        let matrix = &self.matrices[matrix];
+        matrix.multiply_part(isa, self.bounds[item] - first, acts, rows, put, out);
+    }
+
+    /// Of what work item `item` gives, the rows of the whole from `first` on, as many as `out` has columns.
+    pub(crate) fn multiply_columns(
+        &self,
+        isa: Isa,
+        item: usize,
+        first: usize,
+        acts: &RowActs,
+        rows: Range<usize>,
+        out: Columns<'_, f32>,
+    ) {
+        let (matrix, start) = self.items[item];
+        self.matrices[matrix].multiply_part(isa, first - start, acts, rows, Put::Store, out);
+    }
+
+    /// All rows times the rows of `acts`, on all threads: `out` is `[m, n_rows]`.
+    pub(crate) fn multiply(
+        &self,
+        isa: Isa,
+        pool: &mut Pool,
+        acts: &RowActs,
+        put: Put,
+        out: &mut [f32],
+    ) {
+        let out = Columns::new(out, self.n_rows());
+        pool.for_column_pieces(out, &self.bounds, |item, out| {
+            self.multiply_item(isa, item, acts, 0..out.n_rows(), put, out);
+        });
+    }
+}
+
+/// Rows of a matrix that one work item takes: whole panels.
+pub(crate) fn rows_per_item(n_rows: usize, n_bytes: usize, n_threads: usize) -> usize {
+    let n_panels = n_rows.div_ceil(PANEL_ROWS);
     let by_bytes = ITEM_BYTES * n_panels / n_bytes.max(1);
     let by_threads = n_panels / (ITEMS_PER_THREAD * n_threads);
-    by_bytes.min(by_threads).max(1)
+    by_bytes.min(by_threads).max(1) * PANEL_ROWS
 }
 
-/// Row `m` of a product: `n` values from row `first` on, out of `[n_panels, m, 16]`.
-pub(crate) fn gather(product: &[f32], n_m: usize, m: usize, first: usize, out: &mut [f32]) {
-    let mut done = 0;
-    while done < out.len() {
-        let row = first + done;
-        let (p, r) = (row / PANEL_ROWS, row % PANEL_ROWS);
-        let n = (PANEL_ROWS - r).min(out.len() - done);
-        let at = (p * n_m + m) * PANEL_ROWS + r;
-        out[done..done + n].copy_from_slice(&product[at..at + n]);
-        done += n;
+impl RowActs {
+    /// Makes room for `[m, k]`, and fills it row by row; quantised when a consumer wants that.
+    pub(crate) fn fill(
+        &mut self,
+        pool: &mut Pool,
+        isa: Isa,
+        (m, k): (usize, usize),
+        is_quantised: bool,
+        row: impl Fn(usize, &mut [f32]) + Sync,
+    ) {
+        self.floats.resize(m * k, 0.0);
+        if !is_quantised {
+            return pool.for_chunks(&mut self.floats, k, row);
+        }
+        let n_blocks = k / ACT_BLOCK;
+        self.blocks.resize(m * n_blocks, ActBlock::default());
+        let (floats, blocks) = ((&mut self.floats[..], k), (&mut self.blocks[..], n_blocks));
+        pool.for_chunks_of_two(floats, blocks, |i, floats, blocks| {
+            row(i, floats);
+            quantize_activations(isa, floats, blocks);
+        });
     }
 }
 

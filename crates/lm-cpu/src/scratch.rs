@@ -1,8 +1,8 @@
 //! The rows of a step, and the buffers between its phases. Reused from step to step.
 
-use lm_backend::Batch;
+use lm_backend::{Batch, Greatest};
 
-use crate::attention::Partials;
+use crate::attention::Plan;
 use crate::matrix::RowActs;
 
 /// What the phases need to know of each row of a step.
@@ -14,6 +14,8 @@ pub(crate) struct StepRows {
     pub(crate) slots: Vec<u32>,
     /// The sequence of each row. `[m]`
     sequences: Vec<u32>,
+    /// `[n_sequences + 1]`
+    cu_seqlens: Vec<u32>,
     /// The sequences' blocks, one after another.
     blocks: Vec<u32>,
     cu_blocks: Vec<u32>,
@@ -23,6 +25,7 @@ impl StepRows {
     pub(crate) fn fill(&mut self, batch: &Batch) {
         self.positions.clone_from(&batch.positions);
         self.slots.clone_from(&batch.slot_mapping);
+        self.cu_seqlens.clone_from(&batch.cu_seqlens_q);
         self.cu_blocks.clone_from(&batch.cu_blocks);
         self.blocks.clear();
         self.blocks.extend(batch.block_tables.iter().map(|block| block.0));
@@ -36,6 +39,11 @@ impl StepRows {
         self.positions.len()
     }
 
+    /// Rows of the same sequence from `row` on: their positions follow each other.
+    pub(crate) fn n_adjacent(&self, row: usize) -> usize {
+        self.cu_seqlens[self.sequences[row] as usize + 1] as usize - row
+    }
+
     pub(crate) fn block_table(&self, row: usize) -> &[u32] {
         let s = self.sequences[row] as usize;
         &self.blocks[self.cu_blocks[s] as usize..self.cu_blocks[s + 1] as usize]
@@ -46,18 +54,20 @@ impl StepRows {
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     pub(crate) rows: StepRows,
+    /// Attention of the layers with each window.
+    pub(crate) plans: Vec<Plan>,
     /// The residual stream. `[m, hidden_size]`
     pub(crate) x: Vec<f32>,
+    /// What a block added to it, if that is normed first. `[m, hidden_size]`
+    pub(crate) added: Vec<f32>,
     /// What the next matrices multiply.
     pub(crate) acts: RowActs,
-    /// What they gave. `[n_panels, m, 16]`
-    pub(crate) product: Vec<f32>,
-    /// `[m, n_heads * head_dim]`
-    pub(crate) q: Vec<f32>,
-    /// K, then V, of each row. `[m, 2 * n_kv_heads * head_dim]`
-    pub(crate) kv: Vec<f32>,
-    pub(crate) partials: Partials,
-    /// Gate and up products, then the hidden values, of 32 columns each:
-    /// `[intermediate_size / 32, 96 * m]`
-    pub(crate) hidden: Vec<f32>,
+    /// What the last matrix of an MLP multiplies.
+    pub(crate) hidden: RowActs,
+    /// `[m, (n_heads + 2 * n_kv_heads) * head_dim]`
+    pub(crate) qkv: Vec<f32>,
+    /// Of attention's work items.
+    pub(crate) partials: Vec<f32>,
+    /// Of each work item of the head: its greatest logit of each row. `[n_items, n_rows]`
+    pub(crate) greatest: Vec<Greatest>,
 }

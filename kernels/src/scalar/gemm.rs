@@ -1,11 +1,13 @@
-//! One dot product as every kernel must compute it, and a panel by 16 times that.
+//! One dot product as every kernel must compute it, and panels by 16 times that.
 //! Defines the order of the float operations; must never know a vector unit.
 //! Start at [`dot_sub`].
 
 use half::{bf16, f16};
 
 use super::sub::{Sub, sub};
-use crate::acts::ActBlock;
+use crate::acts::{ACT_BLOCK, ActBlock};
+use crate::columns::Columns;
+use crate::dispatch::{Panels, Put, put_row};
 use crate::layout::PANEL_ROWS;
 use crate::pack::unpack_sub;
 use crate::types::WeightType;
@@ -26,30 +28,41 @@ pub(crate) fn dot_sub(weight: WeightType, w: &Sub, x: &ActBlock, acc: f32) -> f3
 }
 
 /// The dot product of a GGUF row of a quantised type with quantised activations: the oracle of
-/// `gemm_panel`, bit for bit.
+/// `gemm`, bit for bit.
 #[must_use]
 pub fn dot_row(weight: WeightType, row: &[u8], x: &[ActBlock]) -> f32 {
     x.iter().enumerate().fold(0.0, |acc, (idx, x)| dot_sub(weight, &sub(weight, row, idx), x, acc))
 }
 
-/// `out[row] = W[row] . x` from a packed panel.
-pub(crate) fn panel(weight: WeightType, panel: &[u8], x: &[ActBlock], out: &mut [f32]) {
-    for (row, out) in out[..PANEL_ROWS].iter_mut().enumerate() {
-        *out = x.iter().enumerate().fold(0.0, |acc, (idx, x)| {
-            dot_sub(weight, &unpack_sub(weight, panel, row, idx), x, acc)
-        });
+/// Rows of activations times panels.
+pub(crate) fn gemm(panels: Panels<'_>, acts: &[ActBlock], put: Put, mut out: Columns<'_, f32>) {
+    let blocks = panels.k / ACT_BLOCK;
+    for (p, panel) in panels.bytes.chunks_exact(panels.panel_bytes).enumerate() {
+        for (i, x) in acts.chunks_exact(blocks).enumerate() {
+            let values = std::array::from_fn(|row| {
+                x.iter().enumerate().fold(0.0, |acc, (idx, x)| {
+                    dot_sub(panels.weight, &unpack_sub(panels.weight, panel, row, idx), x, acc)
+                })
+            });
+            put_row(&mut out.row(i)[p * PANEL_ROWS..], &values, put);
+        }
     }
 }
 
 /// The same for float panels: even and odd `k` are summed apart, fused, then added.
-pub(crate) fn panel_f32(weight: WeightType, panel: &[u8], x: &[f32], out: &mut [f32]) {
-    for (row, out) in out[..PANEL_ROWS].iter_mut().enumerate() {
-        let mut sums = [0.0f32; 2];
-        for (k, x) in x.iter().enumerate() {
-            sums[k % 2] =
-                float_weight(weight, panel, k * PANEL_ROWS + row).mul_add(*x, sums[k % 2]);
+pub(crate) fn gemm_f32(panels: Panels<'_>, x: &[f32], put: Put, mut out: Columns<'_, f32>) {
+    for (p, panel) in panels.bytes.chunks_exact(panels.panel_bytes).enumerate() {
+        for (i, x) in x.chunks_exact(panels.k).enumerate() {
+            let values = std::array::from_fn(|row| {
+                let mut sums = [0.0f32; 2];
+                for (k, x) in x.iter().enumerate() {
+                    let w = float_weight(panels.weight, panel, k * PANEL_ROWS + row);
+                    sums[k % 2] = w.mul_add(*x, sums[k % 2]);
+                }
+                sums[0] + sums[1]
+            });
+            put_row(&mut out.row(i)[p * PANEL_ROWS..], &values, put);
         }
-        *out = sums[0] + sums[1];
     }
 }
 

@@ -1,126 +1,158 @@
-//! Attention over one span with AVX2 and F16C: eight positions' scores, then eight values, in a
-//! vector.
+//! Attention over one span with AVX2 and F16C: eight positions' scores, then eight values, in a vector.
 //! Must never know pages beyond the view that it gets.
-//! Start at [`heads`].
+//! Start at [`queries`].
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::load;
-use crate::attend::{AttendOut, HEADS, PageView, SPAN, Scores, SpanView};
+use crate::attend::{AttendOut, K_GROUP, KV_PAGE, QUERIES, Query, SPAN, Scores, SpanView, common};
 
-/// Up to four query heads over a span.
+/// Values of a vector.
+const LANES: usize = 8;
+
+/// Up to six queries over a span.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) fn heads(q: &[f32], span: &SpanView<'_>, out: AttendOut<'_>) {
-    match out.m.len() {
-        1 => some_heads::<1, 4>(q, span, out),
-        2 => some_heads::<2, 4>(q, span, out),
-        3 => some_heads::<3, 2>(q, span, out),
-        4 => some_heads::<4, 2>(q, span, out),
-        n => unreachable!("{n} heads in a pass of {HEADS}: this is a bug"),
+pub(crate) fn queries(queries: &[Query<'_>], span: &SpanView<'_>, out: AttendOut<'_>) {
+    match queries.len() {
+        1 => pass::<1>(queries, span, out),
+        2 => pass::<2>(queries, span, out),
+        3 => pass::<3>(queries, span, out),
+        4 => pass::<4>(queries, span, out),
+        5 => pass::<5>(queries, span, out),
+        6 => pass::<6>(queries, span, out),
+        n => unreachable!("{n} queries in a pass of {QUERIES}: this is a bug"),
     }
 }
 
-/// `G` heads; `GROUPS` groups of eight positions at a time, so that enough sums are under way.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn some_heads<const G: usize, const GROUPS: usize>(
-    q: &[f32],
-    span: &SpanView<'_>,
-    out: AttendOut<'_>,
-) {
+fn pass<const G: usize>(queries: &[Query<'_>], span: &SpanView<'_>, out: AttendOut<'_>) {
     let head_dim = span.head_dim;
-    let heads: [&[f32]; G] = std::array::from_fn(|g| &q[g * head_dim..][..head_dim]);
-    let mut scores: Scores = [[0.0; SPAN]; HEADS];
-    let pages = &span.pages[..span.n_pages];
-    for page in pages {
-        for first in (0..4).step_by(GROUPS) {
-            page_scores::<G, GROUPS>(heads, page, first, &mut scores);
-        }
+    let q: [&[f32]; G] = std::array::from_fn(|g| queries[g].q);
+    let places: [Range<usize>; G] = std::array::from_fn(|g| span.places(&queries[g]));
+    let mut scores: Scores = [[0.0; SPAN]; QUERIES];
+    let first = places.iter().filter(|p| !p.is_empty()).map(|p| p.start).min().unwrap_or(0);
+    let last = places.iter().map(|p| p.end).max().unwrap_or(0);
+    for group in first / K_GROUP..last.div_ceil(K_GROUP) {
+        group_scores::<G>(q, span, K_GROUP * group, &mut scores);
     }
     for g in 0..G {
-        (out.m[g], out.l[g]) = span.weigh(&mut scores[g]);
+        (out.m[g], out.l[g]) = span.weigh(&mut scores[g], places[g].clone());
     }
-    let mut at = 0;
-    while at < head_dim {
-        let n_vectors = (head_dim - at) / 8;
-        at += 8 * if G == 1 && n_vectors >= 8 {
-            values::<G, 8>(pages, &scores, head_dim, at, out.acc)
-        } else if G <= 2 && n_vectors >= 4 {
-            values::<G, 4>(pages, &scores, head_dim, at, out.acc)
-        } else if n_vectors >= 2 {
-            values::<G, 2>(pages, &scores, head_dim, at, out.acc)
-        } else {
-            values::<G, 1>(pages, &scores, head_dim, at, out.acc)
-        };
+    out.acc.fill(0.0);
+    // Each query takes its positions in order: those before the common ones, the common ones, the rest.
+    let shared = common(&places);
+    for g in 0..G {
+        let end = if shared.is_empty() { places[g].end } else { shared.start };
+        let acc = &mut out.acc[g * head_dim..][..head_dim];
+        values::<1>([&scores[g]], span, places[g].start..end, acc);
+    }
+    if !shared.is_empty() {
+        values::<G>(std::array::from_fn(|g| &scores[g]), span, shared.clone(), out.acc);
+        for g in 0..G {
+            let acc = &mut out.acc[g * head_dim..][..head_dim];
+            values::<1>([&scores[g]], span, shared.end..places[g].end, acc);
+        }
     }
 }
 
-/// Scores of `GROUPS` groups of eight positions of a page, from group `first` on.
+/// Scores of the sixteen places from `first` on.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn page_scores<const G: usize, const GROUPS: usize>(
-    heads: [&[f32]; G],
-    page: &PageView<'_>,
+fn group_scores<const G: usize>(
+    q: [&[f32]; G],
+    span: &SpanView<'_>,
     first: usize,
     scores: &mut Scores,
 ) {
-    let head_dim = heads[0].len();
-    let heads = heads.map(|q| &q[..head_dim]);
-    let keys = page.k.as_chunks::<8>().0;
-    let keys: [&[[u16; 8]]; GROUPS] =
-        std::array::from_fn(|p| &keys[(first + p) * head_dim..][..head_dim]);
-    let mut sums = [[_mm256_setzero_ps(); GROUPS]; G];
+    let head_dim = span.head_dim;
+    let q = q.map(|q| &q[..head_dim]);
+    let keys = span.pages[first / KV_PAGE].k.as_chunks::<K_GROUP>().0;
+    let keys = &keys[first % KV_PAGE / K_GROUP * head_dim..][..head_dim];
+    let mut sums = [[_mm256_setzero_ps(); 2]; G];
     for d in 0..head_dim {
-        let mut k = [_mm256_setzero_ps(); GROUPS];
-        for p in 0..GROUPS {
-            k[p] = load::half8(&keys[p][d], 0);
-        }
+        let k = [load::half8(&keys[d], 0), load::half8(&keys[d], 8)];
         for g in 0..G {
-            let q = _mm256_set1_ps(heads[g][d]);
-            for p in 0..GROUPS {
-                sums[g][p] = _mm256_fmadd_ps(q, k[p], sums[g][p]);
-            }
+            let q = _mm256_set1_ps(q[g][d]);
+            sums[g][0] = _mm256_fmadd_ps(q, k[0], sums[g][0]);
+            sums[g][1] = _mm256_fmadd_ps(q, k[1], sums[g][1]);
         }
     }
     for g in 0..G {
-        for p in 0..GROUPS {
-            load::put_f32x8(&mut scores[g], page.at + 8 * (first + p), sums[g][p]);
-        }
+        load::put_f32x8(&mut scores[g], first, sums[g][0]);
+        load::put_f32x8(&mut scores[g], first + 8, sums[g][1]);
     }
 }
 
-/// Weighs `8 * VECTORS` values of every position, from value `at` on. Returns `VECTORS`.
+/// Adds the weighted values of `places` to `acc`, `[G][head_dim]`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn values<const G: usize, const VECTORS: usize>(
-    pages: &[PageView<'_>],
-    scores: &Scores,
-    head_dim: usize,
+fn values<const G: usize>(
+    weights: [&[f32; SPAN]; G],
+    span: &SpanView<'_>,
+    places: Range<usize>,
+    acc: &mut [f32],
+) {
+    if places.is_empty() {
+        return;
+    }
+    let mut at = 0;
+    while at < span.head_dim {
+        let n_vectors = (span.head_dim - at) / LANES;
+        at += LANES
+            * if G == 1 && n_vectors >= 8 {
+                some_values::<G, 8>(weights, span, places.clone(), at, acc)
+            } else if G <= 3 && n_vectors >= 4 {
+                some_values::<G, 4>(weights, span, places.clone(), at, acc)
+            } else if n_vectors >= 2 {
+                some_values::<G, 2>(weights, span, places.clone(), at, acc)
+            } else {
+                some_values::<G, 1>(weights, span, places.clone(), at, acc)
+            };
+    }
+}
+
+/// `VECTORS` vectors of every position, from value `at` on. Returns `VECTORS`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn some_values<const G: usize, const VECTORS: usize>(
+    weights: [&[f32; SPAN]; G],
+    span: &SpanView<'_>,
+    places: Range<usize>,
     at: usize,
     acc: &mut [f32],
 ) -> usize {
+    let head_dim = span.head_dim;
     let mut sums = [[_mm256_setzero_ps(); VECTORS]; G];
-    for page in pages {
-        let n = page.rows.len();
-        let weights: [&[f32]; G] =
-            std::array::from_fn(|g| &scores[g][page.at + page.rows.start..][..n]);
-        let rows = &page.v[page.rows.start * head_dim..page.rows.end * head_dim];
-        for (row, v) in rows.chunks_exact(head_dim).take(n).enumerate() {
-            let v = &v[at..][..8 * VECTORS];
+    for g in 0..G {
+        for i in 0..VECTORS {
+            sums[g][i] = load::f32s(acc, g * head_dim + at + LANES * i);
+        }
+    }
+    let mut place = places.start;
+    while place < places.end {
+        let (page, row) = (&span.pages[place / KV_PAGE], place % KV_PAGE);
+        let n = (KV_PAGE - row).min(places.end - place);
+        let weights: [&[f32]; G] = std::array::from_fn(|g| &weights[g][place..][..n]);
+        let rows = page.v[row * head_dim..].chunks_exact(head_dim);
+        for (i, v) in rows.take(n).enumerate() {
+            let v = &v[at..][..LANES * VECTORS];
             let mut weight = [_mm256_setzero_ps(); G];
             for g in 0..G {
-                weight[g] = _mm256_set1_ps(weights[g][row]);
+                weight[g] = _mm256_set1_ps(weights[g][i]);
             }
             for i in 0..VECTORS {
-                let v = load::half8(v, 8 * i);
+                let v = load::half8(v, LANES * i);
                 for g in 0..G {
                     sums[g][i] = _mm256_fmadd_ps(weight[g], v, sums[g][i]);
                 }
             }
         }
+        place += n;
     }
     for g in 0..G {
         for i in 0..VECTORS {
-            load::put_f32x8(acc, g * head_dim + at + 8 * i, sums[g][i]);
+            load::put_f32x8(acc, g * head_dim + at + LANES * i, sums[g][i]);
         }
     }
     VECTORS

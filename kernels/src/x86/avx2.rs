@@ -1,153 +1,169 @@
-//! A panel times many columns: cuts the columns into tiles of 8, 4, 3, 2 and 1.
+//! Panels times many columns of activations: cuts the columns into tiles of 4, 3, 2 and 1.
 //! Must never know a weight's layout. Each column's float operations are the same in every tile.
-//! Start at [`panel`].
+//! Start at [`gemm`].
 
 use std::arch::x86_64::*;
-use std::ops::Range;
 
 use super::{avx2_codes, avx2_float, avx2_q6k, avx2_q8_0, load};
-use crate::acts::ActBlock;
-use crate::layout::{Format, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K};
+use crate::acts::{ACT_BLOCK, ActBlock};
+use crate::columns::Columns;
+use crate::dispatch::{Panels, Put, put_row, rows_at_once};
+use crate::layout::{Format, PANEL_ROWS, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 use crate::types::WeightType;
 
-/// Where results go: row `i` of the range at `i * stride`.
-pub(super) struct Out<'a> {
-    pub(super) values: &'a mut [f32],
-    pub(super) stride: usize,
-}
-
-impl Out<'_> {
-    /// Writes `v[column][half]` for the rows from `first` on, halves from `half` on.
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    pub(super) fn put<const NC: usize, const NH: usize>(
-        &mut self,
-        first: usize,
-        half: usize,
-        v: [[__m256; NH]; NC],
-    ) {
-        for (c, column) in v.into_iter().enumerate() {
-            for (h, v) in column.into_iter().enumerate() {
-                load::put_f32x8(self.values, (first + c) * self.stride + 8 * (half + h), v);
-            }
-        }
-    }
-}
-
-/// How many columns the next tile takes. Five to seven are split evenly.
-pub(super) fn tile_width(n_left: usize) -> usize {
+/// How many columns the next tile takes.
+fn tile_width(n_left: usize) -> usize {
     match n_left {
         0..=4 => n_left,
         5..=6 => 3,
-        7 => 4,
-        _ => 8,
+        _ => 4,
     }
 }
 
-/// Rows `rows` of `acts` (`blocks` blocks each) through one panel of a quantised type.
+/// Rows of activations times panels of a quantised type.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) fn panel(
-    weight: WeightType,
-    panel: &[u8],
-    acts: &[ActBlock],
-    blocks: usize,
-    rows: Range<usize>,
-    out: &mut [f32],
-    stride: usize,
-) {
-    let mut out = Out { values: out, stride };
-    let (mut done, n) = (0, rows.len());
-    while done < n {
-        let width = tile_width(n - done);
-        let acts = &acts[(rows.start + done) * blocks..][..width * blocks];
-        match width {
-            8 => tile::<8>(weight, panel, acts, blocks, done, &mut out),
-            4 => tile::<4>(weight, panel, acts, blocks, done, &mut out),
-            3 => tile::<3>(weight, panel, acts, blocks, done, &mut out),
-            2 => tile::<2>(weight, panel, acts, blocks, done, &mut out),
-            _ => tile::<1>(weight, panel, acts, blocks, done, &mut out),
-        }
-        done += width;
-    }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn tile<const NC: usize>(
-    weight: WeightType,
-    panel: &[u8],
-    acts: &[ActBlock],
-    blocks: usize,
-    first: usize,
-    out: &mut Out<'_>,
-) {
-    let cols: [&[ActBlock]; NC] = std::array::from_fn(|c| &acts[c * blocks..][..blocks]);
-    match weight {
-        WeightType::Q4_0 => codes::<Q4_0, NC>(panel, cols, first, out),
-        WeightType::Q4_1 => codes::<Q4_1, NC>(panel, cols, first, out),
-        WeightType::Q5_0 => codes::<Q5_0, NC>(panel, cols, first, out),
-        WeightType::Q5_1 => codes::<Q5_1, NC>(panel, cols, first, out),
-        WeightType::Q4K => codes::<Q4K, NC>(panel, cols, first, out),
-        WeightType::Q5K => codes::<Q5K, NC>(panel, cols, first, out),
-        WeightType::Q6K => {
-            if NC > 4 {
-                out.put(first, 0, avx2_q6k::tile::<NC, 1>(panel, cols, 0));
-                out.put(first, 1, avx2_q6k::tile::<NC, 1>(panel, cols, 1));
-            } else {
-                out.put(first, 0, avx2_q6k::tile::<NC, 2>(panel, cols, 0));
-            }
-        }
-        WeightType::Q8_0 => {
-            if NC > 4 {
-                out.put(first, 0, avx2_q8_0::tile::<NC, 1>(panel, cols, 0));
-                out.put(first, 1, avx2_q8_0::tile::<NC, 1>(panel, cols, 1));
-            } else {
-                out.put(first, 0, avx2_q8_0::tile::<NC, 2>(panel, cols, 0));
-            }
-        }
+pub(crate) fn gemm(panels: Panels<'_>, acts: &[ActBlock], put: Put, out: Columns<'_, f32>) {
+    match panels.weight {
+        WeightType::Q4_0 => of_type::<Q4_0>(panels, acts, put, out),
+        WeightType::Q4_1 => of_type::<Q4_1>(panels, acts, put, out),
+        WeightType::Q5_0 => of_type::<Q5_0>(panels, acts, put, out),
+        WeightType::Q5_1 => of_type::<Q5_1>(panels, acts, put, out),
+        WeightType::Q8_0 => of_type::<Q8_0>(panels, acts, put, out),
+        WeightType::Q4K => of_type::<Q4K>(panels, acts, put, out),
+        WeightType::Q5K => of_type::<Q5K>(panels, acts, put, out),
+        WeightType::Q6K => of_type::<Q6K>(panels, acts, put, out),
         WeightType::F16 | WeightType::BF16 | WeightType::F32 => {
             unreachable!("float panels take f32 activations: this is a bug")
         }
     }
 }
 
-#[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn codes<F: Format, const NC: usize>(
-    panel: &[u8],
-    cols: [&[ActBlock]; NC],
-    first: usize,
-    out: &mut Out<'_>,
-) {
-    if NC > 4 {
-        out.put(first, 0, avx2_codes::tile::<F, NC, 1>(panel, cols, 0));
-        out.put(first, 1, avx2_codes::tile::<F, NC, 1>(panel, cols, 1));
-    } else {
-        out.put(first, 0, avx2_codes::tile::<F, NC, 2>(panel, cols, 0));
+fn of_type<F: Format>(panels: Panels<'_>, acts: &[ActBlock], put: Put, mut out: Columns<'_, f32>) {
+    let blocks = panels.k / ACT_BLOCK;
+    let (n_rows, n_columns) = (out.n_rows(), out.width());
+    let step = rows_at_once(blocks * size_of::<ActBlock>());
+    for first in (0..n_rows).step_by(step) {
+        let rows = first..n_rows.min(first + step);
+        let acts = &acts[rows.start * blocks..rows.end * blocks];
+        for (p, panel) in panels.bytes.chunks_exact(panels.panel_bytes).enumerate() {
+            let columns = p * PANEL_ROWS..n_columns.min((p + 1) * PANEL_ROWS);
+            one_panel::<F>(panel, acts, blocks, put, &mut out.part(rows.clone(), columns));
+        }
     }
 }
 
-/// Rows `rows` of `x` (`k` values each) through one float panel.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) fn panel_f32(
-    weight: WeightType,
+fn one_panel<F: Format>(
     panel: &[u8],
-    x: &[f32],
-    k: usize,
-    rows: Range<usize>,
-    out: &mut [f32],
-    stride: usize,
+    acts: &[ActBlock],
+    blocks: usize,
+    put: Put,
+    out: &mut Columns<'_, f32>,
 ) {
-    let mut out = Out { values: out, stride };
-    let (mut done, n) = (0, rows.len());
+    let (mut done, n) = (0, out.n_rows());
     while done < n {
-        let width = if n - done == 4 { 2 } else { (n - done).min(3) };
-        let x = &x[(rows.start + done) * k..][..width * k];
+        let width = tile_width(n - done);
+        let acts = &acts[done * blocks..][..width * blocks];
         match width {
-            3 => float_tile::<3>(weight, panel, x, k, done, &mut out),
-            2 => float_tile::<2>(weight, panel, x, k, done, &mut out),
-            _ => float_tile::<1>(weight, panel, x, k, done, &mut out),
+            4 => in_halves::<F, 4>(panel, acts, blocks, done, put, out),
+            3 => in_halves::<F, 3>(panel, acts, blocks, done, put, out),
+            2 => whole::<F, 2>(panel, acts, blocks, done, put, out),
+            _ => whole::<F, 1>(panel, acts, blocks, done, put, out),
         }
         done += width;
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn in_halves<F: Format, const NC: usize>(
+    panel: &[u8],
+    acts: &[ActBlock],
+    blocks: usize,
+    first: usize,
+    put: Put,
+    out: &mut Columns<'_, f32>,
+) {
+    let cols: [&[ActBlock]; NC] = std::array::from_fn(|c| &acts[c * blocks..][..blocks]);
+    let upper = tile::<F, NC, 1>(panel, cols, 0);
+    let lower = tile::<F, NC, 1>(panel, cols, 1);
+    for c in 0..NC {
+        put_halves(out.row(first + c), [upper[c][0], lower[c][0]], put);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn whole<F: Format, const NC: usize>(
+    panel: &[u8],
+    acts: &[ActBlock],
+    blocks: usize,
+    first: usize,
+    put: Put,
+    out: &mut Columns<'_, f32>,
+) {
+    let cols: [&[ActBlock]; NC] = std::array::from_fn(|c| &acts[c * blocks..][..blocks]);
+    for (c, halves) in tile::<F, NC, 2>(panel, cols, 0).into_iter().enumerate() {
+        put_halves(out.row(first + c), halves, put);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn tile<F: Format, const NC: usize, const NH: usize>(
+    panel: &[u8],
+    cols: [&[ActBlock]; NC],
+    half: usize,
+) -> [[__m256; NH]; NC] {
+    match F::BITS {
+        8 => avx2_q8_0::tile::<NC, NH>(panel, cols, half),
+        6 => avx2_q6k::tile::<NC, NH>(panel, cols, half),
+        _ => avx2_codes::tile::<F, NC, NH>(panel, cols, half),
+    }
+}
+
+/// Puts the results of one panel for one row.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn put_halves(out: &mut [f32], halves: [__m256; 2], put: Put) {
+    if out.len() < PANEL_ROWS {
+        let mut values = [0.0; PANEL_ROWS];
+        load::put_f32x8(&mut values, 0, halves[0]);
+        load::put_f32x8(&mut values, 8, halves[1]);
+        return put_row(out, &values, put);
+    }
+    for (h, mut v) in halves.into_iter().enumerate() {
+        if put == Put::Add {
+            v = _mm256_add_ps(load::f32s(out, 8 * h), v);
+        }
+        load::put_f32x8(out, 8 * h, v);
+    }
+}
+
+/// Rows of f32 activations times float panels.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) fn gemm_f32(panels: Panels<'_>, x: &[f32], put: Put, mut out: Columns<'_, f32>) {
+    let k = panels.k;
+    let (n_rows, n_columns) = (out.n_rows(), out.width());
+    let step = rows_at_once(k * size_of::<f32>());
+    for first in (0..n_rows).step_by(step) {
+        let rows = first..n_rows.min(first + step);
+        for (p, panel) in panels.bytes.chunks_exact(panels.panel_bytes).enumerate() {
+            let columns = p * PANEL_ROWS..n_columns.min((p + 1) * PANEL_ROWS);
+            let mut out = out.part(rows.clone(), columns);
+            let (mut done, n) = (0, rows.len());
+            while done < n {
+                let width = if n - done == 4 { 2 } else { (n - done).min(3) };
+                let x = &x[(first + done) * k..][..width * k];
+                match width {
+                    3 => float_tile::<3>(panels.weight, panel, x, k, done, put, &mut out),
+                    2 => float_tile::<2>(panels.weight, panel, x, k, done, put, &mut out),
+                    _ => float_tile::<1>(panels.weight, panel, x, k, done, put, &mut out),
+                }
+                done += width;
+            }
+        }
     }
 }
 
@@ -158,14 +174,17 @@ fn float_tile<const NC: usize>(
     x: &[f32],
     k: usize,
     first: usize,
-    out: &mut Out<'_>,
+    put: Put,
+    out: &mut Columns<'_, f32>,
 ) {
     use avx2_float::{BF16, F16, F32, tile};
     let cols: [&[f32]; NC] = std::array::from_fn(|c| &x[c * k..][..k]);
-    let v = match weight {
+    let tile = match weight {
         WeightType::F16 => tile::<F16, NC>(panel, cols),
         WeightType::BF16 => tile::<BF16, NC>(panel, cols),
         _ => tile::<F32, NC>(panel, cols),
     };
-    out.put(first, 0, v);
+    for (c, halves) in tile.into_iter().enumerate() {
+        put_halves(out.row(first + c), halves, put);
+    }
 }

@@ -2,14 +2,15 @@
 //! Must never know how columns are cut.
 //! Start at [`tile`].
 //!
-//! `pmaddubsw` meets eight rows x four unsigned codes with one broadcast of four int8 activations.
-//! Head-room of its i16 sums (|activation| <= 127): 4-bit codes give at most 2 x 15 x 127 = 3810
-//! each, so all 8 groups of a block fit (30,480); 5-bit codes give 7874, so 4 groups fit (31,496).
+//! `pmaddubsw` meets eight rows x four unsigned codes with one broadcast of four int8: the high parts of the
+//! activations, then the low ones. Head-room of its i16 sums: with high parts (at most 127) 4-bit codes give
+//! at most 2 x 15 x 127 = 3810 each, so all 8 groups of a block fit (30,480); 5-bit codes give 7874, so 4
+//! groups fit (31,496). With low parts (at most 16) all groups fit.
 
 use std::arch::x86_64::*;
 
 use super::load;
-use crate::acts::ActBlock;
+use crate::acts::{ActBlock, HIGH_SHIFT};
 use crate::layout::{Format, Min};
 
 /// `NH` halves (8 rows each, from `half` on) of a panel times `NC` columns of the same length.
@@ -23,10 +24,12 @@ pub(super) fn tile<F: Format, const NC: usize, const NH: usize>(
     let n_blocks = cols[0].len();
     let cols = cols.map(|col| &col[..n_blocks]);
     let ones = _mm256_set1_epi16(1);
+    let high_unit = _mm256_set1_epi16(1 << HIGH_SHIFT);
     let mut acc = [[_mm256_setzero_ps(); NH]; NC];
     for b in 0..n_blocks {
         let (sub, tail) = F::sub(panel, b);
-        let mut sums = [[_mm256_setzero_si256(); NH]; NC];
+        let mut high = [[_mm256_setzero_si256(); NH]; NC];
+        let mut low = [[_mm256_setzero_si256(); NH]; NC];
         macro_rules! group {
             ($g:literal) => {
                 let mut w = [_mm256_setzero_si256(); NH];
@@ -34,9 +37,13 @@ pub(super) fn tile<F: Format, const NC: usize, const NH: usize>(
                     w[h] = codes::<F, $g>(sub, half + h);
                 }
                 for c in 0..NC {
-                    let x = _mm256_set1_epi32(cols[c][b].quads[$g]);
+                    let x = _mm256_set1_epi32(cols[c][b].high[$g]);
                     for h in 0..NH {
-                        sums[c][h] = _mm256_add_epi16(sums[c][h], _mm256_maddubs_epi16(w[h], x));
+                        high[c][h] = _mm256_add_epi16(high[c][h], _mm256_maddubs_epi16(w[h], x));
+                    }
+                    let x = _mm256_set1_epi32(cols[c][b].low[$g]);
+                    for h in 0..NH {
+                        low[c][h] = _mm256_add_epi16(low[c][h], _mm256_maddubs_epi16(w[h], x));
                     }
                 }
             };
@@ -58,8 +65,8 @@ pub(super) fn tile<F: Format, const NC: usize, const NH: usize>(
             group!(3);
             for c in 0..NC {
                 for h in 0..NH {
-                    totals[c][h] = _mm256_madd_epi16(sums[c][h], ones);
-                    sums[c][h] = _mm256_setzero_si256();
+                    totals[c][h] = _mm256_madd_epi16(high[c][h], high_unit);
+                    high[c][h] = _mm256_setzero_si256();
                 }
             }
             group!(4);
@@ -71,10 +78,11 @@ pub(super) fn tile<F: Format, const NC: usize, const NH: usize>(
             let (d, m) = scale_min::<F>(sub, tail, half + h);
             for c in 0..NC {
                 let x = &cols[c][b];
-                let sum = _mm256_madd_epi16(sums[c][h], ones);
-                let sum = _mm256_cvtepi32_ps(_mm256_add_epi32(totals[c][h], sum));
+                let high = _mm256_madd_epi16(high[c][h], high_unit);
+                let low = _mm256_madd_epi16(low[c][h], ones);
+                let sum = _mm256_add_epi32(totals[c][h], _mm256_add_epi32(high, low));
                 let scale = _mm256_mul_ps(d, _mm256_set1_ps(x.d));
-                acc[c][h] = _mm256_fmadd_ps(sum, scale, acc[c][h]);
+                acc[c][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, acc[c][h]);
                 acc[c][h] = _mm256_fmadd_ps(m, _mm256_set1_ps(x.d_sum), acc[c][h]);
             }
         }

@@ -2,8 +2,9 @@
 //! Must never know how columns are cut.
 //! Start at [`tile`].
 //!
-//! A pair of products is at most 2 x 63 x 127 = 16,002, so two fit i16 (32,004). The scales
-//! multiply in whole numbers: a block's sum is at most 32 x 32 x 127 x 128 < 2^24 and exact in f32.
+//! A pair of products with high parts is at most 2 x 63 x 127 = 16,002, so two fit i16 (32,004). The scales
+//! multiply in whole numbers: a block's sum is at most 32 x 63 x 4064 x 128 < 2^31, and is rounded once, when
+//! it becomes f32.
 
 use std::arch::x86_64::*;
 
@@ -28,13 +29,12 @@ pub(super) fn tile<const NC: usize, const NH: usize>(
         let mut totals = [[_mm256_setzero_si256(); NH]; NC];
         for h in 0..NH {
             let at = Q6K::SCALES_AT + 8 * (half + h);
-            let (first, second) = (load::i8x8(sub, at), load::i8x8(sub, at + 16));
-            scales[h] = [twice(first), twice(second)];
-            let both = _mm256_blend_epi16::<0b1010_1010>(first, _mm256_slli_epi32::<16>(second));
+            let both = [load::i8x8(sub, at), load::i8x8(sub, at + 16)];
+            scales[h] = both.map(|scale| twice(scale));
             for c in 0..NC {
-                let sums = _mm256_set1_epi32(cols[c][b].sums_word());
-                let offset = _mm256_slli_epi32::<5>(_mm256_madd_epi16(both, sums));
-                totals[c][h] = _mm256_sub_epi32(_mm256_setzero_si256(), offset);
+                let sums = cols[c][b].sums.map(|sum| _mm256_set1_epi32(-32 * sum));
+                let first = _mm256_mullo_epi32(both[0], sums[0]);
+                totals[c][h] = _mm256_add_epi32(first, _mm256_mullo_epi32(both[1], sums[1]));
             }
         }
         macro_rules! pair {
@@ -44,13 +44,15 @@ pub(super) fn tile<const NC: usize, const NH: usize>(
                     w[h] = [codes::<$g>(sub, half + h), codes::<$next>(sub, half + h)];
                 }
                 for c in 0..NC {
-                    let x = _mm256_set1_epi32(cols[c][b].quads[$g]);
-                    let y = _mm256_set1_epi32(cols[c][b].quads[$next]);
+                    let x = &cols[c][b];
+                    let high = [x.high[$g], x.high[$next]].map(|x| _mm256_set1_epi32(x));
+                    let low = [x.low[$g], x.low[$next]].map(|x| _mm256_set1_epi32(x));
                     for h in 0..NH {
-                        let first = _mm256_maddubs_epi16(w[h][0], x);
-                        let sum = _mm256_add_epi16(first, _mm256_maddubs_epi16(w[h][1], y));
-                        let scaled = _mm256_madd_epi16(sum, scales[h][$g / 4]);
-                        totals[c][h] = _mm256_add_epi32(totals[c][h], scaled);
+                        let high = dot(w[h], high);
+                        let high =
+                            _mm256_madd_epi16(high, _mm256_slli_epi16::<5>(scales[h][$g / 4]));
+                        let low = _mm256_madd_epi16(dot(w[h], low), scales[h][$g / 4]);
+                        totals[c][h] = _mm256_add_epi32(totals[c][h], _mm256_add_epi32(high, low));
                     }
                 }
             };
@@ -68,6 +70,13 @@ pub(super) fn tile<const NC: usize, const NH: usize>(
         }
     }
     acc
+}
+
+/// Two groups of codes times two groups of activation parts, in i16.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn dot(w: [__m256i; 2], x: [__m256i; 2]) -> __m256i {
+    _mm256_add_epi16(_mm256_maddubs_epi16(w[0], x[0]), _mm256_maddubs_epi16(w[1], x[1]))
 }
 
 /// An i32 in i16 range, in both halves of its word.

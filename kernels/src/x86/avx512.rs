@@ -2,37 +2,38 @@
 //! i32.
 //! Must never give other bits than AVX2: the sums are whole numbers, and the float operations are
 //! the same.
-//! Start at [`panel`], then [`tile`].
+//! Start at [`gemm`], then [`tile`].
 
 use std::arch::x86_64::*;
-use std::ops::Range;
 
-use super::avx2::tile_width;
-use crate::acts::ActBlock;
+use crate::acts::{ACT_BLOCK, ActBlock, HIGH_SHIFT};
+use crate::columns::Columns;
+use crate::dispatch::{Panels, Put, put_row, rows_at_once};
 use crate::layout::{Format, Min, PANEL_ROWS, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 use crate::types::WeightType;
 
-/// Rows `rows` of `acts` (`blocks` blocks each) through one panel of a quantised type.
+/// How many columns the next tile takes. Five to seven are split evenly.
+fn tile_width(n_left: usize) -> usize {
+    match n_left {
+        0..=4 => n_left,
+        5..=6 => 3,
+        7 => 4,
+        _ => 8,
+    }
+}
+
+/// Rows of activations times panels of a quantised type.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub(crate) fn panel(
-    weight: WeightType,
-    panel: &[u8],
-    acts: &[ActBlock],
-    blocks: usize,
-    rows: Range<usize>,
-    out: &mut [f32],
-    stride: usize,
-) {
-    let (n, acts) = (rows.len(), &acts[rows.start * blocks..rows.end * blocks]);
-    match weight {
-        WeightType::Q4_0 => columns::<Q4_0>(panel, acts, n, out, stride),
-        WeightType::Q4_1 => columns::<Q4_1>(panel, acts, n, out, stride),
-        WeightType::Q5_0 => columns::<Q5_0>(panel, acts, n, out, stride),
-        WeightType::Q5_1 => columns::<Q5_1>(panel, acts, n, out, stride),
-        WeightType::Q8_0 => columns::<Q8_0>(panel, acts, n, out, stride),
-        WeightType::Q4K => columns::<Q4K>(panel, acts, n, out, stride),
-        WeightType::Q5K => columns::<Q5K>(panel, acts, n, out, stride),
-        WeightType::Q6K => columns::<Q6K>(panel, acts, n, out, stride),
+pub(crate) fn gemm(panels: Panels<'_>, acts: &[ActBlock], put: Put, out: Columns<'_, f32>) {
+    match panels.weight {
+        WeightType::Q4_0 => of_type::<Q4_0>(panels, acts, put, out),
+        WeightType::Q4_1 => of_type::<Q4_1>(panels, acts, put, out),
+        WeightType::Q5_0 => of_type::<Q5_0>(panels, acts, put, out),
+        WeightType::Q5_1 => of_type::<Q5_1>(panels, acts, put, out),
+        WeightType::Q8_0 => of_type::<Q8_0>(panels, acts, put, out),
+        WeightType::Q4K => of_type::<Q4K>(panels, acts, put, out),
+        WeightType::Q5K => of_type::<Q5K>(panels, acts, put, out),
+        WeightType::Q6K => of_type::<Q6K>(panels, acts, put, out),
         WeightType::F16 | WeightType::BF16 | WeightType::F32 => {
             unreachable!("float panels take f32 activations: this is a bug")
         }
@@ -40,18 +41,38 @@ pub(crate) fn panel(
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn columns<F: Format>(panel: &[u8], acts: &[ActBlock], n: usize, out: &mut [f32], stride: usize) {
-    let (blocks, mut done) = (acts.len() / n, 0);
+fn of_type<F: Format>(panels: Panels<'_>, acts: &[ActBlock], put: Put, mut out: Columns<'_, f32>) {
+    let blocks = panels.k / ACT_BLOCK;
+    let (n_rows, n_columns) = (out.n_rows(), out.width());
+    let step = rows_at_once(blocks * size_of::<ActBlock>());
+    for first in (0..n_rows).step_by(step) {
+        let rows = first..n_rows.min(first + step);
+        let acts = &acts[rows.start * blocks..rows.end * blocks];
+        for (p, panel) in panels.bytes.chunks_exact(panels.panel_bytes).enumerate() {
+            let columns = p * PANEL_ROWS..n_columns.min((p + 1) * PANEL_ROWS);
+            one_panel::<F>(panel, acts, blocks, put, &mut out.part(rows.clone(), columns));
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn one_panel<F: Format>(
+    panel: &[u8],
+    acts: &[ActBlock],
+    blocks: usize,
+    put: Put,
+    out: &mut Columns<'_, f32>,
+) {
+    let (mut done, n) = (0, out.n_rows());
     while done < n {
         let width = tile_width(n - done);
         let acts = &acts[done * blocks..][..width * blocks];
-        let out = &mut out[done * stride..];
         match width {
-            8 => store::<F, 8>(panel, acts, out, stride),
-            4 => store::<F, 4>(panel, acts, out, stride),
-            3 => store::<F, 3>(panel, acts, out, stride),
-            2 => store::<F, 2>(panel, acts, out, stride),
-            _ => store::<F, 1>(panel, acts, out, stride),
+            8 => store::<F, 8>(panel, acts, blocks, done, put, out),
+            4 => store::<F, 4>(panel, acts, blocks, done, put, out),
+            3 => store::<F, 3>(panel, acts, blocks, done, put, out),
+            2 => store::<F, 2>(panel, acts, blocks, done, put, out),
+            _ => store::<F, 1>(panel, acts, blocks, done, put, out),
         }
         done += width;
     }
@@ -62,17 +83,34 @@ fn columns<F: Format>(panel: &[u8], acts: &[ActBlock], n: usize, out: &mut [f32]
 fn store<F: Format, const NC: usize>(
     panel: &[u8],
     acts: &[ActBlock],
-    out: &mut [f32],
-    stride: usize,
+    blocks: usize,
+    first: usize,
+    put: Put,
+    out: &mut Columns<'_, f32>,
 ) {
-    let blocks = acts.len() / NC;
     let cols: [&[ActBlock]; NC] = std::array::from_fn(|c| &acts[c * blocks..][..blocks]);
     let tile = if F::BITS == 6 { tile_q6k::<NC>(panel, cols) } else { tile::<F, NC>(panel, cols) };
     for (c, v) in tile.into_iter().enumerate() {
-        let out = &mut out[c * stride..][..PANEL_ROWS];
-        // SAFETY: the slice is 16 f32 long, and the store needs no alignment.
-        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), v) }
+        put_values(out.row(first + c), v, put);
     }
+}
+
+/// Puts the results of one panel for one row.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn put_values(out: &mut [f32], mut v: __m512, put: Put) {
+    if let Some(out) = out.first_chunk_mut::<PANEL_ROWS>() {
+        if put == Put::Add {
+            // SAFETY: the array is 16 f32 long, and the load needs no alignment.
+            v = _mm512_add_ps(unsafe { _mm512_loadu_ps(out.as_ptr()) }, v);
+        }
+        // SAFETY: the array is 16 f32 long, and the store needs no alignment.
+        return unsafe { _mm512_storeu_ps(out.as_mut_ptr(), v) };
+    }
+    let mut values = [0.0; PANEL_ROWS];
+    // SAFETY: the array is 16 f32 long, and the store needs no alignment.
+    unsafe { _mm512_storeu_ps(values.as_mut_ptr(), v) };
+    put_row(out, &values, put);
 }
 
 /// A panel times `NC` columns of the same length, for all types but Q6_K. Q8_0's codes become
@@ -85,20 +123,20 @@ fn tile<F: Format, const NC: usize>(panel: &[u8], cols: [&[ActBlock]; NC]) -> [_
     let mut acc = [_mm512_setzero_ps(); NC];
     for b in 0..n_blocks {
         let (sub, tail) = F::sub(panel, b);
-        // Two sums a column, so that one column alone does not wait for each instruction.
-        let mut sums = [[_mm512_setzero_si512(); 2]; NC];
+        let mut high = [_mm512_setzero_si512(); NC];
+        let mut low = [_mm512_setzero_si512(); NC];
         if F::BITS == 8 {
             for c in 0..NC {
-                let x = _mm512_set1_epi32(cols[c][b].sums_word());
-                sums[c][0] = _mm512_madd_epi16(x, _mm512_set1_epi16(-128));
+                low[c] = _mm512_set1_epi32(-128 * cols[c][b].sum());
             }
         }
         macro_rules! group {
             ($g:literal) => {
                 let w = codes::<F, $g>(sub);
                 for c in 0..NC {
-                    let x = _mm512_set1_epi32(cols[c][b].quads[$g]);
-                    sums[c][$g % 2] = _mm512_dpbusd_epi32(sums[c][$g % 2], w, x);
+                    let x = &cols[c][b];
+                    high[c] = _mm512_dpbusd_epi32(high[c], w, _mm512_set1_epi32(x.high[$g]));
+                    low[c] = _mm512_dpbusd_epi32(low[c], w, _mm512_set1_epi32(x.low[$g]));
                 }
             };
         }
@@ -113,7 +151,7 @@ fn tile<F: Format, const NC: usize>(panel: &[u8], cols: [&[ActBlock]; NC]) -> [_
         let (d, m) = scale_min::<F>(sub, tail);
         for c in 0..NC {
             let x = &cols[c][b];
-            let sum = _mm512_cvtepi32_ps(_mm512_add_epi32(sums[c][0], sums[c][1]));
+            let sum = _mm512_cvtepi32_ps(both(high[c], low[c]));
             let scale = _mm512_mul_ps(d, _mm512_set1_ps(x.d));
             acc[c] = _mm512_fmadd_ps(sum, scale, acc[c]);
             if !matches!(F::LAYOUT.min, Min::None) {
@@ -122,6 +160,13 @@ fn tile<F: Format, const NC: usize>(panel: &[u8], cols: [&[ActBlock]; NC]) -> [_
         }
     }
     acc
+}
+
+/// The sum of both parts of the activations.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn both(high: __m512i, low: __m512i) -> __m512i {
+    _mm512_add_epi32(_mm512_slli_epi32::<HIGH_SHIFT>(high), low)
 }
 
 /// Q6_K: each half of a block has its own sum, offset and whole-number scale.
@@ -133,41 +178,40 @@ fn tile_q6k<const NC: usize>(panel: &[u8], cols: [&[ActBlock]; NC]) -> [__m512; 
     let mut acc = [_mm512_setzero_ps(); NC];
     for b in 0..n_blocks {
         let (sub, tail) = Q6K::sub(panel, b);
-        let mut sums = [[_mm512_setzero_si512(); 2]; NC];
-        for c in 0..NC {
-            for half in 0..2 {
-                sums[c][half] = _mm512_set1_epi32(-32 * i32::from(cols[c][b].sums[half]));
-            }
-        }
-        macro_rules! group {
-            ($g:literal) => {
+        let mut totals = [_mm512_setzero_si512(); NC];
+        macro_rules! half {
+            ($half:literal, $a:literal, $b:literal, $c:literal, $d:literal) => {
+                let mut high = [_mm512_setzero_si512(); NC];
+                let mut low = [_mm512_setzero_si512(); NC];
+                for c in 0..NC {
+                    low[c] = _mm512_set1_epi32(-32 * cols[c][b].sums[$half]);
+                }
+                half!(@group high, low, $a);
+                half!(@group high, low, $b);
+                half!(@group high, low, $c);
+                half!(@group high, low, $d);
+                let scale = bytes16(sub, Q6K::SCALES_AT + $half * PANEL_ROWS);
+                let scale = _mm512_cvtepi8_epi32(scale);
+                for c in 0..NC {
+                    let scaled = _mm512_mullo_epi32(both(high[c], low[c]), scale);
+                    totals[c] = _mm512_add_epi32(totals[c], scaled);
+                }
+            };
+            (@group $high:ident, $low:ident, $g:literal) => {
                 let w = codes::<Q6K, $g>(sub);
                 for c in 0..NC {
-                    let x = _mm512_set1_epi32(cols[c][b].quads[$g]);
-                    sums[c][$g / 4] = _mm512_dpbusd_epi32(sums[c][$g / 4], w, x);
+                    let x = &cols[c][b];
+                    $high[c] = _mm512_dpbusd_epi32($high[c], w, _mm512_set1_epi32(x.high[$g]));
+                    $low[c] = _mm512_dpbusd_epi32($low[c], w, _mm512_set1_epi32(x.low[$g]));
                 }
             };
         }
-        group!(0);
-        group!(4);
-        group!(1);
-        group!(5);
-        group!(2);
-        group!(6);
-        group!(3);
-        group!(7);
-        let scales = [
-            _mm512_cvtepi8_epi32(bytes16(sub, Q6K::SCALES_AT)),
-            _mm512_cvtepi8_epi32(bytes16(sub, Q6K::SCALES_AT + PANEL_ROWS)),
-        ];
+        half!(0, 0, 1, 2, 3);
+        half!(1, 4, 5, 6, 7);
         let d = half16(tail, 0);
         for c in 0..NC {
-            let sum = _mm512_add_epi32(
-                _mm512_mullo_epi32(sums[c][0], scales[0]),
-                _mm512_mullo_epi32(sums[c][1], scales[1]),
-            );
             let scale = _mm512_mul_ps(d, _mm512_set1_ps(cols[c][b].d));
-            acc[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, acc[c]);
+            acc[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(totals[c]), scale, acc[c]);
         }
     }
     acc

@@ -100,3 +100,47 @@ pub(super) fn put_words8(words: &mut [i32; 8], v: __m256i) {
     // SAFETY: the array is 32 bytes long, and the store needs no alignment.
     unsafe { _mm256_storeu_si256(words.as_mut_ptr().cast(), v) }
 }
+
+/// Eight words.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn words8(words: &[i32; 8]) -> __m256i {
+    // SAFETY: the array is 32 bytes long, and the load needs no alignment.
+    unsafe { _mm256_loadu_si256(words.as_ptr().cast()) }
+}
+
+/// Writes four double words at `at`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn put_quads4(quads: &mut [i64; 8], at: usize, v: __m256i) {
+    let quads = &mut quads[at..][..4];
+    // SAFETY: the slice is 32 bytes long, and the store needs no alignment.
+    unsafe { _mm256_storeu_si256(quads.as_mut_ptr().cast(), v) }
+}
+
+/// 16 f16 from their bits at `at`, as f32.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
+pub(super) fn half16(bits: &[u16], at: usize) -> __m512 {
+    let bits = &bits[at..][..16];
+    // SAFETY: the slice is 32 bytes long, and the load needs no alignment.
+    _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(bits.as_ptr().cast()) })
+}
+
+/// 16 f32 at `at`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
+pub(super) fn f32x16s(x: &[f32], at: usize) -> __m512 {
+    let x = &x[at..][..16];
+    // SAFETY: the slice is 16 f32 long, and the load needs no alignment.
+    unsafe { _mm512_loadu_ps(x.as_ptr()) }
+}
+
+/// Writes 16 f32 at `at`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
+pub(super) fn put_f32x16(out: &mut [f32], at: usize, v: __m512) {
+    let out = &mut out[at..][..16];
+    // SAFETY: the slice is 16 f32 long, and the store needs no alignment.
+    unsafe { _mm512_storeu_ps(out.as_mut_ptr(), v) }
+}

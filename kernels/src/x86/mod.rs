@@ -9,6 +9,7 @@
 )]
 
 pub(crate) mod attend;
+pub(crate) mod attend512;
 pub(crate) mod avx2;
 pub(crate) mod avx2_codes;
 pub(crate) mod avx2_float;

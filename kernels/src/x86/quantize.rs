@@ -1,11 +1,13 @@
-//! Activations to int8 with AVX2.
+//! Activations to whole numbers with AVX2.
 //! Must never give other bits than the scalar twin in `acts`.
 //! Start at [`quantize`].
 
 use std::arch::x86_64::*;
 
 use super::load;
-use crate::acts::{ACT_BLOCK, ActBlock, unusual_block};
+use crate::acts::{ACT_BLOCK, ACT_MAX, ActBlock, HIGH_SHIFT, unusual_block};
+
+const SHIFT: i32 = HIGH_SHIFT as i32;
 
 /// Quantises blocks of 32 values.
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -23,18 +25,27 @@ pub(crate) fn quantize(x: &[f32], out: &mut [ActBlock]) {
             *out = block;
             continue;
         }
-        let inverse = _mm256_set1_ps(127.0 / amax);
+        let inverse = _mm256_set1_ps(ACT_MAX / amax);
         let words = x.map(|x| _mm256_cvtps_epi32(_mm256_mul_ps(x, inverse)));
-        let pairs =
+        let codes =
             [_mm256_packs_epi32(words[0], words[1]), _mm256_packs_epi32(words[2], words[3])];
+        let half = _mm256_set1_epi16(1 << HIGH_SHIFT >> 1);
+        let high = codes.map(|q| _mm256_srai_epi16::<SHIFT>(_mm256_add_epi16(q, half)));
+        let mut low = codes;
+        for i in 0..2 {
+            low[i] = _mm256_sub_epi16(codes[i], _mm256_slli_epi16::<SHIFT>(high[i]));
+        }
+        // Packing works within halves of a vector: this puts the words back in order.
         let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-        let codes = _mm256_packs_epi16(pairs[0], pairs[1]);
-        load::put_words8(&mut out.quads, _mm256_permutevar8x32_epi32(codes, order));
+        let in_order = |parts: [__m256i; 2]| {
+            _mm256_permutevar8x32_epi32(_mm256_packs_epi16(parts[0], parts[1]), order)
+        };
+        load::put_words8(&mut out.high, in_order(high));
+        load::put_words8(&mut out.low, in_order(low));
         let ones = _mm256_set1_epi16(1);
-        let sums = pairs.map(|pairs| sum_i32(_mm256_madd_epi16(pairs, ones)));
-        out.sums = sums.map(|sum| sum as i16);
-        out.d = amax / 127.0;
-        out.d_sum = out.d * (sums[0] + sums[1]) as f32;
+        out.sums = codes.map(|codes| sum_i32(_mm256_madd_epi16(codes, ones)));
+        out.d = amax / ACT_MAX;
+        out.d_sum = out.d * out.sum() as f32;
     }
 }
 

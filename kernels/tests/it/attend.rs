@@ -1,10 +1,11 @@
 //! Attention over pages against f64, and the same bits everywhere.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::ops::Range;
 
 use half::f16;
 use lm_kernels::{
-    AttendOut, Isa, KV_PAGE, KvPages, SPAN, Spans, attend_span, merge_spans, store_kv,
+    AttendOut, Isa, KV_PAGE, KvPages, Query, SPAN, attend_span, merge_span, store_k, store_v,
 };
 
 use crate::weights::Rng;
@@ -34,30 +35,51 @@ fn cache(head_dim: usize, n: usize, rng: &mut Rng) -> Cache {
         let (k, v) = (&mut k[at..][..len], &mut v[at..][..len]);
         let isas = Isa::available();
         let isa = isas[pos % isas.len()];
-        store_kv(isa, &keys[row.clone()], &values[row], k, v, pos % KV_PAGE);
+        store_k(isa, &keys[row.clone()], k, pos % KV_PAGE);
+        store_v(isa, &values[row], v, pos % KV_PAGE);
     }
     Cache { k, v, pages, keys, values, head_dim }
 }
 
 fn attend(isa: Isa, cache: &Cache, q: &[f32], range: Range<usize>, cap: Option<f32>) -> Vec<f32> {
-    let head_dim = cache.head_dim;
-    let g = q.len() / head_dim;
+    let n = q.len() / cache.head_dim;
+    attend_each(isa, cache, q, &vec![range; n], cap)
+}
+
+/// Each query has a range of its own.
+fn attend_each(
+    isa: Isa,
+    cache: &Cache,
+    q: &[f32],
+    ranges: &[Range<usize>],
+    cap: Option<f32>,
+) -> Vec<f32> {
+    let (head_dim, g) = (cache.head_dim, ranges.len());
     let stride = 2 * KV_PAGE * head_dim;
     let kv =
         KvPages { k: &cache.k, v: &cache.v, page_stride: stride, offset: stride / 2, head_dim };
-    let (mut m, mut l, mut acc) = (Vec::new(), Vec::new(), Vec::new());
-    for first in (range.start / SPAN * SPAN..range.end).step_by(SPAN) {
-        let at = m.len();
-        m.resize(at + g, 0.0);
-        l.resize(at + g, 0.0);
-        acc.resize((at + g) * head_dim, f32::NAN);
-        let span = range.start.max(first)..range.end.min(first + SPAN);
-        let acc = &mut acc[at * head_dim..];
-        let out = AttendOut { m: &mut m[at..], l: &mut l[at..], acc };
-        attend_span(isa, q, kv, &cache.pages, span, cap, out);
+    let start = ranges.iter().map(|range| range.start).min().unwrap();
+    let end = ranges.iter().map(|range| range.end).max().unwrap();
+    let mut spans = Vec::new();
+    for first in (start / SPAN * SPAN..end).step_by(SPAN) {
+        let queries: Vec<Query<'_>> = (q.chunks_exact(head_dim).zip(ranges))
+            .map(|(q, r)| Query { q, positions: r.start.max(first)..r.end.min(first + SPAN) })
+            .collect();
+        let (mut m, mut l, mut acc) = (vec![0.0; g], vec![0.0; g], vec![f32::NAN; g * head_dim]);
+        let out = AttendOut { m: &mut m, l: &mut l, acc: &mut acc };
+        attend_span(isa, &queries, kv, &cache.pages, cap, out);
+        spans.push((m, l, acc));
     }
-    let mut out = vec![f32::NAN; g * head_dim];
-    merge_spans(isa, Spans { m: &m, l: &l, acc: &acc }, head_dim, &mut out);
+    let mut out = vec![0.0; g * head_dim];
+    for (i, out) in out.chunks_exact_mut(head_dim).enumerate() {
+        let top = spans.iter().map(|(m, ..)| m[i]).fold(f32::NEG_INFINITY, f32::max);
+        let mut total = 0.0;
+        for (m, l, acc) in &spans {
+            let acc = &acc[i * head_dim..][..head_dim];
+            merge_span(isa, top, (m[i], l[i], acc), &mut total, out);
+        }
+        out.iter_mut().for_each(|out| *out /= total);
+    }
     out
 }
 
@@ -124,20 +146,45 @@ fn awkward_ranges() {
     }
 }
 
+/// Rows of a chunk see different positions: each gets the bits that it gets alone.
 #[test]
-fn nothing_to_attend_to_gives_zeros() {
+fn queries_with_different_ranges() {
+    let mut rng = Rng(4);
+    for head_dim in [8, 64, 96] {
+        let cache = cache(head_dim, 600, &mut rng);
+        let causal: Vec<Range<usize>> = (0..11).map(|i| 0..250 + i).collect();
+        let windows: Vec<Range<usize>> = (0..9).map(|i| 90 * i / 2..90 * i / 2 + 40 + i).collect();
+        let apart = vec![3..5, 200..255, 30..31, 300..512, 0..600];
+        for ranges in [causal, windows, apart] {
+            let q = rng.units(ranges.len() * head_dim);
+            let want: Vec<f32> = (q.chunks_exact(head_dim).zip(&ranges))
+                .flat_map(|(q, range)| attend(Isa::SCALAR, &cache, q, range.clone(), Some(9.0)))
+                .collect();
+            for isa in Isa::available() {
+                let got = attend_each(isa, &cache, &q, &ranges, Some(9.0));
+                assert_eq!(got, want, "{} head_dim {head_dim} {ranges:?}", isa.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_to_attend_to_gives_nothing() {
     let mut rng = Rng(1);
     let cache = cache(64, 40, &mut rng);
-    let q = rng.units(128);
+    let q = rng.units(64);
     for isa in Isa::available() {
         let (mut m, mut l, mut acc) = ([1.0; 2], [1.0; 2], [1.0; 128]);
         let kv =
             KvPages { k: &cache.k, v: &cache.v, page_stride: 4096, offset: 2048, head_dim: 64 };
         let out = AttendOut { m: &mut m, l: &mut l, acc: &mut acc };
-        attend_span(isa, &q, kv, &cache.pages, 9..9, None, out);
-        let mut out = [1.0; 128];
-        merge_spans(isa, Spans { m: &m, l: &l, acc: &acc }, 64, &mut out);
-        assert_eq!(out, [0.0; 128]);
+        let queries = [9..9, 3..5].map(|positions| Query { q: &q, positions });
+        attend_span(isa, &queries, kv, &cache.pages, None, out);
+        assert_eq!((m[0], l[0], &acc[..64]), (f32::NEG_INFINITY, 0.0, &[0.0; 64][..]));
+        assert!(l[1] > 0.0);
+        let (mut total, mut out) = (0.0, [7.0; 64]);
+        merge_span(isa, m[1], (m[0], l[0], &acc[..64]), &mut total, &mut out);
+        assert_eq!((total, out), (0.0, [7.0; 64]));
     }
 }
 
@@ -150,7 +197,8 @@ fn what_lies_beyond_the_range_has_no_influence() {
     for pos in (0..10).chain(50..100) {
         let at = cache.pages[pos / KV_PAGE] as usize * 4096 + 2048;
         let (k, v) = (&mut cache.k[at..][..2048], &mut cache.v[at..][..2048]);
-        store_kv(Isa::SCALAR, &[f32::NAN; 64], &[f32::INFINITY; 64], k, v, pos % KV_PAGE);
+        store_k(Isa::SCALAR, &[f32::NAN; 64], k, pos % KV_PAGE);
+        store_v(Isa::SCALAR, &[f32::INFINITY; 64], v, pos % KV_PAGE);
     }
     for isa in Isa::available() {
         assert_eq!(attend(isa, &cache, &q, 10..50, Some(30.0)), want, "{}", isa.name());
@@ -163,5 +211,6 @@ fn a_span_does_not_cross_its_border() {
     let cache = cache(8, 300, &mut Rng(1));
     let kv = KvPages { k: &cache.k, v: &cache.v, page_stride: 512, offset: 256, head_dim: 8 };
     let out = AttendOut { m: &mut [0.0], l: &mut [0.0], acc: &mut [0.0; 8] };
-    attend_span(Isa::detect(), &[0.0; 8], kv, &cache.pages, 250..260, None, out);
+    let query = Query { q: &[0.0; 8], positions: 250..260 };
+    attend_span(Isa::detect(), &[query], kv, &cache.pages, None, out);
 }

@@ -2,8 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use lm_kernels::{
-    ActBlock, Acts, Isa, PANEL_ROWS, Panel, Sub, WeightType, dequantize_row, dot_row, gemm_panel,
-    pack_panel, panel_bytes, quantize_activations, sub, unpack_float_row, unpack_sub,
+    ActBlock, Acts, Columns, Isa, PANEL_ROWS, Panels, Put, Sub, WeightType, dequantize_row,
+    dot_row, pack_panel, panel_bytes, quantize_activations, sub, unpack_float_row, unpack_sub,
 };
 use proptest::prelude::*;
 
@@ -22,9 +22,10 @@ fn acts(isa: Isa, x: &[f32]) -> Vec<ActBlock> {
 /// `[m][16]` by one call over all rows.
 fn gemm(isa: Isa, weight: WeightType, packed: &[u8], k: usize, x: &[f32], m: usize) -> Vec<f32> {
     let blocks = if weight.is_quantized() { acts(Isa::SCALAR, x) } else { Vec::new() };
-    let acts = if weight.is_quantized() { Acts::Q8(&blocks) } else { Acts::F32(x) };
+    let acts = if weight.is_quantized() { Acts::Quantized(&blocks) } else { Acts::F32(x) };
     let mut out = vec![f32::NAN; m * PANEL_ROWS];
-    gemm_panel(isa, Panel::new(weight, k, packed), acts, 0..m, &mut out, PANEL_ROWS);
+    let columns = Columns::new(&mut out, PANEL_ROWS);
+    lm_kernels::gemm(isa, Panels::new(weight, k, packed), acts, 0..m, Put::Store, columns);
     out
 }
 
@@ -173,23 +174,40 @@ fn a_rows_bits_do_not_depend_on_the_batch() {
     }
 }
 
+/// Several panels, the last of them not full, some of the rows, and columns in a wider matrix.
 #[test]
-fn a_range_of_rows_and_a_stride() {
-    let (weight, k, m) = (WeightType::Q4_1, 96, 11);
-    let mut rng = Rng(5);
-    let (_, packed) = panel(weight, Codes::Random, 16, k, &mut rng);
-    let x = rng.units(m * k);
-    let all = gemm(Isa::SCALAR, weight, &packed, k, &x, m);
-    let blocks = acts(Isa::SCALAR, &x);
-    for isa in Isa::available() {
-        let mut out = vec![-1.0; 5 * 40];
-        let panel = Panel::new(weight, k, &packed);
-        gemm_panel(isa, panel, Acts::Q8(&blocks), 4..9, &mut out, 40);
-        for (i, out) in out.chunks_exact(40).enumerate() {
-            check_bits(isa.name(), &out[..16], &all[(4 + i) * 16..][..16]);
-            assert!(out[16..].iter().all(|v| *v == -1.0), "wrote beyond the panel");
+fn a_part_of_a_matrix_gives_the_same_bits() {
+    const N: usize = 2 * PANEL_ROWS + 5;
+    for weight in WeightType::ALL {
+        let (k, m) = (2 * weight.block_len().max(32), 21);
+        let mut rng = Rng(5);
+        let (panels, x) = (3, rng.units(m * k));
+        let packed: Vec<Vec<u8>> =
+            (0..panels).map(|_| panel(weight, Codes::Random, 16, k, &mut rng).1).collect();
+        let one_by_one = |p: usize| gemm(Isa::SCALAR, weight, &packed[p], k, &x, m);
+        let want: Vec<Vec<f32>> = (0..panels).map(one_by_one).collect();
+        let blocks = if weight.is_quantized() { acts(Isa::SCALAR, &x) } else { Vec::new() };
+        let acts = if weight.is_quantized() { Acts::Quantized(&blocks) } else { Acts::F32(&x) };
+        let bytes = packed.concat();
+        for isa in Isa::available() {
+            let mut out = vec![-1.0; 17 * (N + 3)];
+            for put in [Put::Store, Put::Add] {
+                let mut all = Columns::new(&mut out, N + 3);
+                let part = all.part(0..17, 2..2 + N);
+                lm_kernels::gemm(isa, Panels::new(weight, k, &bytes), acts, 4..m, put, part);
+            }
+            for (i, out) in out.chunks_exact(N + 3).enumerate() {
+                let what = format!("{weight:?} row {i} {}", isa.name());
+                let want: Vec<f32> = (0..N)
+                    .map(|r| want[r / PANEL_ROWS][(4 + i) * PANEL_ROWS + r % PANEL_ROWS])
+                    .map(|v| v + v)
+                    .collect();
+                check_bits(&what, &out[2..2 + N], &want);
+                assert!([out[0], out[1], out[N + 2]] == [-1.0; 3], "{what}: wrote beyond");
+            }
+            let none = Columns::new(&mut [], N);
+            lm_kernels::gemm(isa, Panels::new(weight, k, &bytes), acts, 3..3, Put::Store, none);
         }
-        gemm_panel(isa, panel, Acts::Q8(&blocks), 3..3, &mut [], 16);
     }
 }
 
@@ -205,16 +223,16 @@ fn activations_quantise_alike_everywhere() {
     x[96..128].copy_from_slice(&[-3.0; 32]);
     x[128..160].fill(3e38);
     // Halves of a step round to even: 0.5 to 0, 1.5 to 2.
-    x[160..164].copy_from_slice(&[127.0, 0.5, 1.5, -2.5]);
+    x[160..164].copy_from_slice(&[4064.0, 0.5, 1.5, -2.5]);
     let want = acts(Isa::SCALAR, &x);
     for isa in Isa::available() {
         assert_eq!(acts(isa, &x), want, "{}", isa.name());
     }
     assert_eq!(want[1], ActBlock::default());
     assert_eq!(want[2], ActBlock::default());
-    assert_eq!(want[3].codes(), [-127; 32]);
-    assert_eq!(want[4].codes(), [127; 32]);
-    assert_eq!(want[5].codes()[..4], [127, 0, 2, -2]);
+    assert_eq!(want[3].codes(), [-4064; 32]);
+    assert_eq!(want[4].codes(), [4064; 32]);
+    assert_eq!(want[5].codes()[..4], [4064, 0, 2, -2]);
     for (x, block) in x.chunks_exact(32).zip(&want) {
         for (x, q) in x.iter().zip(block.codes()) {
             let error = (x - f32::from(q) * block.scale()).abs();
@@ -252,8 +270,10 @@ fn a_panel_holds_16_rows() {
 fn too_few_activations_are_refused() {
     let (_, packed) = panel(WeightType::Q8_0, Codes::Random, 16, 64, &mut Rng(1));
     let acts = vec![ActBlock::default(); 4];
-    let panel = Panel::new(WeightType::Q8_0, 64, &packed);
-    gemm_panel(Isa::detect(), panel, Acts::Q8(&acts), 0..3, &mut [0.0; 48], 16);
+    let panels = Panels::new(WeightType::Q8_0, 64, &packed);
+    let mut out = [0.0; 48];
+    let out = Columns::new(&mut out, 16);
+    lm_kernels::gemm(Isa::detect(), panels, Acts::Quantized(&acts), 0..3, Put::Store, out);
 }
 
 proptest! {

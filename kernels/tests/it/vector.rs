@@ -2,7 +2,7 @@
 
 use lm_kernels::{
     Isa, add_assign, argmax_panel, exp_in_place, f16_to_f32, f32_to_f16, gelu_tanh_mul, max,
-    rms_norm, rope_halves, rope_interleaved, silu_mul, soft_cap, softmax,
+    rms_norm, rms_norm_in_place, rope_halves, rope_interleaved, silu_mul, soft_cap, softmax,
 };
 
 use crate::weights::Rng;
@@ -78,6 +78,13 @@ fn norm_add_and_gates() {
         3.0,
         1e-6,
     );
+    for isa in Isa::available() {
+        let (mut x, weight) = (Rng(1).units(100), Rng(2).units(100));
+        let mut want = vec![0.0; 100];
+        rms_norm(isa, &x, &weight, 1e-5, &mut want);
+        rms_norm_in_place(isa, &mut x, &weight, 1e-5);
+        assert_eq!(x, want);
+    }
     check(
         |isa, x, y| {
             let mut x = x.to_vec();
