@@ -12,7 +12,9 @@ mod executor;
 mod kv;
 mod layer;
 mod matrix;
+mod probe;
 mod rope;
 mod scratch;
 
 pub use backend::{CpuBackend, CpuOptions, LoadError};
+pub use probe::MachineProbe;
