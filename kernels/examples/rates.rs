@@ -8,18 +8,20 @@
 #![expect(unsafe_code, reason = "a plain FMA loop as the yardstick")]
 
 use std::hint::black_box;
-use std::time::{Duration, Instant};
 
+use lm_kernels::probe::{best_seconds, gemm_rate, scan_rate, stream_rate};
 use lm_kernels::{
-    ActBlock, Acts, AttendOut, Isa, KvPages, PANEL_ROWS, Panel, WeightType, argmax_panel,
-    attend_span, f32_to_f16, gelu_tanh_mul, gemm_panel, pack_panel, panel_bytes,
-    quantize_activations, rms_norm, rope_halves, silu_mul,
+    ActBlock, AttendOut, Isa, KvPages, PANEL_ROWS, Pool, Query, WeightType, argmax_panel,
+    attend_span, f32_to_f16, gelu_tanh_mul, pack_panel, panel_bytes, quantize_activations,
+    rms_norm, rope_halves, silu_mul,
 };
 
 const K: usize = 1536;
 const MS: [usize; 6] = [1, 2, 4, 8, 16, 32];
 
 fn main() {
+    let mut core = Pool::new(1);
+    let memory = vec![1u8; 100_000_000];
     let names: Vec<String> = std::env::args().skip(1).collect();
     println!(
         "{:<12}{:<8}{:>8}   GMAC/s at M = {MS:?}, then GB/s over 100 MB",
@@ -33,34 +35,23 @@ fn main() {
                 continue;
             }
             let fma = fma_rate();
-            let rates: Vec<f64> = MS.iter().map(|m| gemm_rate(isa, weight, *m)).collect();
+            let rates: Vec<f64> =
+                MS.iter().map(|m| gemm_rate(&mut core, isa, weight, *m)).collect();
             let stream = stream_rate(isa, weight);
             let shown: Vec<String> = rates.iter().map(|r| format!("{r:7.1}")).collect();
             println!("{:<12}{name:<8}{fma:>8.1}  {} {stream:7.1}", isa.name(), shown.concat());
             let top = rates.iter().fold(0.0f64, |m, r| m.max(*r));
             best.push(format!("\"{}/{name}\":{:.3}", isa.name(), top / fma));
         }
-        println!("{:<12}scan: {:.1} GB/s", isa.name(), scan_rate());
+        println!("{:<12}scan: {:.1} GB/s", isa.name(), scan_rate(&mut core, &memory));
         print_vector_rates(isa);
         println!("{:<12}pack Q4K: {:.2} GB/s", isa.name(), pack_rate(WeightType::Q4K));
-        for (heads, head_dim) in [(1, 64), (3, 64), (4, 256)] {
+        for (heads, head_dim) in [(1, 64), (3, 64), (6, 64), (4, 256)] {
             let rate = attend_rate(isa, heads, head_dim);
             println!("{:<12}attend {heads} x {head_dim}: {rate:.1} GMAC/s", isa.name());
         }
     }
     println!("{{\"best_per_fma\":{{{}}}}}", best.join(","));
-}
-
-/// The best of several windows, in seconds per call.
-fn best_seconds(mut call: impl FnMut()) -> f64 {
-    let mut best = f64::INFINITY;
-    let started = Instant::now();
-    while started.elapsed() < Duration::from_millis(120) {
-        let window = Instant::now();
-        call();
-        best = best.min(window.elapsed().as_secs_f64());
-    }
-    best
 }
 
 fn bytes(n: usize) -> Vec<u8> {
@@ -70,14 +61,6 @@ fn bytes(n: usize) -> Vec<u8> {
         (state >> 24) as u8 & 0x3b
     };
     std::iter::repeat_with(step).take(n).collect()
-}
-
-fn packed(weight: WeightType, n_panels: usize) -> Vec<u8> {
-    let row = bytes(weight.row_bytes(K).expect("K is whole blocks"));
-    let size = panel_bytes(weight, K).expect("K is whole blocks");
-    let mut first = vec![0; size];
-    pack_panel(weight, &[row.as_slice(); PANEL_ROWS], K, &mut first);
-    first.repeat(n_panels)
 }
 
 /// Nanoseconds of one call of each element-wise kernel on one row.
@@ -111,49 +94,6 @@ fn pack_rate(weight: WeightType) -> f64 {
     (PANEL_ROWS * row.len()) as f64 / seconds / 1e9
 }
 
-fn gemm_rate(isa: Isa, weight: WeightType, m: usize) -> f64 {
-    const PANELS: usize = 8;
-    let weights = packed(weight, PANELS);
-    let x: Vec<f32> = (0..m * K).map(|i| (i % 17) as f32 - 8.0).collect();
-    let mut blocks = vec![ActBlock::default(); m * K / 32];
-    quantize_activations(isa, &x, &mut blocks);
-    let acts = if weight.is_quantized() { Acts::Q8(&blocks) } else { Acts::F32(&x) };
-    let mut out = vec![0.0; m * PANEL_ROWS];
-    let seconds = best_seconds(|| {
-        for panel in weights.chunks_exact(weights.len() / PANELS) {
-            gemm_panel(isa, Panel::new(weight, K, panel), acts, 0..m, &mut out, PANEL_ROWS);
-            black_box(&mut out);
-        }
-    });
-    (PANELS * PANEL_ROWS * K * m) as f64 / seconds / 1e9
-}
-
-fn stream_rate(isa: Isa, weight: WeightType) -> f64 {
-    let size = panel_bytes(weight, K).expect("K is whole blocks");
-    let weights = packed(weight, 100_000_000 / size);
-    let x: Vec<f32> = (0..K).map(|i| (i % 17) as f32 - 8.0).collect();
-    let mut blocks = vec![ActBlock::default(); K / 32];
-    quantize_activations(isa, &x, &mut blocks);
-    let acts = if weight.is_quantized() { Acts::Q8(&blocks) } else { Acts::F32(&x) };
-    let mut out = [0.0; PANEL_ROWS];
-    let seconds = best_seconds(|| {
-        for panel in weights.chunks_exact(size) {
-            gemm_panel(isa, Panel::new(weight, K, panel), acts, 0..1, &mut out, PANEL_ROWS);
-            black_box(&mut out);
-        }
-    });
-    weights.len() as f64 / seconds / 1e9
-}
-
-/// GB/s of a plain sum over 100 MB: what one core gets from memory.
-fn scan_rate() -> f64 {
-    let words = vec![1u64; 100_000_000 / 8];
-    let seconds = best_seconds(|| {
-        black_box(words.iter().fold(0u64, |sum, word| sum.wrapping_add(*word)));
-    });
-    (words.len() * 8) as f64 / seconds / 1e9
-}
-
 fn attend_rate(isa: Isa, heads: usize, head_dim: usize) -> f64 {
     let pool = vec![0x3000u16; 8 * 32 * head_dim];
     let kv = KvPages { k: &pool, v: &pool, page_stride: 32 * head_dim, offset: 0, head_dim };
@@ -163,7 +103,9 @@ fn attend_rate(isa: Isa, heads: usize, head_dim: usize) -> f64 {
     let mut acc = vec![0.0; heads * head_dim];
     let seconds = best_seconds(|| {
         let out = AttendOut { m: &mut m, l: &mut l, acc: &mut acc };
-        attend_span(isa, &q, kv, &pages, 0..256, None, out);
+        let queries: Vec<Query<'_>> =
+            q.chunks_exact(head_dim).map(|q| Query { q, positions: 0..256 }).collect();
+        attend_span(isa, &queries, kv, &pages, None, out);
         black_box(&mut acc);
     });
     (2 * 256 * heads * head_dim) as f64 / seconds / 1e9

@@ -19,6 +19,7 @@ mod lanes;
 mod layout;
 mod pack;
 mod pool;
+pub mod probe;
 mod scalar;
 mod types;
 mod vector;

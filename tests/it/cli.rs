@@ -63,3 +63,24 @@ fn the_placeholder_answers_a_prompt_the_same_way_twice() {
     assert!(!first["text"].as_str().unwrap().is_empty(), "{first}");
     assert_eq!(first["text"], run()["text"]);
 }
+
+#[test]
+fn the_benches_report_every_case_as_one_json_document() {
+    let home = Home::new();
+    let sizes = ["--prompt-tokens", "40", "--context", "16", "--steps", "4", "--repeat", "2"];
+    let args = ["bench", "engine", "placeholder", "--json", "--batch", "1,3"];
+    let found = home.run([&args[..], &sizes].concat()).json();
+    let cases: Vec<_> = found["cases"].as_array().unwrap().iter().collect();
+    let of = |key: &str| cases.iter().map(|case| case[key].clone()).collect::<Vec<_>>();
+    assert_eq!(of("case"), ["prompt", "decode", "decode", "mixed"]);
+    assert_eq!(of("tokens"), [40, 4, 12, 48]);
+    assert!(cases.iter().all(|case| case["tokens_per_s_best"].as_f64().unwrap() > 0.0), "{found}");
+    assert!(found["machine"].is_null() && cases[0]["roofline"].is_null(), "{found}");
+
+    let found = home.run(["bench", "loop", "placeholder", "--requests", "9", "--json"]).json();
+    assert_eq!((&found["requests"], &found["output_tokens"]), (&9.into(), &(9 * 64).into()));
+
+    check(&["bench", "engine", "placeholder", "--steps", "0"], 2, &["steps", "0"]);
+    check(&["bench", "engine", "placeholder", "--context", "9000"], 2, &["9064", "8192"]);
+    check(&["bench", "loop", "placeholder", "--requests", "0"], 2, &["--requests"]);
+}

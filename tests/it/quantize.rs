@@ -133,6 +133,22 @@ fn check_same_answers(gemma: bool) {
 }
 
 #[test]
+fn the_executor_is_measured_beside_the_rates_of_its_storage_types() {
+    let home = Home::new();
+    let (model, ran) = quantize(&home, &folder(&home, false), "q4_1", &["--output-type", "q8_0"]);
+    ran.json();
+    let args = ["bench", "engine", model.to_str().unwrap(), "--device", "cpu", "--json"];
+    let sizes = ["--prompt-tokens", "20", "--context", "8", "--steps", "2", "--repeat", "1"];
+    let found = home.run([&args[..], &sizes].concat()).json();
+    let rates = found["machine"]["gmac_per_s"].as_object().unwrap();
+    assert_eq!(rates.keys().collect::<Vec<_>>(), ["Q4_1", "Q8_0"]);
+    for case in found["cases"].as_array().unwrap() {
+        let fraction = case["roofline"]["fraction"].as_f64().unwrap();
+        assert!(fraction > 0.0 && fraction < 2.0, "{case}");
+    }
+}
+
+#[test]
 fn a_llama_of_safetensors_answers_the_same_as_gguf() {
     check_same_answers(false);
 }

@@ -16,18 +16,24 @@
 //! Start reading at [`Runtime`].
 
 mod config;
+mod engine_bench;
 mod loading;
 mod perplexity;
 mod prepare;
 mod quantize;
 mod release;
+mod roofline;
 mod runtime;
 mod stream;
 
 pub use config::{LoadError, ModelSource, RuntimeConfig};
+pub use engine_bench::{
+    BenchCase, CaseKind, EngineBench, EngineBenchError, EngineBenchOptions, bench_engine,
+};
 pub use perplexity::{Perplexity, PerplexityError, perplexity};
 pub use quantize::{QuantizeError, QuantizeOptions, QuantizeSource, Quantized, StoredAs, quantize};
 pub use release::ReleaseFacts;
+pub use roofline::{Bound, MachineRates, Roofline};
 pub use runtime::{ModelInfo, Runtime};
 pub use stream::{Answer, GenerateStream};
 

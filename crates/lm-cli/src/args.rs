@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::bench_args::BenchArgs;
+
 const AFTER_HELP: &str = "\
 LASTMILE_HOME holds models, store and data; by default the platform's data folder.
 Exit status: 0 done, 1 the answer is no, 2 wrong use, 3 could not.
@@ -47,7 +49,7 @@ pub(crate) enum Verb {
     Rm(RmArgs),
     /// Say what a model file holds.
     Inspect(InspectArgs),
-    /// Measure throughput and latency of a model on this machine.
+    /// Measure throughput and latency of a model: of the executor alone, or through the engine.
     Bench(BenchArgs),
     /// Measure how well a model predicts a text, by llama.cpp's method.
     Perplexity(PerplexityArgs),
@@ -233,31 +235,6 @@ pub(crate) struct InspectArgs {
     /// A card's name, a file, a folder, or `hf:org/repo[:file]`; it must be there already.
     #[arg(default_value = "smollm2-135m-instruct")]
     pub(crate) model: String,
-    /// One JSON document.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  lastmile bench --concurrency 8 --requests 32")]
-pub(crate) struct BenchArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-    /// Requests in flight at once.
-    #[arg(long, default_value_t = 8, value_name = "N")]
-    pub(crate) concurrency: usize,
-    /// Requests in all.
-    #[arg(long, default_value_t = 32, value_name = "N")]
-    pub(crate) requests: usize,
-    /// Tokens of each prompt, drawn at random.
-    #[arg(long, default_value_t = 118, value_name = "N")]
-    pub(crate) prompt_tokens: usize,
-    /// Tokens of each answer.
-    #[arg(long, default_value_t = 64, value_name = "N")]
-    pub(crate) max_tokens: u32,
-    /// Decides the prompts.
-    #[arg(long, default_value_t = 1)]
-    pub(crate) seed: u64,
     /// One JSON document.
     #[arg(long)]
     pub(crate) json: bool,

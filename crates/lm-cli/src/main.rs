@@ -5,7 +5,9 @@
 //! Start reading at [`args::Cli`] for the verbs, then at the file of a verb.
 
 mod args;
-mod bench;
+mod bench_args;
+mod bench_engine;
+mod bench_loop;
 mod chat;
 mod data;
 mod doctor;
@@ -25,6 +27,7 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::{Cli, LogFormat, Verb};
+use crate::bench_args::BenchVerb;
 use crate::outcome::{Outcome, error_text, exit_code, is_broken_pipe};
 
 fn main() -> ExitCode {
@@ -48,7 +51,10 @@ fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Models(args) => fetch::models(&args),
         Verb::Rm(args) => fetch::rm(&args),
         Verb::Inspect(args) => fetch::inspect(&args),
-        Verb::Bench(args) => bench::bench(&args),
+        Verb::Bench(args) => match args.verb {
+            BenchVerb::Engine(args) => bench_engine::bench_engine(&args),
+            BenchVerb::Loop(args) => bench_loop::bench_loop(&args),
+        },
         Verb::Perplexity(args) => perplexity::perplexity(&args),
         Verb::Quantize(args) => quantize::quantize(&args),
         Verb::Data(args) => data::data(&args),

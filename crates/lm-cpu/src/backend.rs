@@ -117,9 +117,7 @@ impl CpuBackend {
             return Err(LoadError::KvTooSmall { kv_bytes: options.kv_bytes, block_bytes });
         }
         let max_model_len = context_len(&model, options, n_blocks * KV_PAGE)?;
-        let n_threads = options.n_threads.unwrap_or_else(|| {
-            std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-        });
+        let n_threads = options.n_threads.unwrap_or_else(default_n_threads);
         let vocab_size = model.spec.vocab_size;
         let kv = KvCache::new(&model.spec, n_blocks)?;
         let executor = Executor::load(model, isa, n_threads, max_model_len)?;
@@ -148,6 +146,11 @@ impl Backend for CpuBackend {
             .forward(batch, &mut self.kv, logits)
             .map_err(|error| BackendError::Compute { message: error.to_string() })
     }
+}
+
+/// As many as this process may use cores.
+pub(crate) fn default_n_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 /// The longest sequence: what was asked for, within the model's own context and the pool.

@@ -14,7 +14,9 @@ mod kv;
 mod layer;
 mod matrix;
 mod mlp;
+mod probe;
 mod rope;
 mod scratch;
 
 pub use backend::{CpuBackend, CpuOptions, LoadError};
+pub use probe::MachineProbe;

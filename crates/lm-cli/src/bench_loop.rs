@@ -1,7 +1,6 @@
-//! `lastmile bench`: a closed loop of random prompts through the engine, in this process.
+//! `lastmile bench loop`: a closed loop of random prompts through the engine, in this process.
 
 use std::io::Write;
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,7 @@ use lastmile::{
 };
 use serde_json::json;
 
-use crate::args::BenchArgs;
+use crate::bench_args::BenchLoopArgs;
 use crate::model::{runtime_config, start};
 use crate::outcome::{Outcome, WrongUse, print_json, say};
 
@@ -24,7 +23,7 @@ struct Sample {
     cached_tokens: u32,
 }
 
-pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<Outcome> {
+pub(crate) fn bench_loop(args: &BenchLoopArgs) -> anyhow::Result<Outcome> {
     let numbers = [
         ("--concurrency", args.concurrency),
         ("--requests", args.requests),
@@ -41,7 +40,7 @@ pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn closed_loop(runtime: &Runtime, args: &BenchArgs) -> Result<Vec<Sample>, GenerateError> {
+fn closed_loop(runtime: &Runtime, args: &BenchLoopArgs) -> Result<Vec<Sample>, GenerateError> {
     let next = AtomicUsize::new(0);
     let worker = || {
         let mut samples = Vec::new();
@@ -63,7 +62,7 @@ fn closed_loop(runtime: &Runtime, args: &BenchArgs) -> Result<Vec<Sample>, Gener
     })
 }
 
-fn one(runtime: &Runtime, args: &BenchArgs, i: usize) -> Result<Sample, GenerateError> {
+fn one(runtime: &Runtime, args: &BenchLoopArgs, i: usize) -> Result<Sample, GenerateError> {
     let prompt = random_prompt(runtime, args, i as u64);
     let mut request = GenerateRequest::new(RequestId(i as u128), Prompt::Tokens(prompt));
     request.sampling = SamplingParams::greedy();
@@ -95,9 +94,9 @@ fn one(runtime: &Runtime, args: &BenchArgs, i: usize) -> Result<Sample, Generate
 }
 
 /// Ordinary tokens, drawn anew for each request, so that no prefix is shared.
-fn random_prompt(runtime: &Runtime, args: &BenchArgs, request: u64) -> Vec<TokenId> {
+fn random_prompt(runtime: &Runtime, args: &BenchLoopArgs, request: u64) -> Vec<TokenId> {
     let vocab_size = runtime.info().backend.vocab_size as u64;
-    let seed = args.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(request);
+    let seed = args.model.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(request);
     let drawn = (0u64..)
         .map(|position| (lm_sampler::uniform(seed, position) * vocab_size as f64) as TokenId);
     let is_text = |token: &TokenId| !runtime.token_bytes(*token).is_empty();
@@ -106,7 +105,7 @@ fn random_prompt(runtime: &Runtime, args: &BenchArgs, request: u64) -> Vec<Token
 
 fn report(
     runtime: &Runtime,
-    args: &BenchArgs,
+    args: &BenchLoopArgs,
     samples: &[Sample],
     wall: Duration,
 ) -> anyhow::Result<()> {
@@ -122,7 +121,7 @@ fn report(
     };
     let (ttft, tpot) = (percentiles(|s| s.ttft), percentiles(|s| s.tpot));
     let info = runtime.info();
-    if args.json {
+    if args.model.json {
         return print_json(&json!({
             "model": info.name,
             "kernel_path": info.backend.kernel_path,
