@@ -204,10 +204,13 @@ impl Engine {
         for (i, row) in self.rows.iter().filter(|row| row.samples).enumerate() {
             let seq = self.scheduler.sequence(row.seq).expect("a scheduled sequence is known");
             let active = &self.active[&row.seq];
-            let (sampler, logits) = (&mut self.sampler, self.logits.row(i));
+            let (sampler, logits) = (&mut self.sampler, &self.logits);
             let draw = || -> Result<Sampled, SampleError> {
+                if let Some(greatest) = logits.greatest(i) {
+                    return Sampler::greedy(greatest.token, greatest.logit);
+                }
                 let position = seq.tokens().len();
-                sampler.sample(logits, &active.sampling, active.history(seq), position)
+                sampler.sample(logits.row(i), &active.sampling, active.history(seq), position)
             };
             let sampled = match catch_unwind(AssertUnwindSafe(draw)) {
                 Ok(sampled) => sampled.map_err(|error| error.to_string()),

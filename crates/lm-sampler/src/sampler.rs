@@ -49,6 +49,18 @@ impl Sampler {
         Sampler { candidates: Candidates::with_capacity(vocab_size, max_model_len) }
     }
 
+    /// The draw of a greedy row of which only the greatest logit is known.
+    ///
+    /// # Errors
+    /// It is NaN or infinite.
+    pub fn greedy(token: TokenId, logit: f32) -> Result<Sampled, SampleError> {
+        match logit {
+            f32::NEG_INFINITY => Err(SampleError::NothingLeft),
+            _ if logit.is_finite() => Ok(Sampled { token, logprobs: None }),
+            _ => Err(SampleError::NotFinite),
+        }
+    }
+
     /// Draws the token at `position` (its index in the sequence) from `logits`, `[vocab_size]`.
     /// Order: penalties, temperature, top-k, top-p, min-p. Log-probabilities are those of the model,
     /// before all of these.
