@@ -151,7 +151,7 @@ impl Executor {
         let (pool, m) = (&mut self.pool, rows.len());
         let (width, head_dim) = (layer.attn_qkv.n_rows(), spec.head_dim);
         let q_width = spec.n_heads * head_dim;
-        kv.store(pool, i, |part, pages| {
+        kv.store(pool, i, |part, mut pages| {
             let head = match part {
                 Part::K { kv_head } => kv_head,
                 Part::V { kv_head } => spec.n_kv_heads + kv_head,
@@ -159,7 +159,7 @@ impl Executor {
             for (qkv, &slot) in qkv.chunks_exact(width).zip(&rows.slots) {
                 let values = &qkv[q_width + head * head_dim..][..head_dim];
                 let (page, slot) = (slot as usize / KV_PAGE, slot as usize % KV_PAGE);
-                let page = &mut pages[page * KV_PAGE * head_dim..][..KV_PAGE * head_dim];
+                let page = pages.row(page);
                 match part {
                     Part::K { .. } => store_k(isa, values, page, slot),
                     Part::V { .. } => store_v(isa, values, page, slot),
