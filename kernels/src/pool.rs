@@ -11,14 +11,22 @@ use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, Thread, current};
+use std::time::{Duration, Instant};
 
 use crate::columns::Columns;
 
 /// How often a worker looks for the next job before it parks: some tens of microseconds.
 const SPINS: u32 = 20_000;
 /// How often the caller looks whether the last worker is done before it gives its core away.
-const WAIT_SPINS: u32 = 2_000;
+const WAIT_SPINS: u32 = 1_000;
+/// A wait of the caller that is longer means that the system took a worker's core away in the middle of an item.
+const STALL: Duration = Duration::from_micros(100);
+/// After a stall the caller works alone for so many times as long as the stall took: a worker that shares its core
+/// with another program costs more than it gives.
+const ALONE_FACTOR: u32 = 6;
+/// The longest that the caller works alone before it tries again.
+const LONGEST_ALONE: Duration = Duration::from_millis(30);
 
 /// The parts of [`Shared::state`]: the number of the job, whether it takes workers, and how many it has.
 const JOB: u64 = 1 << 32;
@@ -30,6 +38,8 @@ const JOINED: u64 = OPEN - 1;
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
+    /// Until then the caller works alone.
+    alone_until: Option<Instant>,
 }
 
 struct Shared {
@@ -40,6 +50,9 @@ struct Shared {
     /// The next item to be taken.
     next: AtomicUsize,
     n_parked: AtomicUsize,
+    /// The caller sleeps until the last worker leaves.
+    caller_sleeps: AtomicBool,
+    caller: Mutex<Option<Thread>>,
     ends: AtomicBool,
     /// The first panic of a worker's item.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
@@ -78,6 +91,8 @@ impl Pool {
             job: UnsafeCell::new(Job { n_items: 0, run: nothing }),
             next: AtomicUsize::new(0),
             n_parked: AtomicUsize::new(0),
+            caller_sleeps: AtomicBool::new(false),
+            caller: Mutex::new(None),
             ends: AtomicBool::new(false),
             panic: Mutex::new(None),
         });
@@ -90,7 +105,7 @@ impl Pool {
                     .expect("the system has a thread for each core")
             })
             .collect();
-        Pool { shared, workers }
+        Pool { shared, workers, alone_until: None }
     }
 
     /// Threads that may work on a job, the caller counted.
@@ -201,7 +216,7 @@ impl Pool {
     }
 
     fn run(&mut self, n_items: usize, run: &(dyn Fn(usize) + Sync)) {
-        if self.workers.is_empty() || n_items <= 1 {
+        if self.workers.is_empty() || n_items <= 1 || self.is_alone() {
             return (0..n_items).for_each(run);
         }
         let shared = &*self.shared;
@@ -217,13 +232,30 @@ impl Pool {
         if shared.n_parked.load(Ordering::SeqCst) > 0 {
             self.workers.iter().for_each(|worker| worker.thread().unpark());
         }
-        let closing = Closing(shared);
+        let (started, mut waited) = (Instant::now(), Duration::ZERO);
+        let closing = Closing { shared, waited: &mut waited };
         take_items(shared, n_items, run);
         drop(closing);
+        // With large items, waiting for the last one is in the nature of things.
+        if waited > STALL && waited > started.elapsed() / 4 {
+            let alone = (waited * ALONE_FACTOR).min(LONGEST_ALONE);
+            self.alone_until = Some(Instant::now() + alone);
+        }
         let panic = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(panic) = panic {
             resume_unwind(panic);
         }
+    }
+}
+
+impl Pool {
+    /// Whether the caller had better work alone for now.
+    fn is_alone(&mut self) -> bool {
+        let is_alone = self.alone_until.is_some_and(|until| Instant::now() < until);
+        if !is_alone {
+            self.alone_until = None;
+        }
+        is_alone
     }
 }
 
@@ -239,25 +271,37 @@ impl Drop for Pool {
 }
 
 /// Closes the job and waits until no worker is inside.
-struct Closing<'a>(&'a Shared);
+struct Closing<'a> {
+    shared: &'a Shared,
+    /// How long that took, if it was not at once.
+    waited: &'a mut Duration,
+}
 
 impl Drop for Closing<'_> {
     fn drop(&mut self) {
+        let shared = self.shared;
         // Nobody need begin another item when the caller's own one panicked.
         if std::thread::panicking() {
-            self.0.next.store(usize::MAX / 2, Ordering::Relaxed);
+            shared.next.store(usize::MAX / 2, Ordering::Relaxed);
         }
-        let mut state = self.0.state.fetch_and(!OPEN, Ordering::AcqRel);
-        let mut n_spins = 0u32;
-        while state & JOINED > 0 {
-            n_spins += 1;
-            if n_spins < WAIT_SPINS {
-                std::hint::spin_loop()
-            } else {
-                std::thread::yield_now()
+        let mut state = shared.state.fetch_and(!OPEN, Ordering::AcqRel);
+        for _ in 0..WAIT_SPINS {
+            if state & JOINED == 0 {
+                return;
             }
-            state = self.0.state.load(Ordering::Acquire);
+            std::hint::spin_loop();
+            state = shared.state.load(Ordering::Acquire);
         }
+        let started = Instant::now();
+        *shared.caller.lock().unwrap_or_else(PoisonError::into_inner) = Some(current());
+        // The caller says that it sleeps and then looks at the workers, a worker does the reverse: one of them sees
+        // the other.
+        shared.caller_sleeps.store(true, Ordering::SeqCst);
+        while shared.state.load(Ordering::SeqCst) & JOINED > 0 {
+            std::thread::park();
+        }
+        shared.caller_sleeps.store(false, Ordering::Relaxed);
+        *self.waited = started.elapsed();
     }
 }
 
@@ -317,7 +361,11 @@ fn work(shared: &Shared) {
             let mut first = shared.panic.lock().unwrap_or_else(PoisonError::into_inner);
             first.get_or_insert(panic);
         }
-        shared.state.fetch_sub(1, Ordering::Release);
+        shared.state.fetch_sub(1, Ordering::SeqCst);
+        if shared.caller_sleeps.load(Ordering::SeqCst) {
+            let caller = shared.caller.lock().unwrap_or_else(PoisonError::into_inner);
+            caller.iter().for_each(Thread::unpark);
+        }
     }
 }
 

@@ -1,5 +1,7 @@
-//! The paged KV cache in f16. All that a page holds lies together, of every layer, so that memory is backed
-//! page by page as sequences grow.
+//! The paged KV cache in f16. Each layer has its own pages, so that what one layer reads lies close together,
+//! and a page has all its KV heads, so that memory is backed as sequences grow.
+
+use std::ops::Range;
 
 use lm_kernels::{Columns, KV_PAGE, KvPages, Pool};
 use lm_models::DecoderSpec;
@@ -9,9 +11,9 @@ use crate::arena::Arena;
 /// K and V of all layers.
 #[derive(Debug)]
 pub(crate) struct KvCache {
-    /// `[n_pages, n_layers, 2, n_kv_heads, 32 * head_dim]` f16: K, then V.
+    /// `[n_layers, n_pages, 2, n_kv_heads, 32 * head_dim]` f16: K, then V.
     values: Arena<u16>,
-    n_layers: usize,
+    n_pages: usize,
     n_kv_heads: usize,
     head_dim: usize,
 }
@@ -25,23 +27,24 @@ pub(crate) enum Part {
 
 impl KvCache {
     pub(crate) fn new(spec: &DecoderSpec, n_pages: usize) -> std::io::Result<Self> {
-        let (n_layers, n_kv_heads, head_dim) = (spec.n_layers, spec.n_kv_heads, spec.head_dim);
-        let page_len = n_layers * 2 * n_kv_heads * KV_PAGE * head_dim;
-        let values = Arena::new(n_pages * page_len)?;
-        Ok(KvCache { values, n_layers, n_kv_heads, head_dim })
+        let (n_kv_heads, head_dim) = (spec.n_kv_heads, spec.head_dim);
+        let values = Arena::new(spec.n_layers * n_pages * 2 * n_kv_heads * KV_PAGE * head_dim)?;
+        Ok(KvCache { values, n_pages, n_kv_heads, head_dim })
     }
 
-    /// Values of one head of one layer's K or V in one page.
+    /// Values of one head's K or V in one page of a layer.
     fn head_len(&self) -> usize {
         KV_PAGE * self.head_dim
     }
 
-    fn layer_len(&self) -> usize {
+    fn page_len(&self) -> usize {
         2 * self.n_kv_heads * self.head_len()
     }
 
-    fn page_len(&self) -> usize {
-        self.n_layers * self.layer_len()
+    /// Where the pages of a layer lie.
+    fn layer(&self, layer: usize) -> Range<usize> {
+        let len = self.n_pages * self.page_len();
+        layer * len..(layer + 1) * len
     }
 
     /// Has each part of one layer written, on all threads of `pool`: `write(part, pages)`, a row a page.
@@ -51,12 +54,9 @@ impl KvCache {
         layer: usize,
         write: impl Fn(Part, Columns<'_, u16>) + Sync,
     ) {
-        let (n_kv_heads, head_len, layer_len) =
-            (self.n_kv_heads, self.head_len(), self.layer_len());
-        let page_len = self.page_len();
-        let mut pages = Columns::new(&mut self.values, page_len);
-        let n_pages = pages.n_rows();
-        let pages = pages.part(0..n_pages, layer * layer_len..(layer + 1) * layer_len);
+        let (n_kv_heads, head_len, page_len) = (self.n_kv_heads, self.head_len(), self.page_len());
+        let pages = self.layer(layer);
+        let pages = Columns::new(&mut self.values[pages], page_len);
         pool.for_columns(pages, head_len, |i, pages| {
             let kv_head = i % n_kv_heads;
             let part = if i < n_kv_heads { Part::K { kv_head } } else { Part::V { kv_head } };
@@ -66,12 +66,12 @@ impl KvCache {
 
     /// The pages of one KV head.
     pub(crate) fn pages(&self, layer: usize, kv_head: usize) -> KvPages<'_> {
-        let offset = layer * self.layer_len() + kv_head * self.head_len();
+        let pages = &self.values[self.layer(layer)];
         KvPages {
-            k: &self.values,
-            v: &self.values[self.n_kv_heads * self.head_len()..],
+            k: pages,
+            v: &pages[self.n_kv_heads * self.head_len()..],
             page_stride: self.page_len(),
-            offset,
+            offset: kv_head * self.head_len(),
             head_dim: self.head_dim,
         }
     }

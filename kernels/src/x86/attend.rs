@@ -34,7 +34,12 @@ fn pass<const G: usize>(queries: &[Query<'_>], span: &SpanView<'_>, out: AttendO
     let first = places.iter().filter(|p| !p.is_empty()).map(|p| p.start).min().unwrap_or(0);
     let last = places.iter().map(|p| p.end).max().unwrap_or(0);
     for group in first / K_GROUP..last.div_ceil(K_GROUP) {
-        group_scores::<G>(q, span, K_GROUP * group, &mut scores);
+        let (page, place) = (K_GROUP * group / KV_PAGE, K_GROUP * group);
+        if place % KV_PAGE == 0 {
+            load::prefetch(span.pages[page].v);
+            load::prefetch(span.pages.get(page + 1).map_or(&[], |next| next.k));
+        }
+        group_scores::<G>(q, span, place, &mut scores);
     }
     for g in 0..G {
         (out.m[g], out.l[g]) = span.weigh(&mut scores[g], places[g].clone());

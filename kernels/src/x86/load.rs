@@ -144,3 +144,13 @@ pub(super) fn put_f32x16(out: &mut [f32], at: usize, v: __m512) {
     // SAFETY: the slice is 16 f32 long, and the store needs no alignment.
     unsafe { _mm512_storeu_ps(out.as_mut_ptr(), v) }
 }
+
+/// Asks for values that will be needed soon.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn prefetch(values: &[u16]) {
+    for line in values.chunks(32) {
+        // SAFETY: a prefetch reads nothing, and the address is that of a value.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
+    }
+}
