@@ -20,8 +20,9 @@ use crate::columns::Columns;
 const SPINS: u32 = 20_000;
 /// How often the caller looks whether the last worker is done before it gives its core away.
 const WAIT_SPINS: u32 = 1_000;
-/// A wait of the caller that is longer means that the system took a worker's core away in the middle of an item.
-const STALL: Duration = Duration::from_micros(100);
+/// A wait of the caller that is longer means that the system gave a worker's core to another program for a whole
+/// time slice in the middle of an item.
+const STALL: Duration = Duration::from_millis(1);
 /// After a stall the caller works alone for so many times as long as the stall took: a worker that shares its core
 /// with another program costs more than it gives.
 const ALONE_FACTOR: u32 = 6;
@@ -493,14 +494,15 @@ mod tests {
             while pool.shared.n_parked.load(Ordering::SeqCst) == 0 {
                 std::thread::yield_now();
             }
-            // Two items that wait for each other need two threads.
-            let n_inside = AtomicUsize::new(0);
-            pool.for_each(2, |_| {
-                n_inside.fetch_add(1, Ordering::SeqCst);
-                while n_inside.load(Ordering::SeqCst) < 2 {
-                    std::thread::yield_now();
-                }
-            });
+            // A worker takes part sooner or later: it may be late, and the caller may work alone for a while.
+            let caller = current().id();
+            let is_helped = AtomicBool::new(false);
+            while !is_helped.load(Ordering::SeqCst) {
+                pool.for_each(8, |_| {
+                    is_helped.fetch_or(current().id() != caller, Ordering::SeqCst);
+                    std::thread::sleep(Duration::from_micros(50));
+                });
+            }
         }
     }
 }

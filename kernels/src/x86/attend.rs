@@ -53,7 +53,11 @@ fn pass<const G: usize>(queries: &[Query<'_>], span: &SpanView<'_>, out: AttendO
         values::<1>([&scores[g]], span, places[g].start..end, acc);
     }
     if !shared.is_empty() {
-        values::<G>(std::array::from_fn(|g| &scores[g]), span, shared.clone(), out.acc);
+        let mut weights = [&scores[0]; G];
+        for g in 0..G {
+            weights[g] = &scores[g];
+        }
+        values::<G>(weights, span, shared.clone(), out.acc);
         for g in 0..G {
             let acc = &mut out.acc[g * head_dim..][..head_dim];
             values::<1>([&scores[g]], span, shared.end..places[g].end, acc);
@@ -71,7 +75,10 @@ fn group_scores<const G: usize>(
     scores: &mut Scores,
 ) {
     let head_dim = span.head_dim;
-    let q = q.map(|q| &q[..head_dim]);
+    let mut q = q;
+    for q in &mut q {
+        *q = &q[..head_dim];
+    }
     let keys = span.pages[first / KV_PAGE].k.as_chunks::<K_GROUP>().0;
     let keys = &keys[first % KV_PAGE / K_GROUP * head_dim..][..head_dim];
     let mut sums = [[_mm256_setzero_ps(); 2]; G];
@@ -138,13 +145,16 @@ fn some_values<const G: usize, const VECTORS: usize>(
     while place < places.end {
         let (page, row) = (&span.pages[place / KV_PAGE], place % KV_PAGE);
         let n = (KV_PAGE - row).min(places.end - place);
-        let weights: [&[f32]; G] = std::array::from_fn(|g| &weights[g][place..][..n]);
+        let mut some: [&[f32]; G] = [&[]; G];
+        for g in 0..G {
+            some[g] = &weights[g][place..][..n];
+        }
         let rows = page.v[row * head_dim..].chunks_exact(head_dim);
         for (i, v) in rows.take(n).enumerate() {
             let v = &v[at..][..LANES * VECTORS];
             let mut weight = [_mm256_setzero_ps(); G];
             for g in 0..G {
-                weight[g] = _mm256_set1_ps(weights[g][i]);
+                weight[g] = _mm256_set1_ps(some[g][i]);
             }
             for i in 0..VECTORS {
                 let v = load::half8(v, LANES * i);

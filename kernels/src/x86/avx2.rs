@@ -85,7 +85,11 @@ fn in_halves<F: Format, const NC: usize>(
     put: Put,
     out: &mut Columns<'_, f32>,
 ) {
-    let cols: [&[ActBlock]; NC] = std::array::from_fn(|c| &acts[c * blocks..][..blocks]);
+    // Closures are not compiled for the instruction set of their function: loops are.
+    let mut cols = [acts; NC];
+    for c in 0..NC {
+        cols[c] = &acts[c * blocks..][..blocks];
+    }
     let upper = tile::<F, NC, 1>(panel, cols, 0);
     let lower = tile::<F, NC, 1>(panel, cols, 1);
     for c in 0..NC {
@@ -103,7 +107,11 @@ fn whole<F: Format, const NC: usize>(
     put: Put,
     out: &mut Columns<'_, f32>,
 ) {
-    let cols: [&[ActBlock]; NC] = std::array::from_fn(|c| &acts[c * blocks..][..blocks]);
+    // Closures are not compiled for the instruction set of their function: loops are.
+    let mut cols = [acts; NC];
+    for c in 0..NC {
+        cols[c] = &acts[c * blocks..][..blocks];
+    }
     for (c, halves) in tile::<F, NC, 2>(panel, cols, 0).into_iter().enumerate() {
         put_halves(out.row(first + c), halves, put);
     }

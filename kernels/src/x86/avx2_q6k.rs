@@ -21,7 +21,10 @@ pub(super) fn tile<const NC: usize, const NH: usize>(
     half: usize,
 ) -> [[__m256; NH]; NC] {
     let n_blocks = cols[0].len();
-    let cols = cols.map(|col| &col[..n_blocks]);
+    let mut cols = cols;
+    for col in &mut cols {
+        *col = &col[..n_blocks];
+    }
     let mut acc = [[_mm256_setzero_ps(); NH]; NC];
     for b in 0..n_blocks {
         let (sub, tail) = Q6K::sub(panel, b);
@@ -30,11 +33,12 @@ pub(super) fn tile<const NC: usize, const NH: usize>(
         for h in 0..NH {
             let at = Q6K::SCALES_AT + 8 * (half + h);
             let both = [load::i8x8(sub, at), load::i8x8(sub, at + 16)];
-            scales[h] = both.map(|scale| twice(scale));
+            scales[h] = [twice(both[0]), twice(both[1])];
             for c in 0..NC {
-                let sums = cols[c][b].sums.map(|sum| _mm256_set1_epi32(-32 * sum));
-                let first = _mm256_mullo_epi32(both[0], sums[0]);
-                totals[c][h] = _mm256_add_epi32(first, _mm256_mullo_epi32(both[1], sums[1]));
+                let sums = cols[c][b].sums;
+                let first = _mm256_mullo_epi32(both[0], _mm256_set1_epi32(-32 * sums[0]));
+                let second = _mm256_mullo_epi32(both[1], _mm256_set1_epi32(-32 * sums[1]));
+                totals[c][h] = _mm256_add_epi32(first, second);
             }
         }
         macro_rules! pair {
@@ -45,8 +49,8 @@ pub(super) fn tile<const NC: usize, const NH: usize>(
                 }
                 for c in 0..NC {
                     let x = &cols[c][b];
-                    let high = [x.high[$g], x.high[$next]].map(|x| _mm256_set1_epi32(x));
-                    let low = [x.low[$g], x.low[$next]].map(|x| _mm256_set1_epi32(x));
+                    let high = [_mm256_set1_epi32(x.high[$g]), _mm256_set1_epi32(x.high[$next])];
+                    let low = [_mm256_set1_epi32(x.low[$g]), _mm256_set1_epi32(x.low[$next])];
                     for h in 0..NH {
                         let high = dot(w[h], high);
                         let high =

@@ -89,7 +89,11 @@ fn store<F: Format, const NC: usize>(
     put: Put,
     out: &mut Columns<'_, f32>,
 ) {
-    let cols: [&[ActBlock]; NC] = std::array::from_fn(|c| &acts[c * blocks..][..blocks]);
+    // Closures are not compiled for the instruction set of their function: loops are.
+    let mut cols = [acts; NC];
+    for c in 0..NC {
+        cols[c] = &acts[c * blocks..][..blocks];
+    }
     let tile = if F::BITS == 6 { tile_q6k::<NC>(panel, cols) } else { tile::<F, NC>(panel, cols) };
     for (c, v) in tile.into_iter().enumerate() {
         put_values(out.row(first + c), v, put);
@@ -120,7 +124,10 @@ fn put_values(out: &mut [f32], mut v: __m512, put: Put) {
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 fn tile<F: Format, const NC: usize>(panel: &[u8], cols: [&[ActBlock]; NC]) -> [__m512; NC] {
     let n_blocks = cols[0].len();
-    let cols = cols.map(|col| &col[..n_blocks]);
+    let mut cols = cols;
+    for col in &mut cols {
+        *col = &col[..n_blocks];
+    }
     let mut acc = [_mm512_setzero_ps(); NC];
     for b in 0..n_blocks {
         let (sub, tail) = F::sub(panel, b);
@@ -181,7 +188,10 @@ fn both(high: __m512i, low: __m512i) -> __m512i {
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 fn tile_q6k<const NC: usize>(panel: &[u8], cols: [&[ActBlock]; NC]) -> [__m512; NC] {
     let n_blocks = cols[0].len();
-    let cols = cols.map(|col| &col[..n_blocks]);
+    let mut cols = cols;
+    for col in &mut cols {
+        *col = &col[..n_blocks];
+    }
     let mut acc = [_mm512_setzero_ps(); NC];
     for b in 0..n_blocks {
         let (sub, tail) = Q6K::sub(panel, b);

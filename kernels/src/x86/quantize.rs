@@ -26,24 +26,29 @@ pub(crate) fn quantize(x: &[f32], out: &mut [ActBlock]) {
             continue;
         }
         let inverse = _mm256_set1_ps(ACT_MAX / amax);
-        let words = x.map(|x| _mm256_cvtps_epi32(_mm256_mul_ps(x, inverse)));
+        // Closures are not compiled for the instruction set of their function: loops are.
+        let mut words = [_mm256_setzero_si256(); 4];
+        for i in 0..4 {
+            words[i] = _mm256_cvtps_epi32(_mm256_mul_ps(x[i], inverse));
+        }
         let codes =
             [_mm256_packs_epi32(words[0], words[1]), _mm256_packs_epi32(words[2], words[3])];
         let half = _mm256_set1_epi16(1 << HIGH_SHIFT >> 1);
-        let high = codes.map(|q| _mm256_srai_epi16::<SHIFT>(_mm256_add_epi16(q, half)));
-        let mut low = codes;
+        let (mut high, mut low) = (codes, codes);
         for i in 0..2 {
+            high[i] = _mm256_srai_epi16::<SHIFT>(_mm256_add_epi16(codes[i], half));
             low[i] = _mm256_sub_epi16(codes[i], _mm256_slli_epi16::<SHIFT>(high[i]));
         }
         // Packing works within halves of a vector: this puts the words back in order.
         let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-        let in_order = |parts: [__m256i; 2]| {
-            _mm256_permutevar8x32_epi32(_mm256_packs_epi16(parts[0], parts[1]), order)
-        };
-        load::put_words8(&mut out.high, in_order(high));
-        load::put_words8(&mut out.low, in_order(low));
+        let high = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(high[0], high[1]), order);
+        let low = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low[0], low[1]), order);
+        load::put_words8(&mut out.high, high);
+        load::put_words8(&mut out.low, low);
         let ones = _mm256_set1_epi16(1);
-        out.sums = codes.map(|codes| sum_i32(_mm256_madd_epi16(codes, ones)));
+        for i in 0..2 {
+            out.sums[i] = sum_i32(_mm256_madd_epi16(codes[i], ones));
+        }
         out.d = amax / ACT_MAX;
         out.d_sum = out.d * out.sum() as f32;
     }
