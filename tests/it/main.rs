@@ -5,6 +5,7 @@
 mod bits;
 mod cli;
 mod data;
+mod executors;
 mod inspect;
 mod invariance;
 mod parity;
