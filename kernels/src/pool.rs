@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use crate::columns::Columns;
 
 /// How often a worker looks for the next job before it parks: some tens of microseconds.
-const SPINS: u32 = 20_000;
+const SPINS: u32 = if cfg!(miri) { 20 } else { 20_000 };
 /// How often the caller looks whether the last worker is done before it gives its core away.
 const WAIT_SPINS: u32 = 1_000;
 /// A wait of the caller that is longer means that the system gave a worker's core to another program for a whole
@@ -308,9 +308,13 @@ impl Drop for Closing<'_> {
 
 /// Makes this thread take denormal numbers for zero, as all threads of a pool do: they cost two to four
 /// times as much, and results must not depend on who computes them.
-#[expect(deprecated, reason = "setting two sticky bits of MXCSR is what the intrinsic is for")]
+#[cfg_attr(
+    all(target_arch = "x86_64", not(miri)),
+    expect(deprecated, reason = "setting two sticky bits of MXCSR is what the intrinsic is for")
+)]
 pub fn flush_denormals() {
-    #[cfg(target_arch = "x86_64")]
+    // Miri does not know this register.
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
     {
         use std::arch::x86_64::{_mm_getcsr, _mm_setcsr};
         const FLUSH_TO_ZERO: u32 = 1 << 15;
@@ -423,12 +427,17 @@ impl<T> Pieces<T> {
 mod tests {
     use super::*;
 
+    /// Miri is some thousand times slower.
+    fn times(n: usize) -> usize {
+        if cfg!(miri) { 2 } else { n }
+    }
+
     #[test]
     fn every_item_runs_once_whatever_the_number_of_threads() {
         for n_threads in [1, 2, 3, 8] {
             let mut pool = Pool::new(n_threads);
-            for n_items in [0, 1, 2, 7, 1000] {
-                for _ in 0..50 {
+            for n_items in [0, 1, 2, 7, times(1000)] {
+                for _ in 0..times(50) {
                     let mut counts = vec![0u32; n_items];
                     pool.for_chunks(&mut counts, 1, |i, piece| piece[0] += 1 + i as u32);
                     assert!(counts.iter().enumerate().all(|(i, &n)| n == 1 + i as u32));
@@ -475,7 +484,7 @@ mod tests {
     #[test]
     fn a_panic_in_an_item_reaches_the_caller_and_the_pool_goes_on() {
         let mut pool = Pool::new(2);
-        for _ in 0..100 {
+        for _ in 0..times(100) {
             let run = || pool.for_each(64, |i| assert!(i != 40, "item 40"));
             let panic = catch_unwind(AssertUnwindSafe(run));
             assert!(panic.is_err());
@@ -490,7 +499,7 @@ mod tests {
     #[test]
     fn parked_workers_wake_up() {
         let mut pool = Pool::new(2);
-        for _ in 0..20 {
+        for _ in 0..times(20) {
             while pool.shared.n_parked.load(Ordering::SeqCst) == 0 {
                 std::thread::yield_now();
             }

@@ -1,6 +1,6 @@
 //! Verbs, flags and exit status: 0 done, 1 the answer is no, 2 wrong use, 3 could not.
 
-use crate::program::Home;
+use crate::program::{Home, ran};
 
 #[track_caller]
 fn check(args: &[&str], status: i32, parts: &[&str]) {
@@ -62,6 +62,28 @@ fn the_placeholder_answers_a_prompt_the_same_way_twice() {
     let first = run();
     assert!(!first["text"].as_str().unwrap().is_empty(), "{first}");
     assert_eq!(first["text"], run()["text"]);
+}
+
+#[test]
+fn the_doctor_says_which_instruction_set_is_used_and_what_caps_it() {
+    let home = Home::new();
+    let isa = |cap: &str| {
+        let found = ran(home.command(["doctor", "--json"]).env("LASTMILE_ISA", cap)).json();
+        found["isa"].clone()
+    };
+    let scalar = isa("scalar");
+    assert_eq!((&scalar["in_use"], &scalar["cap"]), (&"scalar".into(), &"scalar".into()));
+    let unknown = isa("sse9");
+    assert!(unknown["in_use"].is_null() && unknown["cap"] == "sse9", "{unknown}");
+    let free = home.run(["doctor", "--json"]).json()["isa"].clone();
+    let available = free["available"].as_array().unwrap();
+    assert!(free["cap"].is_null() && free["in_use"] == *available.last().unwrap(), "{free}");
+    let page = ran(home.command(["doctor"]).env("LASTMILE_ISA", "scalar"));
+    let line = page.stdout.lines().find(|line| line.starts_with("isa ")).unwrap();
+    assert!(
+        line.contains("scalar of scalar") && line.ends_with("LASTMILE_ISA is scalar"),
+        "{line}"
+    );
 }
 
 #[test]

@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod bits;
 mod cli;
 mod data;
+mod executors;
 mod inspect;
 mod invariance;
 mod parity;

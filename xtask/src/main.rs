@@ -1,9 +1,10 @@
-//! Chores around the code: `cargo xtask tidy` and `cargo xtask mutants`.
+//! Chores around the code: `cargo xtask tidy`, `cargo xtask mutants` and `cargo xtask miri`.
 //!
 //! It must never be needed to build or run lastmile.
 //!
-//! Start reading at [`tidy::run`] and [`mutants::run`].
+//! Start reading at [`tidy::run`], [`mutants::run`] and [`miri::run`].
 
+mod miri;
 mod mutants;
 mod tidy;
 
@@ -12,9 +13,10 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-const USAGE: &str = "usage: cargo xtask <tidy | mutants>
+const USAGE: &str = "usage: cargo xtask <tidy | mutants | miri>
   tidy      sizes, floors, unsafe code, words, docs, dependency versions
-  mutants   plants bugs in the scheduler and expects that each is caught";
+  mutants   plants bugs in the scheduler and expects that each is caught
+  miri      unsafe code under Miri; needs the nightly toolchain with its component miri";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
     let outcome = match verb {
         "tidy" => root().and_then(tidy::run),
         "mutants" => root().and_then(mutants::run),
+        "miri" => root().and_then(miri::run),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);

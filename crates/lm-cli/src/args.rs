@@ -348,6 +348,9 @@ pub(crate) enum DataVerb {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  lastmile doctor")]
 pub(crate) struct DoctorArgs {
+    /// At most this instruction set, as `serve` takes it: `scalar`, `avx2` or `avx512vnni`.
+    #[arg(long, value_name = "ISA", env = "LASTMILE_ISA")]
+    pub(crate) isa: Option<String>,
     /// One JSON document.
     #[arg(long)]
     pub(crate) json: bool,

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use lm_kernels::Isa;
 use lm_ops::{Doctor, Reader};
 use serde::Serialize;
 
@@ -24,12 +25,47 @@ struct Found {
     home: PathBuf,
     /// Cores that this process may use.
     cores: usize,
+    isa: FoundIsa,
     models: Vec<String>,
     /// What the server of the newest run says of itself now; `None` when it does not answer.
     health: Option<serde_json::Value>,
     /// `None` when nothing has run here yet.
     #[serde(flatten)]
     report: Option<Doctor>,
+}
+
+/// The instruction set that the CPU executor takes here.
+#[derive(Serialize)]
+struct FoundIsa {
+    /// `None` when the cap names no instruction set.
+    in_use: Option<&'static str>,
+    /// At most this one, as `LASTMILE_ISA` or `--isa` says.
+    cap: Option<String>,
+    /// Those of this machine that have kernels, slowest first.
+    available: Vec<&'static str>,
+}
+
+impl FoundIsa {
+    fn under(cap: Option<&str>) -> Self {
+        FoundIsa {
+            in_use: Isa::detect_capped(cap).ok().map(Isa::name),
+            cap: cap.filter(|cap| !cap.is_empty()).map(str::to_owned),
+            available: Isa::available().into_iter().map(Isa::name).collect(),
+        }
+    }
+}
+
+impl std::fmt::Display for FoundIsa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of {}", self.in_use.unwrap_or("none"), self.available.join(", "))?;
+        match (&self.cap, self.in_use) {
+            (None, _) => Ok(()),
+            (Some(cap), Some(_)) => write!(f, "; LASTMILE_ISA is {cap}"),
+            (Some(cap), None) => {
+                write!(f, "; LASTMILE_ISA is {cap:?}, which is no instruction set")
+            }
+        }
+    }
 }
 
 pub(crate) fn doctor(args: &DoctorArgs) -> anyhow::Result<Outcome> {
@@ -45,6 +81,7 @@ pub(crate) fn doctor(args: &DoctorArgs) -> anyhow::Result<Outcome> {
         version: env!("CARGO_PKG_VERSION"),
         home: home.path().to_owned(),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
+        isa: FoundIsa::under(args.isa.as_deref()),
         models: lm_models::installed(&home).into_iter().map(|model| model.name).collect(),
         health: address.and_then(health),
         report,
@@ -65,6 +102,7 @@ pub(crate) fn store_path(home: &Path) -> PathBuf {
 fn print_page(found: &Found) -> anyhow::Result<()> {
     let models = if found.models.is_empty() { "none".to_owned() } else { found.models.join(", ") };
     say!("lastmile {} on {} cores, home {}", found.version, found.cores, found.home.display());
+    say!("isa      {}", found.isa);
     say!("models   {models}");
     match &found.health {
         Some(health) => say!("health   {health}"),
