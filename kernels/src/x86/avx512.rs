@@ -12,7 +12,6 @@ use crate::dispatch::{Panels, Put, put_row, rows_at_once};
 use crate::layout::{Format, Min, PANEL_ROWS, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 use crate::types::WeightType;
 
-const AHEAD: usize = 4096;
 /// How many columns the next tile takes. Five to seven are split evenly.
 fn tile_width(n_left: usize) -> usize {
     match n_left {
@@ -131,12 +130,6 @@ fn tile<F: Format, const NC: usize>(panel: &[u8], cols: [&[ActBlock]; NC]) -> [_
     let mut acc = [_mm512_setzero_ps(); NC];
     for b in 0..n_blocks {
         let (sub, tail) = F::sub(panel, b);
-        if NC == 1 {
-            for line in 0..F::BYTES.div_ceil(64 * F::SUBS) {
-                let ahead = sub.as_ptr().wrapping_add(AHEAD + 64 * line);
-                _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
-            }
-        }
         let mut high = [_mm512_setzero_si512(); NC];
         let mut low = [_mm512_setzero_si512(); NC];
         if F::BITS == 8 {

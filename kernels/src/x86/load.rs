@@ -150,7 +150,6 @@ pub(super) fn put_f32x16(out: &mut [f32], at: usize, v: __m512) {
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn prefetch(values: &[u16]) {
     for line in values.chunks(32) {
-        // SAFETY: a prefetch reads nothing, and the address is that of a value.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
+        _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
     }
 }
