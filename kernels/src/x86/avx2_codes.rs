@@ -22,10 +22,7 @@ pub(super) fn tile<F: Format, const NC: usize, const NH: usize>(
     half: usize,
 ) -> [[__m256; NH]; NC] {
     let n_blocks = cols[0].len();
-    let mut cols = cols;
-    for col in &mut cols {
-        *col = &col[..n_blocks];
-    }
+    let cols = super::of_length(cols, n_blocks);
     let ones = _mm256_set1_epi16(1);
     let high_unit = _mm256_set1_epi16(1 << HIGH_SHIFT);
     let mut acc = [[_mm256_setzero_ps(); NH]; NC];

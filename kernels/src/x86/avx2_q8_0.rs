@@ -18,10 +18,7 @@ pub(super) fn tile<const NC: usize, const NH: usize>(
     half: usize,
 ) -> [[__m256; NH]; NC] {
     let n_blocks = cols[0].len();
-    let mut cols = cols;
-    for col in &mut cols {
-        *col = &col[..n_blocks];
-    }
+    let cols = super::of_length(cols, n_blocks);
     let mut acc = [[_mm256_setzero_ps(); NH]; NC];
     for b in 0..n_blocks {
         let (sub, tail) = Q8_0::sub(panel, b);

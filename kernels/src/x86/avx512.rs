@@ -123,10 +123,7 @@ fn put_values(out: &mut [f32], mut v: __m512, put: Put) {
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 fn tile<F: Format, const NC: usize>(panel: &[u8], cols: [&[ActBlock]; NC]) -> [__m512; NC] {
     let n_blocks = cols[0].len();
-    let mut cols = cols;
-    for col in &mut cols {
-        *col = &col[..n_blocks];
-    }
+    let cols = super::of_length(cols, n_blocks);
     let mut acc = [_mm512_setzero_ps(); NC];
     for b in 0..n_blocks {
         let (sub, tail) = F::sub(panel, b);
@@ -181,10 +178,7 @@ fn both(high: __m512i, low: __m512i) -> __m512i {
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 fn tile_q6k<const NC: usize>(panel: &[u8], cols: [&[ActBlock]; NC]) -> [__m512; NC] {
     let n_blocks = cols[0].len();
-    let mut cols = cols;
-    for col in &mut cols {
-        *col = &col[..n_blocks];
-    }
+    let cols = super::of_length(cols, n_blocks);
     let mut acc = [_mm512_setzero_ps(); NC];
     for b in 0..n_blocks {
         let (sub, tail) = Q6K::sub(panel, b);

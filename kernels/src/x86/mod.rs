@@ -19,3 +19,14 @@ pub(crate) mod avx512;
 pub(crate) mod half;
 pub(crate) mod load;
 pub(crate) mod quantize;
+
+use crate::acts::ActBlock;
+
+/// Columns cut to one length, so that their bounds are checked once.
+#[inline(always)]
+fn of_length<const NC: usize>(mut cols: [&[ActBlock]; NC], n: usize) -> [&[ActBlock]; NC] {
+    for col in &mut cols {
+        *col = &col[..n];
+    }
+    cols
+}
