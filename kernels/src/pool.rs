@@ -133,11 +133,10 @@ impl Pool {
         len: usize,
         run: impl Fn(usize, &mut [T]) + Sync,
     ) {
-        let pieces = Pieces::new(data, len);
-        self.run(pieces.n_pieces(), &|i| {
-            // SAFETY: each item is taken once, so no other call has this piece.
-            run(i, unsafe { pieces.piece(i) });
-        });
+        if !data.is_empty() {
+            let width = data.len();
+            self.for_columns(Columns::new(data, width), len, |i, mut piece| run(i, piece.row(0)));
+        }
     }
 
     /// As [`Pool::for_chunks`], with a piece of each of two slices; both are cut into as many.
@@ -150,11 +149,21 @@ impl Pool {
         (b, b_len): (&mut [U], usize),
         run: impl Fn(usize, &mut [T], &mut [U]) + Sync,
     ) {
-        let (a, b) = (Pieces::new(a, a_len), Pieces::new(b, b_len));
-        assert_eq!(a.n_pieces(), b.n_pieces(), "both slices have a piece for each item");
-        self.run(a.n_pieces(), &|i| {
-            // SAFETY: each item is taken once, so no other call has these pieces.
-            run(i, unsafe { a.piece(i) }, unsafe { b.piece(i) });
+        let (n, n_b) = (a.len().div_ceil(a_len), b.len().div_ceil(b_len));
+        assert_eq!(n, n_b, "both slices have a piece for each item");
+        let (a_width, b_width) = (a.len(), b.len());
+        if n == 0 {
+            return;
+        }
+        let all = (Shareable(Columns::new(a, a_width)), Shareable(Columns::new(b, b_width)));
+        let all = &all;
+        self.run(n, &|i| {
+            let piece = |width: usize, len: usize| i * len..width.min((i + 1) * len);
+            // SAFETY: each item is taken once, and the pieces of different items do not overlap.
+            let mut a = unsafe { all.0.0.unchecked_part(0..1, piece(a_width, a_len)) };
+            // SAFETY: as above.
+            let mut b = unsafe { all.1.0.unchecked_part(0..1, piece(b_width, b_len)) };
+            run(i, a.row(0), b.row(0));
         });
     }
 
@@ -217,7 +226,8 @@ impl Pool {
     }
 
     fn run(&mut self, n_items: usize, run: &(dyn Fn(usize) + Sync)) {
-        if self.workers.is_empty() || n_items <= 1 || self.is_alone() {
+        let is_alone = self.alone_until.is_some_and(|until| Instant::now() < until);
+        if self.workers.is_empty() || n_items <= 1 || is_alone {
             return (0..n_items).for_each(run);
         }
         let shared = &*self.shared;
@@ -246,17 +256,6 @@ impl Pool {
         if let Some(panic) = panic {
             resume_unwind(panic);
         }
-    }
-}
-
-impl Pool {
-    /// Whether the caller had better work alone for now.
-    fn is_alone(&mut self) -> bool {
-        let is_alone = self.alone_until.is_some_and(|until| Instant::now() < until);
-        if !is_alone {
-            self.alone_until = None;
-        }
-        is_alone
     }
 }
 
@@ -391,37 +390,6 @@ struct Shareable<'a, T>(Columns<'a, T>);
 
 // SAFETY: threads only take parts of it that do not overlap.
 unsafe impl<T: Send> Sync for Shareable<'_, T> {}
-
-/// A slice that is cut into pieces, each of which one thread may have.
-struct Pieces<T> {
-    data: *mut T,
-    len: usize,
-    piece_len: usize,
-}
-
-// SAFETY: `piece` is the only way to the data, and its caller has each piece once.
-unsafe impl<T: Send> Sync for Pieces<T> {}
-
-impl<T> Pieces<T> {
-    fn new(data: &mut [T], piece_len: usize) -> Self {
-        assert!(piece_len > 0, "a piece has a length");
-        Pieces { data: data.as_mut_ptr(), len: data.len(), piece_len }
-    }
-
-    fn n_pieces(&self) -> usize {
-        self.len.div_ceil(self.piece_len)
-    }
-
-    /// # Safety
-    /// The slice that this was made from is still borrowed, and nobody else has piece `i`.
-    #[expect(clippy::mut_from_ref, reason = "each piece is had once")]
-    unsafe fn piece(&self, i: usize) -> &mut [T] {
-        let start = i * self.piece_len;
-        let len = self.piece_len.min(self.len.checked_sub(start).expect("the piece exists"));
-        // SAFETY: start + len is within the slice, and pieces of different numbers do not overlap.
-        unsafe { std::slice::from_raw_parts_mut(self.data.add(start), len) }
-    }
-}
 
 #[cfg(test)]
 mod tests {

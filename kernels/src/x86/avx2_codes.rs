@@ -23,15 +23,14 @@ pub(super) fn tile<F: Format, const NC: usize, const NH: usize>(
 ) -> [[__m256; NH]; NC] {
     let n_blocks = cols[0].len();
     let cols = super::of_length(cols, n_blocks);
-    let ones = _mm256_set1_epi16(1);
     let high_unit = _mm256_set1_epi16(1 << HIGH_SHIFT);
     let mut acc = [[_mm256_setzero_ps(); NH]; NC];
     for b in 0..n_blocks {
         let (sub, tail) = F::sub(panel, b);
         let mut high = [[_mm256_setzero_si256(); NH]; NC];
         let mut low = [[_mm256_setzero_si256(); NH]; NC];
-        macro_rules! group {
-            ($g:literal) => {
+        macro_rules! groups {
+            ($($g:literal)*) => {$(
                 let mut w = [_mm256_setzero_si256(); NH];
                 for h in 0..NH {
                     w[h] = codes::<F, $g>(sub, half + h);
@@ -46,41 +45,28 @@ pub(super) fn tile<F: Format, const NC: usize, const NH: usize>(
                         low[c][h] = _mm256_add_epi16(low[c][h], _mm256_maddubs_epi16(w[h], x));
                     }
                 }
-            };
+            )*};
         }
         let mut totals = [[_mm256_setzero_si256(); NH]; NC];
         if F::BITS == 4 {
-            group!(0);
-            group!(4);
-            group!(1);
-            group!(5);
-            group!(2);
-            group!(6);
-            group!(3);
-            group!(7);
+            groups!(0 4 1 5 2 6 3 7);
         } else {
-            group!(0);
-            group!(1);
-            group!(2);
-            group!(3);
+            groups!(0 1 2 3);
             for c in 0..NC {
                 for h in 0..NH {
                     totals[c][h] = _mm256_madd_epi16(high[c][h], high_unit);
                     high[c][h] = _mm256_setzero_si256();
                 }
             }
-            group!(4);
-            group!(5);
-            group!(6);
-            group!(7);
+            groups!(4 5 6 7);
         }
         for h in 0..NH {
             let (d, m) = scale_min::<F>(sub, tail, half + h);
             for c in 0..NC {
                 let x = &cols[c][b];
-                let high = _mm256_madd_epi16(high[c][h], high_unit);
-                let low = _mm256_madd_epi16(low[c][h], ones);
-                let sum = _mm256_add_epi32(totals[c][h], _mm256_add_epi32(high, low));
+                let sum = _mm256_madd_epi16(low[c][h], _mm256_set1_epi16(1));
+                let sum = _mm256_add_epi32(sum, _mm256_madd_epi16(high[c][h], high_unit));
+                let sum = _mm256_add_epi32(sum, totals[c][h]);
                 let scale = _mm256_mul_ps(d, _mm256_set1_ps(x.d));
                 acc[c][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, acc[c][h]);
                 acc[c][h] = _mm256_fmadd_ps(m, _mm256_set1_ps(x.d_sum), acc[c][h]);
