@@ -156,11 +156,13 @@ pub fn attend_span(
             #[cfg(target_arch = "x86_64")]
             // SAFETY: an `Isa` of this kind is only made after the avx512 features were detected.
             Kind::Avx512Vnni if head_dim.is_multiple_of(16) => unsafe {
-                x86::attend512::queries(queries, &span, out)
+                x86::attend::avx512::queries(queries, &span, out)
             },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: an `Isa` of this kind is only made after avx2, fma and f16c were detected.
-            Kind::Avx2 | Kind::Avx512Vnni => unsafe { x86::attend::queries(queries, &span, out) },
+            Kind::Avx2 | Kind::Avx512Vnni => unsafe {
+                x86::attend::avx2::queries(queries, &span, out)
+            },
         }
     }
 }

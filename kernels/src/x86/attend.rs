@@ -1,174 +1,198 @@
-//! Attention over one span with AVX2 and F16C: eight positions' scores, then eight values, in a vector.
+//! Attention over one span in vectors of positions, then of values: of eight with AVX2 and F16C, of sixteen with
+//! AVX-512.
 //! Must never know pages beyond the view that it gets.
-//! Start at [`queries`].
+//! Start at `queries`, of which there is one for each instruction set.
 
-use std::arch::x86_64::*;
-use std::ops::Range;
+macro_rules! attention {
+    ($isa:ident, $features:literal, lanes $lanes:literal, queries $for_four:literal $for_eight:literal,
+     $zero:ident $set1:ident $fmadd:ident $half:ident $get:ident $put:ident) => {
+        pub(crate) mod $isa {
+            use std::arch::x86_64::*;
+            use std::ops::Range;
 
-use super::load;
-use crate::attend::{AttendOut, K_GROUP, KV_PAGE, QUERIES, Query, SPAN, Scores, SpanView, common};
-
-/// Values of a vector.
-const LANES: usize = 8;
-
-/// Up to six queries over a span.
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) fn queries(queries: &[Query<'_>], span: &SpanView<'_>, out: AttendOut<'_>) {
-    match queries.len() {
-        1 => pass::<1>(queries, span, out),
-        2 => pass::<2>(queries, span, out),
-        3 => pass::<3>(queries, span, out),
-        4 => pass::<4>(queries, span, out),
-        5 => pass::<5>(queries, span, out),
-        6 => pass::<6>(queries, span, out),
-        n => unreachable!("{n} queries in a pass of {QUERIES}: this is a bug"),
-    }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn pass<const G: usize>(queries: &[Query<'_>], span: &SpanView<'_>, out: AttendOut<'_>) {
-    let head_dim = span.head_dim;
-    let q: [&[f32]; G] = std::array::from_fn(|g| queries[g].q);
-    let places: [Range<usize>; G] = std::array::from_fn(|g| span.places(&queries[g]));
-    let mut scores: Scores = [[0.0; SPAN]; QUERIES];
-    let first = places.iter().filter(|p| !p.is_empty()).map(|p| p.start).min().unwrap_or(0);
-    let last = places.iter().map(|p| p.end).max().unwrap_or(0);
-    for group in first / K_GROUP..last.div_ceil(K_GROUP) {
-        let (page, place) = (K_GROUP * group / KV_PAGE, K_GROUP * group);
-        if place % KV_PAGE == 0 {
-            load::prefetch(span.pages[page].v);
-            load::prefetch(span.pages.get(page + 1).map_or(&[], |next| next.k));
-        }
-        group_scores::<G>(q, span, place, &mut scores);
-    }
-    for g in 0..G {
-        (out.m[g], out.l[g]) = span.weigh(&mut scores[g], places[g].clone());
-    }
-    out.acc.fill(0.0);
-    // Each query takes its positions in order: those before the common ones, the common ones, the rest.
-    let shared = common(&places);
-    for g in 0..G {
-        let end = if shared.is_empty() { places[g].end } else { shared.start };
-        let acc = &mut out.acc[g * head_dim..][..head_dim];
-        values::<1>([&scores[g]], span, places[g].start..end, acc);
-    }
-    if !shared.is_empty() {
-        let mut weights = [&scores[0]; G];
-        for g in 0..G {
-            weights[g] = &scores[g];
-        }
-        values::<G>(weights, span, shared.clone(), out.acc);
-        for g in 0..G {
-            let acc = &mut out.acc[g * head_dim..][..head_dim];
-            values::<1>([&scores[g]], span, shared.end..places[g].end, acc);
-        }
-    }
-}
-
-/// Scores of the sixteen places from `first` on.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn group_scores<const G: usize>(
-    q: [&[f32]; G],
-    span: &SpanView<'_>,
-    first: usize,
-    scores: &mut Scores,
-) {
-    let head_dim = span.head_dim;
-    let mut q = q;
-    for q in &mut q {
-        *q = &q[..head_dim];
-    }
-    let keys = span.pages[first / KV_PAGE].k.as_chunks::<K_GROUP>().0;
-    let keys = &keys[first % KV_PAGE / K_GROUP * head_dim..][..head_dim];
-    let mut sums = [[_mm256_setzero_ps(); 2]; G];
-    for d in 0..head_dim {
-        let k = [load::half8(&keys[d], 0), load::half8(&keys[d], 8)];
-        for g in 0..G {
-            let q = _mm256_set1_ps(q[g][d]);
-            sums[g][0] = _mm256_fmadd_ps(q, k[0], sums[g][0]);
-            sums[g][1] = _mm256_fmadd_ps(q, k[1], sums[g][1]);
-        }
-    }
-    for g in 0..G {
-        load::put_f32x8(&mut scores[g], first, sums[g][0]);
-        load::put_f32x8(&mut scores[g], first + 8, sums[g][1]);
-    }
-}
-
-/// Adds the weighted values of `places` to `acc`, `[G][head_dim]`.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn values<const G: usize>(
-    weights: [&[f32; SPAN]; G],
-    span: &SpanView<'_>,
-    places: Range<usize>,
-    acc: &mut [f32],
-) {
-    if places.is_empty() {
-        return;
-    }
-    let mut at = 0;
-    while at < span.head_dim {
-        let n_vectors = (span.head_dim - at) / LANES;
-        at += LANES
-            * if G == 1 && n_vectors >= 8 {
-                some_values::<G, 8>(weights, span, places.clone(), at, acc)
-            } else if G <= 3 && n_vectors >= 4 {
-                some_values::<G, 4>(weights, span, places.clone(), at, acc)
-            } else if n_vectors >= 2 {
-                some_values::<G, 2>(weights, span, places.clone(), at, acc)
-            } else {
-                some_values::<G, 1>(weights, span, places.clone(), at, acc)
+            use super::super::load;
+            use crate::attend::{
+                AttendOut, K_GROUP, KV_PAGE, QUERIES, Query, SPAN, Scores, SpanView, common,
             };
-    }
-}
 
-/// `VECTORS` vectors of every position, from value `at` on. Returns `VECTORS`.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn some_values<const G: usize, const VECTORS: usize>(
-    weights: [&[f32; SPAN]; G],
-    span: &SpanView<'_>,
-    places: Range<usize>,
-    at: usize,
-    acc: &mut [f32],
-) -> usize {
-    let head_dim = span.head_dim;
-    let mut sums = [[_mm256_setzero_ps(); VECTORS]; G];
-    for g in 0..G {
-        for i in 0..VECTORS {
-            sums[g][i] = load::f32s(acc, g * head_dim + at + LANES * i);
-        }
-    }
-    let mut place = places.start;
-    while place < places.end {
-        let (page, row) = (&span.pages[place / KV_PAGE], place % KV_PAGE);
-        let n = (KV_PAGE - row).min(places.end - place);
-        let mut some: [&[f32]; G] = [&[]; G];
-        for g in 0..G {
-            some[g] = &weights[g][place..][..n];
-        }
-        let rows = page.v[row * head_dim..].chunks_exact(head_dim);
-        for (i, v) in rows.take(n).enumerate() {
-            let v = &v[at..][..LANES * VECTORS];
-            let mut weight = [_mm256_setzero_ps(); G];
-            for g in 0..G {
-                weight[g] = _mm256_set1_ps(some[g][i]);
-            }
-            for i in 0..VECTORS {
-                let v = load::half8(v, LANES * i);
-                for g in 0..G {
-                    sums[g][i] = _mm256_fmadd_ps(weight[g], v, sums[g][i]);
+            /// Values of a vector.
+            const LANES: usize = $lanes;
+            /// Places whose scores grow together: two vectors.
+            const PLACES: usize = 2 * LANES;
+
+            /// Up to six queries over a span.
+            #[target_feature(enable = $features)]
+            pub(crate) fn queries(queries: &[Query<'_>], span: &SpanView<'_>, out: AttendOut<'_>) {
+                match queries.len() {
+                    1 => pass::<1>(queries, span, out),
+                    2 => pass::<2>(queries, span, out),
+                    3 => pass::<3>(queries, span, out),
+                    4 => pass::<4>(queries, span, out),
+                    5 => pass::<5>(queries, span, out),
+                    6 => pass::<6>(queries, span, out),
+                    n => unreachable!("{n} queries in a pass of {QUERIES}: this is a bug"),
                 }
             }
+
+            #[target_feature(enable = $features)]
+            fn pass<const G: usize>(
+                queries: &[Query<'_>],
+                span: &SpanView<'_>,
+                out: AttendOut<'_>,
+            ) {
+                let head_dim = span.head_dim;
+                let q: [&[f32]; G] = std::array::from_fn(|g| queries[g].q);
+                let places: [Range<usize>; G] = std::array::from_fn(|g| span.places(&queries[g]));
+                let mut scores: Scores = [[0.0; SPAN]; QUERIES];
+                let first =
+                    places.iter().filter(|p| !p.is_empty()).map(|p| p.start).min().unwrap_or(0);
+                let last = places.iter().map(|p| p.end).max().unwrap_or(0);
+                for place in (first / PLACES * PLACES..last).step_by(PLACES) {
+                    if place.is_multiple_of(KV_PAGE) {
+                        let page = place / KV_PAGE;
+                        load::prefetch(span.pages[page].v);
+                        load::prefetch(span.pages.get(page + 1).map_or(&[], |next| next.k));
+                    }
+                    some_scores::<G>(q, span, place, &mut scores);
+                }
+                for g in 0..G {
+                    (out.m[g], out.l[g]) = span.weigh(&mut scores[g], places[g].clone());
+                }
+                out.acc.fill(0.0);
+                // Each query takes its positions in order: those before the common ones, the common ones, the rest.
+                let shared = common(&places);
+                for g in 0..G {
+                    let end = if shared.is_empty() { places[g].end } else { shared.start };
+                    let acc = &mut out.acc[g * head_dim..][..head_dim];
+                    values::<1>([&scores[g]], span, places[g].start..end, acc);
+                }
+                if !shared.is_empty() {
+                    let mut weights = [&scores[0]; G];
+                    for g in 0..G {
+                        weights[g] = &scores[g];
+                    }
+                    values::<G>(weights, span, shared.clone(), out.acc);
+                    for g in 0..G {
+                        let acc = &mut out.acc[g * head_dim..][..head_dim];
+                        values::<1>([&scores[g]], span, shared.end..places[g].end, acc);
+                    }
+                }
+            }
+
+            /// Scores of the places from `first` on.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn some_scores<const G: usize>(
+                q: [&[f32]; G],
+                span: &SpanView<'_>,
+                first: usize,
+                scores: &mut Scores,
+            ) {
+                let head_dim = span.head_dim;
+                let mut q = q;
+                for q in &mut q {
+                    *q = &q[..head_dim];
+                }
+                let second = first + LANES;
+                let keys = span.pages[first / KV_PAGE].k.as_chunks::<K_GROUP>().0;
+                let near = &keys[first % KV_PAGE / K_GROUP * head_dim..][..head_dim];
+                let far = &keys[second % KV_PAGE / K_GROUP * head_dim..][..head_dim];
+                let mut sums = [[$zero(); 2]; G];
+                for d in 0..head_dim {
+                    let k = [load::$half(&near[d], 0), load::$half(&far[d], LANES % K_GROUP)];
+                    for g in 0..G {
+                        let q = $set1(q[g][d]);
+                        sums[g][0] = $fmadd(q, k[0], sums[g][0]);
+                        sums[g][1] = $fmadd(q, k[1], sums[g][1]);
+                    }
+                }
+                for g in 0..G {
+                    load::$put(&mut scores[g], first, sums[g][0]);
+                    load::$put(&mut scores[g], second, sums[g][1]);
+                }
+            }
+
+            /// Adds the weighted values of `places` to `acc`, `[G][head_dim]`.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn values<const G: usize>(
+                weights: [&[f32; SPAN]; G],
+                span: &SpanView<'_>,
+                places: Range<usize>,
+                acc: &mut [f32],
+            ) {
+                if places.is_empty() {
+                    return;
+                }
+                let mut at = 0;
+                while at < span.head_dim {
+                    let n_vectors = (span.head_dim - at) / LANES;
+                    at += LANES
+                        * if G <= $for_eight && n_vectors >= 8 {
+                            some_values::<G, 8>(weights, span, places.clone(), at, acc)
+                        } else if G <= $for_four && n_vectors >= 4 {
+                            some_values::<G, 4>(weights, span, places.clone(), at, acc)
+                        } else if n_vectors >= 2 {
+                            some_values::<G, 2>(weights, span, places.clone(), at, acc)
+                        } else {
+                            some_values::<G, 1>(weights, span, places.clone(), at, acc)
+                        };
+                }
+            }
+
+            /// `VECTORS` vectors of every position, from value `at` on. Returns `VECTORS`.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn some_values<const G: usize, const VECTORS: usize>(
+                weights: [&[f32; SPAN]; G],
+                span: &SpanView<'_>,
+                places: Range<usize>,
+                at: usize,
+                acc: &mut [f32],
+            ) -> usize {
+                let head_dim = span.head_dim;
+                let mut sums = [[$zero(); VECTORS]; G];
+                for g in 0..G {
+                    for i in 0..VECTORS {
+                        sums[g][i] = load::$get(acc, g * head_dim + at + LANES * i);
+                    }
+                }
+                let mut place = places.start;
+                while place < places.end {
+                    let (page, row) = (&span.pages[place / KV_PAGE], place % KV_PAGE);
+                    let n = (KV_PAGE - row).min(places.end - place);
+                    let mut some: [&[f32]; G] = [&[]; G];
+                    for g in 0..G {
+                        some[g] = &weights[g][place..][..n];
+                    }
+                    let rows = page.v[row * head_dim..].chunks_exact(head_dim);
+                    for (i, v) in rows.take(n).enumerate() {
+                        let v = &v[at..][..LANES * VECTORS];
+                        let mut weight = [$zero(); G];
+                        for g in 0..G {
+                            weight[g] = $set1(some[g][i]);
+                        }
+                        for i in 0..VECTORS {
+                            let v = load::$half(v, LANES * i);
+                            for g in 0..G {
+                                sums[g][i] = $fmadd(weight[g], v, sums[g][i]);
+                            }
+                        }
+                    }
+                    place += n;
+                }
+                for g in 0..G {
+                    for i in 0..VECTORS {
+                        load::$put(acc, g * head_dim + at + LANES * i, sums[g][i]);
+                    }
+                }
+                VECTORS
+            }
         }
-        place += n;
-    }
-    for g in 0..G {
-        for i in 0..VECTORS {
-            load::put_f32x8(acc, g * head_dim + at + LANES * i, sums[g][i]);
-        }
-    }
-    VECTORS
+    };
 }
+
+attention!(avx2, "avx2,fma,f16c", lanes 8, queries 3 1,
+    _mm256_setzero_ps _mm256_set1_ps _mm256_fmadd_ps half8 f32s put_f32x8);
+attention!(avx512, "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq", lanes 16, queries 6 3,
+    _mm512_setzero_ps _mm512_set1_ps _mm512_fmadd_ps half16 f32x16s put_f32x16);

@@ -8,8 +8,49 @@
     reason = "loops over arrays that live in registers, several of them by the same index"
 )]
 
+macro_rules! products {
+    ($features:literal) => {
+        /// Rows of activations times panels of a quantised type.
+        #[target_feature(enable = $features)]
+        pub(crate) fn gemm(panels: Panels<'_>, acts: &[ActBlock], put: Put, out: Columns<'_, f32>) {
+            match panels.weight {
+                WeightType::Q4_0 => of_type::<Q4_0>(panels, acts, put, out),
+                WeightType::Q4_1 => of_type::<Q4_1>(panels, acts, put, out),
+                WeightType::Q5_0 => of_type::<Q5_0>(panels, acts, put, out),
+                WeightType::Q5_1 => of_type::<Q5_1>(panels, acts, put, out),
+                WeightType::Q8_0 => of_type::<Q8_0>(panels, acts, put, out),
+                WeightType::Q4K => of_type::<Q4K>(panels, acts, put, out),
+                WeightType::Q5K => of_type::<Q5K>(panels, acts, put, out),
+                WeightType::Q6K => of_type::<Q6K>(panels, acts, put, out),
+                WeightType::F16 | WeightType::BF16 | WeightType::F32 => {
+                    unreachable!("float panels take f32 activations: this is a bug")
+                }
+            }
+        }
+
+        #[target_feature(enable = $features)]
+        fn of_type<F: Format>(
+            panels: Panels<'_>,
+            acts: &[ActBlock],
+            put: Put,
+            mut out: Columns<'_, f32>,
+        ) {
+            let blocks = panels.k / ACT_BLOCK;
+            let (n_rows, n_columns) = (out.n_rows(), out.width());
+            let step = rows_at_once(blocks * size_of::<ActBlock>());
+            for first in (0..n_rows).step_by(step) {
+                let rows = first..n_rows.min(first + step);
+                let acts = &acts[rows.start * blocks..rows.end * blocks];
+                for (p, panel) in panels.bytes.chunks_exact(panels.panel_bytes).enumerate() {
+                    let columns = p * PANEL_ROWS..n_columns.min((p + 1) * PANEL_ROWS);
+                    one_panel::<F>(panel, acts, blocks, put, &mut out.part(rows.clone(), columns));
+                }
+            }
+        }
+    };
+}
+
 pub(crate) mod attend;
-pub(crate) mod attend512;
 pub(crate) mod avx2;
 pub(crate) mod avx2_codes;
 pub(crate) mod avx2_float;
