@@ -43,5 +43,5 @@ pub use lm_models::{DefaultSampling, WeightsFrom};
 pub use lm_types::{
     ChatMessage, Finish, FinishReason, GenerateError, GenerateEvent, GenerateRequest, Observer,
     Outcome, Priority, Prompt, ReleaseHash, RequestEvent, RequestId, Role, SamplingParams,
-    StopRules, Timings, TokenId, TokenLogprobs, Usage,
+    StopRules, TenantId, Timings, TokenId, TokenLogprobs, Usage,
 };

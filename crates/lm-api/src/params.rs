@@ -4,7 +4,7 @@
 //!
 //! Start reading at [`Parsed`].
 
-use lastmile::{GenerateRequest, Priority, Prompt, RequestId, SamplingParams, StopRules};
+use lastmile::{GenerateRequest, Priority, Prompt, RequestId, SamplingParams, StopRules, TenantId};
 use serde_json::Value;
 
 use crate::error::shown;
@@ -71,6 +71,9 @@ impl Parsed {
                 stop: self.stop.clone(),
                 n: self.n,
                 priority: Priority::Interactive,
+                tenant: TenantId::ANONYMOUS,
+                deadline: None,
+                max_queue: None,
             }
         };
         prompts.into_iter().enumerate().map(request).collect()

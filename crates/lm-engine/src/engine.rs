@@ -135,7 +135,7 @@ impl Engine {
             max_new_tokens: new.max_new_tokens,
             priority: new.request.priority,
             deadline: None,
-            cache_salt: 0,
+            cache_salt: new.request.tenant.0,
         };
         let active = Active::new(new, place, arrival, &self.parts.tokenizer);
         self.active.insert(id, active);

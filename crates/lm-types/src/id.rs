@@ -18,9 +18,19 @@ pub struct SeqId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlockIdx(pub u32);
 
+/// On whose behalf a request is served: the unit of fairness, and prefixes are shared within one only.
+/// Decided by the server from the caller's key, never by the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TenantId(pub u64);
+
 /// What produced an answer: engine build, kernel path, weights, tokenizer, template, sampler, in one digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReleaseHash(pub [u8; 16]);
+
+impl TenantId {
+    /// Who came without a key.
+    pub const ANONYMOUS: TenantId = TenantId(0);
+}
 
 impl BlockIdx {
     /// Where the block's data starts in the pool, in blocks.

@@ -16,7 +16,7 @@ mod time;
 pub use event::{
     Finish, FinishReason, GenerateError, GenerateEvent, Timings, TokenLogprobs, Usage,
 };
-pub use id::{BlockIdx, ParseIdError, ReleaseHash, RequestId, SeqId, TokenId};
+pub use id::{BlockIdx, ParseIdError, ReleaseHash, RequestId, SeqId, TenantId, TokenId};
 pub use message::{ChatMessage, Role};
 pub use observe::{Observer, Outcome, RequestEvent};
 pub use request::{GenerateRequest, Priority, Prompt, StopRules};

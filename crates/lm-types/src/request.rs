@@ -1,6 +1,8 @@
 //! What a client wants generated, after validation.
 
-use crate::{ChatMessage, RequestId, SamplingParams, TokenId};
+use std::time::Duration;
+
+use crate::{ChatMessage, RequestId, SamplingParams, TenantId, TokenId};
 
 /// One request of a client, ready to be tokenised.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +19,12 @@ pub struct GenerateRequest {
     pub n: u32,
     /// Who goes first when there is too little room.
     pub priority: Priority,
+    /// On whose behalf.
+    pub tenant: TenantId,
+    /// How long after its arrival its answer is worth nothing.
+    pub deadline: Option<Duration>,
+    /// How long it may wait before its first step.
+    pub max_queue: Option<Duration>,
 }
 
 /// What to continue.
@@ -68,6 +76,9 @@ impl GenerateRequest {
             stop: StopRules::default(),
             n: 1,
             priority: Priority::Interactive,
+            tenant: TenantId::ANONYMOUS,
+            deadline: None,
+            max_queue: None,
         }
     }
 }
