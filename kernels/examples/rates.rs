@@ -11,7 +11,7 @@ use std::hint::black_box;
 
 use lm_kernels::probe::{best_seconds, gemm_rate, scan_rate, stream_rate};
 use lm_kernels::{
-    ActBlock, AttendOut, Isa, KvPages, PANEL_ROWS, Pool, Query, WeightType, argmax_panel,
+    ActBlock, AttendOut, Isa, KvPages, KvType, PANEL_ROWS, Pool, Query, WeightType, argmax_panel,
     attend_span, f32_to_f16, gelu_tanh_mul, pack_panel, panel_bytes, quantize_activations,
     rms_norm, rope_halves, silu_mul,
 };
@@ -47,8 +47,10 @@ fn main() {
         print_vector_rates(isa);
         println!("{:<12}pack Q4K: {:.2} GB/s", isa.name(), pack_rate(WeightType::Q4K));
         for (heads, head_dim) in [(1, 64), (3, 64), (6, 64), (4, 256)] {
-            let rate = attend_rate(isa, heads, head_dim);
-            println!("{:<12}attend {heads} x {head_dim}: {rate:.1} GMAC/s", isa.name());
+            let [f16, int8] = [KvType::F16, KvType::Int8]
+                .map(|kv_type| attend_rate(isa, kv_type, heads, head_dim));
+            let name = isa.name();
+            println!("{name:<12}attend {heads} x {head_dim}: {f16:.1}, int8 {int8:.1} GMAC/s");
         }
     }
     println!("{{\"best_per_fma\":{{{}}}}}", best.join(","));
@@ -94,9 +96,11 @@ fn pack_rate(weight: WeightType) -> f64 {
     (PANEL_ROWS * row.len()) as f64 / seconds / 1e9
 }
 
-fn attend_rate(isa: Isa, heads: usize, head_dim: usize) -> f64 {
-    let pool = vec![0x3000u16; 8 * 32 * head_dim];
-    let kv = KvPages { k: &pool, v: &pool, page_stride: 32 * head_dim, offset: 0, head_dim };
+fn attend_rate(isa: Isa, kv_type: KvType, heads: usize, head_dim: usize) -> f64 {
+    let v_offset = kv_type.k_words(head_dim);
+    let page_stride = v_offset + kv_type.v_words(head_dim);
+    let words = &vec![0x3000u16; 8 * page_stride];
+    let kv = KvPages { kv_type, words, page_stride, k_offset: 0, v_offset, head_dim };
     let pages: Vec<u32> = (0..8).collect();
     let q = vec![0.1; heads * head_dim];
     let (mut m, mut l) = (vec![0.0; heads], vec![0.0; heads]);

@@ -1,26 +1,19 @@
-//! Attention of some queries over one kv head's paged f16 cache, in spans of positions.
+//! Attention of some queries over one kv head's paged cache, in spans of positions.
 //! Must never know a sequence, a batch or who else runs: a span's borders are fixed by position
 //! alone.
 //! Start at [`attend_span`], then [`merge_span`].
-//!
-//! A page holds 32 positions of one kv head. K: `[position / 16][head_dim][position % 16]`, so that
-//! sixteen positions' scores grow in one vector; V: `[position][head_dim]`.
 
 use std::ops::Range;
 
 use crate::isa::{Isa, Kind};
 use crate::lanes;
+use crate::page::{KV_PAGE, KvType, scale_from_bits};
 use crate::scalar;
-use crate::vector::f32_to_f16;
 #[cfg(target_arch = "x86_64")]
 use crate::x86;
 
-/// Positions of a page.
-pub const KV_PAGE: usize = 32;
 /// Positions of a span; a span starts at a multiple of it.
 pub const SPAN: usize = 256;
-/// Positions that lie side by side in K.
-pub(crate) const K_GROUP: usize = 16;
 /// Queries that share one pass over K and V.
 pub(crate) const QUERIES: usize = 6;
 
@@ -35,18 +28,19 @@ pub struct Query<'a> {
     pub positions: Range<usize>,
 }
 
-/// One kv head's part of the K and V pools, f16 bits. Page `p` starts at element `p * page_stride +
-/// offset` of each and is `32 * head_dim` long.
+/// Where one kv head's K and V are in a pool of pages; [`KvType`] says how long they are in each.
 #[derive(Clone, Copy, Debug)]
 pub struct KvPages<'a> {
-    /// The pool of K.
-    pub k: &'a [u16],
-    /// The pool of V.
-    pub v: &'a [u16],
-    /// Elements from a page to the next.
+    /// How the numbers are stored.
+    pub kv_type: KvType,
+    /// All pages.
+    pub words: &'a [u16],
+    /// Words from a page to the next.
     pub page_stride: usize,
-    /// Elements from a page's start to this layer's and kv head's part.
-    pub offset: usize,
+    /// Words from a page's start to this layer's and kv head's part.
+    pub k_offset: usize,
+    /// Words from a page's start to this layer's and kv head's V.
+    pub v_offset: usize,
     /// Values of a head: a multiple of 8.
     pub head_dim: usize,
 }
@@ -62,11 +56,12 @@ pub struct AttendOut<'a> {
     pub acc: &'a mut [f32],
 }
 
-/// K and V of a page, as far as the span touches it.
+/// The numbers of K and V of a page that the span touches, and the scales of K if it has any.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct PageView<'a> {
     pub(crate) k: &'a [u16],
     pub(crate) v: &'a [u16],
+    pub(crate) k_scales: &'a [u16],
 }
 
 /// A span's pages, checked.
@@ -76,7 +71,10 @@ pub(crate) struct SpanView<'a> {
     /// Of the span's first position.
     pub(crate) base: usize,
     pub(crate) head_dim: usize,
-    pub(crate) soft_cap: Option<f32>,
+    pub(crate) kv_type: KvType,
+    /// By what the numbers of each place's V are multiplied.
+    v_scales: Option<[f32; SPAN]>,
+    soft_cap: Option<f32>,
 }
 
 /// Scores of the queries of a pass over a span.
@@ -92,7 +90,8 @@ impl SpanView<'_> {
         query.positions.start - self.base..query.positions.end - self.base
     }
 
-    /// Caps and masks one query's scores and makes weights of them: returns `(m, l)`.
+    /// Caps and masks one query's scores and makes weights of them, for V as it is stored: returns
+    /// `(m, l)`.
     #[inline(always)]
     pub(crate) fn weigh(&self, scores: &mut [f32; SPAN], places: Range<usize>) -> (f32, f32) {
         let (start, end) = (places.start, places.end);
@@ -105,9 +104,15 @@ impl SpanView<'_> {
         let window = start / 16 * 16..end.next_multiple_of(16);
         scores[window.start..start].fill(f32::NEG_INFINITY);
         scores[end..window.end].fill(f32::NEG_INFINITY);
-        let scores = &mut scores[window];
-        let m = lanes::max(scores);
-        (m, lanes::exp_in_place(scores, m))
+        let weights = &mut scores[window];
+        let m = lanes::max(weights);
+        let l = lanes::exp_in_place(weights, m);
+        if let Some(scales) = &self.v_scales {
+            for (weight, scale) in scores[start..end].iter_mut().zip(&scales[start..end]) {
+                *weight *= scale;
+            }
+        }
+        (m, l)
     }
 }
 
@@ -151,19 +156,32 @@ pub fn attend_span(
             l: &mut out.l[first..][..n],
             acc: &mut out.acc[first * head_dim..][..n * head_dim],
         };
-        match isa.0 {
-            Kind::Scalar => scalar::attend::queries(queries, &span, out),
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: an `Isa` of this kind is only made after the avx512 features were detected.
-            Kind::Avx512Vnni if head_dim.is_multiple_of(16) => unsafe {
-                x86::attend::avx512::queries(queries, &span, out)
-            },
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: an `Isa` of this kind is only made after avx2, fma and f16c were detected.
-            Kind::Avx2 | Kind::Avx512Vnni => unsafe {
-                x86::attend::avx2::queries(queries, &span, out)
-            },
-        }
+        one_pass(isa, queries, &span, out);
+    }
+}
+
+/// Up to six queries.
+fn one_pass(isa: Isa, queries: &[Query<'_>], span: &SpanView<'_>, out: AttendOut<'_>) {
+    #[cfg(target_arch = "x86_64")]
+    use x86::attend::{avx2, avx2_int8, avx512, avx512_int8};
+    match (isa.0, span.kv_type) {
+        (Kind::Scalar, _) => scalar::attend::queries(queries, span, out),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: an `Isa` of this kind is only made after the avx512 features were detected.
+        (Kind::Avx512Vnni, kv_type) if span.head_dim.is_multiple_of(16) => unsafe {
+            match kv_type {
+                KvType::F16 => avx512::queries(queries, span, out),
+                KvType::Int8 => avx512_int8::queries(queries, span, out),
+            }
+        },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: an `Isa` of this kind is only made after avx2, fma and f16c were detected.
+        (Kind::Avx2 | Kind::Avx512Vnni, kv_type) => unsafe {
+            match kv_type {
+                KvType::F16 => avx2::queries(queries, span, out),
+                KvType::Int8 => avx2_int8::queries(queries, span, out),
+            }
+        },
     }
 }
 
@@ -181,14 +199,23 @@ fn view<'a>(
     let n_positions = pages.len() * KV_PAGE;
     assert!(end <= n_positions, "position {end} is outside of {n_positions} in the pages");
     let mut views = [PageView::default(); SPAN_PAGES];
+    let mut v_scales = (kv.kv_type == KvType::Int8).then_some([0.0; SPAN]);
+    let KvPages { kv_type, head_dim, .. } = kv;
     let touched = start / KV_PAGE..end.div_ceil(KV_PAGE);
     for (i, page) in pages[touched.clone()].iter().enumerate() {
-        let at = *page as usize * kv.page_stride + kv.offset;
-        let len = KV_PAGE * kv.head_dim;
+        let page = &kv.words[*page as usize * kv.page_stride..];
+        let n_numbers = kv_type.number_words(head_dim);
+        let (k, k_scales) = page[kv.k_offset..][..kv_type.k_words(head_dim)].split_at(n_numbers);
+        let (v, scales) = page[kv.v_offset..][..kv_type.v_words(head_dim)].split_at(n_numbers);
         let place = (touched.start + i) * KV_PAGE - base;
-        views[place / KV_PAGE] = PageView { k: &kv.k[at..][..len], v: &kv.v[at..][..len] };
+        views[place / KV_PAGE] = PageView { k, v, k_scales };
+        if let Some(v_scales) = &mut v_scales {
+            for (scale, bits) in v_scales[place..].iter_mut().zip(scales) {
+                *scale = scale_from_bits(*bits);
+            }
+        }
     }
-    SpanView { pages: views, base, head_dim: kv.head_dim, soft_cap }
+    SpanView { pages: views, base, head_dim, kv_type, v_scales, soft_cap }
 }
 
 /// Adds one span's part of a query to `out` (`[head_dim]`) and to `total`, in the order of the spans, both
@@ -218,36 +245,4 @@ fn merge(m: f32, l: f32, acc: &[f32], top: f32, total: &mut f32, out: &mut [f32]
     for (out, acc) in out.iter_mut().zip(acc) {
         *out = acc.mul_add(factor, *out);
     }
-}
-
-/// Writes one position's K of one kv head, rounded to f16. k: `[head_dim]`; `page`: that head's part of the
-/// page, `32 * head_dim`; `slot`: the position's place in the page.
-///
-/// # Panics
-/// When the lengths do not fit each other, or `slot` is over 31.
-pub fn store_k(isa: Isa, k: &[f32], page: &mut [u16], slot: usize) {
-    const CHUNK: usize = 64;
-    let head_dim = k.len();
-    assert!(slot < KV_PAGE, "slot {slot} is outside of a page of {KV_PAGE}");
-    assert_eq!(page.len(), KV_PAGE * head_dim, "the K page is not [{KV_PAGE}][{head_dim}]");
-    let group = &mut page[slot / K_GROUP * K_GROUP * head_dim..][..K_GROUP * head_dim];
-    let mut bits = [0; CHUNK];
-    for (k, lanes) in k.chunks(CHUNK).zip(group.as_chunks_mut::<K_GROUP>().0.chunks_mut(CHUNK)) {
-        let bits = &mut bits[..k.len()];
-        f32_to_f16(isa, k, bits);
-        for (lanes, bits) in lanes.iter_mut().zip(bits) {
-            lanes[slot % K_GROUP] = *bits;
-        }
-    }
-}
-
-/// Writes one position's V of one kv head, rounded to f16; the arguments are those of [`store_k`].
-///
-/// # Panics
-/// As [`store_k`].
-pub fn store_v(isa: Isa, v: &[f32], page: &mut [u16], slot: usize) {
-    let head_dim = v.len();
-    assert!(slot < KV_PAGE, "slot {slot} is outside of a page of {KV_PAGE}");
-    assert_eq!(page.len(), KV_PAGE * head_dim, "the V page is not [{KV_PAGE}][{head_dim}]");
-    f32_to_f16(isa, v, &mut page[slot * head_dim..][..head_dim]);
 }

@@ -18,6 +18,7 @@ mod isa;
 mod lanes;
 mod layout;
 mod pack;
+mod page;
 mod pool;
 pub mod probe;
 mod scalar;
@@ -27,14 +28,13 @@ mod vector;
 mod x86;
 
 pub use acts::{ACT_BLOCK, ActBlock, Acts};
-pub use attend::{
-    AttendOut, KV_PAGE, KvPages, Query, SPAN, attend_span, merge_span, store_k, store_v,
-};
+pub use attend::{AttendOut, KvPages, Query, SPAN, attend_span, merge_span};
 pub use columns::Columns;
 pub use dispatch::{Panels, Put, gemm, quantize_activations};
 pub use isa::{Isa, UnknownIsa};
 pub use layout::{PANEL_ROWS, panel_bytes};
 pub use pack::{pack_panel, unpack_float_row, unpack_sub};
+pub use page::{KV_PAGE, KvType, store_k, store_v};
 pub use pool::{Pool, flush_denormals};
 pub use scalar::dequantize::dequantize_row;
 pub use scalar::gemm::dot_row;

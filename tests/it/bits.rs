@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use lastmile::{QuantizeOptions, QuantizeSource, TokenId, WeightsFrom};
 use lm_backend::{Backend, Batch, LogitsBuf, SampleRow, Want};
-use lm_cpu::{CpuBackend, CpuOptions};
+use lm_cpu::{CpuBackend, CpuOptions, KvType};
 use lm_models::gguf::write::GgufWriter;
 use lm_models::gguf::{Array, Value};
 use lm_models::{NoProgress, Recipe, TensorType};
@@ -83,9 +83,10 @@ struct Executor {
 }
 
 impl Executor {
-    fn load(path: &Path, n_threads: usize, isa_cap: Option<&str>) -> Executor {
+    fn load((path, kv_type): (&Path, KvType), n_threads: usize, isa_cap: Option<&str>) -> Executor {
         let options = CpuOptions {
             kv_bytes: 8 << 20,
+            kv_type,
             n_threads: Some(n_threads),
             isa_cap: isa_cap.map(str::to_owned),
             ..CpuOptions::default()
@@ -220,24 +221,30 @@ fn greatest(executor: &mut Executor, alone: &[Vec<u32>]) {
 
 #[track_caller]
 fn check(family: &str, recipe: &str, output_type: Option<TensorType>) {
+    check_kv_type(KvType::F16, family, recipe, output_type);
+}
+
+#[track_caller]
+fn check_kv_type(kv_type: KvType, family: &str, recipe: &str, output_type: Option<TensorType>) {
     let folder = TempDir::new().unwrap();
     let path = model(folder.path(), family, recipe, output_type);
-    let mut one = Executor::load(&path, 1, None);
+    let path = (path.as_path(), kv_type);
+    let mut one = Executor::load(path, 1, None);
     let alone = one.alone(N_TOKENS, 1);
     assert!(alone.iter().flatten().all(|bits| f32::from_bits(*bits).is_finite()));
     assert_ne!(alone[1], alone[2]);
     for (n_threads, chunk) in RUNS {
-        let rows = Executor::load(&path, n_threads, None).alone(N_TOKENS, chunk);
+        let rows = Executor::load(path, n_threads, None).alone(N_TOKENS, chunk);
         same(&format!("{n_threads} threads, chunks of {chunk}"), 0, &rows, &alone);
     }
-    let mut two = Executor::load(&path, 2, None);
+    let mut two = Executor::load(path, 2, None);
     in_company(&mut two, &alone, (220, 220 + MAX_ROWS), |_| 1);
     in_company(&mut two, &alone, (0, N_TOKENS), |m| m.div_ceil(2));
     after_a_prefix(&mut two, &alone);
     greatest(&mut two, &alone);
     // Plain Rust is slow; the others go over a border of a span.
     for (cap, n_tokens) in [("scalar", 80), ("avx2", 300), ("avx512vnni", 300)] {
-        let mut capped = Executor::load(&path, 2, Some(cap));
+        let mut capped = Executor::load(path, 2, Some(cap));
         let kernel_path = capped.backend.spec().kernel_path.clone();
         same(&kernel_path, 0, &capped.alone(n_tokens, 40), &alone);
         println!("{family} {recipe}: {cap} is {kernel_path}");
@@ -312,4 +319,10 @@ fn sliding_windows_and_whole_numbers() {
 #[test]
 fn sliding_windows_and_floats() {
     check("gemma3_text", "bf16", Some(TensorType::Q4_1));
+}
+
+#[test]
+fn int8_kv() {
+    check_kv_type(KvType::Int8, "llama", "q4_1", None);
+    check_kv_type(KvType::Int8, "gemma3_text", "q4_1", None);
 }

@@ -1,6 +1,6 @@
 //! The executor beside llama.cpp: how well each model predicts the same text.
 
-use lastmile::{ModelSource, RuntimeConfig};
+use lastmile::{KvType, ModelSource, RuntimeConfig};
 
 use crate::real_model;
 
@@ -14,11 +14,22 @@ fn check(card: &str, device: &str) {
     let (ctx, windows) = (golden["ctx"].as_u64().unwrap(), golden["windows"].as_u64().unwrap());
     let mut config = RuntimeConfig::new(ModelSource::path(real_model::path(card)));
     config.device = device.to_owned();
-    let found = lastmile::perplexity(&config, TEXT, ctx as usize, None, |_, _, _| ()).unwrap();
-    assert_eq!(found.n_windows as u64, windows, "the text was cut into other windows");
-    let off = found.perplexity / expected - 1.0;
-    println!("{card} on {device}: {:.4}, llama.cpp {expected}: {off:+.5}", found.perplexity);
-    assert!(off.abs() < 0.005, "{card}: {:.4}, expected {expected}", found.perplexity);
+    let score = |config: &RuntimeConfig| {
+        let found = lastmile::perplexity(config, TEXT, ctx as usize, None, |_, _, _| ()).unwrap();
+        assert_eq!(found.n_windows as u64, windows, "the text was cut into other windows");
+        found.perplexity
+    };
+    let found = score(&config);
+    let off = found / expected - 1.0;
+    println!("{card} on {device}: {found:.4}, llama.cpp {expected}: {off:+.5}");
+    assert!(off.abs() < 0.005, "{card}: {found:.4}, expected {expected}");
+    if device == "cpu" {
+        config.kv_type = Some(KvType::Int8);
+        let with_int8 = score(&config);
+        let off = with_int8 / found - 1.0;
+        println!("{card} with an int8 KV cache: {with_int8:.4}: {off:+.5}");
+        assert!(off.abs() < 0.005 && off != 0.0, "{card}: {with_int8:.4} instead of {found:.4}");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use lm_backend::{OptionError, PlaceholderOptions};
+use lm_cpu::KvType;
 use lm_engine::EngineOptions;
 use lm_models::{DefaultSampling, ModelError, WeightsFrom};
 use lm_scheduler::ConfigError;
@@ -36,6 +37,8 @@ pub struct RuntimeConfig {
     pub device: String,
     /// At most this instruction set on `cpu`: `scalar`, `avx2`, …
     pub isa_cap: Option<String>,
+    /// How K and V are stored; by default as the executor does it: f16 on `cpu`.
+    pub kv_type: Option<KvType>,
     /// Bytes for the KV pool of a real model.
     pub kv_bytes: u64,
     /// Positions in one KV block, for executors that leave the choice; `cpu` has 32.
@@ -76,6 +79,19 @@ pub enum LoadError {
     /// The text after `placeholder:`.
     #[error(transparent)]
     Placeholder(#[from] OptionError),
+    /// Only `cpu` has a choice of KV types.
+    #[error(
+        "the KV cache is to be {}, but on {device} it is {has}: only device cpu has the choice",
+        asked.as_str()
+    )]
+    KvType {
+        /// What was asked for.
+        asked: KvType,
+        /// What runs the model.
+        device: String,
+        /// What it has.
+        has: &'static str,
+    },
     /// The tokenizer has more entries than the weights have rows.
     #[error("the tokenizer has {tokenizer} entries, but the weights only {weights}")]
     VocabMismatch {
@@ -111,6 +127,7 @@ impl RuntimeConfig {
             served_name: None,
             device: "auto".to_owned(),
             isa_cap: None,
+            kv_type: None,
             kv_bytes: 1 << 30,
             block_size: 32,
             max_model_len: None,

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use lm_backend::{Backend, BackendError, Batch, LogitsBuf, Want};
+use lm_backend::{Backend, BackendError, BackendSpec, Batch, LogitsBuf, Want};
 use lm_cpu::{CpuOptions, MachineProbe};
 use lm_models::ModelError;
 use lm_types::{BlockIdx, TokenId};
@@ -176,7 +176,7 @@ pub fn bench_engine(
     let Loaded { name, backend, .. } = load(config)?;
     let (kernel_path, weights_bytes) =
         (backend.spec().kernel_path.clone(), backend.spec().weights_bytes);
-    let mut bound = Bounds::of(config, &kernel_path)?;
+    let mut bound = Bounds::of(config, backend.spec())?;
     let mut driver = Driver::new(backend, config, options)?;
     progress(&format!("prefilling {} contexts", driver.n_sequences));
     driver.prefill_contexts()?;
@@ -236,14 +236,15 @@ struct Bounds {
 
 impl Bounds {
     /// `None` unless the executor runs on the kernels that can be probed.
-    fn of(config: &RuntimeConfig, kernel_path: &str) -> Result<Option<Self>, EngineBenchError> {
+    fn of(config: &RuntimeConfig, spec: &BackendSpec) -> Result<Option<Self>, EngineBenchError> {
         let ModelSource::Path { path, weights } = &config.model else { return Ok(None) };
-        if !kernel_path.starts_with("cpu-") {
+        if !spec.kernel_path.starts_with("cpu-") {
             return Ok(None);
         }
+        let kv_bytes = spec.kv_bytes / (spec.n_blocks * spec.block_size).max(1) as u64;
         let options = CpuOptions { isa_cap: config.isa_cap.clone(), ..CpuOptions::default() };
         let probe = MachineProbe::new(&options).map_err(LoadError::from)?;
-        let work = ModelWork::of(&lm_models::open(path, *weights)?)?;
+        let work = ModelWork::of(&lm_models::open(path, *weights)?, kv_bytes)?;
         Ok(Some(Bounds { work, probe, rates: None }))
     }
 

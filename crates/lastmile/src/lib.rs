@@ -38,6 +38,7 @@ pub use runtime::{ModelInfo, Runtime};
 pub use stream::{Answer, GenerateStream};
 
 pub use lm_backend::PlaceholderOptions;
+pub use lm_cpu::KvType;
 pub use lm_engine::{EngineOptions, HistogramSnapshot, StatsSnapshot};
 pub use lm_models::{DefaultSampling, WeightsFrom};
 pub use lm_types::{

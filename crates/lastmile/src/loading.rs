@@ -65,11 +65,14 @@ fn executor(config: &RuntimeConfig, model: Model) -> Result<Box<dyn Backend>, Lo
             kv_bytes: config.kv_bytes,
             max_model_len: config.max_model_len,
         };
-        Ok(Box::new(CandleBackend::load(model, &options)?))
+        let backend = CandleBackend::load(model, &options)?;
+        fixed_kv_type(config, device, backend.spec().kv_type)?;
+        Ok(Box::new(backend))
     };
     let on_cpu = |model: Model| -> Result<Box<dyn Backend>, LoadError> {
         let options = CpuOptions {
             kv_bytes: config.kv_bytes,
+            kv_type: config.kv_type.unwrap_or_default(),
             max_model_len: config.max_model_len,
             n_threads: None,
             isa_cap: config.isa_cap.clone(),
@@ -90,6 +93,16 @@ fn executor(config: &RuntimeConfig, model: Model) -> Result<Box<dyn Backend>, Lo
     }
 }
 
+/// What executors say that have one KV type only.
+fn fixed_kv_type(config: &RuntimeConfig, device: &str, has: &'static str) -> Result<(), LoadError> {
+    match config.kv_type {
+        Some(asked) if asked.as_str() != has => {
+            Err(LoadError::KvType { asked, device: device.to_owned(), has })
+        }
+        _ => Ok(()),
+    }
+}
+
 fn placeholder_model(
     config: &RuntimeConfig,
     options: &PlaceholderOptions,
@@ -107,6 +120,7 @@ fn placeholder_model(
     let template_digest = hex(&blake3::hash(source.as_bytes()).as_bytes()[..16]);
     let weights = format!("placeholder {options:?}");
     let backend = PlaceholderBackend::new(options, placeholder_vocab());
+    fixed_kv_type(config, "the placeholder", backend.spec().kv_type)?;
     Ok(Loaded {
         name: "placeholder".to_owned(),
         facts: facts(&backend, weights, &tokenizer, template_digest),

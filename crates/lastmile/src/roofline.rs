@@ -10,9 +10,6 @@ use lm_backend::Batch;
 use lm_cpu::MachineProbe;
 use lm_models::{Model, ModelError, TensorRole, TensorType, tensor_shapes};
 
-/// Bytes of one number of K or V in the fast executor: f16.
-const KV_NUMBER_BYTES: usize = 2;
-
 /// What this machine gives: the best of what the probes measured.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MachineRates {
@@ -117,7 +114,8 @@ impl MachineRates {
 }
 
 impl ModelWork {
-    pub(crate) fn of(model: &Model) -> Result<Self, ModelError> {
+    /// `kv_bytes`: of K and V of one position, in all layers.
+    pub(crate) fn of(model: &Model, kv_bytes: u64) -> Result<Self, ModelError> {
         let spec = &model.spec;
         let head_role = match spec.tied_head {
             true => TensorRole::TokenEmbedding,
@@ -140,9 +138,9 @@ impl ModelWork {
                 layers.entry(dtype).or_default().add(matrix);
             }
         }
-        let kv_bytes = spec.kv_bytes_per_token(KV_NUMBER_BYTES) / spec.n_layers.max(1);
         let windows = spec.sliding_window.clone();
-        Ok(ModelWork { layers, head, windows, kv_bytes: kv_bytes as u64 })
+        let kv_bytes = kv_bytes / spec.n_layers.max(1) as u64;
+        Ok(ModelWork { layers, head, windows, kv_bytes })
     }
 
     /// The storage types of its matrices.

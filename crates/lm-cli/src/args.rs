@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use lastmile::KvType;
 
 use crate::bench_args::BenchArgs;
 
@@ -82,6 +83,9 @@ pub(crate) struct RunOptions {
     /// At most this instruction set: `scalar`, `avx2` or `avx512vnni`.
     #[arg(long, value_name = "ISA", env = "LASTMILE_ISA")]
     pub(crate) isa: Option<String>,
+    /// How K and V are stored: `int8` takes half the memory of `f16`; `cpu` only.
+    #[arg(long, value_name = "TYPE", value_parser = kv_type, env = "LASTMILE_KV_CACHE")]
+    pub(crate) kv_cache: Option<KvType>,
     /// Memory for the KV cache, in MiB.
     #[arg(long, default_value_t = 1024, value_name = "MIB", env = "LASTMILE_KV_MEMORY")]
     pub(crate) kv_memory: u64,
@@ -107,6 +111,14 @@ pub(crate) struct RunOptions {
     /// Never use the network: a model that is not installed is an error.
     #[arg(long, env = "LASTMILE_OFFLINE")]
     pub(crate) offline: bool,
+}
+
+fn kv_type(text: &str) -> Result<KvType, String> {
+    let types = [KvType::F16, KvType::Int8];
+    types
+        .into_iter()
+        .find(|kv_type| kv_type.as_str() == text)
+        .ok_or_else(|| "must be f16 or int8".to_owned())
 }
 
 #[derive(Debug, Args)]

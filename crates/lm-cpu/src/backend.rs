@@ -1,7 +1,7 @@
 //! The backend that the engine drives: batches in, logits out.
 
 use lm_backend::{Backend, BackendError, BackendSpec, Batch, LogitsBuf};
-use lm_kernels::{Isa, KV_PAGE, UnknownIsa};
+use lm_kernels::{Isa, KV_PAGE, KvType, UnknownIsa};
 use lm_models::{Model, ModelError, TensorRole};
 
 use crate::executor::{Executor, MAX_HEAD_DIM};
@@ -13,6 +13,8 @@ use crate::matrix::weight_type;
 pub struct CpuOptions {
     /// Bytes for the KV pool; rounded down to whole blocks.
     pub kv_bytes: u64,
+    /// How K and V are stored.
+    pub kv_type: KvType,
     /// Longest sequence; at most the model's own and what the pool holds.
     pub max_model_len: Option<usize>,
     /// Worker threads; by default as many cores as this process may use.
@@ -111,7 +113,7 @@ impl CpuBackend {
     pub fn load(model: Model, options: &CpuOptions) -> Result<Self, LoadError> {
         let isa = Isa::detect_capped(options.isa_cap.as_deref()).map_err(LoadError::Isa)?;
         CpuBackend::supports(&model)?;
-        let block_bytes = (model.spec.kv_bytes_per_token(size_of::<u16>()) * KV_PAGE) as u64;
+        let block_bytes = KvCache::block_bytes(&model.spec, options.kv_type) as u64;
         let n_blocks = (options.kv_bytes / block_bytes) as usize;
         if n_blocks == 0 {
             return Err(LoadError::KvTooSmall { kv_bytes: options.kv_bytes, block_bytes });
@@ -119,12 +121,12 @@ impl CpuBackend {
         let max_model_len = context_len(&model, options, n_blocks * KV_PAGE)?;
         let n_threads = options.n_threads.unwrap_or_else(default_n_threads);
         let vocab_size = model.spec.vocab_size;
-        let kv = KvCache::new(&model.spec, n_blocks)?;
+        let kv = KvCache::new(&model.spec, options.kv_type, n_blocks)?;
         let executor = Executor::load(model, isa, n_threads, max_model_len)?;
         let spec = BackendSpec {
             // Activations are 13-bit numbers: another precision would be another release.
             kernel_path: format!("cpu-{}-a13", isa.name()),
-            kv_type: "f16",
+            kv_type: options.kv_type.as_str(),
             vocab_size,
             block_size: KV_PAGE,
             n_blocks,

@@ -151,6 +151,7 @@ impl Executor {
         let (pool, m) = (&mut self.pool, rows.len());
         let (width, head_dim) = (layer.attn_qkv.n_rows(), spec.head_dim);
         let q_width = spec.n_heads * head_dim;
+        let kv_type = kv.kv_type();
         kv.store(pool, i, |part, mut pages| {
             let head = match part {
                 Part::K { kv_head } => kv_head,
@@ -161,8 +162,8 @@ impl Executor {
                 let (page, slot) = (slot as usize / KV_PAGE, slot as usize % KV_PAGE);
                 let page = pages.row(page);
                 match part {
-                    Part::K { .. } => store_k(isa, values, page, slot),
-                    Part::V { .. } => store_v(isa, values, page, slot),
+                    Part::K { .. } => store_k(isa, kv_type, values, page, slot),
+                    Part::V { .. } => store_v(isa, kv_type, values, page, slot),
                 }
             }
         });

@@ -1,9 +1,8 @@
-//! The paged KV cache in f16. Each layer has its own pages, so that what one layer reads lies close together,
-//! and a page has all its KV heads, so that memory is backed as sequences grow.
+//! The paged KV cache. Each layer has its own pages, so that what one layer reads lies close together, and a page has all its KV heads, so that memory is backed as sequences grow.
 
 use std::ops::Range;
 
-use lm_kernels::{Columns, KV_PAGE, KvPages, Pool};
+use lm_kernels::{Columns, KvPages, KvType, Pool};
 use lm_models::DecoderSpec;
 
 use crate::arena::Arena;
@@ -11,11 +10,14 @@ use crate::arena::Arena;
 /// K and V of all layers.
 #[derive(Debug)]
 pub(crate) struct KvCache {
-    /// `[n_layers, n_pages, 2, n_kv_heads, 32 * head_dim]` f16: K, then V.
-    values: Arena<u16>,
+    /// `[n_layers, n_pages, page]`; a page is the K of all heads, then the V of all.
+    words: Arena<u16>,
+    kv_type: KvType,
     n_pages: usize,
     n_kv_heads: usize,
     head_dim: usize,
+    /// Where the parts of a page begin, and the end: K of all heads, V of all. `[2 * n_kv_heads + 1]`
+    bounds: Vec<usize>,
 }
 
 /// What a work item of [`KvCache::store`] writes.
@@ -26,19 +28,32 @@ pub(crate) enum Part {
 }
 
 impl KvCache {
-    pub(crate) fn new(spec: &DecoderSpec, n_pages: usize) -> std::io::Result<Self> {
+    pub(crate) fn new(
+        spec: &DecoderSpec,
+        kv_type: KvType,
+        n_pages: usize,
+    ) -> std::io::Result<Self> {
         let (n_kv_heads, head_dim) = (spec.n_kv_heads, spec.head_dim);
-        let values = Arena::new(spec.n_layers * n_pages * 2 * n_kv_heads * KV_PAGE * head_dim)?;
-        Ok(KvCache { values, n_pages, n_kv_heads, head_dim })
+        let words = Arena::new(n_pages * KvCache::block_bytes(spec, kv_type) / size_of::<u16>())?;
+        let (k, v) = (kv_type.k_words(head_dim), kv_type.v_words(head_dim));
+        let mut bounds: Vec<usize> = (0..=n_kv_heads).map(|head| head * k).collect();
+        bounds.extend((1..=n_kv_heads).map(|head| n_kv_heads * k + head * v));
+        Ok(KvCache { words, kv_type, n_pages, n_kv_heads, head_dim, bounds })
     }
 
-    /// Values of one head's K or V in one page of a layer.
-    fn head_len(&self) -> usize {
-        KV_PAGE * self.head_dim
+    /// Bytes of a page of all layers.
+    pub(crate) fn block_bytes(spec: &DecoderSpec, kv_type: KvType) -> usize {
+        let head_words = kv_type.k_words(spec.head_dim) + kv_type.v_words(spec.head_dim);
+        spec.n_layers * spec.n_kv_heads * head_words * size_of::<u16>()
     }
 
+    pub(crate) fn kv_type(&self) -> KvType {
+        self.kv_type
+    }
+
+    /// Words of a page of one layer.
     fn page_len(&self) -> usize {
-        2 * self.n_kv_heads * self.head_len()
+        self.bounds[2 * self.n_kv_heads]
     }
 
     /// Where the pages of a layer lie.
@@ -54,10 +69,9 @@ impl KvCache {
         layer: usize,
         write: impl Fn(Part, Columns<'_, u16>) + Sync,
     ) {
-        let (n_kv_heads, head_len, page_len) = (self.n_kv_heads, self.head_len(), self.page_len());
-        let pages = self.layer(layer);
-        let pages = Columns::new(&mut self.values[pages], page_len);
-        pool.for_columns(pages, head_len, |i, pages| {
+        let (n_kv_heads, page_len, pages) = (self.n_kv_heads, self.page_len(), self.layer(layer));
+        let pages = Columns::new(&mut self.words[pages], page_len);
+        pool.for_column_pieces(pages, &self.bounds, |i, pages| {
             let kv_head = i % n_kv_heads;
             let part = if i < n_kv_heads { Part::K { kv_head } } else { Part::V { kv_head } };
             write(part, pages);
@@ -66,12 +80,12 @@ impl KvCache {
 
     /// The pages of one KV head.
     pub(crate) fn pages(&self, layer: usize, kv_head: usize) -> KvPages<'_> {
-        let pages = &self.values[self.layer(layer)];
         KvPages {
-            k: pages,
-            v: &pages[self.n_kv_heads * self.head_len()..],
+            kv_type: self.kv_type,
+            words: &self.words[self.layer(layer)],
             page_stride: self.page_len(),
-            offset: kv_head * self.head_len(),
+            k_offset: self.bounds[kv_head],
+            v_offset: self.bounds[self.n_kv_heads + kv_head],
             head_dim: self.head_dim,
         }
     }

@@ -19,4 +19,5 @@ mod rope;
 mod scratch;
 
 pub use backend::{CpuBackend, CpuOptions, LoadError};
+pub use lm_kernels::KvType;
 pub use probe::MachineProbe;

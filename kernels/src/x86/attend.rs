@@ -5,18 +5,19 @@
 
 macro_rules! attention {
     ($isa:ident, $features:literal, lanes $lanes:literal, queries $for_four:literal $for_eight:literal,
-     $zero:ident $set1:ident $fmadd:ident $half:ident $get:ident $put:ident) => {
+     per_word $per_word:literal $numbers:ident, $vector:ident $scales:ident $zero:ident $set1:ident $fmadd:ident $get:ident $put:ident) => {
         pub(crate) mod $isa {
             use std::arch::x86_64::*;
             use std::ops::Range;
 
             use super::super::load;
-            use crate::attend::{
-                AttendOut, K_GROUP, KV_PAGE, QUERIES, Query, SPAN, Scores, SpanView, common,
-            };
+            use crate::attend::{AttendOut, QUERIES, Query, SPAN, Scores, SpanView, common};
+            use crate::page::{K_GROUP, K_SCALED, KV_PAGE};
 
             /// Values of a vector.
             const LANES: usize = $lanes;
+            /// Numbers in a word.
+            const PER_WORD: usize = $per_word;
             /// Places whose scores grow together: two vectors.
             const PLACES: usize = 2 * LANES;
 
@@ -89,27 +90,65 @@ macro_rules! attention {
                 scores: &mut Scores,
             ) {
                 let head_dim = span.head_dim;
-                let mut q = q;
-                for q in &mut q {
-                    *q = &q[..head_dim];
-                }
                 let second = first + LANES;
-                let keys = span.pages[first / KV_PAGE].k.as_chunks::<K_GROUP>().0;
+                let keys = span.pages[first / KV_PAGE].k.as_chunks::<{ K_GROUP / PER_WORD }>().0;
                 let near = &keys[first % KV_PAGE / K_GROUP * head_dim..][..head_dim];
                 let far = &keys[second % KV_PAGE / K_GROUP * head_dim..][..head_dim];
+                let sums = if PER_WORD == 1 {
+                    products(q, near, far)
+                } else {
+                    let mut sums = [[$zero(); 2]; G];
+                    let scales = span.pages[first / KV_PAGE].k_scales.chunks_exact(KV_PAGE);
+                    let keys = near.chunks(K_SCALED).zip(far.chunks(K_SCALED));
+                    for (i, ((near, far), scales)) in keys.zip(scales).enumerate() {
+                        let mut some = q;
+                        for some in &mut some {
+                            *some = &some[i * K_SCALED..][..near.len()];
+                        }
+                        let products = products(some, near, far);
+                        let scale = [
+                            load::$scales(scales, first % KV_PAGE),
+                            load::$scales(scales, second % KV_PAGE),
+                        ];
+                        for g in 0..G {
+                            sums[g][0] = $fmadd(products[g][0], scale[0], sums[g][0]);
+                            sums[g][1] = $fmadd(products[g][1], scale[1], sums[g][1]);
+                        }
+                    }
+                    sums
+                };
+                for g in 0..G {
+                    load::$put(&mut scores[g], first, sums[g][0]);
+                    load::$put(&mut scores[g], second, sums[g][1]);
+                }
+            }
+
+            /// Of queries and the K of two times [`LANES`] places, as far as `near` and `far` have dimensions.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn products<const G: usize>(
+                q: [&[f32]; G],
+                near: &[[u16; K_GROUP / PER_WORD]],
+                far: &[[u16; K_GROUP / PER_WORD]],
+            ) -> [[$vector; 2]; G] {
                 let mut sums = [[$zero(); 2]; G];
-                for d in 0..head_dim {
-                    let k = [load::$half(&near[d], 0), load::$half(&far[d], LANES % K_GROUP)];
+                let n = near.len();
+                let (far, mut q) = (&far[..n], q);
+                for q in &mut q {
+                    *q = &q[..n];
+                }
+                for d in 0..n {
+                    let k = [
+                        load::$numbers(&near[d], 0),
+                        load::$numbers(&far[d], LANES % K_GROUP / PER_WORD),
+                    ];
                     for g in 0..G {
                         let q = $set1(q[g][d]);
                         sums[g][0] = $fmadd(q, k[0], sums[g][0]);
                         sums[g][1] = $fmadd(q, k[1], sums[g][1]);
                     }
                 }
-                for g in 0..G {
-                    load::$put(&mut scores[g], first, sums[g][0]);
-                    load::$put(&mut scores[g], second, sums[g][1]);
-                }
+                sums
             }
 
             /// Adds the weighted values of `places` to `acc`, `[G][head_dim]`.
@@ -165,15 +204,16 @@ macro_rules! attention {
                     for g in 0..G {
                         some[g] = &weights[g][place..][..n];
                     }
-                    let rows = page.v[row * head_dim..].chunks_exact(head_dim);
+                    let n_words = head_dim / PER_WORD;
+                    let rows = page.v[row * n_words..].chunks_exact(n_words);
                     for (i, v) in rows.take(n).enumerate() {
-                        let v = &v[at..][..LANES * VECTORS];
+                        let v = &v[at / PER_WORD..][..LANES * VECTORS / PER_WORD];
                         let mut weight = [$zero(); G];
                         for g in 0..G {
                             weight[g] = $set1(some[g][i]);
                         }
                         for i in 0..VECTORS {
-                            let v = load::$half(v, LANES * i);
+                            let v = load::$numbers(v, LANES * i / PER_WORD);
                             for g in 0..G {
                                 sums[g][i] = $fmadd(weight[g], v, sums[g][i]);
                             }
@@ -192,7 +232,11 @@ macro_rules! attention {
     };
 }
 
-attention!(avx2, "avx2,fma,f16c", lanes 8, queries 3 1,
-    _mm256_setzero_ps _mm256_set1_ps _mm256_fmadd_ps half8 f32s put_f32x8);
+attention!(avx2, "avx2,fma,f16c", lanes 8, queries 3 1, per_word 1 half8,
+    __m256 bf16_words8 _mm256_setzero_ps _mm256_set1_ps _mm256_fmadd_ps f32s put_f32x8);
+attention!(avx2_int8, "avx2,fma,f16c", lanes 8, queries 3 1, per_word 2 pairs8,
+    __m256 bf16_words8 _mm256_setzero_ps _mm256_set1_ps _mm256_fmadd_ps f32s put_f32x8);
 attention!(avx512, "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq", lanes 16, queries 6 3,
-    _mm512_setzero_ps _mm512_set1_ps _mm512_fmadd_ps half16 f32x16s put_f32x16);
+    per_word 1 half16, __m512 bf16_words16 _mm512_setzero_ps _mm512_set1_ps _mm512_fmadd_ps f32x16s put_f32x16);
+attention!(avx512_int8, "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq", lanes 16, queries 6 3,
+    per_word 2 pairs16, __m512 bf16_words16 _mm512_setzero_ps _mm512_set1_ps _mm512_fmadd_ps f32x16s put_f32x16);

@@ -49,6 +49,16 @@ pub(super) fn half8(bits: &[u16], at: usize) -> __m256 {
     _mm256_cvtph_ps(unsafe { _mm_loadu_si128(bits.as_ptr().cast()) })
 }
 
+/// Eight int8 from the four words at `at`, as f32.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn pairs8(words: &[u16], at: usize) -> __m256 {
+    let words = &words[at..][..4];
+    // SAFETY: the slice is 8 bytes long, and the load needs no alignment.
+    let bytes = unsafe { _mm_loadl_epi64(words.as_ptr().cast()) };
+    _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes))
+}
+
 /// Eight bf16 at byte `at`, as f32.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -56,6 +66,16 @@ pub(super) fn bf16x8(bytes: &[u8], at: usize) -> __m256 {
     let bytes = &bytes[at..][..16];
     // SAFETY: the slice is 16 bytes long, and the load needs no alignment.
     let bits = _mm256_cvtepu16_epi32(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) });
+    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
+}
+
+/// Eight bf16 from their bits at `at`, as f32.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn bf16_words8(bits: &[u16], at: usize) -> __m256 {
+    let bits = &bits[at..][..8];
+    // SAFETY: the slice is 16 bytes long, and the load needs no alignment.
+    let bits = _mm256_cvtepu16_epi32(unsafe { _mm_loadu_si128(bits.as_ptr().cast()) });
     _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
 }
 
@@ -125,6 +145,26 @@ pub(super) fn half16(bits: &[u16], at: usize) -> __m512 {
     let bits = &bits[at..][..16];
     // SAFETY: the slice is 32 bytes long, and the load needs no alignment.
     _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(bits.as_ptr().cast()) })
+}
+
+/// 16 int8 from the eight words at `at`, as f32.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
+pub(super) fn pairs16(words: &[u16], at: usize) -> __m512 {
+    let words = &words[at..][..8];
+    // SAFETY: the slice is 16 bytes long, and the load needs no alignment.
+    let bytes = unsafe { _mm_loadu_si128(words.as_ptr().cast()) };
+    _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))
+}
+
+/// 16 bf16 from their bits at `at`, as f32.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
+pub(super) fn bf16_words16(bits: &[u16], at: usize) -> __m512 {
+    let bits = &bits[at..][..16];
+    // SAFETY: the slice is 32 bytes long, and the load needs no alignment.
+    let bits = _mm512_cvtepu16_epi32(unsafe { _mm256_loadu_si256(bits.as_ptr().cast()) });
+    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
 }
 
 /// 16 f32 at `at`.

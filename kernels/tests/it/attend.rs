@@ -3,42 +3,74 @@
 
 use std::ops::Range;
 
-use half::f16;
+use half::{bf16, f16};
 use lm_kernels::{
-    AttendOut, Isa, KV_PAGE, KvPages, Query, SPAN, attend_span, merge_span, store_k, store_v,
+    AttendOut, Isa, KV_PAGE, KvPages, KvType, Query, SPAN, attend_span, merge_span, store_k,
+    store_v,
 };
 
 use crate::weights::Rng;
 
-/// One sequence's cache: pages in shuffled order inside pools with two heads a page, the other one
+/// One sequence's cache: pages in shuffled order inside a pool with two heads a page, the other one
 /// full of NaN.
 struct Cache {
-    k: Vec<u16>,
-    v: Vec<u16>,
+    kv_type: KvType,
+    words: Vec<u16>,
     pages: Vec<u32>,
     keys: Vec<f32>,
     values: Vec<f32>,
     head_dim: usize,
 }
 
-fn cache(head_dim: usize, n: usize, rng: &mut Rng) -> Cache {
+const KV_TYPES: [KvType; 2] = [KvType::F16, KvType::Int8];
+
+fn cache(kv_type: KvType, head_dim: usize, n: usize, rng: &mut Rng) -> Cache {
     let n_pages = n.div_ceil(KV_PAGE);
-    let stride = 2 * KV_PAGE * head_dim;
-    let nan = f16::NAN.to_bits();
-    let (mut k, mut v) = (vec![nan; n_pages * stride], vec![nan; n_pages * stride]);
+    let page_words = 2 * (kv_type.k_words(head_dim) + kv_type.v_words(head_dim));
+    // NaN as f16, and as the scale of int8.
+    let words = vec![0x7fff; n_pages * page_words];
     let pages: Vec<u32> = (0..n_pages as u32).rev().collect();
     let (keys, values) = (rng.units(n * head_dim), rng.units(n * head_dim));
+    let mut cache = Cache { kv_type, words, pages, keys, values, head_dim };
     for pos in 0..n {
-        let at = pages[pos / KV_PAGE] as usize * stride + stride / 2;
-        let len = KV_PAGE * head_dim;
         let row = pos * head_dim..(pos + 1) * head_dim;
-        let (k, v) = (&mut k[at..][..len], &mut v[at..][..len]);
+        let (key, value) = (cache.keys[row.clone()].to_vec(), cache.values[row].to_vec());
         let isas = Isa::available();
-        let isa = isas[pos % isas.len()];
-        store_k(isa, &keys[row.clone()], k, pos % KV_PAGE);
-        store_v(isa, &values[row], v, pos % KV_PAGE);
+        cache.store(isas[pos % isas.len()], pos, &key, &value);
     }
-    Cache { k, v, pages, keys, values, head_dim }
+    cache
+}
+
+impl Cache {
+    fn kv(&self) -> KvPages<'_> {
+        let (kv_type, head_dim) = (self.kv_type, self.head_dim);
+        let (k_words, v_words) = (kv_type.k_words(head_dim), kv_type.v_words(head_dim));
+        let (k_offset, v_offset) = (k_words, 2 * k_words + v_words);
+        let page_stride = 2 * (k_words + v_words);
+        KvPages { kv_type, words: &self.words, page_stride, k_offset, v_offset, head_dim }
+    }
+
+    fn store(&mut self, isa: Isa, pos: usize, key: &[f32], value: &[f32]) {
+        let KvPages { kv_type, page_stride, k_offset, v_offset, head_dim, .. } = self.kv();
+        let page = &mut self.words[self.pages[pos / KV_PAGE] as usize * page_stride..];
+        let k = &mut page[k_offset..][..kv_type.k_words(head_dim)];
+        store_k(isa, kv_type, key, k, pos % KV_PAGE);
+        let v = &mut page[v_offset..][..kv_type.v_words(head_dim)];
+        store_v(isa, kv_type, value, v, pos % KV_PAGE);
+    }
+}
+
+/// What a cache makes of numbers that share a scale.
+fn as_stored(kv_type: KvType, values: &[f32]) -> Vec<f64> {
+    if kv_type == KvType::F16 {
+        return values.iter().map(|x| f16::from_f32(*x).to_f64()).collect();
+    }
+    let wanted = values.iter().fold(0.0, |max: f32, x| max.max(x.abs())) / 127.0;
+    let below = bf16::from_bits((wanted.to_bits() >> 16) as u16);
+    let is_exact = below.to_f32() == wanted;
+    let scale = if is_exact { below } else { bf16::from_bits(below.to_bits() + 1) };
+    let code = |x: &f32| (f64::from(*x) * f64::from(1.0 / scale.to_f32())).round_ties_even();
+    values.iter().map(|x| code(x) * scale.to_f64()).collect()
 }
 
 fn attend(isa: Isa, cache: &Cache, q: &[f32], range: Range<usize>, cap: Option<f32>) -> Vec<f32> {
@@ -55,9 +87,7 @@ fn attend_each(
     cap: Option<f32>,
 ) -> Vec<f32> {
     let (head_dim, g) = (cache.head_dim, ranges.len());
-    let stride = 2 * KV_PAGE * head_dim;
-    let kv =
-        KvPages { k: &cache.k, v: &cache.v, page_stride: stride, offset: stride / 2, head_dim };
+    let kv = cache.kv();
     let start = ranges.iter().map(|range| range.start).min().unwrap();
     let end = ranges.iter().map(|range| range.end).max().unwrap();
     let mut spans = Vec::new();
@@ -85,40 +115,51 @@ fn attend_each(
 
 fn oracle(cache: &Cache, q: &[f32], range: Range<usize>, cap: Option<f32>) -> Vec<f64> {
     let head_dim = cache.head_dim;
-    let rounded = |x: f32| f16::from_f32(x).to_f64();
+    let stored = |values: &[f32], n_scaled: usize| -> Vec<Vec<f64>> {
+        let row = |row: &[f32]| {
+            row.chunks(n_scaled).flat_map(|values| as_stored(cache.kv_type, values)).collect()
+        };
+        values.chunks_exact(head_dim).map(row).collect()
+    };
+    let (keys, values) = (stored(&cache.keys, 32), stored(&cache.values, head_dim));
     let mut out = Vec::new();
     for q in q.chunks_exact(head_dim) {
         let mut weights = Vec::new();
         for pos in range.clone() {
-            let key = &cache.keys[pos * head_dim..][..head_dim];
-            let score: f64 = q.iter().zip(key).map(|(q, k)| f64::from(*q) * rounded(*k)).sum();
+            let score: f64 = q.iter().zip(&keys[pos]).map(|(q, k)| f64::from(*q) * k).sum();
             let cap = cap.map(f64::from);
             weights.push(cap.map_or(score, |cap| cap * (score / cap).tanh()).exp());
         }
         let total: f64 = weights.iter().sum();
-        for d in 0..head_dim {
-            let value = |pos: usize| rounded(cache.values[pos * head_dim + d]);
-            let sum: f64 = range.clone().zip(&weights).map(|(pos, w)| w * value(pos)).sum();
-            out.push(sum / total);
-        }
+        out.extend((0..head_dim).map(|d| {
+            let sum: f64 = range.clone().zip(&weights).map(|(pos, w)| w * values[pos][d]).sum();
+            sum / total
+        }));
     }
     out
 }
 
 #[track_caller]
 fn check(head_dim: usize, g: usize, range: Range<usize>, cap: Option<f32>) {
+    for kv_type in KV_TYPES {
+        check_type(kv_type, head_dim, g, range.clone(), cap);
+    }
+}
+
+#[track_caller]
+fn check_type(kv_type: KvType, head_dim: usize, g: usize, range: Range<usize>, cap: Option<f32>) {
     let mut rng = Rng((head_dim * 1000 + g) as u64);
-    let cache = cache(head_dim, range.end, &mut rng);
+    let cache = cache(kv_type, head_dim, range.end, &mut rng);
     let q: Vec<f32> = rng.units(g * head_dim).iter().map(|q| q * 0.7).collect();
     let want = oracle(&cache, &q, range.clone(), cap);
     let scalar = attend(Isa::SCALAR, &cache, &q, range.clone(), cap);
     for (got, want) in scalar.iter().zip(&want) {
         let error = (f64::from(*got) - want).abs();
-        assert!(error < 3e-6, "head_dim {head_dim} g {g} {range:?}: {got} for {want}");
+        assert!(error < 3e-6, "{kv_type:?} head_dim {head_dim} g {g} {range:?}: {got} for {want}");
     }
     for isa in Isa::available() {
         let got = attend(isa, &cache, &q, range.clone(), cap);
-        assert_eq!(got, scalar, "{} head_dim {head_dim} g {g} {range:?}", isa.name());
+        assert_eq!(got, scalar, "{} {kv_type:?} head_dim {head_dim} g {g} {range:?}", isa.name());
         for (head, q) in q.chunks_exact(head_dim).enumerate() {
             let alone = attend(isa, &cache, q, range.clone(), cap);
             assert_eq!(alone, got[head * head_dim..][..head_dim], "a head depends on its group");
@@ -150,8 +191,8 @@ fn awkward_ranges() {
 #[test]
 fn queries_with_different_ranges() {
     let mut rng = Rng(4);
-    for head_dim in [8, 64, 96] {
-        let cache = cache(head_dim, 600, &mut rng);
+    for (kv_type, head_dim) in KV_TYPES.into_iter().flat_map(|t| [8, 64, 96].map(|dim| (t, dim))) {
+        let cache = cache(kv_type, head_dim, 600, &mut rng);
         let causal: Vec<Range<usize>> = (0..11).map(|i| 0..250 + i).collect();
         let windows: Vec<Range<usize>> = (0..9).map(|i| 90 * i / 2..90 * i / 2 + 40 + i).collect();
         let apart = vec![3..5, 200..255, 30..31, 300..512, 0..600];
@@ -171,15 +212,13 @@ fn queries_with_different_ranges() {
 #[test]
 fn nothing_to_attend_to_gives_nothing() {
     let mut rng = Rng(1);
-    let cache = cache(64, 40, &mut rng);
+    let cache = cache(KvType::F16, 64, 40, &mut rng);
     let q = rng.units(64);
     for isa in Isa::available() {
         let (mut m, mut l, mut acc) = ([1.0; 2], [1.0; 2], [1.0; 128]);
-        let kv =
-            KvPages { k: &cache.k, v: &cache.v, page_stride: 4096, offset: 2048, head_dim: 64 };
         let out = AttendOut { m: &mut m, l: &mut l, acc: &mut acc };
         let queries = [9..9, 3..5].map(|positions| Query { q: &q, positions });
-        attend_span(isa, &queries, kv, &cache.pages, None, out);
+        attend_span(isa, &queries, cache.kv(), &cache.pages, None, out);
         assert_eq!((m[0], l[0], &acc[..64]), (f32::NEG_INFINITY, 0.0, &[0.0; 64][..]));
         assert!(l[1] > 0.0);
         let (mut total, mut out) = (0.0, [7.0; 64]);
@@ -190,27 +229,43 @@ fn nothing_to_attend_to_gives_nothing() {
 
 #[test]
 fn what_lies_beyond_the_range_has_no_influence() {
-    let mut rng = Rng(8);
-    let mut cache = cache(64, 100, &mut rng);
-    let q = rng.units(64);
-    let want = attend(Isa::SCALAR, &cache, &q, 10..50, Some(30.0));
-    for pos in (0..10).chain(50..100) {
-        let at = cache.pages[pos / KV_PAGE] as usize * 4096 + 2048;
-        let (k, v) = (&mut cache.k[at..][..2048], &mut cache.v[at..][..2048]);
-        store_k(Isa::SCALAR, &[f32::NAN; 64], k, pos % KV_PAGE);
-        store_v(Isa::SCALAR, &[f32::INFINITY; 64], v, pos % KV_PAGE);
+    for kv_type in KV_TYPES {
+        let mut rng = Rng(8);
+        let mut cache = cache(kv_type, 64, 100, &mut rng);
+        let q = rng.units(64);
+        let want = attend(Isa::SCALAR, &cache, &q, 10..50, Some(30.0));
+        for pos in (0..10).chain(50..100) {
+            break_position(&mut cache, pos);
+        }
+        for isa in Isa::available() {
+            assert_eq!(attend(isa, &cache, &q, 10..50, Some(30.0)), want, "{}", isa.name());
+        }
     }
-    for isa in Isa::available() {
-        assert_eq!(attend(isa, &cache, &q, 10..50, Some(30.0)), want, "{}", isa.name());
+}
+
+#[test]
+fn what_is_not_finite_is_not_hidden_by_a_scale() {
+    for kv_type in KV_TYPES {
+        let mut rng = Rng(8);
+        let mut cache = cache(kv_type, 64, 40, &mut rng);
+        break_position(&mut cache, 20);
+        for isa in Isa::available() {
+            let got = attend(isa, &cache, &rng.units(64), 0..40, None);
+            assert!(got.iter().all(|x| x.is_nan()), "{} {kv_type:?}", isa.name());
+        }
     }
+}
+
+/// Writes a K of NaN and a V of infinity.
+fn break_position(cache: &mut Cache, pos: usize) {
+    cache.store(Isa::SCALAR, pos, &[f32::NAN; 64], &[f32::INFINITY; 64]);
 }
 
 #[test]
 #[should_panic(expected = "cross a multiple of 256")]
 fn a_span_does_not_cross_its_border() {
-    let cache = cache(8, 300, &mut Rng(1));
-    let kv = KvPages { k: &cache.k, v: &cache.v, page_stride: 512, offset: 256, head_dim: 8 };
+    let cache = cache(KvType::F16, 8, 300, &mut Rng(1));
     let out = AttendOut { m: &mut [0.0], l: &mut [0.0], acc: &mut [0.0; 8] };
     let query = Query { q: &[0.0; 8], positions: 250..260 };
-    attend_span(Isa::detect(), &[query], kv, &cache.pages, None, out);
+    attend_span(Isa::detect(), &[query], cache.kv(), &cache.pages, None, out);
 }
