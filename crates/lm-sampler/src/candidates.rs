@@ -2,124 +2,117 @@
 
 use lm_types::TokenId;
 
-/// The tokens that may still be drawn, with their logits.
+use crate::row::{Best, Blocks};
+
+/// The first guess of how many tokens a nucleus has.
+const NUCLEUS: usize = 64;
+
+/// The tokens that may still be drawn, with their logits, most likely first; the lower id among equals, so that
+/// no draw depends on the sorting.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Candidates {
-    /// In order of token id until a filter sorts them, most likely first.
     entries: Vec<(f32, TokenId)>,
-    /// Tokens of the history, sorted. Reused.
-    seen: Vec<TokenId>,
 }
 
 impl Candidates {
-    pub(crate) fn with_capacity(vocab_size: usize, max_model_len: usize) -> Self {
-        Candidates {
-            entries: Vec::with_capacity(vocab_size),
-            seen: Vec::with_capacity(max_model_len),
-        }
+    pub(crate) fn with_capacity(vocab_size: usize) -> Self {
+        Candidates { entries: Vec::with_capacity(vocab_size) }
     }
 
-    pub(crate) fn fill(&mut self, logits: &[f32]) {
-        self.entries.clear();
-        let indexed = logits.iter().enumerate();
-        self.entries.extend(indexed.map(|(token, &logit)| (logit, token as TokenId)));
-    }
-
-    /// Takes tokens out of the draw. Call it before any filter.
-    pub(crate) fn ban(&mut self, tokens: &[TokenId]) {
-        for &token in tokens {
-            if let Some(entry) = self.entries.get_mut(token as usize) {
-                entry.0 = f32::NEG_INFINITY;
-            }
-        }
-    }
-
-    /// Calls `change(logit, count)` for each different token of `history`. Call it before any filter.
-    pub(crate) fn penalise(
-        &mut self,
-        history: impl Iterator<Item = TokenId>,
-        change: impl Fn(f32, f32) -> f32,
-    ) {
-        self.seen.clear();
-        self.seen.extend(history);
-        self.seen.sort_unstable();
-        for run in self.seen.chunk_by(|a, b| a == b) {
-            if let Some(entry) = self.entries.get_mut(run[0] as usize) {
-                entry.0 = change(entry.0, run.len() as f32);
-            }
-        }
-    }
-
-    /// The most likely token; the lowest id among equals.
-    pub(crate) fn argmax(&self) -> (f32, TokenId) {
-        let first = (f32::NEG_INFINITY, 0);
-        self.entries.iter().fold(first, |best, &entry| if entry.0 > best.0 { entry } else { best })
-    }
-
-    pub(crate) fn scale(&mut self, factor: f32) {
-        self.entries.iter_mut().for_each(|entry| entry.0 *= factor);
-    }
-
-    /// Keeps the `k` most likely.
-    pub(crate) fn top_k(&mut self, k: usize) {
+    /// The `k` most likely of a row.
+    pub(crate) fn fill_top_k(&mut self, logits: &[f32], blocks: &mut Blocks, k: usize) {
+        let threshold = blocks.reached_by(k);
+        self.gather(logits, blocks, threshold);
         self.sort_first(k.min(self.entries.len()));
         self.entries.truncate(k);
     }
 
+    /// The fewest of a row whose probabilities sum to at least `p`, after `factor` was applied.
+    pub(crate) fn fill_nucleus(
+        &mut self,
+        logits: &[f32],
+        blocks: &mut Blocks,
+        best: Best,
+        factor: f32,
+        p: f64,
+    ) {
+        let wanted = p * blocks.weigh(logits, best.logit, factor);
+        // Only the nucleus must be sorted, and it is small most of the time.
+        let mut n = NUCLEUS;
+        loop {
+            let threshold = blocks.reached_by(n);
+            self.gather(logits, blocks, threshold);
+            let n_sorted = n.min(self.entries.len());
+            self.sort_first(n_sorted);
+            let weight = |entry: &(f32, TokenId)| weight(entry.0 * factor, best.logit * factor);
+            if let Some(n) = reaching(&self.entries[..n_sorted], weight, wanted) {
+                return self.entries.truncate(n);
+            }
+            if n >= logits.len() {
+                return;
+            }
+            n *= 8;
+        }
+    }
+
+    /// Those of a row with at least a logit of `threshold`.
+    pub(crate) fn fill_from(&mut self, logits: &[f32], blocks: &Blocks, threshold: f32) {
+        self.gather(logits, blocks, threshold);
+        self.sort_first(self.entries.len());
+    }
+
+    /// Multiplies all logits with a positive factor.
+    pub(crate) fn scale(&mut self, factor: f32) {
+        self.entries.iter_mut().for_each(|entry| entry.0 *= factor);
+    }
+
     /// Keeps the fewest tokens, most likely first, whose probabilities sum to at least `p`.
     pub(crate) fn top_p(&mut self, p: f64) {
-        let max = f64::from(self.argmax().0);
-        let weight = |entry: &(f32, TokenId)| (f64::from(entry.0) - max).exp();
-        let wanted = p * self.entries.iter().map(weight).sum::<f64>();
-        // Only the nucleus must be sorted, and it is small most of the time.
-        let mut n_sorted = 64.min(self.entries.len());
-        loop {
-            self.sort_first(n_sorted);
-            let mut sum = 0.0;
-            let enough = self.entries[..n_sorted].iter().position(|entry| {
-                sum += weight(entry);
-                sum >= wanted
-            });
-            if let Some(last) = enough {
-                self.entries.truncate(last + 1);
-                return;
-            }
-            if n_sorted == self.entries.len() {
-                return;
-            }
-            n_sorted = (n_sorted * 8).min(self.entries.len());
+        let wanted = p * self.entries.iter().map(self.weight()).sum::<f64>();
+        if let Some(n) = reaching(&self.entries, self.weight(), wanted) {
+            self.entries.truncate(n);
         }
     }
 
     /// Keeps tokens at least `p` times as likely as the most likely one.
     pub(crate) fn min_p(&mut self, p: f32) {
-        let threshold = self.argmax().0 + p.ln();
+        let threshold = self.max() + p.ln();
         self.entries.retain(|entry| entry.0 >= threshold);
     }
 
     /// The token at `u` of the way through the cumulated probabilities.
-    pub(crate) fn draw(&self, u: f64) -> TokenId {
-        let (max, best) = self.argmax();
-        let weight = |entry: &(f32, TokenId)| (f64::from(entry.0) - f64::from(max)).exp();
-        let mut left = u * self.entries.iter().map(weight).sum::<f64>();
-        for entry in &self.entries {
-            left -= weight(entry);
-            if left < 0.0 {
-                return entry.1;
-            }
-        }
-        best
+    pub(crate) fn draw(&self, u: f64) -> Option<TokenId> {
+        let weight = self.weight();
+        let wanted = u * self.entries.iter().map(&weight).sum::<f64>();
+        let mut sum = 0.0;
+        let drawn = self.entries.iter().find(|entry| {
+            sum += weight(entry);
+            sum > wanted
+        });
+        drawn.or(self.entries.first()).map(|entry| entry.1)
     }
 
-    /// The `n` most likely entries, most likely first.
-    pub(crate) fn most_likely(&mut self, n: usize) -> &[(f32, TokenId)] {
-        let n = n.min(self.entries.len());
-        self.sort_first(n);
-        &self.entries[..n]
+    /// What is left, most likely first.
+    pub(crate) fn entries(&self) -> &[(f32, TokenId)] {
+        &self.entries
     }
 
-    /// Sorts so that the first `n` entries are the `n` most likely ones, in order. Equal logits stand
-    /// in order of token id, so that no draw depends on the sorting.
+    fn max(&self) -> f32 {
+        self.entries.first().map_or(f32::NEG_INFINITY, |entry| entry.0)
+    }
+
+    fn weight(&self) -> impl Fn(&(f32, TokenId)) -> f64 + use<> {
+        let max = self.max();
+        move |entry| weight(entry.0, max)
+    }
+
+    fn gather(&mut self, logits: &[f32], blocks: &Blocks, threshold: f32) {
+        self.entries.clear();
+        let entries = &mut self.entries;
+        blocks.for_each_from(logits, threshold, |logit, token| entries.push((logit, token)));
+    }
+
+    /// Sorts so that the first `n` entries are the `n` most likely ones, in order.
     fn sort_first(&mut self, n: usize) {
         let order =
             |a: &(f32, TokenId), b: &(f32, TokenId)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
@@ -128,4 +121,23 @@ impl Candidates {
         }
         self.entries[..n].sort_unstable_by(order);
     }
+}
+
+/// How likely a token is, beside one of logit `max`.
+fn weight(logit: f32, max: f32) -> f64 {
+    (f64::from(logit) - f64::from(max)).exp()
+}
+
+/// How many entries it takes until their weights sum to `wanted`.
+fn reaching(
+    entries: &[(f32, TokenId)],
+    weight: impl Fn(&(f32, TokenId)) -> f64,
+    wanted: f64,
+) -> Option<usize> {
+    let mut sum = 0.0;
+    let last = entries.iter().position(|entry| {
+        sum += weight(entry);
+        sum >= wanted
+    });
+    last.map(|last| last + 1)
 }

@@ -7,6 +7,7 @@
 
 mod candidates;
 mod rng;
+mod row;
 mod sampler;
 
 pub use rng::uniform;

@@ -3,12 +3,18 @@
 use lm_types::{SamplingParams, TokenId, TokenLogprobs};
 
 use crate::candidates::Candidates;
+use crate::row::{Best, Blocks};
 use crate::uniform;
 
 /// Draws tokens. Holds scratch memory and no state.
 #[derive(Clone, Debug, Default)]
 pub struct Sampler {
+    blocks: Blocks,
     candidates: Candidates,
+    /// A row after penalties and bans.
+    changed: Vec<f32>,
+    /// Tokens of the history, sorted.
+    seen: Vec<TokenId>,
 }
 
 /// What a draw may look back at, and what it may not choose.
@@ -46,7 +52,12 @@ impl Sampler {
     /// A sampler with room for rows of `vocab_size` and histories of `max_model_len`.
     #[must_use]
     pub fn new(vocab_size: usize, max_model_len: usize) -> Self {
-        Sampler { candidates: Candidates::with_capacity(vocab_size, max_model_len) }
+        Sampler {
+            blocks: Blocks::with_capacity(vocab_size),
+            candidates: Candidates::with_capacity(vocab_size),
+            changed: Vec::with_capacity(vocab_size),
+            seen: Vec::with_capacity(max_model_len),
+        }
     }
 
     /// The draw of a greedy row of which only the greatest logit is known.
@@ -74,95 +85,121 @@ impl Sampler {
         history: History<'_>,
         position: usize,
     ) -> Result<Sampled, SampleError> {
-        let best = argmax(logits)?;
-        let is_plain = !params.has_penalties() && history.banned.is_empty();
-        let token = if params.temperature == 0.0 && is_plain {
-            best
+        let best = self.blocks.look_through(logits)?;
+        let token = if params.has_penalties() || !history.banned.is_empty() {
+            let mut changed = std::mem::take(&mut self.changed);
+            self.change(&mut changed, logits, params, history);
+            let best = self.blocks.look_through(&changed);
+            let token = best.map(|best| self.draw(&changed, best, params, position));
+            self.changed = changed;
+            token?
         } else {
-            self.draw(logits, params, history, position)?
+            self.draw(logits, best, params, position)
         };
         let logprobs = params.logprobs.map(|n| self.logprobs(logits, token, n as usize));
-        Ok(Sampled { token, logprobs })
+        Ok(Sampled { token, logprobs: logprobs.transpose()? })
     }
 
+    /// `logits` are those that the blocks saw last.
     fn draw(
         &mut self,
         logits: &[f32],
+        best: Best,
         params: &SamplingParams,
-        history: History<'_>,
         position: usize,
-    ) -> Result<TokenId, SampleError> {
-        let candidates = &mut self.candidates;
-        candidates.fill(logits);
-        candidates.ban(history.banned);
-        apply_penalties(candidates, params, history);
-        let (max, best) = candidates.argmax();
-        if max == f32::NEG_INFINITY {
-            return Err(SampleError::NothingLeft);
-        }
+    ) -> TokenId {
         if params.temperature == 0.0 {
-            return Ok(best);
+            return best.token;
         }
-        candidates.scale(1.0 / params.temperature.max(1e-4));
+        let (blocks, candidates) = (&mut self.blocks, &mut self.candidates);
+        let factor = 1.0 / params.temperature.max(1e-4);
+        let u = uniform(params.seed, position as u64);
         if params.top_k > 0 {
-            candidates.top_k(params.top_k as usize);
-        }
-        if params.top_p < 1.0 {
-            candidates.top_p(f64::from(params.top_p));
+            candidates.fill_top_k(logits, blocks, params.top_k as usize);
+            candidates.scale(factor);
+            if params.top_p < 1.0 {
+                candidates.top_p(f64::from(params.top_p));
+            }
+        } else if params.top_p < 1.0 {
+            let p = f64::from(params.top_p);
+            candidates.fill_nucleus(logits, blocks, best, factor, p);
+            candidates.scale(factor);
+        } else if params.min_p > 0.0 {
+            candidates.fill_from(logits, blocks, best.logit + params.min_p.ln() / factor);
+            candidates.scale(factor);
+        } else {
+            let total = blocks.weigh(logits, best.logit, factor);
+            let drawn = blocks.at(logits, best.logit, factor, u * total);
+            return drawn.unwrap_or(best.token);
         }
         if params.min_p > 0.0 {
             candidates.min_p(params.min_p);
         }
-        Ok(candidates.draw(uniform(params.seed, position as u64)))
+        candidates.draw(u).unwrap_or(best.token)
     }
 
-    fn logprobs(&mut self, logits: &[f32], token: TokenId, n_top: usize) -> TokenLogprobs {
-        let log_sum = log_sum_exp(logits);
+    /// Writes `logits` with penalties and bans to `changed`.
+    fn change(
+        &mut self,
+        changed: &mut Vec<f32>,
+        logits: &[f32],
+        params: &SamplingParams,
+        history: History<'_>,
+    ) {
+        changed.clear();
+        changed.extend_from_slice(logits);
+        for &token in history.banned {
+            if let Some(logit) = changed.get_mut(token as usize) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
+        if !params.has_penalties() {
+            return;
+        }
+        let generated = || history.generated.iter().copied();
+        let repetition = params.repetition_penalty;
+        self.penalise(changed, history.prompt.iter().copied().chain(generated()), |logit, _| {
+            if logit > 0.0 { logit / repetition } else { logit * repetition }
+        });
+        self.penalise(changed, generated(), |logit, count| {
+            logit - params.presence_penalty - params.frequency_penalty * count
+        });
+    }
+
+    /// Calls `change(logit, count)` for each different token of `history`.
+    fn penalise(
+        &mut self,
+        logits: &mut [f32],
+        history: impl Iterator<Item = TokenId>,
+        change: impl Fn(f32, f32) -> f32,
+    ) {
+        self.seen.clear();
+        self.seen.extend(history);
+        self.seen.sort_unstable();
+        for run in self.seen.chunk_by(|a, b| a == b) {
+            if let Some(logit) = logits.get_mut(run[0] as usize) {
+                *logit = change(*logit, run.len() as f32);
+            }
+        }
+    }
+
+    fn logprobs(
+        &mut self,
+        logits: &[f32],
+        token: TokenId,
+        n_top: usize,
+    ) -> Result<TokenLogprobs, SampleError> {
+        let best = self.blocks.look_through(logits)?;
+        let log_sum = f64::from(best.logit) + self.blocks.weigh(logits, best.logit, 1.0).ln();
         let logprob = |logit: f32| (f64::from(logit) - log_sum) as f32;
-        self.candidates.fill(logits);
-        let top = self.candidates.most_likely(n_top);
-        TokenLogprobs {
+        self.candidates.fill_top_k(logits, &mut self.blocks, n_top);
+        let top = self.candidates.entries();
+        Ok(TokenLogprobs {
             token,
             logprob: logprob(logits[token as usize]),
             top: top.iter().map(|&(logit, token)| (token, logprob(logit))).collect(),
-        }
+        })
     }
-}
-
-fn apply_penalties(candidates: &mut Candidates, params: &SamplingParams, history: History<'_>) {
-    if !params.has_penalties() {
-        return;
-    }
-    let generated = || history.generated.iter().copied();
-    let repetition = params.repetition_penalty;
-    candidates.penalise(history.prompt.iter().copied().chain(generated()), |logit, _| {
-        if logit > 0.0 { logit / repetition } else { logit * repetition }
-    });
-    candidates.penalise(generated(), |logit, count| {
-        logit - params.presence_penalty - params.frequency_penalty * count
-    });
-}
-
-/// The greatest entry, the lowest index among equals.
-fn argmax(logits: &[f32]) -> Result<TokenId, SampleError> {
-    let mut best = (f32::NEG_INFINITY, 0);
-    let mut all_numbers = true;
-    for (token, &logit) in logits.iter().enumerate() {
-        all_numbers &= logit < f32::INFINITY;
-        if logit > best.0 {
-            best = (logit, token as TokenId);
-        }
-    }
-    match (all_numbers, best.0 > f32::NEG_INFINITY) {
-        (false, _) => Err(SampleError::NotFinite),
-        (true, false) => Err(SampleError::NothingLeft),
-        (true, true) => Ok(best.1),
-    }
-}
-
-fn log_sum_exp(logits: &[f32]) -> f64 {
-    let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    max + logits.iter().map(|&logit| (f64::from(logit) - max).exp()).sum::<f64>().ln()
 }
 
 #[cfg(test)]
@@ -264,6 +301,32 @@ mod tests {
         assert!((found.top[2].1 - (1f32 / 8.0).ln()).abs() < 1e-6);
     }
 
+    /// The drawn token's share of the way through the probabilities that are left, computed plainly.
+    fn share(logits: &[f32], params: &SamplingParams, token: TokenId) -> Option<(f64, f64)> {
+        let scaled = |logit: f32| f64::from(logit) / f64::from(params.temperature);
+        let mut left: Vec<(f64, usize)> =
+            logits.iter().map(|&logit| scaled(logit)).zip(0..).collect();
+        let is_filtered = params.top_k > 0 || params.top_p < 1.0 || params.min_p > 0.0;
+        if is_filtered {
+            left.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        }
+        if params.top_k > 0 {
+            left.truncate(params.top_k as usize);
+        }
+        let max = left.iter().map(|entry| entry.0).fold(f64::NEG_INFINITY, f64::max);
+        let total: f64 = left.iter().map(|entry| (entry.0 - max).exp()).sum();
+        let mut sum = 0.0;
+        left.retain(|entry| {
+            let is_needed = sum < f64::from(params.top_p) * total * (1.0 + 1e-5);
+            sum += (entry.0 - max).exp();
+            is_needed && entry.0 - max >= f64::from(params.min_p).ln() - 1e-5
+        });
+        let total: f64 = left.iter().map(|entry| (entry.0 - max).exp()).sum();
+        let place = left.iter().position(|entry| entry.1 == token as usize)?;
+        let before: f64 = left[..place].iter().map(|entry| (entry.0 - max).exp()).sum();
+        Some((before / total, (before + (left[place].0 - max).exp()) / total))
+    }
+
     proptest! {
         #[test]
         fn any_row_and_parameters_give_a_token_of_the_row(
@@ -276,6 +339,21 @@ mod tests {
             let token = sample().unwrap().token;
             prop_assert!((token as usize) < logits.len());
             prop_assert_eq!(token, sample().unwrap().token);
+        }
+
+        #[test]
+        fn draws_are_those_of_plain_arithmetic(
+            logits in prop::collection::vec(-9f32..9.0, 1..700), temperature in 0.2f32..2.0,
+            top_k in prop_oneof![Just(0), 1u32..400], top_p in prop_oneof![Just(1.0), 0.1f32..1.0],
+            min_p in prop_oneof![Just(0.0), 0.001f32..0.5], seed: u64,
+        ) {
+            let params = SamplingParams { temperature, top_k, top_p, min_p, seed, ..params() };
+            let token = Sampler::default().sample(&logits, &params, History::default(), 5).unwrap().token;
+            let (from, to) = share(&logits, &params, token).expect("the token is among those left");
+            let u = uniform(seed, 5);
+            // A token more or less at the nucleus's end moves all shares by its own.
+            let slack = 1e-5 + if top_p < 1.0 { 0.01 } else { 0.0 };
+            prop_assert!(from - slack <= u && u <= to + slack, "{u} is not in {from}..{to}");
         }
     }
 }

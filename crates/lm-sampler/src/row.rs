@@ -1,0 +1,138 @@
+//! The greatest logits of a row's blocks, by which most of it can be passed over, and its weights.
+//! Must never know a parameter of sampling.
+//! Start at [`Blocks::look_through`]: the other methods want the row that it saw last.
+
+use lm_kernels::{Isa, argmax_panel, exp_in_place};
+use lm_types::TokenId;
+
+use crate::SampleError;
+
+/// Logits of a block.
+const BLOCK: usize = 128;
+
+/// What is known of the blocks of a row. Reused from row to row.
+#[derive(Clone, Debug)]
+pub(crate) struct Blocks {
+    isa: Isa,
+    /// The greatest logit of each block.
+    greatest: Vec<f32>,
+    /// The weights of each block, summed.
+    sums: Vec<f32>,
+    sorted: Vec<f32>,
+}
+
+/// The greatest logit of a row, a number, and the first token that has it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Best {
+    pub(crate) logit: f32,
+    pub(crate) token: TokenId,
+}
+
+impl Default for Blocks {
+    fn default() -> Self {
+        Blocks::with_capacity(0)
+    }
+}
+
+impl Blocks {
+    pub(crate) fn with_capacity(vocab_size: usize) -> Self {
+        let n = vocab_size.div_ceil(BLOCK);
+        let room = || Vec::with_capacity(n);
+        Blocks { isa: Isa::detect(), greatest: room(), sums: room(), sorted: room() }
+    }
+
+    /// Looks a row through.
+    ///
+    /// # Errors
+    /// The row holds NaN or +infinity, or nothing but -infinity.
+    pub(crate) fn look_through(&mut self, logits: &[f32]) -> Result<Best, SampleError> {
+        self.greatest.clear();
+        let mut best = Best { logit: f32::NEG_INFINITY, token: 0 };
+        for (i, block) in logits.chunks(BLOCK).enumerate() {
+            let found = argmax_panel(self.isa, block);
+            if found.value.is_nan() || found.value == f32::INFINITY {
+                return Err(SampleError::NotFinite);
+            }
+            if found.value > best.logit {
+                best = Best { logit: found.value, token: (i * BLOCK + found.idx) as TokenId };
+            }
+            self.greatest.push(found.value);
+        }
+        if best.logit == f32::NEG_INFINITY {
+            return Err(SampleError::NothingLeft);
+        }
+        Ok(best)
+    }
+
+    /// A logit that at least `n` tokens reach, if there are as many.
+    pub(crate) fn reached_by(&mut self, n: usize) -> f32 {
+        if n == 0 || n > self.greatest.len() {
+            return f32::NEG_INFINITY;
+        }
+        self.sorted.clone_from(&self.greatest);
+        let (_, nth, _) = self.sorted.select_nth_unstable_by(n - 1, |a, b| b.total_cmp(a));
+        *nth
+    }
+
+    /// The sum of `e^((logit - max) * factor)` over a row.
+    pub(crate) fn weigh(&mut self, logits: &[f32], max: f32, factor: f32) -> f64 {
+        self.sums.clear();
+        let mut weights = [0.0; BLOCK];
+        for block in logits.chunks(BLOCK) {
+            self.sums.push(weigh_block(self.isa, block, max, factor, &mut weights));
+        }
+        self.sums.iter().map(|&sum| f64::from(sum)).sum()
+    }
+
+    /// The token at `at` of the weights that [`Blocks::weigh`] summed, in order of token id.
+    pub(crate) fn at(&self, logits: &[f32], max: f32, factor: f32, at: f64) -> Option<TokenId> {
+        let mut left = at;
+        let block = self.sums.iter().position(|&sum| {
+            let is_here = left < f64::from(sum);
+            if !is_here {
+                left -= f64::from(sum);
+            }
+            is_here
+        })?;
+        let logits = &logits[block * BLOCK..];
+        let logits = &logits[..BLOCK.min(logits.len())];
+        let mut weights = [0.0; BLOCK];
+        weigh_block(self.isa, logits, max, factor, &mut weights);
+        let weights = &weights[..logits.len()];
+        let place = weights.iter().position(|&weight| {
+            left -= f64::from(weight);
+            left < 0.0
+        });
+        // The block's sum was rounded: it may be a little more than what its weights add up to.
+        let place = place.or_else(|| weights.iter().rposition(|&weight| weight > 0.0))?;
+        Some((block * BLOCK + place) as TokenId)
+    }
+
+    /// Calls `visit(logit, token)` for each finite logit of at least `threshold`, in order of token id.
+    pub(crate) fn for_each_from(
+        &self,
+        logits: &[f32],
+        threshold: f32,
+        mut visit: impl FnMut(f32, TokenId),
+    ) {
+        for (i, (block, &greatest)) in logits.chunks(BLOCK).zip(&self.greatest).enumerate() {
+            if greatest < threshold {
+                continue;
+            }
+            for (place, &logit) in block.iter().enumerate() {
+                if logit >= threshold && logit > f32::NEG_INFINITY {
+                    visit(logit, (i * BLOCK + place) as TokenId);
+                }
+            }
+        }
+    }
+}
+
+/// Weights of a block, and their sum.
+fn weigh_block(isa: Isa, logits: &[f32], max: f32, factor: f32, weights: &mut [f32; BLOCK]) -> f32 {
+    let weights = &mut weights[..logits.len()];
+    for (weight, logit) in weights.iter_mut().zip(logits) {
+        *weight = (logit - max) * factor;
+    }
+    exp_in_place(isa, weights, 0.0)
+}
