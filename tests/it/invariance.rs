@@ -97,14 +97,14 @@ fn smollm2(device: &str) -> RuntimeConfig {
     let mut config = RuntimeConfig::new(ModelSource::path(path));
     config.device = device.to_owned();
     config.max_model_len = Some(160);
-    config.kv_bytes = 256 << 20;
+    config.kv_bytes = Some(256 << 20);
     config
 }
 
 #[test]
 fn real_model_answers_do_not_depend_on_company() {
     // 30 layers, 3 heads of 64 for K and for V, 2 bytes: 23,040 bytes a token, 32 tokens a block.
-    check_all(&smollm2("cpu"), |config| config.kv_bytes = 23_040 * 32 * 12);
+    check_all(&smollm2("cpu"), |config| config.kv_bytes = Some(23_040 * 32 * 12));
 }
 
 #[test]
@@ -112,5 +112,5 @@ fn real_model_answers_on_the_reference_executor_do_not_depend_on_company() {
     let mut base = smollm2("candle");
     base.block_size = 8;
     // 4 bytes a number here, and 8 tokens a block.
-    check_all(&base, |config| config.kv_bytes = 46_080 * 8 * 45);
+    check_all(&base, |config| config.kv_bytes = Some(46_080 * 8 * 45));
 }

@@ -11,6 +11,8 @@ use lm_scheduler::ConfigError;
 use lm_tokenizer::TokenizerError;
 use lm_types::{Observer, RequestEvent};
 
+use crate::machine::MemoryLimit;
+
 /// Where answers come from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ModelSource {
@@ -39,8 +41,10 @@ pub struct RuntimeConfig {
     pub isa_cap: Option<String>,
     /// How K and V are stored; by default as the executor does it: f16 on `cpu`.
     pub kv_type: Option<KvType>,
-    /// Bytes for the KV pool of a real model.
-    pub kv_bytes: u64,
+    /// Bytes for the KV pool of a real model; by default 1 GiB, or as much of it as there is room for.
+    pub kv_bytes: Option<u64>,
+    /// Bytes that the model may take in all; by default what the control group and the machine have left.
+    pub memory_limit: Option<u64>,
     /// Positions in one KV block, for executors that leave the choice; `cpu` has 32.
     pub block_size: usize,
     /// Longest sequence; by default what the model was trained for, as far as the KV pool holds it.
@@ -92,6 +96,23 @@ pub enum LoadError {
         /// What it has.
         has: &'static str,
     },
+    /// It would take more memory than there is.
+    #[error(
+        "the model needs {needed} bytes of memory ({fixed} without its KV cache, {kv} for that), but {} leaves \
+         {} bytes; a KV cache of {kv_room} bytes would fit", limit.source, limit.bytes
+    )]
+    OutOfMemory {
+        /// Bytes in all; with the smallest KV cache that can be, where none was to be had.
+        needed: u64,
+        /// Bytes of everything but the KV cache.
+        fixed: u64,
+        /// Bytes of the KV cache.
+        kv: u64,
+        /// What there is.
+        limit: MemoryLimit,
+        /// The largest KV cache that fits.
+        kv_room: u64,
+    },
     /// The tokenizer has more entries than the weights have rows.
     #[error("the tokenizer has {tokenizer} entries, but the weights only {weights}")]
     VocabMismatch {
@@ -119,7 +140,14 @@ impl ModelSource {
 }
 
 impl RuntimeConfig {
-    /// The defaults for a model: CPU, 1 GiB of KV, nobody observes.
+    /// What the model may take in all.
+    pub(crate) fn memory_limit(&self) -> Option<MemoryLimit> {
+        let asked =
+            self.memory_limit.map(|bytes| MemoryLimit { bytes, source: "memory_limit".to_owned() });
+        asked.or_else(MemoryLimit::of_this_process)
+    }
+
+    /// The defaults for a model: CPU, up to 1 GiB of KV, nobody observes.
     #[must_use]
     pub fn new(model: ModelSource) -> Self {
         RuntimeConfig {
@@ -128,7 +156,8 @@ impl RuntimeConfig {
             device: "auto".to_owned(),
             isa_cap: None,
             kv_type: None,
-            kv_bytes: 1 << 30,
+            kv_bytes: None,
+            memory_limit: None,
             block_size: 32,
             max_model_len: None,
             default_sampling: DefaultSampling::default(),

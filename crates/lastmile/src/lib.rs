@@ -18,6 +18,8 @@
 mod config;
 mod engine_bench;
 mod loading;
+mod machine;
+mod memory;
 mod perplexity;
 mod prepare;
 mod quantize;
@@ -30,6 +32,8 @@ pub use config::{LoadError, ModelSource, RuntimeConfig};
 pub use engine_bench::{
     BenchCase, CaseKind, EngineBench, EngineBenchError, EngineBenchOptions, bench_engine,
 };
+pub use machine::MemoryLimit;
+pub use memory::MemoryPlan;
 pub use perplexity::{Perplexity, PerplexityError, perplexity};
 pub use quantize::{QuantizeError, QuantizeOptions, QuantizeSource, Quantized, StoredAs, quantize};
 pub use release::ReleaseFacts;

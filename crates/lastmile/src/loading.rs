@@ -7,6 +7,7 @@ use lm_cpu::{CpuBackend, CpuOptions};
 use lm_models::{DefaultSampling, Model, TokenizerSource};
 use lm_tokenizer::{Tokenizer, placeholder};
 
+use crate::memory::MemoryPlan;
 use crate::release::hex;
 use crate::{LoadError, ModelSource, ReleaseFacts, RuntimeConfig};
 
@@ -51,45 +52,90 @@ fn real_model(config: &RuntimeConfig, model: Model) -> Result<Loaded, LoadError>
     let template_digest =
         hex(&blake3::hash(source.map_or("", String::as_str).as_bytes()).as_bytes()[..16]);
     let default_sampling = model.default_sampling.unwrap_or(config.default_sampling);
-    let backend = executor(config, model)?;
+    let executor = Executor::choose(config, &model);
+    let plan = MemoryPlan::of_model(config, &executor, &model)?;
+    plan.check()?;
+    let backend = executor.load(config, model, plan.kv_bytes)?;
     let facts = facts(backend.as_ref(), weights, &tokenizer, template_digest);
     Ok(Loaded { name, facts, backend, template, default_sampling, tokenizer })
 }
 
-/// The executor that the configuration names, with the model's weights.
-fn executor(config: &RuntimeConfig, model: Model) -> Result<Box<dyn Backend>, LoadError> {
-    let on_candle = |device: &str, model: &Model| -> Result<Box<dyn Backend>, LoadError> {
-        let options = CandleOptions {
-            device: device.to_owned(),
-            block_size: config.block_size,
-            kv_bytes: config.kv_bytes,
-            max_model_len: config.max_model_len,
-        };
-        let backend = CandleBackend::load(model, &options)?;
-        fixed_kv_type(config, device, backend.spec().kv_type)?;
-        Ok(Box::new(backend))
-    };
-    let on_cpu = |model: Model| -> Result<Box<dyn Backend>, LoadError> {
-        let options = CpuOptions {
-            kv_bytes: config.kv_bytes,
+/// What runs a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Executor {
+    Cpu,
+    Candle { device: String },
+}
+
+impl Executor {
+    /// The one that the configuration names.
+    pub(crate) fn choose(config: &RuntimeConfig, model: &Model) -> Self {
+        match config.device.as_str() {
+            "candle" => Executor::Candle { device: "cpu".to_owned() },
+            "cpu" => Executor::Cpu,
+            "auto" => match CpuBackend::is_fast_for(model) {
+                Ok(()) => Executor::Cpu,
+                Err(reason) => {
+                    tracing::warn!(%reason, "this model runs on the slow reference executor");
+                    Executor::Candle { device: "cpu".to_owned() }
+                }
+            },
+            device => Executor::Candle { device: device.to_owned() },
+        }
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Executor::Cpu => "cpu",
+            Executor::Candle { .. } => "candle",
+        }
+    }
+
+    /// How it stores K and V.
+    pub(crate) fn kv_type(&self, config: &RuntimeConfig) -> &'static str {
+        match self {
+            Executor::Cpu => config.kv_type.unwrap_or_default().as_str(),
+            Executor::Candle { .. } => "f32",
+        }
+    }
+
+    pub(crate) fn cpu_options(&self, config: &RuntimeConfig) -> CpuOptions {
+        CpuOptions {
+            kv_bytes: 0,
             kv_type: config.kv_type.unwrap_or_default(),
             max_model_len: config.max_model_len,
             n_threads: None,
             isa_cap: config.isa_cap.clone(),
-        };
-        Ok(Box::new(CpuBackend::load(model, &options)?))
-    };
-    match config.device.as_str() {
-        "candle" => on_candle("cpu", &model),
-        "cpu" => on_cpu(model),
-        "auto" => match CpuBackend::is_fast_for(&model) {
-            Ok(()) => on_cpu(model),
-            Err(reason) => {
-                tracing::warn!(%reason, "this model runs on the slow reference executor");
-                on_candle("cpu", &model)
+        }
+    }
+
+    pub(crate) fn candle_options(&self, config: &RuntimeConfig, device: &str) -> CandleOptions {
+        CandleOptions {
+            device: device.to_owned(),
+            block_size: config.block_size,
+            kv_bytes: 0,
+            max_model_len: config.max_model_len,
+        }
+    }
+
+    /// A backend with the model's weights and a KV pool of `kv_bytes`.
+    fn load(
+        &self,
+        config: &RuntimeConfig,
+        model: Model,
+        kv_bytes: u64,
+    ) -> Result<Box<dyn Backend>, LoadError> {
+        match self {
+            Executor::Cpu => {
+                let options = CpuOptions { kv_bytes, ..self.cpu_options(config) };
+                Ok(Box::new(CpuBackend::load(model, &options)?))
             }
-        },
-        device => on_candle(device, &model),
+            Executor::Candle { device } => {
+                fixed_kv_type(config, device, self.kv_type(config))?;
+                let options = CandleOptions { kv_bytes, ..self.candle_options(config, device) };
+                Ok(Box::new(CandleBackend::load(&model, &options)?))
+            }
+        }
     }
 }
 
@@ -119,6 +165,7 @@ fn placeholder_model(
     let source = config.chat_template.as_deref().unwrap_or("placeholder");
     let template_digest = hex(&blake3::hash(source.as_bytes()).as_bytes()[..16]);
     let weights = format!("placeholder {options:?}");
+    MemoryPlan::of_placeholder(config, &options).check()?;
     let backend = PlaceholderBackend::new(options, placeholder_vocab());
     fixed_kv_type(config, "the placeholder", backend.spec().kv_type)?;
     Ok(Loaded {

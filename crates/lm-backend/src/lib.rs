@@ -9,11 +9,13 @@
 mod backend;
 mod batch;
 mod logits;
+mod memory;
 mod placeholder;
 mod placeholder_options;
 
 pub use backend::{Backend, BackendError, BackendSpec};
 pub use batch::{Batch, SampleRow, Want};
 pub use logits::{Greatest, LogitsBuf};
+pub use memory::{MemoryNeed, StepLimits};
 pub use placeholder::PlaceholderBackend;
 pub use placeholder_options::{OptionError, PlaceholderMode, PlaceholderOptions, PlaceholderVocab};

@@ -50,7 +50,7 @@ impl PlaceholderBackend {
                 n_blocks: options.n_blocks,
                 max_model_len: options.max_model_len,
                 weights_bytes: 0,
-                kv_bytes: (n_slots * (size_of::<TokenId>() + size_of::<u64>())) as u64,
+                kv_bytes: options.n_blocks as u64 * options.kv_block_bytes(),
             },
             kv_tokens: vec![UNWRITTEN; n_slots],
             kv_chain: vec![0; n_slots],

@@ -110,6 +110,14 @@ impl Default for PlaceholderOptions {
     }
 }
 
+impl PlaceholderOptions {
+    /// Bytes of one KV block: a token id and a hash for each position.
+    #[must_use]
+    pub fn kv_block_bytes(&self) -> u64 {
+        (self.block_size * (size_of::<TokenId>() + size_of::<u64>())) as u64
+    }
+}
+
 impl FromStr for PlaceholderOptions {
     type Err = OptionError;
 

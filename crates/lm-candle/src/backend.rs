@@ -1,7 +1,7 @@
 //! The backend that the engine drives: batches in, logits out.
 
 use candle_core::{Device, Tensor};
-use lm_backend::{Backend, BackendError, BackendSpec, Batch, LogitsBuf};
+use lm_backend::{Backend, BackendError, BackendSpec, Batch, LogitsBuf, MemoryNeed, StepLimits};
 use lm_models::{Model, ModelError, TensorRole};
 
 use crate::decoder::device;
@@ -100,10 +100,26 @@ impl CandleBackend {
             block_size,
             n_blocks,
             max_model_len,
-            weights_bytes: decoder.weights_bytes(),
+            weights_bytes: Decoder::weights_bytes(&model.spec),
             kv_bytes: n_blocks as u64 * block_bytes,
         };
         Ok(CandleBackend { spec, decoder, kv, device })
+    }
+
+    /// What `model` will need, as f32, without reading its weights. The buffers of a step are an estimate:
+    /// candle takes them as it goes.
+    #[must_use]
+    pub fn memory(model: &Model, options: &CandleOptions, limits: StepLimits) -> MemoryNeed {
+        let spec = &model.spec;
+        let scores = spec.n_heads * limits.max_model_len;
+        let row = 8 * spec.hidden_size + 4 * spec.intermediate_size + 3 * scores;
+        let block_size = options.block_size;
+        MemoryNeed {
+            weights_bytes: Decoder::weights_bytes(spec),
+            scratch_bytes: (limits.max_batch_tokens * row * size_of::<f32>()) as u64,
+            kv_block_bytes: (spec.kv_bytes_per_token(size_of::<f32>()) * block_size) as u64,
+            block_size,
+        }
     }
 
     fn run(&mut self, batch: &Batch, logits: &mut LogitsBuf) -> candle_core::Result<()> {

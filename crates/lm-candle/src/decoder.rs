@@ -90,10 +90,9 @@ impl Decoder {
         &self.spec
     }
 
-    /// Bytes that the weights take.
+    /// Bytes that the matrices of a decoder take.
     #[must_use]
-    pub fn weights_bytes(&self) -> u64 {
-        let spec = &self.spec;
+    pub fn weights_bytes(spec: &DecoderSpec) -> u64 {
         let (kv_width, q_width) = (spec.n_kv_heads * spec.head_dim, spec.n_heads * spec.head_dim);
         let attention = spec.hidden_size * (2 * q_width + 2 * kv_width);
         let mlp = 3 * spec.hidden_size * spec.intermediate_size;

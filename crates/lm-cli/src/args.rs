@@ -48,6 +48,8 @@ pub(crate) enum Verb {
     Models(ModelsArgs),
     /// Remove an installed model.
     Rm(RmArgs),
+    /// Say how much memory a model takes, and what fits this machine.
+    Plan(PlanArgs),
     /// Say what a model file holds.
     Inspect(InspectArgs),
     /// Measure throughput and latency of a model: of the executor alone, or through the engine.
@@ -86,9 +88,12 @@ pub(crate) struct RunOptions {
     /// How K and V are stored: `int8` takes half the memory of `f16`; `cpu` only.
     #[arg(long, value_name = "TYPE", value_parser = kv_type, env = "LASTMILE_KV_CACHE")]
     pub(crate) kv_cache: Option<KvType>,
-    /// Memory for the KV cache, in MiB.
-    #[arg(long, default_value_t = 1024, value_name = "MIB", env = "LASTMILE_KV_MEMORY")]
-    pub(crate) kv_memory: u64,
+    /// Memory for the KV cache, in MiB; by default 1024, or as much of it as there is room for.
+    #[arg(long, value_name = "MIB", env = "LASTMILE_KV_MEMORY")]
+    pub(crate) kv_memory: Option<u64>,
+    /// Memory for everything, in MiB; by default what the control group and the machine have left.
+    #[arg(long, value_name = "MIB", env = "LASTMILE_MEMORY_LIMIT")]
+    pub(crate) memory_limit: Option<u64>,
     /// Longest sequence in tokens; by default what the model was trained for, as far as the KV
     /// cache holds it.
     #[arg(long, value_name = "TOKENS", env = "LASTMILE_MAX_MODEL_LEN")]
@@ -239,6 +244,19 @@ pub(crate) struct ModelsArgs {
 pub(crate) struct RmArgs {
     /// A card's name or `hf:org/repo[:file]`.
     pub(crate) model: String,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lastmile plan model.gguf --kv-cache int8 --memory-limit 4096")]
+pub(crate) struct PlanArgs {
+    /// A card's name, a file, a folder, `hf:org/repo[:file]`, or `placeholder[:options]`.
+    #[arg(default_value = "smollm2-135m-instruct", env = "LASTMILE_MODEL")]
+    pub(crate) model: String,
+    #[command(flatten)]
+    pub(crate) run: RunOptions,
+    /// One JSON document.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

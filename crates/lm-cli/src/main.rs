@@ -15,6 +15,7 @@ mod fetch;
 mod model;
 mod outcome;
 mod perplexity;
+mod plan;
 mod progress;
 mod quantize;
 mod run;
@@ -50,6 +51,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Pull(args) => fetch::pull(&args),
         Verb::Models(args) => fetch::models(&args),
         Verb::Rm(args) => fetch::rm(&args),
+        Verb::Plan(args) => plan::plan(&args),
         Verb::Inspect(args) => fetch::inspect(&args),
         Verb::Bench(args) => match args.verb {
             BenchVerb::Engine(args) => bench_engine::bench_engine(&args),

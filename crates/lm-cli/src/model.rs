@@ -55,7 +55,8 @@ pub(crate) fn runtime_config(model: &str, options: &RunOptions) -> anyhow::Resul
     config.device.clone_from(&options.device);
     config.isa_cap.clone_from(&options.isa);
     config.kv_type = options.kv_cache;
-    config.kv_bytes = options.kv_memory.saturating_mul(1 << 20);
+    config.kv_bytes = options.kv_memory.map(|mib| mib.saturating_mul(1 << 20));
+    config.memory_limit = options.memory_limit.map(|mib| mib.saturating_mul(1 << 20));
     config.max_model_len = options.max_model_len;
     if let Some(path) = &options.chat_template {
         let text = std::fs::read_to_string(path);

@@ -1,12 +1,13 @@
 //! The backend that the engine drives: batches in, logits out.
 
-use lm_backend::{Backend, BackendError, BackendSpec, Batch, LogitsBuf};
+use lm_backend::{Backend, BackendError, BackendSpec, Batch, LogitsBuf, MemoryNeed, StepLimits};
 use lm_kernels::{Isa, KV_PAGE, KvType, UnknownIsa};
 use lm_models::{Model, ModelError, TensorRole};
 
 use crate::executor::{Executor, MAX_HEAD_DIM};
 use crate::kv::KvCache;
 use crate::matrix::weight_type;
+use crate::memory;
 
 /// What a CPU backend is given besides the model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -104,6 +105,19 @@ impl CpuBackend {
             }
         }
         Ok(())
+    }
+
+    /// What `model` will need, without reading its weights.
+    ///
+    /// # Errors
+    /// The model cannot be run here.
+    pub fn memory(
+        model: &Model,
+        options: &CpuOptions,
+        limits: StepLimits,
+    ) -> Result<MemoryNeed, LoadError> {
+        CpuBackend::supports(model)?;
+        memory::need(model, options, limits)
     }
 
     /// Repacks the weights of `model`, and takes memory for its KV.

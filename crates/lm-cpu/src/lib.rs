@@ -13,6 +13,7 @@ mod head;
 mod kv;
 mod layer;
 mod matrix;
+mod memory;
 mod mlp;
 mod probe;
 mod rope;

@@ -1,0 +1,60 @@
+//! How much memory a model will take here, from its shapes alone.
+
+use lm_backend::{MemoryNeed, StepLimits};
+use lm_kernels::{ActBlock, KV_PAGE, PANEL_ROWS, SPAN, panel_bytes};
+use lm_models::{DecoderSpec, Model, NormPlacement, TensorRole, tensor_shapes};
+
+use crate::kv::KvCache;
+use crate::matrix::{ACT_BLOCK, weight_type};
+use crate::{CpuOptions, LoadError};
+
+const F32: usize = size_of::<f32>();
+
+pub(crate) fn need(
+    model: &Model,
+    options: &CpuOptions,
+    limits: StepLimits,
+) -> Result<MemoryNeed, LoadError> {
+    Ok(MemoryNeed {
+        weights_bytes: weights_bytes(model)?,
+        scratch_bytes: scratch_bytes(&model.spec, limits) as u64,
+        kv_block_bytes: KvCache::block_bytes(&model.spec, options.kv_type) as u64,
+        block_size: KV_PAGE,
+    })
+}
+
+/// Of the matrices in panels. The embedding is read from the file, unless it is the head too.
+fn weights_bytes(model: &Model) -> Result<u64, LoadError> {
+    let mut n_bytes = 0;
+    for (role, shape) in tensor_shapes(&model.spec) {
+        let is_mapped = role == TensorRole::TokenEmbedding && !model.spec.tied_head;
+        let &[n_rows, k] = shape.as_slice() else { continue };
+        if is_mapped {
+            continue;
+        }
+        let dtype = model.tensor_type(role)?;
+        let unsupported = LoadError::UnsupportedType { role, dtype: dtype.as_str() };
+        let panel = weight_type(dtype).and_then(|weight| panel_bytes(weight, k));
+        n_bytes += n_rows.div_ceil(PANEL_ROWS) * panel.ok_or(unsupported)?;
+    }
+    Ok(n_bytes as u64)
+}
+
+/// Of the buffers in `scratch`, and of the tables of angles.
+fn scratch_bytes(spec: &DecoderSpec, limits: StepLimits) -> usize {
+    let StepLimits { max_batch_tokens, max_model_len, .. } = limits;
+    let (hidden, q_width) = (spec.hidden_size, spec.n_heads * spec.head_dim);
+    let qkv = q_width + 2 * spec.n_kv_heads * spec.head_dim;
+    let acts = |k: usize| k * F32 + k / ACT_BLOCK * size_of::<ActBlock>();
+    let added = if spec.norm_placement == NormPlacement::PreAndPost { hidden } else { 0 };
+    // Every span of every row leaves m, l and a sum of values for each head.
+    let n_windows = spec.sliding_window.iter().collect::<std::collections::BTreeSet<_>>().len();
+    let partials = max_model_len.div_ceil(SPAN) * spec.n_heads * (spec.head_dim + 2);
+    let plans = max_model_len.div_ceil(SPAN) * n_windows * 4 * size_of::<usize>();
+    let row = (hidden + added + qkv + partials) * F32
+        + acts(hidden.max(q_width))
+        + acts(spec.intermediate_size)
+        + plans;
+    let angles = 2 * max_model_len * spec.rope.n_dims * F32;
+    max_batch_tokens * row + angles
+}
