@@ -47,7 +47,9 @@ impl Denial {
     #[must_use]
     pub fn status(self) -> u16 {
         match self {
-            Denial::KeyMissing | Denial::KeyUnknown | Denial::KeyExpired | Denial::KeyRevoked => 401,
+            Denial::KeyMissing | Denial::KeyUnknown | Denial::KeyExpired | Denial::KeyRevoked => {
+                401
+            }
             Denial::ScopeMissing { .. } => 403,
             Denial::OverLimit { .. } => 429,
         }

@@ -79,7 +79,9 @@ pub enum KeyError {
         wanted: &'static str,
     },
     /// A fixed key that would be too easy to guess or cannot be sent.
-    #[error("the API key has {n_chars} characters, but must be 16 to 256 printable ones of ASCII without spaces")]
+    #[error(
+        "the API key has {n_chars} characters, but must be 16 to 256 printable ones of ASCII without spaces"
+    )]
     BadFixedKey {
         /// Its length.
         n_chars: usize,

@@ -97,7 +97,8 @@ impl KeyFile {
         if document.version != VERSION {
             return Err(corrupt(format!("its version is {}, not {VERSION}", document.version)));
         }
-        if let Some(key) = document.keys.iter().find(|key| blake3::Hash::from_hex(&key.hash).is_err())
+        if let Some(key) =
+            document.keys.iter().find(|key| blake3::Hash::from_hex(&key.hash).is_err())
         {
             return Err(corrupt(format!("the hash of key {} is not one", key.id)));
         }

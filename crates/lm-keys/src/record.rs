@@ -135,7 +135,8 @@ impl FromStr for KeyId {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        let is_id = text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let is_id =
+            text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         let value = u64::from_str_radix(text, 16).ok().filter(|&value| is_id && value != 0);
         value.map(KeyId).ok_or(())
     }

@@ -122,8 +122,7 @@ impl KeyRing {
     #[must_use]
     pub fn n_valid(&self, now: Now) -> usize {
         let state = self.lock();
-        let is_valid =
-            |holder: &&Arc<Holder>| holder.record.state(now.unix_s) == KeyState::Valid;
+        let is_valid = |holder: &&Arc<Holder>| holder.record.state(now.unix_s) == KeyState::Valid;
         state.by_id.values().chain(&state.fixed).filter(is_valid).count()
     }
 

@@ -84,7 +84,10 @@ fn a_fixed_key_opens_everything_and_is_the_same_tenant_again() {
         assert!(!ring.is_required());
         ring.set_fixed(key, at(0.0)).unwrap();
         assert!(ring.is_required());
-        assert_eq!(ring.authenticate("other-key-of-its-own", at(0.0)).unwrap_err(), AuthError::Unknown);
+        assert_eq!(
+            ring.authenticate("other-key-of-its-own", at(0.0)).unwrap_err(),
+            AuthError::Unknown
+        );
         let holder = ring.authenticate(key, at(0.0)).unwrap();
         assert!(holder.may(Scope::Infer) && holder.may(Scope::Ops) && holder.may(Scope::Metrics));
         holder.record.id
@@ -249,7 +252,11 @@ fn what_was_used_stays_when_keys_are_read_again() {
     let limits = KeyLimits { daily_tokens: Some(100), ..KeyLimits::default() };
     let (record, key) = file.create(NewKey { limits, ..new("a") }, NOON_S).unwrap();
     let ring = KeyRing::default();
-    ring.replace(file.read().unwrap(), |tenant| if tenant == record.id.tenant() { 60 } else { 0 }, at(0.0));
+    ring.replace(
+        file.read().unwrap(),
+        |tenant| if tenant == record.id.tenant() { 60 } else { 0 },
+        at(0.0),
+    );
     ring.charge(record.id.tenant(), 30, at(0.0));
     file.create(new("b"), NOON_S).unwrap();
     ring.replace(file.read().unwrap(), |_| 0, at(0.0));

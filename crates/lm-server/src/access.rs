@@ -79,11 +79,7 @@ pub(crate) async fn keep_current(app: Arc<App>) {
 }
 
 /// Blocks. Returns the key file's stamp.
-fn look(
-    app: &App,
-    before: Option<lm_keys::Stamp>,
-    was_told: bool,
-) -> Option<lm_keys::Stamp> {
+fn look(app: &App, before: Option<lm_keys::Stamp>, was_told: bool) -> Option<lm_keys::Stamp> {
     let access = &app.access;
     // Taken first: a file that is replaced meanwhile is read again.
     let stamp = access.key_file.as_ref().and_then(KeyFile::stamp);

@@ -122,7 +122,8 @@ fn shown_key(headers: &HeaderMap) -> Result<&str, Denial> {
 }
 
 /// This moment, as meters and keys want it.
-pub(crate) fn now() -> Now {
+#[must_use]
+pub fn now() -> Now {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     let unix_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     Now { monotonic: START.elapsed(), unix_s }
@@ -188,7 +189,10 @@ mod tests {
         check(&[("x-api-key", "k")], Ok("k"));
         check(&[("authorization", "Bearer k"), ("x-api-key", "k")], Ok("k"));
         check(&[("authorization", "Bearer k"), ("x-api-key", "l")], Err(Denial::KeyUnknown));
-        check(&[("authorization", "Bearer k"), ("authorization", "Bearer l")], Err(Denial::KeyUnknown));
+        check(
+            &[("authorization", "Bearer k"), ("authorization", "Bearer l")],
+            Err(Denial::KeyUnknown),
+        );
         check(&[("authorization", "Basic k")], Err(Denial::KeyUnknown));
         check(&[("authorization", "k")], Err(Denial::KeyUnknown));
         check(&[("authorization", "Bearer \u{e9}")], Err(Denial::KeyUnknown));

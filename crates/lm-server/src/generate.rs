@@ -67,7 +67,8 @@ async fn respond(
     let answer = async {
         entry.hold(app.admit(&caller)?);
         let body = body::read(request.into_body(), &app.config).await?;
-        let running = start_off_thread(Arc::clone(&app), Arc::clone(&entry), caller, body, style).await?;
+        let running =
+            start_off_thread(Arc::clone(&app), Arc::clone(&entry), caller, body, style).await?;
         if running.stream {
             let runtime = Arc::clone(&app.runtime);
             return Ok(streamed::response(runtime, Arc::clone(&entry), running));
@@ -87,7 +88,8 @@ async fn start_off_thread(
     body: Vec<u8>,
     style: Style,
 ) -> Result<Running, ApiError> {
-    let started = tokio::task::spawn_blocking(move || start(&app, &entry, &caller, &body, style)).await;
+    let started =
+        tokio::task::spawn_blocking(move || start(&app, &entry, &caller, &body, style)).await;
     started.unwrap_or_else(|_| Err(ApiError::Internal { what: "the request panicked".to_owned() }))
 }
 

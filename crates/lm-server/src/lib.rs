@@ -31,7 +31,7 @@ mod whole;
 mod write_deadline;
 
 pub use access::Access;
-pub use auth::charging;
+pub use auth::{charging, now};
 pub use config::{ServeError, ServerConfig, bind};
 pub use serve::serve;
 pub use service_manager::ServiceManager;

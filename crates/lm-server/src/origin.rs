@@ -159,7 +159,9 @@ mod tests {
         for other in ["http://evil.com", "null", "", "localhost", "file://", "http://localhost/x"] {
             origin(other, false);
         }
-        for other in ["http://chat.example", "https://chat.example:444", "https://chat.example.evil"] {
+        for other in
+            ["http://chat.example", "https://chat.example:444", "https://chat.example.evil"]
+        {
             origin(other, false);
         }
     }

@@ -15,8 +15,8 @@ use tokio::sync::Notify;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, timeout};
 
-use crate::app::App;
 use crate::access::keep_current;
+use crate::app::App;
 use crate::connections::serve_connections;
 use crate::watchdog::watch;
 use crate::{Access, ServeError, ServerConfig, routes};
@@ -40,7 +40,8 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     // With port 0 only the listener knows.
     let config = ServerConfig { address: listener.local_addr()?, ..config };
-    begin_run(&runtime, &ops, config.address.to_string()).await;
+    let scheme = if access.tls.is_some() { "https://" } else { "" };
+    begin_run(&runtime, &ops, format!("{scheme}{}", config.address)).await;
     let (manager, tls) = (Arc::clone(&access.service_manager), access.tls.clone());
     let app = Arc::new(App::new(runtime, ops.clone(), config.clone(), access));
     // Both end with this.

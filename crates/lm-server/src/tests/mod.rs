@@ -6,9 +6,14 @@ mod answers;
 mod client;
 mod guarding;
 mod leaving;
+mod keyed;
+mod limits;
 mod observing;
 mod refusals;
+mod strangers;
 mod streams;
+mod tls;
+mod wedged;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
