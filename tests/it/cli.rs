@@ -35,9 +35,10 @@ fn what_is_not_there_ends_with_three_and_is_named() {
 
 #[test]
 fn help_fits_a_screen_and_ends_with_an_example() {
-    for verb in
-        ["serve", "run", "chat", "pull", "models", "rm", "inspect", "bench", "quantize", "doctor"]
-    {
+    for verb in [
+        "serve", "run", "chat", "pull", "models", "rm", "inspect", "bench", "quantize", "keys",
+        "doctor",
+    ] {
         let ran = Home::new().run([verb, "-h"]);
         assert_eq!(ran.status, 0, "{ran:?}");
         assert!(ran.stdout.lines().count() <= 50, "{verb}: {}", ran.stdout.lines().count());

@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand, ValueEnum};
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lastmile keys create app --expires 30d --max-concurrent 4")]
 pub(crate) struct KeysArgs {
     #[command(subcommand)]
     pub(crate) verb: KeysVerb,

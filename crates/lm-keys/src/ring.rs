@@ -135,10 +135,9 @@ impl KeyRing {
         let hash = secret::hash(key);
         let state = self.lock();
         let named = secret::claimed_id(key).and_then(|id| state.by_id.get(&id));
-        let holder = [named, state.fixed.as_ref()].into_iter().flatten();
+        let mut holders = [named, state.fixed.as_ref()].into_iter().flatten();
         // The comparison of hashes takes the same time for all.
-        let holder = holder.filter(|holder| holder.hash == hash).next();
-        let holder = holder.ok_or(AuthError::Unknown)?;
+        let holder = holders.find(|holder| holder.hash == hash).ok_or(AuthError::Unknown)?;
         match (holder.record.revoked_at, holder.record.expires_at) {
             (Some(at), _) => Err(AuthError::Revoked { at }),
             (None, Some(at)) if at <= now.unix_s => Err(AuthError::Expired { at }),

@@ -64,7 +64,8 @@ fn spent_today(ops: &Ops) -> BTreeMap<TenantId, u64> {
 /// Reads the key file again when it was replaced, and everything when told so. Never ends.
 pub(crate) async fn keep_current(app: Arc<App>) {
     let access = &app.access;
-    let mut seen = access.key_file.as_ref().and_then(KeyFile::stamp);
+    // The file may have been replaced since it was read, so the first look reads it.
+    let mut seen = None;
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
