@@ -124,7 +124,9 @@ pub(crate) struct ServeArgs {
     /// 0 takes any free port.
     #[arg(long, default_value_t = 8080, env = "LASTMILE_PORT")]
     pub(crate) port: u16,
-    /// Listen beyond loopback without a key, and take requests whatever their Host and Origin are.
+    /// Listen beyond loopback without a key.
+    ///
+    /// Requests are taken whatever their Host and Origin are.
     #[arg(long)]
     pub(crate) insecure: bool,
     #[command(flatten)]
@@ -138,7 +140,9 @@ pub(crate) struct ServeArgs {
     /// Longest request body.
     #[arg(long, default_value_t = 1 << 20, value_name = "BYTES")]
     pub(crate) max_body_bytes: usize,
-    /// Seconds for running answers to finish after SIGTERM; a second one ends at once, with status 3.
+    /// Seconds for running answers to finish after SIGTERM.
+    ///
+    /// A second signal ends the process at once, with status 3.
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     pub(crate) shutdown_timeout: u64,
     /// What the store keeps of prompts and answers.

@@ -37,7 +37,9 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
     // The address is taken before the model is loaded: a port that is in use is said at once.
     let bound = tokio.block_on(async { bind(&server, &access.keys) });
     let listener = bound.map_err(|error| match error {
-        ServeError::NotLoopback { .. } => anyhow::Error::from(WrongUse(error.to_string())),
+        ServeError::NotLoopback { .. } | ServeError::InvalidOption { .. } => {
+            anyhow::Error::from(WrongUse(error.to_string()))
+        }
         other => other.into(),
     })?;
     let address = listener.local_addr()?;

@@ -71,6 +71,16 @@ pub enum ServeError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// An option that could never match a request.
+    #[error("{option} is {value:?}, but must be {wanted}")]
+    InvalidOption {
+        /// The option's name on the command line.
+        option: &'static str,
+        /// Its value.
+        value: String,
+        /// What is allowed.
+        wanted: &'static str,
+    },
     /// The listener is broken.
     #[error("the listener failed: {0}")]
     Listener(#[from] std::io::Error),
@@ -105,9 +115,10 @@ const BACKLOG: u32 = 1024;
 /// Takes the address. Must run within the runtime that will serve.
 ///
 /// # Errors
-/// `NotLoopback` without a key unless insecure; `Bind` when the system refuses.
+/// `NotLoopback` without a key unless insecure; `InvalidOption`; `Bind` when the system refuses.
 pub fn bind(config: &ServerConfig, keys: &KeyRing) -> Result<TcpListener, ServeError> {
     let address = config.address;
+    validate(config)?;
     if !config.insecure && !keys.is_required() && !address.ip().to_canonical().is_loopback() {
         return Err(ServeError::NotLoopback { address });
     }
@@ -122,4 +133,32 @@ pub fn bind(config: &ServerConfig, keys: &KeyRing) -> Result<TcpListener, ServeE
         socket.listen(BACKLOG)
     };
     bound().map_err(|source| ServeError::Bind { address, source })
+}
+
+fn validate(config: &ServerConfig) -> Result<(), ServeError> {
+    let refuse = |option, value: &String, wanted| {
+        Err(ServeError::InvalidOption { option, value: value.clone(), wanted })
+    };
+    let is_name = |name: &String| {
+        !name.is_empty()
+            && name.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-'))
+    };
+    if let Some(name) = config.allowed_hosts.iter().find(|name| !is_name(name)) {
+        return refuse(
+            "--allowed-host",
+            name,
+            "a name such as llm.example, without scheme and port",
+        );
+    }
+    let is_origin = |origin: &String| {
+        let host = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+        let is_host = |c: u8| c.is_ascii_alphanumeric() || b".-:[]".contains(&c);
+        host.is_some_and(|host| !host.is_empty() && host.bytes().all(is_host))
+    };
+    if let Some(origin) = config.cors_origins.iter().find(|origin| !is_origin(origin)) {
+        let wanted =
+            "an origin such as https://chat.example, without a path and a slash at the end";
+        return refuse("--cors-origin", origin, wanted);
+    }
+    Ok(())
 }

@@ -72,6 +72,19 @@ fn a_long_step_is_no_standstill() {
     check(16, 64, (3, 128), 0, stalled);
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn the_service_manager_may_listen_at_an_abstract_name() {
+    use std::os::linux::net::SocketAddrExt;
+    let name = format!("lastmile-test-{}", std::process::id());
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
+    let socket = UnixDatagram::bind_addr(&address).unwrap();
+    ServiceManager::at(format!("@{name}").as_ref(), None).say_ready();
+    let mut buffer = [0; 64];
+    let n = socket.recv(&mut buffer).unwrap();
+    assert_eq!(&buffer[..n], b"READY=1");
+}
+
 #[test]
 fn the_service_manager_hears_of_a_whole_life() {
     let folder = tempfile::tempdir().unwrap();
