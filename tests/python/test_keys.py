@@ -47,6 +47,24 @@ def test_clients_of_openai_show_their_key(own_home):
     assert any(f"key={key[3:19]}" in line for line in server.lines), "the log names the key"
 
 
+def test_a_budget_survives_a_restart(own_home):
+    key = make_key(own_home, "app", "--daily-tokens", "60")
+    body = CHAT | {"max_tokens": 40, "extra_body": {"ignore_eos": True}}
+
+    def spend(server):
+        client = server.client(api_key=key)
+        return client.chat.completions.create(model="placeholder", **body).usage.total_tokens
+
+    server = Server(own_home, "--model", "placeholder")
+    assert spend(server) >= 40
+    assert server.stop() == 0
+    server = Server(own_home, "--model", "placeholder")
+    with pytest.raises(openai.RateLimitError) as refused:
+        spend(server)
+    assert refused.value.code == "daily_tokens_exceeded"
+    assert server.stop() == 0
+
+
 def test_a_revoked_key_stops_working_and_hangup_is_heard(own_home):
     key, other = make_key(own_home, "app"), make_key(own_home, "other")
     server = Server(own_home, "--model", "placeholder")

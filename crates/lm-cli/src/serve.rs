@@ -54,7 +54,6 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
     let store_path = store_path(home()?.path());
     let options = StoreOptions { privacy, ..StoreOptions::default() };
     let ops = Ops::new(Store::open(&store_path, options)?);
-    // Once more: what the keys used today is known now.
     access.load_keys(&ops)?;
     config.observer = charging(Arc::clone(&access.keys), ops.observer());
     let runtime = Arc::new(start(config)?);
@@ -72,7 +71,10 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
 fn access(args: &ServeArgs) -> anyhow::Result<Access> {
     let keys = KeyRing::default();
     let file = key_file(&home()?);
-    keys.replace(file.read()?, |_| 0, now());
+    // Their meters come with the store; that there are any decides where to listen.
+    if file.read()?.is_some_and(|records| !records.is_empty()) {
+        keys.require();
+    }
     if let Some(key) = &args.net.api_key {
         keys.set_fixed(key, now()).map_err(|error| WrongUse(format!("--api-key: {error}")))?;
     }

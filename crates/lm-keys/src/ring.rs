@@ -52,6 +52,11 @@ struct State {
 }
 
 impl KeyRing {
+    /// Asks for keys from now on, whichever there are.
+    pub fn require(&self) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).is_required = true;
+    }
+
     /// Adds a key that is not in any file: all scopes, no limits.
     ///
     /// # Errors
