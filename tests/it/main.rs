@@ -8,6 +8,7 @@ mod data;
 mod executors;
 mod inspect;
 mod invariance;
+mod keys;
 mod memory;
 mod parity;
 mod program;

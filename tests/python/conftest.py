@@ -5,6 +5,7 @@ import os
 import queue
 import re
 import signal
+import ssl
 import subprocess
 import threading
 import urllib.error
@@ -34,8 +35,9 @@ class Answer:
 class Server:
     """`lastmile serve` in a home that outlives it."""
 
-    def __init__(self, home, *args):
+    def __init__(self, home, *args, ca=None):
         self.home = Path(home)
+        self.tls = ssl.create_default_context(cafile=ca) if ca else None
         assert PROGRAM.is_file(), f"{PROGRAM} is not there: cargo build --release -p lm-cli"
         self.process = subprocess.Popen(
             [PROGRAM, "serve", "--port", "0", *args],
@@ -62,13 +64,13 @@ class Server:
         while True:
             line = self.said.get(timeout=START_PATIENCE_S)
             assert line is not None, "the server ended:\n" + "".join(self.lines)
-            found = re.search(r"listening on (http://\S+)", line)
+            found = re.search(r"listening on (https?://\S+)", line)
             if found:
                 return found.group(1)
 
     def client(self, **options):
-        options = {"timeout": 300, "max_retries": 0} | options
-        return openai.OpenAI(base_url=self.url + "/v1", api_key="none", **options)
+        options = {"timeout": 300, "max_retries": 0, "api_key": "none"} | options
+        return openai.OpenAI(base_url=self.url + "/v1", **options)
 
     def get(self, path):
         return self._send(urllib.request.Request(self.url + path))
@@ -79,10 +81,9 @@ class Server:
         headers = {"content-type": "application/json"}
         return self._send(urllib.request.Request(self.url + path, data, headers))
 
-    @staticmethod
-    def _send(request):
+    def _send(self, request):
         try:
-            with urllib.request.urlopen(request, timeout=300) as answer:
+            with urllib.request.urlopen(request, timeout=300, context=self.tls) as answer:
                 return Answer(answer.status, answer.headers, answer.read().decode())
         except urllib.error.HTTPError as error:
             return Answer(error.code, error.headers, error.read().decode())

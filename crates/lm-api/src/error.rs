@@ -11,6 +11,8 @@ use lastmile::{GenerateError, RequestId};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::Denial;
+
 /// Why a request is answered with an error.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ApiError {
@@ -84,8 +86,8 @@ pub enum ApiError {
     },
     /// The Host header names no address of this machine: a web page may have led its own name here.
     #[error(
-        "the Host header is '{host}', but must name localhost, a loopback address or {bound}, with \
-         any port, unless the server runs with --insecure"
+        "the Host header is '{host}', but must name localhost, a loopback address, {bound} or a name \
+         given with --allowed-host, with any port, unless the server runs with --insecure"
     )]
     HostNotAllowed {
         /// The header, shortened.
@@ -95,8 +97,9 @@ pub enum ApiError {
     },
     /// A web page of another machine sent the request.
     #[error(
-        "the Origin header is '{origin}', but must be absent or http(s):// with localhost, a \
-         loopback address or {bound}, with any port, unless the server runs with --insecure"
+        "the Origin header is '{origin}', but must be absent, http(s):// with localhost, a loopback \
+         address or {bound}, with any port, or given with --cors-origin, unless the server runs \
+         with --insecure"
     )]
     OriginNotAllowed {
         /// The header, shortened.
@@ -104,6 +107,9 @@ pub enum ApiError {
         /// The address that the server listens on.
         bound: IpAddr,
     },
+    /// No key, a key that does not open the route, or one that has used what it may.
+    #[error(transparent)]
+    Denied(Denial),
     /// No route has this path.
     #[error("there is no route {path}; GET / lists the routes")]
     RouteNotFound {
@@ -216,6 +222,7 @@ impl ApiError {
             | ApiError::RequestNotFound { .. }
             | ApiError::RouteNotFound { .. } => 404,
             ApiError::HostNotAllowed { .. } | ApiError::OriginNotAllowed { .. } => 403,
+            ApiError::Denied(denial) => denial.status(),
             ApiError::MethodNotAllowed { .. } => 405,
             ApiError::BodyTimeout { .. } => 408,
             ApiError::BodyTooLarge { .. } => 413,
@@ -246,6 +253,7 @@ impl ApiError {
             ApiError::RequestNotFound { .. } => "request_not_found",
             ApiError::HostNotAllowed { .. } => "host_not_allowed",
             ApiError::OriginNotAllowed { .. } => "origin_not_allowed",
+            ApiError::Denied(denial) => denial.code(),
             ApiError::RouteNotFound { .. } => "route_not_found",
             ApiError::MethodNotAllowed { .. } => "method_not_allowed",
             ApiError::BodyTooLarge { .. } => "body_too_large",
@@ -260,6 +268,9 @@ impl ApiError {
     /// How long to wait before trying again, where that may help.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
+        if let ApiError::Denied(denial) = self {
+            return denial.retry_after();
+        }
         match self.status() {
             429 => Some(RETRY_FULL),
             503 => Some(RETRY_SHUTTING_DOWN),

@@ -6,6 +6,7 @@
 //!
 //! Start reading at [`parse_chat`] (in), [`Head`] (out) and [`ApiError`].
 
+mod denial;
 mod error;
 mod feedback;
 mod fields;
@@ -18,6 +19,7 @@ mod response;
 mod unique;
 mod unsupported;
 
+pub use denial::Denial;
 pub use error::{ApiError, ErrorBody};
 pub use feedback::{FeedbackRating, FeedbackRequest, parse_feedback};
 pub use logprobs::{LogprobEntry, TextOffset, TokenName};

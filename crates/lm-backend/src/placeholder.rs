@@ -65,7 +65,9 @@ impl PlaceholderBackend {
     fn inject_faults(&mut self, n_tokens: usize) -> Result<(), BackendError> {
         let step = self.n_steps;
         let per_token = self.options.delay_per_token.saturating_mul(n_tokens as u32);
-        let delay = self.options.delay.saturating_add(per_token);
+        let is_hanging = self.options.hang_at_step == Some(step);
+        let hang = if is_hanging { self.options.hang } else { Duration::ZERO };
+        let delay = self.options.delay.saturating_add(per_token).saturating_add(hang);
         if delay > Duration::ZERO {
             std::thread::sleep(delay);
         }

@@ -25,6 +25,10 @@ pub struct PlaceholderOptions {
     pub fail_every: Option<u64>,
     /// This step panics, counted from 1.
     pub panic_at_step: Option<u64>,
+    /// This step, counted from 1, takes `hang` longer: an engine that stands still.
+    pub hang_at_step: Option<u64>,
+    /// How long that is.
+    pub hang: Duration,
     /// A row after exactly this many tokens of context holds NaN.
     pub nan_at: Option<u32>,
     /// In this step, counted from 1, every row holds NaN, and so does the KV of its last token.
@@ -71,8 +75,8 @@ pub enum OptionError {
     /// No option has this name.
     #[error(
         "placeholder option {name:?} is unknown; known: mode, seed, mean_tokens, delay_us, \
-         delay_per_token_us, fail_at_step, fail_every, panic_at_step, nan_at, nan_at_step, block_size, \
-         n_blocks, max_model_len"
+         delay_per_token_us, fail_at_step, fail_every, panic_at_step, hang_at_step, hang_us, nan_at, \
+         nan_at_step, block_size, n_blocks, max_model_len"
     )]
     Unknown {
         /// As written.
@@ -101,6 +105,8 @@ impl Default for PlaceholderOptions {
             fail_at_step: None,
             fail_every: None,
             panic_at_step: None,
+            hang_at_step: None,
+            hang: Duration::from_secs(60),
             nan_at: None,
             nan_at_step: None,
             block_size: 32,
@@ -154,6 +160,8 @@ impl PlaceholderOptions {
             "fail_at_step" => self.fail_at_step = Some(count()?),
             "fail_every" => self.fail_every = Some(count()?),
             "panic_at_step" => self.panic_at_step = Some(count()?),
+            "hang_at_step" => self.hang_at_step = Some(count()?),
+            "hang_us" => self.hang = micros()?,
             "nan_at_step" => self.nan_at_step = Some(count()?),
             "nan_at" => self.nan_at = Some(length()? as u32),
             "block_size" => self.block_size = up_to(1024, "a number from 1 to 1024")? as usize,

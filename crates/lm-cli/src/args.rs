@@ -7,9 +7,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use lastmile::KvType;
 
 use crate::bench_args::BenchArgs;
+use crate::keys_args::KeysArgs;
+use crate::net_args::NetArgs;
 
 const AFTER_HELP: &str = "\
-LASTMILE_HOME holds models, store and data; by default the platform's data folder.
+LASTMILE_HOME holds models, store, keys and data; by default the platform's data folder.
 Exit status: 0 done, 1 the answer is no, 2 wrong use, 3 could not.
 
 Example:
@@ -60,6 +62,8 @@ pub(crate) enum Verb {
     Quantize(QuantizeArgs),
     /// Ingest, validate and version data.
     Data(DataArgs),
+    /// Make, list and revoke API keys.
+    Keys(KeysArgs),
     /// Say what runs, since when, and what went wrong.
     Doctor(DoctorArgs),
 }
@@ -131,15 +135,19 @@ fn kv_type(text: &str) -> Result<KvType, String> {
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// Where to listen; other than loopback only with --insecure.
+    /// Where to listen; other than loopback only with an API key or --insecure.
     #[arg(long, default_value = "127.0.0.1", env = "LASTMILE_HOST")]
     pub(crate) host: IpAddr,
     /// 0 takes any free port.
     #[arg(long, default_value_t = 8080, env = "LASTMILE_PORT")]
     pub(crate) port: u16,
-    /// Listen beyond loopback although requests need no key.
+    /// Listen beyond loopback without a key.
+    ///
+    /// Requests are taken whatever their Host and Origin are.
     #[arg(long)]
     pub(crate) insecure: bool,
+    #[command(flatten)]
+    pub(crate) net: NetArgs,
     /// The name that clients ask for.
     #[arg(long, value_name = "NAME")]
     pub(crate) served_model_name: Option<String>,
@@ -150,6 +158,8 @@ pub(crate) struct ServeArgs {
     #[arg(long, default_value_t = 1 << 20, value_name = "BYTES")]
     pub(crate) max_body_bytes: usize,
     /// Seconds for running answers to finish after SIGTERM.
+    ///
+    /// A second signal ends the process at once, with status 3.
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     pub(crate) shutdown_timeout: u64,
     /// What the store keeps of prompts and answers.

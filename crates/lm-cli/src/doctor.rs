@@ -1,15 +1,18 @@
 //! `lastmile doctor`: what runs, since when, and what went wrong, on one page.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use lm_kernels::Isa;
+use lm_keys::{KeyFile, KeyState};
 use lm_ops::{Doctor, Reader};
 use serde::Serialize;
+use ureq::Agent;
+use ureq::tls::TlsConfig;
 
 use crate::args::DoctorArgs;
+use crate::keys::{key_file, unix_seconds};
 use crate::model::home;
 use crate::outcome::{Outcome, print_json, say};
 
@@ -17,6 +20,45 @@ use crate::outcome::{Outcome, print_json, say};
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Longest answer to a health check.
 const MAX_ANSWER_BYTES: u64 = 64 << 10;
+
+/// The keys of this home.
+#[derive(Serialize)]
+struct FoundKeys {
+    /// Whether a server of this home asks for a key.
+    required: bool,
+    /// Keys that open something.
+    valid: usize,
+    /// Keys that do not any more.
+    expired_or_revoked: usize,
+    /// Why the file cannot be read; no server starts with it.
+    error: Option<String>,
+}
+
+impl FoundKeys {
+    fn of(file: &KeyFile) -> Self {
+        let (records, error) = match file.read() {
+            Ok(records) => (records.unwrap_or_default(), None),
+            Err(error) => (vec![], Some(error.to_string())),
+        };
+        let now_s = unix_seconds();
+        let valid = records.iter().filter(|key| key.state(now_s) == KeyState::Valid).count();
+        let expired_or_revoked = records.len() - valid;
+        FoundKeys { required: !records.is_empty(), valid, expired_or_revoked, error }
+    }
+}
+
+impl std::fmt::Display for FoundKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.error {
+            Some(error) => write!(f, "UNREADABLE: {error}"),
+            None if self.required => {
+                let (valid, others) = (self.valid, self.expired_or_revoked);
+                write!(f, "required; {valid} valid, {others} expired or revoked")
+            }
+            None => write!(f, "none: on loopback anybody may ask"),
+        }
+    }
+}
 
 /// Everything that the doctor found.
 #[derive(Serialize)]
@@ -27,6 +69,7 @@ struct Found {
     cores: usize,
     isa: FoundIsa,
     models: Vec<String>,
+    keys: FoundKeys,
     /// What the server of the newest run says of itself now; `None` when it does not answer.
     health: Option<serde_json::Value>,
     /// `None` when nothing has run here yet.
@@ -76,14 +119,15 @@ pub(crate) fn doctor(args: &DoctorArgs) -> anyhow::Result<Outcome> {
         false => None,
     };
     let newest = report.as_ref().and_then(|report| report.runs.first());
-    let address = newest.and_then(|run| run.run.address.parse().ok());
+    let health = newest.and_then(|run| health(&run.run.address));
     let found = Found {
         version: env!("CARGO_PKG_VERSION"),
         home: home.path().to_owned(),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         isa: FoundIsa::under(args.isa.as_deref()),
         models: lm_models::installed(&home).into_iter().map(|model| model.name).collect(),
-        health: address.and_then(health),
+        keys: FoundKeys::of(&key_file(&home)),
+        health,
         report,
     };
     if args.json {
@@ -104,6 +148,12 @@ fn print_page(found: &Found) -> anyhow::Result<()> {
     say!("lastmile {} on {} cores, home {}", found.version, found.cores, found.home.display());
     say!("isa      {}", found.isa);
     say!("models   {models}");
+    say!("keys     {}", found.keys);
+    let newest = found.report.as_ref().and_then(|report| report.runs.first());
+    if let Some(run) = newest {
+        let tls = if run.run.address.starts_with("https://") { "by TLS" } else { "without TLS" };
+        say!("address  {}, {tls}", run.run.address);
+    }
     match &found.health {
         Some(health) => say!("health   {health}"),
         None => say!("health   no server answers"),
@@ -115,15 +165,22 @@ fn print_page(found: &Found) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a server says at `/health`.
-fn health(address: SocketAddr) -> Option<serde_json::Value> {
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).ok()?;
-    stream.set_write_timeout(Some(PATIENCE)).ok()?;
-    let request = format!("GET /health HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).ok()?;
-    let mut answer = String::new();
-    stream.take(MAX_ANSWER_BYTES).read_to_string(&mut answer).ok()?;
-    let (_, body) = answer.split_once("\r\n\r\n")?;
-    serde_json::from_str(body).ok()
+/// What the server at an address, as it is noted in the store, says at `/health`.
+fn health(address: &str) -> Option<serde_json::Value> {
+    let url = match address.strip_prefix("https://") {
+        Some(_) => format!("{address}/health"),
+        None => format!("http://{address}/health"),
+    };
+    // The certificate is for other names than this address; nothing secret is sent.
+    let tls = TlsConfig::builder().disable_verification(true).build();
+    let agent: Agent = Agent::config_builder()
+        .timeout_global(Some(PATIENCE))
+        .http_status_as_error(false)
+        .proxy(None)
+        .tls_config(tls)
+        .build()
+        .into();
+    let mut answer = agent.get(url).call().ok()?;
+    let body = answer.body_mut().with_config().limit(MAX_ANSWER_BYTES).read_to_string().ok()?;
+    serde_json::from_str(&body).ok()
 }

@@ -12,7 +12,10 @@ mod chat;
 mod data;
 mod doctor;
 mod fetch;
+mod keys;
+mod keys_args;
 mod model;
+mod net_args;
 mod outcome;
 mod perplexity;
 mod plan;
@@ -20,6 +23,7 @@ mod progress;
 mod quantize;
 mod run;
 mod serve;
+mod signals;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -60,6 +64,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Perplexity(args) => perplexity::perplexity(&args),
         Verb::Quantize(args) => quantize::quantize(&args),
         Verb::Data(args) => data::data(&args),
+        Verb::Keys(args) => keys::keys(&args),
         Verb::Doctor(args) => doctor::doctor(&args),
     }
 }

@@ -6,13 +6,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use lastmile::Runtime;
+use lm_keys::KeyRing;
 use lm_ops::{Ops, Privacy, Store, StoreOptions};
-use lm_server::{ServeError, ServerConfig, bind};
+use lm_server::{Access, ServeError, ServerConfig, ServiceManager, Tls, bind, charging, now};
 
 use crate::args::{PrivacyArg, ServeArgs};
 use crate::doctor::store_path;
+use crate::keys::key_file;
 use crate::model::{home, runtime_config, start};
 use crate::outcome::{Outcome, WrongUse, human_bytes};
+use crate::signals;
 
 pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
     let started = Instant::now();
@@ -22,12 +25,21 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
         strict: args.strict,
         max_body_bytes: args.max_body_bytes,
         shutdown_timeout: Duration::from_secs(args.shutdown_timeout),
+        max_connections: args.net.max_connections,
+        write_timeout: Duration::from_secs(args.net.write_timeout),
+        allowed_hosts: args.net.allowed_host.clone(),
+        cors_origins: args.net.cors_origin.clone(),
+        state_folder: Some(home()?.path().to_owned()),
         ..ServerConfig::default()
     };
+    let access = access(args)?;
     let tokio = tokio::runtime::Runtime::new().context("cannot start the server's threads")?;
     // The address is taken before the model is loaded: a port that is in use is said at once.
-    let listener = tokio.block_on(bind(&server)).map_err(|error| match error {
-        ServeError::NotLoopback { .. } => anyhow::Error::from(WrongUse(error.to_string())),
+    let bound = tokio.block_on(async { bind(&server, &access.keys) });
+    let listener = bound.map_err(|error| match error {
+        ServeError::NotLoopback { .. } | ServeError::InvalidOption { .. } => {
+            anyhow::Error::from(WrongUse(error.to_string()))
+        }
         other => other.into(),
     })?;
     let address = listener.local_addr()?;
@@ -42,19 +54,51 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
     let store_path = store_path(home()?.path());
     let options = StoreOptions { privacy, ..StoreOptions::default() };
     let ops = Ops::new(Store::open(&store_path, options)?);
-    config.observer = ops.observer();
+    access.load_keys(&ops)?;
+    config.observer = charging(Arc::clone(&access.keys), ops.observer());
     let runtime = Arc::new(start(config)?);
-    banner(args, &runtime, address, started.elapsed());
+    banner(args, &runtime, &access, address, started.elapsed());
     tokio.block_on(async {
-        let shutdown = stop_signal()?;
-        lm_server::serve(listener, runtime, ops, server, shutdown).await?;
+        let shutdown = signals::stop()?;
+        signals::reload_at_hangup(&access)?;
+        lm_server::serve(listener, runtime, ops, server, access, shutdown).await?;
         anyhow::Ok(())
     })?;
     Ok(Outcome::Done)
 }
 
+/// Who gets in, as far as it is known before the store is open.
+fn access(args: &ServeArgs) -> anyhow::Result<Access> {
+    let keys = KeyRing::default();
+    let file = key_file(&home()?);
+    // Their meters come with the store; that there are any decides where to listen.
+    if file.read()?.is_some_and(|records| !records.is_empty()) {
+        keys.require();
+    }
+    if let Some(key) = &args.net.api_key {
+        keys.set_fixed(key, now()).map_err(|error| WrongUse(format!("--api-key: {error}")))?;
+    }
+    let tls = match (&args.net.tls_cert, &args.net.tls_key) {
+        (Some(certificate), Some(key)) => Some(Arc::new(Tls::load(certificate, key)?)),
+        _ => None,
+    };
+    Ok(Access {
+        keys: Arc::new(keys),
+        key_file: Some(file),
+        tls,
+        service_manager: Arc::new(ServiceManager::from_env()),
+        ..Access::default()
+    })
+}
+
 /// What an operator wants to see first. Standard error, as the logs.
-fn banner(args: &ServeArgs, runtime: &Runtime, address: SocketAddr, took: Duration) {
+fn banner(
+    args: &ServeArgs,
+    runtime: &Runtime,
+    access: &Access,
+    address: SocketAddr,
+    took: Duration,
+) {
     let (info, sampling) = (runtime.info(), runtime.default_sampling());
     let backend = &info.backend;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -80,31 +124,16 @@ fn banner(args: &ServeArgs, runtime: &Runtime, address: SocketAddr, took: Durati
         sampling.temperature, sampling.top_p
     );
     eprintln!("  store     keeps {kept}");
-    eprintln!("  listening on http://{address}");
-    eprintln!("\n  curl http://{address}/v1/{route} -H 'content-type: application/json' \\");
+    let scheme = if access.tls.is_some() { "https" } else { "http" };
+    let (who, header) = match (access.keys.is_required(), args.insecure) {
+        (true, _) => ("whoever has one of this home's keys", " -H \"x-api-key: $KEY\""),
+        (false, true) => ("anybody: --insecure", ""),
+        (false, false) => ("anybody on this machine", ""),
+    };
+    eprintln!("  answers   {who}");
+    eprintln!("  listening on {scheme}://{address}");
+    eprintln!(
+        "\n  curl {scheme}://{address}/v1/{route}{header} -H 'content-type: application/json' \\"
+    );
     eprintln!("    -d '{body}'\n");
-}
-
-/// Resolves at SIGTERM or Ctrl-C. The handlers are in place when this returns.
-#[cfg(unix)]
-fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
-}
-
-#[cfg(not(unix))]
-fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
-    Ok(async {
-        if tokio::signal::ctrl_c().await.is_err() {
-            // Without a handler the system ends the process itself.
-            std::future::pending::<()>().await;
-        }
-    })
 }

@@ -92,8 +92,9 @@ impl Engine {
         self.drop_abandoned();
         self.schedule(started);
         if !self.rows.is_empty() {
-            self.publish();
             self.pack();
+            self.stats.set_step(self.rows.len(), self.batch.n_tokens());
+            self.publish();
             let executed = self.execute();
             match executed {
                 Ok(()) => {
@@ -107,6 +108,7 @@ impl Engine {
                     self.fail_step(&error);
                 }
             }
+            self.stats.set_step(0, 0);
         }
         self.publish();
     }

@@ -15,6 +15,9 @@ pub struct EngineStats {
     started: Instant,
     heartbeat_micros: AtomicU64,
     longest_step_micros: AtomicU64,
+    longest_step_tokens: AtomicU64,
+    step_rows: AtomicU64,
+    step_tokens: AtomicU64,
     died: AtomicBool,
     pub(crate) steps: AtomicU64,
     pub(crate) failed_steps: AtomicU64,
@@ -47,6 +50,12 @@ pub struct StatsSnapshot {
     pub heartbeat_age: Duration,
     /// The longest of the recent steps; a long one counts for less and less with each step.
     pub longest_step: Duration,
+    /// Tokens of that step.
+    pub longest_step_tokens: u64,
+    /// Sequences in the step that runs; 0 when none does.
+    pub step_rows: u64,
+    /// Tokens in the step that runs; 0 when none does.
+    pub step_tokens: u64,
     /// Whether the engine's thread panicked. It answers nothing any more.
     pub died: bool,
     /// Steps executed.
@@ -98,6 +107,9 @@ impl EngineStats {
             started,
             heartbeat_micros: zero(),
             longest_step_micros: zero(),
+            longest_step_tokens: zero(),
+            step_rows: zero(),
+            step_tokens: zero(),
             died: AtomicBool::new(false),
             steps: zero(),
             failed_steps: zero(),
@@ -135,7 +147,17 @@ impl EngineStats {
         self.step_time.record(duration);
         let before = self.longest_step_micros.load(Relaxed);
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        self.longest_step_micros.store(micros.max(before - before / 64), Relaxed);
+        let faded = before - before / 64;
+        self.longest_step_micros.store(micros.max(faded), Relaxed);
+        if micros >= faded {
+            self.longest_step_tokens.store(self.step_tokens.load(Relaxed), Relaxed);
+        }
+    }
+
+    /// A step of this shape runs from now on; with zeros none does.
+    pub(crate) fn set_step(&self, n_rows: usize, n_tokens: usize) {
+        self.step_rows.store(n_rows as u64, Relaxed);
+        self.step_tokens.store(n_tokens as u64, Relaxed);
     }
 
     pub(crate) fn set_died(&self) {
@@ -172,6 +194,9 @@ impl EngineStats {
             uptime: Duration::from_micros(now.0),
             heartbeat_age: now.since(Timestamp(get(&self.heartbeat_micros))),
             longest_step: Duration::from_micros(get(&self.longest_step_micros)),
+            longest_step_tokens: get(&self.longest_step_tokens),
+            step_rows: get(&self.step_rows),
+            step_tokens: get(&self.step_tokens),
             died: self.died(),
             steps: get(&self.steps),
             failed_steps: get(&self.failed_steps),

@@ -11,6 +11,7 @@ mod page;
 
 pub use doctor::{Doctor, RunReport};
 pub use ops::{FeedbackReceipt, Ops};
+pub use page::Utc;
 
 pub use lm_store::{Privacy, Reader, Store, StoreCounters, StoreError, StoreOptions};
 

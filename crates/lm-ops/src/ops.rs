@@ -4,9 +4,11 @@
 //!
 //! Start reading at [`Ops::observer`] and [`Ops::feedback`].
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use lastmile::{ModelInfo, Observer};
+use lastmile::{ModelInfo, Observer, TenantId};
 use lm_api::{ApiError, FeedbackRating, FeedbackRequest, parse_feedback};
 use lm_store::{Feedback, FeedbackId, Rating, Release, RunInfo, Store, StoreCounters, StoreError};
 use serde::Serialize;
@@ -66,15 +68,32 @@ impl Ops {
         })
     }
 
-    /// Takes the body of `POST /v1/feedback`. The feedback is durable when this returns.
+    /// Takes the body of `POST /v1/feedback`. The feedback is durable when this returns. `by` is who
+    /// says it, on requests of their own; `None` may say it on any.
     ///
     /// # Errors
     /// A bad body, a request or choice that is not stored, or a store that cannot write.
-    pub async fn feedback(&self, body: &[u8], strict: bool) -> Result<FeedbackReceipt, ApiError> {
+    pub async fn feedback(
+        &self,
+        body: &[u8],
+        by: Option<TenantId>,
+        strict: bool,
+    ) -> Result<FeedbackReceipt, ApiError> {
         let request = parse_feedback(body, strict)?;
-        let id = self.put(&request).await.map_err(|error| self.refusal(error))?.to_string();
+        let id = self.put(&request, by).await.map_err(|error| self.refusal(error))?.to_string();
         let request_id = request.request_id.to_string();
         Ok(FeedbackReceipt { id, request_id, warnings: request.warnings })
+    }
+
+    /// Tokens that each key has used since `since`, as far as they are stored. Blocks.
+    ///
+    /// # Errors
+    /// Why the store could not be read.
+    pub fn tokens_by_tenant(
+        &self,
+        since: SystemTime,
+    ) -> Result<BTreeMap<TenantId, u64>, StoreError> {
+        self.store.reader().tokens_by_tenant(since)
     }
 
     /// What went through the store.
@@ -91,10 +110,15 @@ impl Ops {
         self.store.close()
     }
 
-    async fn put(&self, request: &FeedbackRequest) -> Result<FeedbackId, StoreError> {
+    async fn put(
+        &self,
+        request: &FeedbackRequest,
+        by: Option<TenantId>,
+    ) -> Result<FeedbackId, StoreError> {
         let store = self.store.clone();
         let feedback = Feedback {
             request_id: request.request_id,
+            by,
             choice: request.choice,
             rating: request.rating.map(|rating| match rating {
                 FeedbackRating::Boolean(good) => Rating::Boolean(good),

@@ -80,7 +80,8 @@ fn write_latency(f: &mut Formatter<'_>, name: &str, latency: Option<LatencyMs>) 
 }
 
 /// Unix milliseconds as `2026-11-23 02:35:01Z`.
-struct Utc(i64);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Utc(pub i64);
 
 impl Display for Utc {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {

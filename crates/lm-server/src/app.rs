@@ -5,55 +5,93 @@
 //! Start reading at [`App`].
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use lastmile::{GenerateError, RequestId, Runtime};
 use lm_api::ApiError;
 use lm_ops::Ops;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use crate::ServerConfig;
+use crate::auth::Caller;
+use crate::lease::{Lease, Place};
+use crate::{Access, ServerConfig};
 
 /// What all handlers share.
 pub(crate) struct App {
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) ops: Ops,
     pub(crate) config: ServerConfig,
+    pub(crate) access: Access,
     pub(crate) open_requests: Arc<Semaphore>,
     pub(crate) http: HttpCounts,
+    pub(crate) denials: DenialCounts,
     draining: AtomicBool,
+    n_stalls: AtomicU64,
 }
 
 /// Responses by route and status. The routes are those of the router, so there are few.
 #[derive(Default)]
 pub(crate) struct HttpCounts(Mutex<BTreeMap<(String, u16), u64>>);
 
+/// Requests that were turned away for their key, by code.
+#[derive(Default)]
+pub(crate) struct DenialCounts(Mutex<BTreeMap<&'static str, u64>>);
+
+impl DenialCounts {
+    pub(crate) fn count(&self, code: &'static str) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.entry(code).or_insert(0) += 1;
+    }
+
+    pub(crate) fn all(&self) -> Vec<(&'static str, u64)> {
+        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.iter().map(|(code, n)| (*code, *n)).collect()
+    }
+}
+
 impl App {
-    pub(crate) fn new(runtime: Arc<Runtime>, ops: Ops, config: ServerConfig) -> Self {
+    pub(crate) fn new(
+        runtime: Arc<Runtime>,
+        ops: Ops,
+        config: ServerConfig,
+        access: Access,
+    ) -> Self {
         let limit = config.max_open_requests.min(Semaphore::MAX_PERMITS);
         App {
             runtime,
             ops,
             config,
+            access,
             open_requests: Arc::new(Semaphore::new(limit)),
             http: HttpCounts::default(),
+            denials: DenialCounts::default(),
             draining: AtomicBool::new(false),
+            n_stalls: AtomicU64::new(0),
         }
     }
 
     /// A place for one more request with a body; it is given back when the response has ended.
-    pub(crate) fn admit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+    pub(crate) fn admit(&self, caller: &Caller) -> Result<Place, ApiError> {
         if self.is_draining() {
             let error = GenerateError::ShuttingDown;
             return Err(ApiError::Generate { error, prompt_param: "" });
         }
         let limit = self.config.max_open_requests;
-        Arc::clone(&self.open_requests)
+        let permit = Arc::clone(&self.open_requests)
             .try_acquire_owned()
-            .map_err(|_| ApiError::TooManyRequests { limit })
+            .map_err(|_| ApiError::TooManyRequests { limit })?;
+        Ok(Place { _permit: permit, lease: Lease::begin(caller)? })
+    }
+
+    pub(crate) fn count_stall(&self) {
+        self.n_stalls.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn n_stalls(&self) -> u64 {
+        self.n_stalls.load(Relaxed)
     }
 
     pub(crate) fn begin_drain(&self) {

@@ -4,27 +4,29 @@
 //!
 //! Start reading at [`serve_connections`].
 
-use std::future::Future;
-use std::pin::pin;
-use std::sync::Arc;
-use std::time::Duration;
-
 use axum::Router;
 use axum::serve::Listener;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::timeout;
 
-use crate::ServerConfig;
+use crate::write_deadline::WriteDeadline;
+use crate::{ServerConfig, Tls};
 
 /// Serves until `stop` resolves; then takes no more connections in and returns when those that are
 /// open have ended. Over the limit, connections wait in the system's backlog until one ends.
 pub(crate) async fn serve_connections(
     mut listener: TcpListener,
     router: Router,
-    config: &ServerConfig,
+    config: &Arc<ServerConfig>,
+    tls: Option<Arc<Tls>>,
     stop: impl Future<Output = ()>,
 ) {
     let n_slots = u32::try_from(config.max_connections).unwrap_or(u32::MAX);
@@ -40,7 +42,8 @@ pub(crate) async fn serve_connections(
         let connection = Connection {
             stream,
             router: router.clone(),
-            head_timeout: config.head_timeout,
+            config: Arc::clone(config),
+            tls: tls.clone(),
             is_closing: is_closing.clone(),
         };
         tokio::spawn(async move {
@@ -67,7 +70,8 @@ async fn accept(
 struct Connection {
     stream: TcpStream,
     router: Router,
-    head_timeout: Duration,
+    config: Arc<ServerConfig>,
+    tls: Option<Arc<Tls>>,
     is_closing: watch::Receiver<()>,
 }
 
@@ -79,22 +83,45 @@ impl Connection {
         if let Err(error) = self.stream.set_nodelay(true) {
             tracing::warn!(%error, "cannot send small packets at once");
         }
-        let service = TowerToHyperService::new(self.router);
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.head_timeout)
-            .serve_connection(TokioIo::new(self.stream), service);
-        let mut connection = pin!(connection);
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            // The sender says nothing; it is dropped.
-            _ = self.is_closing.changed() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
+        let stream = WriteDeadline::new(self.stream, self.config.write_timeout);
+        let Some(tls) = self.tls else {
+            return talk(stream, self.router, &self.config, self.is_closing).await;
         };
-        if let Err(error) = ended {
-            tracing::debug!(%error, "a connection broke");
+        let began = tokio::select! {
+            began = timeout(self.config.head_timeout, tls.acceptor().accept(stream)) => began,
+            _ = self.is_closing.changed() => return,
+        };
+        match began {
+            Ok(Ok(stream)) => talk(stream, self.router, &self.config, self.is_closing).await,
+            Ok(Err(error)) => tracing::debug!(%error, "TLS could not begin"),
+            Err(_) => tracing::debug!("TLS did not begin in time"),
         }
+    }
+}
+
+async fn talk(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    router: Router,
+    config: &ServerConfig,
+    mut is_closing: watch::Receiver<()>,
+) {
+    let service = TowerToHyperService::new(router);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(config.head_timeout)
+        .max_header_size(config.max_head_bytes)
+        .max_headers(config.max_headers)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        // The sender says nothing; it is dropped.
+        _ = is_closing.changed() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection broke");
     }
 }

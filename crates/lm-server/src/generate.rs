@@ -20,6 +20,8 @@ use lm_api::{
 };
 
 use crate::app::{App, mint_id, unix_seconds};
+use crate::auth::Caller;
+use crate::lease::estimated_tokens;
 use crate::request_log::RequestEntry;
 use crate::{body, reply, streamed, whole};
 
@@ -40,29 +42,33 @@ pub(crate) struct Running {
 pub(crate) async fn chat(
     State(app): State<Arc<App>>,
     Extension(entry): Extension<Arc<RequestEntry>>,
+    Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Response {
-    respond(app, entry, request, Style::Chat).await
+    respond(app, entry, caller, request, Style::Chat).await
 }
 
 pub(crate) async fn completion(
     State(app): State<Arc<App>>,
     Extension(entry): Extension<Arc<RequestEntry>>,
+    Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Response {
-    respond(app, entry, request, Style::Text).await
+    respond(app, entry, caller, request, Style::Text).await
 }
 
 async fn respond(
     app: Arc<App>,
     entry: Arc<RequestEntry>,
+    caller: Caller,
     request: Request,
     style: Style,
 ) -> Response {
     let answer = async {
-        entry.hold(app.admit()?);
+        entry.hold(app.admit(&caller)?);
         let body = body::read(request.into_body(), &app.config).await?;
-        let running = start_off_thread(Arc::clone(&app), entry.id, body, style).await?;
+        let running =
+            start_off_thread(Arc::clone(&app), Arc::clone(&entry), caller, body, style).await?;
         if running.stream {
             let runtime = Arc::clone(&app.runtime);
             return Ok(streamed::response(runtime, Arc::clone(&entry), running));
@@ -77,16 +83,25 @@ async fn respond(
 
 async fn start_off_thread(
     app: Arc<App>,
-    id: RequestId,
+    entry: Arc<RequestEntry>,
+    caller: Caller,
     body: Vec<u8>,
     style: Style,
 ) -> Result<Running, ApiError> {
-    let started = tokio::task::spawn_blocking(move || start(&app, id, &body, style)).await;
+    let started =
+        tokio::task::spawn_blocking(move || start(&app, &entry, &caller, &body, style)).await;
     started.unwrap_or_else(|_| Err(ApiError::Internal { what: "the request panicked".to_owned() }))
 }
 
 /// Parses, tokenises and queues.
-fn start(app: &App, id: RequestId, body: &[u8], style: Style) -> Result<Running, ApiError> {
+fn start(
+    app: &App,
+    entry: &RequestEntry,
+    caller: &Caller,
+    body: &[u8],
+    style: Style,
+) -> Result<Running, ApiError> {
+    let id = entry.id;
     let (runtime, strict) = (&app.runtime, app.config.strict);
     let defaults = runtime.default_sampling();
     // The low half of a UUID of version 7 is random.
@@ -100,7 +115,10 @@ fn start(app: &App, id: RequestId, body: &[u8], style: Style) -> Result<Running,
         return Err(ApiError::model_not_found(model, &info.name));
     }
     let mut first_id = Some(id);
-    let requests = parsed.take_requests(|| first_id.take().unwrap_or_else(mint_id));
+    let mut requests = parsed.take_requests(|| first_id.take().unwrap_or_else(mint_id));
+    // Whose prefixes and fairness these are is the server's to say.
+    requests.iter_mut().for_each(|request| request.tenant = caller.tenant());
+    entry.reserve(|| estimated_tokens(&requests))?;
     let request_ids = requests.iter().map(|request| request.id).collect();
     let mut events = SelectAll::new();
     let mut warnings = parsed.warnings;

@@ -5,13 +5,17 @@
 //!
 //! Start reading at [`serve`], then `routes`, then `generate`.
 
+mod access;
 mod app;
+mod auth;
 mod body;
 mod config;
 mod connections;
 mod exposition;
 mod generate;
+mod headers;
 mod health;
+mod lease;
 mod metrics;
 mod models;
 mod origin;
@@ -19,11 +23,19 @@ mod reply;
 mod request_log;
 mod routes;
 mod serve;
+mod service_manager;
 mod streamed;
+mod tls;
+mod watchdog;
 mod whole;
+mod write_deadline;
 
+pub use access::Access;
+pub use auth::{charging, now};
 pub use config::{ServeError, ServerConfig, bind};
 pub use serve::serve;
+pub use service_manager::ServiceManager;
+pub use tls::{Tls, TlsError};
 
 #[cfg(test)]
 mod tests;

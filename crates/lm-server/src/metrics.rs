@@ -149,6 +149,15 @@ fn process(page: &mut Exposition, stats: &StatsSnapshot, info: &ModelInfo) {
 fn server(page: &mut Exposition, app: &App) {
     let draining = u8::from(app.is_draining());
     page.single("lastmile_draining", "gauge", "1 while the server drains.", &[], draining);
+    let help = "Times that the engine stood still.";
+    page.single("lastmile_engine_stalls_total", "counter", help, &[], app.n_stalls());
+    let required = u8::from(app.access.keys.is_required());
+    page.single("lastmile_keys_required", "gauge", "1 when requests need a key.", &[], required);
+    let name = "lastmile_key_denials_total";
+    page.family(name, "counter", "Requests that were turned away for their key, by code.");
+    for (code, n) in app.denials.all() {
+        page.sample(name, &[("code", code)], n);
+    }
     let name = "lastmile_http_requests_total";
     page.family(name, "counter", "HTTP responses that ended, by route and status.");
     for ((route, status), n) in app.http.all() {

@@ -4,7 +4,7 @@
 //!
 //! Start reading at [`error`].
 
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use lm_api::ApiError;
@@ -22,10 +22,15 @@ pub(crate) fn error(error: &ApiError) -> Response {
         StatusCode::from_u16(error.status()).expect("errors have HTTP statuses: this is a bug");
     let mut response = json(status, error.to_json());
     if let Some(wait) = error.retry_after() {
-        let (seconds, millis) = (wait.as_secs().max(1), wait.as_millis() as u64);
+        // Rounded up: who comes a moment early comes in vain.
+        let millis = wait.as_nanos().div_ceil(1_000_000) as u64;
+        let seconds = millis.div_ceil(1000).max(1);
         let headers = response.headers_mut();
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         headers.insert(RETRY_AFTER_MS, HeaderValue::from(millis));
+    }
+    if error.status() == 401 {
+        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     response
 }

@@ -15,9 +15,11 @@ use axum::middleware::Next;
 use axum::response::Response;
 use lastmile::{RequestId, Usage};
 use lm_api::ApiError;
-use tokio::sync::OwnedSemaphorePermit;
+use lm_keys::KeyId;
 
 use crate::app::{App, mint_id};
+use crate::auth::Caller;
+use crate::lease::Place;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What is logged when the client left before the end of the response.
@@ -38,7 +40,8 @@ pub(crate) struct RequestEntry {
     prompt_tokens: AtomicU32,
     completion_tokens: AtomicU32,
     error: OnceLock<&'static str>,
-    permit: OnceLock<OwnedSemaphorePermit>,
+    key: OnceLock<KeyId>,
+    place: OnceLock<Place>,
 }
 
 /// Gives each request its id and its entry.
@@ -73,14 +76,30 @@ impl RequestEntry {
             prompt_tokens: AtomicU32::new(0),
             completion_tokens: AtomicU32::new(0),
             error: OnceLock::new(),
-            permit: OnceLock::new(),
+            key: OnceLock::new(),
+            place: OnceLock::new(),
         }
     }
 
     /// Keeps the place among the open requests until the response has ended.
-    pub(crate) fn hold(&self, permit: OwnedSemaphorePermit) {
+    pub(crate) fn hold(&self, place: Place) {
         // A handler admits once, so there is nothing to replace.
-        self.permit.get_or_init(|| permit);
+        self.place.get_or_init(|| place);
+    }
+
+    /// Sets tokens aside at the caller's meter, where there is one.
+    pub(crate) fn reserve(&self, n_tokens: impl FnOnce() -> u64) -> Result<(), ApiError> {
+        match self.place.get().and_then(|place| place.lease.as_ref()) {
+            Some(lease) => lease.reserve(n_tokens()),
+            None => Ok(()),
+        }
+    }
+
+    /// Who asks.
+    pub(crate) fn is_from(&self, caller: &Caller) {
+        if let Some(holder) = &caller.holder {
+            self.key.get_or_init(|| holder.record.id);
+        }
     }
 
     /// The client left before the response had ended.
@@ -95,6 +114,9 @@ impl RequestEntry {
 
     pub(crate) fn failed(&self, error: &ApiError) {
         self.error.get_or_init(|| error.code());
+        if let ApiError::Denied(denial) = error {
+            self.app.denials.count(denial.code());
+        }
     }
 }
 
@@ -108,6 +130,7 @@ impl Drop for RequestEntry {
             status,
             ms = self.started.elapsed().as_millis() as u64,
             request_id = %self.id,
+            key = self.key.get().map(tracing::field::display),
             client_request_id = self.client_id,
             prompt_tokens = self.prompt_tokens.load(Relaxed),
             completion_tokens = self.completion_tokens.load(Relaxed),

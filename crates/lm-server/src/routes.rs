@@ -14,6 +14,8 @@ use axum::{Extension, Router, middleware};
 use lm_api::ApiError;
 
 use crate::app::App;
+use crate::auth::{Caller, authenticate};
+use crate::headers::{cors, secure};
 use crate::origin::guard;
 use crate::request_log::{RequestEntry, track};
 use crate::{body, generate, health, metrics, models, reply};
@@ -49,7 +51,10 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .fallback(no_route)
         .method_not_allowed_fallback(wrong_method)
         // The last layer is the outermost.
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), authenticate))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), cors))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), guard))
+        .layer(middleware::from_fn(secure))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), track))
         .with_state(app)
 }
@@ -57,12 +62,13 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 async fn feedback(
     State(app): State<Arc<App>>,
     Extension(entry): Extension<Arc<RequestEntry>>,
+    Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Response {
     let answer = async {
-        entry.hold(app.admit()?);
+        entry.hold(app.admit(&caller)?);
         let body = body::read(request.into_body(), &app.config).await?;
-        let receipt = app.ops.feedback(&body, app.config.strict).await?;
+        let receipt = app.ops.feedback(&body, caller.sees(), app.config.strict).await?;
         let body = serde_json::to_string(&receipt)
             .map_err(|error| ApiError::Internal { what: error.to_string() })?;
         Ok(reply::json(StatusCode::CREATED, body))

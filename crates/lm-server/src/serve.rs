@@ -12,12 +12,14 @@ use lastmile::Runtime;
 use lm_ops::Ops;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, timeout};
 
+use crate::access::keep_current;
 use crate::app::App;
 use crate::connections::serve_connections;
-use crate::{ServeError, ServerConfig, routes};
+use crate::watchdog::watch;
+use crate::{Access, ServeError, ServerConfig, routes};
 
 /// How long connections may take to hand over what is written, once all answers have ended.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -33,22 +35,32 @@ pub async fn serve(
     runtime: Arc<Runtime>,
     ops: Ops,
     config: ServerConfig,
+    access: Access,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
     // With port 0 only the listener knows.
     let config = ServerConfig { address: listener.local_addr()?, ..config };
-    begin_run(&runtime, &ops, config.address.to_string()).await;
-    let app = Arc::new(App::new(runtime, ops.clone(), config.clone()));
+    let scheme = if access.tls.is_some() { "https://" } else { "" };
+    begin_run(&runtime, &ops, format!("{scheme}{}", config.address)).await;
+    let (manager, tls) = (Arc::clone(&access.service_manager), access.tls.clone());
+    let app = Arc::new(App::new(runtime, ops.clone(), config.clone(), access));
+    // Both end with this.
+    let mut beside = JoinSet::new();
+    beside.spawn(keep_current(Arc::clone(&app)));
+    beside.spawn(watch(Arc::clone(&app)));
     let router = routes::router(Arc::clone(&app));
     let drained = Arc::new(Notify::new());
     let is_drained = Arc::clone(&drained);
     let stop = async move {
         shutdown.await;
+        app.access.service_manager.say_stopping();
         drain(&app).await;
         is_drained.notify_one();
     };
     // Until all is drained, connections are taken in, and their requests are told so.
-    let served = serve_connections(listener, router, &config, stop);
+    let config = Arc::new(config);
+    let served = serve_connections(listener, router, &config, tls, stop);
+    manager.say_ready();
     let closing = async {
         drained.notified().await;
         tokio::time::sleep(CLOSING).await;

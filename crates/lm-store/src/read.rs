@@ -5,15 +5,17 @@
 //!
 //! Start reading at [`Reader::open`].
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use lm_types::RequestId;
-use rusqlite::{Connection, OptionalExtension, Row, types::Type};
+use lm_types::{RequestId, TenantId};
+use rusqlite::{Connection, Error, OptionalExtension, Row, types::Type};
 use serde::Serialize;
 
 use crate::error::ErrorContext;
+use crate::record::unix_ms;
 use crate::{
     FeedbackId, Rating, Run, StoreError, StoredAttempt, StoredError, StoredFeedback, StoredRequest,
     schema,
@@ -70,8 +72,8 @@ impl Reader {
         self.read(|c| {
             let found = c
                 .prepare_cached(
-                    "SELECT release_hash, model, arrived_at_ms, prompt, params, n, priority \
-                     FROM request WHERE id = ?1",
+                    "SELECT release_hash, model, arrived_at_ms, prompt, params, n, priority, \
+                     tenant FROM request WHERE id = ?1",
                 )?
                 .query_row([id.to_string()], |row| request_row(id, row))
                 .optional()?;
@@ -159,6 +161,32 @@ impl Reader {
         })
     }
 
+    /// Tokens of prompts and answers that each key used since `since`, as far as they are stored. A
+    /// prompt counts once, however many answers it had.
+    ///
+    /// # Errors
+    /// Why the file could not be read.
+    pub fn tokens_by_tenant(
+        &self,
+        since: SystemTime,
+    ) -> Result<BTreeMap<TenantId, u64>, StoreError> {
+        self.read(|c| {
+            c.prepare_cached(
+                "SELECT tenant, sum(prompt + completion) FROM (SELECT r.tenant AS tenant, \
+                 max(a.prompt_tokens) AS prompt, sum(a.completion_tokens) AS completion \
+                 FROM request r JOIN attempt a ON a.request_id = r.id \
+                 WHERE r.tenant IS NOT NULL AND r.arrived_at_ms >= ?1 GROUP BY r.id) \
+                 GROUP BY tenant",
+            )?
+            .query_map([unix_ms(since)], |row| {
+                let tenant = u64::from_str_radix(&row.get::<_, String>(0)?, 16)
+                    .map_err(|e| Error::FromSqlConversionFailure(0, Type::Text, Box::new(e)))?;
+                Ok((TenantId(tenant), row.get::<_, i64>(1)?.cast_unsigned()))
+            })?
+            .collect()
+        })
+    }
+
     /// How many rows each table has.
     ///
     /// # Errors
@@ -209,6 +237,7 @@ fn request_row(id: RequestId, row: &Row<'_>) -> rusqlite::Result<StoredRequest> 
         params: json_at(4, &row.get::<_, String>(4)?)?,
         n: row.get(5)?,
         priority: row.get(6)?,
+        tenant: row.get(7)?,
         attempts: Vec::new(),
     })
 }
@@ -254,10 +283,10 @@ fn feedback_row(request_id: RequestId, row: &Row<'_>) -> rusqlite::Result<Stored
 fn id_at(row: &Row<'_>, column: usize) -> rusqlite::Result<RequestId> {
     row.get::<_, String>(column)?
         .parse()
-        .map_err(|e| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(e)))
+        .map_err(|e| Error::FromSqlConversionFailure(column, Type::Text, Box::new(e)))
 }
 
 fn json_at(column: usize, text: &str) -> rusqlite::Result<serde_json::Value> {
     serde_json::from_str(text)
-        .map_err(|e| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(e)))
+        .map_err(|e| Error::FromSqlConversionFailure(column, Type::Text, Box::new(e)))
 }

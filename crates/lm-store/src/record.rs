@@ -7,7 +7,7 @@
 use std::fmt::{self, Display};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use lm_types::{ReleaseHash, RequestId};
+use lm_types::{ReleaseHash, RequestId, TenantId};
 use serde::{Serialize, Serializer};
 
 use crate::StoreError;
@@ -30,6 +30,8 @@ pub struct Release {
 pub struct Feedback {
     /// The request whose answer it is about.
     pub request_id: RequestId,
+    /// Who says it: only on requests of the same tenant. `None` may say it on any.
+    pub by: Option<TenantId>,
     /// Which of its answers, from 0.
     pub choice: u32,
     /// Good or bad.
@@ -124,6 +126,8 @@ pub struct StoredRequest {
     pub n: u32,
     /// `interactive`, `batch` or `background`.
     pub priority: String,
+    /// On whose behalf, as 16 hexadecimal digits: the id of a key. `None` came without one.
+    pub tenant: Option<String>,
     /// The answers so far, by choice.
     pub attempts: Vec<StoredAttempt>,
 }

@@ -13,7 +13,8 @@ use crate::{StoreError, StoreOptions};
 
 /// Entry `i` brings a file from schema `i` to schema `i + 1`. Entries are never edited once
 /// released; a change to the tables is a new entry.
-const UPGRADES: [&str; 1] = [r"
+pub(crate) const UPGRADES: [&str; 2] = [
+    r"
 CREATE TABLE release(
     hash TEXT PRIMARY KEY, model TEXT NOT NULL, engine_version TEXT NOT NULL,
     facts TEXT NOT NULL, first_seen_ms INTEGER NOT NULL
@@ -49,11 +50,17 @@ CREATE TABLE process_run(
     address TEXT NOT NULL, model TEXT NOT NULL, release_hash TEXT NOT NULL
 ) STRICT;
 CREATE INDEX run_started ON process_run(started_at_ms);
-"];
+",
+    r"
+-- NULL is who came without a key.
+ALTER TABLE request ADD COLUMN tenant TEXT;
+CREATE INDEX request_tenant ON request(arrived_at_ms) WHERE tenant IS NOT NULL;
+",
+];
 
 pub(crate) const SCHEMA_VERSION: i64 = UPGRADES.len() as i64;
 /// "lmst", so that a store is told from any other SQLite file.
-const APPLICATION_ID: i64 = 0x6c6d_7374;
+pub(crate) const APPLICATION_ID: i64 = 0x6c6d_7374;
 
 /// Opens the one connection that writes; creates the file and its folder when there are none.
 pub(crate) fn open_writer(

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use lm_types::{GenerateError, Outcome, Priority, Prompt, RequestEvent, Timings};
+use lm_types::{GenerateError, Outcome, Priority, Prompt, RequestEvent, TenantId, Timings};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -22,7 +22,7 @@ pub(crate) enum Written {
 }
 
 const INSERT_REQUEST: &str = "INSERT INTO request(id, release_hash, model, arrived_at_ms, prompt, \
-    params, n, priority) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING";
+    params, n, priority, tenant) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING";
 
 const INSERT_ATTEMPT: &str = "INSERT INTO attempt(request_id, choice, release_hash, \
     arrived_at_ms, finish_reason, error_code, error_message, output_text, prompt_tokens, \
@@ -51,6 +51,7 @@ pub(crate) fn event(
             params_json(event).to_string(),
             event.request.n,
             priority(event.request.priority),
+            tenant_text(event.request.tenant),
         ])?;
     }
     let (reason, failure) = match &event.outcome {
@@ -89,20 +90,22 @@ pub(crate) fn feedback(
     context: &ErrorContext,
 ) -> Result<FeedbackId, StoreError> {
     let wrap = |e: rusqlite::Error| context.wrap("write feedback to", &e);
-    let Feedback { request_id, choice, rating, comment, correction } = feedback;
-    let found: Option<(u32, String)> = connection
+    let Feedback { request_id, by, choice, rating, comment, correction } = feedback;
+    let found: Option<(u32, String, Option<String>)> = connection
         .prepare_cached(
-            "SELECT r.n, coalesce(a.release_hash, r.release_hash) FROM request r \
+            "SELECT r.n, coalesce(a.release_hash, r.release_hash), r.tenant FROM request r \
              LEFT JOIN attempt a ON a.request_id = r.id AND a.choice = ?2 WHERE r.id = ?1",
         )
         .and_then(|mut s| {
             s.query_row(params![request_id.to_string(), choice], |row| {
-                Ok((row.get(0)?, row.get(1)?))
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
             })
             .optional()
         })
         .map_err(wrap)?;
-    let Some((n, release)) = found else {
+    // Somebody else's request looks like one that never was.
+    let may_see = |tenant: &Option<String>| by.is_none_or(|by| tenant_text(by) == *tenant);
+    let Some((n, release, _)) = found.filter(|(_, _, tenant)| may_see(tenant)) else {
         return Err(StoreError::UnknownRequest { id: *request_id });
     };
     if *choice >= n.max(1) {
@@ -250,6 +253,11 @@ fn priority(priority: Priority) -> &'static str {
         Priority::Batch => "batch",
         Priority::Background => "background",
     }
+}
+
+/// `None` for who came without a key.
+pub(crate) fn tenant_text(tenant: TenantId) -> Option<String> {
+    (tenant != TenantId::ANONYMOUS).then(|| format!("{:016x}", tenant.0))
 }
 
 fn ms(duration: Duration) -> f64 {

@@ -17,9 +17,10 @@ enum Floor {
     Outside,
 }
 
-const FLOORS: [(&str, Floor); 22] = [
+const FLOORS: [(&str, Floor); 23] = [
     ("lm-types", Floor::F(0)),
     ("lm-kernels", Floor::F(0)),
+    ("lm-keys", Floor::F(1)),
     ("lm-scheduler", Floor::F(1)),
     ("lm-sampler", Floor::F(1)),
     ("lm-tokenizer", Floor::F(1)),

@@ -46,7 +46,7 @@ async fn feedback_right_after_the_answer_is_taken_and_durable() {
     let world = world("mode=echo");
     let id = world.ask(7);
     let body = format!(r#"{{"request_id":"chatcmpl-{id}","rating":"up","mood":1}}"#);
-    let receipt = world.ops.feedback(body.as_bytes(), false).await.unwrap();
+    let receipt = world.ops.feedback(body.as_bytes(), None, false).await.unwrap();
     assert_eq!(receipt.request_id, id.to_string());
     assert_eq!(receipt.warnings, ["unknown field 'mood' was ignored"]);
     assert_eq!(world.examine(SystemTime::now()).stored.feedback, 1);
@@ -64,7 +64,7 @@ async fn bad_feedback_is_refused_by_status_and_field() {
         (r#"{"rating":true}"#.to_owned(), 400, "request_id"),
     ];
     for (body, status, param) in cases {
-        let error = world.ops.feedback(body.as_bytes(), false).await.unwrap_err();
+        let error = world.ops.feedback(body.as_bytes(), None, false).await.unwrap_err();
         assert_eq!((error.status(), error.body().param.as_deref()), (status, Some(param)));
     }
 }

@@ -41,17 +41,38 @@ impl Reply {
 }
 
 pub(super) fn exchange(address: SocketAddr, method: &str, path: &str, body: &str) -> Reply {
-    let mut stream = open(address, method, path, body.len());
+    exchange_with(address, method, path, "", body)
+}
+
+/// With further lines in the head, each with its end.
+pub(super) fn exchange_with(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    lines: &str,
+    body: &str,
+) -> Reply {
+    let mut stream = open_with(address, method, path, lines, body.len());
     stream.write_all(body.as_bytes()).unwrap();
     read_reply(stream)
 }
 
 /// Sends a request's head.
 pub(super) fn open(address: SocketAddr, method: &str, path: &str, n_body: usize) -> TcpStream {
+    open_with(address, method, path, "", n_body)
+}
+
+pub(super) fn open_with(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    lines: &str,
+    n_body: usize,
+) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{lines}\
          Content-Type: application/json\r\nContent-Length: {n_body}\r\n\r\n"
     );
     stream.write_all(head.as_bytes()).unwrap();
@@ -61,6 +82,11 @@ pub(super) fn open(address: SocketAddr, method: &str, path: &str, n_body: usize)
 pub(super) fn read_reply(mut stream: TcpStream) -> Reply {
     let mut raw = Vec::new();
     stream.read_to_end(&mut raw).unwrap();
+    parsed(raw)
+}
+
+/// The first response of these bytes.
+pub(super) fn parsed(raw: Vec<u8>) -> Reply {
     let raw = String::from_utf8(raw).unwrap();
     let (head, body) = raw.split_once("\r\n\r\n").unwrap();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();

@@ -39,7 +39,7 @@ fn only_hosts_and_origins_of_this_machine_are_answered() {
     check(&format!("Host: {}\r\n", server.address), None);
     check("Host: localhost:1\r\nOrigin: http://localhost:3000\r\n", None);
     check("Host: evil.com\r\n", Some(("host_not_allowed", "'evil.com'")));
-    check("", Some(("host_not_allowed", "localhost, a loopback address or 127.0.0.1")));
+    check("", Some(("host_not_allowed", "localhost, a loopback address, 127.0.0.1")));
     let origin = "Host: localhost\r\nOrigin: http://evil.com\r\n";
     check(origin, Some(("origin_not_allowed", "'http://evil.com'")));
     assert_eq!(send(&server, "/health/live", "1.0", "").status, 200);

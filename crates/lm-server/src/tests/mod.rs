@@ -5,24 +5,32 @@
 mod answers;
 mod client;
 mod guarding;
+mod keyed;
 mod leaving;
+mod limits;
 mod observing;
 mod refusals;
+mod strangers;
 mod streams;
+mod tls;
+#[cfg(unix)]
+mod wedged;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lastmile::{ModelSource, Runtime, RuntimeConfig};
+use lm_keys::{KeyFile, KeyLimits, NewKey, Scope};
 use lm_ops::{Ops, Store, StoreOptions};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use crate::{ServeError, ServerConfig, bind, serve};
-use client::{Reply, exchange};
+use crate::{Access, ServeError, ServerConfig, bind, charging, serve};
+use client::{Reply, exchange, exchange_with};
 
 struct Server {
+    access: Access,
     address: SocketAddr,
     runtime: Arc<Runtime>,
     ops: Ops,
@@ -42,28 +50,39 @@ impl Server {
         change: impl FnOnce(&mut ServerConfig, &mut RuntimeConfig),
     ) -> Server {
         let folder = tempfile::tempdir().unwrap();
+        Server::start_in(folder, placeholder, |config, model, _| change(config, model))
+    }
+
+    /// Serves with the store and the keys of a folder.
+    fn start_in(
+        folder: tempfile::TempDir,
+        placeholder: &str,
+        change: impl FnOnce(&mut ServerConfig, &mut RuntimeConfig, &mut Access),
+    ) -> Server {
         let store = Store::open(&folder.path().join("store.db"), StoreOptions::default()).unwrap();
         let ops = Ops::new(store);
         let address = "127.0.0.1:0".parse().unwrap();
         let mut config = ServerConfig { address, ..ServerConfig::default() };
         let mut model = RuntimeConfig::new(ModelSource::placeholder(placeholder).unwrap());
-        model.observer = ops.observer();
-        change(&mut config, &mut model);
+        let mut access = Access { key_file: Some(key_file(&folder)), ..Access::default() };
+        model.observer = charging(Arc::clone(&access.keys), ops.observer());
+        change(&mut config, &mut model, &mut access);
+        access.load_keys(&ops).unwrap();
         let runtime = Arc::new(Runtime::start(model).unwrap());
         let tokio =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let tokio = tokio.unwrap();
-        let listener = tokio.block_on(bind(&config)).unwrap();
+        let listener = tokio.block_on(async { bind(&config, &access.keys) }).unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let shutdown = async {
             // A test that drops its server stops it, too.
             drop(stopped.await);
         };
-        let served =
-            tokio.spawn(serve(listener, Arc::clone(&runtime), ops.clone(), config, shutdown));
+        let (shared, keys) = (Arc::clone(&runtime), access.clone());
+        let served = tokio.spawn(serve(listener, shared, ops.clone(), config, access, shutdown));
         let (stop, served) = (Some(stop), Some(served));
-        Server { address, runtime, ops, stop, served, tokio, folder }
+        Server { access: keys, address, runtime, ops, stop, served, tokio, folder }
     }
 
     fn get(&self, path: &str) -> Reply {
@@ -72,6 +91,23 @@ impl Server {
 
     fn post(&self, path: &str, body: &str) -> Reply {
         exchange(self.address, "POST", path, body)
+    }
+
+    /// Asks with a key.
+    fn get_with(&self, key: &str, path: &str) -> Reply {
+        exchange_with(self.address, "GET", path, &format!("x-api-key: {key}\r\n"), "")
+    }
+
+    fn post_with(&self, key: &str, path: &str, body: &str) -> Reply {
+        let line = format!("Authorization: Bearer {key}\r\n");
+        exchange_with(self.address, "POST", path, &line, body)
+    }
+
+    /// Ends the server and leaves its folder.
+    fn end(mut self) -> tempfile::TempDir {
+        self.stop();
+        self.wait().unwrap();
+        self.folder
     }
 
     /// The JSON of an answer that must succeed.
@@ -99,6 +135,23 @@ impl Server {
             (stats.n_running, stats.n_waiting) == (n_running, n_waiting)
         });
     }
+}
+
+fn key_file(folder: &tempfile::TempDir) -> KeyFile {
+    KeyFile::new(folder.path().join("keys.json"))
+}
+
+/// A folder with one key of these scopes and limits, and the key.
+fn folder_with_key(scopes: &[Scope], limits: KeyLimits) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let key = add_key(&folder, "one", scopes, limits);
+    (folder, key)
+}
+
+fn add_key(folder: &tempfile::TempDir, name: &str, scopes: &[Scope], limits: KeyLimits) -> String {
+    let (name, scopes) = (name.to_owned(), scopes.to_vec());
+    let new = NewKey { name, scopes, expires_at: None, limits };
+    key_file(folder).create(new, crate::now().unix_s).unwrap().1
 }
 
 /// Counters have no event to wait for, so they are looked at until they are as wanted.

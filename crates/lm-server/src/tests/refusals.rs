@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::time::Duration;
 
+use lm_keys::KeyRing;
+
 use super::client::{open, read_reply};
 use super::{CHAT, Reply, Server, TEXT, hello, wait_until};
 use crate::{ServeError, ServerConfig, bind};
@@ -125,18 +127,24 @@ fn a_full_queue_and_too_many_open_requests_say_when_to_retry() {
 #[test]
 fn other_addresses_than_loopback_need_to_be_wanted() {
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let check = |address: &str, insecure, expect: bool| {
+    let check = |address: &str, insecure, has_key: bool, expect: bool| {
         let address = address.parse().unwrap();
         let config = ServerConfig { address, insecure, ..ServerConfig::default() };
-        let found = tokio.block_on(bind(&config));
+        let keys = KeyRing::default();
+        if has_key {
+            keys.set_fixed("a-key-of-16-chars", crate::now()).unwrap();
+        }
+        let found = tokio.block_on(async { bind(&config, &keys) });
         let is_refused = matches!(&found, Err(ServeError::NotLoopback { .. }));
         assert_eq!(is_refused, !expect, "{found:?}");
         if let Err(error) = found {
-            assert!(error.to_string().contains("--insecure"));
+            let text = error.to_string();
+            assert!(text.contains("--insecure") && text.contains("keys create"), "{text}");
         }
     };
-    check("127.0.0.1:0", false, true);
-    check("0.0.0.0:0", false, false);
-    check("[::]:0", false, false);
-    check("0.0.0.0:0", true, true);
+    check("127.0.0.1:0", false, false, true);
+    check("0.0.0.0:0", false, false, false);
+    check("[::]:0", false, false, false);
+    check("0.0.0.0:0", true, false, true);
+    check("0.0.0.0:0", false, true, true);
 }

@@ -205,7 +205,7 @@ fn a_newer_schema_is_refused_by_writer_and_reader() {
     let home = Home::new();
     drop(home.open());
     Connection::open(home.path()).unwrap().pragma_update(None, "user_version", 99).unwrap();
-    let newer = |e: &StoreError| matches!(e, StoreError::SchemaNewer { found: 99, known: 1, .. });
+    let newer = |e: &StoreError| matches!(e, StoreError::SchemaNewer { found: 99, known: 2, .. });
     assert!(newer(&home.open_error()));
     assert!(newer(&Reader::open(&home.path()).err().unwrap()));
 }

@@ -4,6 +4,7 @@
 
 mod faults;
 mod rows;
+mod tenants;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -81,6 +82,7 @@ fn event(id: u128) -> RequestEvent {
 fn thumb_up(id: u128) -> Feedback {
     Feedback {
         request_id: RequestId(id),
+        by: None,
         choice: 0,
         rating: Some(Rating::Boolean(true)),
         comment: Some("good".to_owned()),

@@ -1,0 +1,56 @@
+//! What `serve` can be told about clients: keys, TLS, hosts and limits.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct NetArgs {
+    /// One key with every scope, besides those of `lastmile keys`.
+    ///
+    /// 16 characters or more. Others can see the command line: prefer the variable.
+    #[arg(long, value_name = "KEY", env = "LASTMILE_API_KEY", hide_env_values = true)]
+    pub(crate) api_key: Option<String>,
+    /// The certificate chain, in PEM; SIGHUP reads it again.
+    #[arg(long, value_name = "FILE", requires = "tls_key", env = "LASTMILE_TLS_CERT")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The certificate's private key, in PEM.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "tls_cert",
+        hide_short_help = true,
+        env = "LASTMILE_TLS_KEY"
+    )]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// A name that requests may be for, such as a reverse proxy's; may be given again.
+    #[arg(
+        long,
+        value_name = "NAME",
+        hide_short_help = true,
+        value_delimiter = ',',
+        env = "LASTMILE_ALLOWED_HOST"
+    )]
+    pub(crate) allowed_host: Vec<String>,
+    /// An origin, such as https://chat.example, whose pages may ask; may be given again.
+    #[arg(
+        long,
+        value_name = "ORIGIN",
+        hide_short_help = true,
+        value_delimiter = ',',
+        env = "LASTMILE_CORS_ORIGIN"
+    )]
+    pub(crate) cors_origin: Vec<String>,
+    /// Connections at once; more wait in the system's backlog.
+    #[arg(
+        long,
+        default_value_t = 4096,
+        hide_short_help = true,
+        value_name = "N",
+        env = "LASTMILE_MAX_CONNECTIONS"
+    )]
+    pub(crate) max_connections: usize,
+    /// Seconds after which a client that takes nothing of its answer is left.
+    #[arg(long, default_value_t = 30, value_name = "SECONDS", hide_short_help = true, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) write_timeout: u64,
+}

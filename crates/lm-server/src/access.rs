@@ -1,0 +1,109 @@
+//! What may change while the server runs: its keys and its certificate.
+//!
+//! It must never open up when something cannot be read: then what was there before stays.
+//!
+//! Start reading at [`Access`], then [`keep_current`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use lastmile::TenantId;
+use lm_keys::{DAY_S, KeyError, KeyFile, KeyRing};
+use lm_ops::Ops;
+use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
+use tokio::time::MissedTickBehavior;
+
+use crate::app::App;
+use crate::auth::now;
+use crate::{ServiceManager, Tls};
+
+/// How often the key file is looked at. A key that was revoked works at most so much longer.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Who gets in, and how. The default is a server that anybody may use, without TLS.
+#[derive(Clone, Default)]
+pub struct Access {
+    /// The keys.
+    pub keys: Arc<KeyRing>,
+    /// Where they are read from again.
+    pub key_file: Option<KeyFile>,
+    /// The certificate; `None` is plain HTTP.
+    pub tls: Option<Arc<Tls>>,
+    /// Reads keys and certificate again each time it is notified, as at SIGHUP.
+    pub reload: Arc<Notify>,
+    /// Who is told that the server is ready, stops, and lives.
+    pub service_manager: Arc<ServiceManager>,
+}
+
+impl Access {
+    /// Reads the keys; what each has used today is asked of the store. Blocks.
+    ///
+    /// # Errors
+    /// A key file that cannot be read. The keys that were known before stay.
+    pub fn load_keys(&self, ops: &Ops) -> Result<(), KeyError> {
+        let Some(file) = &self.key_file else { return Ok(()) };
+        let records = file.read()?;
+        let spent = if records.is_some() { spent_today(ops) } else { BTreeMap::new() };
+        let spent_by = |tenant: TenantId| spent.get(&tenant).copied().unwrap_or(0);
+        self.keys.replace(records, spent_by, now());
+        Ok(())
+    }
+}
+
+fn spent_today(ops: &Ops) -> BTreeMap<TenantId, u64> {
+    let midnight_s = now().unix_s / DAY_S * DAY_S;
+    let midnight: SystemTime = UNIX_EPOCH + Duration::from_secs(midnight_s);
+    ops.tokens_by_tenant(midnight).unwrap_or_else(|error| {
+        tracing::error!(%error, "what keys used today is unknown: daily budgets begin at 0");
+        BTreeMap::new()
+    })
+}
+
+/// Reads the key file again when it was replaced, and everything when told so. Never ends.
+pub(crate) async fn keep_current(app: Arc<App>) {
+    let access = &app.access;
+    // The file may have been replaced since it was read, so the first look reads it.
+    let mut seen = None;
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let was_told = tokio::select! {
+            _ = ticks.tick() => false,
+            () = access.reload.notified() => true,
+        };
+        let (task_app, before) = (Arc::clone(&app), seen);
+        let looked = spawn_blocking(move || look(&task_app, before, was_told)).await;
+        seen = looked.unwrap_or(seen);
+    }
+}
+
+/// Blocks. Returns the key file's stamp.
+fn look(app: &App, before: Option<lm_keys::Stamp>, was_told: bool) -> Option<lm_keys::Stamp> {
+    let access = &app.access;
+    // Taken first: a file that is replaced meanwhile is read again.
+    let stamp = access.key_file.as_ref().and_then(KeyFile::stamp);
+    if was_told {
+        access.service_manager.say_reloading();
+    }
+    if was_told || stamp != before {
+        match access.load_keys(&app.ops) {
+            Ok(()) => {
+                let n_valid = access.keys.n_valid(now());
+                tracing::info!(n_valid, required = access.keys.is_required(), "keys read again");
+            }
+            Err(error) => tracing::error!(%error, "the keys that were known before stay"),
+        }
+    }
+    if let Some(tls) = access.tls.as_ref().filter(|_| was_told) {
+        match tls.reload() {
+            Ok(()) => tracing::info!("certificate read again"),
+            Err(error) => tracing::error!(%error, "the certificate that was in use stays"),
+        }
+    }
+    if was_told {
+        access.service_manager.say_ready();
+    }
+    stamp
+}

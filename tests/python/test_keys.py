@@ -1,0 +1,159 @@
+"""Keys, signals and the end of a server, as an operator meets them."""
+
+import json
+import signal
+import subprocess
+import threading
+import time
+
+import openai
+import pytest
+from conftest import Server, run
+from test_placeholder import until
+
+CHAT = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
+
+
+def make_key(home, name, *args):
+    made = run(home, "keys", "create", name, "--json", *args)
+    assert made.returncode == 0, made.stderr
+    return json.loads(made.stdout)["key"]
+
+
+@pytest.fixture
+def own_home(tmp_path):
+    return tmp_path
+
+
+def ask(server, key):
+    client = server.client(api_key=key)
+    return client.chat.completions.create(model="placeholder", **CHAT)
+
+
+def test_clients_of_openai_show_their_key(own_home):
+    key = make_key(own_home, "app", "--requests-per-minute", "2")
+    server = Server(own_home, "--model", "placeholder")
+    assert ask(server, key).choices[0].message.role == "assistant"
+    with pytest.raises(openai.AuthenticationError) as refused:
+        ask(server, "none")
+    assert refused.value.code == "invalid_api_key"
+    ask(server, key)
+    with pytest.raises(openai.RateLimitError) as refused:
+        ask(server, key)
+    assert refused.value.code == "requests_per_minute_exceeded"
+    assert 25 <= int(refused.value.response.headers["retry-after"]) <= 30
+    key_in_logs = [line for line in server.lines if key[20:] in line]
+    assert server.stop() == 0 and not key_in_logs
+    assert any(f"key={key[3:19]}" in line for line in server.lines), "the log names the key"
+
+
+def test_a_budget_survives_a_restart(own_home):
+    key = make_key(own_home, "app", "--daily-tokens", "60")
+    body = CHAT | {"max_tokens": 40, "extra_body": {"ignore_eos": True}}
+
+    def spend(server):
+        client = server.client(api_key=key)
+        return client.chat.completions.create(model="placeholder", **body).usage.total_tokens
+
+    server = Server(own_home, "--model", "placeholder")
+    assert spend(server) >= 40
+    assert server.stop() == 0
+    server = Server(own_home, "--model", "placeholder")
+    with pytest.raises(openai.RateLimitError) as refused:
+        spend(server)
+    assert refused.value.code == "daily_tokens_exceeded"
+    assert server.stop() == 0
+
+
+def test_a_revoked_key_stops_working_and_hangup_is_heard(own_home):
+    key, other = make_key(own_home, "app"), make_key(own_home, "other")
+    server = Server(own_home, "--model", "placeholder")
+    ask(server, key)
+    assert run(own_home, "keys", "revoke", "app").returncode == 0
+    server.process.send_signal(signal.SIGHUP)
+
+    def is_revoked():
+        try:
+            ask(server, key)
+        except openai.AuthenticationError as error:
+            return error.code == "api_key_revoked"
+
+    until(10, is_revoked)
+    ask(server, other)
+    assert server.stop() == 0
+
+
+def test_a_fixed_key_is_enough(own_home):
+    server = Server(own_home, "--model", "placeholder", "--api-key", "a-key-of-20-letters.")
+    ask(server, "a-key-of-20-letters.")
+    with pytest.raises(openai.AuthenticationError):
+        ask(server, "a-key-of-20-letters,")
+    assert server.stop() == 0
+
+
+def streaming(server):
+    """A stream that would go on for minutes, and its first chunk was seen."""
+    client = server.client()
+    body = CHAT | {"max_tokens": 4000, "stream": True, "extra_body": {"ignore_eos": True}}
+    stream = client.chat.completions.create(model="placeholder", **body)
+    next(stream)
+    return stream
+
+
+def test_a_second_signal_ends_at_once(own_home):
+    server = Server(own_home, "--model", "placeholder:delay_us=20000")
+    stream = streaming(server)
+    server.process.send_signal(signal.SIGTERM)
+    until(10, lambda: server.get("/health/ready").status == 503)
+    refused = server.post("/v1/chat/completions", CHAT)
+    assert (refused.status, refused.headers["retry-after"]) == (503, "5")
+    began = time.monotonic()
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(timeout=10) == 3
+    assert time.monotonic() - began < 2
+    stream.close()
+
+
+def test_a_first_signal_lets_answers_finish(own_home):
+    server = Server(own_home, "--model", "placeholder:mode=echo,delay_us=20000")
+    chunks = []
+
+    def read():
+        body = {"messages": [{"role": "user", "content": "h" * 50}], "stream": True}
+        answer = server.client().chat.completions.create(model="placeholder", **body)
+        chunks.extend(answer)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    until(10, lambda: len(chunks) > 3)
+    assert server.stop() == 0
+    reader.join(timeout=10)
+    assert chunks[-1].choices[0].finish_reason == "stop"
+
+
+def test_tls_is_served_and_read_again(own_home):
+    certificate, key = own_home / "cert.pem", own_home / "key.pem"
+
+    def make_certificate():
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+            + ["-nodes", "-subj", "/CN=localhost", "-days", "2", "-keyout", key]
+            + ["-addext", "subjectAltName=IP:127.0.0.1", "-out", certificate],
+            check=True,
+            capture_output=True,
+        )
+
+    make_certificate()
+    args = ["--tls-cert", str(certificate), "--tls-key", str(key)]
+    server = Server(own_home, "--model", "placeholder", *args, ca=certificate)
+    assert server.url.startswith("https://")
+    assert server.get("/version").status == 200
+    page = run(own_home, "doctor").stdout
+    assert "by TLS" in page and '"status":"ok"' in page, page
+    good = certificate.read_text()
+    certificate.write_text("broken")
+    server.process.send_signal(signal.SIGHUP)
+    until(10, lambda: any("that was in use stays" in line for line in server.lines))
+    certificate.write_text(good)
+    assert server.get("/version").status == 200
+    assert server.stop() == 0
