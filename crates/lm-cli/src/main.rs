@@ -10,6 +10,8 @@ mod bench_engine;
 mod bench_loop;
 mod chat;
 mod data;
+mod data_args;
+mod data_versions;
 mod doctor;
 mod fetch;
 mod model;
@@ -17,6 +19,7 @@ mod outcome;
 mod perplexity;
 mod progress;
 mod quantize;
+mod quarantine;
 mod run;
 mod serve;
 
@@ -58,6 +61,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Perplexity(args) => perplexity::perplexity(&args),
         Verb::Quantize(args) => quantize::quantize(&args),
         Verb::Data(args) => data::data(&args),
+        Verb::Quarantine(args) => quarantine::quarantine(&args),
         Verb::Doctor(args) => doctor::doctor(&args),
     }
 }
