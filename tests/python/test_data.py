@@ -43,4 +43,4 @@ def test_duckdb_reads_a_version(tmp_path):
     query = f"select count(*), sum(n), max(score), count(*) filter (flag) from '{folder}/*.parquet'"
     n = [row["n"] for row in rows if row["n"] is not None]
     expect = (len(rows), sum(n), rows[-1]["score"], len(rows) // 2)
-    assert duckdb.sql(query).fetchone() == expect
+    assert duckdb.sql(query).fetchall() == [expect]

@@ -10,6 +10,9 @@ pub(crate) const N_BINS: usize = 128;
 pub(crate) const N_BANDS: usize = 10;
 const BAND_BINS: usize = 6;
 const PIECE_CHARS: usize = 5;
+/// Odd, so that no place is lost; of splitmix64's increment.
+const BASE: u64 = 0x9e37_79b9_7f4a_7c15;
+const BASE_OF_GONE: u64 = BASE.wrapping_pow(PIECE_CHARS as u32);
 
 /// What is kept of a text.
 pub(crate) struct Sketch {
@@ -26,14 +29,20 @@ impl Sketch {
         let mut bins = [u64::MAX; N_BINS];
         let mut window = [0_u32; PIECE_CHARS];
         let mut n_chars = 0_usize;
+        // The sum of char * BASE^place over the window: one char comes, one goes.
+        let mut rolling = 0_u64;
         for text in texts {
             let chars = text.chars().flat_map(char::to_lowercase).filter(|c| c.is_alphanumeric());
             for char in chars {
-                window.rotate_left(1);
-                window[PIECE_CHARS - 1] = u32::from(char);
+                let slot = &mut window[n_chars % PIECE_CHARS];
+                let gone = u64::from(std::mem::replace(slot, u32::from(char)));
+                rolling = rolling
+                    .wrapping_mul(BASE)
+                    .wrapping_add(u64::from(char))
+                    .wrapping_sub(gone.wrapping_mul(BASE_OF_GONE));
                 n_chars += 1;
                 if n_chars >= PIECE_CHARS {
-                    let piece = window.iter().fold(0_u64, |hash, &c| mix(hash ^ u64::from(c)));
+                    let piece = mix(rolling);
                     let bin = &mut bins[(piece >> 57) as usize];
                     *bin = (*bin).min(piece);
                 }
@@ -48,7 +57,7 @@ impl Sketch {
             // An empty bin borrows from one that a fixed sequence of its own names.
             let mut attempt = i as u64;
             while *bin == u64::MAX {
-                attempt = mix(attempt + 0x9e37_79b9);
+                attempt = mix(attempt.wrapping_add(0x9e37_79b9));
                 *bin = bins[(attempt >> 57) as usize];
             }
         }
