@@ -131,7 +131,7 @@ fn watch(args: &WatchArgs) -> anyhow::Result<Outcome> {
                 printed = print_version(&args.name, &version);
             }
         }
-        WatchEvent::Refused(error) => {
+        WatchEvent::Refused(error) | WatchEvent::LeftOut(error) => {
             bar.end();
             eprintln!("lastmile: {error}");
         }

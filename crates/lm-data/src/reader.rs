@@ -5,6 +5,8 @@
 //! Start reading at [`read_all`].
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,10 +16,11 @@ use crate::DataError;
 use crate::check::row::Rules;
 use crate::error::io_error;
 use crate::read::convert::{CsvHeader, CsvKind};
-use crate::read::framer::{Framer, Record};
+use crate::read::framer::{Framer, KEPT_OF_TOO_LONG, Record};
 use crate::read::input::Input;
 use crate::read::{Format, parquet_rows};
 use crate::stage::ledger::{Ledger, Plan, SourceFile, Stamp};
+use crate::version::segment::digest;
 
 const BATCH_BYTES: usize = 256 << 10;
 const BATCH_ROWS: usize = 1024;
@@ -72,8 +75,15 @@ pub(crate) fn read_all(
             continue;
         }
         // A pipe can be read once only, so that it cannot be looked at first.
-        let plan =
-            if path.is_file() { ledger.plan(name, path, *format, &exists)? } else { Plan::Fresh };
+        let plan = if path.is_file() {
+            match ledger.plan(name, path, *format, &exists) {
+                // What cannot be read has no beginning that could be known.
+                Err(DataError::Io { source, .. }) if is_damage(&source) => Plan::Fresh,
+                plan => plan?,
+            }
+        } else {
+            Plan::Fresh
+        };
         let mut mark = SourceFile {
             name: name.clone(),
             format: *format,
@@ -101,11 +111,17 @@ pub(crate) fn read_all(
         }
         if !mark.finished {
             let read = if *format == Format::Parquet {
-                read_parquet(path, &mut mark, rules, &mut out)?
+                read_parquet(path, &mut mark, rules, &mut out)
             } else {
-                read_frames(path, &mut mark, rules, &mut out)?
+                read_frames(path, &mut mark, rules, &mut out)
             };
-            if !read {
+            let is_heard = match read {
+                Err(DataError::DamagedSource { detail, .. }) => {
+                    unreadable(path, &mut mark, detail, &mut out)?
+                }
+                read => read?,
+            };
+            if !is_heard {
                 return Ok(());
             }
         } else {
@@ -120,6 +136,34 @@ pub(crate) fn read_all(
     Ok(())
 }
 
+/// What a decompressor says of bytes that are not its own.
+fn is_damage(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
+    matches!(error.kind(), InvalidData | InvalidInput | UnexpectedEof)
+}
+
+/// Stands for the rest of a file that cannot be read, so that it is neither lost nor in the way of others.
+fn unreadable(
+    path: &Path,
+    mark: &mut SourceFile,
+    reason: String,
+    out: &mut Out<'_>,
+) -> Result<bool, DataError> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(KEPT_OF_TOO_LONG as u64).read_to_end(&mut bytes))
+        .map_err(io_error("read", path))?;
+    (mark.hash, mark.size_bytes) = digest(path)?;
+    mark.n_records += 1;
+    mark.finished = true;
+    mark.open_at = None;
+    let (line, size_bytes) = (mark.n_records, mark.size_bytes);
+    let unreadable = Some(reason);
+    let record = Record { line, bytes, size_bytes, unreadable, ..Record::default() };
+    let (format, mark) = (mark.format, mark.clone());
+    Ok(out.send(Batch { format, header: None, records: vec![record], mark }))
+}
+
 /// Reads the rest of a source. Returns whether somebody still listens.
 fn read_frames(
     path: &Path,
@@ -127,11 +171,12 @@ fn read_frames(
     rules: &Rules<'_>,
     out: &mut Out<'_>,
 ) -> Result<bool, DataError> {
-    let to_data = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData => {
-            DataError::DamagedSource { path: path.to_owned(), detail: error.to_string() }
+    let to_data = |error: std::io::Error| {
+        if is_damage(&error) {
+            let detail = error.to_string();
+            return DataError::DamagedSource { path: path.to_owned(), detail };
         }
-        _ => io_error("read", path)(error),
+        io_error("read", path)(error)
     };
     let (input, _) = Input::open(path)?;
     let mut framer = Framer::new(input, mark.format, rules.max_row_bytes);
@@ -273,7 +318,16 @@ fn read_parquet(
             // Rows of Parquet have no offset of their own; their number is `line`.
             let offset_bytes = line - 1;
             let too_long = bytes.len() > rules.max_row_bytes;
-            records.push(Record { offset_bytes, line, bytes, size_bytes, too_long, fault });
+            let unreadable = None;
+            records.push(Record {
+                offset_bytes,
+                line,
+                bytes,
+                size_bytes,
+                too_long,
+                fault,
+                unreadable,
+            });
         }
         mark.finished = at_end;
         let batch = Batch { format: Format::Parquet, header: None, records, mark: mark.clone() };

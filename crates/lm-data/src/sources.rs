@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::error::io_error;
@@ -25,7 +26,11 @@ pub(crate) fn list(
     let mut sources = Vec::new();
     for path in paths {
         if path.is_dir() {
-            sources.extend(in_folder(path, options)?);
+            let (found, unknown) = in_folder(path, options)?;
+            if let Some(error) = unknown.into_iter().next() {
+                return Err(error);
+            }
+            sources.extend(found);
         } else {
             sources.push(source(file_name(path), path.clone(), options.format)?);
         }
@@ -42,18 +47,31 @@ fn source(name: String, path: PathBuf, format: Option<Format>) -> Result<SourceP
     Ok(SourcePath { name, path, format })
 }
 
-/// The files under a folder in the order of their names, which are paths under it with `/`.
+/// The files under a folder in the order of their names, which are paths under it with `/`; and why others are left
+/// out.
 pub(crate) fn in_folder(
     folder: &Path,
     options: &IngestOptions,
-) -> Result<Vec<SourcePath>, DataError> {
+) -> Result<(Vec<SourcePath>, Vec<DataError>), DataError> {
     let mut files = Vec::new();
     walk(folder, "", &mut files)?;
     files.retain(|(name, _)| {
         options.include.is_empty() || options.include.iter().any(|glob| fits(glob, name))
     });
     files.sort();
-    files.into_iter().map(|(name, path)| source(name, path, options.format)).collect()
+    let (mut sources, mut unknown) = (Vec::new(), Vec::new());
+    for (name, path) in files {
+        match source(name, path, options.format) {
+            Ok(source) => sources.push(source),
+            Err(error @ (DataError::UnknownFormat { .. } | DataError::Compressed { .. })) => {
+                unknown.push(error);
+            }
+            // Gone since the folder was listed.
+            Err(DataError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((sources, unknown))
 }
 
 fn walk(folder: &Path, prefix: &str, files: &mut Vec<(String, PathBuf)>) -> Result<(), DataError> {

@@ -4,7 +4,8 @@
 //!
 //! Start reading at [`watch`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -38,6 +39,8 @@ pub enum WatchEvent {
     Published(Box<Version>),
     /// A batch did not pass its audit. Its files are left alone until one of them changes.
     Refused(DataError),
+    /// A file is not read, because its format is not known. Told once.
+    LeftOut(DataError),
 }
 
 impl Default for WatchOptions {
@@ -71,9 +74,15 @@ pub fn watch(
     // The contract of the first batch is that of all; a broken one is told before anything is read.
     prepare(&dataset, &ingest)?;
     let mut refused: HashMap<String, Stamp> = HashMap::new();
+    let mut told = HashSet::new();
     let (mut n_versions, mut any_refused) = (0, false);
     loop {
-        let mut found = sources::in_folder(folder, &ingest)?;
+        let (mut found, unknown) = sources::in_folder(folder, &ingest)?;
+        for error in unknown {
+            if told.insert(error.to_string()) {
+                on_event(WatchEvent::LeftOut(error));
+            }
+        }
         found.extend(inbox::pending(&dataset)?);
         let n_found = found.len();
         // A file that changes while it is looked at is looked at again.
@@ -99,6 +108,8 @@ pub fn watch(
                     remember(&found, &mut refused)?;
                     on_event(WatchEvent::Refused(error));
                 }
+                // A file that went away while it was looked at: what is left is looked at again.
+                Err(DataError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
         } else if options.once && all_quiet {

@@ -36,6 +36,9 @@ pub(crate) fn check(
     rules: &Rules<'_>,
     null: impl FnMut(usize),
 ) -> Result<Good, Violation> {
+    if let Some(reason) = &record.unreadable {
+        return Err(Violation::new(rule::UNREADABLE, reason));
+    }
     if let Some(fault) = record.fault {
         return Err(Violation::new(rule::NOT_JSON, fault));
     }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::DataError;
 
+pub(crate) const UNREADABLE: &str = "unreadable";
 pub(crate) const ROW_TOO_LONG: &str = "row_too_long";
 pub(crate) const NOT_UTF8: &str = "not_utf8";
 pub(crate) const NOT_JSON: &str = "not_json";
@@ -33,7 +34,8 @@ pub(crate) const SCHEMA_PREFIX: &str = "schema:";
 /// In place of a rule, where rules are allowed to fail: every rule.
 pub(crate) const ALL: &str = "all";
 
-const WHOLE: [&str; 19] = [
+const WHOLE: [&str; 20] = [
+    UNREADABLE,
     ROW_TOO_LONG,
     NOT_UTF8,
     NOT_JSON,
@@ -65,7 +67,7 @@ const PREFIXES: [&str; 9] = [
     "unique:",
     "depends:",
 ];
-const KNOWN: &str = "row_too_long, not_utf8, not_json, not_csv, duplicate_key, mail_headers, \
+const KNOWN: &str = "unreadable, row_too_long, not_utf8, not_json, not_csv, duplicate_key, mail_headers, \
     mail_charset, mail_encoding, mail_empty, chat, mojibake, control_chars, empty_text, language, \
     secret, personal_data, context_tokens, near_duplicate, schema:KEYWORD, and range:, length:, \
     tokens:, pattern:, one_of:, nulls:, unique: or depends: with a COLUMN";

@@ -28,6 +28,8 @@ pub(crate) struct Record {
     pub(crate) too_long: bool,
     /// The file's own syntax is broken here.
     pub(crate) fault: Option<&'static str>,
+    /// It stands for the rest of a file that cannot be read, for this reason.
+    pub(crate) unreadable: Option<String>,
 }
 
 /// The records of one source.
@@ -355,6 +357,7 @@ impl Record {
     /// Nothing but white space.
     pub(crate) fn is_blank(&self) -> bool {
         self.fault.is_none()
+            && self.unreadable.is_none()
             && !self.too_long
             && self.bytes.iter().all(|byte| matches!(byte, b' ' | b'\t' | b'\r'))
     }

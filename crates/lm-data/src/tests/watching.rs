@@ -167,6 +167,35 @@ fn files_that_are_being_written_and_hidden_ones_are_left_alone() {
 }
 
 #[test]
+fn a_file_that_cannot_be_read_is_quarantined_and_in_nobodys_way() {
+    let watched = Watched::new();
+    watched.file("a.jsonl", row("1"));
+    watched.file("b.parquet", "PAR1 no more");
+    watched.file("c.csv", "x,x\n1,2\n");
+    watched.file("d.jsonl.gz", b"\x1f\x8b\x08\x00 nothing");
+    watched.file("e.what", "just words");
+    let mut left_out = Vec::new();
+    let mut on_event = |event| {
+        if let WatchEvent::LeftOut(error) = event {
+            left_out.push(error.to_string());
+        }
+    };
+    let (home, options) = (&watched.desk.home, watched.options());
+    watch(home, "tickets", &watched.folder, &options, &mut |_| true, &mut on_event).unwrap();
+    watched.check(&[("1", 1)]);
+    assert!(left_out.len() == 1 && left_out[0].contains("e.what"), "{left_out:?}");
+    let bad = watched.desk.quarantined(Report::Newest);
+    let found: Vec<_> = bad.iter().map(|row| (row.source.as_str(), row.rule.as_str())).collect();
+    let names = ["b.parquet", "c.csv", "d.jsonl.gz"];
+    assert_eq!(found, names.map(|name| (name, "unreadable")));
+    assert!(bad[1].detail.contains("column \"x\" comes twice"), "{bad:?}");
+    // One that is mended is read.
+    watched.file("c.csv", "text\n2\n");
+    assert_eq!(watched.look(), 1);
+    watched.check(&[("1", 1), ("2", 1)]);
+}
+
+#[test]
 fn a_batch_that_is_refused_is_told_once_and_read_again_when_it_changes() {
     let watched = Watched::new();
     let mut options = watched.options();

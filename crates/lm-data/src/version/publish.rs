@@ -176,7 +176,7 @@ fn quarantined(row: StoredRow, violation: Violation) -> QuarantinedRow {
     let StoredRow { text, source, offset_bytes, line } = row;
     let size_bytes = text.len() as u64;
     let bytes = text.into_bytes();
-    let record = Record { offset_bytes, line, bytes, size_bytes, too_long: false, fault: None };
+    let record = Record { offset_bytes, line, bytes, size_bytes, ..Record::default() };
     QuarantinedRow::new(&record, &source, violation)
 }
 
