@@ -84,31 +84,7 @@ pub(crate) fn read_all(
         } else {
             Plan::Fresh
         };
-        let mut mark = SourceFile {
-            name: name.clone(),
-            format: *format,
-            size_bytes: 0,
-            hash: blake3::Hasher::new().finalize().to_hex().to_string(),
-            n_records: 0,
-            finished: false,
-            open_at: None,
-            same_as: None,
-            rewritten: plan == Plan::Rewritten,
-            stamp,
-        };
-        match plan {
-            Plan::Known(known) => mark = SourceFile { stamp, ..*known },
-            Plan::SameAs(same) => {
-                mark = SourceFile { same_as: Some(same.name.clone()), ..*same };
-                mark.name.clone_from(name);
-                mark.stamp = stamp;
-            }
-            Plan::GoOn(begun) => {
-                mark = SourceFile { rewritten: false, finished: false, stamp, ..*begun };
-                mark.name.clone_from(name);
-            }
-            Plan::Fresh | Plan::Rewritten => {}
-        }
+        let mut mark = begun(source, stamp, plan);
         if !mark.finished {
             let read = if *format == Format::Parquet {
                 read_parquet(path, &mut mark, rules, &mut out)
@@ -134,6 +110,30 @@ pub(crate) fn read_all(
         ledger.add(mark);
     }
     Ok(())
+}
+
+/// Where reading a source begins.
+fn begun(source: &SourcePath, stamp: Stamp, plan: Plan) -> SourceFile {
+    let mut mark = match plan {
+        Plan::Known(known) => *known,
+        Plan::SameAs(same) => SourceFile { same_as: Some(same.name.clone()), ..*same },
+        Plan::GoOn(begun) => SourceFile { rewritten: false, finished: false, ..*begun },
+        Plan::Fresh | Plan::Rewritten => SourceFile {
+            name: String::new(),
+            format: source.format,
+            size_bytes: 0,
+            hash: blake3::Hasher::new().finalize().to_hex().to_string(),
+            n_records: 0,
+            finished: false,
+            open_at: None,
+            same_as: None,
+            rewritten: plan == Plan::Rewritten,
+            stamp,
+        },
+    };
+    mark.name.clone_from(&source.name);
+    mark.stamp = stamp;
+    mark
 }
 
 /// What a decompressor says of bytes that are not its own.
