@@ -70,6 +70,12 @@ impl Ran {
         serde_json::from_str(&self.stdout).unwrap()
     }
 
+    /// It ended well; what it said was for people.
+    #[track_caller]
+    pub(crate) fn done(&self) {
+        assert_eq!(self.status, 0, "{self:?}");
+    }
+
     /// It ended with `status`, said each of `parts`, and did not panic.
     #[track_caller]
     pub(crate) fn refused(&self, status: i32, parts: &[&str]) {

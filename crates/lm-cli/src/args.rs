@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use lastmile::KvType;
 
 use crate::bench_args::BenchArgs;
+use crate::data_args::{DataArgs, QuarantineArgs};
 use crate::keys_args::KeysArgs;
 use crate::net_args::NetArgs;
 
@@ -64,6 +65,8 @@ pub(crate) enum Verb {
     Data(DataArgs),
     /// Make, list and revoke API keys.
     Keys(KeysArgs),
+    /// See, repair and release the rows that broke a rule.
+    Quarantine(QuarantineArgs),
     /// Say what runs, since when, and what went wrong.
     Doctor(DoctorArgs),
 }
@@ -331,58 +334,6 @@ pub(crate) struct QuantizeArgs {
     /// One JSON document: path, type, parameters, size_bytes, bits_per_weight, tensors_by_type, …
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DataArgs {
-    #[command(subcommand)]
-    pub(crate) verb: DataVerb,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum DataVerb {
-    /// Validate the rows of a file, and publish the good ones as a version.
-    #[command(after_help = "Example:\n  lastmile data ingest mails mails.jsonl --schema mail.json")]
-    Ingest {
-        /// The dataset.
-        name: String,
-        /// JSON Lines.
-        file: PathBuf,
-        /// A JSON Schema; needed the first time.
-        #[arg(long)]
-        schema: Option<PathBuf>,
-        /// A rule that may fail more rows than its threshold, or `all`; may be given again.
-        #[arg(long, value_name = "RULE")]
-        allow: Vec<String>,
-        /// One JSON document: version, parent, rows_in, rows_published, rows_quarantined, by_rule, …
-        #[arg(long)]
-        json: bool,
-    },
-    /// List the versions of a dataset, newest first.
-    Log {
-        /// The dataset.
-        name: String,
-        /// One JSON document.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Show the rows that were not published, and why.
-    Quarantine {
-        /// The dataset.
-        name: String,
-        /// The beginning of a version's id; by default the newest.
-        #[arg(long, conflicts_with = "unpublished")]
-        version: Option<String>,
-        /// The last ingest that published nothing.
-        #[arg(long)]
-        unpublished: bool,
-        /// At most so many rows.
-        #[arg(long, default_value_t = 100, value_name = "N")]
-        limit: usize,
-        /// One JSON document: a list.
-        #[arg(long)]
-        json: bool,
-    },
 }
 
 #[derive(Debug, Args)]

@@ -10,6 +10,8 @@ mod bench_engine;
 mod bench_loop;
 mod chat;
 mod data;
+mod data_args;
+mod data_versions;
 mod doctor;
 mod fetch;
 mod keys;
@@ -21,6 +23,7 @@ mod perplexity;
 mod plan;
 mod progress;
 mod quantize;
+mod quarantine;
 mod run;
 mod serve;
 mod signals;
@@ -65,6 +68,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Quantize(args) => quantize::quantize(&args),
         Verb::Data(args) => data::data(&args),
         Verb::Keys(args) => keys::keys(&args),
+        Verb::Quarantine(args) => quarantine::quarantine(&args),
         Verb::Doctor(args) => doctor::doctor(&args),
     }
 }

@@ -61,9 +61,10 @@ pub enum DataError {
         /// What was asked for.
         wanted: &'static str,
     },
-    /// The first ingest of a dataset needs a schema.
+    /// The first ingest of a dataset needs a contract.
     #[error(
-        "dataset {name} has no contract at {}: give a JSON Schema with --schema",
+        "dataset {name} has no contract at {}: give one with --contract or a JSON Schema with \
+         --schema; `lastmile data infer FILE` proposes one",
         path.display()
     )]
     NoContract {
@@ -101,8 +102,120 @@ pub enum DataError {
         /// What is wrong.
         detail: String,
     },
+    /// The contract is not TOML, or has fields that no contract has.
+    #[error("the contract {} cannot be read: {detail}", path.display())]
+    ContractNotToml {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        detail: String,
+    },
+    /// A field of the contract has a value that it may not have.
+    #[error("the contract {} cannot be used: {field} {detail}", path.display())]
+    ContractTerm {
+        /// The file.
+        path: PathBuf,
+        /// The field.
+        field: String,
+        /// What is wrong.
+        detail: String,
+    },
+    /// The contract counts tokens, and nobody gave a way to count them.
+    #[error("the contract of {name} counts tokens of {tokenizer:?}: a tokenizer is needed")]
+    NoTokenizer {
+        /// The dataset.
+        name: String,
+        /// What the contract names.
+        tokenizer: String,
+    },
+    /// Neither name nor content tell the format.
+    #[error("the format of {} is not known: say it with --format", path.display())]
+    UnknownFormat {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The source is compressed in a way that is not read.
+    #[error("{} is compressed by {kind}, which is not read: decompress it first", path.display())]
+    Compressed {
+        /// The file.
+        path: PathBuf,
+        /// The compression.
+        kind: &'static str,
+    },
+    /// A source as a whole cannot be read as its format.
+    #[error("the source {} cannot be read: {detail}", path.display())]
+    DamagedSource {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        detail: String,
+    },
+    /// Two sources of one ingest have the same name.
+    #[error("two sources are called {source_name:?}: ingest their folder instead")]
+    SameName {
+        /// The name.
+        source_name: String,
+    },
+    /// A version of the first format cannot be added to.
+    #[error(
+        "version {version} of {name} is of the first format, which can be read but not added to: \
+         `lastmile data export {name} rows.jsonl` and `lastmile data ingest {name} rows.jsonl` \
+         publish its rows in the present one"
+    )]
+    FirstFormat {
+        /// The dataset.
+        name: String,
+        /// The version.
+        version: String,
+    },
+    /// A quarantined row that is not there.
+    #[error(
+        "{n_matches} rows in the quarantine of {name} have ids that begin with {id:?}, and 1 is needed"
+    )]
+    UnknownRow {
+        /// The dataset.
+        name: String,
+        /// The id or its beginning.
+        id: String,
+        /// How many fit.
+        n_matches: usize,
+    },
+    /// Nothing in the quarantine can be published as it was asked.
+    #[error("nothing of the quarantine of {name} was published: {detail}")]
+    NothingReleased {
+        /// The dataset.
+        name: String,
+        /// Why.
+        detail: String,
+    },
+    /// The queue of what others send is full: try again later.
+    #[error("the inbox of {name} is full ({what} {value}, limit {limit}): try again later")]
+    InboxFull {
+        /// The dataset.
+        name: String,
+        /// What there is too much of.
+        what: &'static str,
+        /// How much there is.
+        value: u64,
+        /// How much may be.
+        limit: u64,
+    },
+    /// The key was used for other bytes.
+    #[error("idempotency key {key:?} of {name} was used for other rows")]
+    KeyReused {
+        /// The dataset.
+        name: String,
+        /// The key.
+        key: String,
+    },
+    /// The file or folder to write is there.
+    #[error("{} exists: choose another name or remove it", path.display())]
+    Exists {
+        /// The file or folder.
+        path: PathBuf,
+    },
     /// The source is a folder.
-    #[error("the source {} is a folder, and must be a JSONL file", path.display())]
+    #[error("the source {} is a folder, and must be a file", path.display())]
     SourceIsFolder {
         /// The folder.
         path: PathBuf,

@@ -5,6 +5,7 @@
 //! Start reading at [`DataHome`].
 
 use std::fs::{self, File, TryLockError};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::DataError;
@@ -15,13 +16,17 @@ use crate::error::io_error;
 pub struct DataHome(pub PathBuf);
 
 /// The paths of one dataset.
+#[derive(Clone, Debug)]
 pub(crate) struct DatasetFolder {
     pub(crate) name: String,
+    /// Without its extension.
     pub(crate) contract: PathBuf,
     pub(crate) lock: PathBuf,
     pub(crate) staging: PathBuf,
     pub(crate) versions: PathBuf,
     pub(crate) reports: PathBuf,
+    pub(crate) objects: PathBuf,
+    pub(crate) inbox: PathBuf,
     root: PathBuf,
 }
 
@@ -39,11 +44,13 @@ impl DataHome {
         let root = self.0.join("datasets").join(name);
         Ok(DatasetFolder {
             name: name.to_owned(),
-            contract: self.0.join("contracts").join(format!("{name}.json")),
+            contract: self.0.join("contracts").join(name),
             lock: root.join("lock"),
             staging: root.join("staging"),
             versions: root.join("versions"),
             reports: root.join("reports"),
+            objects: root.join("objects"),
+            inbox: root.join("inbox"),
             root,
         })
     }
@@ -52,7 +59,7 @@ impl DataHome {
 impl DatasetFolder {
     /// Takes the lock or says who has it; never waits.
     pub(crate) fn lock(&self) -> Result<DatasetLock, DataError> {
-        for folder in [&self.versions, &self.reports] {
+        for folder in [&self.versions, &self.reports, &self.objects] {
             fs::create_dir_all(folder).map_err(io_error("create the folder", folder))?;
         }
         // Else a power cut could take a new dataset away together with what it publishes.
@@ -78,6 +85,14 @@ impl DatasetFolder {
             Err(DataError::UnknownDataset { name: self.name.clone() })
         }
     }
+
+    /// The contract that is installed.
+    pub(crate) fn installed_contract(&self) -> Option<PathBuf> {
+        ["toml", "json"]
+            .iter()
+            .map(|extension| self.contract.with_extension(extension))
+            .find(|path| path.exists())
+    }
 }
 
 /// Makes a rename or a new file in `folder` survive a power cut.
@@ -88,4 +103,39 @@ pub(crate) fn sync_folder(folder: &Path) -> Result<(), DataError> {
         synced.map_err(io_error("sync", folder))?;
     }
     Ok(())
+}
+
+/// Writes a file that a power cut cannot halve once this returns.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), DataError> {
+    File::create(path)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .map_err(io_error("write", path))
+}
+
+/// Replaces a file by one rename.
+pub(crate) fn replace_whole(path: &Path, bytes: &[u8]) -> Result<(), DataError> {
+    let staged = path.with_extension("tmp");
+    write_whole(&staged, bytes)?;
+    fs::rename(&staged, path).map_err(io_error("replace", path))?;
+    sync_folder(path.parent().expect("a file lies in a folder: this is a bug"))
+}
+
+pub(crate) fn remove_folder(folder: &Path) -> Result<(), DataError> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(io_error("remove", folder)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The names in a folder; none when it does not exist.
+pub(crate) fn entries(folder: &Path) -> Result<Vec<String>, DataError> {
+    let list = match fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(io_error("list", folder))?,
+    };
+    list.map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
+        .collect::<Result<_, _>>()
+        .map_err(io_error("list", folder))
 }

@@ -1,34 +1,53 @@
-//! One ingest from source to version.
+//! One ingest from sources to version.
 //!
-//! It must never hold more than one row in memory, and never publish without an audit.
+//! It must never publish without an audit.
 //!
-//! Start reading at [`ingest`].
+//! Start reading at [`ingest`], then [`run_batch`].
 
-use std::collections::BTreeMap;
-use std::fs::File;
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::contract::Contract;
-use crate::error::io_error;
+use crate::audit::Batch;
+use crate::check::row::Rules;
+use crate::check::{Contract, rule};
 use crate::home::DatasetFolder;
-use crate::row::RowReader;
-use crate::stage::Stage;
-use crate::{DataError, DataHome, Manifest, RuleShare, SourceFile, Version, manifest, rules};
+use crate::pipeline::{self, KnownRows};
+use crate::quarantine::rows_of;
+use crate::read::Format;
+use crate::reader::SourcePath;
+use crate::stage::ledger::{Ledger, Plan, Stamp};
+use crate::stage::{Stage, read_lines};
+use crate::version::rows::VersionRows;
+use crate::version::{merkle, publish};
+use crate::{DataError, DataHome, Manifest, Version, manifest, sources};
 
 /// How an ingest goes about it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct IngestOptions {
-    /// A JSON Schema; it becomes the dataset's contract once the audit passes. `None` uses the
+    /// A contract in TOML, or a JSON Schema; it becomes the dataset's once the audit passes. `None` uses the
     /// contract of an earlier ingest.
-    pub schema: Option<PathBuf>,
-    /// When to warn and when to publish nothing.
+    pub contract: Option<PathBuf>,
+    /// When to warn and when to publish nothing, where the contract does not say.
     pub thresholds: Thresholds,
     /// Rules that may pass the fail threshold, or `all`.
     pub allow: Vec<String>,
     /// A longer row goes to quarantine by rule `row_too_long`. At most [`MAX_ROW_BYTES_LIMIT`].
     pub max_row_bytes: usize,
+    /// `None` tells it file by file, by name and content.
+    pub format: Option<Format>,
+    /// Of a folder only files whose path under it fits one of these; `*` stands for any characters. Empty is all.
+    pub include: Vec<String>,
+    /// Add to the newest version, without what it has of the same sources; else the version is what the sources hold.
+    pub append: bool,
+    /// Counts the tokens of a text, for contracts with rules about tokens.
+    pub count_tokens: Option<CountTokens>,
 }
+
+/// A way to count tokens.
+#[derive(Clone)]
+pub struct CountTokens(Arc<dyn Fn(&str) -> u64 + Send + Sync>);
 
 /// Shares of the rows that may break one rule, from 0 to 1. A share that equals its threshold is
 /// within it.
@@ -41,11 +60,11 @@ pub struct Thresholds {
 }
 
 /// How far an ingest is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IngestProgress {
-    /// Bytes of the source read.
+    /// Bytes of the sources read, after decompression.
     pub bytes_read: u64,
-    /// Bytes of the source in all, as it was when the ingest began; 0 for a pipe.
+    /// Bytes of the sources in all, as they were when the ingest began; 0 for a pipe.
     pub size_bytes: u64,
     /// Rows read.
     pub rows_in: u64,
@@ -55,105 +74,202 @@ pub struct IngestProgress {
 
 /// The largest `max_row_bytes`: a row is held in memory a few times over while it is checked.
 pub const MAX_ROW_BYTES_LIMIT: usize = 64 << 20;
-const PROGRESS_EVERY_BYTES: u64 = 1 << 20;
+
+impl CountTokens {
+    /// Counts by `count`.
+    pub fn new(count: impl Fn(&str) -> u64 + Send + Sync + 'static) -> CountTokens {
+        CountTokens(Arc::new(count))
+    }
+
+    pub(crate) fn count(&self, text: &str) -> u64 {
+        (self.0)(text)
+    }
+}
+
+impl fmt::Debug for CountTokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CountTokens")
+    }
+}
 
 impl Default for IngestOptions {
     fn default() -> Self {
         IngestOptions {
-            schema: None,
+            contract: None,
             thresholds: Thresholds { warn: 0.01, fail: 0.05 },
             allow: Vec::new(),
             max_row_bytes: 16 << 20,
+            format: None,
+            include: Vec::new(),
+            append: false,
+            count_tokens: None,
         }
     }
 }
 
-/// Reads a JSONL file, puts each bad row into quarantine and publishes the rest as a version:
-/// whole, or not at all. Calls `progress` about once a mebibyte and at the end.
+/// Reads files and folders, puts each bad row into quarantine and publishes the rest as a version: whole, or not at
+/// all. Calls `progress` about four times a mebibyte and at the end.
 ///
-/// The same rows under the same contract are the same version: a second ingest says
-/// `already_published` and changes nothing, also when newer versions exist. A kill at any moment
-/// leaves all versions as they were.
+/// The same rows under the same contract are the same version: a second ingest says `already_published` and changes
+/// nothing, also when newer versions exist. A kill at any moment leaves all versions as they were, and the next ingest
+/// of the same sources goes on where it was.
 ///
 /// # Errors
-/// [`DataError::AuditFailed`] when a rule passes the fail threshold; [`DataError::NoContract`] and
-/// the other errors of a contract; [`DataError::Locked`] while another ingest of the dataset runs;
-/// [`DataError::NoRows`]; wrong names, options and files.
+/// [`DataError::AuditFailed`] when a rule passes the fail threshold; [`DataError::NoContract`] and the other errors
+/// of a contract; [`DataError::Locked`] while another ingest of the dataset runs; [`DataError::NoRows`]; wrong names,
+/// options and files.
 pub fn ingest(
     home: &DataHome,
     name: &str,
-    source: &Path,
+    paths: &[PathBuf],
     options: &IngestOptions,
     progress: &mut dyn FnMut(IngestProgress),
 ) -> Result<Version, DataError> {
     let dataset = home.dataset(name)?;
+    let contract = prepare(&dataset, options)?;
+    let sources = sources::list(paths, options)?;
+    let outcome = run_batch(&dataset, &contract, options, &sources, progress)?;
+    // What is added may be nothing new.
+    outcome.map_or_else(|| manifest::show(home, name, None), Ok)
+}
+
+/// Checks the options and reads the contract.
+pub(crate) fn prepare(
+    dataset: &DatasetFolder,
+    options: &IngestOptions,
+) -> Result<Contract, DataError> {
     options.validate()?;
-    let contract = load_contract(&dataset, options)?;
-    let (file, size_bytes) = open_source(source)?;
-    let mut stage = Stage::begin(&dataset, &contract)?;
-    let mut rows = RowReader::new(file, options.max_row_bytes);
-    let mut counts = Counts::default();
-    let mut next_report = PROGRESS_EVERY_BYTES;
-    while let Some(row) = rows.next_row().map_err(io_error("read", source))? {
-        if row.is_blank() {
-            counts.blank_lines += 1;
-        } else if let Err(violation) = rules::check(&row, options.max_row_bytes, &contract) {
-            stage.refuse(&row, &violation)?;
-            counts.rows_quarantined += 1;
-            *counts.by_rule.entry(violation.rule.into_owned()).or_default() += 1;
-        } else {
-            stage.accept(row.bytes)?;
-            counts.rows_published += 1;
-        }
-        if rows.bytes_read() >= next_report {
-            next_report = rows.bytes_read() + PROGRESS_EVERY_BYTES;
-            progress(counts.progress(rows.bytes_read(), size_bytes));
-        }
+    let path = options.contract.clone().or_else(|| dataset.installed_contract());
+    let path = path.ok_or_else(|| DataError::NoContract {
+        name: dataset.name.clone(),
+        path: dataset.contract.with_extension("toml"),
+    })?;
+    let contract = Contract::load(&path)?;
+    if contract.terms.counts_tokens() && options.count_tokens.is_none() {
+        let (name, tokenizer) =
+            (dataset.name.clone(), contract.terms.tokenizer.unwrap_or_default());
+        return Err(DataError::NoTokenizer { name, tokenizer });
     }
-    progress(counts.progress(rows.bytes_read(), size_bytes));
-    let read = SourceFile {
-        name: source.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        size_bytes: rows.bytes_read(),
-        hash: rows.hash().to_hex().to_string(),
+    Ok(contract)
+}
+
+/// Reads what is new of the sources and publishes it. `None` when there is nothing new to add.
+pub(crate) fn run_batch(
+    dataset: &DatasetFolder,
+    contract: &Contract,
+    options: &IngestOptions,
+    sources: &[SourcePath],
+    progress: &mut dyn FnMut(IngestProgress),
+) -> Result<Option<Version>, DataError> {
+    let terms = &contract.terms;
+    let n_rules = terms.unique.len() + terms.depends.len();
+    let bands = terms.near_duplicates.is_some();
+    // The lock comes first: what the newest version is must hold until the end.
+    let lock = dataset.lock()?;
+    let (newest, manifest) = publish::successor(dataset, contract, options.append)?;
+    let base = newest.clone().filter(|_| options.append);
+    let job = job(contract, options, sources, newest.as_ref());
+    let stage = Stage::begin(dataset, lock, &job, (n_rules, bands))?;
+    let mut ledger = Ledger::default();
+    if let Some(base) = &base {
+        let path = dataset.versions.join(base.folder_name()).join("sources.jsonl");
+        read_lines(&path, |source| ledger.add(source))?;
+    }
+    ledger.forget_sent(&|name| sources.iter().any(|source| source.name == name));
+    let committed = ledger.clone();
+    let (mut stage, ledger) = overlay(stage, ledger, sources)?;
+    let rules = Rules {
+        contract,
+        max_row_bytes: options.max_row_bytes,
+        count_tokens: options.count_tokens.as_ref(),
     };
-    if counts.rows_in() == 0 {
+    let known = |name: &str| known_rows(dataset, base.as_ref(), name);
+    pipeline::run(&mut stage, ledger, sources, rules, &known, progress)?;
+    let counts = stage.counts().clone();
+    if counts.rows_in == 0 && base.is_some() {
         stage.discard()?;
-        let blank_lines = counts.blank_lines;
-        return Err(DataError::NoRows { path: source.to_owned(), blank_lines });
+        return Ok(None);
     }
-    audit_and_publish(&dataset, stage, &contract, counts, read, options)
+    if counts.rows_in == 0 {
+        stage.discard()?;
+        let path = sources.first().map(|source| source.path.clone()).unwrap_or_default();
+        return Err(DataError::NoRows { path, blank_lines: counts.blank_lines });
+    }
+    let batch = Batch { dataset, contract, options, base, committed, counts };
+    batch.audit_and_publish(stage, manifest)
 }
 
-#[derive(Default)]
-struct Counts {
-    rows_published: u64,
-    rows_quarantined: u64,
-    blank_lines: u64,
-    by_rule: BTreeMap<String, u64>,
+/// What a staging is for: with another contract, other options or another parent it is of no use.
+fn job(
+    contract: &Contract,
+    options: &IngestOptions,
+    sources: &[SourcePath],
+    newest: Option<&Manifest>,
+) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(contract.hash.as_bytes());
+    let parent = newest.map(|newest| newest.folder_name());
+    hasher.update(format!("{parent:?} {} {}", options.append, options.max_row_bytes).as_bytes());
+    if !options.append {
+        for source in sources {
+            hasher.update(format!("{}\0{}\0", source.name, source.format).as_bytes());
+        }
+    }
+    hasher.finalize().to_hex().to_string()
 }
 
-impl Counts {
-    fn rows_in(&self) -> u64 {
-        self.rows_published + self.rows_quarantined
+/// Adds what a killed ingest had staged to the ledger; starts over when its sources are no longer what they were.
+fn overlay(
+    stage: Stage,
+    mut ledger: Ledger,
+    sources: &[SourcePath],
+) -> Result<(Stage, Ledger), DataError> {
+    let committed = ledger.clone();
+    let exists = |name: &str| sources.iter().any(|source| source.name == name);
+    for staged in stage.sources()? {
+        ledger.add(staged);
     }
+    if !stage.is_resumed() {
+        return Ok((stage, ledger));
+    }
+    for staged in stage.sources()? {
+        let source = sources.iter().find(|source| source.name == staged.name);
+        let is_same = match source {
+            None => staged.finished,
+            Some(source) if ledger.is_settled(&source.name, Stamp::of(&source.path)?) => true,
+            Some(source) => {
+                let plan = ledger.plan(&source.name, &source.path, source.format, &exists)?;
+                !staged.rewritten && matches!(plan, Plan::Known(_) | Plan::GoOn(_))
+            }
+        };
+        if !is_same {
+            return Ok((stage.start_over()?, committed));
+        }
+    }
+    Ok((stage, ledger))
+}
 
-    fn progress(&self, bytes_read: u64, size_bytes: u64) -> IngestProgress {
-        let (rows_in, rows_quarantined) = (self.rows_in(), self.rows_quarantined);
-        IngestProgress { bytes_read, size_bytes, rows_in, rows_quarantined }
+/// The rows that a source had when it was read before, bad ones included.
+fn known_rows(
+    dataset: &DatasetFolder,
+    base: Option<&Manifest>,
+    name: &str,
+) -> Result<KnownRows, DataError> {
+    let mut known = KnownRows::new();
+    let Some(base) = base else { return Ok(known) };
+    for row in VersionRows::open(dataset, base)? {
+        let row = row?;
+        if row.source == name {
+            *known.entry(merkle::leaf(row.text.as_bytes())).or_default() += 1;
+        }
     }
-
-    /// The rules that more than `limit` of the rows break, the most frequent first.
-    fn over(&self, limit: f64) -> Vec<RuleShare> {
-        let rows_in = self.rows_in();
-        let mut over: Vec<RuleShare> = self
-            .by_rule
-            .iter()
-            .filter(|&(_, &rows)| rows as f64 > limit * rows_in as f64)
-            .map(|(rule, &rows)| RuleShare { rule: rule.clone(), rows, rows_in, limit })
-            .collect();
-        over.sort_by_key(|share| std::cmp::Reverse(share.rows));
-        over
+    for row in rows_of(dataset, base) {
+        let row = row?;
+        if row.source == name {
+            *known.entry(merkle::leaf(&row.raw_bytes().unwrap_or_default())).or_default() += 1;
+        }
     }
+    Ok(known)
 }
 
 impl IngestOptions {
@@ -172,99 +288,20 @@ impl IngestOptions {
                 limit: "between 1 and 67108864 (64 MiB)",
             });
         }
-        self.allow.iter().try_for_each(|rule| rules::must_exist(rule))
+        self.allow.iter().try_for_each(|rule| rule::must_exist(rule))
     }
 
-    fn allows(&self, rule: &str) -> bool {
-        self.allow.iter().any(|allowed| allowed == rule || allowed == rules::ALL)
+    pub(crate) fn allows(&self, rule: &str) -> bool {
+        self.allow.iter().any(|allowed| allowed == rule || allowed == rule::ALL)
     }
 }
 
-fn load_contract(dataset: &DatasetFolder, options: &IngestOptions) -> Result<Contract, DataError> {
-    if let Some(schema) = &options.schema {
-        return Contract::load(schema);
-    }
-    if dataset.contract.exists() {
-        return Contract::load(&dataset.contract);
-    }
-    Err(DataError::NoContract { name: dataset.name.clone(), path: dataset.contract.clone() })
-}
-
-/// Returns the file and its size.
-fn open_source(source: &Path) -> Result<(File, u64), DataError> {
-    let file = File::open(source).map_err(io_error("open the source", source))?;
-    let metadata = file.metadata().map_err(io_error("read the size of", source))?;
-    if metadata.is_dir() {
-        return Err(DataError::SourceIsFolder { path: source.to_owned() });
-    }
-    if is_device(&metadata) {
-        return Err(DataError::SourceIsDevice { path: source.to_owned() });
-    }
-    Ok((file, metadata.len()))
-}
-
-/// Whether reading may never end. Pipes may be sources.
-#[cfg(unix)]
-fn is_device(metadata: &std::fs::Metadata) -> bool {
-    use std::os::unix::fs::FileTypeExt;
-    metadata.file_type().is_char_device() || metadata.file_type().is_block_device()
-}
-
-#[cfg(not(unix))]
-fn is_device(_metadata: &std::fs::Metadata) -> bool {
-    false
-}
-
-fn audit_and_publish(
-    dataset: &DatasetFolder,
-    stage: Stage<'_>,
-    contract: &Contract,
-    counts: Counts,
-    source: SourceFile,
-    options: &IngestOptions,
-) -> Result<Version, DataError> {
-    let mut failures = counts.over(options.thresholds.fail);
-    failures.retain(|share| !options.allows(&share.rule));
-    let warnings = counts.over(options.thresholds.warn);
-    let mut published = manifest::published(dataset)?;
-    let version = stage.version();
-    let newest = published.first();
-    let manifest = Manifest {
-        parent: newest.map(|newest| newest.version.clone()),
-        sequence: newest.map_or(1, |newest| newest.sequence + 1),
-        contract_hash: contract.hash.to_hex().to_string(),
-        rows_in: counts.rows_in(),
-        rows_published: counts.rows_published,
-        rows_quarantined: counts.rows_quarantined,
-        blank_lines: counts.blank_lines,
-        by_rule: counts.by_rule,
-        created_at_ms: now_ms(),
-        version,
-        source,
-    };
-    if !failures.is_empty() {
-        let report = stage.keep_report(&manifest)?;
-        return Err(DataError::AuditFailed { name: dataset.name.clone(), failures, report });
-    }
-    // Before the rename: a kill between the two leaves a contract that its user chose, never a
-    // version without one.
-    contract.install(&dataset.contract)?;
-    if let Some(at) = published.iter().position(|old| old.version == manifest.version) {
-        let old = published.swap_remove(at);
-        // Another source may have the same good rows and other bad ones; those are not lost.
-        if manifest.rows_quarantined > 0 && manifest.source.hash != old.source.hash {
-            stage.keep_report(&manifest)?;
-        } else {
-            stage.discard()?;
-        }
-        let folder = dataset.versions.join(&old.version);
-        return Ok(Version { manifest: old, already_published: true, warnings, folder });
-    }
-    let folder = stage.publish(&manifest)?;
-    Ok(Version { manifest, already_published: false, warnings, folder })
-}
-
-fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The name of a file for people.
+pub(crate) fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }

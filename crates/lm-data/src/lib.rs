@@ -1,38 +1,63 @@
-//! The data pipeline's first slice: a JSONL file goes in, each row is held against a JSON Schema,
-//! bad rows go to quarantine with their offset and rule, the rest becomes an immutable version.
+//! The data pipeline: rows come in from files, folders and offers, are held against the dataset's contract, and become
+//! immutable versions; what breaks a rule goes to quarantine with its offset, rule and proposed repair.
 //!
-//! It must never know the runtime, the store, the network or who asks; it never mends a row, and
-//! never publishes half a version. Versions are JSONL for now; Parquet snapshots, column rules and
-//! repair come later.
+//! It must never know the runtime, the network or who asks; it never mends a row unasked, and never publishes half a
+//! version.
 //!
 //! ```text
-//! data/contracts/NAME.json                     the schema that the next ingest uses
+//! data/contracts/NAME.toml                     the contract that the next ingest uses (or NAME.json: a JSON Schema)
 //! data/datasets/NAME/lock                      held by the one ingest that runs
-//! data/datasets/NAME/staging/                  of the ingest that runs; else a leftover of a kill
-//! data/datasets/NAME/versions/ID/              manifest.json contract.json rows.jsonl
-//!                                              quarantine.jsonl
-//! data/datasets/NAME/reports/TIME-SOURCE/      manifest.json contract.json quarantine.jsonl of an
-//!                                              ingest that published nothing; the newest 16
+//! data/datasets/NAME/staging/                  of the ingest that runs, or that was killed and will be gone on with
+//! data/datasets/NAME/objects/HASH.parquet      rows; shared by the versions that have them
+//! data/datasets/NAME/objects/HASH.jsonl        quarantined rows
+//! data/datasets/NAME/versions/N-ID/            manifest.json contract.toml sources.jsonl lineage.jsonl
+//! data/datasets/NAME/reports/TIME-N/           manifest.json quarantine.jsonl of an ingest that published nothing;
+//!                                              the newest 16
+//! data/datasets/NAME/inbox/                    what came by offers and waits to be added
 //! ```
 //!
-//! Start reading at [`ingest`], then `rules` (what makes a row bad).
+//! Start reading at [`ingest`], then `check` (what makes a row bad), `pipeline` (the cores), `stage` (what survives a
+//! kill), `cross` (rows beside rows) and `version` (what is published).
 
-mod contract;
+mod audit;
+mod check;
+mod cross;
 mod error;
 mod home;
+mod inbox;
+mod infer;
 mod ingest;
-mod json;
 mod manifest;
+mod pipeline;
 mod quarantine;
-mod row;
-mod rules;
+mod read;
+mod reader;
+mod sources;
 mod stage;
+mod version;
+mod watch;
 
+pub use check::rule::Repair;
+pub use check::tokenizer_of;
 pub use error::DataError;
 pub use home::DataHome;
-pub use ingest::{IngestOptions, IngestProgress, MAX_ROW_BYTES_LIMIT, Thresholds, ingest};
-pub use manifest::{Manifest, RuleShare, SourceFile, Version, VersionSummary, log};
+pub use inbox::{InboxLimits, Taken, offer};
+pub use infer::{Inferred, infer};
+pub use ingest::{
+    CountTokens, IngestOptions, IngestProgress, MAX_ROW_BYTES_LIMIT, Thresholds, ingest,
+};
+pub use manifest::{Manifest, RuleShare, Version, VersionSummary, log, show};
 pub use quarantine::{Encoding, QuarantineRows, QuarantinedRow, Report, quarantine};
+pub use read::Format;
+pub use stage::ledger::{SourceFile, Stamp};
+pub use version::checkout::{checkout, export};
+pub use version::coverage::{Stratum, coverage};
+pub use version::diff::{Diff, diff};
+pub use version::gc::{Collected, gc};
+pub use version::merkle::Tree;
+pub use version::release::{Lineage, Release, Released, Select, release};
+pub use version::segment::Segment;
+pub use watch::{WatchEvent, WatchOptions, watch};
 
 #[cfg(test)]
 mod tests;

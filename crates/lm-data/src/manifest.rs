@@ -5,21 +5,25 @@
 //! Start reading at [`Manifest`], then [`log`].
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::io_error;
-use crate::home::DatasetFolder;
-use crate::{DataError, DataHome};
+use crate::home::{DatasetFolder, entries};
+use crate::version::merkle::Tree;
+use crate::{DataError, DataHome, Segment};
 
 /// What is known of a version besides its rows: `manifest.json` of its folder.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// The digest of the contract and of each published row in order, in hexadecimal: the same
-    /// rows under the same contract have the same id on every machine.
+    /// 2. Versions of format 1 hold `rows.jsonl` in their folder, and can be read but not added to.
+    #[serde(default = "first_format")]
+    pub format: u32,
+    /// The digest of the contract, of each published row in order and of each quarantined one, in hexadecimal: the
+    /// same input under the same contract has the same id on every machine.
     pub version: String,
     /// The version that was the newest when this one was published.
     pub parent: Option<String>,
@@ -27,13 +31,11 @@ pub struct Manifest {
     pub sequence: u64,
     /// BLAKE3 of the contract's bytes, in hexadecimal.
     pub contract_hash: String,
-    /// What was read.
-    pub source: SourceFile,
-    /// Rows read, blank lines not counted: published and quarantined ones.
+    /// Rows read for this version and those it builds on, blank lines not counted: published and quarantined ones.
     pub rows_in: u64,
-    /// Rows in `rows.jsonl`.
+    /// Rows in it.
     pub rows_published: u64,
-    /// Rows in `quarantine.jsonl`.
+    /// Rows in its quarantine.
     pub rows_quarantined: u64,
     /// Lines of nothing but white space; they are no rows.
     pub blank_lines: u64,
@@ -41,17 +43,54 @@ pub struct Manifest {
     pub by_rule: BTreeMap<String, u64>,
     /// Unix milliseconds.
     pub created_at_ms: u64,
+    /// Rows read for this version alone.
+    #[serde(default)]
+    pub batch_rows_in: u64,
+    /// Sources whose rows it has.
+    #[serde(default)]
+    pub n_sources: u64,
+    /// Sources that had the bytes of another one, and were read once.
+    #[serde(default)]
+    pub sources_repeated: u64,
+    /// Rows of rewritten sources that had been read before, and count once.
+    #[serde(default)]
+    pub rows_repeated: u64,
+    /// Quarantined rows that were published after all; `lineage.jsonl` of the folder says which.
+    #[serde(default)]
+    pub rows_released: u64,
+    /// The tree over the published rows.
+    #[serde(default)]
+    pub rows: Tree,
+    /// The tree over the quarantined rows.
+    #[serde(default)]
+    pub bad_rows: Tree,
+    /// The published rows: `objects/HASH.parquet` in order.
+    #[serde(default)]
+    pub segments: Vec<Segment>,
+    /// The quarantined rows: `objects/HASH.jsonl` in order.
+    #[serde(default)]
+    pub quarantine: Vec<Segment>,
 }
 
-/// What was read.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SourceFile {
-    /// Its name without folders.
-    pub name: String,
-    /// Its size.
-    pub size_bytes: u64,
-    /// BLAKE3 of its bytes, in hexadecimal.
-    pub hash: String,
+fn first_format() -> u32 {
+    1
+}
+
+/// What this program writes.
+pub(crate) const FORMAT: u32 = 2;
+
+impl Manifest {
+    pub(crate) fn is_first_format(&self) -> bool {
+        self.format == 1
+    }
+
+    /// Its folder's name: versions in the order of publication.
+    pub(crate) fn folder_name(&self) -> String {
+        if self.is_first_format() {
+            return self.version.clone();
+        }
+        format!("{:06}-{}", self.sequence, self.version)
+    }
 }
 
 /// The outcome of an ingest.
@@ -97,7 +136,8 @@ pub struct VersionSummary {
     pub by_rule: BTreeMap<String, u64>,
 }
 
-const MAX_MANIFEST_BYTES: u64 = 1 << 20;
+/// Of a version with very many segments.
+const MAX_MANIFEST_BYTES: u64 = 64 << 20;
 
 /// The versions of a dataset, newest first.
 ///
@@ -117,28 +157,58 @@ pub fn log(home: &DataHome, name: &str) -> Result<Vec<VersionSummary>, DataError
     Ok(published(&dataset)?.into_iter().map(summary).collect())
 }
 
+/// One version: the newest, or the one whose id begins so.
+///
+/// # Errors
+/// [`DataError::UnknownDataset`], [`DataError::UnknownVersion`], [`DataError::NoReport`].
+pub fn show(home: &DataHome, name: &str, version: Option<&str>) -> Result<Version, DataError> {
+    let dataset = home.dataset(name)?;
+    dataset.must_exist()?;
+    let manifest = newest_or(&dataset, version)?;
+    let folder = dataset.versions.join(manifest.folder_name());
+    Ok(Version { manifest, already_published: true, warnings: Vec::new(), folder })
+}
+
 /// The manifests of all versions, newest first. A dataset that was never published has none.
 pub(crate) fn published(dataset: &DatasetFolder) -> Result<Vec<Manifest>, DataError> {
     let mut manifests = Vec::new();
-    for id in entries(&dataset.versions)? {
+    for name in entries(&dataset.versions)? {
+        let id = name.split_once('-').map_or(name.as_str(), |(_, id)| id);
         let is_version = id.len() == 64 && id.bytes().all(|c| c.is_ascii_hexdigit());
         if is_version {
-            manifests.push(read(&dataset.versions.join(id))?);
+            manifests.push(read(&dataset.versions.join(name))?);
         }
     }
     manifests.sort_by_key(|manifest| std::cmp::Reverse(manifest.sequence));
     Ok(manifests)
 }
 
-/// The names in a folder; none when it does not exist.
-pub(crate) fn entries(folder: &Path) -> Result<Vec<String>, DataError> {
-    let list = match fs::read_dir(folder) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(io_error("list", folder))?,
-    };
-    list.map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
-        .collect::<Result<_, _>>()
-        .map_err(io_error("list", folder))
+pub(crate) fn newest(dataset: &DatasetFolder) -> Result<Manifest, DataError> {
+    let none = || DataError::NoReport { name: dataset.name.clone(), wanted: "published version" };
+    published(dataset)?.into_iter().next().ok_or_else(none)
+}
+
+pub(crate) fn newest_or(
+    dataset: &DatasetFolder,
+    version: Option<&str>,
+) -> Result<Manifest, DataError> {
+    version.map_or_else(|| newest(dataset), |version| find(dataset, version))
+}
+
+/// The one version whose id begins so. A content that was published twice is one version.
+pub(crate) fn find(dataset: &DatasetFolder, wanted: &str) -> Result<Manifest, DataError> {
+    let mut found = published(dataset)?;
+    found.retain(|manifest| manifest.version.starts_with(wanted));
+    found.dedup_by(|a, b| a.version == b.version);
+    let n_matches = found.len();
+    let mut found = found.into_iter();
+    match found.next() {
+        Some(only) if n_matches == 1 => Ok(only),
+        _ => {
+            let (name, version) = (dataset.name.clone(), wanted.chars().take(80).collect());
+            Err(DataError::UnknownVersion { name, version, n_matches })
+        }
+    }
 }
 
 /// Reads the manifest of a version's or report's folder.
@@ -148,6 +218,12 @@ pub(crate) fn read(folder: &Path) -> Result<Manifest, DataError> {
     File::open(&path)
         .and_then(|file| file.take(MAX_MANIFEST_BYTES).read_to_end(&mut bytes))
         .map_err(io_error("read", &path))?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| DataError::Damaged { path, detail: error.to_string() })
+    let damaged = |detail: String| DataError::Damaged { path: path.clone(), detail };
+    let manifest: Manifest =
+        serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+    if !(1..=FORMAT).contains(&manifest.format) {
+        let format = manifest.format;
+        return Err(damaged(format!("it is of format {format}, and this program knows {FORMAT}")));
+    }
+    Ok(manifest)
 }

@@ -2,16 +2,21 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+mod crossing;
+mod formats;
+mod release;
 mod row_rules;
 mod soup;
+mod terms;
 mod versions;
+mod watching;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::{
-    DataError, DataHome, IngestOptions, QuarantinedRow, Report, Thresholds, Version, ingest,
-    quarantine,
+    DataError, DataHome, IngestOptions, QuarantinedRow, Report, Thresholds, Version, export,
+    ingest, quarantine,
 };
 
 const SCHEMA: &str = r#"{
@@ -46,7 +51,7 @@ impl Desk {
     /// Options with the schema above that publish whatever share of rows is good.
     fn lenient(&self) -> IngestOptions {
         IngestOptions {
-            schema: Some(self.file("schema.json", SCHEMA)),
+            contract: Some(self.file("schema.json", SCHEMA)),
             thresholds: Thresholds { warn: 1.0, fail: 1.0 },
             ..IngestOptions::default()
         }
@@ -62,10 +67,10 @@ impl Desk {
         options: &IngestOptions,
     ) -> Result<Version, DataError> {
         let source = self.file("source.jsonl", bytes);
-        ingest(&self.home, "tickets", &source, options, &mut |_| {})
+        ingest(&self.home, "tickets", &[source], options, &mut |_| {})
     }
 
-    fn quarantined(&self, report: Report<'_>) -> Vec<QuarantinedRow<'static>> {
+    fn quarantined(&self, report: Report<'_>) -> Vec<QuarantinedRow> {
         quarantine(&self.home, "tickets", report).unwrap().map(Result::unwrap).collect()
     }
 
@@ -74,12 +79,23 @@ impl Desk {
     }
 }
 
-fn rows_of(version: &Version) -> Vec<u8> {
-    fs::read(version.folder.join("rows.jsonl")).unwrap()
+/// The rows of the newest version of "tickets", as lines.
+fn newest_rows(desk: &Desk) -> Vec<u8> {
+    rows_at(desk, None)
+}
+
+fn rows_at(desk: &Desk, version: Option<&str>) -> Vec<u8> {
+    let mut rows = Vec::new();
+    export(&desk.home, "tickets", version, &mut rows).unwrap();
+    rows
+}
+
+fn rows_of(desk: &Desk, version: &Version) -> Vec<u8> {
+    rows_at(desk, Some(&version.manifest.version))
 }
 
 fn names_in(folder: &Path) -> Vec<String> {
-    crate::manifest::entries(folder).unwrap()
+    crate::home::entries(folder).unwrap()
 }
 
 fn good_rows(n: usize) -> String {

@@ -11,12 +11,12 @@ fn check(row: impl AsRef<[u8]>, expect: &str) {
     let version = desk.ingest([good, row, b"\n", good].concat()).unwrap();
     let found = desk.quarantined(Report::Newest);
     if expect.is_empty() {
-        assert_eq!(rows_of(&version), [good, row, b"\n", good].concat());
+        assert_eq!(rows_of(&desk, &version), [good, row, b"\n", good].concat());
         assert_eq!(found, []);
     } else {
-        assert_eq!(rows_of(&version), [good, good].concat());
+        assert_eq!(rows_of(&desk, &version), [good, good].concat());
         let [found] = found.as_slice() else { panic!("{found:?}") };
-        assert_eq!((found.rule.as_ref(), found.offset_bytes, found.line), (expect, 13, 2));
+        assert_eq!((found.rule.as_str(), found.offset_bytes, found.line), (expect, 13, 2));
         assert_eq!(found.raw_bytes().unwrap(), row);
         assert_eq!(version.manifest.by_rule.get(expect), Some(&1));
     }
@@ -71,9 +71,9 @@ fn a_row_that_is_too_long_is_quarantined_by_its_beginning() {
     let options = IngestOptions { max_row_bytes: 100, ..desk.lenient() };
     let long = format!("{{\"text\":\"{}é\"}}", "x".repeat(10_000_000));
     let version = desk.ingest_with(format!("{long}\n{}{long}", good_rows(1)), &options).unwrap();
-    assert_eq!(rows_of(&version), good_rows(1).as_bytes());
+    assert_eq!(rows_of(&desk, &version), good_rows(1).as_bytes());
     let found = desk.quarantined(Report::Newest);
-    let rules: Vec<_> = found.iter().map(|row| (row.line, row.rule.as_ref())).collect();
+    let rules: Vec<_> = found.iter().map(|row| (row.line, row.rule.as_str())).collect();
     assert_eq!(rules, [(1, "row_too_long"), (3, "row_too_long")]);
     assert_eq!(found[0].size_bytes, long.len() as u64);
     let kept = found[0].raw_bytes().unwrap();
@@ -86,7 +86,7 @@ fn blank_lines_line_ends_and_a_byte_order_mark_are_no_rows() {
     let desk = Desk::new();
     let source = "\u{feff}{\"text\":\"a\"}\r\n\r\n \t\n{\"text\":\"b\"}\r\n[]";
     let version = desk.ingest(source).unwrap();
-    assert_eq!(rows_of(&version), b"{\"text\":\"a\"}\n{\"text\":\"b\"}\n");
+    assert_eq!(rows_of(&desk, &version), b"{\"text\":\"a\"}\n{\"text\":\"b\"}\n");
     assert_eq!((version.manifest.rows_in, version.manifest.blank_lines), (3, 2));
     let found = desk.quarantined(Report::Newest);
     assert_eq!((found[0].offset_bytes, found[0].line), (36, 5));
@@ -96,8 +96,8 @@ fn blank_lines_line_ends_and_a_byte_order_mark_are_no_rows() {
 #[track_caller]
 fn check_schema(schema: &str, expect: &str) {
     let desk = Desk::new();
-    let schema = Some(desk.file("given.json", schema));
-    let error = desk.ingest_with("{}\n", &IngestOptions { schema, ..desk.lenient() });
+    let contract = Some(desk.file("given.json", schema));
+    let error = desk.ingest_with("{}\n", &IngestOptions { contract, ..desk.lenient() });
     let error = error.unwrap_err().to_string();
     assert!(error.contains(expect), "{error}");
     assert!(!desk.dataset().exists());
@@ -121,9 +121,9 @@ fn drafts_are_told_apart_by_schema() {
     let tuple = r#"{"$schema":"http://json-schema.org/draft-07/schema#",
         "items":[{"type":"integer"}]}"#;
     let desk = Desk::new();
-    let schema = Some(desk.file("tuple.json", tuple));
+    let contract = Some(desk.file("tuple.json", tuple));
     let version =
-        desk.ingest_with("[1,\"x\"]\n[\"x\"]\n", &IngestOptions { schema, ..desk.lenient() });
-    assert_eq!(rows_of(&version.unwrap()), b"[1,\"x\"]\n");
+        desk.ingest_with("[1,\"x\"]\n[\"x\"]\n", &IngestOptions { contract, ..desk.lenient() });
+    assert_eq!(rows_of(&desk, &version.unwrap()), b"[1,\"x\"]\n");
     check_schema(r#"{"items":[{"type":"integer"}]}"#, r#"at "/items""#);
 }

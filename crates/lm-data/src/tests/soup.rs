@@ -64,7 +64,7 @@ proptest! {
         // What is left, in its order, is exactly what was published.
         let rest: Vec<u8> =
             expect.into_iter().flat_map(|(_, row)| [row, b"\n".to_vec()].concat()).collect();
-        prop_assert_eq!(rows_of(&version), rest);
+        prop_assert_eq!(rows_of(&desk, &version), rest);
     }
 }
 

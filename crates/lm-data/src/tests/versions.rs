@@ -11,7 +11,7 @@ fn versions_form_a_history_with_the_newest_first() {
     let desk = Desk::new();
     let first = desk.ingest(good_rows(2)).unwrap().manifest;
     // Without a schema the contract of the first ingest holds.
-    let options = IngestOptions { schema: None, ..desk.lenient() };
+    let options = IngestOptions { contract: None, ..desk.lenient() };
     let second = desk.ingest_with(format!("{}[]\n", good_rows(3)), &options).unwrap().manifest;
     assert_eq!((first.parent.as_ref(), second.parent.as_ref()), (None, Some(&first.version)));
     assert_eq!(first.contract_hash, second.contract_hash);
@@ -42,8 +42,8 @@ fn the_same_rows_are_the_same_version_everywhere_and_are_published_once() {
 
     there.ingest(good_rows(1)).unwrap();
     assert_eq!(there.ingest(good_rows(3)).unwrap().manifest.version, first.manifest.version);
-    let schema = Some(there.file("other.json", "{}"));
-    let options = IngestOptions { schema, ..there.lenient() };
+    let contract = Some(there.file("other.json", "{}"));
+    let options = IngestOptions { contract, ..there.lenient() };
     let other = there.ingest_with(good_rows(3), &options).unwrap().manifest.version;
     assert_ne!(other, first.manifest.version);
 }
@@ -52,9 +52,11 @@ fn the_same_rows_are_the_same_version_everywhere_and_are_published_once() {
 fn new_bad_rows_beside_known_good_ones_are_kept() {
     let desk = Desk::new();
     desk.ingest(good_rows(3)).unwrap();
+    let second = desk.ingest(format!("[1]\n{}", good_rows(3))).unwrap();
+    assert!(!second.already_published);
+    assert_eq!(desk.quarantined(Report::Newest)[0].raw, "[1]");
+    assert_eq!(rows_of(&desk, &second), good_rows(3).as_bytes());
     assert!(desk.ingest(format!("[1]\n{}", good_rows(3))).unwrap().already_published);
-    assert_eq!(desk.quarantined(Report::Newest), []);
-    assert_eq!(desk.quarantined(Report::Unpublished)[0].raw, "[1]");
 }
 
 fn strict(desk: &Desk) -> IngestOptions {
@@ -76,7 +78,7 @@ fn too_many_bad_rows_publish_nothing_and_keep_their_report() {
         Err(DataError::NoReport { wanted: "published version", .. })
     ));
     // The contract of a refused ingest is not the dataset's.
-    let options = IngestOptions { schema: None, ..strict(&desk) };
+    let options = IngestOptions { contract: None, ..strict(&desk) };
     assert!(matches!(desk.ingest_with(&source, &options), Err(DataError::NoContract { .. })));
 
     let allow = vec!["schema:type".to_owned()];
@@ -108,12 +110,13 @@ fn at_most_sixteen_reports_are_kept() {
 fn check_refused(name: &str, source: &str, options: IngestOptions, expect: &str) {
     let desk = Desk::new();
     let source = match source {
-        "a folder" => desk.folder.path().to_owned(),
+        "/nowhere" => desk.folder.path().join("nowhere.jsonl"),
         text => desk.file("source.jsonl", text),
     };
-    let schema = Some(desk.file("schema.json", SCHEMA));
-    let options = IngestOptions { schema, ..options };
-    let error = ingest(&desk.home, name, &source, &options, &mut |_| {}).unwrap_err().to_string();
+    let contract = Some(desk.file("schema.json", SCHEMA));
+    let options = IngestOptions { contract, ..options };
+    let error = ingest(&desk.home, name, &[source], &options, &mut |_| {}).unwrap_err();
+    let error = error.to_string();
     assert!(error.contains(expect), "{error}");
 }
 
@@ -123,7 +126,7 @@ fn what_cannot_be_ingested_is_refused_with_name_value_and_limit() {
     for name in ["", "../x", "A", "a b", "ä", &"x".repeat(65)] {
         check_refused(name, "{}", ok(), "must be 1 to 64 of the characters");
     }
-    check_refused("x", "a folder", ok(), "is a folder");
+    check_refused("x", "/nowhere", ok(), "cannot");
     check_refused("x", "", ok(), "has no rows (0 blank lines)");
     check_refused("x", "\n \n", ok(), "has no rows (2 blank lines)");
     let allow = vec!["not_josn".to_owned()];
@@ -152,7 +155,7 @@ fn progress_ends_with_the_whole_file() {
     let source = desk.file("source.jsonl", format!("{}[]\n", good_rows(100_000)));
     let size = fs::metadata(&source).unwrap().len();
     let mut seen = Vec::new();
-    ingest(&desk.home, "tickets", &source, &desk.lenient(), &mut |p| seen.push(p)).unwrap();
+    ingest(&desk.home, "tickets", &[source], &desk.lenient(), &mut |p| seen.push(p)).unwrap();
     assert!(seen.len() >= 2 && seen.is_sorted_by_key(|p| p.bytes_read));
     let last = seen.last().unwrap();
     assert_eq!((last.bytes_read, last.size_bytes), (size, size));
@@ -165,10 +168,10 @@ const CHILD: &str = "LASTMILE_TEST_DATA_OF_CHILD";
 #[test]
 fn child_that_ingests_until_it_is_killed() {
     let Some(folder) = std::env::var_os(CHILD).map(PathBuf::from) else { return };
-    let schema = Some(folder.join("schema.json"));
-    let options = IngestOptions { schema, ..IngestOptions::default() };
+    let contract = Some(folder.join("schema.json"));
+    let options = IngestOptions { contract, ..IngestOptions::default() };
     let source = folder.join("source.jsonl");
-    ingest(&DataHome(folder.join("data")), "tickets", &source, &options, &mut |_| {
+    ingest(&DataHome(folder.join("data")), "tickets", &[source], &options, &mut |_| {
         println!("progress");
         // The parent kills here: in the middle, with rows staged.
         std::thread::park();
@@ -197,7 +200,7 @@ fn after_a_kill_no_half_version_is_seen_and_the_next_ingest_works() {
     assert!(desk.dataset().join("staging").exists());
     assert_eq!(log(&desk.home, "tickets").unwrap(), []);
     let version = desk.ingest_with(&rows, &options).unwrap();
-    assert_eq!(rows_of(&version), rows.as_bytes());
+    assert_eq!(rows_of(&desk, &version), rows.as_bytes());
     assert!(!desk.dataset().join("staging").exists());
     assert_eq!(version.manifest.version, Desk::new().ingest(&rows).unwrap().manifest.version);
 }

@@ -1,0 +1,123 @@
+//! `lastmile data`: what can be asked of versions.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use anyhow::Context;
+use lm_data::{DataHome, Diff, Stratum};
+
+use crate::data::{as_json, data_home, print_version};
+use crate::data_args::{DataVerb, Which};
+use crate::outcome::{Outcome, human_bytes, print_json, say};
+
+/// The verbs that [`crate::data::data`] does not do itself.
+pub(crate) fn verb(verb: &DataVerb) -> anyhow::Result<Outcome> {
+    let home = data_home()?;
+    match verb {
+        DataVerb::Log { name, json } => log(name, *json)?,
+        DataVerb::Show { which } => {
+            let version = lm_data::show(&home, &which.name, which.version.as_deref())?;
+            if which.json {
+                print_json(&as_json(&version)?)?;
+            } else {
+                print_version(&which.name, &version)?;
+                say!("in {}", version.folder.display());
+            }
+        }
+        DataVerb::Diff { name, from, to, limit, json } => {
+            let diff = lm_data::diff(&home, name, from.as_deref(), to.as_deref(), *limit)?;
+            if *json {
+                print_json(&diff)?;
+            } else {
+                print_diff(&diff)?;
+            }
+        }
+        DataVerb::Checkout { which, output } => {
+            let version = which.version.as_deref();
+            let manifest = lm_data::checkout(&home, &which.name, version, output)?;
+            if which.json {
+                print_json(&manifest)?;
+            } else {
+                let n_rows = manifest.rows_published;
+                say!("{n_rows} rows in {} files in {}", manifest.segments.len(), output.display());
+            }
+        }
+        DataVerb::Export { which, output } => export(&home, which, output.as_deref())?,
+        DataVerb::Coverage { name, by, traffic, json } => {
+            let strata = lm_data::coverage(&home, name, by, traffic.as_deref())?;
+            if *json {
+                print_json(&strata)?;
+            } else {
+                print_strata(&strata)?;
+            }
+        }
+        DataVerb::Gc { name, keep, json } => {
+            let collected = lm_data::gc(&home, name, *keep)?;
+            if *json {
+                print_json(&collected)?;
+            } else {
+                let (n_versions, n_files) = (collected.versions.len(), collected.n_objects);
+                let size = human_bytes(collected.size_bytes);
+                say!("removed {n_versions} versions and {n_files} files of {size}");
+            }
+        }
+        DataVerb::Ingest(_)
+        | DataVerb::Watch(_)
+        | DataVerb::Infer(_)
+        | DataVerb::Quarantine { .. } => unreachable!("these verbs are done before: this is a bug"),
+    }
+    Ok(Outcome::Done)
+}
+
+fn print_diff(diff: &Diff) -> anyhow::Result<()> {
+    let (added, removed) = (diff.rows_added, diff.rows_removed);
+    say!("{added} rows added, {removed} removed, {} the same", diff.rows_same);
+    for row in &diff.removed {
+        say!("- {row}");
+    }
+    for row in &diff.added {
+        say!("+ {row}");
+    }
+    Ok(())
+}
+
+fn export(home: &DataHome, which: &Which, output: Option<&Path>) -> anyhow::Result<()> {
+    let version = which.version.as_deref();
+    let Some(path) = output else {
+        let mut out = BufWriter::new(std::io::stdout().lock());
+        lm_data::export(home, &which.name, version, &mut out)?;
+        return Ok(());
+    };
+    let file =
+        File::create_new(path).with_context(|| format!("cannot create {}", path.display()))?;
+    let n_rows = lm_data::export(home, &which.name, version, &mut BufWriter::new(file))?;
+    if which.json {
+        print_json(&serde_json::json!({ "rows": n_rows, "path": path }))?;
+    } else {
+        say!("{n_rows} rows in {}", path.display());
+    }
+    Ok(())
+}
+
+fn log(name: &str, json: bool) -> anyhow::Result<()> {
+    let versions = lm_data::log(&data_home()?, name)?;
+    if json {
+        return print_json(&versions);
+    }
+    for version in versions {
+        let (id, published) = (&version.version[..12], version.rows_published);
+        say!("{id}  {published} of {} rows published", version.rows_in);
+    }
+    Ok(())
+}
+
+fn print_strata(strata: &[Stratum]) -> anyhow::Result<()> {
+    for stratum in strata {
+        let lacking = if stratum.lacking { "  lacking" } else { "" };
+        let (share, traffic) = (100.0 * stratum.share, 100.0 * stratum.traffic_share);
+        let values = stratum.values.join(", ");
+        say!("{:>8} {share:>6.2} % {traffic:>6.2} %  {values}{lacking}", stratum.rows);
+    }
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! Reading and checking on all cores, with bounded queues, in the order of the sources.
+//!
+//! It must never publish, and never hold more than a few batches of rows.
+//!
+//! Start reading at [`run`].
+
+use std::collections::{BTreeMap, HashMap};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::DataError;
+use crate::check::Violation;
+use crate::check::row::{self, Good, Rules};
+use crate::ingest::IngestProgress;
+use crate::quarantine::QuarantinedRow;
+use crate::read::Format;
+use crate::read::framer::Record;
+use crate::reader::{Batch, SourcePath, read_all};
+use crate::stage::Stage;
+use crate::stage::ledger::{Ledger, SourceFile, Stamp};
+use crate::version::merkle;
+
+/// The same rows after the check.
+struct Checked {
+    rows: Vec<(Record, Result<Good, Violation>)>,
+    nulls: Vec<u64>,
+    blank_lines: u64,
+    mark: SourceFile,
+}
+
+/// The rows of an earlier content of a source, and how often each came.
+pub(crate) type KnownRows = HashMap<blake3::Hash, u32>;
+
+/// Reads all sources that the ledger does not know into the stage.
+pub(crate) fn run(
+    stage: &mut Stage,
+    ledger: Ledger,
+    sources: &[SourcePath],
+    rules: Rules<'_>,
+    known_rows: &dyn Fn(&str) -> Result<KnownRows, DataError>,
+    progress: &mut dyn FnMut(IngestProgress),
+) -> Result<(), DataError> {
+    let n_workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let (to_workers, from_reader) = bounded::<(u64, Batch)>(2 * n_workers);
+    let (to_writer, from_workers) = bounded::<(u64, Checked)>(2 * n_workers);
+    let size_bytes = sources.iter().map(|s| Stamp::of(&s.path).map_or(0, |s| s.size_bytes)).sum();
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(move || read_all(ledger, sources, &rules, &to_workers));
+        for _ in 0..n_workers {
+            let (from_reader, to_writer) = (from_reader.clone(), to_writer.clone());
+            scope.spawn(move || check_all(&rules, &from_reader, &to_writer));
+        }
+        drop((from_reader, to_writer));
+        let written = write_all(stage, from_workers, size_bytes, known_rows, progress);
+        let read = reader.join().expect("the reader does not panic: this is a bug");
+        // When writing fails the reader finds nobody to read for; that is no error of its own.
+        written.and(read)
+    })
+}
+
+fn check_all(rules: &Rules<'_>, batches: &Receiver<(u64, Batch)>, done: &Sender<(u64, Checked)>) {
+    for (number, batch) in batches {
+        let Batch { format, header, records, mark } = batch;
+        let mut nulls = vec![0; rules.contract.columns.len()];
+        let mut blank_lines = 0;
+        let mut rows = Vec::with_capacity(records.len());
+        for record in records {
+            if record.is_blank() && format != Format::Mail {
+                blank_lines += 1;
+                continue;
+            }
+            let header = header.as_deref();
+            let checked = row::check(&record, format, header, rules, |column| nulls[column] += 1);
+            rows.push((record, checked));
+        }
+        if done.send((number, Checked { rows, nulls, blank_lines, mark })).is_err() {
+            return;
+        }
+    }
+}
+
+fn write_all(
+    stage: &mut Stage,
+    checked: Receiver<(u64, Checked)>,
+    size_bytes: u64,
+    known_rows: &dyn Fn(&str) -> Result<KnownRows, DataError>,
+    progress: &mut dyn FnMut(IngestProgress),
+) -> Result<(), DataError> {
+    // Workers finish out of order; no more wait here than are under way.
+    let mut early = BTreeMap::new();
+    let mut next = 0;
+    let mut known: Option<(String, KnownRows)> = None;
+    let (mut bytes_done, mut current) = (0_u64, (String::new(), 0_u64));
+    for (number, batch) in checked {
+        early.insert(number, batch);
+        while let Some(batch) = early.remove(&next) {
+            next += 1;
+            if batch.mark.rewritten
+                && known.as_ref().is_none_or(|(name, _)| *name != batch.mark.name)
+            {
+                known = Some((batch.mark.name.clone(), known_rows(&batch.mark.name)?));
+            }
+            let seen = known.as_mut().filter(|_| batch.mark.rewritten).map(|(_, rows)| rows);
+            let (name, bytes) = (batch.mark.name.clone(), batch.mark.size_bytes);
+            write(stage, batch, seen)?;
+            if stage.is_full() {
+                stage.checkpoint()?;
+            }
+            if current.0 != name {
+                bytes_done += current.1;
+                current.0 = name;
+            }
+            current.1 = bytes;
+            progress(progress_of(stage, bytes_done + current.1, size_bytes));
+        }
+    }
+    progress(progress_of(stage, bytes_done + current.1, size_bytes));
+    stage.checkpoint()
+}
+
+fn progress_of(stage: &mut Stage, bytes_read: u64, size_bytes: u64) -> IngestProgress {
+    let counts = stage.counts();
+    let rows_quarantined = counts.rows_in - counts.rows_good;
+    IngestProgress { bytes_read, size_bytes, rows_in: counts.rows_in, rows_quarantined }
+}
+
+fn write(
+    stage: &mut Stage,
+    batch: Checked,
+    mut known: Option<&mut KnownRows>,
+) -> Result<(), DataError> {
+    for (record, verdict) in batch.rows {
+        let bytes = verdict.as_ref().map_or(record.bytes.as_slice(), |good| good.text.as_bytes());
+        let left = known.as_mut().and_then(|known| known.get_mut(&merkle::leaf(bytes)));
+        if let Some(left) = left.filter(|left| **left > 0) {
+            *left -= 1;
+            stage.counts().rows_repeated += 1;
+            continue;
+        }
+        stage.counts().rows_in += 1;
+        match verdict {
+            Ok(good) => {
+                stage.accept(&good, &batch.mark.name, (record.offset_bytes, record.line))?
+            }
+            Err(violation) => {
+                stage.refuse(&QuarantinedRow::new(&record, &batch.mark.name, violation));
+            }
+        }
+    }
+    let counts = stage.counts();
+    counts.nulls.resize(batch.nulls.len(), 0);
+    counts.nulls.iter_mut().zip(batch.nulls).for_each(|(sum, n)| *sum += n);
+    counts.blank_lines += batch.blank_lines;
+    counts.sources_repeated += u64::from(batch.mark.same_as.is_some());
+    stage.mark(batch.mark);
+    Ok(())
+}

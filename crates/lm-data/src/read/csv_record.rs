@@ -1,0 +1,81 @@
+//! A record of CSV as a JSON object.
+//!
+//! It must never guess: a cell is text unless the contract wants a number or a boolean and it reads as one.
+//!
+//! Start reading at [`Header::row`].
+
+use serde_json::{Map, Number, Value};
+
+/// The names of the columns, and which of them are not text.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Header {
+    names: Vec<String>,
+    kinds: Vec<Kind>,
+}
+
+/// What the contract wants of a cell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Kind {
+    #[default]
+    Text,
+    Integer,
+    Number,
+    Boolean,
+}
+
+impl Header {
+    /// Reads the header line. `kind` says what the contract wants of a column.
+    pub(crate) fn new(line: &[u8], kind: impl Fn(&str) -> Kind) -> Result<Header, String> {
+        let names = cells(line)?;
+        for (i, name) in names.iter().enumerate() {
+            if name.is_empty() {
+                return Err(format!("column {} has no name", i + 1));
+            }
+            if names[..i].contains(name) {
+                return Err(format!("column {name:?} comes twice"));
+            }
+        }
+        let kinds = names.iter().map(|name| kind(name)).collect();
+        Ok(Header { names, kinds })
+    }
+
+    /// An empty cell of a column that is not text is `null`.
+    pub(crate) fn row(&self, record: &[u8]) -> Result<Value, String> {
+        let cells = cells(record)?;
+        let (found, wanted) = (cells.len(), self.names.len());
+        if found != wanted {
+            return Err(format!("{found} cells, but the header names {wanted} columns"));
+        }
+        let mut row = Map::with_capacity(found);
+        for ((name, kind), cell) in self.names.iter().zip(&self.kinds).zip(cells) {
+            row.insert(name.clone(), value(cell, *kind));
+        }
+        Ok(Value::Object(row))
+    }
+}
+
+/// What does not read as it should stays text, which the schema then refuses by name.
+fn value(cell: String, kind: Kind) -> Value {
+    let read = match kind {
+        Kind::Text => None,
+        _ if cell.is_empty() => Some(Value::Null),
+        Kind::Integer => cell.parse::<i64>().ok().map(Value::from),
+        Kind::Number => cell.parse::<f64>().ok().and_then(Number::from_f64).map(Value::Number),
+        Kind::Boolean => match cell.as_str() {
+            "true" | "True" | "TRUE" => Some(Value::Bool(true)),
+            "false" | "False" | "FALSE" => Some(Value::Bool(false)),
+            _ => None,
+        },
+    };
+    read.unwrap_or(Value::String(cell))
+}
+
+fn cells(record: &[u8]) -> Result<Vec<String>, String> {
+    let mut reader =
+        csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(record);
+    let mut cells = csv::StringRecord::new();
+    match reader.read_record(&mut cells) {
+        Ok(_) => Ok(cells.iter().map(str::to_owned).collect()),
+        Err(error) => Err(error.to_string()),
+    }
+}
