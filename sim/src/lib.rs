@@ -6,6 +6,7 @@
 //! Start reading at [`simulate`].
 
 mod random;
+mod rules;
 mod simulation;
 mod workload;
 
