@@ -159,9 +159,7 @@ impl Run {
             };
             match self.admission.offer(self.now, &[offer], client.limits) {
                 Ok((tickets, _)) => {
-                    let at = |limit: std::time::Duration| {
-                        Timestamp(self.now.0 + limit.as_micros() as u64)
-                    };
+                    let at = |limit| self.now + limit;
                     let active = Active {
                         client: self.n_arrived,
                         ticket: tickets[0],
@@ -229,25 +227,6 @@ impl Run {
         if step.rows.is_empty() {
             let stuck = self.scheduler.n_running() > 0 || self.scheduler.n_waiting() > 0;
             self.now.0 += 1000;
-            if stuck {
-                for id in self.active.keys() {
-                    let q = self.scheduler.sequence(*id).unwrap();
-                    eprintln!(
-                        "{id} {:?} run={} gen={} tok={} blocks={} ",
-                        q.class(),
-                        q.is_running(),
-                        q.n_generated(),
-                        q.tokens().len(),
-                        q.block_table().len()
-                    );
-                }
-                eprintln!(
-                    "{:?} free {} pre {:?}",
-                    self.workload.config,
-                    self.scheduler.blocks().n_free(),
-                    step.preempted
-                );
-            }
             return if stuck { Err("work waits and nothing runs".into()) } else { Ok(()) };
         }
         let micros = self.workload.machine.micros(self.step, &step.shape);

@@ -222,7 +222,8 @@ impl ApiError {
             ApiError::TooManyRequests { .. } => 429,
             ApiError::Internal { .. } => 500,
             ApiError::Generate { error, .. } => match error {
-                GenerateError::QueueFull { .. } => 429,
+                GenerateError::QueueFull { .. } | GenerateError::DeadlineUnreachable { .. } => 429,
+                GenerateError::DeadlineExceeded { .. } => 408,
                 GenerateError::ShuttingDown => 503,
                 GenerateError::Backend { .. }
                 | GenerateError::Sequence { .. }
@@ -260,6 +261,11 @@ impl ApiError {
     /// How long to wait before trying again, where that may help.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
+        if let ApiError::Generate { error, .. } = self
+            && error.rejected_because().is_some()
+        {
+            return error.retry_after();
+        }
         match self.status() {
             429 => Some(RETRY_FULL),
             503 => Some(RETRY_SHUTTING_DOWN),
@@ -296,7 +302,9 @@ impl ApiError {
             ApiError::ModelNotFound { .. } => Some("model".to_owned()),
             ApiError::RequestNotFound { .. } => Some("request_id".to_owned()),
             ApiError::Generate { error, prompt_param } => match error {
-                GenerateError::InvalidField { field, .. } => Some((*field).to_owned()),
+                GenerateError::InvalidField { field, .. }
+                | GenerateError::DeadlineUnreachable { field, .. }
+                | GenerateError::DeadlineExceeded { field, .. } => Some((*field).to_owned()),
                 GenerateError::MaxTokensTooLarge { .. } => Some("max_tokens".to_owned()),
                 GenerateError::ContextTooLong { .. }
                 | GenerateError::EmptyPrompt

@@ -17,6 +17,7 @@ mod prompts;
 mod response;
 mod unique;
 mod unsupported;
+mod urgency;
 
 pub use error::{ApiError, ErrorBody};
 pub use feedback::{FeedbackRating, FeedbackRequest, parse_feedback};
@@ -26,6 +27,7 @@ pub use models::{model_list, model_object};
 pub use params::{ParseOptions, Parsed};
 pub use prompts::parse_completion;
 pub use response::{Choice, Head, Style, sum_usage};
+pub use urgency::Urgency;
 
 #[cfg(test)]
 mod tests;

@@ -292,10 +292,10 @@ impl Admission {
     ) -> Duration {
         let takes: f64 = demands.iter().map(|demand| self.load.machine_seconds(demand)).sum();
         let takes = seconds(CAUTION * takes);
-        let soonest = after(now, seconds(wait.max(0.0)).max(takes));
+        let soonest = now + seconds(wait.max(0.0)).max(takes);
         let until = &mut self.promised_until[first.class as usize];
-        let due = if comes_in_time { soonest } else { soonest.max(after(*until, takes)) };
-        let due = due.min(after(now, MAX_RETRY));
+        let due = if comes_in_time { soonest } else { soonest.max(*until + takes) };
+        let due = due.min(now + MAX_RETRY);
         *until = due.max(*until);
         if self.promises.len() < MAX_PROMISES {
             self.promises.push(Promise {
@@ -349,8 +349,4 @@ impl Admission {
 
 fn seconds(value: f64) -> Duration {
     Duration::try_from_secs_f64(value.max(0.0)).unwrap_or(MAX_RETRY)
-}
-
-fn after(time: Timestamp, wait: Duration) -> Timestamp {
-    Timestamp(time.0.saturating_add(wait.as_micros() as u64))
 }

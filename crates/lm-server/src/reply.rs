@@ -22,7 +22,9 @@ pub(crate) fn error(error: &ApiError) -> Response {
         StatusCode::from_u16(error.status()).expect("errors have HTTP statuses: this is a bug");
     let mut response = json(status, error.to_json());
     if let Some(wait) = error.retry_after() {
-        let (seconds, millis) = (wait.as_secs().max(1), wait.as_millis() as u64);
+        // Whoever knows whole seconds only comes a little later rather than too early.
+        let millis = wait.as_millis() as u64;
+        let seconds = millis.div_ceil(1000).max(1);
         let headers = response.headers_mut();
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         headers.insert(RETRY_AFTER_MS, HeaderValue::from(millis));
