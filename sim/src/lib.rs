@@ -10,4 +10,7 @@ mod rules;
 mod simulation;
 mod workload;
 
+#[cfg(test)]
+mod overload;
+
 pub use simulation::{Failure, Report, simulate};
