@@ -154,7 +154,7 @@ fn client(
     prompt.truncate(max_model_len - 1);
     let max_new_tokens = random.between(1, max_model_len - prompt.len());
     let time = |random: &mut Random, most: usize| {
-        random.chance(15).then(|| Duration::from_millis(random.between(1, most) as u64))
+        random.chance(30).then(|| Duration::from_millis(random.between(1, most) as u64))
     };
     let sampled = SamplingParams {
         seed: random.between(0, 1000) as u64,

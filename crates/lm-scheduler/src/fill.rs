@@ -28,8 +28,8 @@ pub(crate) struct Candidate {
     class: Priority,
     served: u64,
     n_slots: usize,
-    /// For decodes: the last step that had a row of it, so that a tenant's streams take turns.
-    last_step: u64,
+    /// For decodes: when it last had a row, counted in rows, so that a tenant's streams take turns.
+    last_row: u64,
     arrival: u64,
     id: SeqId,
 }
@@ -101,7 +101,7 @@ impl Scheduler {
                 class: seq.class,
                 served: tenant.served,
                 n_slots: tenant.n_slots,
-                last_step: if take_turns { seq.last_step } else { 0 },
+                last_row: if take_turns { seq.last_row } else { 0 },
                 arrival: seq.arrival,
                 id: *id,
             });
@@ -216,7 +216,8 @@ impl Scheduler {
         let n_prompt = seq.n_prompt.clamp(paid, end) - paid;
         self.tenants.charge(seq.tenant, n_prompt, end - paid - n_prompt);
         seq.n_charged = seq.n_charged.max(end);
-        seq.last_step = self.n_steps;
+        self.n_rows += 1;
+        (seq.last_step, seq.last_row) = (self.n_steps, self.n_rows);
         let samples = end == seq.tokens.len();
         self.step.rows.push(ScheduledRow { seq: id, start, n_tokens, samples });
         room.tokens -= n_tokens;

@@ -32,3 +32,6 @@ pub use prefix::BlockHash;
 pub use scheduler::{AddError, Drawn, Scheduler, SchedulerCounters};
 pub use sequence::{NewSequence, Sequence};
 pub use step::{Expired, ScheduledRow, Step};
+
+#[cfg(test)]
+mod tests;

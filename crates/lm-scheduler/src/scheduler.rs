@@ -32,6 +32,8 @@ pub struct Scheduler {
     pub(crate) order: Vec<Candidate>,
     /// Steps planned so far.
     pub(crate) n_steps: u64,
+    /// Rows given so far.
+    pub(crate) n_rows: u64,
     /// When the last step was planned.
     pub(crate) now: Timestamp,
     /// The last step in which a sequence lost its blocks to another tenant.
@@ -104,6 +106,7 @@ impl Scheduler {
             },
             order: Vec::with_capacity(n_seqs),
             n_steps: 0,
+            n_rows: 0,
             now: Timestamp(0),
             last_fair_preemption: 0,
             n_added: 0,

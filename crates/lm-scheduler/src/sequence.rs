@@ -49,6 +49,8 @@ pub struct Sequence {
     pub(crate) deadline: Option<Timestamp>,
     /// The last step that had a row of it.
     pub(crate) last_step: u64,
+    /// The number of its last row, of all rows of all steps.
+    pub(crate) last_row: u64,
     /// Tokens that its tenant was charged for; what is computed again costs nothing.
     pub(crate) n_charged: usize,
     pub(crate) root: BlockHash,
@@ -82,6 +84,7 @@ impl Sequence {
             start_by: new.start_by,
             deadline: new.deadline,
             last_step: 0,
+            last_row: 0,
             n_charged: 0,
             root,
             last_hash: root,
