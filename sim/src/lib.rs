@@ -11,6 +11,6 @@ mod simulation;
 mod workload;
 
 #[cfg(test)]
-mod overload;
+mod tests;
 
 pub use simulation::{Failure, Report, simulate};

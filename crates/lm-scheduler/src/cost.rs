@@ -170,13 +170,12 @@ impl CostModel {
 impl Measured {
     /// Weighs errors relative to the step's duration, so that short steps count as much as long ones.
     fn add(&mut self, terms: &[f64; N_TERMS], seconds: f64) {
-        for i in 0..N_TERMS {
-            let row = terms[i] / seconds;
-            for j in 0..N_TERMS {
-                let product = &mut self.products[i][j];
-                *product = FORGETTING * *product + row * terms[j] / seconds;
+        let row = terms.map(|term| term / seconds);
+        for (i, products) in self.products.iter_mut().enumerate() {
+            for (product, other) in products.iter_mut().zip(row) {
+                *product = FORGETTING * *product + row[i] * other;
             }
-            self.targets[i] = FORGETTING * self.targets[i] + row;
+            self.targets[i] = FORGETTING * self.targets[i] + row[i];
         }
     }
 }

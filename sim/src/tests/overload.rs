@@ -1,8 +1,6 @@
 //! Two minutes at twice what a machine can serve, in simulated time: who is told to come again, who then
 //! gets in, and what is served meanwhile.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
