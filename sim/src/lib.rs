@@ -6,7 +6,11 @@
 //! Start reading at [`simulate`].
 
 mod random;
+mod rules;
 mod simulation;
 mod workload;
+
+#[cfg(test)]
+mod tests;
 
 pub use simulation::{Failure, Report, simulate};

@@ -5,9 +5,10 @@ use std::fmt;
 
 use lm_backend::{Backend, BackendError, Batch, LogitsBuf, PlaceholderBackend, Want};
 use lm_sampler::{History, Sampler};
-use lm_scheduler::{AddError, Drawn, NewSequence, Scheduler};
+use lm_scheduler::{Admission, Drawn, NewSequence, Offer, RefusedBecause, Scheduler, Ticket};
 use lm_types::{SeqId, Timestamp, TokenId};
 
+use crate::rules::Before;
 use crate::workload::{Client, Workload, vocab};
 
 /// Steps after which a run counts as hung.
@@ -26,8 +27,18 @@ pub struct Report {
     pub prefix_hit_tokens: u64,
     /// Named blocks that were given away.
     pub evictions: u64,
-    /// Requests that were refused, expired, left, or ended by an injected fault.
+    /// Requests that were refused, left, or ended by an injected fault.
     pub ended_early: u64,
+    /// Requests that had no place in the queue.
+    pub queue_full: u64,
+    /// Requests whose limits were predicted not to be met.
+    pub unreachable: u64,
+    /// Requests whose time passed, waiting or running.
+    pub expired: u64,
+    /// Sequences that lost their slot to somebody else.
+    pub pauses: u64,
+    /// Steps in which decodes took turns.
+    pub capped_steps: u64,
 }
 
 /// An invariant that did not hold.
@@ -59,6 +70,7 @@ pub fn simulate(seed: u64) -> Result<Report, Failure> {
     Ok(Report {
         preemptions: counters.preemptions,
         prefix_hit_tokens: counters.prefix_hit_tokens,
+        pauses: counters.pauses,
         evictions: counters.evictions,
         ..run.report
     })
@@ -67,22 +79,40 @@ pub fn simulate(seed: u64) -> Result<Report, Failure> {
 struct Run {
     workload: Workload,
     scheduler: Scheduler,
+    admission: Admission,
     backend: PlaceholderBackend,
     sampler: Sampler,
     batch: Batch,
     logits: LogitsBuf,
-    /// Sequences in the scheduler, by the index of their client.
-    active: BTreeMap<SeqId, usize>,
+    /// Sequences in the scheduler.
+    active: BTreeMap<SeqId, Active>,
     n_arrived: usize,
     step: u64,
+    now: Timestamp,
     report: Report,
+}
+
+/// A request in the scheduler.
+struct Active {
+    /// The index of its client.
+    client: usize,
+    /// Until its first step.
+    ticket: Ticket,
+    start_by: Option<Timestamp>,
+    deadline: Option<Timestamp>,
+    has_started: bool,
+    /// Steps since its last row in which it could have had one.
+    left_out: u64,
 }
 
 impl Run {
     fn new(workload: Workload) -> Self {
+        let scheduler =
+            Scheduler::new(workload.config.clone()).expect("a workload's limits fit together");
         Run {
-            scheduler: Scheduler::new(workload.config.clone())
-                .expect("a workload's limits fit together"),
+            admission: Admission::new(&scheduler),
+            scheduler,
+            now: Timestamp(0),
             backend: PlaceholderBackend::new(workload.backend.clone(), vocab()),
             sampler: Sampler::default(),
             batch: Batch::default(),
@@ -119,22 +149,52 @@ impl Run {
                 break;
             }
             let id = SeqId(self.n_arrived as u64);
-            let added = self.scheduler.add(NewSequence {
-                id,
-                prompt: client.prompt.clone(),
+            let offer = Offer {
+                class: client.priority,
+                tenant: client.tenant,
+                prompt_tokens: client.prompt.len(),
                 max_new_tokens: client.max_new_tokens,
-                priority: client.priority,
-                deadline: client.deadline,
-                cache_salt: client.cache_salt,
-            });
-            match added {
-                Ok(()) => drop(self.active.insert(id, self.n_arrived)),
-                Err(AddError::QueueFull { .. }) => self.report.ended_early += 1,
-                Err(other) => return Err(format!("{id} refused: {other}")),
+                is_exact: false,
+                fingerprint: self.n_arrived as u64,
+            };
+            match self.admission.offer(self.now, &[offer], client.limits) {
+                Ok((tickets, _)) => {
+                    let at = |limit| self.now + limit;
+                    let active = Active {
+                        client: self.n_arrived,
+                        ticket: tickets[0],
+                        start_by: client.limits.max_queue.map(at),
+                        deadline: client.limits.deadline.map(at),
+                        has_started: false,
+                        left_out: 0,
+                    };
+                    let added = self.scheduler.add(NewSequence {
+                        id,
+                        prompt: client.prompt.clone(),
+                        max_new_tokens: client.max_new_tokens,
+                        priority: client.priority,
+                        tenant: client.tenant,
+                        arrived: self.now,
+                        start_by: active.start_by,
+                        deadline: active.deadline,
+                        cache_salt: client.cache_salt,
+                    });
+                    added.map_err(|error| format!("{id} refused: {error}"))?;
+                    self.active.insert(id, active);
+                }
+                Err(refusal) => match refusal.because {
+                    RefusedBecause::QueueRequests { .. } | RefusedBecause::QueueTokens { .. } => {
+                        self.report.queue_full += 1;
+                    }
+                    RefusedBecause::Deadline { .. } | RefusedBecause::MaxQueue { .. } => {
+                        self.report.unreachable += 1;
+                    }
+                },
             }
             self.n_arrived += 1;
         }
-        Ok(())
+        let (limit, n) = (self.workload.config.max_queued_requests, self.admission.n_queued());
+        if n > limit { Err(format!("{n} requests are queued, over {limit}")) } else { Ok(()) }
     }
 
     fn departures(&mut self) {
@@ -142,42 +202,78 @@ impl Run {
         let leaves = |client: &Client| {
             client.leaves_after.is_some_and(|steps| client.arrival_step + steps <= self.step)
         };
-        let gone: Vec<SeqId> =
-            self.active.iter().filter(|(_, c)| leaves(&clients[**c])).map(|(id, _)| *id).collect();
+        let gone = self.active.iter().filter(|(_, active)| leaves(&clients[active.client]));
+        let gone: Vec<SeqId> = gone.map(|(id, _)| *id).collect();
         for id in gone {
             self.end_early(id);
         }
     }
 
     fn one_step(&mut self) -> Result<(), String> {
-        let step = self.scheduler.schedule(Timestamp(self.step)).clone();
-        for id in &step.expired {
-            let client = &self.workload.clients[self.active[id]];
-            if client.deadline.is_none_or(|deadline| deadline.0 >= self.step) {
-                return Err(format!("{id} expired before its deadline"));
+        let before = Before::read(&self.scheduler, self.active.keys().copied());
+        let step = self.scheduler.schedule(self.now).clone();
+        for expired in &step.expired {
+            let active = self.active.remove(&expired.id).ok_or("a stranger expired")?;
+            let is_late = |limit: Option<Timestamp>| limit.is_some_and(|limit| limit < self.now);
+            if !is_late(active.deadline) && (active.has_started || !is_late(active.start_by)) {
+                return Err(format!("{} expired before its time", expired.id));
             }
-            self.active.remove(id);
-            self.report.ended_early += 1;
+            self.admission.leave(active.ticket);
+            self.report.expired += 1;
         }
-        let mut in_step = BTreeSet::new();
-        for row in &step.rows {
-            if row.n_tokens > self.workload.config.max_prefill_chunk || !in_step.insert(row.seq) {
-                return Err(format!("{} has too many tokens, or two rows", row.seq));
-            }
-        }
+        self.admission.observe(&self.scheduler);
+        before.check(&self.scheduler, &self.workload.config)?;
+        self.check_rows()?;
         if step.rows.is_empty() {
             let stuck = self.scheduler.n_running() > 0 || self.scheduler.n_waiting() > 0;
+            self.now.0 += 1000;
             return if stuck { Err("work waits and nothing runs".into()) } else { Ok(()) };
         }
+        let micros = self.workload.machine.micros(self.step, &step.shape);
+        self.now.0 += micros;
         self.pack();
         match self.backend.execute(&self.batch, &mut self.logits) {
-            Ok(()) => self.draw(),
+            Ok(()) => {
+                self.scheduler.observe(micros as f64 / 1e6);
+                self.draw()
+            }
             Err(BackendError::Injected { .. }) => {
                 step.rows.iter().for_each(|row| self.end_early(row.seq));
                 Ok(())
             }
             Err(other) => Err(other.to_string()),
         }
+    }
+
+    /// Each row is within its limits, in time, and nobody that could run is left out for long.
+    fn check_rows(&mut self) -> Result<(), String> {
+        let mut in_step = BTreeSet::new();
+        for row in &self.scheduler.step().rows {
+            if row.n_tokens > self.workload.config.max_prefill_chunk || !in_step.insert(row.seq) {
+                return Err(format!("{} has too many tokens, or two rows", row.seq));
+            }
+            let active = self.active.get_mut(&row.seq).ok_or("a stranger runs")?;
+            let starts_late = !active.has_started && active.start_by.is_some_and(|t| t < self.now);
+            if starts_late || active.deadline.is_some_and(|deadline| deadline < self.now) {
+                return Err(format!("{} runs although its time has passed", row.seq));
+            }
+            active.has_started = true;
+            self.admission.leave(active.ticket);
+        }
+        let mut is_capped = false;
+        for (id, active) in &mut self.active {
+            let seq = self.scheduler.sequence(*id).expect("an active sequence is known");
+            let decodes = seq.is_running() && seq.n_generated() > 0;
+            let may_run = decodes && seq.class() < lm_types::Priority::Background;
+            let is_left_out = may_run && !in_step.contains(id);
+            is_capped |= is_left_out;
+            active.left_out = if is_left_out { active.left_out + 1 } else { 0 };
+            if active.left_out > 32 + 2 * self.workload.config.max_num_seqs as u64 {
+                return Err(format!("{id} is left out of {} steps", active.left_out));
+            }
+        }
+        self.report.capped_steps += u64::from(is_capped);
+        Ok(())
     }
 
     fn pack(&mut self) {
@@ -200,7 +296,7 @@ impl Run {
         let sampling_rows = self.scheduler.step().rows.iter().filter(|row| row.samples);
         for (i, row) in sampling_rows.enumerate() {
             let seq = self.scheduler.sequence(row.seq).expect("a scheduled sequence is known");
-            let client = &self.workload.clients[self.active[&row.seq]];
+            let client = &self.workload.clients[self.active[&row.seq].client];
             let position = seq.tokens().len();
             let logits = self.logits.row(i);
             match self.sampler.sample(logits, &client.sampling, History::default(), position) {
@@ -218,7 +314,7 @@ impl Run {
     }
 
     fn finish_if_done(&mut self, drawn: &Drawn) -> Result<(), String> {
-        let client = &self.workload.clients[self.active[&drawn.seq]];
+        let client = &self.workload.clients[self.active[&drawn.seq].client];
         let seq = self.scheduler.sequence(drawn.seq).expect("a drawn-for sequence is known");
         if drawn.token != vocab().turn_end && seq.n_generated() < client.max_new_tokens {
             return Ok(());
@@ -228,6 +324,7 @@ impl Run {
             let found = &seq.tokens()[seq.n_prompt()..];
             return Err(format!("{} answered {found:?}, alone {expected:?}", drawn.seq));
         }
+        self.admission.answered(seq.n_generated());
         self.active.remove(&drawn.seq);
         self.scheduler.remove(drawn.seq);
         self.report.answers += 1;
@@ -264,7 +361,9 @@ impl Run {
     }
 
     fn end_early(&mut self, id: SeqId) {
-        self.active.remove(&id);
+        if let Some(active) = self.active.remove(&id) {
+            self.admission.leave(active.ticket);
+        }
         self.scheduler.remove(id);
         self.report.ended_early += 1;
     }
@@ -283,10 +382,11 @@ mod tests {
 
     #[test]
     fn a_hundred_seeds_hold_and_meet_every_interesting_case() {
-        let total = (0..100).map(|seed| simulate(seed).unwrap()).fold([0; 5], |t, r| {
-            let seen = [r.answers, r.preemptions, r.prefix_hit_tokens, r.evictions, r.ended_early];
-            std::array::from_fn(|i| t[i] + seen[i])
+        let total = (0..100).map(|seed| simulate(seed).unwrap()).fold([0; 10], |t, r| {
+            let cache = [r.preemptions, r.prefix_hit_tokens, r.evictions, r.pauses, r.capped_steps];
+            let ends = [r.answers, r.ended_early, r.queue_full, r.unreachable, r.expired];
+            std::array::from_fn(|i| t[i] + if i < 5 { cache[i] } else { ends[i - 5] })
         });
-        assert!(total.iter().all(|&n| n > 100), "{total:?}");
+        assert!(total.iter().all(|&n| n > 20), "{total:?}");
     }
 }

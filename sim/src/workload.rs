@@ -1,8 +1,10 @@
-//! What a seed stands for: a pool, its limits, and the traffic on it.
+//! What a seed stands for: a pool, its limits, a machine, and the traffic on it.
+
+use std::time::Duration;
 
 use lm_backend::{PlaceholderOptions, PlaceholderVocab};
-use lm_scheduler::SchedulerConfig;
-use lm_types::{Priority, SamplingParams, Timestamp, TokenId};
+use lm_scheduler::{SchedulerConfig, StepShape, TimeLimits};
+use lm_types::{Priority, SamplingParams, TenantId, TokenId};
 
 use crate::random::Random;
 
@@ -11,8 +13,35 @@ use crate::random::Random;
 pub(crate) struct Workload {
     pub(crate) config: SchedulerConfig,
     pub(crate) backend: PlaceholderOptions,
+    pub(crate) machine: Machine,
     /// In order of arrival.
     pub(crate) clients: Vec<Client>,
+}
+
+/// How long steps take.
+#[derive(Clone, Debug)]
+pub(crate) struct Machine {
+    seed: u64,
+    /// Microseconds of a step, of a decode row, of a prefill token, and of a hundred attended tokens.
+    micros: [usize; 4],
+    /// In percent of the steps it is taken away for a while.
+    away: usize,
+}
+
+impl Machine {
+    /// What the step with this index takes.
+    pub(crate) fn micros(&self, step: u64, shape: &StepShape) -> u64 {
+        let [fixed, decode, prefill, attended] = self.micros;
+        let attending = shape.decode_attended + shape.prefill_attended;
+        let work = fixed
+            + decode * shape.n_decodes
+            + prefill * shape.n_prefill_tokens
+            + attended * attending / 100;
+        let mut random = Random::new(self.seed ^ step);
+        let jitter = random.between(95, 105);
+        let away = if random.chance(self.away) { random.between(2, 10) } else { 1 };
+        (work * jitter / 100 * away) as u64
+    }
 }
 
 /// One client: one request, and how it behaves.
@@ -22,7 +51,8 @@ pub(crate) struct Client {
     pub(crate) prompt: Vec<TokenId>,
     pub(crate) max_new_tokens: usize,
     pub(crate) priority: Priority,
-    pub(crate) deadline: Option<Timestamp>,
+    pub(crate) tenant: TenantId,
+    pub(crate) limits: TimeLimits,
     pub(crate) cache_salt: u64,
     pub(crate) sampling: SamplingParams,
     /// Leaves when it has been there for so many steps.
@@ -56,7 +86,20 @@ impl Workload {
             max_batch_tokens: max_num_seqs + random.between(0, 40),
             max_prefill_chunk: random.between(1, 40),
             max_queued_requests: random.between(1, 12),
+            max_queued_tokens: random.between(32, 512),
+            max_token_gap: Duration::from_millis(*random.pick(&[0, 2, 5, 20, 100])),
+            batch_patience: Duration::from_millis(random.between(5, 200) as u64),
             prefix_cache: random.chance(75),
+        };
+        let machine = Machine {
+            seed: seed ^ 0x5a5a,
+            micros: [
+                random.between(50, 2000),
+                random.between(10, 1000),
+                random.between(10, 500),
+                random.between(0, 20),
+            ],
+            away: *random.pick(&[0, 0, 5]),
         };
         let fails = random.chance(30);
         let backend = PlaceholderOptions {
@@ -70,14 +113,21 @@ impl Workload {
             ..PlaceholderOptions::default()
         };
         let stems = stems(&mut random, max_model_len);
+        let n_tenants = random.between(1, 4);
+        let alike = random.chance(50);
         let mut step = 0;
         let clients = (0..random.between(3, 40))
             .map(|_| {
                 step += random.between(0, 6) as u64;
-                client(&mut random, &stems, max_model_len, step)
+                let mut client = client(&mut random, &stems, max_model_len, step);
+                client.tenant = TenantId(random.between(1, n_tenants) as u64);
+                if alike {
+                    client.priority = Priority::Interactive;
+                }
+                client
             })
             .collect();
-        Workload { config, backend, clients }
+        Workload { config, backend, machine, clients }
     }
 }
 
@@ -103,6 +153,9 @@ fn client(
     }
     prompt.truncate(max_model_len - 1);
     let max_new_tokens = random.between(1, max_model_len - prompt.len());
+    let time = |random: &mut Random, most: usize| {
+        random.chance(30).then(|| Duration::from_millis(random.between(1, most) as u64))
+    };
     let sampled = SamplingParams {
         seed: random.between(0, 1000) as u64,
         top_k: random.between(0, 10) as u32,
@@ -113,7 +166,8 @@ fn client(
         prompt,
         max_new_tokens,
         priority: *random.pick(&[Priority::Interactive, Priority::Batch, Priority::Background]),
-        deadline: random.chance(15).then(|| Timestamp(arrival_step + random.between(0, 20) as u64)),
+        tenant: TenantId::ANONYMOUS,
+        limits: TimeLimits { deadline: time(random, 400), max_queue: time(random, 100) },
         cache_salt: u64::from(random.chance(20)),
         sampling: if random.chance(50) { SamplingParams::greedy() } else { sampled },
         leaves_after: random.chance(15).then(|| random.between(0, 30) as u64),

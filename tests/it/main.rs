@@ -6,6 +6,7 @@ mod bits;
 mod cli;
 mod data;
 mod executors;
+mod fairness;
 mod inspect;
 mod invariance;
 mod keys;

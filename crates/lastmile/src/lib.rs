@@ -47,6 +47,6 @@ pub use lm_engine::{EngineOptions, HistogramSnapshot, StatsSnapshot};
 pub use lm_models::{DefaultSampling, WeightsFrom};
 pub use lm_types::{
     ChatMessage, Finish, FinishReason, GenerateError, GenerateEvent, GenerateRequest, Observer,
-    Outcome, Priority, Prompt, ReleaseHash, RequestEvent, RequestId, Role, SamplingParams,
-    StopRules, TenantId, Timings, TokenId, TokenLogprobs, Usage,
+    Outcome, Priority, Prompt, QueueUnit, ReleaseHash, RequestEvent, RequestId, Role,
+    SamplingParams, StopRules, TenantId, Timings, TokenId, TokenLogprobs, Usage,
 };

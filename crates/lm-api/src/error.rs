@@ -229,7 +229,8 @@ impl ApiError {
             ApiError::TooManyRequests { .. } => 429,
             ApiError::Internal { .. } => 500,
             ApiError::Generate { error, .. } => match error {
-                GenerateError::QueueFull { .. } => 429,
+                GenerateError::QueueFull { .. } | GenerateError::DeadlineUnreachable { .. } => 429,
+                GenerateError::DeadlineExceeded { .. } => 408,
                 GenerateError::ShuttingDown => 503,
                 GenerateError::Backend { .. }
                 | GenerateError::Sequence { .. }
@@ -268,8 +269,12 @@ impl ApiError {
     /// How long to wait before trying again, where that may help.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        if let ApiError::Denied(denial) = self {
-            return denial.retry_after();
+        match self {
+            ApiError::Denied(denial) => return denial.retry_after(),
+            ApiError::Generate { error, .. } if error.rejected_because().is_some() => {
+                return error.retry_after();
+            }
+            _ => {}
         }
         match self.status() {
             429 => Some(RETRY_FULL),
@@ -307,7 +312,9 @@ impl ApiError {
             ApiError::ModelNotFound { .. } => Some("model".to_owned()),
             ApiError::RequestNotFound { .. } => Some("request_id".to_owned()),
             ApiError::Generate { error, prompt_param } => match error {
-                GenerateError::InvalidField { field, .. } => Some((*field).to_owned()),
+                GenerateError::InvalidField { field, .. }
+                | GenerateError::DeadlineUnreachable { field, .. }
+                | GenerateError::DeadlineExceeded { field, .. } => Some((*field).to_owned()),
                 GenerateError::MaxTokensTooLarge { .. } => Some("max_tokens".to_owned()),
                 GenerateError::ContextTooLong { .. }
                 | GenerateError::EmptyPrompt

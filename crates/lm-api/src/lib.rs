@@ -18,6 +18,7 @@ mod prompts;
 mod response;
 mod unique;
 mod unsupported;
+mod urgency;
 
 pub use denial::Denial;
 pub use error::{ApiError, ErrorBody};
@@ -28,6 +29,7 @@ pub use models::{model_list, model_object};
 pub use params::{ParseOptions, Parsed};
 pub use prompts::parse_completion;
 pub use response::{Choice, Head, Style, sum_usage};
+pub use urgency::Urgency;
 
 #[cfg(test)]
 mod tests;

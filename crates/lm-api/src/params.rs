@@ -4,12 +4,12 @@
 //!
 //! Start reading at [`Parsed`].
 
-use lastmile::{GenerateRequest, Priority, Prompt, RequestId, SamplingParams, StopRules, TenantId};
+use lastmile::{GenerateRequest, Prompt, RequestId, SamplingParams, StopRules, TenantId};
 use serde_json::Value;
 
 use crate::error::shown;
 use crate::fields::{Fields, Warnings};
-use crate::{ApiError, unsupported};
+use crate::{ApiError, Urgency, unsupported};
 
 /// Stop strings of one request.
 const MAX_STOP_STRINGS: usize = 16;
@@ -46,6 +46,8 @@ pub struct Parsed {
     pub stop: StopRules,
     /// Answers for each prompt.
     pub n: u32,
+    /// How urgent it is; headers may say more.
+    pub urgency: Urgency,
     /// Answer by server-sent events.
     pub stream: bool,
     /// The last chunk of a stream carries the usage.
@@ -70,10 +72,10 @@ impl Parsed {
                 sampling,
                 stop: self.stop.clone(),
                 n: self.n,
-                priority: Priority::Interactive,
+                priority: self.urgency.priority.unwrap_or_default(),
                 tenant: TenantId::ANONYMOUS,
-                deadline: None,
-                max_queue: None,
+                deadline: self.urgency.deadline,
+                max_queue: self.urgency.max_queue,
             }
         };
         prompts.into_iter().enumerate().map(request).collect()
@@ -93,6 +95,7 @@ pub(crate) fn read(
     let sampling = sampling(&mut fields, logprobs, seed.unwrap_or(options.entropy), options)?;
     let stop = stop_rules(&mut fields)?;
     let (stream, include_usage) = streaming(&mut fields, &mut warnings, options.strict)?;
+    let urgency = Urgency::read(&mut fields)?;
     let model = fields.string("model")?;
     let n = fields.integer("n", 1..=MAX_N)?.unwrap_or(1) as u32;
     fields.finish(options.strict, &mut warnings)?;
@@ -103,6 +106,7 @@ pub(crate) fn read(
         has_seed: seed.is_some(),
         stop,
         n,
+        urgency,
         stream,
         include_usage,
         warnings: warnings.into_list(),

@@ -114,6 +114,13 @@ pub(crate) struct RunOptions {
     /// Requests that wait; more are refused with 429.
     #[arg(long, default_value_t = 1024, value_name = "N", env = "LASTMILE_MAX_QUEUED_REQUESTS")]
     pub(crate) max_queued_requests: usize,
+    /// Prompt tokens that wait; more are refused with 429.
+    #[arg(long, default_value_t = 1 << 18, value_name = "N", env = "LASTMILE_MAX_QUEUED_TOKENS")]
+    pub(crate) max_queued_tokens: usize,
+    /// Longest time between two tokens of a running answer, as far as it can be predicted; 0 is
+    /// no bound.
+    #[arg(long, default_value_t = 100, value_name = "MS", env = "LASTMILE_MAX_TOKEN_GAP_MS")]
+    pub(crate) max_token_gap_ms: u64,
     /// Compute every prompt anew.
     #[arg(long)]
     pub(crate) no_prefix_cache: bool,

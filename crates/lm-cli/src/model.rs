@@ -1,6 +1,7 @@
 //! From what was said on the command line to a runtime's configuration, fetching on the way.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
 use lastmile::{
@@ -68,7 +69,10 @@ pub(crate) fn runtime_config(model: &str, options: &RunOptions) -> anyhow::Resul
         max_batch_tokens: options.max_batch_tokens,
         max_prefill_chunk: options.max_batch_tokens,
         max_queued_requests: options.max_queued_requests,
+        max_queued_tokens: options.max_queued_tokens,
+        max_token_gap: Duration::from_millis(options.max_token_gap_ms),
         prefix_cache: !options.no_prefix_cache,
+        ..EngineOptions::default()
     };
     Ok(config)
 }

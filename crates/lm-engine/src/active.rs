@@ -1,7 +1,7 @@
 //! One answer while the engine works on it: its text, its stop rules, its times and its cost.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use lm_sampler::History;
 use lm_scheduler::Sequence;
@@ -33,6 +33,7 @@ pub(crate) struct Active {
     queue_place: Option<QueuePlace>,
     arrival: Timestamp,
     arrived_at: SystemTime,
+    predicted_ttft: Duration,
     first_token: Option<Timestamp>,
     last_token: Timestamp,
     pub(crate) cpu_seconds: f64,
@@ -62,6 +63,7 @@ impl Active {
             stop: new.stop,
             text: String::with_capacity(8 * new.max_new_tokens.min(1024)),
             output: new.output,
+            predicted_ttft: queue_place.predicted_ttft,
             queue_place: Some(queue_place),
             arrival,
             arrived_at: new.arrived_at,
@@ -125,7 +127,9 @@ impl Active {
     pub(crate) fn clock_token(&mut self, now: Timestamp, stats: &EngineStats) {
         if self.first_token.is_none() {
             self.first_token = Some(now);
-            stats.ttft.record(now - self.arrival);
+            let ttft = now - self.arrival;
+            stats.ttft.record(ttft);
+            stats.ttft_error.record(ttft.abs_diff(self.predicted_ttft));
         } else {
             stats.itl.record(now - self.last_token);
         }
@@ -171,6 +175,16 @@ impl Active {
             timings,
         };
         (event, EndSignal { output: self.output, end })
+    }
+
+    /// What the reader and the observer hear when a time limit has passed.
+    pub(crate) fn too_late(&self, by_deadline: bool, n_generated: usize) -> Outcome {
+        let (field, limit) = match by_deadline {
+            true => ("deadline_ms", self.request.deadline),
+            false => ("max_queue_ms", self.request.max_queue),
+        };
+        let limit_ms = limit.unwrap_or_default().as_millis() as u64;
+        Outcome::Failed(GenerateError::DeadlineExceeded { field, limit_ms, n_generated })
     }
 
     /// What the reader and the observer hear when this sequence alone is at fault.

@@ -9,16 +9,16 @@ use std::time::Duration;
 use lm_backend::{Backend, Batch, LogitsBuf, Want};
 use lm_sampler::{SampleError, Sampled, Sampler};
 use lm_scheduler::{
-    AddError, ConfigError, Drawn, NewSequence, ScheduledRow, Scheduler, SchedulerConfig,
+    ConfigError, Drawn, Expired, NewSequence, ScheduledRow, Scheduler, SchedulerConfig, Sequence,
 };
 use lm_tokenizer::Tokenizer;
 use lm_types::{
     FinishReason, GenerateError, Observer, Outcome, SamplingParams, SeqId, Timestamp, TokenLogprobs,
 };
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::active::{Active, ServedBy};
-use crate::submit::QueuePlace;
+use crate::cpu_time::process_cpu_time;
+use crate::submit::{Door, QueuePlace, never_runs};
 use crate::{EngineStats, NewSubmission};
 
 /// What an engine is made of.
@@ -37,6 +37,7 @@ pub struct EngineParts {
 pub struct Engine {
     parts: EngineParts,
     scheduler: Scheduler,
+    door: Door,
     sampler: Sampler,
     stats: Arc<EngineStats>,
     active: BTreeMap<SeqId, Active>,
@@ -77,6 +78,7 @@ impl Engine {
             drawn: Vec::with_capacity(n_seqs),
             leaving: Vec::with_capacity(n_seqs),
             sampler: Sampler::new(vocab_size, config.max_model_len),
+            door: Door::new(&scheduler),
             scheduler,
             active: BTreeMap::new(),
             next_seq: 0,
@@ -102,6 +104,7 @@ impl Engine {
                     self.account(started);
                     self.complete();
                     self.emit();
+                    self.learn(started);
                 }
                 Err(error) => {
                     self.account(started);
@@ -111,6 +114,11 @@ impl Engine {
             self.stats.set_step(0, 0);
         }
         self.publish();
+    }
+
+    /// Who may wait.
+    pub(crate) fn door(&self) -> &Door {
+        &self.door
     }
 
     /// Whether there is nothing to do.
@@ -136,13 +144,16 @@ impl Engine {
             prompt: std::mem::take(&mut new.prompt),
             max_new_tokens: new.max_new_tokens,
             priority: new.request.priority,
-            deadline: None,
+            tenant: new.request.tenant,
+            arrived: arrival,
+            start_by: new.request.max_queue.map(|limit| arrival + limit),
+            deadline: new.request.deadline.map(|limit| arrival + limit),
             cache_salt: new.request.tenant.0,
         };
         let active = Active::new(new, place, arrival, &self.parts.tokenizer);
         self.active.insert(id, active);
         if let Err(refused) = self.scheduler.add(sequence) {
-            self.end(id, Outcome::Failed(refusal(&refused)));
+            self.end(id, Outcome::Failed(never_runs(&refused)));
         }
     }
 
@@ -165,9 +176,11 @@ impl Engine {
 
     fn schedule(&mut self, now: Timestamp) {
         let step = self.scheduler.schedule(now);
-        assert!(step.expired.is_empty(), "the engine gives nobody a deadline");
         self.rows.clear();
         self.rows.extend_from_slice(&step.rows);
+        while let Some(expired) = self.scheduler.take_expired() {
+            self.expire(&expired);
+        }
         for row in &self.rows {
             let active = self.active.get_mut(&row.seq).expect("a scheduled sequence is active");
             active.admitted(now, &self.stats);
@@ -285,6 +298,27 @@ impl Engine {
         self.stats.record_step(self.stats.now() - started);
     }
 
+    /// Teaches the scheduler how long the step took, all of it.
+    fn learn(&mut self, started: Timestamp) {
+        let seconds = (self.stats.now() - started).as_secs_f64();
+        let predicted = self.scheduler.step().predicted_seconds;
+        self.scheduler.observe(seconds);
+        let error_ratio = self.scheduler.cost().relative_error();
+        self.stats.record_prediction(predicted, seconds, error_ratio);
+    }
+
+    /// Ends an answer whose time has passed; the scheduler has forgotten it.
+    fn expire(&mut self, expired: &Expired) {
+        let Expired { id, sequence, by_deadline } = expired;
+        let counter = match sequence.first_scheduled() {
+            None => &self.stats.expired_waiting,
+            Some(_) => &self.stats.expired_running,
+        };
+        counter.fetch_add(1, Relaxed);
+        let outcome = self.active[id].too_late(*by_deadline, sequence.n_generated());
+        self.finish(*id, Some(sequence), outcome);
+    }
+
     /// Forgets an answer, records it, then tells its reader. Its blocks are free at once.
     fn end(&mut self, id: SeqId, outcome: Outcome) {
         let is_broken = matches!(outcome, Outcome::Failed(GenerateError::Sequence { .. }));
@@ -292,9 +326,18 @@ impl Engine {
             true => self.scheduler.remove_broken(id),
             false => self.scheduler.remove(id),
         };
+        self.finish(id, seq.as_ref(), outcome);
+    }
+
+    fn finish(&mut self, id: SeqId, seq: Option<&Sequence>, outcome: Outcome) {
         let active = self.active.remove(&id).expect("an answer ends once: this is a bug");
         let now = self.stats.now();
-        let (event, signal) = active.end(seq.as_ref(), outcome, now, &self.parts.served_by);
+        if let (Some(seq), Outcome::Finished(FinishReason::Stop | FinishReason::Length)) =
+            (seq, &outcome)
+        {
+            self.door.lock().answered(seq.n_generated());
+        }
+        let (event, signal) = active.end(seq, outcome, now, &self.parts.served_by);
         match signal.end() {
             Ok(finish) => self.stats.count_finished(finish),
             Err(error) => self.stats.count_failed(error),
@@ -315,6 +358,11 @@ impl Engine {
         stats.prefix_query_tokens.store(counters.prefix_query_tokens, Relaxed);
         stats.prefix_hit_tokens.store(counters.prefix_hit_tokens, Relaxed);
         stats.preemptions.store(counters.preemptions, Relaxed);
+        stats.pauses.store(counters.pauses, Relaxed);
+        let mut admission = self.door.lock();
+        admission.observe(&self.scheduler);
+        stats.queued_tokens.store(admission.queued_tokens() as u64, Relaxed);
+        drop(admission);
         stats.beat();
     }
 }
@@ -332,23 +380,8 @@ fn want(params: &SamplingParams, must_see_all: bool) -> Want {
     }
 }
 
-fn refusal(error: &AddError) -> GenerateError {
-    match *error {
-        AddError::QueueFull { queued, limit } => GenerateError::QueueFull { queued, limit },
-        AddError::TooLong { len, max_model_len } => {
-            GenerateError::ContextTooLong { prompt_tokens: len, max_model_len }
-        }
-        AddError::Empty => GenerateError::EmptyPrompt,
-    }
-}
-
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
     text.unwrap_or_else(|| "panicked without a message".to_owned())
-}
-
-fn process_cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
 }

@@ -5,6 +5,7 @@
 //! Start reading at [`Engine::step`]; it is the table of contents of the whole runtime.
 
 mod active;
+mod cpu_time;
 mod engine;
 mod histogram;
 mod output;

@@ -39,6 +39,18 @@ pub struct EngineStats {
     pub(crate) e2e: Histogram,
     pub(crate) queue_wait: Histogram,
     pub(crate) step_time: Histogram,
+    pub(crate) step_error: Histogram,
+    pub(crate) ttft_error: Histogram,
+    /// Bits of an `f64`.
+    predicted_step: AtomicU64,
+    /// Bits of an `f64`.
+    step_error_ratio: AtomicU64,
+    /// By reason. Touched when a request is refused only.
+    rejected: Mutex<BTreeMap<&'static str, u64>>,
+    pub(crate) expired_waiting: AtomicU64,
+    pub(crate) expired_running: AtomicU64,
+    pub(crate) pauses: AtomicU64,
+    pub(crate) queued_tokens: AtomicU64,
 }
 
 /// What the counters were at one moment.
@@ -96,6 +108,24 @@ pub struct StatsSnapshot {
     pub queue_wait: HistogramSnapshot,
     /// Duration of a step.
     pub step_time: HistogramSnapshot,
+    /// How far the predicted duration of a step was off.
+    pub step_error: HistogramSnapshot,
+    /// How far the first token was from the time that was predicted at arrival.
+    pub ttft_error: HistogramSnapshot,
+    /// What was predicted of the last step, in seconds.
+    pub predicted_step_seconds: f64,
+    /// Recent steps' mean of |predicted - measured| / measured.
+    pub step_error_ratio: f64,
+    /// Requests that the queue refused, by what was short.
+    pub rejected: Vec<(&'static str, u64)>,
+    /// Answers whose time limit passed before their first step.
+    pub expired_waiting: u64,
+    /// Answers whose deadline passed after it.
+    pub expired_running: u64,
+    /// Sequences that lost their slot for a while and kept their blocks.
+    pub pauses: u64,
+    /// Prompt tokens that wait for their first step.
+    pub queued_tokens: u64,
 }
 
 const REASONS: [FinishReason; 3] = [FinishReason::Stop, FinishReason::Length, FinishReason::Abort];
@@ -130,6 +160,15 @@ impl EngineStats {
             e2e: Histogram::default(),
             queue_wait: Histogram::default(),
             step_time: Histogram::default(),
+            step_error: Histogram::default(),
+            ttft_error: Histogram::default(),
+            predicted_step: zero(),
+            step_error_ratio: zero(),
+            rejected: Mutex::new(BTreeMap::new()),
+            expired_waiting: zero(),
+            expired_running: zero(),
+            pauses: zero(),
+            queued_tokens: zero(),
         }
     }
 
@@ -160,6 +199,14 @@ impl EngineStats {
         self.step_tokens.store(n_tokens as u64, Relaxed);
     }
 
+    /// How well the last step was predicted.
+    pub(crate) fn record_prediction(&self, predicted: f64, measured: f64, error_ratio: f64) {
+        let error = Duration::try_from_secs_f64((predicted - measured).abs());
+        self.step_error.record(error.unwrap_or(Duration::MAX));
+        self.predicted_step.store(predicted.to_bits(), Relaxed);
+        self.step_error_ratio.store(error_ratio.to_bits(), Relaxed);
+    }
+
     pub(crate) fn set_died(&self) {
         self.died.store(true, Relaxed);
     }
@@ -177,17 +224,15 @@ impl EngineStats {
 
     /// Counts a refused or failed answer. Called for refusals before the engine saw them, too.
     pub fn count_failed(&self, error: &GenerateError) {
-        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        *failed.entry(error.code()).or_insert(0) += 1;
+        count(&self.failed, error.code());
+        if let Some(reason) = error.rejected_because() {
+            count(&self.rejected, reason);
+        }
     }
 
     /// Reads all counters. Never waits for the engine.
     #[must_use]
     pub fn snapshot(&self) -> StatsSnapshot {
-        let failed: Vec<(&'static str, u64)> = {
-            let by_code = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-            by_code.iter().map(|(&code, &n)| (code, n)).collect()
-        };
         let get = |counter: &AtomicU64| counter.load(Relaxed);
         let now = self.now();
         StatsSnapshot {
@@ -211,12 +256,32 @@ impl EngineStats {
             preemptions: get(&self.preemptions),
             cpu_seconds: get(&self.cpu_micros) as f64 / 1e6,
             finished: std::array::from_fn(|i| (REASONS[i], get(&self.finished[i]))),
-            failed,
+            failed: listed(&self.failed),
             ttft: self.ttft.snapshot(),
             itl: self.itl.snapshot(),
             e2e: self.e2e.snapshot(),
             queue_wait: self.queue_wait.snapshot(),
             step_time: self.step_time.snapshot(),
+            step_error: self.step_error.snapshot(),
+            ttft_error: self.ttft_error.snapshot(),
+            predicted_step_seconds: f64::from_bits(get(&self.predicted_step)),
+            step_error_ratio: f64::from_bits(get(&self.step_error_ratio)),
+            rejected: listed(&self.rejected),
+            expired_waiting: get(&self.expired_waiting),
+            expired_running: get(&self.expired_running),
+            pauses: get(&self.pauses),
+            queued_tokens: get(&self.queued_tokens),
         }
     }
+}
+
+type Counts = Mutex<BTreeMap<&'static str, u64>>;
+
+fn count(counts: &Counts, name: &'static str) {
+    *counts.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_insert(0) += 1;
+}
+
+fn listed(counts: &Counts) -> Vec<(&'static str, u64)> {
+    let counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+    counts.iter().map(|(&name, &n)| (name, n)).collect()
 }

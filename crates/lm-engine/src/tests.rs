@@ -1,19 +1,17 @@
 //! The engine on the test's own thread, with the placeholder behind it.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use lm_backend::{PlaceholderBackend, PlaceholderVocab};
 use lm_scheduler::SchedulerConfig;
 use lm_tokenizer::{StopMatcher, Tokenizer, placeholder};
 use lm_types::{
-    FinishReason, GenerateError, GenerateEvent, GenerateRequest, Observer, Outcome, Prompt,
-    ReleaseHash, RequestEvent, RequestId, SamplingParams, TokenId,
+    FinishReason, GenerateError, GenerateEvent, GenerateRequest, Observer, Outcome, Priority,
+    Prompt, ReleaseHash, RequestEvent, RequestId, SamplingParams, TokenId,
 };
 
-use crate::submit::QueuePlace;
 use crate::{Engine, EngineParts, EngineStats, NewSubmission, OutputReader, ServedBy, output_pair};
 
 #[derive(Default)]
@@ -29,7 +27,6 @@ struct Rig {
     engine: Engine,
     stats: Arc<EngineStats>,
     observer: Arc<Remember>,
-    places: Arc<AtomicUsize>,
 }
 
 impl Rig {
@@ -52,6 +49,9 @@ impl Rig {
             max_batch_tokens: 64,
             max_prefill_chunk: 64,
             max_queued_requests: 64,
+            max_queued_tokens: 1 << 16,
+            max_token_gap: Duration::from_millis(100),
+            batch_patience: Duration::from_secs(10),
             prefix_cache: true,
         };
         let stats = Arc::new(EngineStats::new(Instant::now()));
@@ -63,7 +63,7 @@ impl Rig {
             served_by: ServedBy { model: "placeholder".into(), release: ReleaseHash([0; 16]) },
         };
         let engine = Engine::new(parts, config, Arc::clone(&stats)).unwrap();
-        Rig { engine, stats, observer, places: Arc::default() }
+        Rig { engine, stats, observer }
     }
 
     fn add(
@@ -87,8 +87,9 @@ impl Rig {
             arrived_at: SystemTime::now(),
             output,
         };
-        let place = QueuePlace::take(&self.places, 64, 1).unwrap().remove(0);
-        self.engine.add(new, place, self.stats.now());
+        let now = self.stats.now();
+        let place = self.engine.door().admit(std::slice::from_ref(&new), now).unwrap().remove(0);
+        self.engine.add(new, place, now);
         reader
     }
 
@@ -250,5 +251,73 @@ fn the_cost_of_all_answers_is_the_cost_of_all_steps() {
     // The counter keeps whole microseconds of each step.
     let rounding = 1e-6 * rig.stats.snapshot().steps as f64;
     assert!((shares - measured).abs() <= rounding, "{shares} of {measured}");
-    assert_eq!(rig.places.load(Ordering::Relaxed), 0, "a place in the queue leaked");
+    assert_eq!(rig.engine.door().lock().n_queued(), 0, "a place in the queue leaked");
+}
+
+#[test]
+fn an_answer_whose_deadline_passes_ends_with_what_it_has_and_frees_its_blocks() {
+    let mut rig = Rig::new("delay_us=2000");
+    let late = rig.add(prompt(0), |request| request.deadline = Some(Duration::from_millis(200)));
+    let other = rig.add(prompt(1), |request| request.stop.max_tokens = Some(150));
+    rig.run();
+    let (text, end) = answer(&late);
+    let Err(GenerateError::DeadlineExceeded { field: "deadline_ms", limit_ms: 200, n_generated }) =
+        end
+    else {
+        panic!("{end:?}");
+    };
+    assert!(n_generated > 0 && !text.is_empty());
+    assert_eq!(answer(&other).1, Ok(FinishReason::Length));
+    let stats = rig.stats.snapshot();
+    assert_eq!((stats.expired_waiting, stats.expired_running), (0, 1));
+    assert_eq!(stats.n_free_blocks, 512);
+    let events = rig.observer.0.lock().unwrap();
+    assert_eq!(events[0].usage.completion_tokens as usize, n_generated);
+}
+
+#[test]
+fn who_waits_longer_than_it_wants_never_runs() {
+    let mut rig = Rig::new("delay_us=3000");
+    // It is let in while nobody else is there; then all slots go to a higher class.
+    let waits = rig.add(prompt(20), |request| {
+        request.max_queue = Some(Duration::from_millis(150));
+        request.priority = Priority::Background;
+    });
+    let running: Vec<_> = (0..16).map(|i| rig.add(prompt(i), |_| ())).collect();
+    rig.run();
+    let (text, end) = answer(&waits);
+    let never =
+        GenerateError::DeadlineExceeded { field: "max_queue_ms", limit_ms: 150, n_generated: 0 };
+    assert_eq!((text.as_str(), end), ("", Err(never)));
+    running.iter().for_each(|reader| assert_eq!(answer(reader).1, Ok(FinishReason::Length)));
+    assert_eq!(rig.stats.snapshot().expired_waiting, 1);
+}
+
+#[test]
+fn a_deadline_that_cannot_be_met_is_refused_with_both_numbers_and_a_time() {
+    let mut rig = Rig::new("delay_us=2000");
+    let _running: Vec<_> = (0..16).map(|i| rig.add(prompt(i), |_| ())).collect();
+    for _ in 0..30 {
+        rig.engine.step();
+    }
+    let mut request = GenerateRequest::new(RequestId(0), Prompt::Tokens(prompt(20)));
+    request.max_queue = Some(Duration::from_millis(50));
+    let new = NewSubmission {
+        stop: StopMatcher::new(&[]).unwrap(),
+        request: Arc::new(request),
+        choice: 0,
+        prompt: prompt(20),
+        max_new_tokens: 10,
+        arrived_at: SystemTime::now(),
+        output: output_pair(10).0,
+    };
+    let refused = rig.engine.door().admit(&[new], rig.stats.now()).unwrap_err();
+    let GenerateError::DeadlineUnreachable { limit_ms: 50, predicted_ms, retry_after, .. } =
+        refused
+    else {
+        panic!("{refused:?}");
+    };
+    // 270 steps of 2 ms are left of the answers that hold all slots.
+    assert!((200..2000).contains(&predicted_ms), "{predicted_ms}");
+    assert!(retry_after.is_some_and(|wait| wait >= Duration::from_millis(predicted_ms - 50)));
 }

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounde
 use lm_scheduler::{ConfigError, SchedulerConfig};
 use lm_types::{GenerateError, Timestamp};
 
-use crate::submit::QueuePlace;
+use crate::submit::{Door, QueuePlace};
 use crate::{Engine, EngineParts, EngineStats, NewSubmission};
 
 /// How often an idle engine shows that it is alive.
@@ -30,6 +30,13 @@ pub struct EngineOptions {
     pub max_prefill_chunk: usize,
     /// Answers that wait; more are refused.
     pub max_queued_requests: usize,
+    /// Prompt tokens of those; more are refused, unless nothing else waits.
+    pub max_queued_tokens: usize,
+    /// The longest time between two tokens of a running answer, as far as it can be predicted. Zero is
+    /// no bound.
+    pub max_token_gap: Duration,
+    /// A batch answer that waited so long is interactive from then on.
+    pub batch_patience: Duration,
     /// Whether blocks of equal prefixes are shared.
     pub prefix_cache: bool,
 }
@@ -41,7 +48,7 @@ pub struct EngineHandle {
     commands: Option<Sender<Command>>,
     thread: Option<JoinHandle<()>>,
     stats: Arc<EngineStats>,
-    n_queued: Arc<AtomicUsize>,
+    door: Door,
     max_queued: usize,
     stop_now: Arc<AtomicBool>,
 }
@@ -58,6 +65,9 @@ impl Default for EngineOptions {
             max_batch_tokens: 256,
             max_prefill_chunk: 256,
             max_queued_requests: 1024,
+            max_queued_tokens: 1 << 18,
+            max_token_gap: Duration::from_millis(100),
+            batch_patience: Duration::from_secs(10),
             prefix_cache: true,
         }
     }
@@ -82,11 +92,15 @@ impl EngineHandle {
             max_batch_tokens: options.max_batch_tokens,
             max_prefill_chunk: options.max_prefill_chunk,
             max_queued_requests: options.max_queued_requests,
+            max_queued_tokens: options.max_queued_tokens,
+            max_token_gap: options.max_token_gap,
+            batch_patience: options.batch_patience,
             prefix_cache: options.prefix_cache,
         };
         let max_queued = options.max_queued_requests;
         // Checks the limits before memory is set aside for them.
         let engine = Engine::new(parts, config, Arc::clone(&stats))?;
+        let door = engine.door().clone();
         // Every command holds a place in the queue, so the channel has room for all of them.
         let (commands, receiver) = bounded(max_queued);
         let stop_now = Arc::new(AtomicBool::new(false));
@@ -106,7 +120,7 @@ impl EngineHandle {
             commands: Some(commands),
             thread: Some(thread),
             stats,
-            n_queued: Arc::new(AtomicUsize::new(0)),
+            door,
             max_queued,
             stop_now,
         })
@@ -115,13 +129,12 @@ impl EngineHandle {
     /// Queues answers, all or none. Never waits.
     ///
     /// # Errors
-    /// `QueueFull` when there is no place for all of them; `ShuttingDown` or `EngineDied` when the
-    /// engine is gone.
+    /// `QueueFull` when there is no place for all of them; `DeadlineUnreachable` when they would come too
+    /// late; `ShuttingDown` or `EngineDied` when the engine is gone.
     pub fn submit(&self, all: Vec<NewSubmission>) -> Result<(), GenerateError> {
         let commands = self.commands.as_ref().ok_or(GenerateError::ShuttingDown)?;
-        let (limit, arrival) = (self.max_queued, self.stats.now());
-        let places = QueuePlace::take(&self.n_queued, limit, all.len())
-            .map_err(|queued| GenerateError::QueueFull { queued, limit })?;
+        let arrival = self.stats.now();
+        let places = self.door.admit(&all, arrival)?;
         for (new, place) in all.into_iter().zip(places) {
             let command = Command::Add { new: Box::new(new), place, arrival };
             // There is room for every place, so only an engine that is gone refuses.

@@ -1,5 +1,7 @@
 //! The limits that a scheduler keeps.
 
+use std::time::Duration;
+
 /// The limits that a scheduler keeps. All are checked by [`SchedulerConfig::validate`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SchedulerConfig {
@@ -15,8 +17,15 @@ pub struct SchedulerConfig {
     pub max_batch_tokens: usize,
     /// Tokens of one sequence in one step.
     pub max_prefill_chunk: usize,
-    /// Sequences that wait; more are refused.
+    /// Sequences that wait for their first step; more are refused.
     pub max_queued_requests: usize,
+    /// Prompt tokens of all that wait; more are refused, unless nothing else waits.
+    pub max_queued_tokens: usize,
+    /// The longest time between two tokens of a running answer, as far as the scheduler can predict
+    /// it. Zero is no bound.
+    pub max_token_gap: Duration,
+    /// A batch sequence that waited so long is interactive from then on.
+    pub batch_patience: Duration,
     /// Whether blocks of equal prefixes are shared.
     pub prefix_cache: bool,
 }
@@ -79,6 +88,7 @@ impl SchedulerConfig {
             ("max_batch_tokens", self.max_batch_tokens),
             ("max_prefill_chunk", self.max_prefill_chunk),
             ("max_queued_requests", self.max_queued_requests),
+            ("max_queued_tokens", self.max_queued_tokens),
         ];
         if let Some(&(name, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
             return Err(ConfigError::Zero { name });
@@ -89,7 +99,9 @@ impl SchedulerConfig {
             ("max_model_len", self.max_model_len, 1 << 28),
             ("max_num_seqs", self.max_num_seqs, 1 << 14),
             ("max_batch_tokens", self.max_batch_tokens, 1 << 18),
-            ("max_queued_requests", self.max_queued_requests, 1 << 20),
+            ("max_queued_requests", self.max_queued_requests, 1 << 16),
+            ("max_queued_tokens", self.max_queued_tokens, 1 << 28),
+            ("max_token_gap in ms", self.max_token_gap.as_millis() as usize, 60_000),
         ];
         if let Some(&(name, value, limit)) = at_most.iter().find(|(_, v, limit)| v > limit) {
             return Err(ConfigError::TooLarge { name, value, limit });

@@ -1,6 +1,6 @@
 //! What must hold between steps, checked on demand.
 
-use crate::{Scheduler, SchedulerConfig};
+use crate::{Scheduler, SchedulerConfig, Sequence};
 
 /// A fact about the scheduler that should hold and does not. Always a bug.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,9 +27,9 @@ impl Scheduler {
         let mut n_holders = vec![0; self.blocks().n_blocks()];
         let mut n_waiting = 0;
         let mut n_running = 0;
-        for (id, seq) in self.sequences() {
-            let in_waiting = self.is_waiting(seq);
-            let in_running = self.is_running(seq);
+        for (id, seq) in &self.sequences {
+            let in_waiting = self.waiting.contains(seq.class, seq.tenant, seq.arrival);
+            let in_running = seq.is_running && self.running.contains(id);
             Broken::unless(in_waiting != in_running, || format!("{id} is not in one queue"))?;
             n_waiting += usize::from(in_waiting);
             n_running += usize::from(in_running);
@@ -41,13 +41,23 @@ impl Scheduler {
                 let (computed, known) = (seq.n_computed, seq.tokens.len());
                 format!("{id} has {computed} of {known} tokens computed in {n_slots} slots")
             })?;
-            Broken::unless(in_running || seq.block_table.is_empty(), || {
-                format!("{id} waits and holds blocks")
+            let is_paused = !in_running && !seq.block_table.is_empty();
+            Broken::unless(is_paused == self.paused.contains(id), || {
+                format!("{id} waits and holds {} blocks unknown", seq.block_table.len())
             })?;
         }
         Broken::unless(n_waiting == self.n_waiting() && n_running == self.n_running(), || {
             "a queue holds a sequence that is gone".into()
         })?;
+        for (id, tenant) in self.tenants.active() {
+            let of = |seq: &&Sequence| seq.tenant == id;
+            let n_slots = self.sequences.values().filter(of).filter(|seq| seq.is_running).count();
+            let n_sequences = self.sequences.values().filter(of).count();
+            let counted = (tenant.n_sequences, tenant.n_slots, tenant.n_waiting);
+            Broken::unless(counted == (n_sequences, n_slots, n_sequences - n_slots), || {
+                format!("tenant {} counts {counted:?} sequences, slots, waiting", id.0)
+            })?;
+        }
         Broken::unless(n_running <= max_num_seqs, || format!("{n_running} sequences run"))?;
         let n_tokens = self.step().n_tokens();
         Broken::unless(n_tokens <= max_batch_tokens, || format!("{n_tokens} tokens in a step"))?;

@@ -4,20 +4,34 @@
 //! tensors nor text. Nothing here depends on the iteration order of a hash map, so a run can be
 //! repeated from its calls alone.
 //!
-//! Start reading at [`Scheduler::schedule`]; [`BlockManager`] owns the memory behind it.
+//! Start reading at [`Scheduler::schedule`]; [`BlockManager`] owns the memory behind it. What may wait at
+//! all is decided before, by [`Admission`].
 
+mod admission;
 mod blocks;
 mod config;
+mod cost;
+mod fairness;
+mod fill;
+mod forecast;
 mod integrity;
 mod prefix;
 mod scheduler;
 mod sequence;
+mod slots;
 mod step;
+mod waiting;
 
+pub use admission::{Admission, Offer, Refusal, RefusedBecause, Ticket, TimeLimits};
 pub use blocks::BlockManager;
 pub use config::{ConfigError, SchedulerConfig};
+pub use cost::{CostModel, StepShape};
+pub use forecast::{Forecast, Load};
 pub use integrity::Broken;
 pub use prefix::BlockHash;
 pub use scheduler::{AddError, Drawn, Scheduler, SchedulerCounters};
 pub use sequence::{NewSequence, Sequence};
-pub use step::{ScheduledRow, Step};
+pub use step::{Expired, ScheduledRow, Step};
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! One sequence: its tokens, how far they are computed, and the blocks that hold them.
 
-use lm_types::{BlockIdx, Priority, SeqId, Timestamp, TokenId};
+use lm_types::{BlockIdx, Priority, SeqId, TenantId, Timestamp, TokenId};
 
 use crate::BlockHash;
 
@@ -15,7 +15,13 @@ pub struct NewSequence {
     pub max_new_tokens: usize,
     /// Who goes first.
     pub priority: Priority,
-    /// Dropped from the queue when it was not first scheduled before this.
+    /// On whose behalf.
+    pub tenant: TenantId,
+    /// When its request arrived.
+    pub arrived: Timestamp,
+    /// Dropped when it was not first scheduled by then.
+    pub start_by: Option<Timestamp>,
+    /// Dropped when it has not ended by then.
     pub deadline: Option<Timestamp>,
     /// Prefixes are shared among sequences of one salt only.
     pub cache_salt: u64,
@@ -27,10 +33,26 @@ pub struct Sequence {
     pub(crate) id: SeqId,
     pub(crate) tokens: Vec<TokenId>,
     pub(crate) n_prompt: usize,
+    pub(crate) max_new_tokens: usize,
     pub(crate) n_computed: usize,
     pub(crate) block_table: Vec<BlockIdx>,
-    pub(crate) rank: Rank,
+    pub(crate) tenant: TenantId,
+    /// Its class now: a batch sequence that waited long is interactive from then on.
+    pub(crate) class: Priority,
+    /// Sequences that were added before it.
+    pub(crate) arrival: u64,
+    /// Whether it has a slot.
+    pub(crate) is_running: bool,
+    /// Since when it has no slot.
+    pub(crate) waiting_since: Timestamp,
+    pub(crate) start_by: Option<Timestamp>,
     pub(crate) deadline: Option<Timestamp>,
+    /// The last step that had a row of it.
+    pub(crate) last_step: u64,
+    /// The number of its last row, of all rows of all steps.
+    pub(crate) last_row: u64,
+    /// Tokens that its tenant was charged for; what is computed again costs nothing.
+    pub(crate) n_charged: usize,
     pub(crate) root: BlockHash,
     /// The name of the block before the first one that was not yet named.
     pub(crate) last_hash: BlockHash,
@@ -38,14 +60,6 @@ pub struct Sequence {
     pub(crate) n_cached: usize,
     pub(crate) n_preemptions: u32,
     pub(crate) first_scheduled: Option<Timestamp>,
-}
-
-/// Who goes first: by class, then by arrival. Smaller is earlier.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Rank {
-    pub(crate) priority: Priority,
-    pub(crate) arrival: u64,
-    pub(crate) id: SeqId,
 }
 
 impl Sequence {
@@ -59,10 +73,19 @@ impl Sequence {
             id: new.id,
             tokens,
             n_prompt,
+            max_new_tokens: new.max_new_tokens,
             n_computed: 0,
             block_table: Vec::with_capacity(max_len.div_ceil(block_size)),
-            rank: Rank { priority: new.priority, arrival, id: new.id },
+            tenant: new.tenant,
+            class: new.priority,
+            arrival,
+            is_running: false,
+            waiting_since: new.arrived,
+            start_by: new.start_by,
             deadline: new.deadline,
+            last_step: 0,
+            last_row: 0,
+            n_charged: 0,
             root,
             last_hash: root,
             n_hashed_blocks: 0,
@@ -112,6 +135,32 @@ impl Sequence {
     #[must_use]
     pub fn first_scheduled(&self) -> Option<Timestamp> {
         self.first_scheduled
+    }
+
+    /// On whose behalf.
+    #[must_use]
+    pub fn tenant(&self) -> TenantId {
+        self.tenant
+    }
+
+    /// Its class now: a batch sequence that waited long is interactive from then on.
+    #[must_use]
+    pub fn class(&self) -> Priority {
+        self.class
+    }
+
+    /// Whether it has a slot.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.is_running
+    }
+
+    /// When it is dropped, as things stand.
+    pub(crate) fn due(&self) -> Option<Timestamp> {
+        match self.first_scheduled {
+            None => self.start_by.into_iter().chain(self.deadline).min(),
+            Some(_) => self.deadline,
+        }
     }
 
     /// Tokens whose KV is not yet computed.

@@ -2,15 +2,21 @@
 
 use lm_types::SeqId;
 
+use crate::{Sequence, StepShape};
+
 /// One step's decisions. Reused from step to step.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Step {
     /// Decodes first, then prefill chunks.
     pub rows: Vec<ScheduledRow>,
-    /// Sequences whose deadline passed while they waited; the scheduler has forgotten them.
-    pub expired: Vec<SeqId>,
+    /// Sequences whose time has passed; the scheduler has forgotten them.
+    pub expired: Vec<Expired>,
     /// Sequences that lost their blocks and wait again.
     pub preempted: Vec<SeqId>,
+    /// What its duration depends on.
+    pub shape: StepShape,
+    /// How long it is predicted to take, in seconds.
+    pub predicted_seconds: f64,
 }
 
 /// Tokens of one sequence in one step: positions `start..start + n_tokens`.
@@ -26,11 +32,24 @@ pub struct ScheduledRow {
     pub samples: bool,
 }
 
+/// A sequence whose time has passed.
+#[derive(Clone, Debug)]
+pub struct Expired {
+    /// Whose.
+    pub id: SeqId,
+    /// As far as it came.
+    pub sequence: Sequence,
+    /// Whether it was `deadline` that passed, rather than `start_by`.
+    pub by_deadline: bool,
+}
+
 impl Step {
     pub(crate) fn clear(&mut self) {
         self.rows.clear();
         self.expired.clear();
         self.preempted.clear();
+        self.shape = StepShape::default();
+        self.predicted_seconds = 0.0;
     }
 
     /// Tokens in the step.

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use axum::Extension;
 use axum::extract::{Request, State};
+use axum::http::HeaderMap;
 use axum::response::Response;
 use futures_util::StreamExt;
 use futures_util::stream::{BoxStream, SelectAll};
@@ -66,9 +67,10 @@ async fn respond(
 ) -> Response {
     let answer = async {
         entry.hold(app.admit(&caller)?);
-        let body = body::read(request.into_body(), &app.config).await?;
-        let running =
-            start_off_thread(Arc::clone(&app), Arc::clone(&entry), caller, body, style).await?;
+        let (head, body) = request.into_parts();
+        let body = body::read(body, &app.config).await?;
+        let call = Call { entry: Arc::clone(&entry), caller, headers: head.headers, body, style };
+        let running = start_off_thread(Arc::clone(&app), call).await?;
         if running.stream {
             let runtime = Arc::clone(&app.runtime);
             return Ok(streamed::response(runtime, Arc::clone(&entry), running));
@@ -81,27 +83,24 @@ async fn respond(
     })
 }
 
-async fn start_off_thread(
-    app: Arc<App>,
+/// What was asked, unread.
+struct Call {
     entry: Arc<RequestEntry>,
     caller: Caller,
+    headers: HeaderMap,
     body: Vec<u8>,
     style: Style,
-) -> Result<Running, ApiError> {
-    let started =
-        tokio::task::spawn_blocking(move || start(&app, &entry, &caller, &body, style)).await;
+}
+
+async fn start_off_thread(app: Arc<App>, call: Call) -> Result<Running, ApiError> {
+    let started = tokio::task::spawn_blocking(move || start(&app, &call)).await;
     started.unwrap_or_else(|_| Err(ApiError::Internal { what: "the request panicked".to_owned() }))
 }
 
 /// Parses, tokenises and queues.
-fn start(
-    app: &App,
-    entry: &RequestEntry,
-    caller: &Caller,
-    body: &[u8],
-    style: Style,
-) -> Result<Running, ApiError> {
-    let id = entry.id;
+fn start(app: &App, call: &Call) -> Result<Running, ApiError> {
+    let Call { entry, caller, headers, body, style } = call;
+    let (id, style) = (entry.id, *style);
     let (runtime, strict) = (&app.runtime, app.config.strict);
     let defaults = runtime.default_sampling();
     // The low half of a UUID of version 7 is random.
@@ -110,6 +109,9 @@ fn start(
         Style::Chat => parse_chat(body, &options),
         Style::Text => parse_completion(body, &options),
     }?;
+    // What is not ASCII is read as an empty text, which no header of these may be.
+    let header = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    parsed.urgency = parsed.urgency.with_headers(header)?;
     let info = runtime.info();
     if let Some(model) = parsed.model.as_ref().filter(|&model| *model != info.name) {
         return Err(ApiError::model_not_found(model, &info.name));

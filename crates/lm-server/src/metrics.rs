@@ -24,6 +24,7 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
     engine(&mut page, &stats, &model);
     kv_cache(&mut page, &stats, info, &model);
     outcomes(&mut page, &stats, &model);
+    scheduling(&mut page, &stats, &model);
     latencies(&mut page, &stats, &model);
     process(&mut page, &stats, info);
     server(&mut page, &app);
@@ -102,6 +103,45 @@ fn outcomes(page: &mut Exposition, stats: &StatsSnapshot, model: &[Label<'_>]) {
     for &(code, n) in &stats.failed {
         page.sample(name, &with("code", code), n);
     }
+}
+
+fn scheduling(page: &mut Exposition, stats: &StatsSnapshot, model: &[Label<'_>]) {
+    let with =
+        |name, value| -> Vec<Label<'_>> { model.iter().copied().chain([(name, value)]).collect() };
+    let name = "lastmile_requests_rejected_total";
+    page.family(name, "counter", "Requests that the queue refused, by what was short.");
+    for reason in ["queue_requests", "queue_tokens", "deadline", "max_queue"] {
+        let n = stats.rejected.iter().find(|(found, _)| *found == reason).map_or(0, |(_, n)| *n);
+        page.sample(name, &with("reason", reason), n);
+    }
+    let name = "lastmile_requests_expired_total";
+    page.family(name, "counter", "Answers whose time limit passed, by where they were.");
+    page.sample(name, &with("stage", "waiting"), stats.expired_waiting);
+    page.sample(name, &with("stage", "running"), stats.expired_running);
+    let help = "Sequences that lost their slot for a while and kept their blocks.";
+    page.single("lastmile_pauses_total", "counter", help, model, stats.pauses);
+    let help = "Prompt tokens that wait for their first step.";
+    page.single("lastmile_queued_tokens", "gauge", help, model, stats.queued_tokens);
+    let help = "What was predicted of the last step.";
+    page.single(
+        "lastmile_predicted_step_seconds",
+        "gauge",
+        help,
+        model,
+        stats.predicted_step_seconds,
+    );
+    let help = "Recent mean of |predicted - measured| / measured of a step.";
+    page.single(
+        "lastmile_step_prediction_error_ratio",
+        "gauge",
+        help,
+        model,
+        stats.step_error_ratio,
+    );
+    let help = "How far the predicted duration of a step was off.";
+    page.histogram("lastmile_step_prediction_error_seconds", help, model, &stats.step_error);
+    let help = "How far the first token was from the time predicted at arrival.";
+    page.histogram("lastmile_ttft_prediction_error_seconds", help, model, &stats.ttft_error);
 }
 
 fn latencies(page: &mut Exposition, stats: &StatsSnapshot, model: &[Label<'_>]) {

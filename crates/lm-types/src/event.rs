@@ -1,5 +1,6 @@
 //! What comes out of the engine for one answer.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::TokenId;
@@ -131,13 +132,42 @@ pub enum GenerateError {
         /// What the template said.
         message: String,
     },
-    /// More requests wait than may.
-    #[error("{queued} requests wait already, and at most {limit} may")]
+    /// The queue has no place. Trying again after `retry_after` helps.
+    #[error("{queued} {unit} wait already or have a promise to, and at most {limit} may")]
     QueueFull {
-        /// Requests that wait.
+        /// How many wait or have a promise.
         queued: usize,
         /// How many may.
         limit: usize,
+        /// What is counted.
+        unit: QueueUnit,
+        /// When there is a place for this request.
+        retry_after: Duration,
+    },
+    /// A time limit of the request is predicted not to be met.
+    #[error(
+        "{field} is {limit_ms}, but {event} is predicted after {predicted_ms} ms",
+        event = if *field == "deadline_ms" { "the first token" } else { "the first step" }
+    )]
+    DeadlineUnreachable {
+        /// The limit's name on the wire.
+        field: &'static str,
+        /// The limit, in milliseconds from arrival.
+        limit_ms: u64,
+        /// What is predicted, in milliseconds from arrival.
+        predicted_ms: u64,
+        /// When it can be met; `None` when it cannot, even on an idle machine.
+        retry_after: Option<Duration>,
+    },
+    /// A time limit of the request passed.
+    #[error("{field} is {limit_ms} and has passed after {n_generated} generated tokens")]
+    DeadlineExceeded {
+        /// The limit's name on the wire.
+        field: &'static str,
+        /// The limit, in milliseconds from arrival.
+        limit_ms: u64,
+        /// Tokens that were generated in time.
+        n_generated: usize,
     },
     /// The sequence needs more KV blocks than there are.
     #[error("the request needs up to {needed_blocks} KV blocks, but there are {n_blocks}")]
@@ -167,7 +197,47 @@ pub enum GenerateError {
     ShuttingDown,
 }
 
+/// What a full queue counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum QueueUnit {
+    /// Answers: a request has `n` of them.
+    Requests,
+    /// Tokens of their prompts.
+    Tokens,
+}
+
+impl fmt::Display for QueueUnit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            QueueUnit::Requests => "requests",
+            QueueUnit::Tokens => "prompt tokens",
+        })
+    }
+}
+
 impl GenerateError {
+    /// When the same request will be admitted, if the queue or its time limits refused it.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            GenerateError::QueueFull { retry_after, .. } => Some(*retry_after),
+            GenerateError::DeadlineUnreachable { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// A stable word for what was short when the queue refused a request.
+    #[must_use]
+    pub fn rejected_because(&self) -> Option<&'static str> {
+        match self {
+            GenerateError::QueueFull { unit: QueueUnit::Requests, .. } => Some("queue_requests"),
+            GenerateError::QueueFull { unit: QueueUnit::Tokens, .. } => Some("queue_tokens"),
+            GenerateError::DeadlineUnreachable { field: "deadline_ms", .. } => Some("deadline"),
+            GenerateError::DeadlineUnreachable { .. } => Some("max_queue"),
+            _ => None,
+        }
+    }
+
     /// A stable word for programs.
     #[must_use]
     pub fn code(&self) -> &'static str {
@@ -181,6 +251,8 @@ impl GenerateError {
             }
             GenerateError::Template { .. } => "chat_template_error",
             GenerateError::QueueFull { .. } => "queue_full",
+            GenerateError::DeadlineUnreachable { .. } => "deadline_unreachable",
+            GenerateError::DeadlineExceeded { .. } => "deadline_exceeded",
             GenerateError::NeverFits { .. } => "kv_cache_too_small",
             GenerateError::Backend { .. } => "backend_error",
             GenerateError::Sequence { .. } => "sequence_error",

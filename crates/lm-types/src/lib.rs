@@ -14,7 +14,7 @@ mod sampling;
 mod time;
 
 pub use event::{
-    Finish, FinishReason, GenerateError, GenerateEvent, Timings, TokenLogprobs, Usage,
+    Finish, FinishReason, GenerateError, GenerateEvent, QueueUnit, Timings, TokenLogprobs, Usage,
 };
 pub use id::{BlockIdx, ParseIdError, ReleaseHash, RequestId, SeqId, TenantId, TokenId};
 pub use message::{ChatMessage, Role};

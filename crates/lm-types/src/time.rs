@@ -1,6 +1,6 @@
 //! Time as a number that is handed in: no floor below the engine reads a clock.
 
-use std::ops::Sub;
+use std::ops::{Add, Sub};
 use std::time::Duration;
 
 /// Microseconds since the engine started. Monotonic.
@@ -20,5 +20,15 @@ impl Sub for Timestamp {
 
     fn sub(self, earlier: Timestamp) -> Duration {
         self.since(earlier)
+    }
+}
+
+impl Add<Duration> for Timestamp {
+    type Output = Timestamp;
+
+    /// The end of time when it overflows.
+    fn add(self, wait: Duration) -> Timestamp {
+        let micros = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
+        Timestamp(self.0.saturating_add(micros))
     }
 }

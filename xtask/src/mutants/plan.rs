@@ -41,9 +41,13 @@ impl Mutant {
 const BLOCKS: &str = "crates/lm-scheduler/src/blocks.rs";
 const PREFIX: &str = "crates/lm-scheduler/src/prefix.rs";
 const SCHEDULER: &str = "crates/lm-scheduler/src/scheduler.rs";
+const FILL: &str = "crates/lm-scheduler/src/fill.rs";
+const SLOTS: &str = "crates/lm-scheduler/src/slots.rs";
+const WAITING: &str = "crates/lm-scheduler/src/waiting.rs";
+const ADMISSION: &str = "crates/lm-scheduler/src/admission.rs";
 const BATCH: &str = "crates/lm-backend/src/batch.rs";
 
-pub(super) const MUTANTS: [Mutant; 16] = [
+pub(super) const MUTANTS: [Mutant; 23] = [
     Mutant {
         name: "double free",
         file: SCHEDULER,
@@ -54,7 +58,7 @@ pub(super) const MUTANTS: [Mutant; 16] = [
     },
     Mutant {
         name: "double free on preemption",
-        file: SCHEDULER,
+        file: SLOTS,
         find: "        release_blocks(seq, &mut self.blocks);\n        seq.n_preemptions += 1;\n",
         replace: "        if let Some(&last) = seq.block_table.last() { self.blocks.release(last); }\n\
                   release_blocks(seq, &mut self.blocks);\n        seq.n_preemptions += 1;\n",
@@ -113,7 +117,7 @@ pub(super) const MUTANTS: [Mutant; 16] = [
     },
     Mutant {
         name: "whole prompt taken from the cache",
-        file: SCHEDULER,
+        file: SLOTS,
         find: "let n_full = (seq.tokens.len() - 1) / block_size;",
         replace: "let n_full = seq.tokens.len() / block_size;",
         judge: Judge::Simulation,
@@ -128,8 +132,8 @@ pub(super) const MUTANTS: [Mutant; 16] = [
     },
     Mutant {
         name: "budget not spent",
-        file: SCHEDULER,
-        find: "        *budget -= n_tokens;\n",
+        file: FILL,
+        find: "        room.tokens -= n_tokens;\n",
         replace: "",
         judge: Judge::Simulation,
     },
@@ -142,7 +146,7 @@ pub(super) const MUTANTS: [Mutant; 16] = [
     },
     Mutant {
         name: "drawn before the prompt's end",
-        file: SCHEDULER,
+        file: FILL,
         find: "let samples = end == seq.tokens.len();",
         replace: "let samples = end + 1 >= seq.tokens.len();",
         judge: Judge::Simulation,
@@ -159,6 +163,55 @@ pub(super) const MUTANTS: [Mutant; 16] = [
         file: PREFIX,
         find: "blake3::hash(&salt.to_le_bytes())",
         replace: "blake3::hash(&(salt * 0).to_le_bytes())",
+        judge: Judge::UnitTests,
+    },
+    Mutant {
+        name: "the most served tenant is next",
+        file: WAITING,
+        find: "heads.min_by_key(|(turn, _)| *turn)",
+        replace: "heads.max_by_key(|(turn, _)| *turn)",
+        judge: Judge::Simulation,
+    },
+    Mutant {
+        name: "chunks as long as the budget",
+        file: FILL,
+        find: "let in_time = self.time_bounds()",
+        replace: "let in_time = None::<(f64, f64)>",
+        judge: Judge::Simulation,
+    },
+    Mutant {
+        name: "decodes over the bound",
+        file: FILL,
+        find: "self.cost.predict(&shape) > seconds",
+        replace: "self.cost.predict(&shape) > 2.0 * seconds",
+        judge: Judge::Simulation,
+    },
+    Mutant {
+        name: "the same decodes left out each time",
+        file: FILL,
+        find: "last_row: if take_turns { seq.last_row } else { 0 },",
+        replace: "last_row: 0,",
+        judge: Judge::UnitTests,
+    },
+    Mutant {
+        name: "what is too late runs",
+        file: SCHEDULER,
+        find: ".filter(|(due, _)| *due < now)",
+        replace: ".filter(|(due, _)| due.0 + 50_000 < now.0)",
+        judge: Judge::Simulation,
+    },
+    Mutant {
+        name: "background runs beside prompts",
+        file: FILL,
+        find: "let background = !self.has_urgent_work();",
+        replace: "let background = true;",
+        judge: Judge::Simulation,
+    },
+    Mutant {
+        name: "a newcomer takes a promised place",
+        file: ADMISSION,
+        find: "self.queued.len() + n_promised.min(self.max_requests / MOST_RESERVED)",
+        replace: "self.queued.len() + 0 * n_promised",
         judge: Judge::UnitTests,
     },
 ];

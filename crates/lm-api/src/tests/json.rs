@@ -124,7 +124,17 @@ fn errors_of_the_runtime_have_their_status() {
     check(too_long, 400, bad, Some("messages"));
     let field = GenerateError::InvalidField { field: "stop", message: String::new() };
     check(field, 400, bad, Some("stop"));
-    check(GenerateError::QueueFull { queued: 1, limit: 1 }, 429, "rate_limit_error", None);
+    check(queue_full(1), 429, "rate_limit_error", None);
+    let unreachable = GenerateError::DeadlineUnreachable {
+        field: "deadline_ms",
+        limit_ms: 5,
+        predicted_ms: 70,
+        retry_after: None,
+    };
+    check(unreachable, 429, "rate_limit_error", Some("deadline_ms"));
+    let late =
+        GenerateError::DeadlineExceeded { field: "max_queue_ms", limit_ms: 5, n_generated: 0 };
+    check(late, 408, bad, Some("max_queue_ms"));
     check(GenerateError::ShuttingDown, 503, "server_error", None);
     check(GenerateError::Sequence { message: String::new() }, 500, "server_error", None);
 }
@@ -133,8 +143,34 @@ fn errors_of_the_runtime_have_their_status() {
 fn error_bodies() {
     let error = ApiError::model_not_found("x", "m");
     assert_snapshot!(error.to_json());
-    let full = GenerateError::QueueFull { queued: 8, limit: 8 };
-    let full = ApiError::Generate { error: full, prompt_param: "prompt" };
-    assert_eq!(full.retry_after(), Some(Duration::from_secs(1)));
+    let full = ApiError::Generate { error: queue_full(8), prompt_param: "prompt" };
+    assert_eq!(full.retry_after(), Some(Duration::from_millis(2500)));
     assert_snapshot!(full.to_json());
+}
+
+fn queue_full(limit: usize) -> GenerateError {
+    GenerateError::QueueFull {
+        queued: limit,
+        limit,
+        unit: lastmile::QueueUnit::Requests,
+        retry_after: Duration::from_millis(2500),
+    }
+}
+
+#[test]
+fn a_limit_that_can_never_be_met_asks_for_no_retry() {
+    let refused = |retry_after| {
+        let error = GenerateError::DeadlineUnreachable {
+            field: "deadline_ms",
+            limit_ms: 5,
+            predicted_ms: 70,
+            retry_after,
+        };
+        ApiError::Generate { error, prompt_param: "prompt" }
+    };
+    assert_eq!(refused(None).retry_after(), None);
+    let wait = Some(Duration::from_millis(70));
+    assert_eq!(refused(wait).retry_after(), wait);
+    let message = refused(None).to_string();
+    assert_eq!(message, "deadline_ms is 5, but the first token is predicted after 70 ms");
 }

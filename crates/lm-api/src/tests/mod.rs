@@ -5,6 +5,7 @@
 mod bad_bodies;
 mod good_bodies;
 mod json;
+mod urgency;
 
 use lastmile::SamplingParams;
 

@@ -171,7 +171,12 @@ fn totals_count_errors_by_code_and_take_percentiles_of_what_was_measured() {
     let mut refused = event(200);
     refused.arrived_at = start + DAY;
     refused.timings = Timings::default();
-    refused.outcome = Outcome::Failed(GenerateError::QueueFull { queued: 9, limit: 8 });
+    refused.outcome = Outcome::Failed(GenerateError::QueueFull {
+        queued: 9,
+        limit: 8,
+        unit: lm_types::QueueUnit::Requests,
+        retry_after: Duration::from_secs(1),
+    });
     store.record(&refused);
     store.flush().unwrap();
 

@@ -1,0 +1,225 @@
+//! Who gets rows in a step, and how many tokens.
+//!
+//! Order of service: class, then the least served tenant, then arrival. Decodes come first. The
+//! step's predicted time bounds both, see [`Scheduler::time_bounds`].
+
+use std::time::Duration;
+
+use lm_types::{Priority, SeqId};
+
+use crate::waiting::Turn;
+use crate::{ScheduledRow, Scheduler, Sequence};
+
+/// What part of the token gap's bound a step may take that holds decodes and prefill: the rest is for
+/// what cannot be predicted, such as other processes.
+pub(crate) const MIXED_PART: f64 = 0.6;
+/// Prefill tokens that a step may hold whatever they take, so that no prompt waits for ever. Chunks that
+/// do not end a prompt are multiples of it, as kernels take rows in such tiles.
+pub(crate) const LEAST_CHUNK: usize = 16;
+/// Where decodes alone exceed the bound they take turns; one that was left out of so many steps goes
+/// first, whatever its class and tenant.
+const MOST_LEFT_OUT: u64 = 32;
+
+/// A running sequence in a step's order; smaller is earlier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Candidate {
+    /// False, so first, when it was left out of too many steps.
+    is_in_turn: bool,
+    class: Priority,
+    served: u64,
+    n_slots: usize,
+    /// For decodes: when it last had a row, counted in rows, so that a tenant's streams take turns.
+    last_row: u64,
+    arrival: u64,
+    id: SeqId,
+}
+
+/// What is left of a step.
+struct Room {
+    tokens: usize,
+    /// Whether background sequences get rows.
+    background: bool,
+    /// Whether anybody was given prefill tokens.
+    has_prefill: bool,
+}
+
+impl Candidate {
+    fn turn(&self) -> Turn {
+        (self.class, self.served, self.n_slots, self.arrival)
+    }
+}
+
+impl Scheduler {
+    /// Fills the step: decodes, then prefills and admissions.
+    pub(crate) fn fill_step(&mut self) {
+        let background = !self.has_urgent_work();
+        let mut room =
+            Room { tokens: self.config.max_batch_tokens, background, has_prefill: false };
+        self.schedule_decodes(&mut room);
+        self.schedule_prefills(&mut room);
+        // Those that hold all blocks between them would wait for each other for ever.
+        while self.step.rows.is_empty() && self.running.len() + self.paused.len() > 1 {
+            if self.preempt_worst().is_none() {
+                return;
+            }
+            self.schedule_prefills(&mut room);
+        }
+    }
+
+    /// The seconds that a step of decodes may take, and one of decodes and prefill. Without decodes
+    /// prefill has the whole bound: no stream stalls, and whoever comes meanwhile waits no longer
+    /// than a stream would. `None` without a bound.
+    fn time_bounds(&self) -> Option<(f64, f64)> {
+        let bound = self.config.max_token_gap;
+        let seconds = bound.as_secs_f64();
+        let mixed = if self.step.shape.n_decodes > 0 { MIXED_PART * seconds } else { seconds };
+        (bound > Duration::ZERO).then_some((seconds, mixed))
+    }
+
+    /// Whether anything but background waits or prefills: background pauses meanwhile.
+    fn has_urgent_work(&self) -> bool {
+        let is_urgent = |id: &SeqId| {
+            let seq = &self.sequences[id];
+            seq.class < Priority::Background && seq.n_remaining() > 1
+        };
+        let waits = self.waiting.best_class().is_some_and(|class| class < Priority::Background);
+        waits || self.running.iter().any(is_urgent)
+    }
+
+    /// Lists the running sequences that `wants` in their order.
+    fn list(&mut self, room: &Room, wants: impl Fn(&Sequence) -> bool, take_turns: bool) {
+        let (n_steps, sequences, tenants) = (self.n_steps, &self.sequences, &self.tenants);
+        self.order.clear();
+        for id in &self.running {
+            let seq = &sequences[id];
+            if !wants(seq) || (seq.class == Priority::Background && !room.background) {
+                continue;
+            }
+            let tenant = tenants.get(seq.tenant);
+            self.order.push(Candidate {
+                is_in_turn: !take_turns || n_steps - seq.last_step <= MOST_LEFT_OUT,
+                class: seq.class,
+                served: tenant.served,
+                n_slots: tenant.n_slots,
+                last_row: if take_turns { seq.last_row } else { 0 },
+                arrival: seq.arrival,
+                id: *id,
+            });
+        }
+        self.order.sort_unstable();
+    }
+
+    /// Gives one token to each sequence that lacks only one, as far as the time goes.
+    fn schedule_decodes(&mut self, room: &mut Room) {
+        self.list(room, |seq| seq.n_remaining() == 1, true);
+        for i in 0..self.order.len() {
+            let id = self.order[i].id;
+            let mut shape = self.step.shape;
+            shape.add_decode(self.sequences[&id].n_computed);
+            let is_too_long = self.time_bounds().is_some_and(|(seconds, _)| {
+                shape.n_decodes > 1 && self.cost.predict(&shape) > seconds
+            });
+            if is_too_long || room.tokens == 0 {
+                return;
+            }
+            // An earlier one may have taken its blocks.
+            if self.sequences[&id].is_running && self.make_room_for_one(id) {
+                self.schedule_row(id, 1, room);
+            }
+        }
+    }
+
+    /// Gives chunks to prefilling sequences and slots to waiting ones, whoever's turn it is.
+    fn schedule_prefills(&mut self, room: &mut Room) {
+        self.list(room, |seq| seq.n_remaining() > 1, false);
+        let mut i = 0;
+        // Who was just preempted would be admitted again at once, and take the blocks back.
+        let mut admits = self.step.preempted.is_empty() || self.running.is_empty();
+        while room.tokens > 0 {
+            let running = self.order.get(i).copied();
+            let may_run = |class| class < Priority::Background || room.background;
+            let waiting = self.waiting.next(&self.tenants);
+            let waiting = waiting.filter(|((class, ..), _)| admits && may_run(*class));
+            let id = match (running, waiting) {
+                (Some(running), waiting)
+                    if waiting.is_none_or(|(turn, _)| running.turn() < turn) =>
+                {
+                    i += 1;
+                    running.id
+                }
+                (_, Some((_, id))) if self.has_time(room) => match self.admit_or_resume(id) {
+                    Some(id) => id,
+                    None => {
+                        admits = false;
+                        continue;
+                    }
+                },
+                _ => return,
+            };
+            // It may have lost its slot meanwhile, and got it again.
+            let seq = &self.sequences[&id];
+            let is_next = seq.is_running && seq.last_step != self.n_steps;
+            if is_next && !self.schedule_chunk(id, room) {
+                return;
+            }
+        }
+    }
+
+    /// Whether there is time for one more chunk.
+    fn has_time(&self, room: &Room) -> bool {
+        let longest = |(_, mixed)| self.cost.longest_chunk(&self.step.shape, 0, mixed);
+        !room.has_prefill || self.time_bounds().is_none_or(|bounds| longest(bounds) >= LEAST_CHUNK)
+    }
+
+    /// Gives a sequence as many tokens as budget, free blocks and time allow. False when the time
+    /// is up.
+    fn schedule_chunk(&mut self, id: SeqId, room: &mut Room) -> bool {
+        let seq = &self.sequences[&id];
+        let n_slots = (seq.block_table.len() + self.blocks.n_free()) * self.config.block_size;
+        let limits = [room.tokens, self.config.max_prefill_chunk, n_slots - seq.n_computed];
+        let most = limits.into_iter().fold(seq.n_remaining(), usize::min);
+        let in_time = self.time_bounds().map_or(most, |(_, seconds)| {
+            self.cost.longest_chunk(&self.step.shape, seq.n_computed, seconds)
+        });
+        // One that was paused between two tokens takes its turn among the decodes.
+        let is_prompt = seq.n_remaining() > 1 || self.step.rows.is_empty();
+        let chunk = match in_time {
+            _ if in_time >= most => most,
+            _ if in_time < LEAST_CHUNK && !room.has_prefill && is_prompt => LEAST_CHUNK.min(most),
+            _ => in_time - in_time % LEAST_CHUNK,
+        };
+        if chunk > 0 {
+            room.has_prefill = true;
+            self.schedule_row(id, chunk, room);
+        }
+        chunk > 0 || most == 0
+    }
+
+    /// Puts the next `n_tokens` of a sequence into the step, and blocks under them.
+    fn schedule_row(&mut self, id: SeqId, n_tokens: usize, room: &mut Room) {
+        if self.sequences[&id].first_scheduled.is_none() {
+            self.started(id);
+        }
+        let seq = self.sequences.get_mut(&id).expect("a scheduled sequence is known");
+        let (start, end) = (seq.n_computed, seq.n_computed + n_tokens);
+        while seq.block_table.len() * self.config.block_size < end {
+            let block = self.blocks.allocate().expect("room was made before: this is a bug");
+            seq.block_table.push(block);
+        }
+        if seq.n_remaining() == 1 {
+            self.step.shape.add_decode(start);
+        } else {
+            self.step.shape.add_prefill(start, n_tokens);
+        }
+        // What is computed again after a preemption was paid for.
+        let paid = seq.n_charged.max(start).min(end);
+        let n_prompt = seq.n_prompt.clamp(paid, end) - paid;
+        self.tenants.charge(seq.tenant, n_prompt, end - paid - n_prompt);
+        seq.n_charged = seq.n_charged.max(end);
+        self.n_rows += 1;
+        (seq.last_step, seq.last_row) = (self.n_steps, self.n_rows);
+        let samples = end == seq.tokens.len();
+        self.step.rows.push(ScheduledRow { seq: id, start, n_tokens, samples });
+        room.tokens -= n_tokens;
+    }
+}

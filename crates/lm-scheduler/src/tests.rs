@@ -1,0 +1,209 @@
+//! The scheduler by its steps: who gets rows, slots and places, and who gives them up.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::time::Duration;
+
+use lm_types::{Priority, SeqId, TenantId, Timestamp};
+
+use crate::{
+    Admission, Drawn, NewSequence, Offer, RefusedBecause, Scheduler, SchedulerConfig, TimeLimits,
+};
+
+/// A scheduler and the time on its machine: 2 ms a step, 1 ms a decode row, 0.5 ms a prefill token.
+struct Rig {
+    scheduler: Scheduler,
+    now: Timestamp,
+}
+
+impl Rig {
+    fn new(change: impl FnOnce(&mut SchedulerConfig)) -> Self {
+        let mut config = SchedulerConfig {
+            block_size: 8,
+            n_blocks: 512,
+            max_model_len: 1024,
+            max_num_seqs: 4,
+            max_batch_tokens: 256,
+            max_prefill_chunk: 256,
+            max_queued_requests: 8,
+            max_queued_tokens: 4096,
+            max_token_gap: Duration::from_millis(20),
+            batch_patience: Duration::from_secs(10),
+            prefix_cache: false,
+        };
+        change(&mut config);
+        Rig { scheduler: Scheduler::new(config).unwrap(), now: Timestamp(0) }
+    }
+
+    fn add(&mut self, id: u64, tenant: u64, priority: Priority, n_prompt: usize) {
+        let new = NewSequence {
+            id: SeqId(id),
+            prompt: vec![5; n_prompt],
+            max_new_tokens: 500,
+            priority,
+            tenant: TenantId(tenant),
+            arrived: self.now,
+            start_by: None,
+            deadline: None,
+            cache_salt: 0,
+        };
+        self.scheduler.add(new).unwrap();
+    }
+
+    /// Runs a step; who had a row in it.
+    fn step(&mut self) -> Vec<u64> {
+        let step = self.scheduler.schedule(self.now).clone();
+        self.scheduler.check_integrity().unwrap();
+        let (rows, prefill) = (step.shape.n_decodes as f64, step.shape.n_prefill_tokens as f64);
+        let seconds = 2e-3 + 1e-3 * rows + 5e-4 * prefill;
+        self.now = self.now + Duration::from_secs_f64(seconds);
+        self.scheduler.observe(seconds);
+        let drawn = step.rows.iter().filter(|row| row.samples);
+        let drawn: Vec<Drawn> = drawn.map(|row| Drawn { seq: row.seq, token: 5 }).collect();
+        self.scheduler.complete(&drawn);
+        step.rows.iter().map(|row| row.seq.0).collect()
+    }
+}
+
+#[test]
+fn a_tenant_without_a_slot_gets_one_of_a_crowd_and_the_crowd_goes_on_where_it_was() {
+    let mut rig = Rig::new(|_| ());
+    (0..6).for_each(|i| rig.add(i, 1, Priority::Interactive, 10));
+    (0..20).for_each(|_| drop(rig.step()));
+    assert_eq!(rig.step(), [0, 1, 2, 3]);
+    rig.add(10, 2, Priority::Interactive, 10);
+    assert!(rig.step().contains(&10), "it waits although one tenant has all slots");
+    let paused = rig.scheduler.sequence(SeqId(3)).unwrap();
+    assert!(!paused.is_running() && !paused.block_table().is_empty());
+    // The crowd has three slots and the other one, which is fair.
+    (0..50).for_each(|_| assert_eq!(rig.step().len(), 4));
+    rig.scheduler.remove(SeqId(10));
+    assert!(rig.step().contains(&3), "the newest waits although a slot is free");
+    assert_eq!(rig.scheduler.sequence(SeqId(3)).unwrap().n_preemptions(), 0);
+    assert_eq!(rig.scheduler.counters().preemptions, 0);
+}
+
+#[test]
+fn background_runs_in_idle_slots_and_yields_at_once() {
+    let mut rig = Rig::new(|_| ());
+    (0..4).for_each(|i| rig.add(i, 1, Priority::Background, 10));
+    (0..5).for_each(|_| drop(rig.step()));
+    assert_eq!(rig.step().len(), 4);
+    rig.add(10, 2, Priority::Batch, 100);
+    assert_eq!(rig.step(), [10]);
+    while rig.scheduler.sequence(SeqId(10)).unwrap().n_generated() == 0 {
+        assert_eq!(rig.step(), [10]);
+    }
+    // One gave up its slot; the others run beside what only decodes.
+    assert_eq!(rig.step().len(), 4);
+    assert_eq!(rig.scheduler.counters().preemptions, 0);
+}
+
+#[test]
+fn batch_waits_no_longer_than_its_patience() {
+    let mut rig = Rig::new(|config| config.batch_patience = Duration::from_millis(500));
+    (0..4).for_each(|i| rig.add(i, 1, Priority::Interactive, 10));
+    rig.step();
+    rig.add(10, 2, Priority::Batch, 10);
+    while rig.now < Timestamp(500_000) {
+        assert!(!rig.step().contains(&10), "batch goes before interactive");
+    }
+    let ran = (0..10).any(|_| rig.step().contains(&10));
+    assert!(ran, "batch starves");
+}
+
+#[test]
+fn decodes_that_exceed_the_bound_take_turns() {
+    let mut rig = Rig::new(|config| config.max_num_seqs = 32);
+    // 32 rows take 34 ms, and 20 may be taken.
+    (0..32).for_each(|i| rig.add(i, 1, Priority::Interactive, 1));
+    (0..100).for_each(|_| drop(rig.step()));
+    let mut n_rows = [0; 32];
+    for _ in 0..40 {
+        let rows = rig.step();
+        assert!((15..=19).contains(&rows.len()), "{} rows", rows.len());
+        rows.iter().for_each(|id| n_rows[*id as usize] += 1);
+    }
+    let (least, most) = (n_rows.iter().min().unwrap(), n_rows.iter().max().unwrap());
+    assert!(most - least <= 2, "{n_rows:?}");
+}
+
+#[test]
+fn a_long_prompt_is_cut_so_that_streams_go_on_and_it_never_starves() {
+    let mut rig = Rig::new(|_| ());
+    rig.add(0, 1, Priority::Interactive, 10);
+    (0..30).for_each(|_| drop(rig.step()));
+    rig.add(1, 1, Priority::Interactive, 500);
+    let mut n_steps = 0;
+    while rig.scheduler.sequence(SeqId(1)).unwrap().n_generated() == 0 {
+        let before = rig.now;
+        assert!(rig.step().contains(&0), "a stream stalls");
+        // Until chunks were measured the prior holds, which is near.
+        assert!(rig.now - before <= Duration::from_millis(20), "step {n_steps}");
+        n_steps += 1;
+    }
+    // 12 ms hold 16 tokens beside the decode, not fewer.
+    assert!(n_steps <= 500 / 16 + 2, "{n_steps} steps");
+}
+
+fn offer(fingerprint: u64) -> Offer {
+    Offer {
+        class: Priority::Interactive,
+        tenant: TenantId(1),
+        prompt_tokens: 10,
+        max_new_tokens: 50,
+        is_exact: true,
+        fingerprint,
+    }
+}
+
+#[test]
+fn a_refused_request_has_its_place_when_it_comes_again_in_time() {
+    let rig = Rig::new(|_| ());
+    let mut admission = Admission::new(&rig.scheduler);
+    let none = TimeLimits::default();
+    let mut now = Timestamp(0);
+    let mut tickets = Vec::new();
+    for i in 0..8 {
+        tickets.push(admission.offer(now, &[offer(i)], none).unwrap().0[0]);
+    }
+    let refusal = admission.offer(now, &[offer(100)], none).unwrap_err();
+    let full = RefusedBecause::QueueRequests { queued: 8, limit: 8 };
+    assert_eq!(refusal.because, full);
+    let wait = refusal.retry_after.unwrap();
+    // One leaves; the place is kept for the one that was promised it.
+    admission.leave(tickets.remove(0));
+    let newcomer = admission.offer(now, &[offer(200)], none).unwrap_err();
+    assert!(newcomer.retry_after.unwrap() > wait, "a newcomer goes before");
+    now = now + wait;
+    assert!(admission.offer(now, &[offer(100)], none).is_ok(), "a promise is broken");
+    // Whoever does not come leaves the place to others after a while.
+    admission.leave(tickets.remove(0));
+    now = now + Duration::from_secs(60);
+    assert!(admission.offer(now, &[offer(300)], none).is_ok());
+}
+
+#[test]
+fn choices_take_a_place_each_and_all_or_none() {
+    let rig = Rig::new(|config| config.max_queued_tokens = 60);
+    let mut admission = Admission::new(&rig.scheduler);
+    let none = TimeLimits::default();
+    admission.offer(Timestamp(0), &[offer(1); 3], none).unwrap();
+    let refusal = admission.offer(Timestamp(0), &[offer(2); 4], none).unwrap_err();
+    assert_eq!(refusal.because, RefusedBecause::QueueTokens { queued: 30, limit: 60 });
+    assert_eq!((admission.n_queued(), admission.queued_tokens()), (3, 30));
+    // A prompt of any length has a place where nothing else waits.
+    let mut admission = Admission::new(&rig.scheduler);
+    let long = Offer { prompt_tokens: 1000, ..offer(3) };
+    assert!(admission.offer(Timestamp(0), &[long], none).is_ok());
+}
+
+#[test]
+fn what_no_wait_would_make_possible_is_refused_for_ever() {
+    let rig = Rig::new(|_| ());
+    let mut admission = Admission::new(&rig.scheduler);
+    let limits = TimeLimits { deadline: Some(Duration::from_millis(10)), ..TimeLimits::default() };
+    let long = Offer { prompt_tokens: 1000, ..offer(1) };
+    let refusal = admission.offer(Timestamp(0), &[long], limits).unwrap_err();
+    assert!(matches!(refusal.because, RefusedBecause::Deadline { .. }));
+    assert_eq!(refusal.retry_after, None);
+}

@@ -1,0 +1,64 @@
+"""Streams, prompts and crowds, on a placeholder that takes time: short versions of pressure.py."""
+
+import random
+import time
+
+import pytest
+from conftest import Server
+from pressure import Overload, capacity, gaps_while_a_prompt_arrives, percentile, post
+
+# 3 ms a step and 0.5 ms a token: a prompt of 3,000 tokens takes a second and a half.
+SLOW = "placeholder:delay_us=3000,delay_per_token_us=500"
+WORDS = (300, 500)
+
+
+@pytest.fixture(scope="module")
+def slow(home):
+    server = Server(home, "--model", SLOW, "--max-num-seqs", "8", "--max-queued-requests", "16")
+    yield server
+    assert server.stop() == 0
+
+
+def test_a_stream_goes_on_while_a_long_prompt_arrives(slow):
+    found = gaps_while_a_prompt_arrives(slow.url, random.Random(1), 3000, WORDS)
+    gaps = found["gaps"]
+    # What this process was kept from running is not the server's.
+    late = found["jitter"]
+    assert percentile(gaps, 50) <= 0.070 + late, gaps
+    assert percentile(gaps, 99) <= 0.100 + late, gaps
+    assert max(gaps) <= 0.150 + late, gaps
+    assert found["ttft_beside"] <= 1.3 * found["ttft_alone"] + late, found
+
+
+def test_limits_are_kept_refused_or_said_to_have_passed(slow):
+    body = {"prompt": "hello", "max_tokens": 400, "ignore_eos": True}
+    # The header and the field are the same thing.
+    begin = time.perf_counter()
+    status, _, answer = post(slow.url, body, {"x-lastmile-deadline-ms": "300"})
+    took = time.perf_counter() - begin
+    assert (status, answer["error"]["code"]) == (408, "deadline_exceeded"), answer
+    assert answer["error"]["param"] == "deadline_ms" and 0.25 < took < 1.0
+    long = body | {"prompt": [random.randrange(*WORDS) for _ in range(4000)], "deadline_ms": 200}
+    status, headers, answer = post(slow.url, long)
+    assert (status, answer["error"]["code"]) == (429, "deadline_unreachable"), answer
+    assert "retry-after" not in headers, "no wait makes 4,000 tokens faster"
+    status, _, answer = post(slow.url, body | {"deadline_ms": 5}, {"x-lastmile-deadline-ms": "6"})
+    assert (status, answer["error"]["param"]) == (400, "deadline_ms")
+    status, _, answer = post(slow.url, body | {"max_tokens": 4, "priority": "batch"})
+    assert status == 200, answer
+
+
+def test_at_twice_the_load_who_comes_again_when_told_to_gets_in(slow):
+    body = {"prompt": "hello", "max_tokens": 32, "ignore_eos": True}
+    rate, tokens = capacity(slow.url, body, 12, 2)
+    outcome = Overload(slow.url, body, 2 * rate, 4).run()
+    report = outcome.report()
+    assert outcome.n_lost == outcome.n_other == outcome.n_late == 0, report
+    assert outcome.n_retried >= 20, report
+    assert outcome.n_retry_admitted >= 0.8 * outcome.n_retried, report
+    assert report["tokens_per_s"] >= 0.8 * tokens, (report, tokens)
+    rejected = dict(
+        (labels["reason"], value)
+        for labels, value in slow.metrics()["lastmile_requests_rejected_total"]
+    )
+    assert rejected["queue_requests"] >= outcome.n_retried
