@@ -84,13 +84,13 @@ pub(crate) struct ModelArgs {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct RunOptions {
     /// `random:SEED` runs the model's architecture with random weights.
-    #[arg(long, value_name = "FROM")]
+    #[arg(long, value_name = "FROM", hide_short_help = true)]
     pub(crate) weights: Option<String>,
     /// `auto`, `cpu`, `candle` (the slow reference), `cuda:N` or `metal`.
     #[arg(long, default_value = "auto", env = "LASTMILE_DEVICE")]
     pub(crate) device: String,
     /// At most this instruction set: `scalar`, `avx2` or `avx512vnni`.
-    #[arg(long, value_name = "ISA", env = "LASTMILE_ISA")]
+    #[arg(long, value_name = "ISA", env = "LASTMILE_ISA", hide_short_help = true)]
     pub(crate) isa: Option<String>,
     /// How K and V are stored: `int8` takes half the memory of `f16`; `cpu` only.
     #[arg(long, value_name = "TYPE", value_parser = kv_type, env = "LASTMILE_KV_CACHE")]
@@ -99,7 +99,7 @@ pub(crate) struct RunOptions {
     #[arg(long, value_name = "MIB", env = "LASTMILE_KV_MEMORY")]
     pub(crate) kv_memory: Option<u64>,
     /// Memory for everything, in MiB; by default what the control group and the machine have left.
-    #[arg(long, value_name = "MIB", env = "LASTMILE_MEMORY_LIMIT")]
+    #[arg(long, value_name = "MIB", env = "LASTMILE_MEMORY_LIMIT", hide_short_help = true)]
     pub(crate) memory_limit: Option<u64>,
     /// Longest sequence in tokens; by default what the model was trained for, as far as the KV
     /// cache holds it.
@@ -109,13 +109,25 @@ pub(crate) struct RunOptions {
     #[arg(long, default_value_t = 64, value_name = "N", env = "LASTMILE_MAX_NUM_SEQS")]
     pub(crate) max_num_seqs: usize,
     /// Tokens in one step, decodes and prefill chunks together.
-    #[arg(long, default_value_t = 256, value_name = "N", env = "LASTMILE_MAX_BATCH_TOKENS")]
+    #[arg(
+        long,
+        default_value_t = 256,
+        value_name = "N",
+        env = "LASTMILE_MAX_BATCH_TOKENS",
+        hide_short_help = true
+    )]
     pub(crate) max_batch_tokens: usize,
     /// Requests that wait; more are refused with 429.
-    #[arg(long, default_value_t = 1024, value_name = "N", env = "LASTMILE_MAX_QUEUED_REQUESTS")]
+    #[arg(
+        long,
+        default_value_t = 1024,
+        value_name = "N",
+        env = "LASTMILE_MAX_QUEUED_REQUESTS",
+        hide_short_help = true
+    )]
     pub(crate) max_queued_requests: usize,
     /// Prompt tokens that wait; more are refused with 429.
-    #[arg(long, default_value_t = 1 << 18, value_name = "N", env = "LASTMILE_MAX_QUEUED_TOKENS")]
+    #[arg(long, default_value_t = 1 << 18, value_name = "N", env = "LASTMILE_MAX_QUEUED_TOKENS", hide_short_help = true)]
     pub(crate) max_queued_tokens: usize,
     /// Longest time between two tokens of a running answer, as far as it can be predicted; 0 is
     /// no bound.

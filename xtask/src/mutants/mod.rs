@@ -13,8 +13,14 @@ use plan::{Judge, MUTANTS, Mutant};
 use process::{Outcome, run_bounded};
 
 /// Folders that are copied; enough to build the simulation.
-const FOLDERS: [&str; 5] =
-    ["crates/lm-types", "crates/lm-backend", "crates/lm-sampler", "crates/lm-scheduler", "sim"];
+const FOLDERS: [&str; 6] = [
+    "crates/lm-types",
+    "kernels",
+    "crates/lm-backend",
+    "crates/lm-sampler",
+    "crates/lm-scheduler",
+    "sim",
+];
 
 /// Builds fast, and still finishes its seeds in well under a second.
 const PROFILE: &str = "
