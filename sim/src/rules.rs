@@ -75,7 +75,14 @@ fn check_time(scheduler: &Scheduler, config: &SchedulerConfig) -> Result<(), Str
     }
     let begins_with_decode = step.rows[0].n_tokens == 1 && step.rows[0].start > 0;
     let (n_decodes, n_prefill) = (step.shape.n_decodes, step.shape.n_prefill_tokens);
-    let part = if n_prefill > 0 && begins_with_decode { 0.6 } else { 1.0 };
+    let is_one_prompt = scheduler.n_waiting() == 0
+        && scheduler.n_running() == step.rows.len()
+        && step.rows.iter().filter(|row| row.n_tokens > 1).count() <= 1;
+    let part = match n_prefill > 0 && begins_with_decode {
+        true if is_one_prompt => 0.6,
+        true => 0.95,
+        false => 1.0,
+    };
     let is_least = n_prefill <= LEAST_CHUNK && (n_prefill > 0 || n_decodes <= 1);
     if step.predicted_seconds > part * bound + 1e-9 && !is_least {
         let predicted = step.predicted_seconds;

@@ -10,9 +10,11 @@ use lm_types::{Priority, SeqId};
 use crate::waiting::Turn;
 use crate::{ScheduledRow, Scheduler, Sequence};
 
-/// What part of the token gap's bound a step may take that holds decodes and prefill: the rest is for
+/// What part of the token gap's bound a step may take that holds decodes and one prompt: the rest is for
 /// what cannot be predicted, such as other processes.
-pub(crate) const MIXED_PART: f64 = 0.6;
+const LEAST_PART: f64 = 0.6;
+/// What part it may take while very many prompts wait: each of them waits for all before it.
+const MOST_PART: f64 = 0.95;
 /// Prefill tokens that a step may hold whatever they take, so that no prompt waits for ever. Chunks that
 /// do not end a prompt are multiples of it, as kernels take rows in such tiles.
 pub(crate) const LEAST_CHUNK: usize = 16;
@@ -37,6 +39,8 @@ pub(crate) struct Candidate {
 /// What is left of a step.
 struct Room {
     tokens: usize,
+    /// What part of the bound decodes and prefill together may take.
+    mixed_part: f64,
     /// Whether background sequences get rows.
     background: bool,
     /// Whether anybody was given prefill tokens.
@@ -53,8 +57,12 @@ impl Scheduler {
     /// Fills the step: decodes, then prefills and admissions.
     pub(crate) fn fill_step(&mut self) {
         let background = !self.has_urgent_work();
-        let mut room =
-            Room { tokens: self.config.max_batch_tokens, background, has_prefill: false };
+        let mut room = Room {
+            tokens: self.config.max_batch_tokens,
+            mixed_part: self.mixed_part(),
+            background,
+            has_prefill: false,
+        };
         self.schedule_decodes(&mut room);
         self.schedule_prefills(&mut room);
         // Those that hold all blocks between them would wait for each other for ever.
@@ -69,11 +77,20 @@ impl Scheduler {
     /// The seconds that a step of decodes may take, and one of decodes and prefill. Without decodes
     /// prefill has the whole bound: no stream stalls, and whoever comes meanwhile waits no longer
     /// than a stream would. `None` without a bound.
-    fn time_bounds(&self) -> Option<(f64, f64)> {
+    fn time_bounds(&self, room: &Room) -> Option<(f64, f64)> {
         let bound = self.config.max_token_gap;
         let seconds = bound.as_secs_f64();
-        let mixed = if self.step.shape.n_decodes > 0 { MIXED_PART * seconds } else { seconds };
+        let mixed = if self.step.shape.n_decodes > 0 { room.mixed_part * seconds } else { seconds };
         (bound > Duration::ZERO).then_some((seconds, mixed))
+    }
+
+    /// What part of the bound a step of decodes and prefill may take now. At a given throughput a stream's
+    /// token can only come sooner where a prompt's first token comes later, so prompts get more of
+    /// the time the more of them there are.
+    pub(crate) fn mixed_part(&self) -> f64 {
+        let prefills = self.running.iter().filter(|id| self.sequences[id].n_remaining() > 1);
+        let n_prompts = self.waiting.len() + prefills.count();
+        MOST_PART - (MOST_PART - LEAST_PART) / n_prompts.max(1) as f64
     }
 
     /// Whether anything but background waits or prefills: background pauses meanwhile.
@@ -116,7 +133,7 @@ impl Scheduler {
             let id = self.order[i].id;
             let mut shape = self.step.shape;
             shape.add_decode(self.sequences[&id].n_computed);
-            let is_too_long = self.time_bounds().is_some_and(|(seconds, _)| {
+            let is_too_long = self.time_bounds(room).is_some_and(|(seconds, _)| {
                 shape.n_decodes > 1 && self.cost.predict(&shape) > seconds
             });
             if is_too_long || room.tokens == 0 {
@@ -168,7 +185,8 @@ impl Scheduler {
     /// Whether there is time for one more chunk.
     fn has_time(&self, room: &Room) -> bool {
         let longest = |(_, mixed)| self.cost.longest_chunk(&self.step.shape, 0, mixed);
-        !room.has_prefill || self.time_bounds().is_none_or(|bounds| longest(bounds) >= LEAST_CHUNK)
+        !room.has_prefill
+            || self.time_bounds(room).is_none_or(|bounds| longest(bounds) >= LEAST_CHUNK)
     }
 
     /// Gives a sequence as many tokens as budget, free blocks and time allow. False when the time
@@ -178,7 +196,7 @@ impl Scheduler {
         let n_slots = (seq.block_table.len() + self.blocks.n_free()) * self.config.block_size;
         let limits = [room.tokens, self.config.max_prefill_chunk, n_slots - seq.n_computed];
         let most = limits.into_iter().fold(seq.n_remaining(), usize::min);
-        let in_time = self.time_bounds().map_or(most, |(_, seconds)| {
+        let in_time = self.time_bounds(room).map_or(most, |(_, seconds)| {
             self.cost.longest_chunk(&self.step.shape, seq.n_computed, seconds)
         });
         // One that was paused between two tokens takes its turn among the decodes.

@@ -90,7 +90,7 @@ impl Load {
         self.served.extend(scheduler.tenants.active().map(|(id, tenant)| (id, tenant.served)));
         self.level = scheduler.tenants.level();
         self.step_seconds = scheduler.step().predicted_seconds;
-        self.bound_seconds = crate::fill::MIXED_PART * config.max_token_gap.as_secs_f64();
+        self.bound_seconds = scheduler.mixed_part() * config.max_token_gap.as_secs_f64();
         self.max_num_seqs = config.max_num_seqs;
         self.max_batch_tokens = config.max_batch_tokens;
         self.n_slots_in_pool = config.n_blocks * config.block_size;
