@@ -1,5 +1,6 @@
 """A real server for each module: started as a user starts it, on a port and in a home of its own."""
 
+import atexit
 import json
 import os
 import queue
@@ -49,6 +50,8 @@ class Server:
             stderr=subprocess.PIPE,
             text=True,
         )
+        # A test that fails leaves no server behind; for one that ended, this does nothing.
+        atexit.register(self.process.kill)
         self.lines = []
         self.said = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
