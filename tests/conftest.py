@@ -1,5 +1,6 @@
 """A real server for each module: started as a user starts it, on a port and in a home of its own."""
 
+import atexit
 import json
 import os
 import queue
@@ -15,7 +16,7 @@ from pathlib import Path
 import openai
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = ROOT / "target" / "release" / "lastmile"
 TEST_HOME = Path(os.environ.get("LASTMILE_TEST_HOME") or ROOT / "target" / "test-home")
 START_PATIENCE_S = 120
@@ -35,18 +36,22 @@ class Answer:
 class Server:
     """`lastmile serve` in a home that outlives it."""
 
-    def __init__(self, home, *args, ca=None):
+    def __init__(self, home, *args, ca=None, variables=None, limits=None):
+        """`limits` is called in the new process before the program: for its resource limits."""
         self.home = Path(home)
         self.tls = ssl.create_default_context(cafile=ca) if ca else None
         assert PROGRAM.is_file(), f"{PROGRAM} is not there: cargo build --release -p lm-cli"
         self.process = subprocess.Popen(
             [PROGRAM, "serve", "--port", "0", *args],
-            env=environment(self.home),
+            env=environment(self.home) | (variables or {}),
+            preexec_fn=limits,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
+        # A test that fails leaves no server behind; for one that ended, this does nothing.
+        atexit.register(self.process.kill)
         self.lines = []
         self.said = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
