@@ -8,7 +8,7 @@
 //!
 //! Start reading at [`Admission::offer`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use lm_types::{Priority, TenantId, Timestamp};
@@ -16,8 +16,9 @@ use lm_types::{Priority, TenantId, Timestamp};
 use crate::forecast::Demand;
 use crate::{Forecast, Load, Scheduler, SchedulerConfig};
 
-/// Promises that are kept at once. Who is refused beyond that is told a time, but has no place.
+/// Promises that are kept at once, and of one tenant. Who is refused beyond that is told a time, but has no place.
 const MAX_PROMISES: usize = 4096;
+const MAX_OF_TENANT: usize = MAX_PROMISES / 4;
 /// How long after its time a promise holds.
 const GRACE: Duration = Duration::from_secs(10);
 /// How much before its time a client may come.
@@ -48,8 +49,6 @@ pub struct Admission {
     queued_tokens: usize,
     mean_output: f64,
     promises: Vec<Promise>,
-    /// For each class, until when promises fill the machine.
-    promised_until: [Timestamp; 3],
 }
 
 /// A place in the queue.
@@ -156,7 +155,6 @@ impl Admission {
             queued_tokens: 0,
             mean_output: FIRST_OUTPUT_GUESS,
             promises: Vec::new(),
-            promised_until: [Timestamp(0); 3],
         }
     }
 
@@ -203,10 +201,19 @@ impl Admission {
         limits: TimeLimits,
     ) -> Result<(Vec<Ticket>, Forecast), Refusal> {
         let first = *offers.first().expect("a request has a sequence");
+        if self.queued.is_empty() && self.load.is_idle() {
+            // Whoever comes is served.
+            self.promises.clear();
+        }
         self.promises.retain(|promise| now.since(promise.due) <= GRACE);
-        let own = |p: &Promise| p.fingerprint == first.fingerprint && p.tenant == first.tenant;
-        let promise = self.promises.iter().position(own);
-        let comes_in_time = promise.is_some_and(|i| self.promises[i].due.since(now) <= EARLY);
+        // Clients may send the same: each refusal made a promise, and the earliest one is claimed.
+        let own = |p: &Promise| {
+            let is_due = p.due.since(now) <= EARLY;
+            is_due && p.fingerprint == first.fingerprint && p.tenant == first.tenant
+        };
+        let matching = self.promises.iter().enumerate().filter(|(_, promise)| own(promise));
+        let promise = matching.min_by_key(|(_, promise)| promise.due).map(|(i, _)| i);
+        let comes_in_time = promise.is_some();
         let demands: Vec<Demand> = offers.iter().map(|offer| self.demand(offer)).collect();
         let forecast = self.forecast(&first, &demands);
         let refused = self.shortage(&first, &demands, forecast, limits, comes_in_time);
@@ -221,13 +228,9 @@ impl Admission {
             });
             return Ok((tickets.collect(), forecast));
         };
-        let retry_after = wait.map(|wait| match promise {
-            // It came too early; its time stands.
-            Some(i) if !comes_in_time => self.promises[i].due.since(now),
-            _ => {
-                self.keep_promise(promise);
-                self.promise(now, &first, &demands, wait, comes_in_time)
-            }
+        let retry_after = wait.map(|wait| {
+            self.keep_promise(promise);
+            self.promise(now, &first, &demands, wait, comes_in_time)
         });
         Err(Refusal { because, retry_after })
     }
@@ -280,8 +283,9 @@ impl Admission {
         Some((RefusedBecause::Deadline { predicted, limit }, wait))
     }
 
-    /// Promises a place at the first time that is `wait` seconds away and not promised to anybody else.
-    /// Whoever came in time and found none goes before the others.
+    /// Promises a place at the first time that is `wait` seconds away and not promised to the same tenant
+    /// already; tenants that have promises share the machine. Whoever came in time and found none goes
+    /// before the others.
     fn promise(
         &mut self,
         now: Timestamp,
@@ -290,14 +294,18 @@ impl Admission {
         wait: f64,
         comes_in_time: bool,
     ) -> Duration {
+        let of_class = self.promises.iter().filter(|promise| promise.class == first.class);
+        let mut tenants: BTreeSet<TenantId> = of_class.clone().map(|p| p.tenant).collect();
+        tenants.insert(first.tenant);
+        let own = of_class.filter(|promise| promise.tenant == first.tenant);
+        let (n_own, until) = (own.clone().count(), own.map(|promise| promise.due).max());
         let takes: f64 = demands.iter().map(|demand| self.load.machine_seconds(demand)).sum();
-        let takes = seconds(CAUTION * takes);
+        let takes = seconds(CAUTION * takes * tenants.len() as f64);
         let soonest = now + seconds(wait.max(0.0)).max(takes);
-        let until = &mut self.promised_until[first.class as usize];
-        let due = if comes_in_time { soonest } else { soonest.max(*until + takes) };
+        let after_own = until.map_or(soonest, |until| soonest.max(until + takes));
+        let due = if comes_in_time { soonest } else { after_own };
         let due = due.min(now + MAX_RETRY);
-        *until = due.max(*until);
-        if self.promises.len() < MAX_PROMISES {
+        if self.promises.len() < MAX_PROMISES && n_own < MAX_OF_TENANT {
             self.promises.push(Promise {
                 class: first.class,
                 tenant: first.tenant,

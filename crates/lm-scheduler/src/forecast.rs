@@ -96,6 +96,11 @@ impl Load {
         self.n_slots_in_pool = config.n_blocks * config.block_size;
     }
 
+    /// Whether nothing has a slot.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.running.is_empty()
+    }
+
     /// What a tenant was served, counted from when it would begin to wait.
     pub(crate) fn served(&self, tenant: TenantId) -> u64 {
         let found = self.served.binary_search_by_key(&tenant, |(id, _)| *id);

@@ -6,7 +6,8 @@ use std::time::Duration;
 use lm_types::{Priority, SeqId, TenantId, Timestamp};
 
 use crate::{
-    Admission, Drawn, NewSequence, Offer, RefusedBecause, Scheduler, SchedulerConfig, TimeLimits,
+    Admission, Drawn, NewSequence, Offer, RefusedBecause, Scheduler, SchedulerConfig, Ticket,
+    TimeLimits,
 };
 
 /// A scheduler and the time on its machine: 2 ms a step, 1 ms a decode row, 0.5 ms a prefill token.
@@ -180,6 +181,50 @@ fn a_refused_request_has_its_place_when_it_comes_again_in_time() {
     admission.leave(tickets.remove(0));
     now = now + Duration::from_secs(60);
     assert!(admission.offer(now, &[offer(300)], none).is_ok());
+}
+
+/// A full queue of another tenant's.
+fn full(rig: &Rig) -> (Admission, Vec<Ticket>) {
+    let mut admission = Admission::new(&rig.scheduler);
+    let other = |i: u64| Offer { tenant: TenantId(9), ..offer(1000 + i) };
+    let tickets = (0..8)
+        .map(|i| admission.offer(Timestamp(0), &[other(i)], TimeLimits::default()).unwrap().0[0]);
+    let tickets = tickets.collect();
+    (admission, tickets)
+}
+
+#[test]
+fn the_promises_of_one_tenant_do_not_put_others_off() {
+    let rig = Rig::new(|_| ());
+    let (mut admission, _) = full(&rig);
+    let none = TimeLimits::default();
+    let mut wait = |offer: Offer| {
+        admission.offer(Timestamp(0), &[offer], none).unwrap_err().retry_after.unwrap()
+    };
+    let quiet = |i: u64| Offer { tenant: TenantId(2), ..offer(i) };
+    let before = wait(quiet(1));
+    let greedy = |i: u64| Offer { max_new_tokens: 3000, ..offer(i) };
+    let last = (0..100).map(|i| wait(greedy(i))).last().unwrap();
+    // It shares the machine with one more, and comes after its own first.
+    let after = wait(quiet(2));
+    assert!(after <= 4 * before, "{after:?}, {before:?} before");
+    assert!(last > 50 * after, "the greedy tenant is to wait {last:?}, the other {after:?}");
+}
+
+#[test]
+fn equal_requests_are_told_different_times() {
+    let rig = Rig::new(|_| ());
+    let (mut admission, mut tickets) = full(&rig);
+    let none = TimeLimits::default();
+    let refused = |admission: &mut Admission| {
+        admission.offer(Timestamp(0), &[offer(5)], none).unwrap_err().retry_after.unwrap()
+    };
+    let waits = [0; 4].map(|_| refused(&mut admission));
+    assert!(waits.is_sorted() && waits.windows(2).all(|pair| pair[0] < pair[1]), "{waits:?}");
+    for wait in waits {
+        admission.leave(tickets.remove(0));
+        assert!(admission.offer(Timestamp(0) + wait, &[offer(5)], none).is_ok());
+    }
 }
 
 #[test]
