@@ -19,6 +19,10 @@ use crate::loading::{Loaded, load};
 use crate::prepare::prepare;
 use crate::{Answer, GenerateStream, LoadError, ReleaseFacts, RuntimeConfig};
 
+/// What is recorded of the prompt of a request that was refused: refusals cost their sender nothing, so they
+/// must not fill the store.
+const MAX_REFUSED_BYTES: usize = 4096;
+
 /// A loaded model with its engine. Share it by `Arc`; drop it to unload.
 pub struct Runtime {
     /// `None` once shut down; locked for writing only then.
@@ -215,7 +219,10 @@ impl Runtime {
         error: &GenerateError,
     ) {
         self.observer.record(&RequestEvent {
-            request: (**request).clone(),
+            request: GenerateRequest {
+                prompt: request.prompt.excerpt(MAX_REFUSED_BYTES),
+                ..(**request).clone()
+            },
             choice: 0,
             model: self.info.name.clone(),
             release: self.info.release_hash,

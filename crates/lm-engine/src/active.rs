@@ -146,7 +146,9 @@ impl Active {
         served_by: &ServedBy,
     ) -> (RequestEvent, EndSignal) {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let usage = seq.map_or(Usage::default(), |seq| Usage {
+        // What never left the queue took nothing.
+        let computed = seq.filter(|seq| seq.first_scheduled().is_some());
+        let usage = computed.map_or(Usage::default(), |seq| Usage {
             prompt_tokens: count(seq.n_prompt()),
             completion_tokens: count(seq.n_generated()),
             cached_tokens: count(seq.n_cached()),

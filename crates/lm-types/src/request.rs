@@ -38,6 +38,48 @@ pub enum Prompt {
     Chat(Vec<ChatMessage>),
 }
 
+impl Prompt {
+    /// The prompt, or where it takes more than `max_bytes`, its beginning as text and how much there was.
+    #[must_use]
+    pub fn excerpt(&self, max_bytes: usize) -> Prompt {
+        let mut text = String::new();
+        let n_bytes = match self {
+            Prompt::Text(prompt) => {
+                push_up_to(&mut text, prompt, max_bytes);
+                prompt.len()
+            }
+            Prompt::Chat(messages) => {
+                for message in messages {
+                    push_up_to(&mut text, message.role.as_str(), max_bytes);
+                    push_up_to(&mut text, ": ", max_bytes);
+                    push_up_to(&mut text, &message.content, max_bytes);
+                    push_up_to(&mut text, "\n", max_bytes);
+                }
+                // Roles and separators are small beside their allocations, which count too.
+                let of_message = |message: &ChatMessage| message.content.len() + 32;
+                messages.iter().map(of_message).sum()
+            }
+            Prompt::Tokens(tokens) => {
+                for token in tokens.iter().take(max_bytes) {
+                    push_up_to(&mut text, &format!("{token} "), max_bytes);
+                }
+                size_of_val(tokens.as_slice())
+            }
+        };
+        if n_bytes <= max_bytes {
+            return self.clone();
+        }
+        text.push_str(&format!("[cut: {n_bytes} bytes in all]"));
+        Prompt::Text(text)
+    }
+}
+
+/// Appends as much of `more` as keeps `text` within `max_bytes`, whole characters only.
+fn push_up_to(text: &mut String, more: &str, max_bytes: usize) {
+    let room = max_bytes.saturating_sub(text.len());
+    text.push_str(&more[..more.floor_char_boundary(room)]);
+}
+
 /// When an answer ends.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StopRules {
@@ -80,5 +122,29 @@ impl GenerateRequest {
             deadline: None,
             max_queue: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Role;
+
+    #[test]
+    fn a_long_prompt_is_cut_and_says_so() {
+        let cut = |prompt: &Prompt| match prompt.excerpt(10) {
+            Prompt::Text(text) => text,
+            other => panic!("{other:?} is no text"),
+        };
+        assert_eq!(
+            cut(&Prompt::Text("123456789äöü".to_owned())),
+            "123456789[cut: 15 bytes in all]"
+        );
+        let chat =
+            [1, 2].map(|i| ChatMessage { role: Role::User, content: format!("message {i}") });
+        assert_eq!(cut(&Prompt::Chat(chat.into())), "user: mess[cut: 82 bytes in all]");
+        assert_eq!(cut(&Prompt::Tokens(vec![123; 4])), "123 123 12[cut: 16 bytes in all]");
+        let short = Prompt::Text("0123456789".to_owned());
+        assert_eq!(short.excerpt(10), short);
     }
 }
