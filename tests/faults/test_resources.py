@@ -236,6 +236,8 @@ def test_file_descriptors_are_exhausted(tmp_path):
         n_answers += 1
     elapsed, burnt = time.monotonic() - began, cpu_seconds(server) - burnt
     assert open_connections(server) > MAX_FILES
+    said = [line for line in server.lines if "Too many open files" in line]
+    assert said, "an operator can see why nobody gets in"
     n_other_lines = sum("path=" not in line for line in server.lines[n_lines:])
     assert n_other_lines <= 3 * elapsed + 2, "it is said once in a while"
     assert burnt <= 0.5 * elapsed + 0.005 * n_answers, f"{burnt} CPU seconds in {elapsed} s"

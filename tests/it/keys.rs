@@ -55,6 +55,7 @@ fn what_keys_and_serve_refuse() {
     };
     serve(&["--host", "0.0.0.0"], 2, &["0.0.0.0", "keys create", "--insecure"]);
     serve(&["--api-key", "short"], 2, &["--api-key", "5 characters", "16"]);
+    serve(&["--api-key", ""], 2, &["--api-key", "empty"]);
     serve(&["--allowed-host", "llm.example:443"], 2, &["--allowed-host", "llm.example:443"]);
     serve(&["--cors-origin", "https://chat.example/"], 2, &["--cors-origin", "without a path"]);
     serve(&["--cors-origin", "*"], 2, &["--cors-origin", "\"*\""]);

@@ -1,6 +1,8 @@
 """Keys, signals and the end of a server, as an operator meets them."""
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import threading
@@ -8,7 +10,7 @@ import time
 
 import openai
 import pytest
-from conftest import Server, run
+from conftest import PROGRAM, Server, environment, run
 from test_placeholder import until
 
 CHAT = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
@@ -81,6 +83,31 @@ def test_a_revoked_key_stops_working_and_hangup_is_heard(own_home):
     until(10, is_revoked)
     ask(server, other)
     assert server.stop() == 0
+
+
+def test_a_hangup_while_the_model_loads_is_no_end(own_home):
+    model = own_home / "model.gguf"
+    os.mkfifo(model)
+    command = [PROGRAM, "serve", "--port", "0", "--model", model]
+    server = subprocess.Popen(
+        command, env=environment(own_home), stderr=subprocess.PIPE, text=True
+    )
+
+    def open_if_read():
+        try:
+            return os.open(model, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            assert error.errno == errno.ENXIO, error
+            assert server.poll() is None, server.stderr.read()
+
+    # The program reads its model, and waits for what is never written.
+    pipes = []
+    until(10, lambda: pipes.append(open_if_read()) or pipes[-1] is not None)
+    server.send_signal(signal.SIGHUP)
+    os.close(pipes[-1])
+    _, said = server.communicate(timeout=20)
+    assert server.returncode == 3, "it ends by its model, not by the signal"
+    assert "model.gguf" in said
 
 
 def test_a_fixed_key_is_enough(own_home):

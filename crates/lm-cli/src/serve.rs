@@ -35,6 +35,8 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
     let access = access(args)?;
     let tokio = tokio::runtime::Runtime::new().context("cannot start the server's threads")?;
     // The address is taken before the model is loaded: a port that is in use is said at once.
+    // The handler comes first: a hangup while the model loads must not end the process.
+    tokio.block_on(async { signals::reload_at_hangup(&access) })?;
     let bound = tokio.block_on(async { bind(&server, &access.keys) });
     let listener = bound.map_err(|error| match error {
         ServeError::NotLoopback { .. } | ServeError::InvalidOption { .. } => {
@@ -60,7 +62,6 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
     banner(args, &runtime, &access, address, started.elapsed());
     tokio.block_on(async {
         let shutdown = signals::stop()?;
-        signals::reload_at_hangup(&access)?;
         lm_server::serve(listener, runtime, ops, server, access, shutdown).await?;
         anyhow::Ok(())
     })?;

@@ -27,6 +27,14 @@ pub enum KeyError {
         /// What is wrong with it.
         what: String,
     },
+    /// A file that held keys is gone.
+    #[error(
+        "the key file {} is gone: put it back, or restart to serve without its keys", path.display()
+    )]
+    Gone {
+        /// Where it was.
+        path: PathBuf,
+    },
     /// Others than its owner may write the file, and so make keys for themselves.
     #[error(
         "the key file {} may be written by others (mode {mode:03o}): chmod 600 it", path.display()
@@ -78,6 +86,11 @@ pub enum KeyError {
         /// What is allowed.
         wanted: &'static str,
     },
+    /// A fixed key without a character.
+    #[error(
+        "the API key is empty, but must be 16 to 256 printable characters of ASCII without spaces, or not be given at all"
+    )]
+    EmptyFixedKey,
     /// A fixed key that would be too easy to guess or cannot be sent.
     #[error(
         "the API key has {n_chars} characters, but must be 16 to 256 printable ones of ASCII without spaces"

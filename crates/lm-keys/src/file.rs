@@ -43,12 +43,12 @@ pub struct NewKey {
     pub limits: KeyLimits,
 }
 
-/// Differs from the one before when the file was replaced.
+/// Differs from the one before when the file was replaced, or its permissions changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     modified: Option<SystemTime>,
     size_bytes: u64,
-    inode: u64,
+    system: [i64; 4],
 }
 
 #[derive(Serialize, Deserialize)]
@@ -76,13 +76,16 @@ impl KeyFile {
     /// # Errors
     /// A file that cannot be read, holds something else, or may be written by others.
     pub fn read(&self) -> Result<Option<Vec<KeyRecord>>, KeyError> {
-        let file = match File::open(&self.path) {
+        let file = match open(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(io(&self.path, "open", &error)),
         };
         let corrupt = |what: String| KeyError::Corrupt { path: self.path.clone(), what };
         let metadata = file.metadata().map_err(|error| io(&self.path, "read", &error))?;
+        if !metadata.is_file() {
+            return Err(corrupt("it is not a regular file".to_owned()));
+        }
         if let Some(mode) = writable_by_others(&metadata) {
             return Err(KeyError::WritableByOthers { path: self.path.clone(), mode });
         }
@@ -118,7 +121,7 @@ impl KeyFile {
         Some(Stamp {
             modified: metadata.modified().ok(),
             size_bytes: metadata.len(),
-            inode: inode(&metadata),
+            system: system_stamp(&metadata),
         })
     }
 
@@ -229,12 +232,27 @@ fn writable_by_others(_metadata: &fs::Metadata) -> Option<u32> {
     None
 }
 
+/// Never waits, whatever is there: a FIFO would, until somebody writes to it.
+fn open(path: &Path) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(
+        &mut options,
+        rustix::fs::OFlags::NONBLOCK.bits().cast_signed(),
+    );
+    options.open(path)
+}
+
+/// Inode, permissions, and when these or the contents changed last.
 #[cfg(unix)]
-fn inode(metadata: &fs::Metadata) -> u64 {
-    std::os::unix::fs::MetadataExt::ino(metadata)
+fn system_stamp(metadata: &fs::Metadata) -> [i64; 4] {
+    use std::os::unix::fs::MetadataExt;
+    let (inode, mode) = (metadata.ino().cast_signed(), i64::from(metadata.mode()));
+    [inode, mode, metadata.ctime(), metadata.ctime_nsec()]
 }
 
 #[cfg(not(unix))]
-fn inode(_metadata: &fs::Metadata) -> u64 {
-    0
+fn system_stamp(_metadata: &fs::Metadata) -> [i64; 4] {
+    [0; 4]
 }

@@ -17,7 +17,7 @@ mod secret;
 pub use error::KeyError;
 pub use expiry::{DAY_S, expires_at};
 pub use file::{KeyFile, NewKey, Stamp};
-pub use meter::{LimitKind, Meter, Now, OverLimit};
+pub use meter::{LimitKind, Meter, Now, OverLimit, Reservation};
 pub use record::{KeyId, KeyLimits, KeyRecord, KeyState, Scope};
 pub use ring::{AuthError, Holder, KeyRing};
 

@@ -39,9 +39,17 @@ pub struct OverLimit {
     pub kind: LimitKind,
     /// The limit's value.
     pub limit: u64,
-    /// After this wait the request would be admitted, if nobody else came with the same key. For
-    /// open requests a guess from how long those of the key took so far.
+    /// After this wait the request would be admitted, if nobody else came with the same key. Where
+    /// it waits for open requests, or for what they set aside, a guess from how long those of the
+    /// key took so far.
     pub retry_after: Duration,
+}
+
+/// What was set aside for one request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reservation {
+    minute_tokens: u64,
+    day_tokens: u64,
 }
 
 /// What one key has used. Its memory does not grow.
@@ -58,7 +66,8 @@ struct State {
     mean_open_s: f64,
     day: u64,
     spent_today: u64,
-    reserved: u64,
+    /// Of all open requests.
+    reserved: Reservation,
 }
 
 /// Fills up within a minute, and may be overdrawn: what is used more than was foreseen is paid back
@@ -95,7 +104,7 @@ impl Meter {
             mean_open_s: 1.0,
             day: now.unix_s / DAY_S,
             spent_today,
-            reserved: 0,
+            reserved: Reservation::default(),
         }))
     }
 
@@ -107,13 +116,10 @@ impl Meter {
         let mut state = self.at(now);
         let over = |kind, limit, retry_after| Err(OverLimit { kind, limit, retry_after });
         if let Some(limit) = state.limits.max_concurrent.filter(|&limit| state.n_open >= limit) {
-            let wait = Duration::from_secs_f64(state.mean_open_s / limit as f64);
-            let wait = wait.clamp(Duration::from_millis(100), Duration::from_secs(60));
-            return over(LimitKind::Concurrent, limit, wait);
+            return over(LimitKind::Concurrent, limit, state.open_ends_in(limit));
         }
-        let spent = state.spent_today.saturating_add(state.reserved);
-        if let Some(limit) = state.limits.daily_tokens.filter(|&limit| spent >= limit) {
-            return over(LimitKind::DailyTokens, limit, until_tomorrow(now));
+        if let Some((limit, wait)) = state.over_daily(1, now) {
+            return over(LimitKind::DailyTokens, limit, wait);
         }
         if let Some(bucket) = &mut state.requests
             && let Err(wait) = bucket.take(1.0)
@@ -124,27 +130,22 @@ impl Meter {
         Ok(())
     }
 
-    /// Sets `n_tokens` aside for a request that has begun, as an estimate of what it will use.
-    /// A request that is larger than a limit is admitted when nothing else was used.
+    /// Sets `n_tokens` aside for a request that has begun, as an estimate of what it will use; of a
+    /// limit no more than all of it. A request that is larger than a limit is admitted when nothing
+    /// else was used. What is returned goes to [`Meter::end`].
     ///
     /// # Errors
-    /// The limit that is reached; nothing was taken.
-    pub fn reserve(&self, n_tokens: u64, now: Now) -> Result<(), OverLimit> {
+    /// The limit that is reached. No tokens were taken, and the request no longer counts against
+    /// those of the minute.
+    pub fn reserve(&self, n_tokens: u64, now: Now) -> Result<Reservation, OverLimit> {
         let mut state = self.at(now);
-        let spent = state.spent_today.saturating_add(state.reserved);
-        let is_over = |&limit: &u64| spent.saturating_add(n_tokens.min(limit)) > limit;
-        if let Some(limit) = state.limits.daily_tokens.filter(is_over) {
-            let retry_after = until_tomorrow(now);
-            return Err(OverLimit { kind: LimitKind::DailyTokens, limit, retry_after });
-        }
-        if let Some(bucket) = &mut state.tokens
-            && let Err(retry_after) = bucket.take(n_tokens as f64)
+        let taken = state.take_tokens(n_tokens, now);
+        if taken.is_err()
+            && let Some(requests) = &mut state.requests
         {
-            let limit = bucket.capacity as u64;
-            return Err(OverLimit { kind: LimitKind::TokensPerMinute, limit, retry_after });
+            requests.give_back(1.0);
         }
-        state.reserved = state.reserved.saturating_add(n_tokens);
-        Ok(())
+        taken
     }
 
     /// Counts tokens that were used.
@@ -157,14 +158,30 @@ impl Meter {
     }
 
     /// Ends a request that was open for `open_for`, and gives back what was set aside for it.
-    pub fn end(&self, reserved: u64, open_for: Duration, now: Now) {
+    pub fn end(&self, reserved: Reservation, open_for: Duration, now: Now) {
         let mut state = self.at(now);
         state.n_open = state.n_open.saturating_sub(1);
         state.mean_open_s += (open_for.as_secs_f64() - state.mean_open_s) / 8.0;
-        state.reserved = state.reserved.saturating_sub(reserved);
+        let Reservation { minute_tokens, day_tokens } = &mut state.reserved;
+        *minute_tokens = minute_tokens.saturating_sub(reserved.minute_tokens);
+        *day_tokens = day_tokens.saturating_sub(reserved.day_tokens);
         if let Some(bucket) = &mut state.tokens {
-            bucket.level = (bucket.level + reserved as f64).min(bucket.capacity);
+            bucket.give_back(reserved.minute_tokens as f64);
         }
+    }
+
+    /// Other limits from now on. What was used, set aside and is open stays.
+    pub fn change_limits(&self, limits: KeyLimits, now: Now) {
+        let mut state = self.at(now);
+        let State { requests, tokens, .. } = &mut *state;
+        let changes = [(requests, limits.requests_per_minute), (tokens, limits.tokens_per_minute)];
+        for (bucket, limit) in changes {
+            match (bucket.as_mut(), limit) {
+                (Some(bucket), Some(limit)) => bucket.resize(limit),
+                _ => *bucket = limit.map(|limit| Bucket::new(limit, now.monotonic)),
+            }
+        }
+        state.limits = limits;
     }
 
     /// Requests that are open.
@@ -198,6 +215,52 @@ impl Meter {
     }
 }
 
+impl State {
+    fn take_tokens(&mut self, n_tokens: u64, now: Now) -> Result<Reservation, OverLimit> {
+        if let Some((limit, retry_after)) = self.over_daily(n_tokens, now) {
+            return Err(OverLimit { kind: LimitKind::DailyTokens, limit, retry_after });
+        }
+        let mut reserved = Reservation::default();
+        let open_ends_in = self.open_ends_in(1);
+        if let Some(bucket) = &mut self.tokens {
+            let limit = bucket.capacity as u64;
+            reserved.minute_tokens = n_tokens.min(limit);
+            let wanted = reserved.minute_tokens as f64;
+            if let Err(filled_in) = bucket.take(wanted) {
+                // What open requests set aside comes back sooner than the bucket fills up.
+                let given_back = self.reserved.minute_tokens as f64;
+                let rest = bucket.until(wanted - given_back).max(open_ends_in);
+                let retry_after = filled_in.min(rest);
+                return Err(OverLimit { kind: LimitKind::TokensPerMinute, limit, retry_after });
+            }
+        }
+        if let Some(limit) = self.limits.daily_tokens {
+            reserved.day_tokens = n_tokens.min(limit);
+        }
+        let all = &mut self.reserved;
+        all.minute_tokens = all.minute_tokens.saturating_add(reserved.minute_tokens);
+        all.day_tokens = all.day_tokens.saturating_add(reserved.day_tokens);
+        Ok(reserved)
+    }
+
+    /// The day's limit and how long to wait, where `n_tokens` more would be over it.
+    fn over_daily(&self, n_tokens: u64, now: Now) -> Option<(u64, Duration)> {
+        let limit = self.limits.daily_tokens?;
+        let used = self.spent_today.saturating_add(n_tokens.min(limit));
+        if used > limit {
+            return Some((limit, until_tomorrow(now)));
+        }
+        let is_over = used.saturating_add(self.reserved.day_tokens) > limit;
+        is_over.then(|| (limit, self.open_ends_in(1).min(until_tomorrow(now))))
+    }
+
+    /// When one of `n` open requests has ended, about.
+    fn open_ends_in(&self, n: u64) -> Duration {
+        let wait = Duration::from_secs_f64(self.mean_open_s / n as f64);
+        wait.clamp(Duration::from_millis(100), Duration::from_secs(60))
+    }
+}
+
 impl Bucket {
     fn new(per_minute: u64, now: Duration) -> Self {
         let capacity = per_minute as f64;
@@ -217,13 +280,34 @@ impl Bucket {
     /// Takes `n`, or says how long it takes until they are there. What is more than the bucket holds
     /// is taken from a full one.
     fn take(&mut self, n: f64) -> Result<(), Duration> {
-        let missing = n.min(self.capacity) - self.level;
-        // A wait that was honoured to the nanosecond must not fail by a rounding.
-        if missing > 1e-6 {
-            return Err(Duration::from_secs_f64(missing / self.per_second()));
+        let wait = self.until(n.min(self.capacity));
+        if !wait.is_zero() {
+            return Err(wait);
         }
         self.level -= n;
         Ok(())
+    }
+
+    /// How long it takes until the level is `n`.
+    fn until(&self, n: f64) -> Duration {
+        let missing = n - self.level;
+        // A wait that was honoured to the nanosecond must not fail by a rounding.
+        if missing > 1e-6 {
+            Duration::from_secs_f64(missing / self.per_second())
+        } else {
+            Duration::ZERO
+        }
+    }
+
+    fn give_back(&mut self, n: f64) {
+        self.level = (self.level + n).min(self.capacity);
+    }
+
+    /// What was used counts against the new limit, but makes no new debt.
+    fn resize(&mut self, per_minute: u64) {
+        let capacity = per_minute as f64;
+        self.level = (self.level + capacity - self.capacity).max(self.level.min(0.0));
+        self.capacity = capacity;
     }
 }
 

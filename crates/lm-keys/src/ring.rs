@@ -62,6 +62,9 @@ impl KeyRing {
     /// # Errors
     /// A key that is too short or cannot be sent in a header.
     pub fn set_fixed(&self, key: &str, now: Now) -> Result<(), KeyError> {
+        if key.is_empty() {
+            return Err(KeyError::EmptyFixedKey);
+        }
         let n_chars = key.chars().count();
         if !(16..=256).contains(&n_chars) || !key.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(KeyError::BadFixedKey { n_chars });
@@ -88,7 +91,7 @@ impl KeyRing {
     }
 
     /// Knows these keys from now on, and no others besides the fixed one; `None` is no file. What a
-    /// key has used stays; `spent_today` is asked for keys that were not known before.
+    /// key has used stays, also under other limits; `spent_today` is asked for keys that were not known before.
     pub fn replace(
         &self,
         records: Option<Vec<KeyRecord>>,
@@ -100,15 +103,14 @@ impl KeyRing {
         let holder = |record: KeyRecord| {
             // The file was checked when it was read.
             let hash = blake3::Hash::from_hex(&record.hash).ok()?;
-            let known = before.get(&record.id).filter(|old| old.record.limits == record.limits);
+            let known = before.get(&record.id);
             let meter = known.map_or_else(
-                || {
-                    let old = before.get(&record.id).map(|old| old.meter.spent_today(now));
-                    let spent = old.unwrap_or_else(|| spent_today(record.id.tenant()));
-                    Arc::new(Meter::new(record.limits, spent, now))
-                },
+                || Arc::new(Meter::new(record.limits, spent_today(record.id.tenant()), now)),
                 |old| Arc::clone(&old.meter),
             );
+            if known.is_some_and(|old| old.record.limits != record.limits) {
+                meter.change_limits(record.limits, now);
+            }
             Some((record.id, Arc::new(Holder { record, meter, hash })))
         };
         let by_id = records.into_iter().flatten().filter_map(holder).collect();
@@ -121,6 +123,12 @@ impl KeyRing {
     #[must_use]
     pub fn is_required(&self) -> bool {
         self.lock().is_required
+    }
+
+    /// Keys of the file, whether or not they open anything.
+    #[must_use]
+    pub fn n_filed(&self) -> usize {
+        self.lock().by_id.len()
     }
 
     /// Keys that open something.

@@ -5,7 +5,8 @@
 use std::time::Duration;
 
 use crate::{
-    AuthError, KeyError, KeyFile, KeyLimits, KeyRing, LimitKind, Meter, NewKey, Now, Scope,
+    AuthError, KeyError, KeyFile, KeyLimits, KeyRing, LimitKind, Meter, NewKey, Now, Reservation,
+    Scope,
 };
 
 /// A noon.
@@ -97,7 +98,9 @@ fn a_fixed_key_opens_everything_and_is_the_same_tenant_again() {
     let long = "x".repeat(257);
     for bad in ["", "0123456789abcde", "0123456789 abcdef", "0123456789abcdeé", &long] {
         let refused = KeyRing::default().set_fixed(bad, at(0.0)).unwrap_err();
-        assert!(matches!(refused, KeyError::BadFixedKey { .. }));
+        let is_empty = matches!(refused, KeyError::EmptyFixedKey);
+        assert!(is_empty || matches!(refused, KeyError::BadFixedKey { .. }));
+        assert_eq!(is_empty, bad.is_empty());
     }
 }
 
@@ -194,17 +197,18 @@ fn requests_per_minute_say_truly_when_to_come_again() {
 #[test]
 fn tokens_are_set_aside_and_settled() {
     let meter = meter(KeyLimits { tokens_per_minute: Some(600), ..KeyLimits::default() });
-    meter.reserve(500, at(0.0)).unwrap();
+    let held = meter.reserve(500, at(0.0)).unwrap();
     let over = meter.reserve(200, at(0.0)).unwrap_err();
     assert_eq!((over.kind, over.limit), (LimitKind::TokensPerMinute, 600));
-    assert_eq!(over.retry_after, Duration::from_secs(10));
+    // The bucket has them in 10 s, but what is open gives more back when it ends.
+    assert_eq!(over.retry_after, Duration::from_secs(1));
     // It used less than was set aside.
     meter.charge(100, at(0.0));
-    meter.end(500, Duration::from_secs(1), at(0.0));
-    meter.reserve(500, at(0.0)).unwrap();
+    meter.end(held, Duration::from_secs(1), at(0.0));
+    let held = meter.reserve(500, at(0.0)).unwrap();
     // It used far more: the debt is paid before anything else is admitted.
     meter.charge(1200, at(0.0));
-    meter.end(500, Duration::from_secs(1), at(0.0));
+    meter.end(held, Duration::from_secs(1), at(0.0));
     let over = meter.reserve(1, at(0.0)).unwrap_err();
     assert!((70.0..70.2).contains(&over.retry_after.as_secs_f64()), "{:?}", over.retry_after);
     meter.reserve(1, Now { monotonic: over.retry_after, ..at(0.0) }).unwrap();
@@ -221,7 +225,7 @@ fn open_requests_are_counted() {
     let over = meter.begin(at(0.0)).unwrap_err();
     assert_eq!((over.kind, over.limit), (LimitKind::Concurrent, 2));
     assert!(over.retry_after >= Duration::from_millis(100));
-    meter.end(0, Duration::from_secs(4), at(1.0));
+    meter.end(Reservation::default(), Duration::from_secs(4), at(1.0));
     assert_eq!(meter.n_open(), 1);
     meter.begin(at(1.0)).unwrap();
 }
@@ -230,12 +234,12 @@ fn open_requests_are_counted() {
 fn a_daily_budget_holds_over_a_restart_and_until_midnight() {
     let limits = KeyLimits { daily_tokens: Some(1000), ..KeyLimits::default() };
     let meter = Meter::new(limits, 900, at(0.0));
-    meter.reserve(100, at(0.0)).unwrap();
-    let over = meter.reserve(1, at(0.0)).unwrap_err();
+    let held = meter.reserve(100, at(0.0)).unwrap();
+    let over = meter.reserve(101, at(0.0)).unwrap_err();
     assert_eq!((over.kind, over.limit), (LimitKind::DailyTokens, 1000));
     assert_eq!(over.retry_after, Duration::from_secs(43_200));
     meter.charge(50, at(1.0));
-    meter.end(100, Duration::from_secs(1), at(1.0));
+    meter.end(held, Duration::from_secs(1), at(1.0));
     assert_eq!(meter.spent_today(at(1.0)), 950);
     meter.charge(50, at(2.0));
     assert_eq!(meter.begin(at(3.0)).unwrap_err().kind, LimitKind::DailyTokens);
@@ -269,4 +273,103 @@ fn what_was_used_stays_when_keys_are_read_again() {
     let meter = &ring.authenticate(&key, at(0.0)).unwrap().meter;
     assert_eq!(meter.reserve(6, at(0.0)).unwrap_err().limit, 95);
     meter.reserve(5, at(0.0)).unwrap();
+}
+
+#[test]
+fn what_is_only_set_aside_is_waited_for_as_long_as_requests_take() {
+    let limits = KeyLimits { daily_tokens: Some(10_000), ..KeyLimits::default() };
+    let daily = meter(limits);
+    daily.begin(at(0.0)).unwrap();
+    let held = daily.reserve(8000, at(0.0)).unwrap();
+    daily.begin(at(0.0)).unwrap();
+    let over = daily.reserve(8000, at(0.0)).unwrap_err();
+    assert_eq!(over.kind, LimitKind::DailyTokens);
+    assert_eq!(over.retry_after, Duration::from_secs(1));
+    daily.end(held, Duration::from_millis(100), at(0.1));
+    daily.reserve(8000, at(0.1)).unwrap();
+    // All of it is set aside: nobody can begin, but not until tomorrow.
+    let all = meter(limits);
+    all.reserve(u64::MAX, at(0.0)).unwrap();
+    assert_eq!(all.begin(at(0.0)).unwrap_err().retry_after, Duration::from_secs(1));
+    // A request that is larger than the bucket sets the bucket aside, and no more.
+    let minute = meter(KeyLimits { tokens_per_minute: Some(1000), ..KeyLimits::default() });
+    let held = minute.reserve(8000, at(0.0)).unwrap();
+    let over = minute.reserve(1000, at(0.0)).unwrap_err();
+    assert_eq!(over.retry_after, Duration::from_secs(1));
+    minute.end(held, Duration::from_secs(1), at(0.0));
+    minute.charge(900, at(0.0));
+    // What was truly used comes back with time only.
+    let over = minute.reserve(1000, at(0.0)).unwrap_err();
+    assert_eq!(over.retry_after, Duration::from_secs(54));
+}
+
+#[test]
+fn a_request_refused_for_tokens_is_none_of_the_minute() {
+    let (requests_per_minute, tokens_per_minute) = (Some(2), Some(100));
+    let meter = meter(KeyLimits { requests_per_minute, tokens_per_minute, ..KeyLimits::default() });
+    meter.begin(at(0.0)).unwrap();
+    meter.reserve(100, at(0.0)).unwrap();
+    for _ in 0..5 {
+        meter.begin(at(0.0)).unwrap();
+        assert_eq!(meter.reserve(1, at(0.0)).unwrap_err().kind, LimitKind::TokensPerMinute);
+        meter.end(Reservation::default(), Duration::ZERO, at(0.0));
+    }
+    meter.begin(at(0.0)).unwrap();
+    assert_eq!(meter.begin(at(0.0)).unwrap_err().kind, LimitKind::RequestsPerMinute);
+}
+
+#[test]
+fn other_limits_forget_nothing() {
+    let (_folder, file) = file();
+    let limits = |tokens, open| KeyLimits {
+        tokens_per_minute: Some(tokens),
+        max_concurrent: Some(open),
+        ..KeyLimits::default()
+    };
+    let first = NewKey { limits: limits(1000, 1), ..new("a") };
+    let (_, key) = file.create(first, NOON_S).unwrap();
+    let ring = ring_of(&file);
+    let meter = || std::sync::Arc::clone(&ring.authenticate(&key, at(0.0)).unwrap().meter);
+    let change = |limits| {
+        let mut records = file.read().unwrap().unwrap();
+        records[0].limits = limits;
+        ring.replace(Some(records), |_| 0, at(0.0));
+    };
+    meter().begin(at(0.0)).unwrap();
+    meter().charge(600, at(0.0));
+    change(limits(1100, 1));
+    assert_eq!(meter().begin(at(0.0)).unwrap_err().kind, LimitKind::Concurrent);
+    change(limits(1100, 2));
+    meter().begin(at(0.0)).unwrap();
+    assert_eq!(meter().n_open(), 2);
+    assert_eq!(meter().reserve(501, at(0.0)).unwrap_err().limit, 1100);
+    meter().reserve(500, at(0.0)).unwrap();
+    // A smaller limit makes no debt out of what was allowed.
+    change(limits(60, 2));
+    assert!(meter().reserve(1, at(0.0)).is_err());
+    meter().reserve(1, at(1.0)).unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_no_regular_file_is_refused_at_once() {
+    let (_folder, file) = file();
+    std::fs::create_dir_all(file.path().parent().unwrap()).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(file.path()).status().unwrap();
+    assert!(made.success());
+    let (said, heard) = std::sync::mpsc::channel();
+    std::thread::spawn(move || said.send(file.read()));
+    let read = heard.recv_timeout(Duration::from_secs(10)).expect("reading does not wait");
+    assert!(read.unwrap_err().to_string().contains("not a regular file"));
+}
+
+#[cfg(unix)]
+#[test]
+fn other_permissions_are_noticed() {
+    let (_folder, file) = file();
+    file.create(new("a"), 0).unwrap();
+    let before = file.stamp();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o640);
+    std::fs::set_permissions(file.path(), mode).unwrap();
+    assert_ne!(file.stamp(), before);
 }

@@ -6,10 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use lastmile::TenantId;
-use lm_keys::{DAY_S, KeyError, KeyFile, KeyRing};
+use lm_keys::{DAY_S, KeyError, KeyFile, KeyRing, Stamp};
 use lm_ops::Ops;
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
@@ -21,6 +21,17 @@ use crate::{ServiceManager, Tls};
 
 /// How often the key file is looked at. A key that was revoked works at most so much longer.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// How often it is said again that the key file cannot be read.
+const SAY_EVERY: Duration = Duration::from_secs(60);
+
+/// What was seen of the key file.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    stamp: Option<Stamp>,
+    /// When it was said last that it cannot be read; `None` when it can.
+    failed: Option<Instant>,
+}
 
 /// Who gets in, and how. The default is a server that anybody may use, without TLS.
 #[derive(Clone, Default)]
@@ -41,10 +52,13 @@ impl Access {
     /// Reads the keys; what each has used today is asked of the store. Blocks.
     ///
     /// # Errors
-    /// A key file that cannot be read. The keys that were known before stay.
+    /// A key file that cannot be read, or is gone although keys came from it. The keys that were known before stay.
     pub fn load_keys(&self, ops: &Ops) -> Result<(), KeyError> {
         let Some(file) = &self.key_file else { return Ok(()) };
         let records = file.read()?;
+        if records.is_none() && self.keys.n_filed() > 0 {
+            return Err(KeyError::Gone { path: file.path().to_owned() });
+        }
         let spent = if records.is_some() { spent_today(ops) } else { BTreeMap::new() };
         let spent_by = |tenant: TenantId| spent.get(&tenant).copied().unwrap_or(0);
         self.keys.replace(records, spent_by, now());
@@ -65,7 +79,7 @@ fn spent_today(ops: &Ops) -> BTreeMap<TenantId, u64> {
 pub(crate) async fn keep_current(app: Arc<App>) {
     let access = &app.access;
     // The file may have been replaced since it was read, so the first look reads it.
-    let mut seen = None;
+    let mut seen = Seen::default();
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -79,21 +93,29 @@ pub(crate) async fn keep_current(app: Arc<App>) {
     }
 }
 
-/// Blocks. Returns the key file's stamp.
-fn look(app: &App, before: Option<lm_keys::Stamp>, was_told: bool) -> Option<lm_keys::Stamp> {
+/// Blocks. A key file that could not be read is tried again each time.
+fn look(app: &App, before: Seen, was_told: bool) -> Seen {
     let access = &app.access;
     // Taken first: a file that is replaced meanwhile is read again.
     let stamp = access.key_file.as_ref().and_then(KeyFile::stamp);
     if was_told {
         access.service_manager.say_reloading();
     }
-    if was_told || stamp != before {
+    let is_new = was_told || stamp != before.stamp;
+    let mut failed = before.failed;
+    if is_new || failed.is_some() {
         match access.load_keys(&app.ops) {
             Ok(()) => {
+                failed = None;
                 let n_valid = access.keys.n_valid(now());
                 tracing::info!(n_valid, required = access.keys.is_required(), "keys read again");
             }
-            Err(error) => tracing::error!(%error, "the keys that were known before stay"),
+            Err(error) => {
+                if is_new || failed.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
+                    tracing::error!(%error, "the keys that were known before stay");
+                    failed = Some(Instant::now());
+                }
+            }
         }
     }
     if let Some(tls) = access.tls.as_ref().filter(|_| was_told) {
@@ -105,5 +127,5 @@ fn look(app: &App, before: Option<lm_keys::Stamp>, was_told: bool) -> Option<lm_
     if was_told {
         access.service_manager.say_ready();
     }
-    stamp
+    Seen { stamp, failed }
 }

@@ -5,25 +5,29 @@
 //! Start reading at [`serve_connections`].
 
 use axum::Router;
-use axum::serve::Listener;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use std::future::Future;
+use std::io::{self, ErrorKind};
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::write_deadline::WriteDeadline;
 use crate::{ServerConfig, Tls};
 
+/// How long it takes until the system is asked again, once it gave no connection.
+const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
+
 /// Serves until `stop` resolves; then takes no more connections in and returns when those that are
 /// open have ended. Over the limit, connections wait in the system's backlog until one ends.
 pub(crate) async fn serve_connections(
-    mut listener: TcpListener,
+    listener: TcpListener,
     router: Router,
     config: &Arc<ServerConfig>,
     tls: Option<Arc<Tls>>,
@@ -36,7 +40,7 @@ pub(crate) async fn serve_connections(
     let mut stop = pin!(stop);
     loop {
         let (stream, slot) = tokio::select! {
-            accepted = accept(&mut listener, &slots) => accepted,
+            accepted = accept(&listener, &slots) => accepted,
             () = &mut stop => break,
         };
         let connection = Connection {
@@ -56,14 +60,30 @@ pub(crate) async fn serve_connections(
     drop(slots.acquire_many(n_slots).await);
 }
 
+/// The next connection, and its slot. While the system gives none, such as when the process may open
+/// no more files, this says so and tries again every [`ACCEPT_AGAIN`]; those that are open go on.
 async fn accept(
-    listener: &mut TcpListener,
+    listener: &TcpListener,
     slots: &Arc<Semaphore>,
 ) -> (TcpStream, OwnedSemaphorePermit) {
     let slot = Arc::clone(slots).acquire_owned().await;
     let slot = slot.expect("nobody closes the semaphore: this is a bug");
-    let (stream, _) = Listener::accept(listener).await;
-    (stream, slot)
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, slot),
+            Err(error) if left_already(&error) => {}
+            Err(error) => {
+                tracing::error!(%error, "cannot take connections in; clients wait");
+                sleep(ACCEPT_AGAIN).await;
+            }
+        }
+    }
+}
+
+/// Whether the client went before it was taken in.
+fn left_already(error: &io::Error) -> bool {
+    use ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
 /// One client's connection.

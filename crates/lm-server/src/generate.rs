@@ -16,7 +16,7 @@ use futures_util::StreamExt;
 use futures_util::stream::{BoxStream, SelectAll};
 use lastmile::{GenerateError, GenerateEvent, RequestId, Runtime, TokenId, TokenLogprobs};
 use lm_api::{
-    ApiError, Head, LogprobEntry, ParseOptions, Style, TextOffset, TokenName, parse_chat,
+    ApiError, Head, LogprobEntry, ParseOptions, Style, TextOffset, TokenName, Urgency, parse_chat,
     parse_completion,
 };
 
@@ -109,6 +109,9 @@ fn start(app: &App, call: &Call) -> Result<Running, ApiError> {
         Style::Chat => parse_chat(body, &options),
         Style::Text => parse_completion(body, &options),
     }?;
+    for name in [Urgency::DEADLINE_HEADER, Urgency::MAX_QUEUE_HEADER, Urgency::PRIORITY_HEADER] {
+        said_once(headers, name)?;
+    }
     // What is not ASCII is read as an empty text, which no header of these may be.
     let header = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     parsed.urgency = parsed.urgency.with_headers(header)?;
@@ -148,6 +151,18 @@ fn start(app: &App, call: &Call) -> Result<Running, ApiError> {
         request_ids,
         has_logprobs: parsed.sampling.logprobs.is_some(),
         stream: parsed.stream,
+    })
+}
+
+/// A header may be given again, with the same value.
+fn said_once(headers: &HeaderMap, name: &'static str) -> Result<(), ApiError> {
+    let mut values = headers.get_all(name).into_iter();
+    let Some(first) = values.next() else { return Ok(()) };
+    let Some(other) = values.find(|&value| value != first) else { return Ok(()) };
+    Err(ApiError::Invalid {
+        param: name.to_owned(),
+        found: format!("{first:?} and {other:?}").chars().take(120).collect(),
+        wanted: "given once, or with the same value each time".to_owned(),
     })
 }
 

@@ -28,7 +28,11 @@ const SECURE: [(HeaderName, &str); 4] = [
 
 const PREFLIGHT: [(HeaderName, &str); 3] = [
     (ACCESS_CONTROL_ALLOW_METHODS, "GET, POST"),
-    (ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type, x-api-key, x-request-id"),
+    (
+        ACCESS_CONTROL_ALLOW_HEADERS,
+        "authorization, content-type, x-api-key, x-request-id, x-lastmile-deadline-ms, \
+         x-lastmile-max-queue-ms, x-lastmile-priority",
+    ),
     (ACCESS_CONTROL_MAX_AGE, "600"),
 ];
 

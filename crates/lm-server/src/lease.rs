@@ -4,13 +4,12 @@
 //!
 //! Start reading at [`Place`].
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use lastmile::{GenerateRequest, Prompt};
 use lm_api::{ApiError, Denial};
-use lm_keys::{Meter, OverLimit};
+use lm_keys::{Meter, OverLimit, Reservation};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::auth::{Caller, now};
@@ -31,7 +30,7 @@ pub(crate) struct Place {
 #[derive(Debug)]
 pub(crate) struct Lease {
     meter: Arc<Meter>,
-    reserved: AtomicU64,
+    reserved: OnceLock<Reservation>,
     begun: Instant,
 }
 
@@ -41,20 +40,22 @@ impl Lease {
         let Some(holder) = &caller.holder else { return Ok(None) };
         let meter = Arc::clone(&holder.meter);
         meter.begin(now()).map_err(refusal)?;
-        Ok(Some(Lease { meter, reserved: AtomicU64::new(0), begun: Instant::now() }))
+        Ok(Some(Lease { meter, reserved: OnceLock::new(), begun: Instant::now() }))
     }
 
     /// Sets tokens aside for what will be generated.
     pub(crate) fn reserve(&self, n_tokens: u64) -> Result<(), ApiError> {
-        self.meter.reserve(n_tokens, now()).map_err(refusal)?;
-        self.reserved.fetch_add(n_tokens, Relaxed);
+        let reserved = self.meter.reserve(n_tokens, now()).map_err(refusal)?;
+        // A handler reserves once, so there is nothing to replace.
+        self.reserved.get_or_init(|| reserved);
         Ok(())
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.meter.end(self.reserved.load(Relaxed), self.begun.elapsed(), now());
+        let reserved = self.reserved.get().copied().unwrap_or_default();
+        self.meter.end(reserved, self.begun.elapsed(), now());
     }
 }
 

@@ -1,6 +1,6 @@
 //! Keys at the door: who gets in, where to, and whose requests are whose.
 
-use lm_keys::{KeyLimits, NewKey, Scope};
+use lm_keys::{KeyError, KeyLimits, NewKey, Scope};
 use serde_json::json;
 
 use super::client::{exchange, exchange_with};
@@ -116,8 +116,8 @@ fn a_key_file_that_breaks_or_goes_opens_nothing() {
     server.access.reload.notify_one();
     wait_until("the file is read", || server.post_with(&other, CHAT, &hello("")).status == 200);
     std::fs::remove_file(&path).unwrap();
-    server.access.reload.notify_one();
-    wait_until("the file is gone", || server.post_with(&other, CHAT, &hello("")).status == 401);
+    assert!(matches!(server.access.load_keys(&server.ops), Err(KeyError::Gone { .. })));
+    assert_eq!(server.post_with(&other, CHAT, &hello("")).status, 200);
     check(&server.post(CHAT, &hello("")), 401, "missing_api_key");
 }
 
@@ -159,4 +159,25 @@ fn what_one_tenant_asked_cannot_be_felt_by_another() {
     assert_eq!(cached(&two), 0, "the other tenant's prompt shows");
     assert!(cached(&one) > 100, "one's own does not");
     assert!(cached(&two) > 100);
+}
+
+#[test]
+fn a_header_that_says_two_things_is_refused() {
+    let server = Server::start("mode=echo");
+    for (name, one, two) in [
+        ("x-lastmile-deadline-ms", "60000", "60001"),
+        ("x-lastmile-max-queue-ms", "60000", "60001"),
+        ("x-lastmile-priority", "batch", "interactive"),
+    ] {
+        let ask = |second: &str| {
+            let lines = format!("{name}: {one}\r\n{name}: {second}\r\n");
+            exchange_with(server.address, "POST", CHAT, &lines, &hello(""))
+        };
+        assert_eq!(ask(one).status, 200, "{name}");
+        let refused = ask(two);
+        assert_eq!(refused.status, 400, "{name}");
+        for part in [name, one, two] {
+            assert!(refused.body.contains(part), "{part} is not in {}", refused.body);
+        }
+    }
 }

@@ -204,7 +204,10 @@ fn pages_of_listed_origins_may_ask_and_no_others() {
     let reply = ask("OPTIONS", &preflight);
     assert_eq!((reply.status, reply.body.as_str()), (204, ""));
     assert_eq!(reply.header("access-control-allow-origin"), Some("https://chat.example"));
-    assert!(reply.header("access-control-allow-headers").unwrap().contains("authorization"));
+    let allowed = reply.header("access-control-allow-headers").unwrap();
+    for name in ["authorization", "deadline-ms", "max-queue-ms", "priority"] {
+        assert!(allowed.contains(name), "{name} is not in {allowed}");
+    }
     let reply = ask("GET", &format!("{origin}x-api-key: {key}\r\n"));
     assert_eq!(reply.status, 200);
     assert_eq!(reply.header("access-control-allow-origin"), Some("https://chat.example"));
