@@ -15,8 +15,8 @@ use crate::reader::SourcePath;
 use crate::stage::ledger::{Ledger, Stamp};
 use crate::stage::read_lines;
 use crate::{
-    DataError, DataHome, IngestOptions, IngestProgress, QuarantineRows, RuleShare, Version, inbox,
-    manifest, sources,
+    DataError, DataHome, IngestOptions, IngestProgress, QuarantineRows, Version, inbox, manifest,
+    sources,
 };
 
 /// How a folder is watched.
@@ -107,16 +107,12 @@ pub fn watch(
                     version.into_iter().for_each(|v| on_event(WatchEvent::Published(v.into())));
                     seen.read = stamps;
                 }
-                Err(DataError::AuditFailed { name, failures, report }) => {
+                Err(error @ DataError::AuditFailed { .. }) => {
                     any_refused = true;
-                    for source in culprits(&found, &failures, &report)? {
+                    for source in culprits(&found, &error)? {
                         seen.leave_out(&source, &stamps, false);
                     }
-                    on_event(WatchEvent::Refused(DataError::AuditFailed {
-                        name,
-                        failures,
-                        report,
-                    }));
+                    on_event(WatchEvent::Refused(error));
                 }
                 // A file that went away while it was looked at: what is left is looked at again.
                 Err(DataError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
@@ -179,11 +175,8 @@ impl Seen {
 
 /// The sources that broke the rules by which a batch failed: those with at least half as many bad rows as the worst.
 /// All of them when no row can be blamed, as for shares of nulls.
-fn culprits(
-    found: &[SourcePath],
-    failures: &[RuleShare],
-    report: &Path,
-) -> Result<Vec<String>, DataError> {
+fn culprits(found: &[SourcePath], error: &DataError) -> Result<Vec<String>, DataError> {
+    let DataError::AuditFailed { failures, report, .. } = error else { return Ok(Vec::new()) };
     let read: HashSet<&str> =
         found.iter().filter(|source| !source.left_out).map(|source| source.name.as_str()).collect();
     let mut n_bad: HashMap<String, u64> = HashMap::new();
