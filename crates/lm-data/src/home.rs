@@ -105,11 +105,16 @@ pub(crate) fn sync_folder(folder: &Path) -> Result<(), DataError> {
     Ok(())
 }
 
-/// Writes a file that a power cut cannot halve once this returns.
+/// Writes a file that a power cut cannot halve once this returns. Leaves none when it cannot be written, as on a full
+/// disk.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), DataError> {
-    File::create(path)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .map_err(io_error("write", path))
+    let mut file = File::create(path).map_err(io_error("write", path))?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    if written.is_err() {
+        // The first error is the one to tell.
+        let _ = fs::remove_file(path);
+    }
+    written.map_err(io_error("write", path))
 }
 
 /// Replaces a file by one rename.
@@ -138,4 +143,21 @@ pub(crate) fn entries(folder: &Path) -> Result<Vec<String>, DataError> {
     list.map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
         .collect::<Result<_, _>>()
         .map_err(io_error("list", folder))
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+    use super::*;
+
+    #[test]
+    fn a_full_disk_leaves_no_half_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("chunk-000000.rows");
+        std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+        let error = write_whole(&path, b"rows").unwrap_err().to_string();
+        assert!(error.contains("No space left"), "{error}");
+        assert!(path.symlink_metadata().is_err());
+    }
 }

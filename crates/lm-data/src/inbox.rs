@@ -134,13 +134,15 @@ pub(crate) fn pending(dataset: &DatasetFolder) -> Result<Vec<SourcePath>, DataEr
         path: dataset.inbox.join(&name),
         name: format!("{INBOX}{name}"),
         format: Format::Jsonl,
+        left_out: false,
     };
     Ok(names.into_iter().map(source).collect())
 }
 
 /// Removes what was added.
 pub(crate) fn settle(dataset: &DatasetFolder, read: &[SourcePath]) -> Result<(), DataError> {
-    for source in read.iter().filter(|source| source.path.starts_with(&dataset.inbox)) {
+    let is_added = |s: &&SourcePath| !s.left_out && s.path.starts_with(&dataset.inbox);
+    for source in read.iter().filter(is_added) {
         fs::remove_file(&source.path).map_err(io_error("remove", &source.path))?;
     }
     Ok(())

@@ -174,7 +174,7 @@ impl Seen {
         let mut texts = Vec::new();
         for name in &self.order {
             let column = &self.columns[name];
-            properties.insert(name.clone(), column.schema());
+            properties.insert(name.clone(), column.schema(self.from_cells));
             if column.n_present == self.n_rows {
                 required.push(name.clone());
             }
@@ -267,13 +267,13 @@ impl Column {
         }
     }
 
-    fn schema(&self) -> Value {
+    fn schema(&self, from_cells: bool) -> Value {
         let mut kinds: Vec<&str> = self.kinds.iter().copied().collect();
         if kinds.contains(&"number") {
             kinds.retain(|kind| *kind != "integer");
         }
         // A column of cells that read as several kinds is text.
-        if self.n_texts > 0 && kinds.contains(&"string") {
+        if from_cells && kinds.contains(&"string") {
             kinds.retain(|kind| !matches!(*kind, "integer" | "number" | "boolean"));
         }
         match kinds.as_slice() {
@@ -289,7 +289,8 @@ impl Column {
     fn is_enum(&self) -> bool {
         // Each value must have come often, or it is chance that there are few.
         let often = self.values.values().all(|count| *count >= 5);
-        self.is_text() && self.values.len() <= MAX_ENUM && often
+        let all_texts = self.n_texts == self.n_present - self.n_null;
+        self.is_text() && all_texts && self.values.len() <= MAX_ENUM && often
     }
 
     fn is_prose(&self) -> bool {
@@ -302,7 +303,9 @@ impl Column {
         let is_plain = !self.kinds.contains("number") && !self.kinds.contains("boolean");
         let is_scalar = !self.kinds.contains("array") && !self.kinds.contains("object");
         let is_whole = self.n_present == n_rows && self.n_null == 0;
-        self.is_unique && is_short && is_plain && is_scalar && is_whole && n_rows >= 20
+        // Beyond what is followed nobody knows.
+        let is_unique = self.is_unique && !self.overflowed;
+        is_unique && is_short && is_plain && is_scalar && is_whole && n_rows >= 20
     }
 
     fn terms(&self, n_rows: u64) -> ColumnTerms {

@@ -5,7 +5,7 @@
 //! Start reading at [`ingest`], then [`run_batch`].
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -21,7 +21,7 @@ use crate::stage::ledger::{Ledger, Plan, Stamp};
 use crate::stage::{Stage, read_lines};
 use crate::version::rows::VersionRows;
 use crate::version::{merkle, publish};
-use crate::{DataError, DataHome, Manifest, Version, manifest, sources};
+use crate::{DataError, DataHome, Lineage, Manifest, Version, manifest, sources};
 
 /// How an ingest goes about it.
 #[derive(Clone, Debug)]
@@ -236,6 +236,7 @@ fn overlay(
         let source = sources.iter().find(|source| source.name == staged.name);
         let is_same = match source {
             None => staged.finished,
+            Some(source) if source.left_out => false,
             Some(source) if ledger.is_settled(&source.name, Stamp::of(&source.path)?) => true,
             Some(source) => {
                 let plan = ledger.plan(&source.name, &source.path, source.format, &exists)?;
@@ -249,25 +250,35 @@ fn overlay(
     Ok((stage, ledger))
 }
 
-/// The rows that a source had when it was read before, bad ones included.
+/// The rows that a source had when it was read before: bad ones, and what released ones had been.
 fn known_rows(
     dataset: &DatasetFolder,
     base: Option<&Manifest>,
     name: &str,
 ) -> Result<KnownRows, DataError> {
-    let mut known = KnownRows::new();
+    let mut known = KnownRows::default();
     let Some(base) = base else { return Ok(known) };
     for row in VersionRows::open(dataset, base)? {
         let row = row?;
         if row.source == name {
-            *known.entry(merkle::leaf(row.text.as_bytes())).or_default() += 1;
+            *known.rows.entry(merkle::leaf(row.text.as_bytes())).or_default() += 1;
         }
     }
     for row in rows_of(dataset, base) {
         let row = row?;
         if row.source == name {
-            *known.entry(merkle::leaf(&row.raw_bytes().unwrap_or_default())).or_default() += 1;
+            let leaf = merkle::leaf(&row.raw_bytes().unwrap_or_default());
+            *known.rows.entry(leaf).or_default() += 1;
         }
+    }
+    // A row that was repaired is known by what it was, too.
+    let path = dataset.versions.join(base.folder_name()).join("lineage.jsonl");
+    if path.exists() {
+        read_lines(&path, |row: Lineage| {
+            if row.source == name {
+                *known.released.entry(row.raw_hash).or_default() += 1;
+            }
+        })?;
     }
     Ok(known)
 }
@@ -299,9 +310,4 @@ impl IngestOptions {
 pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The name of a file for people.
-pub(crate) fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }

@@ -5,6 +5,7 @@
 //! Start reading at [`run`].
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -29,7 +30,31 @@ struct Checked {
 }
 
 /// The rows of an earlier content of a source, and how often each came.
-pub(crate) type KnownRows = HashMap<blake3::Hash, u32>;
+#[derive(Debug, Default)]
+pub(crate) struct KnownRows {
+    /// By the leaves of their bytes.
+    pub(crate) rows: HashMap<blake3::Hash, u32>,
+    /// Those that were released from quarantine, by the hexadecimal digest of what they had been.
+    pub(crate) released: HashMap<String, u32>,
+}
+
+impl KnownRows {
+    /// Takes a row away when it is one of them.
+    fn take(&mut self, bytes: &[u8], raw: &[u8]) -> bool {
+        if take_one(&mut self.rows, &merkle::leaf(bytes)) {
+            return true;
+        }
+        let mut is_released =
+            |bytes: &[u8]| take_one(&mut self.released, &blake3::hash(bytes).to_hex().to_string());
+        is_released(bytes) || (raw != bytes && is_released(raw))
+    }
+}
+
+fn take_one<K: Hash + Eq>(counts: &mut HashMap<K, u32>, key: &K) -> bool {
+    let Some(left) = counts.get_mut(key).filter(|left| **left > 0) else { return false };
+    *left -= 1;
+    true
+}
 
 /// Reads all sources that the ledger does not know into the stage.
 pub(crate) fn run(
@@ -131,9 +156,7 @@ fn write(
 ) -> Result<(), DataError> {
     for (record, verdict) in batch.rows {
         let bytes = verdict.as_ref().map_or(record.bytes.as_slice(), |good| good.text.as_bytes());
-        let left = known.as_mut().and_then(|known| known.get_mut(&merkle::leaf(bytes)));
-        if let Some(left) = left.filter(|left| **left > 0) {
-            *left -= 1;
+        if known.as_mut().is_some_and(|known| known.take(bytes, &record.bytes)) {
             stage.counts().rows_repeated += 1;
             continue;
         }

@@ -32,6 +32,8 @@ pub(crate) struct SourcePath {
     pub(crate) name: String,
     pub(crate) path: PathBuf,
     pub(crate) format: Format,
+    /// It is there, so that nothing else is taken for it, but is not read.
+    pub(crate) left_out: bool,
 }
 
 /// Rows of one source that are read and not yet checked.
@@ -69,7 +71,10 @@ pub(crate) fn read_all(
         sources.iter().map(|source| (source.name.as_str(), source.path.as_path())).collect();
     let exists = |name: &str| names.contains_key(name);
     for source in sources {
-        let SourcePath { name, path, format } = source;
+        let SourcePath { name, path, format, left_out } = source;
+        if *left_out {
+            continue;
+        }
         let stamp = Stamp::of(path)?;
         if ledger.is_settled(name, stamp) {
             continue;

@@ -5,12 +5,13 @@
 //! Start reading at [`list`].
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fmt::Write as _;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::error::io_error;
-use crate::ingest::file_name;
 use crate::read::Format;
 use crate::reader::SourcePath;
 use crate::{DataError, IngestOptions};
@@ -32,7 +33,11 @@ pub(crate) fn list(
             }
             sources.extend(found);
         } else {
-            sources.push(source(file_name(path), path.clone(), options.format)?);
+            sources.push(source(
+                name_of(path.file_name().unwrap_or_default()),
+                path.clone(),
+                options.format,
+            )?);
         }
     }
     let mut names = BTreeSet::new();
@@ -44,7 +49,7 @@ pub(crate) fn list(
 
 fn source(name: String, path: PathBuf, format: Option<Format>) -> Result<SourcePath, DataError> {
     let format = format.map_or_else(|| Format::of(&path), Ok)?;
-    Ok(SourcePath { name, path, format })
+    Ok(SourcePath { name, path, format, left_out: false })
 }
 
 /// The files under a folder in the order of their names, which are paths under it with `/`; and why others are left
@@ -54,44 +59,72 @@ pub(crate) fn in_folder(
     options: &IngestOptions,
 ) -> Result<(Vec<SourcePath>, Vec<DataError>), DataError> {
     let mut files = Vec::new();
-    walk(folder, "", &mut files)?;
+    let mut unknown = Vec::new();
+    walk(folder, "", &mut files, &mut unknown)?;
     files.retain(|(name, _)| {
         options.include.is_empty() || options.include.iter().any(|glob| fits(glob, name))
     });
     files.sort();
-    let (mut sources, mut unknown) = (Vec::new(), Vec::new());
+    let mut sources = Vec::new();
     for (name, path) in files {
         match source(name, path, options.format) {
             Ok(source) => sources.push(source),
-            Err(error @ (DataError::UnknownFormat { .. } | DataError::Compressed { .. })) => {
-                unknown.push(error);
-            }
             // Gone since the folder was listed.
             Err(DataError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+            Err(error) => unknown.push(error),
         }
     }
     Ok((sources, unknown))
 }
 
-fn walk(folder: &Path, prefix: &str, files: &mut Vec<(String, PathBuf)>) -> Result<(), DataError> {
+/// Lists a folder. What of it cannot be looked at goes to `unknown`; only the folder itself must be there.
+fn walk(
+    folder: &Path,
+    prefix: &str,
+    files: &mut Vec<(String, PathBuf)>,
+    unknown: &mut Vec<DataError>,
+) -> Result<(), DataError> {
     for entry in fs::read_dir(folder).map_err(io_error("list", folder))? {
         let entry = entry.map_err(io_error("list", folder))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
+        let name = name_of(&entry.file_name());
         let is_unfinished = UNFINISHED.iter().any(|ending| name.ends_with(ending));
         if name.starts_with('.') || is_unfinished {
             continue;
         }
         let path = entry.path();
         let name = format!("{prefix}{name}");
-        let kind = entry.file_type().map_err(io_error("look at", &path))?;
-        if kind.is_dir() {
-            walk(&path, &format!("{name}/"), files)?;
-        } else if path.is_file() {
-            files.push((name, path));
+        let looked = match entry.file_type().map_err(io_error("look at", &path)) {
+            Ok(kind) if kind.is_dir() => walk(&path, &format!("{name}/"), files, unknown),
+            Ok(_) => {
+                if path.is_file() {
+                    files.push((name, path));
+                }
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
+        match looked {
+            // Gone since the folder was listed.
+            Err(DataError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+            Err(error) => unknown.push(error),
+            Ok(()) => {}
         }
     }
     Ok(())
+}
+
+/// A file's name as text, of which no two files of a folder have the same: bytes that are not UTF-8 become `\xNN`,
+/// and a backslash two.
+fn name_of(name: &OsStr) -> String {
+    let mut text = String::new();
+    for chunk in name.as_encoded_bytes().utf8_chunks() {
+        text.push_str(&chunk.valid().replace('\\', "\\\\"));
+        for byte in chunk.invalid() {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "\\x{byte:02x}");
+        }
+    }
+    text
 }
 
 /// Whether a name fits a pattern in which `*` stands for any characters. A pattern without `/` is about the last

@@ -5,6 +5,7 @@
 //! Start reading at [`watch`].
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,7 +15,8 @@ use crate::reader::SourcePath;
 use crate::stage::ledger::{Ledger, Stamp};
 use crate::stage::read_lines;
 use crate::{
-    DataError, DataHome, IngestOptions, IngestProgress, Version, inbox, manifest, sources,
+    DataError, DataHome, IngestOptions, IngestProgress, QuarantineRows, Version, inbox, manifest,
+    sources,
 };
 
 /// How a folder is watched.
@@ -37,9 +39,10 @@ pub enum WatchEvent {
     Progress(IngestProgress),
     /// A version was published.
     Published(Box<Version>),
-    /// A batch did not pass its audit. Its files are left alone until one of them changes.
+    /// A batch did not pass its audit. The files that broke the rules most are left alone until they change, and the
+    /// others are read again without them.
     Refused(DataError),
-    /// A file is not read, because its format is not known. Told once.
+    /// A file or folder is not read, because its format is not known or the system refuses it. Told once.
     LeftOut(DataError),
 }
 
@@ -73,7 +76,7 @@ pub fn watch(
     let mut ingest = IngestOptions { append: true, ..options.ingest.clone() };
     // The contract of the first batch is that of all; a broken one is told before anything is read.
     prepare(&dataset, &ingest)?;
-    let mut refused: HashMap<String, Stamp> = HashMap::new();
+    let mut seen = Seen::default();
     let mut told = HashSet::new();
     let (mut n_versions, mut any_refused) = (0, false);
     loop {
@@ -87,8 +90,9 @@ pub fn watch(
         let n_found = found.len();
         // A file that changes while it is looked at is looked at again.
         found.retain(|source| is_quiet(source, options.settle));
+        let stamps = seen.look_at(&mut found);
         let all_quiet = found.len() == n_found;
-        let is_new = is_new(&dataset, &found, &refused)?;
+        let is_new = is_new(&dataset, &found, &stamps, &seen.read)?;
         if is_new {
             let contract = prepare(&dataset, &ingest)?;
             let mut progress = |at| on_event(WatchEvent::Progress(at));
@@ -101,16 +105,25 @@ pub fn watch(
                     }
                     n_versions += u64::from(version.is_some());
                     version.into_iter().for_each(|v| on_event(WatchEvent::Published(v.into())));
-                    remember(&found, &mut refused)?;
+                    seen.read = stamps;
                 }
                 Err(error @ DataError::AuditFailed { .. }) => {
                     any_refused = true;
-                    remember(&found, &mut refused)?;
+                    for source in culprits(&found, &error)? {
+                        seen.leave_out(&source, &stamps, false);
+                    }
                     on_event(WatchEvent::Refused(error));
                 }
                 // A file that went away while it was looked at: what is left is looked at again.
                 Err(DataError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
+                Err(error) => {
+                    let at = found.iter().find(|source| is_about(&error, &source.path));
+                    let Some(source) = at else { return Err(error) };
+                    seen.leave_out(&source.name, &stamps, is_denied(&error));
+                    if told.insert(error.to_string()) {
+                        on_event(WatchEvent::LeftOut(error));
+                    }
+                }
             }
         } else if options.once && all_quiet {
             return Ok((n_versions, any_refused));
@@ -121,13 +134,72 @@ pub fn watch(
     }
 }
 
-/// Files that were looked at to the end: there is nothing to do until one changes.
-fn remember(found: &[SourcePath], seen: &mut HashMap<String, Stamp>) -> Result<(), DataError> {
-    seen.clear();
-    for source in found.iter().filter(|source| source.path.exists()) {
-        seen.insert(source.name.clone(), Stamp::of(&source.path)?);
+type Stamps = HashMap<String, Stamp>;
+
+/// Files that there is nothing to do with until they change, as they were before they were read: what is added to
+/// them meanwhile is a change.
+#[derive(Default)]
+struct Seen {
+    /// Read to the end.
+    read: Stamps,
+    /// Refused, or not to be read; and whether that was for want of permission.
+    left_out: HashMap<String, (Stamp, bool)>,
+}
+
+impl Seen {
+    /// The stamps of the files that are to be read; the others are marked, and those that are gone are dropped.
+    fn look_at(&mut self, found: &mut Vec<SourcePath>) -> Stamps {
+        let mut stamps = Stamps::new();
+        found.retain_mut(|source| {
+            let Ok(stamp) = Stamp::of(&source.path) else { return false };
+            source.left_out = self.left_out.get(&source.name).is_some_and(|(left, denied)| {
+                // A permission that is given does not change the stamp.
+                *left == stamp && !(*denied && File::open(&source.path).is_ok())
+            });
+            if !source.left_out {
+                stamps.insert(source.name.clone(), stamp);
+            }
+            true
+        });
+        let still = |name: &str| found.iter().any(|source| source.left_out && source.name == name);
+        self.left_out.retain(|name, _| still(name));
+        stamps
     }
-    Ok(())
+
+    fn leave_out(&mut self, name: &str, stamps: &Stamps, is_denied: bool) {
+        if let Some(stamp) = stamps.get(name) {
+            self.left_out.insert(name.to_owned(), (*stamp, is_denied));
+        }
+    }
+}
+
+/// The sources that broke the rules by which a batch failed: those with at least half as many bad rows as the worst.
+/// All of them when no row can be blamed, as for shares of nulls.
+fn culprits(found: &[SourcePath], error: &DataError) -> Result<Vec<String>, DataError> {
+    let DataError::AuditFailed { failures, report, .. } = error else { return Ok(Vec::new()) };
+    let read: HashSet<&str> =
+        found.iter().filter(|source| !source.left_out).map(|source| source.name.as_str()).collect();
+    let mut n_bad: HashMap<String, u64> = HashMap::new();
+    for row in QuarantineRows::open(vec![report.join("quarantine.jsonl")]) {
+        let row = row?;
+        let is_blamed = failures.iter().any(|share| share.rule == row.rule);
+        if is_blamed && read.contains(row.source.as_str()) {
+            *n_bad.entry(row.source).or_default() += 1;
+        }
+    }
+    let Some(worst) = n_bad.values().copied().max() else {
+        return Ok(read.into_iter().map(str::to_owned).collect());
+    };
+    Ok(n_bad.into_iter().filter(|(_, n)| 2 * n >= worst).map(|(name, _)| name).collect())
+}
+
+/// Whether an error is that of reading this file.
+fn is_about(error: &DataError, file: &Path) -> bool {
+    matches!(error, DataError::Io { path, .. } if path == file)
+}
+
+fn is_denied(error: &DataError) -> bool {
+    matches!(error, DataError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied)
 }
 
 fn is_quiet(source: &SourcePath, settle: Duration) -> bool {
@@ -136,17 +208,18 @@ fn is_quiet(source: &SourcePath, settle: Duration) -> bool {
     now.saturating_sub(stamp.modified_ns) >= settle.as_nanos()
 }
 
-/// Whether some file is not as it was when it was read or refused.
+/// Whether some file is not as it was when it was read.
 fn is_new(
     dataset: &crate::home::DatasetFolder,
     found: &[SourcePath],
-    seen: &HashMap<String, Stamp>,
+    stamps: &Stamps,
+    read: &Stamps,
 ) -> Result<bool, DataError> {
-    let stamp = |source: &SourcePath| Stamp::of(&source.path);
     let mut changed = Vec::new();
-    for source in found {
-        if seen.get(&source.name) != Some(&stamp(source)?) {
-            changed.push(source);
+    for source in found.iter().filter(|source| !source.left_out) {
+        let Some(stamp) = stamps.get(&source.name) else { continue };
+        if read.get(&source.name) != Some(stamp) {
+            changed.push((source, *stamp));
         }
     }
     if changed.is_empty() {
@@ -159,10 +232,5 @@ fn is_new(
     let mut ledger = Ledger::default();
     let path = dataset.versions.join(newest.folder_name()).join("sources.jsonl");
     read_lines(&path, |source| ledger.add(source))?;
-    for source in changed {
-        if !ledger.is_settled(&source.name, stamp(source)?) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    Ok(changed.iter().any(|(source, stamp)| !ledger.is_settled(&source.name, *stamp)))
 }

@@ -27,7 +27,7 @@ use crate::DataError;
 use crate::check::minhash::N_BINS;
 use crate::check::row::Good;
 use crate::error::io_error;
-use crate::home::{DatasetFolder, DatasetLock, remove_folder, replace_whole, sync_folder};
+use crate::home::{DatasetFolder, DatasetLock, entries, remove_folder, replace_whole, sync_folder};
 use crate::quarantine::QuarantinedRow;
 use crate::stage::ledger::SourceFile;
 use crate::stage::runs::{Entry, write_run};
@@ -265,6 +265,24 @@ impl Stage {
     pub(crate) fn discard(self) -> Result<(), DataError> {
         remove_folder(&self.dataset.staging)
     }
+}
+
+/// The files in a staging that its checkpoint does not name: nothing reads them. The lock must be held.
+pub(crate) fn leftovers(dataset: &DatasetFolder) -> Result<Vec<PathBuf>, DataError> {
+    let folder = &dataset.staging;
+    let left = fs::read(folder.join("checkpoint.json")).ok();
+    let left = left.and_then(|bytes| serde_json::from_slice::<Checkpoint>(&bytes).ok());
+    let n_chunks = left.as_ref().map_or(0, |left| left.chunk_rows.len());
+    let is_named = |name: &str| {
+        let chunk = name.strip_prefix("chunk-").and_then(|rest| rest.split('.').next());
+        let chunk = chunk.and_then(|number| number.parse::<usize>().ok());
+        match chunk {
+            Some(chunk) => chunk < n_chunks,
+            None => left.is_some() && matches!(name, "checkpoint.json" | "signatures"),
+        }
+    };
+    let names = entries(folder)?;
+    Ok(names.iter().filter(|name| !is_named(name)).map(|name| folder.join(name)).collect())
 }
 
 /// The rows of a chunk's file.

@@ -4,6 +4,7 @@
 
 mod crossing;
 mod formats;
+mod left_out;
 mod release;
 mod row_rules;
 mod soup;

@@ -122,6 +122,18 @@ fn gc_removes_what_no_kept_version_has() {
 }
 
 #[test]
+fn gc_removes_what_a_failed_ingest_left() {
+    let desk = Desk::new();
+    desk.ingest(good_rows(3)).unwrap();
+    let staging = desk.dataset().join("staging");
+    fs::create_dir_all(&staging).unwrap();
+    fs::write(staging.join("chunk-000000.rows"), "cut").unwrap();
+    let collected = gc(&desk.home, "tickets", None).unwrap();
+    assert_eq!((collected.n_objects, collected.size_bytes), (1, 3));
+    assert!(names_in(&staging).is_empty());
+}
+
+#[test]
 fn coverage_names_what_the_dataset_lacks() {
     let desk = Desk::new();
     let row = |label: &str| format!("{{\"text\":\"x\",\"label\":\"{label}\"}}\n");

@@ -192,3 +192,20 @@ fn a_contract_is_inferred_that_its_rows_keep() {
     let expect = ["type = \"integer\"", "type = \"boolean\"", "type = \"string\""];
     check_inferred("a.csv", format!("n,code,flag\n{cells}"), &expect);
 }
+
+#[test]
+fn a_column_of_json_with_several_kinds_keeps_them() {
+    let ids: String = (0..30).map(|i| format!("{{\"id\":{i}}}\n")).collect();
+    check_inferred("a.jsonl", ids + "{\"id\":\"x\"}\n", &["\"integer\"", "\"string\""]);
+    let texts = "{\"id\":\"x\"}\n".repeat(30);
+    check_inferred("b.jsonl", texts + "{\"id\":1}\n", &["\"integer\"", "\"string\""]);
+}
+
+#[test]
+fn a_column_with_more_values_than_are_followed_is_no_key() {
+    let desk = Desk::new();
+    let rows: String = (0..200_000).map(|i| format!("{{\"id\":\"x{i}\"}}\n")).collect();
+    let source = desk.file("a.jsonl", rows + "{\"id\":\"x0\"}\n");
+    let inferred = infer(&source, None, 1_000_000).unwrap();
+    assert!(!inferred.contract.contains("unique"), "{}", inferred.contract);
+}

@@ -11,21 +11,21 @@ use serde::Serialize;
 
 use crate::error::io_error;
 use crate::home::{entries, remove_folder};
-use crate::{DataError, DataHome, manifest};
+use crate::{DataError, DataHome, manifest, stage};
 
 /// What was removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Collected {
     /// Versions.
     pub versions: Vec<String>,
-    /// Files of rows.
+    /// Files of rows, and of ingests that did not end.
     pub n_objects: u64,
     /// Their size.
     pub size_bytes: u64,
 }
 
 /// Removes all but the `keep` newest versions, or none when it is `None`, and then every file that no version has:
-/// leftovers of ingests that were killed.
+/// leftovers of ingests that were killed or failed. What a killed ingest can go on with stays.
 ///
 /// # Errors
 /// [`DataError::Locked`], [`DataError::UnknownDataset`], [`DataError::InvalidOption`] for 0 versions to keep.
@@ -52,11 +52,16 @@ pub fn gc(home: &DataHome, name: &str, keep: Option<usize>) -> Result<Collected,
         needed.extend(version.segments.iter().map(|segment| format!("{}.parquet", segment.hash)));
         needed.extend(version.quarantine.iter().map(|segment| format!("{}.jsonl", segment.hash)));
     }
-    for object in entries(&dataset.objects)? {
-        if needed.contains(&object) {
+    let mut leftovers = entries(&dataset.objects)?;
+    leftovers.retain(|object| !needed.contains(object));
+    let mut leftovers: Vec<_> =
+        leftovers.into_iter().map(|object| dataset.objects.join(object)).collect();
+    leftovers.extend(stage::leftovers(&dataset)?);
+    for path in leftovers {
+        if path.is_dir() {
+            remove_folder(&path)?;
             continue;
         }
-        let path = dataset.objects.join(object);
         collected.n_objects += 1;
         collected.size_bytes += path.metadata().map_or(0, |metadata| metadata.len());
         fs::remove_file(&path).map_err(io_error("remove", &path))?;
