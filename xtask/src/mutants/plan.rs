@@ -175,7 +175,7 @@ pub(super) const MUTANTS: [Mutant; 23] = [
     Mutant {
         name: "chunks as long as the budget",
         file: FILL,
-        find: "let in_time = self.time_bounds()",
+        find: "let in_time = self.time_bounds(room)",
         replace: "let in_time = None::<(f64, f64)>",
         judge: Judge::Simulation,
     },
