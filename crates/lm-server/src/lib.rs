@@ -19,6 +19,7 @@ mod lease;
 mod metrics;
 mod models;
 mod origin;
+mod registry;
 mod reply;
 mod request_log;
 mod routes;

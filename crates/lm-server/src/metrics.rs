@@ -10,7 +10,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use lastmile::{ModelInfo, StatsSnapshot};
+use lastmile::{ModelInfo, Runtime, StatsSnapshot};
 
 use crate::app::App;
 use crate::exposition::{Exposition, Label};
@@ -18,18 +18,24 @@ use crate::exposition::{Exposition, Label};
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let (stats, info) = (app.runtime.stats(), app.runtime.info());
     let mut page = Exposition::default();
-    let model = [("model_name", info.name.as_str())];
-    engine(&mut page, &stats, &model);
-    kv_cache(&mut page, &stats, info, &model);
-    outcomes(&mut page, &stats, &model);
-    scheduling(&mut page, &stats, &model);
-    latencies(&mut page, &stats, &model);
-    process(&mut page, &stats, info);
+    if let Some(runtime) = app.models.loaded().first() {
+        model(&mut page, runtime);
+    }
     server(&mut page, &app);
     store(&mut page, &app);
     ([(CONTENT_TYPE, TEXT_FORMAT)], page.into_text()).into_response()
+}
+
+fn model(page: &mut Exposition, runtime: &Runtime) {
+    let (stats, info) = (runtime.stats(), runtime.info());
+    let model = [("model_name", info.name.as_str())];
+    engine(page, &stats, &model);
+    kv_cache(page, &stats, info, &model);
+    outcomes(page, &stats, &model);
+    scheduling(page, &stats, &model);
+    latencies(page, &stats, &model);
+    process(page, &stats, info);
 }
 
 /// The same value by its own name and by the one that routers know.
