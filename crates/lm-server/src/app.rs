@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::auth::Caller;
 use crate::lease::{Lease, Place};
+use crate::metric_table::Served;
 use crate::{Access, ServerConfig};
 
 /// What all handlers share.
@@ -71,6 +72,11 @@ impl App {
             draining: AtomicBool::new(false),
             n_stalls: AtomicU64::new(0),
         }
+    }
+
+    /// The models that are served, with their counters as they are now.
+    pub(crate) fn served(&self) -> Vec<Served<'_>> {
+        vec![Served { info: self.runtime.info(), stats: self.runtime.stats() }]
     }
 
     /// A place for one more request with a body; it is given back when the response has ended.
