@@ -11,6 +11,7 @@ mod inspect;
 mod invariance;
 mod keys;
 mod memory;
+mod models;
 mod parity;
 mod program;
 mod pull;

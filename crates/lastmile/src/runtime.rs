@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use lm_backend::BackendSpec;
+use lm_backend::{BackendSpec, StepArbiter};
 use lm_chat::ChatTemplate;
 use lm_engine::{
     EngineHandle, EngineParts, EngineStats, NewSubmission, ServedBy, StatsSnapshot, output_pair,
@@ -15,7 +15,8 @@ use lm_types::{
     Timings, TokenId, Usage,
 };
 
-use crate::loading::{Loaded, load};
+use crate::loading::{Loaded, Surroundings, load};
+use crate::machine::MemoryLimit;
 use crate::prepare::prepare;
 use crate::{Answer, GenerateStream, LoadError, ReleaseFacts, RuntimeConfig};
 
@@ -52,6 +53,8 @@ pub struct ModelInfo {
     pub release_hash: ReleaseHash,
     /// When it was loaded.
     pub loaded_at: SystemTime,
+    /// What it takes in all, as planned before it was loaded.
+    pub planned_bytes: u64,
 }
 
 impl Runtime {
@@ -60,7 +63,19 @@ impl Runtime {
     /// # Errors
     /// The model cannot be loaded, or the limits contradict each other.
     pub fn start(config: RuntimeConfig) -> Result<Self, LoadError> {
-        let Loaded { name, backend, tokenizer, template, default_sampling, facts } = load(&config)?;
+        let limit = config.memory_ceiling();
+        Runtime::start_beside(config, limit, &Arc::default())
+    }
+
+    /// Loads a model within `limit` and starts its engine, which takes turns with the others of `arbiter`.
+    pub(crate) fn start_beside(
+        config: RuntimeConfig,
+        limit: Option<MemoryLimit>,
+        arbiter: &Arc<StepArbiter>,
+    ) -> Result<Self, LoadError> {
+        let loaded = load(&config, Surroundings { limit, arbiter })?;
+        let Loaded { name, backend, tokenizer, template, default_sampling, facts, planned_bytes } =
+            loaded;
         let info = ModelInfo {
             name: config.served_name.unwrap_or(name),
             backend: backend.spec().clone(),
@@ -69,6 +84,7 @@ impl Runtime {
             release_hash: facts.hash(),
             release: facts,
             loaded_at: SystemTime::now(),
+            planned_bytes,
         };
         let tokenizer = Arc::new(tokenizer);
         let parts = EngineParts {
@@ -76,6 +92,7 @@ impl Runtime {
             tokenizer: Arc::clone(&tokenizer),
             observer: Arc::clone(&config.observer),
             served_by: ServedBy { model: info.name.clone(), release: info.release_hash },
+            arbiter: Arc::clone(arbiter),
         };
         let engine = EngineHandle::spawn(parts, &config.engine)?;
         Ok(Runtime {

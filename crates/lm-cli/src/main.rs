@@ -26,6 +26,7 @@ mod quantize;
 mod quarantine;
 mod run;
 mod serve;
+mod served;
 mod signals;
 
 use std::io::IsTerminal;

@@ -12,6 +12,7 @@ mod output;
 mod stats;
 mod submit;
 mod thread;
+mod want;
 
 #[cfg(test)]
 mod tests;

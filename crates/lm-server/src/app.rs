@@ -23,6 +23,7 @@ use crate::{Access, ServerConfig};
 /// What all handlers share.
 pub(crate) struct App {
     pub(crate) models: Models,
+    pub(crate) started_at: SystemTime,
     pub(crate) ops: Ops,
     pub(crate) config: ServerConfig,
     pub(crate) access: Access,
@@ -58,6 +59,7 @@ impl App {
         let limit = config.max_open_requests.min(Semaphore::MAX_PERMITS);
         App {
             models,
+            started_at: SystemTime::now(),
             ops,
             config,
             access,

@@ -19,6 +19,8 @@ mod health;
 mod lease;
 mod metric_table;
 mod metrics;
+mod model_metrics;
+mod model_ops;
 mod models;
 mod origin;
 mod registry;
