@@ -75,6 +75,7 @@ fn event(id: u128) -> RequestEvent {
             e2e: Duration::from_millis(50),
             cpu_seconds: 0.25,
             n_preemptions: 1,
+            ..Timings::default()
         },
     }
 }
