@@ -8,6 +8,7 @@ mod args;
 mod bench_args;
 mod bench_engine;
 mod bench_loop;
+mod cache_args;
 mod chat;
 mod data;
 mod data_args;

@@ -49,6 +49,7 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
     if let Some(name) = &args.served_model_name {
         config.served_name = Some(name.clone());
     }
+    config.disk_cache = args.cache.config();
     let privacy = match args.privacy {
         PrivacyArg::Full => Privacy::Full,
         PrivacyArg::Off => Privacy::Off,

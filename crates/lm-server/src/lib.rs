@@ -17,6 +17,7 @@ mod headers;
 mod health;
 mod lease;
 mod metrics;
+mod metrics_cache;
 mod models;
 mod origin;
 mod reply;

@@ -14,6 +14,7 @@ use lastmile::{ModelInfo, StatsSnapshot};
 
 use crate::app::App;
 use crate::exposition::{Exposition, Label};
+use crate::metrics_cache::prefix_cache;
 
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -23,6 +24,7 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
     let model = [("model_name", info.name.as_str())];
     engine(&mut page, &stats, &model);
     kv_cache(&mut page, &stats, info, &model);
+    prefix_cache(&mut page, &stats, &model);
     outcomes(&mut page, &stats, &model);
     scheduling(&mut page, &stats, &model);
     latencies(&mut page, &stats, &model);
