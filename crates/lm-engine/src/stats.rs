@@ -38,6 +38,7 @@ pub struct EngineStats {
     pub(crate) ttft: Histogram,
     pub(crate) itl: Histogram,
     pub(crate) e2e: Histogram,
+    tpot: Histogram,
     pub(crate) queue_wait: Histogram,
     pub(crate) step_time: Histogram,
     pub(crate) step_error: Histogram,
@@ -110,6 +111,8 @@ pub struct StatsSnapshot {
     pub itl: HistogramSnapshot,
     /// From arrival to end.
     pub e2e: HistogramSnapshot,
+    /// Mean time of an answer's tokens after the first, of answers with two tokens or more.
+    pub tpot: HistogramSnapshot,
     /// From arrival until first scheduled.
     pub queue_wait: HistogramSnapshot,
     /// Duration of a step.
@@ -168,6 +171,7 @@ impl EngineStats {
             ttft: Histogram::default(),
             itl: Histogram::default(),
             e2e: Histogram::default(),
+            tpot: Histogram::default(),
             queue_wait: Histogram::default(),
             step_time: Histogram::default(),
             step_error: Histogram::default(),
@@ -249,6 +253,11 @@ impl EngineStats {
     pub(crate) fn count_finished(&self, finish: &Finish) {
         self.finished[finish.reason as usize].fetch_add(1, Relaxed);
         self.e2e.record(finish.timings.e2e);
+        let n_after_first = finish.usage.completion_tokens.saturating_sub(1);
+        let decoding = finish.timings.e2e.saturating_sub(finish.timings.ttft);
+        if n_after_first > 0 {
+            self.tpot.record(decoding / n_after_first);
+        }
     }
 
     /// Counts a refused or failed answer. Called for refusals before the engine saw them, too.
@@ -289,6 +298,7 @@ impl EngineStats {
             ttft: self.ttft.snapshot(),
             itl: self.itl.snapshot(),
             e2e: self.e2e.snapshot(),
+            tpot: self.tpot.snapshot(),
             queue_wait: self.queue_wait.snapshot(),
             step_time: self.step_time.snapshot(),
             step_error: self.step_error.snapshot(),
