@@ -10,6 +10,7 @@ mod bench_engine;
 mod bench_loop;
 mod bench_serve;
 mod bench_serve_args;
+mod cache_args;
 mod chat;
 mod data;
 mod data_args;
