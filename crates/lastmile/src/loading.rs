@@ -22,6 +22,8 @@ pub(crate) struct Loaded {
     pub(crate) facts: ReleaseFacts,
     /// What it takes in all.
     pub(crate) planned_bytes: u64,
+    /// What the bits of its KV depend on.
+    pub(crate) kv_facts: Vec<(&'static str, String)>,
 }
 
 /// What is shared with the other models of a process.
@@ -78,10 +80,21 @@ fn real_model(
     let executor = Executor::choose(config, &model);
     let plan = MemoryPlan::of_model(config, around.limit, &executor, &model)?;
     plan.check()?;
+    let decoder = format!("{:?}", model.spec);
     let backend = executor.load(config, model, plan.kv_bytes, around.arbiter)?;
+    let kv_facts = kv_facts(backend.as_ref(), format!("{weights} {decoder}"));
     let facts = facts(backend.as_ref(), weights, &tokenizer, template_digest);
     let planned_bytes = plan.total_bytes();
-    Ok(Loaded { name, facts, backend, template, default_sampling, tokenizer, planned_bytes })
+    Ok(Loaded {
+        name,
+        facts,
+        kv_facts,
+        backend,
+        template,
+        default_sampling,
+        tokenizer,
+        planned_bytes,
+    })
 }
 
 /// What runs a model.
@@ -193,11 +206,14 @@ fn placeholder_model(
     let weights = format!("placeholder {options:?}");
     let plan = MemoryPlan::of_placeholder(config, around.limit, &options);
     plan.check()?;
+    // Of all its options, only the seed is in what its slots hold.
+    let decoder = format!("placeholder seed {}", options.seed);
     let backend = PlaceholderBackend::new(options, placeholder_vocab());
     fixed_kv_type(config, "the placeholder", backend.spec().kv_type)?;
     Ok(Loaded {
         name: "placeholder".to_owned(),
         facts: facts(&backend, weights, &tokenizer, template_digest),
+        kv_facts: kv_facts(&backend, decoder),
         backend: Box::new(backend),
         template: Some(template),
         default_sampling: DefaultSampling::default(),
@@ -239,6 +255,18 @@ fn facts(
             ("sampler", "penalties,temperature,top_k,top_p,min_p".to_owned()),
         ],
     }
+}
+
+/// What the bits of a block depend on besides its tokens and its shape. Another version may compute
+/// otherwise.
+fn kv_facts(backend: &dyn Backend, decoder: String) -> Vec<(&'static str, String)> {
+    let spec = backend.spec();
+    vec![
+        ("engine_version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("kernel_path", spec.kernel_path.clone()),
+        ("kv_type", spec.kv_type.to_owned()),
+        ("decoder", decoder),
+    ]
 }
 
 /// The ids that the placeholder's tokenizer gives a meaning to, as its backend needs them.

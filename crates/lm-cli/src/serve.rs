@@ -15,7 +15,7 @@ use crate::doctor::store_path;
 use crate::keys::key_file;
 use crate::model::home;
 use crate::outcome::{Outcome, WrongUse, human_bytes};
-use crate::served::{load_default, registry};
+use crate::served::{Shared, load_default, registry};
 use crate::signals;
 
 pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
@@ -27,6 +27,8 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
         max_body_bytes: args.max_body_bytes,
         shutdown_timeout: Duration::from_secs(args.shutdown_timeout),
         max_connections: args.net.max_connections,
+        max_connections_per_address: args.net.max_connections_per_address,
+        max_open_body_bytes: args.net.max_open_body_bytes,
         write_timeout: Duration::from_secs(args.net.write_timeout),
         allowed_hosts: args.net.allowed_host.clone(),
         cors_origins: args.net.cors_origin.clone(),
@@ -55,7 +57,9 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
     let ops = Ops::new(Store::open(&store_path, options)?);
     access.load_keys(&ops)?;
     let observer = charging(Arc::clone(&access.keys), ops.observer());
-    let models = registry(&args.model, args.served_model_name.as_deref(), &observer)?;
+    let shared =
+        Shared { observer, disk_cache: args.cache.config(), request_bytes: server.request_bytes() };
+    let models = registry(&args.model, args.served_model_name.as_deref(), &shared)?;
     let runtime = load_default(&models)?;
     banner(args, &runtime, &access, address, started.elapsed());
     others(&models);

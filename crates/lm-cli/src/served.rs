@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use clap::Args;
 use lastmile::{
-    Configure, Declared, LoadError, MemoryPlan, Observer, Registry, RegistryError, RegistryOptions,
-    Runtime,
+    Configure, Declared, DiskCacheConfig, LoadError, MemoryPlan, Observer, Registry, RegistryError,
+    RegistryOptions, Runtime, RuntimeConfig,
 };
 
 use crate::args::RunOptions;
@@ -41,16 +41,24 @@ pub(crate) struct ServedArgs {
     pub(crate) run: RunOptions,
 }
 
+/// What all models of a server have in common.
+pub(crate) struct Shared {
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) disk_cache: Option<DiskCacheConfig>,
+    /// What the server sets aside for requests.
+    pub(crate) request_bytes: u64,
+}
+
 /// The models as they were declared; those that are not installed are fetched now, so that no request
 /// has to wait for that.
 pub(crate) fn registry(
     args: &ServedArgs,
     served_name: Option<&str>,
-    observer: &Arc<dyn Observer>,
+    shared: &Shared,
 ) -> anyhow::Result<Registry> {
     let mut declared = Vec::new();
     for (i, text) in args.models.iter().enumerate() {
-        declared.push(declare(args, text, served_name.filter(|_| i == 0), observer)?);
+        declared.push(declare(args, text, served_name.filter(|_| i == 0), i == 0, shared)?);
     }
     for text in &args.aliases {
         let (alias, name) = text
@@ -88,7 +96,8 @@ fn declare(
     args: &ServedArgs,
     text: &str,
     served_name: Option<&str>,
-    observer: &Arc<dyn Observer>,
+    is_default: bool,
+    shared: &Shared,
 ) -> anyhow::Result<Declared> {
     let (name, source) = named(text);
     let config = runtime_config(source, &args.run)?;
@@ -97,11 +106,15 @@ fn declare(
         None => MemoryPlan::of(&config)?.name,
     };
     let (source, run) = (source.to_owned(), RunOptions { offline: true, ..args.run.clone() });
-    let observer = Arc::clone(observer);
+    let observer = Arc::clone(&shared.observer);
+    let disk_cache = shared.disk_cache.clone();
+    // What requests need is planned once, with the model that is loaded first.
+    let reserved_bytes = if is_default { shared.request_bytes } else { 0 };
     let configure: Configure = Arc::new(move || {
         let config = runtime_config(&source, &run)
             .map_err(|error| LoadError::Configure { message: format!("{error:#}") })?;
-        Ok(lastmile::RuntimeConfig { observer: Arc::clone(&observer), ..config })
+        let (observer, disk_cache) = (Arc::clone(&observer), disk_cache.clone());
+        Ok(RuntimeConfig { observer, disk_cache, reserved_bytes, ..config })
     });
     Ok(Declared { name, aliases: Vec::new(), configure })
 }

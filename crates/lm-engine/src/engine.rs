@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use crossbeam_channel::Receiver;
 use lm_backend::{Activity, Backend, Batch, LogitsBuf, StepArbiter};
 use lm_sampler::{SampleError, Sampled, Sampler};
 use lm_scheduler::{
@@ -16,9 +17,10 @@ use lm_types::{FinishReason, GenerateError, Observer, Outcome, SeqId, Timestamp,
 
 use crate::active::{Active, ServedBy};
 use crate::cpu_time::process_cpu_time;
+use crate::exchange::{Exchange, Gone};
 use crate::submit::{Door, QueuePlace, never_runs};
 use crate::want::want;
-use crate::{EngineStats, NewSubmission};
+use crate::{BlockStore, EngineStats, NewSubmission, StoreReport};
 
 /// What an engine is made of.
 pub struct EngineParts {
@@ -32,6 +34,8 @@ pub struct EngineParts {
     pub served_by: ServedBy,
     /// Shared by the engines of a process, which take turns.
     pub arbiter: Arc<StepArbiter>,
+    /// Where KV blocks are kept outside of the pool.
+    pub block_store: Option<BlockStore>,
 }
 
 /// The engine itself, without its thread.
@@ -42,6 +46,7 @@ pub struct Engine {
     sampler: Sampler,
     stats: Arc<EngineStats>,
     active: BTreeMap<SeqId, Active>,
+    exchange: Option<Exchange>,
     next_seq: u64,
     /// The bound as it was configured; engines that have work at the same time share it.
     max_token_gap: Duration,
@@ -64,13 +69,17 @@ struct Draw {
 
 impl Engine {
     pub(crate) fn new(
-        parts: EngineParts,
+        mut parts: EngineParts,
         config: SchedulerConfig,
         stats: Arc<EngineStats>,
     ) -> Result<Self, ConfigError> {
         let (n_seqs, vocab_size) = (config.max_num_seqs, parts.backend.spec().vocab_size);
         // Checks the limits before memory is set aside for them.
-        let scheduler = Scheduler::new(config.clone())?;
+        let mut scheduler = Scheduler::new(config.clone())?;
+        let exchange = parts.block_store.take().map(|store| {
+            stats.keep_store_counters(&store);
+            Exchange::new(store, &mut scheduler)
+        });
         stats.n_blocks.store(config.n_blocks as u64, Relaxed);
         stats.n_free_blocks.store(config.n_blocks as u64, Relaxed);
         Ok(Engine {
@@ -84,6 +93,7 @@ impl Engine {
             door: Door::new(&scheduler),
             scheduler,
             active: BTreeMap::new(),
+            exchange,
             next_seq: 0,
             max_token_gap: config.max_token_gap,
             activity: None,
@@ -97,6 +107,7 @@ impl Engine {
         let arbiter = Arc::clone(&self.parts.arbiter);
         // Who waits for its turn is alive.
         let _turn = (!self.is_idle()).then(|| arbiter.turn(|| self.stats.beat()));
+        self.exchange_blocks();
         let started = self.stats.now();
         self.drop_abandoned();
         self.schedule(started);
@@ -121,6 +132,21 @@ impl Engine {
             self.stats.set_step(0, 0);
         }
         self.publish();
+    }
+
+    /// Whether nothing can run before blocks come from outside of the pool.
+    pub(crate) fn awaits_blocks(&self) -> bool {
+        self.rows.is_empty() && self.scheduler.is_importing()
+    }
+
+    /// Whether blocks can be handed out now to be kept outside of the pool.
+    pub(crate) fn can_export(&self) -> bool {
+        self.exchange.as_ref().is_some_and(|exchange| exchange.can_export(&self.scheduler))
+    }
+
+    /// Where it is said that blocks have come.
+    pub(crate) fn store_reports(&self) -> Option<&Receiver<StoreReport>> {
+        self.exchange.as_ref().map(Exchange::reports)
     }
 
     /// Who may wait.
@@ -175,6 +201,17 @@ impl Engine {
             self.end(id, Outcome::Failed(GenerateError::ShuttingDown));
         }
         self.publish();
+    }
+
+    /// Moves blocks between the pool and where they are kept outside. Without a keeper there are none.
+    fn exchange_blocks(&mut self) {
+        let Some(exchange) = &mut self.exchange else { return };
+        let (backend, is_busy) = (self.parts.backend.as_mut(), !self.active.is_empty());
+        if let Err(Gone) = exchange.run(&mut self.scheduler, backend, &self.stats, is_busy) {
+            tracing::error!("the keeper of KV blocks is gone: the prefix cache is in memory only");
+            self.exchange = None;
+            self.scheduler.lose_outside();
+        }
     }
 
     /// Ends answers that nobody reads; their blocks are free before this step is planned.
@@ -375,6 +412,7 @@ impl Engine {
         stats.prefix_hit_tokens.store(counters.prefix_hit_tokens, Relaxed);
         stats.preemptions.store(counters.preemptions, Relaxed);
         stats.pauses.store(counters.pauses, Relaxed);
+        stats.record_cache(&counters, self.scheduler.n_dropped_exports());
         let mut admission = self.door.lock();
         admission.observe(&self.scheduler);
         stats.queued_tokens.store(admission.queued_tokens() as u64, Relaxed);

@@ -62,6 +62,7 @@ impl Rig {
             observer: observer.clone(),
             served_by: ServedBy { model: "placeholder".into(), release: ReleaseHash([0; 16]) },
             arbiter: Arc::new(StepArbiter::default()),
+            block_store: None,
         };
         let engine = Engine::new(parts, config, Arc::clone(&stats)).unwrap();
         Rig { engine, stats, observer }

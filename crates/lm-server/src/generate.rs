@@ -72,7 +72,8 @@ async fn respond(
     let answer = async {
         entry.hold(app.admit(&caller)?);
         let (head, body) = request.into_parts();
-        let body = body::read(body, &app.config).await?;
+        let (body, room) = body::read(body, &app).await?;
+        entry.hold_body(room);
         let (body, model) = off_thread(move || {
             let model = asked_model(&body);
             Ok((body, model))

@@ -51,6 +51,7 @@ pub async fn serve(
     beside.spawn(keep_current(Arc::clone(&app)));
     beside.spawn(watch(Arc::clone(&app)));
     let router = routes::router(Arc::clone(&app));
+    let peers = Arc::clone(&app.peers);
     let drained = Arc::new(Notify::new());
     let is_drained = Arc::clone(&drained);
     let stop = async move {
@@ -61,7 +62,7 @@ pub async fn serve(
     };
     // Until all is drained, connections are taken in, and their requests are told so.
     let config = Arc::new(config);
-    let served = serve_connections(listener, router, &config, tls, stop);
+    let served = serve_connections(listener, router, &config, tls, peers, stop);
     manager.say_ready();
     let closing = async {
         drained.notified().await;
