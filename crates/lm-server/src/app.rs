@@ -5,19 +5,20 @@
 //! Start reading at [`App`].
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use lastmile::{GenerateError, RequestId, Runtime};
 use lm_api::ApiError;
 use lm_ops::Ops;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
 use crate::auth::Caller;
 use crate::lease::{Lease, Place};
 use crate::metric_table::Served;
+use crate::panel::Panel;
 use crate::{Access, ServerConfig};
 
 /// What all handlers share.
@@ -29,7 +30,8 @@ pub(crate) struct App {
     pub(crate) open_requests: Arc<Semaphore>,
     pub(crate) http: HttpCounts,
     pub(crate) denials: DenialCounts,
-    draining: AtomicBool,
+    pub(crate) panel: Panel,
+    draining: watch::Sender<bool>,
     n_stalls: AtomicU64,
 }
 
@@ -69,7 +71,8 @@ impl App {
             open_requests: Arc::new(Semaphore::new(limit)),
             http: HttpCounts::default(),
             denials: DenialCounts::default(),
-            draining: AtomicBool::new(false),
+            panel: Panel::default(),
+            draining: watch::Sender::new(false),
             n_stalls: AtomicU64::new(0),
         }
     }
@@ -101,11 +104,16 @@ impl App {
     }
 
     pub(crate) fn begin_drain(&self) {
-        self.draining.store(true, Relaxed);
+        self.draining.send_replace(true);
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Relaxed)
+        *self.draining.borrow()
+    }
+
+    /// Turns true when the server begins to drain.
+    pub(crate) fn drain_began(&self) -> watch::Receiver<bool> {
+        self.draining.subscribe()
     }
 }
 

@@ -21,6 +21,7 @@ mod metric_table;
 mod metrics;
 mod models;
 mod origin;
+mod panel;
 mod reply;
 mod request_log;
 mod routes;

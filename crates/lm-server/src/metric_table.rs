@@ -97,12 +97,9 @@ pub(crate) const NUMBERS: &[Number] = &[
         "Prompt tokens of ended answers.",
         |m| m.stats.prompt_tokens as f64,
     ),
-    counter(
-        "generation_tokens_total",
-        Some("generation_tokens_total"),
-        "Tokens generated.",
-        |m| m.stats.generation_tokens as f64,
-    ),
+    counter("generation_tokens_total", Some("generation_tokens_total"), "Tokens generated.", |m| {
+        m.stats.generation_tokens as f64
+    }),
     counter(
         "prefix_cache_queries_total",
         Some("prefix_cache_queries_total"),

@@ -16,8 +16,8 @@ use lastmile::HistogramSnapshot;
 
 use crate::app::App;
 use crate::exposition::{Exposition, Label};
-use crate::metric_table::{HISTOGRAMS, NUMBERS, Served};
 use crate::gen_ai;
+use crate::metric_table::{HISTOGRAMS, NUMBERS, Served};
 
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -144,6 +144,8 @@ fn server(page: &mut Exposition, app: &App) {
     page.single("lastmile_open_requests", "gauge", help, &[], open);
     let help = "Requests with a body that may be open at once.";
     page.single("lastmile_open_requests_limit", "gauge", help, &[], limit);
+    let help = "Pages of the dashboard that are told what goes on.";
+    page.single("lastmile_live_pages", "gauge", help, &[], app.panel.n_live());
     let name = "lastmile_key_denials_total";
     page.family(name, "counter", "Requests that were turned away for their key, by code.");
     for (code, n) in app.denials.all() {

@@ -19,7 +19,7 @@ use crate::access::keep_current;
 use crate::app::App;
 use crate::connections::serve_connections;
 use crate::watchdog::watch;
-use crate::{Access, ServeError, ServerConfig, routes};
+use crate::{Access, ServeError, ServerConfig, panel, routes};
 
 /// How long connections may take to hand over what is written, once all answers have ended.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -48,6 +48,7 @@ pub async fn serve(
     let mut beside = JoinSet::new();
     beside.spawn(keep_current(Arc::clone(&app)));
     beside.spawn(watch(Arc::clone(&app)));
+    beside.spawn(panel::watch(Arc::clone(&app)));
     let router = routes::router(Arc::clone(&app));
     let drained = Arc::new(Notify::new());
     let is_drained = Arc::clone(&drained);

@@ -17,7 +17,7 @@ enum Floor {
     Outside,
 }
 
-const FLOORS: [(&str, Floor); 23] = [
+const FLOORS: [(&str, Floor); 24] = [
     ("lm-types", Floor::F(0)),
     ("lm-kernels", Floor::F(0)),
     ("lm-keys", Floor::F(1)),
@@ -34,6 +34,7 @@ const FLOORS: [(&str, Floor); 23] = [
     ("lm-engine", Floor::F(4)),
     ("lastmile", Floor::F(5)),
     ("lm-api", Floor::F(6)),
+    ("lm-panel", Floor::F(6)),
     ("lm-ops", Floor::F(7)),
     ("lm-server", Floor::F(8)),
     ("lm-cli", Floor::F(9)),

@@ -73,8 +73,7 @@ fn metrics_are_an_exposition_and_rise() {
         let key = label(name);
         assert!(after[&key] > before[&key], "{key} did not rise");
     }
-    let stop =
-        r#"vllm:request_success_total{model_name="my \"model\"",engine="0",finished_reason="stop"}"#;
+    let stop = r#"vllm:request_success_total{model_name="my \"model\"",engine="0",finished_reason="stop"}"#;
     assert_eq!((before[stop], after[stop]), (0.0, 1.0));
     for name in ["num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"] {
         assert_eq!(after[&label(&format!("vllm:{name}"))], 0.0);
