@@ -46,7 +46,7 @@ pub use lm_cpu::KvType;
 pub use lm_engine::{EngineOptions, HistogramSnapshot, StatsSnapshot};
 pub use lm_models::{DefaultSampling, WeightsFrom};
 pub use lm_types::{
-    ChatMessage, Finish, FinishReason, GenerateError, GenerateEvent, GenerateRequest, Observer,
-    Outcome, Priority, Prompt, QueueUnit, ReleaseHash, RequestEvent, RequestId, Role,
-    SamplingParams, StopRules, TenantId, Timings, TokenId, TokenLogprobs, Usage,
+    CacheMissReason, ChatMessage, Finish, FinishReason, GenerateError, GenerateEvent,
+    GenerateRequest, Observer, Outcome, Priority, Prompt, QueueUnit, ReleaseHash, RequestEvent,
+    RequestId, Role, SamplingParams, StopRules, TenantId, Timings, TokenId, TokenLogprobs, Usage,
 };

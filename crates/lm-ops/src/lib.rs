@@ -17,7 +17,7 @@ pub use requests::{RequestPage, Search};
 
 pub use lm_store::{
     FoundRequest, MAX_FOUND, Privacy, Reader, Store, StoreCounters, StoreError, StoreOptions,
-    StoredError,
+    StoredError, Traffic,
 };
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use lastmile::{GenerateError, RequestId, Runtime};
+use lastmile::{GenerateError, RequestId};
 use lm_api::ApiError;
 use lm_ops::Ops;
 use tokio::sync::{Semaphore, watch};
@@ -17,13 +17,13 @@ use uuid::Uuid;
 
 use crate::auth::Caller;
 use crate::lease::{Lease, Place};
-use crate::metric_table::Served;
 use crate::panel::Panel;
+use crate::registry::Models;
 use crate::{Access, ServerConfig};
 
 /// What all handlers share.
 pub(crate) struct App {
-    pub(crate) runtime: Arc<Runtime>,
+    pub(crate) models: Models,
     pub(crate) ops: Ops,
     pub(crate) config: ServerConfig,
     pub(crate) access: Access,
@@ -56,15 +56,10 @@ impl DenialCounts {
 }
 
 impl App {
-    pub(crate) fn new(
-        runtime: Arc<Runtime>,
-        ops: Ops,
-        config: ServerConfig,
-        access: Access,
-    ) -> Self {
+    pub(crate) fn new(models: Models, ops: Ops, config: ServerConfig, access: Access) -> Self {
         let limit = config.max_open_requests.min(Semaphore::MAX_PERMITS);
         App {
-            runtime,
+            models,
             ops,
             config,
             access,
@@ -75,11 +70,6 @@ impl App {
             draining: watch::Sender::new(false),
             n_stalls: AtomicU64::new(0),
         }
-    }
-
-    /// The models that are served, with their counters as they are now.
-    pub(crate) fn served(&self) -> Vec<Served<'_>> {
-        vec![Served { info: self.runtime.info(), stats: self.runtime.stats() }]
     }
 
     /// A place for one more request with a body; it is given back when the response has ended.

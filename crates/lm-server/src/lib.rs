@@ -22,6 +22,7 @@ mod metrics;
 mod models;
 mod origin;
 mod panel;
+mod registry;
 mod reply;
 mod request_log;
 mod routes;

@@ -4,12 +4,19 @@
 //!
 //! Start reading at [`NUMBERS`].
 
-use lastmile::{HistogramSnapshot, ModelInfo, StatsSnapshot};
+use lastmile::{HistogramSnapshot, ModelInfo, Runtime, StatsSnapshot};
 
 /// A model and its counters at one moment.
 pub(crate) struct Served<'a> {
     pub(crate) info: &'a ModelInfo,
     pub(crate) stats: StatsSnapshot,
+}
+
+impl<'a> Served<'a> {
+    /// The counters of `runtime` as they are now.
+    pub(crate) fn now(runtime: &'a Runtime) -> Self {
+        Served { info: runtime.info(), stats: runtime.stats() }
+    }
 }
 
 /// A counter or gauge.

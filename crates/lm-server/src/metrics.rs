@@ -22,7 +22,8 @@ use crate::metric_table::{HISTOGRAMS, NUMBERS, Served};
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let models = app.served();
+    let runtimes = app.models.loaded();
+    let models: Vec<Served<'_>> = runtimes.iter().map(|runtime| Served::now(runtime)).collect();
     let mut page = Exposition::default();
     of_models(&mut page, &models);
     gen_ai::write(&mut page, &models);

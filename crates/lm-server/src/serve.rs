@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout};
 use crate::access::keep_current;
 use crate::app::App;
 use crate::connections::serve_connections;
+use crate::registry::Models;
 use crate::watchdog::watch;
 use crate::{Access, ServeError, ServerConfig, panel, routes};
 
@@ -43,7 +44,7 @@ pub async fn serve(
     let scheme = if access.tls.is_some() { "https://" } else { "" };
     begin_run(&runtime, &ops, format!("{scheme}{}", config.address)).await;
     let (manager, tls) = (Arc::clone(&access.service_manager), access.tls.clone());
-    let app = Arc::new(App::new(runtime, ops.clone(), config.clone(), access));
+    let app = Arc::new(App::new(Models::new(runtime), ops.clone(), config.clone(), access));
     // Both end with this.
     let mut beside = JoinSet::new();
     beside.spawn(keep_current(Arc::clone(&app)));
@@ -100,8 +101,8 @@ async fn drain(app: &Arc<App>) {
     }
     // What is left is worked out by subtraction: no timeout is too large to be added to a time.
     let left = limit.saturating_sub(begun.elapsed());
-    let runtime = Arc::clone(&app.runtime);
-    if let Err(error) = spawn_blocking(move || runtime.shutdown(left)).await {
-        tracing::error!(%error, "shutting down the engine panicked");
+    let app = Arc::clone(app);
+    if let Err(error) = spawn_blocking(move || app.models.shutdown(left)).await {
+        tracing::error!(%error, "shutting down the engines panicked");
     }
 }

@@ -17,6 +17,7 @@ mod schema;
 mod search;
 mod store;
 mod totals;
+mod traffic;
 mod write;
 mod writer;
 
@@ -30,6 +31,7 @@ pub use record::{
 pub use search::{FoundRequest, MAX_FOUND, MAX_SEARCHED, Search};
 pub use store::{Store, StoreCounters};
 pub use totals::{LatencyMs, Totals};
+pub use traffic::Traffic;
 
 #[cfg(test)]
 mod tests;

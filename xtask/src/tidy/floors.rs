@@ -17,7 +17,7 @@ enum Floor {
     Outside,
 }
 
-const FLOORS: [(&str, Floor); 24] = [
+const FLOORS: [(&str, Floor); 27] = [
     ("lm-types", Floor::F(0)),
     ("lm-kernels", Floor::F(0)),
     ("lm-keys", Floor::F(1)),
@@ -35,11 +35,14 @@ const FLOORS: [(&str, Floor); 24] = [
     ("lastmile", Floor::F(5)),
     ("lm-api", Floor::F(6)),
     ("lm-panel", Floor::F(6)),
+    ("lm-bench", Floor::F(6)),
     ("lm-ops", Floor::F(7)),
     ("lm-server", Floor::F(8)),
     ("lm-cli", Floor::F(9)),
     ("lm-store", Floor::S(1)),
+    ("lm-evidence", Floor::S(1)),
     ("lm-data", Floor::S(2)),
+    ("lm-feedback", Floor::S(3)),
     ("lm-tests", Floor::Outside),
     ("xtask", Floor::Outside),
 ];
@@ -57,17 +60,18 @@ const RESERVED: [(&str, &[&str]); 8] = [
     ("candle-core", &["lm-candle"]),
     ("candle-nn", &["lm-candle"]),
     ("clap", &["lm-cli"]),
-    ("rusqlite", &["lm-store"]),
-    ("tokio", &["lm-ops", "lm-server", "lm-cli"]),
+    ("rusqlite", &["lm-store", "lm-feedback"]),
+    ("tokio", &["lm-bench", "lm-ops", "lm-server", "lm-cli"]),
     ("tracing-subscriber", &["lm-cli"]),
 ];
 
 /// Packages that are plain data or pure logic: no dependency from outside but these.
-const PURE: [(&str, &[&str]); 4] = [
+const PURE: [(&str, &[&str]); 5] = [
     ("lm-types", &["thiserror"]),
     ("lm-scheduler", &["thiserror", "blake3"]),
     ("lm-sampler", &["thiserror"]),
     ("lm-backend", &["thiserror"]),
+    ("lm-evidence", &["libm"]),
 ];
 
 /// A package of the workspace.

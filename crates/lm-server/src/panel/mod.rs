@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::app::App;
+use crate::metric_table::Served;
 use crate::watchdog::Condition;
 
 pub(crate) use charts::chart;
@@ -97,7 +98,8 @@ pub(crate) async fn watch(app: Arc<App>) {
 /// Everything but the errors and alerts.
 fn look(app: &App) -> Now {
     let at_ms = unix_ms();
-    let served = app.served();
+    let runtimes = app.models.loaded();
+    let served: Vec<Served<'_>> = runtimes.iter().map(|runtime| Served::now(runtime)).collect();
     let conditions =
         served.iter().map(|model| Condition::of(&model.stats, model.info.backend.weights_bytes));
     let status = match conditions.max_by_key(|condition| *condition as u8) {
