@@ -16,7 +16,7 @@ use serde::Serialize;
 /// What runs beside one engine. Clones share one store.
 #[derive(Clone)]
 pub struct Ops {
-    store: Store,
+    pub(crate) store: Store,
 }
 
 /// The answer to a feedback.

@@ -5,18 +5,19 @@
 //! Start reading at [`App`].
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use lastmile::{GenerateError, RequestId};
 use lm_api::ApiError;
 use lm_ops::Ops;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
 use crate::auth::Caller;
 use crate::lease::{Lease, Place};
+use crate::panel::Panel;
 use crate::peers::Peers;
 use crate::registry::Models;
 use crate::{Access, ServerConfig};
@@ -34,7 +35,8 @@ pub(crate) struct App {
     pub(crate) peers: Arc<Peers>,
     pub(crate) http: HttpCounts,
     pub(crate) denials: DenialCounts,
-    draining: AtomicBool,
+    pub(crate) panel: Panel,
+    draining: watch::Sender<bool>,
     n_stalls: AtomicU64,
 }
 
@@ -73,7 +75,8 @@ impl App {
             open_requests: Arc::new(Semaphore::new(limit)),
             http: HttpCounts::default(),
             denials: DenialCounts::default(),
-            draining: AtomicBool::new(false),
+            panel: Panel::default(),
+            draining: watch::Sender::new(false),
             n_stalls: AtomicU64::new(0),
         }
     }
@@ -100,11 +103,16 @@ impl App {
     }
 
     pub(crate) fn begin_drain(&self) {
-        self.draining.store(true, Relaxed);
+        self.draining.send_replace(true);
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Relaxed)
+        *self.draining.borrow()
+    }
+
+    /// Turns true when the server begins to drain.
+    pub(crate) fn drain_began(&self) -> watch::Receiver<bool> {
+        self.draining.subscribe()
     }
 }
 

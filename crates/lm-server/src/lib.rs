@@ -24,6 +24,7 @@ mod model_metrics;
 mod model_ops;
 mod models;
 mod origin;
+mod panel;
 mod peers;
 mod registry;
 mod reply;

@@ -156,6 +156,8 @@ fn server(page: &mut Exposition, app: &App) {
     let name = "lastmile_connections_refused_total";
     let help = "Connections of addresses that had too many.";
     page.single(name, "counter", help, &[], app.peers.n_refused());
+    let help = "Pages of the dashboard that are told what goes on.";
+    page.single("lastmile_live_pages", "gauge", help, &[], app.panel.n_live());
     let name = "lastmile_key_denials_total";
     page.family(name, "counter", "Requests that were turned away for their key, by code.");
     for (code, n) in app.denials.all() {

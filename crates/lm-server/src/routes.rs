@@ -18,7 +18,7 @@ use crate::auth::{Caller, authenticate};
 use crate::headers::{cors, secure};
 use crate::origin::guard;
 use crate::request_log::{RequestEntry, track};
-use crate::{body, generate, health, metrics, model_ops, models, reply};
+use crate::{body, generate, health, metrics, model_ops, models, panel, reply};
 
 /// Every route, as `GET /` lists them.
 pub(crate) const ROUTES: &[&str] = &[
@@ -36,6 +36,12 @@ pub(crate) const ROUTES: &[&str] = &[
     "GET /health/ready",
     "GET /metrics",
     "GET /version",
+    "GET /v1/requests",
+    "GET /v1/requests/{id}",
+    "GET /ops/v1/now",
+    "GET /ops/v1/now/stream",
+    "GET /ops/v1/charts/{name}",
+    "GET /panel/{file}",
     "GET /",
 ];
 
@@ -53,7 +59,13 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/health/ready", get(health::health))
         .route("/metrics", get(metrics::metrics))
         .route("/version", get(models::version))
-        .route("/", get(models::index))
+        .route("/v1/requests", get(panel::search))
+        .route("/v1/requests/{id}", get(panel::one))
+        .route("/ops/v1/now", get(panel::now))
+        .route("/ops/v1/now/stream", get(panel::stream))
+        .route("/ops/v1/charts/{name}", get(panel::chart))
+        .route("/panel/{file}", get(panel::page_file))
+        .route("/", get(panel::root))
         .fallback(no_route)
         .method_not_allowed_fallback(wrong_method)
         // The last layer is the outermost.

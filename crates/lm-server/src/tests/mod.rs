@@ -9,6 +9,7 @@ mod keyed;
 mod leaving;
 mod limits;
 mod observing;
+mod paneling;
 mod refusals;
 mod several;
 mod strangers;
