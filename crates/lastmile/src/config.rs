@@ -88,6 +88,12 @@ pub enum LoadError {
     /// The text after `placeholder:`.
     #[error(transparent)]
     Placeholder(#[from] OptionError),
+    /// What says how the model is run.
+    #[error("{message}")]
+    Configure {
+        /// What is wrong with it.
+        message: String,
+    },
     /// Only `cpu` has a choice of KV types.
     #[error(
         "the KV cache is to be {}, but on {device} it is {has}: only device cpu has the choice",
@@ -173,7 +179,7 @@ impl ModelSource {
 
 impl RuntimeConfig {
     /// What the model may take in all.
-    pub(crate) fn memory_limit(&self) -> Option<MemoryLimit> {
+    pub(crate) fn memory_ceiling(&self) -> Option<MemoryLimit> {
         let asked =
             self.memory_limit.map(|bytes| MemoryLimit { bytes, source: "memory_limit".to_owned() });
         asked.or_else(MemoryLimit::of_this_process)

@@ -24,6 +24,7 @@ mod memory;
 mod perplexity;
 mod prepare;
 mod quantize;
+mod registry;
 mod release;
 mod roofline;
 mod runtime;
@@ -38,6 +39,9 @@ pub use machine::MemoryLimit;
 pub use memory::MemoryPlan;
 pub use perplexity::{Perplexity, PerplexityError, perplexity};
 pub use quantize::{QuantizeError, QuantizeOptions, QuantizeSource, Quantized, StoredAs, quantize};
+pub use registry::{
+    Configure, Declared, ModelState, ModelStatus, Registry, RegistryError, RegistryOptions,
+};
 pub use release::ReleaseFacts;
 pub use roofline::{Bound, MachineRates, Roofline};
 pub use runtime::{ModelInfo, Runtime};

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use lm_backend::BackendSpec;
+use lm_backend::{BackendSpec, StepArbiter};
 use lm_chat::ChatTemplate;
 use lm_engine::{
     EngineHandle, EngineParts, EngineStats, NewSubmission, ServedBy, StatsSnapshot, output_pair,
@@ -16,7 +16,8 @@ use lm_types::{
 };
 
 use crate::disk_cache::{self, DiskCache};
-use crate::loading::{Loaded, load};
+use crate::loading::{Loaded, Surroundings, load};
+use crate::machine::MemoryLimit;
 use crate::prepare::prepare;
 use crate::{Answer, GenerateStream, LoadError, ReleaseFacts, RuntimeConfig};
 
@@ -58,6 +59,8 @@ pub struct ModelInfo {
     pub release_hash: ReleaseHash,
     /// When it was loaded.
     pub loaded_at: SystemTime,
+    /// What it takes in all, as planned before it was loaded.
+    pub planned_bytes: u64,
 }
 
 impl Runtime {
@@ -66,11 +69,22 @@ impl Runtime {
     /// # Errors
     /// The model cannot be loaded, or the limits contradict each other.
     pub fn start(config: RuntimeConfig) -> Result<Self, LoadError> {
+        let limit = config.memory_ceiling();
+        Runtime::start_beside(config, limit, &Arc::default())
+    }
+
+    /// Loads a model within `limit` and starts its engine, which takes turns with the others of `arbiter`.
+    pub(crate) fn start_beside(
+        config: RuntimeConfig,
+        limit: Option<MemoryLimit>,
+        arbiter: &Arc<StepArbiter>,
+    ) -> Result<Self, LoadError> {
         if config.disk_cache.is_some() && !config.engine.prefix_cache {
             return Err(LoadError::CacheWithoutPrefixCache);
         }
-        let Loaded { name, backend, tokenizer, template, default_sampling, facts, kv_facts } =
-            load(&config)?;
+        let loaded = load(&config, Surroundings { limit, arbiter })?;
+        let Loaded { backend, tokenizer, template, facts, kv_facts, .. } = loaded;
+        let Loaded { name, default_sampling, planned_bytes, .. } = loaded;
         let disk_cache = config.disk_cache.as_ref();
         let opened = disk_cache.map(|disk| disk_cache::open(disk, backend.as_ref(), &kv_facts));
         let (disk_cache, block_store) = opened.transpose()?.unzip();
@@ -82,6 +96,7 @@ impl Runtime {
             release_hash: facts.hash(),
             release: facts,
             loaded_at: SystemTime::now(),
+            planned_bytes,
         };
         let tokenizer = Arc::new(tokenizer);
         let parts = EngineParts {
@@ -89,6 +104,7 @@ impl Runtime {
             tokenizer: Arc::clone(&tokenizer),
             observer: Arc::clone(&config.observer),
             served_by: ServedBy { model: info.name.clone(), release: info.release_hash },
+            arbiter: Arc::clone(arbiter),
             block_store,
         };
         let engine = EngineHandle::spawn(parts, &config.engine)?;

@@ -31,7 +31,12 @@ pub(crate) struct Exchange {
 pub(crate) struct Gone;
 
 impl Exchange {
-    pub(crate) fn new(mut store: BlockStore, scheduler: &mut Scheduler) -> Self {
+    pub(crate) fn new(
+        mut store: BlockStore,
+        scheduler: &mut Scheduler,
+        stats: &EngineStats,
+    ) -> Self {
+        stats.keep_store_counters(&store);
         let (n_reads, n_writes) = blocks_on_their_way(store.block_bytes);
         scheduler.keep_outside(std::mem::take(&mut store.known));
         // Memory is taken when it is first used.

@@ -14,6 +14,7 @@ mod output;
 mod stats;
 mod submit;
 mod thread;
+mod want;
 
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use lm_backend::{PlaceholderBackend, PlaceholderVocab};
+use lm_backend::{PlaceholderBackend, PlaceholderVocab, StepArbiter};
 use lm_scheduler::{BlockHash, SchedulerConfig};
 use lm_tokenizer::{StopMatcher, Tokenizer, placeholder};
 use lm_types::{
@@ -69,6 +69,7 @@ impl Rig {
             tokenizer: Arc::new(Tokenizer::placeholder()),
             observer: observer.clone(),
             served_by: ServedBy { model: "placeholder".into(), release: ReleaseHash([0; 16]) },
+            arbiter: Arc::new(StepArbiter::default()),
             block_store,
         };
         let engine = Engine::new(parts, config, Arc::clone(&stats)).unwrap();

@@ -24,6 +24,7 @@ use crate::{Access, ServerConfig};
 /// What all handlers share.
 pub(crate) struct App {
     pub(crate) models: Models,
+    pub(crate) started_at: SystemTime,
     pub(crate) ops: Ops,
     pub(crate) config: ServerConfig,
     pub(crate) access: Access,
@@ -65,6 +66,7 @@ impl App {
             body_room: Arc::new(Semaphore::new(body_room)),
             peers: Arc::new(Peers::new(&config)),
             models,
+            started_at: SystemTime::now(),
             ops,
             config,
             access,

@@ -20,6 +20,8 @@ mod lease;
 mod metric_table;
 mod metrics;
 mod metrics_cache;
+mod model_metrics;
+mod model_ops;
 mod models;
 mod origin;
 mod peers;

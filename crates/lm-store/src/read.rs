@@ -286,7 +286,7 @@ fn id_at(row: &Row<'_>, column: usize) -> rusqlite::Result<RequestId> {
         .map_err(|e| Error::FromSqlConversionFailure(column, Type::Text, Box::new(e)))
 }
 
-fn json_at(column: usize, text: &str) -> rusqlite::Result<serde_json::Value> {
+pub(crate) fn json_at(column: usize, text: &str) -> rusqlite::Result<serde_json::Value> {
     serde_json::from_str(text)
         .map_err(|e| Error::FromSqlConversionFailure(column, Type::Text, Box::new(e)))
 }

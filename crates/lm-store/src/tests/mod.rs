@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use lm_types::{
-    ChatMessage, FinishReason, GenerateRequest, Observer, Outcome, Prompt, ReleaseHash,
-    RequestEvent, RequestId, Role, Timings, Usage,
+    ChatMessage, FinishReason, GenerateError, GenerateRequest, Observer, Outcome, Prompt,
+    ReleaseHash, RequestEvent, RequestId, Role, Timings, Usage,
 };
 
 use crate::{Feedback, Privacy, Rating, Store, StoreError, StoreOptions};
