@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use crossbeam_channel::Receiver;
 use lm_backend::{Activity, Backend, Batch, LogitsBuf, StepArbiter};
 use lm_sampler::{SampleError, Sampled, Sampler};
 use lm_scheduler::{
@@ -17,10 +16,10 @@ use lm_types::{FinishReason, GenerateError, Observer, Outcome, SeqId, Timestamp,
 
 use crate::active::{Active, ServedBy};
 use crate::cpu_time::process_cpu_time;
-use crate::exchange::{Exchange, Gone};
+use crate::exchange::Exchange;
 use crate::submit::{Door, QueuePlace, never_runs};
 use crate::want::want;
-use crate::{BlockStore, EngineStats, NewSubmission, StoreReport};
+use crate::{BlockStore, EngineStats, NewSubmission};
 
 /// What an engine is made of.
 pub struct EngineParts {
@@ -40,13 +39,13 @@ pub struct EngineParts {
 
 /// The engine itself, without its thread.
 pub struct Engine {
-    parts: EngineParts,
-    scheduler: Scheduler,
+    pub(crate) parts: EngineParts,
+    pub(crate) scheduler: Scheduler,
     door: Door,
     sampler: Sampler,
-    stats: Arc<EngineStats>,
-    active: BTreeMap<SeqId, Active>,
-    exchange: Option<Exchange>,
+    pub(crate) stats: Arc<EngineStats>,
+    pub(crate) active: BTreeMap<SeqId, Active>,
+    pub(crate) exchange: Option<Exchange>,
     next_seq: u64,
     /// The bound as it was configured; engines that have work at the same time share it.
     max_token_gap: Duration,
@@ -55,7 +54,7 @@ pub struct Engine {
     // Buffers of one step, reused.
     batch: Batch,
     logits: LogitsBuf,
-    rows: Vec<ScheduledRow>,
+    pub(crate) rows: Vec<ScheduledRow>,
     draws: Vec<Draw>,
     drawn: Vec<Drawn>,
     leaving: Vec<SeqId>,
@@ -76,10 +75,8 @@ impl Engine {
         let (n_seqs, vocab_size) = (config.max_num_seqs, parts.backend.spec().vocab_size);
         // Checks the limits before memory is set aside for them.
         let mut scheduler = Scheduler::new(config.clone())?;
-        let exchange = parts.block_store.take().map(|store| {
-            stats.keep_store_counters(&store);
-            Exchange::new(store, &mut scheduler)
-        });
+        let block_store = parts.block_store.take();
+        let exchange = block_store.map(|store| Exchange::new(store, &mut scheduler, &stats));
         stats.n_blocks.store(config.n_blocks as u64, Relaxed);
         stats.n_free_blocks.store(config.n_blocks as u64, Relaxed);
         Ok(Engine {
@@ -134,21 +131,6 @@ impl Engine {
         self.publish();
     }
 
-    /// Whether nothing can run before blocks come from outside of the pool.
-    pub(crate) fn awaits_blocks(&self) -> bool {
-        self.rows.is_empty() && self.scheduler.is_importing()
-    }
-
-    /// Whether blocks can be handed out now to be kept outside of the pool.
-    pub(crate) fn can_export(&self) -> bool {
-        self.exchange.as_ref().is_some_and(|exchange| exchange.can_export(&self.scheduler))
-    }
-
-    /// Where it is said that blocks have come.
-    pub(crate) fn store_reports(&self) -> Option<&Receiver<StoreReport>> {
-        self.exchange.as_ref().map(Exchange::reports)
-    }
-
     /// Who may wait.
     pub(crate) fn door(&self) -> &Door {
         &self.door
@@ -201,17 +183,6 @@ impl Engine {
             self.end(id, Outcome::Failed(GenerateError::ShuttingDown));
         }
         self.publish();
-    }
-
-    /// Moves blocks between the pool and where they are kept outside. Without a keeper there are none.
-    fn exchange_blocks(&mut self) {
-        let Some(exchange) = &mut self.exchange else { return };
-        let (backend, is_busy) = (self.parts.backend.as_mut(), !self.active.is_empty());
-        if let Err(Gone) = exchange.run(&mut self.scheduler, backend, &self.stats, is_busy) {
-            tracing::error!("the keeper of KV blocks is gone: the prefix cache is in memory only");
-            self.exchange = None;
-            self.scheduler.lose_outside();
-        }
     }
 
     /// Ends answers that nobody reads; their blocks are free before this step is planned.
