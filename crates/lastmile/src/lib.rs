@@ -15,6 +15,7 @@
 //!
 //! Start reading at [`Runtime`].
 
+mod calibrate;
 mod config;
 mod engine_bench;
 mod loading;
@@ -28,6 +29,9 @@ mod roofline;
 mod runtime;
 mod stream;
 
+pub use calibrate::{
+    CalibrateError, Fit, Prediction, StepRecord, SweepOptions, fit_costs, predict, record_steps,
+};
 pub use config::{LoadError, ModelSource, RuntimeConfig};
 pub use engine_bench::{
     BenchCase, CaseKind, EngineBench, EngineBenchError, EngineBenchOptions, bench_engine,
@@ -41,7 +45,9 @@ pub use roofline::{Bound, MachineRates, Roofline};
 pub use runtime::{ModelInfo, Runtime};
 pub use stream::{Answer, GenerateStream};
 
-pub use lm_backend::PlaceholderOptions;
+pub use lm_backend::{
+    PlaceholderMode, PlaceholderOptions, PlaceholderScript, ScriptedAnswer, StepCosts, StepLoad,
+};
 pub use lm_cpu::KvType;
 pub use lm_engine::{EngineOptions, HistogramSnapshot, StatsSnapshot};
 pub use lm_models::{DefaultSampling, WeightsFrom};

@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use lm_backend::BackendSpec;
+use lm_backend::{Backend, BackendSpec};
 use lm_chat::ChatTemplate;
 use lm_engine::{
     EngineHandle, EngineParts, EngineStats, NewSubmission, ServedBy, StatsSnapshot, output_pair,
@@ -60,6 +60,14 @@ impl Runtime {
     /// # Errors
     /// The model cannot be loaded, or the limits contradict each other.
     pub fn start(config: RuntimeConfig) -> Result<Self, LoadError> {
+        Runtime::start_on(config, |backend| backend)
+    }
+
+    /// As [`Runtime::start`], on what `wrap` makes of the backend.
+    pub(crate) fn start_on(
+        config: RuntimeConfig,
+        wrap: impl FnOnce(Box<dyn Backend>) -> Box<dyn Backend>,
+    ) -> Result<Self, LoadError> {
         let Loaded { name, backend, tokenizer, template, default_sampling, facts } = load(&config)?;
         let info = ModelInfo {
             name: config.served_name.unwrap_or(name),
@@ -70,7 +78,7 @@ impl Runtime {
             release: facts,
             loaded_at: SystemTime::now(),
         };
-        let tokenizer = Arc::new(tokenizer);
+        let (backend, tokenizer) = (wrap(backend), Arc::new(tokenizer));
         let parts = EngineParts {
             backend,
             tokenizer: Arc::clone(&tokenizer),
