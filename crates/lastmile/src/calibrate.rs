@@ -151,6 +151,8 @@ pub fn record_steps(
     if let Some((name, value)) = numbers.into_iter().find(|(_, value)| *value == 0) {
         return Err(CalibrateError::Option { name, value, limit: "at least 1" });
     }
+    // Every prompt is computed, and nothing of it is kept.
+    let config = RuntimeConfig { disk_cache: None, ..config };
     let records = Records::default();
     let noted = Arc::clone(&records);
     let wrap = |inner| Box::new(Noted { inner, records: noted }) as Box<dyn Backend>;

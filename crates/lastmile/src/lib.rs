@@ -17,6 +17,7 @@
 
 mod calibrate;
 mod config;
+mod disk_cache;
 mod engine_bench;
 mod loading;
 mod machine;
@@ -24,6 +25,7 @@ mod memory;
 mod perplexity;
 mod prepare;
 mod quantize;
+mod registry;
 mod release;
 mod roofline;
 mod runtime;
@@ -33,6 +35,7 @@ pub use calibrate::{
     CalibrateError, Fit, Prediction, StepRecord, SweepOptions, fit_costs, predict, record_steps,
 };
 pub use config::{LoadError, ModelSource, RuntimeConfig};
+pub use disk_cache::DiskCacheConfig;
 pub use engine_bench::{
     BenchCase, CaseKind, EngineBench, EngineBenchError, EngineBenchOptions, bench_engine,
 };
@@ -40,6 +43,9 @@ pub use machine::MemoryLimit;
 pub use memory::MemoryPlan;
 pub use perplexity::{Perplexity, PerplexityError, perplexity};
 pub use quantize::{QuantizeError, QuantizeOptions, QuantizeSource, Quantized, StoredAs, quantize};
+pub use registry::{
+    Configure, Declared, ModelState, ModelStatus, Registry, RegistryError, RegistryOptions,
+};
 pub use release::ReleaseFacts;
 pub use roofline::{Bound, MachineRates, Roofline};
 pub use runtime::{ModelInfo, Runtime};
@@ -49,7 +55,7 @@ pub use lm_backend::{
     PlaceholderMode, PlaceholderOptions, PlaceholderScript, ScriptedAnswer, StepCosts, StepLoad,
 };
 pub use lm_cpu::KvType;
-pub use lm_engine::{EngineOptions, HistogramSnapshot, StatsSnapshot};
+pub use lm_engine::{BlockStoreSnapshot, EngineOptions, HistogramSnapshot, StatsSnapshot};
 pub use lm_models::{DefaultSampling, WeightsFrom};
 pub use lm_types::{
     CacheMissReason, ChatMessage, Finish, FinishReason, GenerateError, GenerateEvent,

@@ -6,6 +6,7 @@
 //! Start reading at [`Backend`], then [`Batch::push_sequence`]. [`PlaceholderBackend`] is the first
 //! implementation, and the one that tests see everything with.
 
+mod arbiter;
 mod backend;
 mod batch;
 mod logits;
@@ -15,6 +16,7 @@ mod placeholder_options;
 mod placeholder_script;
 mod step_costs;
 
+pub use arbiter::{Activity, StepArbiter, Turn};
 pub use backend::{Backend, BackendError, BackendSpec};
 pub use batch::{Batch, SampleRow, Want};
 pub use logits::{Greatest, LogitsBuf};

@@ -10,6 +10,7 @@ mod bench_engine;
 mod bench_loop;
 mod bench_serve;
 mod bench_serve_args;
+mod cache_args;
 mod calibrate;
 mod chat;
 mod data;
@@ -33,6 +34,7 @@ mod quarantine;
 mod run;
 mod schema_answers;
 mod serve;
+mod served;
 mod signals;
 mod traffic;
 

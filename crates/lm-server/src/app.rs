@@ -5,31 +5,38 @@
 //! Start reading at [`App`].
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use lastmile::{GenerateError, RequestId};
 use lm_api::ApiError;
 use lm_ops::Ops;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
 use crate::auth::Caller;
 use crate::lease::{Lease, Place};
+use crate::panel::Panel;
+use crate::peers::Peers;
 use crate::registry::Models;
 use crate::{Access, ServerConfig};
 
 /// What all handlers share.
 pub(crate) struct App {
     pub(crate) models: Models,
+    pub(crate) started_at: SystemTime,
     pub(crate) ops: Ops,
     pub(crate) config: ServerConfig,
     pub(crate) access: Access,
     pub(crate) open_requests: Arc<Semaphore>,
+    /// Bytes that bodies may still take.
+    pub(crate) body_room: Arc<Semaphore>,
+    pub(crate) peers: Arc<Peers>,
     pub(crate) http: HttpCounts,
     pub(crate) denials: DenialCounts,
-    draining: AtomicBool,
+    pub(crate) panel: Panel,
+    draining: watch::Sender<bool>,
     n_stalls: AtomicU64,
 }
 
@@ -56,15 +63,20 @@ impl DenialCounts {
 impl App {
     pub(crate) fn new(models: Models, ops: Ops, config: ServerConfig, access: Access) -> Self {
         let limit = config.max_open_requests.min(Semaphore::MAX_PERMITS);
+        let body_room = config.max_open_body_bytes.min(Semaphore::MAX_PERMITS);
         App {
+            body_room: Arc::new(Semaphore::new(body_room)),
+            peers: Arc::new(Peers::new(&config)),
             models,
+            started_at: SystemTime::now(),
             ops,
             config,
             access,
             open_requests: Arc::new(Semaphore::new(limit)),
             http: HttpCounts::default(),
             denials: DenialCounts::default(),
-            draining: AtomicBool::new(false),
+            panel: Panel::default(),
+            draining: watch::Sender::new(false),
             n_stalls: AtomicU64::new(0),
         }
     }
@@ -91,11 +103,16 @@ impl App {
     }
 
     pub(crate) fn begin_drain(&self) {
-        self.draining.store(true, Relaxed);
+        self.draining.send_replace(true);
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Relaxed)
+        *self.draining.borrow()
+    }
+
+    /// Turns true when the server begins to drain.
+    pub(crate) fn drain_began(&self) -> watch::Receiver<bool> {
+        self.draining.subscribe()
     }
 }
 

@@ -23,7 +23,7 @@ use crate::request_log::RequestEntry;
 /// A comment is sent when nothing else was for so long, so that proxies keep the connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Proxies of the nginx family buffer responses unless told not to.
-const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+pub(crate) const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// What was sent of a response, and what comes next. Dropped when the client leaves, which aborts
 /// the answers.

@@ -14,6 +14,7 @@ mod read;
 mod record;
 mod retention;
 mod schema;
+mod search;
 mod store;
 mod totals;
 mod traffic;
@@ -27,6 +28,7 @@ pub use record::{
     Feedback, FeedbackId, Rating, Release, Run, RunInfo, RunState, StoredAttempt, StoredError,
     StoredFeedback, StoredRequest,
 };
+pub use search::{FoundRequest, MAX_FOUND, MAX_SEARCHED, Search};
 pub use store::{Store, StoreCounters};
 pub use totals::{LatencyMs, Totals};
 pub use traffic::Traffic;

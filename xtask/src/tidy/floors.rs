@@ -17,7 +17,7 @@ enum Floor {
     Outside,
 }
 
-const FLOORS: [(&str, Floor); 26] = [
+const FLOORS: [(&str, Floor); 27] = [
     ("lm-types", Floor::F(0)),
     ("lm-kernels", Floor::F(0)),
     ("lm-keys", Floor::F(1)),
@@ -34,6 +34,7 @@ const FLOORS: [(&str, Floor); 26] = [
     ("lm-engine", Floor::F(4)),
     ("lastmile", Floor::F(5)),
     ("lm-api", Floor::F(6)),
+    ("lm-panel", Floor::F(6)),
     ("lm-bench", Floor::F(6)),
     ("lm-ops", Floor::F(7)),
     ("lm-server", Floor::F(8)),
