@@ -16,6 +16,7 @@ use crate::machine::MemoryLimit;
 
 /// Where answers come from.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "a process holds one or a few of them")]
 pub enum ModelSource {
     /// Hashes instead of a model; nothing on disk.
     Placeholder(PlaceholderOptions),
@@ -88,6 +89,12 @@ pub enum LoadError {
     /// The text after `placeholder:`.
     #[error(transparent)]
     Placeholder(#[from] OptionError),
+    /// A placeholder that is to tell answers, and has none.
+    #[error("placeholder mode {mode} has no answers")]
+    NoAnswers {
+        /// `replay` or `schema`.
+        mode: &'static str,
+    },
     /// What says how the model is run.
     #[error("{message}")]
     Configure {

@@ -15,6 +15,7 @@
 //!
 //! Start reading at [`Runtime`].
 
+mod calibrate;
 mod config;
 mod disk_cache;
 mod engine_bench;
@@ -30,6 +31,9 @@ mod roofline;
 mod runtime;
 mod stream;
 
+pub use calibrate::{
+    CalibrateError, Fit, Prediction, StepRecord, SweepOptions, fit_costs, predict, record_steps,
+};
 pub use config::{LoadError, ModelSource, RuntimeConfig};
 pub use disk_cache::DiskCacheConfig;
 pub use engine_bench::{
@@ -47,7 +51,9 @@ pub use roofline::{Bound, MachineRates, Roofline};
 pub use runtime::{ModelInfo, Runtime};
 pub use stream::{Answer, GenerateStream};
 
-pub use lm_backend::PlaceholderOptions;
+pub use lm_backend::{
+    PlaceholderMode, PlaceholderOptions, PlaceholderScript, ScriptedAnswer, StepCosts, StepLoad,
+};
 pub use lm_cpu::KvType;
 pub use lm_engine::{BlockStoreSnapshot, EngineOptions, HistogramSnapshot, StatsSnapshot};
 pub use lm_models::{DefaultSampling, WeightsFrom};

@@ -1,14 +1,19 @@
 //! From a model's files to a backend, a tokenizer and a template.
 
-use lm_backend::{Backend, PlaceholderBackend, PlaceholderOptions, PlaceholderVocab, StepArbiter};
+use lm_backend::{
+    Backend, PlaceholderBackend, PlaceholderMode, PlaceholderOptions, PlaceholderVocab,
+    ScriptedAnswer, ScriptedTokens, StepArbiter,
+};
 use lm_candle::{CandleBackend, CandleOptions};
 use lm_chat::ChatTemplate;
 use lm_cpu::{CpuBackend, CpuOptions};
 use lm_models::{DefaultSampling, Model, TokenizerSource};
-use lm_tokenizer::{Tokenizer, placeholder};
+use lm_tokenizer::{EncodeOptions, Tokenizer, placeholder};
+use lm_types::Prompt;
 
 use crate::machine::MemoryLimit;
 use crate::memory::MemoryPlan;
+use crate::prepare::tokens;
 use crate::release::hex;
 use crate::{LoadError, ModelSource, ReleaseFacts, RuntimeConfig};
 
@@ -197,10 +202,10 @@ fn placeholder_model(
     if let Some(len) = config.max_model_len {
         options.max_model_len = len;
     }
-    let template = match &config.chat_template {
+    let template = Some(match &config.chat_template {
         Some(source) => ChatTemplate::new(source, lm_chat::SpecialTexts::default())?,
         None => ChatTemplate::placeholder(),
-    };
+    });
     let source = config.chat_template.as_deref().unwrap_or("placeholder");
     let template_digest = hex(&blake3::hash(source.as_bytes()).as_bytes()[..16]);
     let weights = format!("placeholder {options:?}");
@@ -208,18 +213,45 @@ fn placeholder_model(
     plan.check()?;
     // Of all its options, only the seed is in what its slots hold.
     let decoder = format!("placeholder seed {}", options.seed);
-    let backend = PlaceholderBackend::new(options, placeholder_vocab());
+    let script = scripted_tokens(&options, &tokenizer, template.as_ref())?;
+    let backend = PlaceholderBackend::new(options, placeholder_vocab()).with_script(script);
     fixed_kv_type(config, "the placeholder", backend.spec().kv_type)?;
     Ok(Loaded {
         name: "placeholder".to_owned(),
         facts: facts(&backend, weights, &tokenizer, template_digest),
         kv_facts: kv_facts(&backend, decoder),
         backend: Box::new(backend),
-        template: Some(template),
+        template,
         default_sampling: DefaultSampling::default(),
         planned_bytes: plan.total_bytes(),
         tokenizer,
     })
+}
+
+/// What modes `replay` and `schema` tell. Token ids of another vocabulary name no prompt of this one.
+fn scripted_tokens(
+    options: &PlaceholderOptions,
+    tokenizer: &Tokenizer,
+    template: Option<&ChatTemplate>,
+) -> Result<ScriptedTokens, LoadError> {
+    let mode = match options.mode {
+        PlaceholderMode::Replay => "replay",
+        PlaceholderMode::Schema => "schema",
+        PlaceholderMode::Random | PlaceholderMode::Echo => return Ok(ScriptedTokens::default()),
+    };
+    if options.script.is_empty() {
+        return Err(LoadError::NoAnswers { mode });
+    }
+    let mut script = ScriptedTokens::default();
+    for ScriptedAnswer { prompt, answer } in options.script.0.iter() {
+        let of_text = |prompt: &&Prompt| !matches!(prompt, Prompt::Tokens(_));
+        let prompt = prompt.as_ref().filter(of_text);
+        // A prompt that this template cannot render is never asked either.
+        let prompt = prompt.and_then(|prompt| tokens(prompt, tokenizer, template).ok());
+        let answer = tokenizer.encode(answer, EncodeOptions::default())?;
+        script.push(prompt.map(|(tokens, _)| tokens), answer);
+    }
+    Ok(script)
 }
 
 fn chat_template(

@@ -47,7 +47,7 @@ pub(crate) fn prepare(
 }
 
 /// The prompt's tokens, and what of it they do not hold.
-fn tokens(
+pub(crate) fn tokens(
     prompt: &Prompt,
     tokenizer: &Tokenizer,
     template: Option<&ChatTemplate>,

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use lm_backend::{BackendSpec, StepArbiter};
+use lm_backend::{Backend, BackendSpec, StepArbiter};
 use lm_chat::ChatTemplate;
 use lm_engine::{
     EngineHandle, EngineParts, EngineStats, NewSubmission, ServedBy, StatsSnapshot, output_pair,
@@ -79,6 +79,24 @@ impl Runtime {
         limit: Option<MemoryLimit>,
         arbiter: &Arc<StepArbiter>,
     ) -> Result<Self, LoadError> {
+        Runtime::start_wrapped(config, limit, arbiter, |backend| backend)
+    }
+
+    /// As [`Runtime::start`], on what `wrap` makes of the backend.
+    pub(crate) fn start_on(
+        config: RuntimeConfig,
+        wrap: impl FnOnce(Box<dyn Backend>) -> Box<dyn Backend>,
+    ) -> Result<Self, LoadError> {
+        let limit = config.memory_ceiling();
+        Runtime::start_wrapped(config, limit, &Arc::default(), wrap)
+    }
+
+    fn start_wrapped(
+        config: RuntimeConfig,
+        limit: Option<MemoryLimit>,
+        arbiter: &Arc<StepArbiter>,
+        wrap: impl FnOnce(Box<dyn Backend>) -> Box<dyn Backend>,
+    ) -> Result<Self, LoadError> {
         if config.disk_cache.is_some() && !config.engine.prefix_cache {
             return Err(LoadError::CacheWithoutPrefixCache);
         }
@@ -98,7 +116,7 @@ impl Runtime {
             loaded_at: SystemTime::now(),
             planned_bytes,
         };
-        let tokenizer = Arc::new(tokenizer);
+        let (backend, tokenizer) = (wrap(backend), Arc::new(tokenizer));
         let parts = EngineParts {
             backend,
             tokenizer: Arc::clone(&tokenizer),

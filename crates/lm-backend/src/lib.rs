@@ -13,6 +13,8 @@ mod logits;
 mod memory;
 mod placeholder;
 mod placeholder_options;
+mod placeholder_script;
+mod step_costs;
 
 pub use arbiter::{Activity, StepArbiter, Turn};
 pub use backend::{Backend, BackendError, BackendSpec};
@@ -21,3 +23,5 @@ pub use logits::{Greatest, LogitsBuf};
 pub use memory::{MemoryNeed, StepLimits};
 pub use placeholder::PlaceholderBackend;
 pub use placeholder_options::{OptionError, PlaceholderMode, PlaceholderOptions, PlaceholderVocab};
+pub use placeholder_script::{PlaceholderScript, ScriptedAnswer, ScriptedTokens};
+pub use step_costs::{StepCosts, StepLoad};

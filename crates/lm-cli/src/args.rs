@@ -11,6 +11,8 @@ use crate::cache_args::CacheArgs;
 use crate::data_args::{DataArgs, QuarantineArgs};
 use crate::keys_args::KeysArgs;
 use crate::net_args::NetArgs;
+use crate::placeholder::PlaceholderFiles;
+use crate::placeholder_args::PlaceholderArgs;
 use crate::served::ServedArgs;
 
 const AFTER_HELP: &str = "\
@@ -59,6 +61,8 @@ pub(crate) enum Verb {
     Inspect(InspectArgs),
     /// Measure throughput and latency of a model: of the executor alone, or through the engine.
     Bench(BenchArgs),
+    /// Make a placeholder as slow as a real model.
+    Placeholder(PlaceholderArgs),
     /// Measure how well a model predicts a text, by llama.cpp's method.
     Perplexity(PerplexityArgs),
     /// Write a model as a GGUF file of another storage type.
@@ -85,6 +89,8 @@ pub(crate) struct ModelArgs {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct RunOptions {
+    #[command(flatten)]
+    pub(crate) placeholder: PlaceholderFiles,
     /// `random:SEED` runs the model's architecture with random weights.
     #[arg(long, value_name = "FROM", hide_short_help = true)]
     pub(crate) weights: Option<String>,

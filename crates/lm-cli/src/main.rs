@@ -11,6 +11,7 @@ mod bench_loop;
 mod bench_serve;
 mod bench_serve_args;
 mod cache_args;
+mod calibrate;
 mod chat;
 mod data;
 mod data_args;
@@ -23,11 +24,15 @@ mod model;
 mod net_args;
 mod outcome;
 mod perplexity;
+mod placeholder;
+mod placeholder_args;
 mod plan;
+mod predict;
 mod progress;
 mod quantize;
 mod quarantine;
 mod run;
+mod schema_answers;
 mod serve;
 mod served;
 mod signals;
@@ -42,6 +47,7 @@ use tracing_subscriber::EnvFilter;
 use crate::args::{Cli, LogFormat, Verb};
 use crate::bench_args::BenchVerb;
 use crate::outcome::{Outcome, error_text, exit_code, is_broken_pipe};
+use crate::placeholder_args::PlaceholderVerb;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -69,6 +75,9 @@ fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
             BenchVerb::Engine(args) => bench_engine::bench_engine(&args),
             BenchVerb::Loop(args) => bench_loop::bench_loop(&args),
             BenchVerb::Serve(args) => bench_serve::bench_serve(&args),
+        },
+        Verb::Placeholder(args) => match args.verb {
+            PlaceholderVerb::Calibrate(args) => calibrate::calibrate(&args),
         },
         Verb::Perplexity(args) => perplexity::perplexity(&args),
         Verb::Quantize(args) => quantize::quantize(&args),
