@@ -9,6 +9,7 @@ use lastmile::KvType;
 use crate::bench_args::BenchArgs;
 use crate::data_args::{DataArgs, QuarantineArgs};
 use crate::keys_args::KeysArgs;
+use crate::loop_args::{EvalArgs, FailuresArgs, FixArgs, LearnArgs, ReviewArgs};
 use crate::net_args::NetArgs;
 
 const AFTER_HELP: &str = "\
@@ -67,6 +68,16 @@ pub(crate) enum Verb {
     Keys(KeysArgs),
     /// See, repair and release the rows that broke a rule.
     Quarantine(QuarantineArgs),
+    /// See what fails, the problems to solve first first.
+    Failures(FailuresArgs),
+    /// Say of failures, one by one, whether they are.
+    Review(ReviewArgs),
+    /// Note fixes, prove them by traffic, and keep them fixed.
+    Fix(FixArgs),
+    /// Ask a model the rows of a dataset and score its answers.
+    Eval(EvalArgs),
+    /// Say how long it takes from a failure to its proved fix.
+    Learn(LearnArgs),
     /// Say what runs, since when, and what went wrong.
     Doctor(DoctorArgs),
 }

@@ -16,6 +16,7 @@ mod retention;
 mod schema;
 mod store;
 mod totals;
+mod traffic;
 mod write;
 mod writer;
 
@@ -28,6 +29,7 @@ pub use record::{
 };
 pub use store::{Store, StoreCounters};
 pub use totals::{LatencyMs, Totals};
+pub use traffic::{Answered, Place};
 
 #[cfg(test)]
 mod tests;
