@@ -5,6 +5,7 @@
 //!
 //! Start reading at [`simulate`].
 
+mod disk;
 mod random;
 mod rules;
 mod simulation;

@@ -26,7 +26,7 @@ fn main() -> ExitCode {
 
 fn run(seeds: std::ops::Range<u64>) -> ExitCode {
     let n_seeds = seeds.end - seeds.start;
-    let (mut steps, mut answers, mut preemptions, mut hits) = (0, 0, 0, 0);
+    let (mut steps, mut answers, mut preemptions, mut hits, mut imported) = (0, 0, 0, 0, 0);
     for seed in seeds {
         let Ok(outcome) = catch_unwind(AssertUnwindSafe(|| simulate(seed))) else {
             eprintln!("sim: seed {seed} panicked; again with: cargo sim --seed {seed}");
@@ -38,6 +38,7 @@ fn run(seeds: std::ops::Range<u64>) -> ExitCode {
                 answers += report.answers;
                 preemptions += report.preemptions;
                 hits += report.prefix_hit_tokens;
+                imported += report.imported;
             }
             Err(failure) => {
                 eprintln!("sim: {failure}; again with: cargo sim --seed {seed}");
@@ -47,7 +48,8 @@ fn run(seeds: std::ops::Range<u64>) -> ExitCode {
     }
     println!(
         "sim: {n_seeds} seeds hold: {steps} steps, {answers} answers equal to their references, \
-         {preemptions} preemptions, {hits} prompt tokens from the prefix cache"
+         {preemptions} preemptions, {hits} prompt tokens from the prefix cache, {imported} blocks \
+         from outside of the pool"
     );
     ExitCode::SUCCESS
 }

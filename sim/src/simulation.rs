@@ -8,6 +8,7 @@ use lm_sampler::{History, Sampler};
 use lm_scheduler::{Admission, Drawn, NewSequence, Offer, RefusedBecause, Scheduler, Ticket};
 use lm_types::{SeqId, Timestamp, TokenId};
 
+use crate::disk::SimDisk;
 use crate::rules::Before;
 use crate::workload::{Client, Workload, vocab};
 
@@ -39,6 +40,10 @@ pub struct Report {
     pub pauses: u64,
     /// Steps in which decodes took turns.
     pub capped_steps: u64,
+    /// Blocks that came back from outside of the pool.
+    pub imported: u64,
+    /// Blocks that did not come back, or not in time.
+    pub lost_imports: u64,
 }
 
 /// An invariant that did not hold.
@@ -72,6 +77,8 @@ pub fn simulate(seed: u64) -> Result<Report, Failure> {
         prefix_hit_tokens: counters.prefix_hit_tokens,
         pauses: counters.pauses,
         evictions: counters.evictions,
+        imported: counters.imported,
+        lost_imports: counters.imports - counters.imported,
         ..run.report
     })
 }
@@ -84,6 +91,7 @@ struct Run {
     sampler: Sampler,
     batch: Batch,
     logits: LogitsBuf,
+    disk: Option<SimDisk>,
     /// Sequences in the scheduler.
     active: BTreeMap<SeqId, Active>,
     n_arrived: usize,
@@ -107,9 +115,14 @@ struct Active {
 
 impl Run {
     fn new(workload: Workload) -> Self {
-        let scheduler =
+        let mut scheduler =
             Scheduler::new(workload.config.clone()).expect("a workload's limits fit together");
+        let disk = workload.disk.clone().map(SimDisk::new);
+        if disk.is_some() {
+            scheduler.keep_outside([]);
+        }
         Run {
+            disk,
             admission: Admission::new(&scheduler),
             scheduler,
             now: Timestamp(0),
@@ -132,6 +145,9 @@ impl Run {
             }
             self.arrivals()?;
             self.departures();
+            if let Some(disk) = &mut self.disk {
+                disk.exchange(self.step, &mut self.scheduler, &mut self.backend)?;
+            }
             self.one_step()?;
             self.scheduler.check_integrity().map_err(|broken| broken.to_string())?;
             self.step += 1;
@@ -225,7 +241,8 @@ impl Run {
         before.check(&self.scheduler, &self.workload.config)?;
         self.check_rows()?;
         if step.rows.is_empty() {
-            let stuck = self.scheduler.n_running() > 0 || self.scheduler.n_waiting() > 0;
+            let has_work = self.scheduler.n_running() > 0 || self.scheduler.n_waiting() > 0;
+            let stuck = has_work && !self.scheduler.is_importing();
             self.now.0 += 1000;
             return if stuck { Err("work waits and nothing runs".into()) } else { Ok(()) };
         }
@@ -266,6 +283,7 @@ impl Run {
             let decodes = seq.is_running() && seq.n_generated() > 0;
             let may_run = decodes && seq.class() < lm_types::Priority::Background;
             let is_left_out = may_run && !in_step.contains(id);
+            let is_left_out = is_left_out && !seq.is_importing();
             is_capped |= is_left_out;
             active.left_out = if is_left_out { active.left_out + 1 } else { 0 };
             if active.left_out > 32 + 2 * self.workload.config.max_num_seqs as u64 {
@@ -382,10 +400,19 @@ mod tests {
 
     #[test]
     fn a_hundred_seeds_hold_and_meet_every_interesting_case() {
-        let total = (0..100).map(|seed| simulate(seed).unwrap()).fold([0; 10], |t, r| {
-            let cache = [r.preemptions, r.prefix_hit_tokens, r.evictions, r.pauses, r.capped_steps];
-            let ends = [r.answers, r.ended_early, r.queue_full, r.unreachable, r.expired];
-            std::array::from_fn(|i| t[i] + if i < 5 { cache[i] } else { ends[i - 5] })
+        let total = (0..100).map(|seed| simulate(seed).unwrap()).fold([0; 12], |t, r| {
+            let found = [
+                [
+                    r.preemptions,
+                    r.prefix_hit_tokens,
+                    r.evictions,
+                    r.pauses,
+                    r.capped_steps,
+                    r.imported,
+                ],
+                [r.answers, r.ended_early, r.queue_full, r.unreachable, r.expired, r.lost_imports],
+            ];
+            std::array::from_fn(|i| t[i] + found.as_flattened()[i])
         });
         assert!(total.iter().all(|&n| n > 20), "{total:?}");
     }

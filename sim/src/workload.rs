@@ -14,8 +14,23 @@ pub(crate) struct Workload {
     pub(crate) config: SchedulerConfig,
     pub(crate) backend: PlaceholderOptions,
     pub(crate) machine: Machine,
+    pub(crate) disk: Option<Disk>,
     /// In order of arrival.
     pub(crate) clients: Vec<Client>,
+}
+
+/// How blocks fare outside of the pool.
+#[derive(Clone, Debug)]
+pub(crate) struct Disk {
+    pub(crate) seed: u64,
+    /// Steps until a block is back, at most.
+    pub(crate) most_steps: usize,
+    /// In percent: blocks that cannot be read.
+    pub(crate) fails: usize,
+    /// In percent: blocks that never come, and nobody says so.
+    pub(crate) loses: usize,
+    /// In percent: blocks that are not written.
+    pub(crate) drops: usize,
 }
 
 /// How long steps take.
@@ -127,7 +142,14 @@ impl Workload {
                 client
             })
             .collect();
-        Workload { config, backend, machine, clients }
+        let disk = random.chance(60).then(|| Disk {
+            seed: seed ^ 0x3c3c,
+            most_steps: *random.pick(&[1, 2, 10, 300]),
+            fails: *random.pick(&[0, 10, 50]),
+            loses: *random.pick(&[0, 0, 0, 5]),
+            drops: *random.pick(&[0, 20]),
+        });
+        Workload { config, backend, machine, disk, clients }
     }
 }
 

@@ -5,6 +5,7 @@
 mod bits;
 mod cli;
 mod data;
+mod disk_cache;
 mod executors;
 mod fairness;
 mod inspect;

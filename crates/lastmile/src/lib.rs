@@ -16,6 +16,7 @@
 //! Start reading at [`Runtime`].
 
 mod config;
+mod disk_cache;
 mod engine_bench;
 mod loading;
 mod machine;
@@ -29,6 +30,7 @@ mod runtime;
 mod stream;
 
 pub use config::{LoadError, ModelSource, RuntimeConfig};
+pub use disk_cache::DiskCacheConfig;
 pub use engine_bench::{
     BenchCase, CaseKind, EngineBench, EngineBenchError, EngineBenchOptions, bench_engine,
 };
@@ -43,10 +45,10 @@ pub use stream::{Answer, GenerateStream};
 
 pub use lm_backend::PlaceholderOptions;
 pub use lm_cpu::KvType;
-pub use lm_engine::{EngineOptions, HistogramSnapshot, StatsSnapshot};
+pub use lm_engine::{BlockStoreSnapshot, EngineOptions, HistogramSnapshot, StatsSnapshot};
 pub use lm_models::{DefaultSampling, WeightsFrom};
 pub use lm_types::{
-    ChatMessage, Finish, FinishReason, GenerateError, GenerateEvent, GenerateRequest, Observer,
-    Outcome, Priority, Prompt, QueueUnit, ReleaseHash, RequestEvent, RequestId, Role,
-    SamplingParams, StopRules, TenantId, Timings, TokenId, TokenLogprobs, Usage,
+    CacheMissReason, ChatMessage, Finish, FinishReason, GenerateError, GenerateEvent,
+    GenerateRequest, Observer, Outcome, Priority, Prompt, QueueUnit, ReleaseHash, RequestEvent,
+    RequestId, Role, SamplingParams, StopRules, TenantId, Timings, TokenId, TokenLogprobs, Usage,
 };

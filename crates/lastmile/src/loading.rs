@@ -19,6 +19,8 @@ pub(crate) struct Loaded {
     pub(crate) template: Option<ChatTemplate>,
     pub(crate) default_sampling: DefaultSampling,
     pub(crate) facts: ReleaseFacts,
+    /// What the bits of its KV depend on.
+    pub(crate) kv_facts: Vec<(&'static str, String)>,
 }
 
 pub(crate) fn load(config: &RuntimeConfig) -> Result<Loaded, LoadError> {
@@ -55,9 +57,11 @@ fn real_model(config: &RuntimeConfig, model: Model) -> Result<Loaded, LoadError>
     let executor = Executor::choose(config, &model);
     let plan = MemoryPlan::of_model(config, &executor, &model)?;
     plan.check()?;
+    let decoder = format!("{:?}", model.spec);
     let backend = executor.load(config, model, plan.kv_bytes)?;
+    let kv_facts = kv_facts(backend.as_ref(), format!("{weights} {decoder}"));
     let facts = facts(backend.as_ref(), weights, &tokenizer, template_digest);
-    Ok(Loaded { name, facts, backend, template, default_sampling, tokenizer })
+    Ok(Loaded { name, facts, kv_facts, backend, template, default_sampling, tokenizer })
 }
 
 /// What runs a model.
@@ -166,11 +170,14 @@ fn placeholder_model(
     let template_digest = hex(&blake3::hash(source.as_bytes()).as_bytes()[..16]);
     let weights = format!("placeholder {options:?}");
     MemoryPlan::of_placeholder(config, &options).check()?;
+    // Of all its options, only the seed is in what its slots hold.
+    let decoder = format!("placeholder seed {}", options.seed);
     let backend = PlaceholderBackend::new(options, placeholder_vocab());
     fixed_kv_type(config, "the placeholder", backend.spec().kv_type)?;
     Ok(Loaded {
         name: "placeholder".to_owned(),
         facts: facts(&backend, weights, &tokenizer, template_digest),
+        kv_facts: kv_facts(&backend, decoder),
         backend: Box::new(backend),
         template: Some(template),
         default_sampling: DefaultSampling::default(),
@@ -211,6 +218,18 @@ fn facts(
             ("sampler", "penalties,temperature,top_k,top_p,min_p".to_owned()),
         ],
     }
+}
+
+/// What the bits of a block depend on besides its tokens and its shape. Another version may compute
+/// otherwise.
+fn kv_facts(backend: &dyn Backend, decoder: String) -> Vec<(&'static str, String)> {
+    let spec = backend.spec();
+    vec![
+        ("engine_version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("kernel_path", spec.kernel_path.clone()),
+        ("kv_type", spec.kv_type.to_owned()),
+        ("decoder", decoder),
+    ]
 }
 
 /// The ids that the placeholder's tokenizer gives a meaning to, as its backend needs them.

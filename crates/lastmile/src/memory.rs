@@ -4,6 +4,7 @@
 use lm_backend::{MemoryNeed, PlaceholderOptions, StepLimits};
 use lm_candle::CandleBackend;
 use lm_cpu::CpuBackend;
+use lm_engine::blocks_on_their_way;
 use lm_models::Model;
 
 use crate::loading::Executor;
@@ -94,13 +95,14 @@ impl MemoryPlan {
             kv_block: (need.kv_block_bytes, need.block_size),
             limit: config.memory_limit(),
         };
+        plan.reserve(config);
         plan.kv_bytes = plan.kv_bytes_of(config, &need);
         Ok(plan)
     }
 
     pub(crate) fn of_placeholder(config: &RuntimeConfig, options: &PlaceholderOptions) -> Self {
         let block_bytes = options.kv_block_bytes();
-        MemoryPlan {
+        let mut plan = MemoryPlan {
             name: "placeholder".to_owned(),
             executor: "placeholder",
             kv_type: "token_ids",
@@ -109,6 +111,21 @@ impl MemoryPlan {
             kv_bytes: options.n_blocks as u64 * block_bytes,
             kv_block: (block_bytes, options.block_size),
             limit: config.memory_limit(),
+        };
+        plan.reserve(config);
+        plan
+    }
+
+    /// What the configuration adds besides the model: blocks on their way to disk and back, and what the
+    /// program sets aside.
+    fn reserve(&mut self, config: &RuntimeConfig) {
+        if config.disk_cache.is_some() {
+            let (n_reads, n_writes) = blocks_on_their_way(self.kv_block.0 as usize);
+            let n_blocks = (n_reads + n_writes) as u64;
+            self.parts.push(("cache_buffers", n_blocks * self.kv_block.0));
+        }
+        if config.reserved_bytes > 0 {
+            self.parts.push(("requests", config.reserved_bytes));
         }
     }
 

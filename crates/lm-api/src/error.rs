@@ -148,6 +148,12 @@ pub enum ApiError {
         /// The limit.
         limit: usize,
     },
+    /// The bodies of the open requests leave no room for this one.
+    #[error("the bodies of open requests take up to {limit_bytes} bytes, and there is no room now")]
+    BodiesFull {
+        /// The limit.
+        limit_bytes: usize,
+    },
     /// The runtime refused the request or the answer failed.
     #[error("{error}")]
     Generate {
@@ -226,7 +232,7 @@ impl ApiError {
             ApiError::MethodNotAllowed { .. } => 405,
             ApiError::BodyTimeout { .. } => 408,
             ApiError::BodyTooLarge { .. } => 413,
-            ApiError::TooManyRequests { .. } => 429,
+            ApiError::TooManyRequests { .. } | ApiError::BodiesFull { .. } => 429,
             ApiError::Internal { .. } => 500,
             ApiError::Generate { error, .. } => match error {
                 GenerateError::QueueFull { .. } | GenerateError::DeadlineUnreachable { .. } => 429,
@@ -261,6 +267,7 @@ impl ApiError {
             ApiError::BodyTimeout { .. } => "body_timeout",
             ApiError::BodyBroken { .. } => "body_broken",
             ApiError::TooManyRequests { .. } => "too_many_requests",
+            ApiError::BodiesFull { .. } => "too_many_body_bytes",
             ApiError::Generate { error, .. } => error.code(),
             ApiError::Internal { .. } => "internal_error",
         }

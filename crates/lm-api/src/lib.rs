@@ -6,6 +6,7 @@
 //!
 //! Start reading at [`parse_chat`] (in), [`Head`] (out) and [`ApiError`].
 
+mod asked_model;
 mod denial;
 mod error;
 mod feedback;
@@ -20,6 +21,7 @@ mod unique;
 mod unsupported;
 mod urgency;
 
+pub use asked_model::asked_model;
 pub use denial::Denial;
 pub use error::{ApiError, ErrorBody};
 pub use feedback::{FeedbackRating, FeedbackRequest, parse_feedback};

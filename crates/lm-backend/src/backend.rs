@@ -1,5 +1,7 @@
 //! What an executor is to the engine.
 
+use lm_types::BlockIdx;
+
 use crate::{Batch, LogitsBuf};
 
 /// Runs a decoder over a ragged batch. Owns weights and KV memory, knows no sequence.
@@ -15,6 +17,27 @@ pub trait Backend: Send {
     /// # Errors
     /// The step failed as a whole. The KV of its tokens is then undefined; older KV is intact.
     fn execute(&mut self, batch: &Batch, logits: &mut LogitsBuf) -> Result<(), BackendError>;
+
+    /// Bytes of one KV block where blocks can be moved out and in; `None` where they cannot.
+    fn movable_block_bytes(&self) -> Option<usize> {
+        None
+    }
+
+    /// Copies the K and V of a block out. bytes: `[movable_block_bytes]`
+    ///
+    /// # Errors
+    /// `NotMovable`, or another length.
+    fn export_block(&self, _block: BlockIdx, _bytes: &mut [u8]) -> Result<(), BackendError> {
+        Err(BackendError::NotMovable)
+    }
+
+    /// Copies the K and V of a block in, to the same bits that were computed. bytes: `[movable_block_bytes]`
+    ///
+    /// # Errors
+    /// `NotMovable`, or another length.
+    fn import_block(&mut self, _block: BlockIdx, _bytes: &[u8]) -> Result<(), BackendError> {
+        Err(BackendError::NotMovable)
+    }
 }
 
 /// The facts of a loaded backend.
@@ -47,10 +70,29 @@ pub enum BackendError {
         /// What it said.
         message: String,
     },
+    /// The KV of this backend stays where it is.
+    #[error("this backend cannot move KV blocks out of its cache and back")]
+    NotMovable,
+    /// The bytes of another kind of block.
+    #[error("a KV block has {wanted} bytes, but {found} were given")]
+    BlockLength {
+        /// Bytes of a block here.
+        wanted: usize,
+        /// What was given.
+        found: usize,
+    },
     /// A failure that was asked for.
     #[error("failure injected at step {step}")]
     Injected {
         /// Counted from 1.
         step: u64,
     },
+}
+
+impl BackendError {
+    /// # Errors
+    /// `BlockLength` when they differ.
+    pub fn check_block(wanted: usize, found: usize) -> Result<(), BackendError> {
+        if wanted == found { Ok(()) } else { Err(BackendError::BlockLength { wanted, found }) }
+    }
 }

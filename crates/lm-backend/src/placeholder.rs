@@ -5,9 +5,10 @@
 //! through the block table: a wrong slot, a stale block, a bad prefix hit or a double free changes
 //! the text.
 
+use std::ops::Range;
 use std::time::Duration;
 
-use lm_types::TokenId;
+use lm_types::{BlockIdx, TokenId};
 
 use crate::{
     Backend, BackendError, BackendSpec, Batch, LogitsBuf, PlaceholderMode, PlaceholderOptions,
@@ -18,6 +19,9 @@ use crate::{
 const UNWRITTEN: TokenId = TokenId::MAX;
 /// What a slot holds whose K and V are not numbers; whoever reads it computes NaN.
 const NOT_A_NUMBER: TokenId = TokenId::MAX - 1;
+
+/// Bytes of a slot outside of the cache: its token, then the hash beside it.
+const SLOT_BYTES: usize = size_of::<TokenId>() + size_of::<u64>();
 
 /// A backend that computes hashes instead of a decoder.
 #[derive(Debug)]
@@ -60,6 +64,13 @@ impl PlaceholderBackend {
             vocab,
             options,
         }
+    }
+
+    /// The slots of a block whose bytes are `n_bytes`.
+    fn slots(&self, block: BlockIdx, n_bytes: usize) -> Result<Range<usize>, BackendError> {
+        let block_size = self.spec.block_size;
+        BackendError::check_block(block_size * SLOT_BYTES, n_bytes)?;
+        Ok(block.index() * block_size..(block.index() + 1) * block_size)
     }
 
     fn inject_faults(&mut self, n_tokens: usize) -> Result<(), BackendError> {
@@ -192,6 +203,30 @@ impl Backend for PlaceholderBackend {
         }
         Ok(())
     }
+
+    fn movable_block_bytes(&self) -> Option<usize> {
+        Some(self.spec.block_size * SLOT_BYTES)
+    }
+
+    fn export_block(&self, block: BlockIdx, bytes: &mut [u8]) -> Result<(), BackendError> {
+        let slots = self.slots(block, bytes.len())?;
+        for (slot, bytes) in slots.zip(bytes.as_chunks_mut::<SLOT_BYTES>().0) {
+            let (token, chain) = bytes.split_at_mut(size_of::<TokenId>());
+            token.copy_from_slice(&self.kv_tokens[slot].to_le_bytes());
+            chain.copy_from_slice(&self.kv_chain[slot].to_le_bytes());
+        }
+        Ok(())
+    }
+
+    fn import_block(&mut self, block: BlockIdx, bytes: &[u8]) -> Result<(), BackendError> {
+        let slots = self.slots(block, bytes.len())?;
+        for (slot, bytes) in slots.zip(bytes.as_chunks::<SLOT_BYTES>().0) {
+            let [a, b, c, d, chain @ ..] = *bytes;
+            self.kv_tokens[slot] = TokenId::from_le_bytes([a, b, c, d]);
+            self.kv_chain[slot] = u64::from_le_bytes(chain);
+        }
+        Ok(())
+    }
 }
 
 /// A bijection of 64-bit words that spreads every bit. Source: Steele et al. 2014 (`SplitMix64`).
@@ -205,8 +240,6 @@ fn mix(word: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-    use lm_types::BlockIdx;
 
     use super::*;
     use crate::Want;
@@ -265,6 +298,23 @@ mod tests {
         shared.execute(&batch, &mut logits).unwrap();
         let clean = run(&mut backend(""), &[&[5, 6, 7, 8, 9, 10]], &[0, 1]);
         assert_ne!(logits.row(0), clean);
+    }
+
+    #[test]
+    fn a_block_that_was_moved_out_and_in_is_the_same() {
+        let mut first = backend("");
+        run(&mut first, &[&[5, 6, 7, 8, 9]], &[3, 1]);
+        let mut bytes = vec![0; first.movable_block_bytes().unwrap()];
+        first.export_block(BlockIdx(3), &mut bytes).unwrap();
+        let mut second = backend("");
+        second.import_block(BlockIdx(6), &bytes).unwrap();
+        let mut batch = Batch::default();
+        batch.push_sequence(&[9], 4, &[BlockIdx(6), BlockIdx(0)], 4, Some(Want::Full));
+        let mut logits = LogitsBuf::default();
+        second.execute(&batch, &mut logits).unwrap();
+        assert_eq!(logits.row(0), run(&mut backend(""), &[&[5, 6, 7, 8, 9]], &[0, 1]));
+        let short = second.import_block(BlockIdx(6), &bytes[1..]);
+        assert_eq!(short, Err(BackendError::BlockLength { wanted: 48, found: 47 }));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use lastmile::KvType;
 
 use crate::bench_args::BenchArgs;
+use crate::cache_args::CacheArgs;
 use crate::data_args::{DataArgs, QuarantineArgs};
 use crate::keys_args::KeysArgs;
 use crate::loop_args::{EvalArgs, FailuresArgs, FixArgs, LearnArgs, ReviewArgs};
@@ -181,6 +182,8 @@ pub(crate) struct ServeArgs {
     pub(crate) insecure: bool,
     #[command(flatten)]
     pub(crate) net: NetArgs,
+    #[command(flatten)]
+    pub(crate) cache: CacheArgs,
     /// The name that clients ask for.
     #[arg(long, value_name = "NAME")]
     pub(crate) served_model_name: Option<String>,

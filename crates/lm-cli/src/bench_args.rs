@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 
 use crate::args::RunOptions;
+use crate::bench_serve_args::BenchServeArgs;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  lastmile bench engine model.gguf")]
@@ -17,6 +18,8 @@ pub(crate) enum BenchVerb {
     Engine(BenchEngineArgs),
     /// Measure answers through the engine: requests in a closed loop.
     Loop(BenchLoopArgs),
+    /// Measure a server over HTTP, as its clients see it.
+    Serve(Box<BenchServeArgs>),
 }
 
 /// Which model is measured.

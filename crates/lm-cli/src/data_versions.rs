@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use lm_data::{DataHome, Diff, Stratum};
@@ -90,15 +90,39 @@ fn export(home: &DataHome, which: &Which, output: Option<&Path>) -> anyhow::Resu
         lm_data::export(home, &which.name, version, &mut out)?;
         return Ok(());
     };
-    let file =
-        File::create_new(path).with_context(|| format!("cannot create {}", path.display()))?;
-    let n_rows = lm_data::export(home, &which.name, version, &mut BufWriter::new(file))?;
+    let n_rows = write_new(path, |out| Ok(lm_data::export(home, &which.name, version, out)?))?;
     if which.json {
         print_json(&serde_json::json!({ "rows": n_rows, "path": path }))?;
     } else {
         say!("{n_rows} rows in {}", path.display());
     }
     Ok(())
+}
+
+/// Writes a file that must not exist: whole, or not at all.
+fn write_new<T>(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let said = || format!("cannot create {}", path.display());
+    if path.symlink_metadata().is_ok() {
+        let exists = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
+        return Err(exists).with_context(said);
+    }
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".part");
+    let beside = PathBuf::from(beside);
+    let mut out = BufWriter::new(File::create(&beside).with_context(said)?);
+    let written = write(&mut out).and_then(|written| {
+        out.flush().with_context(said)?;
+        std::fs::rename(&beside, path).with_context(said)?;
+        Ok(written)
+    });
+    if written.is_err() {
+        // The first error is the one to tell.
+        let _ = std::fs::remove_file(&beside);
+    }
+    written
 }
 
 fn log(name: &str, json: bool) -> anyhow::Result<()> {
@@ -121,4 +145,27 @@ fn print_strata(strata: &[Stratum]) -> anyhow::Result<()> {
         say!("{:>8} {share:>6.2} % {traffic:>6.2} %  {values}{lacking}", stratum.rows);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+    use super::*;
+
+    #[test]
+    fn an_export_that_fails_leaves_nothing_in_the_way_of_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.jsonl");
+        let failed = write_new(&path, |out| {
+            out.write_all(b"half")?;
+            anyhow::bail!("no such dataset") as anyhow::Result<()>
+        });
+        assert_eq!(failed.unwrap_err().to_string(), "no such dataset");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        write_new(&path, |out| Ok(out.write_all(b"whole")?)).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"whole");
+        assert!(write_new(&path, |_| Ok(())).is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"whole");
+    }
 }

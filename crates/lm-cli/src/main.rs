@@ -9,6 +9,9 @@ mod ask;
 mod bench_args;
 mod bench_engine;
 mod bench_loop;
+mod bench_serve;
+mod bench_serve_args;
+mod cache_args;
 mod chat;
 mod data;
 mod data_args;
@@ -31,6 +34,7 @@ mod quarantine;
 mod run;
 mod serve;
 mod signals;
+mod traffic;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -67,6 +71,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Bench(args) => match args.verb {
             BenchVerb::Engine(args) => bench_engine::bench_engine(&args),
             BenchVerb::Loop(args) => bench_loop::bench_loop(&args),
+            BenchVerb::Serve(args) => bench_serve::bench_serve(&args),
         },
         Verb::Perplexity(args) => perplexity::perplexity(&args),
         Verb::Quantize(args) => quantize::quantize(&args),

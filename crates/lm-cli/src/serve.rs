@@ -26,6 +26,8 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
         max_body_bytes: args.max_body_bytes,
         shutdown_timeout: Duration::from_secs(args.shutdown_timeout),
         max_connections: args.net.max_connections,
+        max_connections_per_address: args.net.max_connections_per_address,
+        max_open_body_bytes: args.net.max_open_body_bytes,
         write_timeout: Duration::from_secs(args.net.write_timeout),
         allowed_hosts: args.net.allowed_host.clone(),
         cors_origins: args.net.cors_origin.clone(),
@@ -49,6 +51,8 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
     if let Some(name) = &args.served_model_name {
         config.served_name = Some(name.clone());
     }
+    config.disk_cache = args.cache.config();
+    config.reserved_bytes = server.request_bytes();
     let privacy = match args.privacy {
         PrivacyArg::Full => Privacy::Full,
         PrivacyArg::Off => Privacy::Off,

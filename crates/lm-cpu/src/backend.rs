@@ -3,6 +3,7 @@
 use lm_backend::{Backend, BackendError, BackendSpec, Batch, LogitsBuf, MemoryNeed, StepLimits};
 use lm_kernels::{Isa, KV_PAGE, KvType, UnknownIsa};
 use lm_models::{Model, ModelError, TensorRole};
+use lm_types::BlockIdx;
 
 use crate::executor::{Executor, MAX_HEAD_DIM};
 use crate::kv::KvCache;
@@ -161,6 +162,22 @@ impl Backend for CpuBackend {
         self.executor
             .forward(batch, &mut self.kv, logits)
             .map_err(|error| BackendError::Compute { message: error.to_string() })
+    }
+
+    fn movable_block_bytes(&self) -> Option<usize> {
+        Some(self.kv.page_bytes())
+    }
+
+    fn export_block(&self, block: BlockIdx, bytes: &mut [u8]) -> Result<(), BackendError> {
+        BackendError::check_block(self.kv.page_bytes(), bytes.len())?;
+        self.kv.export_page(block.index(), bytes);
+        Ok(())
+    }
+
+    fn import_block(&mut self, block: BlockIdx, bytes: &[u8]) -> Result<(), BackendError> {
+        BackendError::check_block(self.kv.page_bytes(), bytes.len())?;
+        self.kv.import_page(block.index(), bytes);
+        Ok(())
     }
 }
 

@@ -78,6 +78,42 @@ impl KvCache {
         });
     }
 
+    /// Bytes of a page of all layers, as they are moved.
+    pub(crate) fn page_bytes(&self) -> usize {
+        self.words.len() / self.n_pages * size_of::<u16>()
+    }
+
+    /// Copies a page of all layers out: the words of each layer in turn, the lower byte first.
+    ///
+    /// # Panics
+    /// When `bytes` is not as long as [`KvCache::page_bytes`] says.
+    pub(crate) fn export_page(&self, page: usize, bytes: &mut [u8]) {
+        assert_eq!(bytes.len(), self.page_bytes(), "a page has one length");
+        let len = self.page_len();
+        for (layer, bytes) in bytes.chunks_exact_mut(2 * len).enumerate() {
+            let words = &self.words[self.layer(layer)][page * len..][..len];
+            for (bytes, word) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(words) {
+                *bytes = word.to_le_bytes();
+            }
+        }
+    }
+
+    /// Copies a page of all layers in, as [`KvCache::export_page`] wrote it.
+    ///
+    /// # Panics
+    /// When `bytes` is not as long as [`KvCache::page_bytes`] says.
+    pub(crate) fn import_page(&mut self, page: usize, bytes: &[u8]) {
+        assert_eq!(bytes.len(), self.page_bytes(), "a page has one length");
+        let len = self.page_len();
+        for (layer, bytes) in bytes.chunks_exact(2 * len).enumerate() {
+            let pages = self.layer(layer);
+            let words = &mut self.words[pages][page * len..][..len];
+            for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                *word = u16::from_le_bytes(*bytes);
+            }
+        }
+    }
+
     /// The pages of one KV head.
     pub(crate) fn pages(&self, layer: usize, kv_head: usize) -> KvPages<'_> {
         KvPages {

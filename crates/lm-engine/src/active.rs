@@ -160,6 +160,8 @@ impl Active {
             e2e: now - self.arrival,
             cpu_seconds: self.cpu_seconds,
             n_preemptions: seq.map_or(0, Sequence::n_preemptions),
+            n_cached_blocks: computed.map_or(0, |seq| count(seq.n_cached_blocks())),
+            first_miss: computed.and_then(Sequence::first_miss),
         };
         let end = match &outcome {
             Outcome::Finished(reason) => Ok(Finish { reason: *reason, usage, timings }),

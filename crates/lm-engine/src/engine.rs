@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use crossbeam_channel::Receiver;
 use lm_backend::{Backend, Batch, LogitsBuf, Want};
 use lm_sampler::{SampleError, Sampled, Sampler};
 use lm_scheduler::{
@@ -18,8 +19,9 @@ use lm_types::{
 
 use crate::active::{Active, ServedBy};
 use crate::cpu_time::process_cpu_time;
+use crate::exchange::{Exchange, Gone};
 use crate::submit::{Door, QueuePlace, never_runs};
-use crate::{EngineStats, NewSubmission};
+use crate::{BlockStore, EngineStats, NewSubmission, StoreReport};
 
 /// What an engine is made of.
 pub struct EngineParts {
@@ -31,6 +33,8 @@ pub struct EngineParts {
     pub observer: Arc<dyn Observer>,
     /// What stands in every record.
     pub served_by: ServedBy,
+    /// Where KV blocks are kept outside of the pool.
+    pub block_store: Option<BlockStore>,
 }
 
 /// The engine itself, without its thread.
@@ -41,6 +45,7 @@ pub struct Engine {
     sampler: Sampler,
     stats: Arc<EngineStats>,
     active: BTreeMap<SeqId, Active>,
+    exchange: Option<Exchange>,
     next_seq: u64,
     /// CPU time of the process that is accounted for.
     cpu_accounted: Duration,
@@ -61,13 +66,17 @@ struct Draw {
 
 impl Engine {
     pub(crate) fn new(
-        parts: EngineParts,
+        mut parts: EngineParts,
         config: SchedulerConfig,
         stats: Arc<EngineStats>,
     ) -> Result<Self, ConfigError> {
         let (n_seqs, vocab_size) = (config.max_num_seqs, parts.backend.spec().vocab_size);
         // Checks the limits before memory is set aside for them.
-        let scheduler = Scheduler::new(config.clone())?;
+        let mut scheduler = Scheduler::new(config.clone())?;
+        let exchange = parts.block_store.take().map(|store| {
+            stats.keep_store_counters(&store);
+            Exchange::new(store, &mut scheduler)
+        });
         stats.n_blocks.store(config.n_blocks as u64, Relaxed);
         stats.n_free_blocks.store(config.n_blocks as u64, Relaxed);
         Ok(Engine {
@@ -81,6 +90,7 @@ impl Engine {
             door: Door::new(&scheduler),
             scheduler,
             active: BTreeMap::new(),
+            exchange,
             next_seq: 0,
             cpu_accounted: process_cpu_time(),
             stats,
@@ -90,6 +100,7 @@ impl Engine {
 
     /// Runs one step: what can run, runs one round.
     pub fn step(&mut self) {
+        self.exchange_blocks();
         let started = self.stats.now();
         self.drop_abandoned();
         self.schedule(started);
@@ -114,6 +125,21 @@ impl Engine {
             self.stats.set_step(0, 0);
         }
         self.publish();
+    }
+
+    /// Whether nothing can run before blocks come from outside of the pool.
+    pub(crate) fn awaits_blocks(&self) -> bool {
+        self.rows.is_empty() && self.scheduler.is_importing()
+    }
+
+    /// Whether blocks can be handed out now to be kept outside of the pool.
+    pub(crate) fn can_export(&self) -> bool {
+        self.exchange.as_ref().is_some_and(|exchange| exchange.can_export(&self.scheduler))
+    }
+
+    /// Where it is said that blocks have come.
+    pub(crate) fn store_reports(&self) -> Option<&Receiver<StoreReport>> {
+        self.exchange.as_ref().map(Exchange::reports)
     }
 
     /// Who may wait.
@@ -163,6 +189,17 @@ impl Engine {
             self.end(id, Outcome::Failed(GenerateError::ShuttingDown));
         }
         self.publish();
+    }
+
+    /// Moves blocks between the pool and where they are kept outside. Without a keeper there are none.
+    fn exchange_blocks(&mut self) {
+        let Some(exchange) = &mut self.exchange else { return };
+        let (backend, is_busy) = (self.parts.backend.as_mut(), !self.active.is_empty());
+        if let Err(Gone) = exchange.run(&mut self.scheduler, backend, &self.stats, is_busy) {
+            tracing::error!("the keeper of KV blocks is gone: the prefix cache is in memory only");
+            self.exchange = None;
+            self.scheduler.lose_outside();
+        }
     }
 
     /// Ends answers that nobody reads; their blocks are free before this step is planned.
@@ -359,6 +396,7 @@ impl Engine {
         stats.prefix_hit_tokens.store(counters.prefix_hit_tokens, Relaxed);
         stats.preemptions.store(counters.preemptions, Relaxed);
         stats.pauses.store(counters.pauses, Relaxed);
+        stats.record_cache(&counters, self.scheduler.n_dropped_exports());
         let mut admission = self.door.lock();
         admission.observe(&self.scheduler);
         stats.queued_tokens.store(admission.queued_tokens() as u64, Relaxed);

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use lm_types::{Finish, FinishReason, GenerateError, Timestamp};
+use lm_scheduler::SchedulerCounters;
+use lm_types::{CacheMissReason, Finish, FinishReason, GenerateError, Timestamp};
 
-use crate::{Histogram, HistogramSnapshot};
+use crate::{BlockStore, BlockStoreCounters, BlockStoreSnapshot, Histogram, HistogramSnapshot};
 
 /// Counters and gauges of one engine. Written by its thread, read by anybody.
 #[derive(Debug)]
@@ -37,6 +38,7 @@ pub struct EngineStats {
     pub(crate) ttft: Histogram,
     pub(crate) itl: Histogram,
     pub(crate) e2e: Histogram,
+    tpot: Histogram,
     pub(crate) queue_wait: Histogram,
     pub(crate) step_time: Histogram,
     pub(crate) step_error: Histogram,
@@ -51,6 +53,11 @@ pub struct EngineStats {
     pub(crate) expired_running: AtomicU64,
     pub(crate) pauses: AtomicU64,
     pub(crate) queued_tokens: AtomicU64,
+    first_misses: [AtomicU64; CacheMissReason::ALL.len()],
+    imports: AtomicU64,
+    imported: AtomicU64,
+    dropped_exports: AtomicU64,
+    block_store: OnceLock<Arc<BlockStoreCounters>>,
 }
 
 /// What the counters were at one moment.
@@ -104,6 +111,8 @@ pub struct StatsSnapshot {
     pub itl: HistogramSnapshot,
     /// From arrival to end.
     pub e2e: HistogramSnapshot,
+    /// Mean time of an answer's tokens after the first, of answers with two tokens or more.
+    pub tpot: HistogramSnapshot,
     /// From arrival until first scheduled.
     pub queue_wait: HistogramSnapshot,
     /// Duration of a step.
@@ -126,6 +135,10 @@ pub struct StatsSnapshot {
     pub pauses: u64,
     /// Prompt tokens that wait for their first step.
     pub queued_tokens: u64,
+    /// Prompts by why their first block that was not in the prefix cache was not.
+    pub first_misses: [(CacheMissReason, u64); CacheMissReason::ALL.len()],
+    /// What was counted of blocks outside of the pool, where any are kept.
+    pub block_store: Option<BlockStoreSnapshot>,
 }
 
 const REASONS: [FinishReason; 3] = [FinishReason::Stop, FinishReason::Length, FinishReason::Abort];
@@ -158,6 +171,7 @@ impl EngineStats {
             ttft: Histogram::default(),
             itl: Histogram::default(),
             e2e: Histogram::default(),
+            tpot: Histogram::default(),
             queue_wait: Histogram::default(),
             step_time: Histogram::default(),
             step_error: Histogram::default(),
@@ -169,7 +183,26 @@ impl EngineStats {
             expired_running: zero(),
             pauses: zero(),
             queued_tokens: zero(),
+            first_misses: Default::default(),
+            imports: zero(),
+            imported: zero(),
+            dropped_exports: zero(),
+            block_store: OnceLock::new(),
         }
+    }
+
+    pub(crate) fn keep_store_counters(&self, store: &BlockStore) {
+        self.block_store.get_or_init(|| Arc::clone(&store.counters));
+    }
+
+    /// How prompts fared at the prefix cache.
+    pub(crate) fn record_cache(&self, counters: &SchedulerCounters, dropped_exports: u64) {
+        for (total, counted) in self.first_misses.iter().zip(counters.first_misses) {
+            total.store(counted, Relaxed);
+        }
+        self.imports.store(counters.imports, Relaxed);
+        self.imported.store(counters.imported, Relaxed);
+        self.dropped_exports.store(dropped_exports, Relaxed);
     }
 
     /// The time on the engine's clock.
@@ -220,6 +253,11 @@ impl EngineStats {
     pub(crate) fn count_finished(&self, finish: &Finish) {
         self.finished[finish.reason as usize].fetch_add(1, Relaxed);
         self.e2e.record(finish.timings.e2e);
+        let n_after_first = finish.usage.completion_tokens.saturating_sub(1);
+        let decoding = finish.timings.e2e.saturating_sub(finish.timings.ttft);
+        if n_after_first > 0 {
+            self.tpot.record(decoding / n_after_first);
+        }
     }
 
     /// Counts a refused or failed answer. Called for refusals before the engine saw them, too.
@@ -260,6 +298,7 @@ impl EngineStats {
             ttft: self.ttft.snapshot(),
             itl: self.itl.snapshot(),
             e2e: self.e2e.snapshot(),
+            tpot: self.tpot.snapshot(),
             queue_wait: self.queue_wait.snapshot(),
             step_time: self.step_time.snapshot(),
             step_error: self.step_error.snapshot(),
@@ -271,6 +310,12 @@ impl EngineStats {
             expired_running: get(&self.expired_running),
             pauses: get(&self.pauses),
             queued_tokens: get(&self.queued_tokens),
+            first_misses: CacheMissReason::ALL
+                .map(|reason| (reason, get(&self.first_misses[reason as usize]))),
+            block_store: self.block_store.get().map(|counters| {
+                let (imports, imported) = (get(&self.imports), get(&self.imported));
+                counters.snapshot(imports, imported, get(&self.dropped_exports))
+            }),
         }
     }
 }

@@ -61,6 +61,7 @@ impl Rig {
             tokenizer: Arc::new(Tokenizer::placeholder()),
             observer: observer.clone(),
             served_by: ServedBy { model: "placeholder".into(), release: ReleaseHash([0; 16]) },
+            block_store: None,
         };
         let engine = Engine::new(parts, config, Arc::clone(&stats)).unwrap();
         Rig { engine, stats, observer }

@@ -13,7 +13,7 @@ pub use doctor::{Doctor, RunReport};
 pub use ops::{FeedbackReceipt, Ops};
 pub use page::Utc;
 
-pub use lm_store::{Privacy, Reader, Store, StoreCounters, StoreError, StoreOptions};
+pub use lm_store::{Privacy, Reader, Store, StoreCounters, StoreError, StoreOptions, Traffic};
 
 #[cfg(test)]
 mod tests;

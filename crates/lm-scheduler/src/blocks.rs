@@ -1,4 +1,5 @@
-//! Who holds which KV block, and which free blocks still hold a known prefix.
+//! Who holds which KV block, which free blocks still hold a known prefix, and which held ones wait for their
+//! content from outside of the pool.
 
 use std::collections::HashMap;
 
@@ -8,6 +9,9 @@ use crate::{BlockHash, Broken};
 
 /// The end of a list.
 const NONE: u32 = u32::MAX;
+/// How many evicted names are remembered: as many as there are blocks, within these.
+const LEAST_REMEMBERED: usize = 1 << 8;
+const MOST_REMEMBERED: usize = 1 << 16;
 
 /// The pool of KV blocks. A block is held by `ref_count` sequences; without a holder it is in the
 /// free list, oldest first, where it keeps its content (and its name) until it is allocated again.
@@ -16,6 +20,10 @@ pub struct BlockManager {
     blocks: Vec<Block>,
     /// Named blocks. Looked up only, never iterated.
     by_hash: HashMap<BlockHash, BlockIdx>,
+    /// Held blocks whose content is on its way. Looked up only, never iterated.
+    expected: HashMap<BlockHash, BlockIdx>,
+    /// Names that were given away, as far as they are remembered: a name has one place.
+    evicted: Vec<Option<BlockHash>>,
     free_head: u32,
     free_tail: u32,
     n_free: usize,
@@ -26,6 +34,8 @@ pub struct BlockManager {
 struct Block {
     ref_count: u32,
     hash: Option<BlockHash>,
+    /// What it will hold. It has no name until then.
+    expects: Option<BlockHash>,
     prev: u32,
     next: u32,
 }
@@ -38,11 +48,13 @@ impl BlockManager {
     #[must_use]
     pub fn new(n_blocks: usize) -> Self {
         assert!(n_blocks < NONE as usize, "block indexes fit 32 bits");
-        let empty = Block { ref_count: 0, hash: None, prev: NONE, next: NONE };
+        let empty = Block { ref_count: 0, hash: None, expects: None, prev: NONE, next: NONE };
         let mut manager = BlockManager {
             blocks: vec![empty; n_blocks],
             // Twice the room, so that replacing names never makes the map grow.
             by_hash: HashMap::with_capacity(2 * n_blocks),
+            expected: HashMap::new(),
+            evicted: vec![None; n_blocks.clamp(LEAST_REMEMBERED, MOST_REMEMBERED)],
             free_head: NONE,
             free_tail: NONE,
             n_free: 0,
@@ -84,6 +96,8 @@ impl BlockManager {
         if let Some(hash) = block.hash.take() {
             self.by_hash.remove(&hash);
             self.n_evictions += 1;
+            let place = hash.place(self.evicted.len());
+            self.evicted[place] = Some(hash);
         }
         Some(BlockIdx(head))
     }
@@ -92,6 +106,53 @@ impl BlockManager {
     #[must_use]
     pub fn lookup(&self, hash: &BlockHash) -> Option<BlockIdx> {
         self.by_hash.get(hash).copied()
+    }
+
+    /// Whether a block of this name was given away, as far as that is remembered.
+    #[must_use]
+    pub fn was_evicted(&self, hash: &BlockHash) -> bool {
+        self.evicted[hash.place(self.evicted.len())].as_ref() == Some(hash)
+    }
+
+    /// A held block will get the content of this name from outside.
+    ///
+    /// # Panics
+    /// When nobody holds it, it has a name, or another one expects the same.
+    pub(crate) fn expect(&mut self, block: BlockIdx, hash: BlockHash) {
+        let entry = &mut self.blocks[block.index()];
+        assert!(entry.ref_count > 0 && entry.hash.is_none(), "only a held, nameless block expects");
+        entry.expects = Some(hash);
+        let before = self.expected.insert(hash, block);
+        assert!(before.is_none(), "content is expected once");
+    }
+
+    /// The block that waits for this content, if its holders did not leave.
+    #[must_use]
+    pub fn expected(&self, hash: &BlockHash) -> Option<BlockIdx> {
+        self.expected.get(hash).copied()
+    }
+
+    /// Whether a block waits for its content.
+    #[must_use]
+    pub fn is_expecting(&self, block: BlockIdx) -> bool {
+        self.blocks[block.index()].expects.is_some()
+    }
+
+    /// The expected content is in its block, which has its name from now on.
+    pub(crate) fn arrived(&mut self, hash: &BlockHash) {
+        if let Some(block) = self.expected.remove(hash) {
+            self.blocks[block.index()].expects = None;
+            if self.lookup(hash).is_none() {
+                self.register(block, *hash);
+            }
+        }
+    }
+
+    /// The expected content will not come.
+    pub(crate) fn give_up(&mut self, hash: &BlockHash) {
+        if let Some(block) = self.expected.remove(hash) {
+            self.blocks[block.index()].expects = None;
+        }
     }
 
     /// Holds a block once more.
@@ -111,6 +172,10 @@ impl BlockManager {
         assert!(entry.ref_count > 0, "only a held block is released");
         entry.ref_count -= 1;
         if entry.ref_count == 0 {
+            if let Some(hash) = entry.expects.take() {
+                self.expected.remove(&hash);
+            }
+            let entry = &self.blocks[block.index()];
             if entry.hash.is_some() { self.push_back(block.0) } else { self.push_front(block.0) }
         }
     }
@@ -129,11 +194,11 @@ impl BlockManager {
         }
     }
 
-    /// Takes a block's name away, so that nobody finds its content.
-    pub fn forget_content(&mut self, block: BlockIdx) {
-        if let Some(hash) = self.blocks[block.index()].hash.take() {
-            self.by_hash.remove(&hash);
-        }
+    /// Takes a block's name away, so that nobody finds its content. The name that it had.
+    pub fn forget_content(&mut self, block: BlockIdx) -> Option<BlockHash> {
+        let hash = self.blocks[block.index()].hash.take()?;
+        self.by_hash.remove(&hash);
+        Some(hash)
     }
 
     /// Checks lists, names and the holders counted in `n_holders` (one entry per block).
@@ -155,7 +220,7 @@ impl BlockManager {
         Broken::unless(n_listed == n_free && n_free == self.n_free, || {
             format!("{n_free} blocks are free, {n_listed} listed, {} counted", self.n_free)
         })?;
-        let mut n_named = 0;
+        let (mut n_named, mut n_expecting) = (0, 0);
         for (i, (entry, &holders)) in self.blocks.iter().zip(n_holders).enumerate() {
             Broken::unless(entry.ref_count == holders, || {
                 format!("block {i} counts {} holders and has {holders}", entry.ref_count)
@@ -166,7 +231,18 @@ impl BlockManager {
                     format!("block {i} is not found by its name")
                 })?;
             }
+            if let Some(hash) = entry.expects {
+                n_expecting += 1;
+                let is_right = entry.hash.is_none() && entry.ref_count > 0;
+                Broken::unless(
+                    is_right && self.expected(&hash) == Some(BlockIdx(i as u32)),
+                    || format!("block {i} expects what it will not get"),
+                )?;
+            }
         }
+        Broken::unless(n_expecting == self.expected.len(), || {
+            format!("{n_expecting} blocks expect content, {} are listed", self.expected.len())
+        })?;
         Broken::unless(n_named == self.by_hash.len(), || {
             format!("{} names lead to {n_named} named blocks", self.by_hash.len())
         })

@@ -65,8 +65,12 @@ impl Scheduler {
         };
         self.schedule_decodes(&mut room);
         self.schedule_prefills(&mut room);
-        // Those that hold all blocks between them would wait for each other for ever.
-        while self.step.rows.is_empty() && self.running.len() + self.paused.len() > 1 {
+        // Those that hold all blocks between them would wait for each other for ever. What is on its way
+        // from outside comes, or is given up.
+        while self.step.rows.is_empty()
+            && !self.is_importing()
+            && self.running.len() + self.paused.len() > 1
+        {
             if self.preempt_worst().is_none() {
                 return;
             }
@@ -109,7 +113,8 @@ impl Scheduler {
         self.order.clear();
         for id in &self.running {
             let seq = &sequences[id];
-            if !wants(seq) || (seq.class == Priority::Background && !room.background) {
+            let is_ready = !seq.is_importing() && wants(seq);
+            if !is_ready || (seq.class == Priority::Background && !room.background) {
                 continue;
             }
             let tenant = tenants.get(seq.tenant);
@@ -175,7 +180,7 @@ impl Scheduler {
             };
             // It may have lost its slot meanwhile, and got it again.
             let seq = &self.sequences[&id];
-            let is_next = seq.is_running && seq.last_step != self.n_steps;
+            let is_next = seq.is_running && seq.last_step != self.n_steps && !seq.is_importing();
             if is_next && !self.schedule_chunk(id, room) {
                 return;
             }

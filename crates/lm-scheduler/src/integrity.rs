@@ -41,6 +41,7 @@ impl Scheduler {
                 let (computed, known) = (seq.n_computed, seq.tokens.len());
                 format!("{id} has {computed} of {known} tokens computed in {n_slots} slots")
             })?;
+            self.check_imports(seq)?;
             let is_paused = !in_running && !seq.block_table.is_empty();
             Broken::unless(is_paused == self.paused.contains(id), || {
                 format!("{id} waits and holds {} blocks unknown", seq.block_table.len())
@@ -62,5 +63,23 @@ impl Scheduler {
         let n_tokens = self.step().n_tokens();
         Broken::unless(n_tokens <= max_batch_tokens, || format!("{n_tokens} tokens in a step"))?;
         self.blocks().check_integrity(&n_holders)
+    }
+
+    /// Blocks that wait for their content come after all that are computed, and have no rows.
+    fn check_imports(&self, seq: &Sequence) -> Result<(), Broken> {
+        let (id, first) = (seq.id, seq.n_hashed_blocks);
+        let n_waiting = seq.block_table.iter().filter(|block| self.blocks().is_expecting(**block));
+        let mut imports = seq.block_table.iter().skip(first).zip(&seq.imports);
+        let n_imports = imports.clone().count();
+        let n_expected = imports.clone().filter(|(block, _)| self.blocks().is_expecting(**block));
+        let is_known = imports.all(|(block, hash)| {
+            let expected = self.blocks().expected(hash) == Some(*block);
+            expected || !self.blocks().is_expecting(*block)
+        });
+        let is_all = n_expected.count() == n_waiting.count() && n_imports == seq.imports.len();
+        Broken::unless(is_known && is_all, || format!("{id} waits for what will not come"))?;
+        let has_row = self.step().rows.iter().any(|row| row.seq == id);
+        let is_idle = seq.n_computed == first * self.config().block_size && !has_row;
+        Broken::unless(n_imports == 0 || is_idle, || format!("{id} runs while it imports"))
     }
 }

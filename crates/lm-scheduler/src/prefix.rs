@@ -22,6 +22,24 @@ impl BlockHash {
         }
         BlockHash(*hasher.finalize().as_bytes())
     }
+
+    /// The digest, for whoever keeps blocks outside of the pool.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// A name that was kept outside of the pool.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        BlockHash(bytes)
+    }
+
+    /// Its place in a table of `len` entries.
+    pub(crate) fn place(&self, len: usize) -> usize {
+        let (head, _) = self.0.split_first_chunk().expect("a digest has 32 bytes: this is a bug");
+        (u64::from_le_bytes(*head) % len as u64) as usize
+    }
 }
 
 #[cfg(test)]

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lm_types::{Priority, SeqId, TenantId, Timestamp, TokenId};
+use lm_types::{CacheMissReason, Priority, SeqId, TenantId, Timestamp, TokenId};
 
 use crate::fairness::Tenants;
 use crate::fill::Candidate;
+use crate::outside::Outside;
 use crate::waiting::WaitingQueue;
 use crate::{
     BlockManager, ConfigError, CostModel, Expired, NewSequence, SchedulerConfig, Sequence, Step,
@@ -39,6 +40,8 @@ pub struct Scheduler {
     /// The last step in which a sequence lost its blocks to another tenant.
     pub(crate) last_fair_preemption: u64,
     n_added: u64,
+    /// What is kept outside of the pool, where anything is.
+    pub(crate) outside: Option<Outside>,
     pub(crate) counters: SchedulerCounters,
 }
 
@@ -55,6 +58,13 @@ pub struct SchedulerCounters {
     pub pauses: u64,
     /// Named blocks that were given away.
     pub evictions: u64,
+    /// Prompts by why their first block that was not in the prefix cache was not, in the order of
+    /// [`CacheMissReason::ALL`].
+    pub first_misses: [u64; CacheMissReason::ALL.len()],
+    /// Blocks that were asked for from outside of the pool.
+    pub imports: u64,
+    /// Those that came in time.
+    pub imported: u64,
 }
 
 /// A token drawn for a sequence of the last step.
@@ -110,6 +120,7 @@ impl Scheduler {
             now: Timestamp(0),
             last_fair_preemption: 0,
             n_added: 0,
+            outside: None,
             counters: SchedulerCounters::default(),
             config,
         })
@@ -148,6 +159,7 @@ impl Scheduler {
         self.n_steps += 1;
         self.now = now;
         self.drop_expired();
+        self.end_late_imports();
         self.promote_patient();
         self.yield_slots();
         self.fill_step();
@@ -169,7 +181,8 @@ impl Scheduler {
             let Some(seq) = self.sequences.get_mut(&row.seq) else { continue };
             seq.n_computed = row.start + row.n_tokens;
             if self.config.prefix_cache {
-                name_full_blocks(seq, &mut self.blocks, self.config.block_size);
+                let (blocks, outside) = (&mut self.blocks, self.outside.as_mut());
+                name_full_blocks(seq, blocks, outside, self.config.block_size);
             }
         }
         for Drawn { seq, token } in drawn {
@@ -182,7 +195,10 @@ impl Scheduler {
     /// Forgets a sequence whose KV cannot be trusted: nobody will share its blocks from now on.
     pub fn remove_broken(&mut self, id: SeqId) -> Option<Sequence> {
         for &block in self.sequences.get(&id)?.block_table() {
-            self.blocks.forget_content(block);
+            let forgotten = self.blocks.forget_content(block);
+            if let (Some(hash), Some(outside)) = (forgotten, &mut self.outside) {
+                outside.retract(hash);
+            }
         }
         self.remove(id)
     }
@@ -267,6 +283,12 @@ impl Scheduler {
             self.due.remove(&(due, id));
         }
         seq.first_scheduled = Some(self.now);
+        seq.n_cached = seq.n_computed;
+        seq.first_miss = seq.first_miss.filter(|_| self.config.prefix_cache);
+        let (_, reason) = *seq.first_miss.get_or_insert((0, CacheMissReason::Disabled));
+        self.counters.first_misses[reason as usize] += 1;
+        self.counters.prefix_query_tokens += seq.n_prompt as u64;
+        self.counters.prefix_hit_tokens += seq.n_cached as u64;
         self.due.extend(seq.due().map(|due| (due, id)));
     }
 
@@ -302,15 +324,25 @@ pub(crate) fn release_blocks(seq: &mut Sequence, blocks: &mut BlockManager) {
     }
     seq.n_computed = 0;
     seq.n_hashed_blocks = 0;
+    seq.imports.clear();
     seq.last_hash = seq.root;
 }
 
 /// Names the blocks that the last step filled.
-fn name_full_blocks(seq: &mut Sequence, blocks: &mut BlockManager, block_size: usize) {
+fn name_full_blocks(
+    seq: &mut Sequence,
+    blocks: &mut BlockManager,
+    mut outside: Option<&mut Outside>,
+    block_size: usize,
+) {
     while (seq.n_hashed_blocks + 1) * block_size <= seq.n_computed {
         let i = seq.n_hashed_blocks;
-        let hash = seq.last_hash.child(&seq.tokens[i * block_size..(i + 1) * block_size]);
+        let tokens = &seq.tokens[i * block_size..(i + 1) * block_size];
+        let hash = seq.last_hash.child(tokens);
         blocks.register(seq.block_table[i], hash);
+        if let Some(outside) = &mut outside {
+            outside.offer(hash, tokens);
+        }
         seq.last_hash = hash;
         seq.n_hashed_blocks += 1;
     }

@@ -1,6 +1,8 @@
 //! One sequence: its tokens, how far they are computed, and the blocks that hold them.
 
-use lm_types::{BlockIdx, Priority, SeqId, TenantId, Timestamp, TokenId};
+use std::collections::VecDeque;
+
+use lm_types::{BlockIdx, CacheMissReason, Priority, SeqId, TenantId, Timestamp, TokenId};
 
 use crate::BlockHash;
 
@@ -57,7 +59,13 @@ pub struct Sequence {
     /// The name of the block before the first one that was not yet named.
     pub(crate) last_hash: BlockHash,
     pub(crate) n_hashed_blocks: usize,
+    /// The names of the blocks after the hashed ones whose content is on its way from outside. While there
+    /// are any, the sequence has no rows.
+    pub(crate) imports: VecDeque<BlockHash>,
+    /// When the last of those was asked for.
+    pub(crate) imports_since: Timestamp,
     pub(crate) n_cached: usize,
+    pub(crate) first_miss: Option<(usize, CacheMissReason)>,
     pub(crate) n_preemptions: u32,
     pub(crate) first_scheduled: Option<Timestamp>,
 }
@@ -89,7 +97,10 @@ impl Sequence {
             root,
             last_hash: root,
             n_hashed_blocks: 0,
+            imports: VecDeque::new(),
+            imports_since: Timestamp(0),
             n_cached: 0,
+            first_miss: None,
             n_preemptions: 0,
             first_scheduled: None,
         }
@@ -119,10 +130,28 @@ impl Sequence {
         &self.block_table
     }
 
-    /// Prompt tokens whose KV came from the prefix cache when it was first admitted.
+    /// Prompt tokens whose KV came from the prefix cache when it was first scheduled.
     #[must_use]
     pub fn n_cached(&self) -> usize {
         self.n_cached
+    }
+
+    /// The first block that was not in the prefix cache when it was first scheduled, and why.
+    #[must_use]
+    pub fn first_miss(&self) -> Option<(usize, CacheMissReason)> {
+        self.first_miss
+    }
+
+    /// KV blocks that came from the prefix cache when it was first scheduled.
+    #[must_use]
+    pub fn n_cached_blocks(&self) -> usize {
+        self.first_miss.map_or(0, |(block, _)| block)
+    }
+
+    /// Whether blocks of it are on their way from outside of the pool.
+    #[must_use]
+    pub fn is_importing(&self) -> bool {
+        !self.imports.is_empty()
     }
 
     /// How often it lost its blocks and was computed again.
@@ -153,6 +182,13 @@ impl Sequence {
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.is_running
+    }
+
+    /// What was not found in the prefix cache; only what holds at the first step is remembered.
+    pub(crate) fn missed(&mut self, first_miss: (usize, CacheMissReason)) {
+        if self.first_scheduled.is_none() {
+            self.first_miss = Some(first_miss);
+        }
     }
 
     /// When it is dropped, as things stand.

@@ -7,10 +7,10 @@
 
 use std::cmp::Reverse;
 
-use lm_types::{Priority, SeqId, TenantId};
+use lm_types::{CacheMissReason, Priority, SeqId, TenantId};
 
 use crate::scheduler::release_blocks;
-use crate::{BlockManager, Scheduler, Sequence};
+use crate::{BlockHash, BlockManager, Scheduler, Sequence};
 
 /// Steps between two preemptions in favour of a tenant of the same class: what is computed again then
 /// is little beside what was computed meanwhile.
@@ -74,6 +74,7 @@ impl Scheduler {
         if self.config.prefix_cache && !was_paused {
             share_prefix(seq, &mut self.blocks, self.config.block_size);
         }
+        let shares_more = self.outside.is_some() && !was_paused;
         let n_missing = seq.tokens.len().div_ceil(self.config.block_size) - seq.block_table.len();
         if !self.take_blocks(id, n_missing, was_paused) {
             let seq = self.sequences.get_mut(&id).expect("a waiting sequence is known");
@@ -83,16 +84,14 @@ impl Scheduler {
             return false;
         }
         let seq = self.sequences.get_mut(&id).expect("a waiting sequence is known");
-        if seq.first_scheduled.is_none() {
-            seq.n_cached = seq.n_computed;
-            self.counters.prefix_query_tokens += seq.n_prompt as u64;
-            self.counters.prefix_hit_tokens += seq.n_computed as u64;
-        }
         seq.is_running = true;
         self.waiting.remove(seq.class, seq.tenant, seq.arrival);
         self.tenants.admitted(seq.tenant);
         self.paused.retain(|other| *other != id);
         self.running.push(id);
+        if shares_more {
+            self.begin_imports(id);
+        }
         true
     }
 
@@ -201,13 +200,26 @@ impl Scheduler {
 /// computed token has logits.
 fn share_prefix(seq: &mut Sequence, blocks: &mut BlockManager, block_size: usize) {
     let n_full = (seq.tokens.len() - 1) / block_size;
+    let mut first_miss = (n_full, CacheMissReason::PartialBlock);
     for i in 0..n_full {
         let hash = seq.last_hash.child(&seq.tokens[i * block_size..(i + 1) * block_size]);
-        let Some(block) = blocks.lookup(&hash) else { break };
+        let Some(block) = blocks.lookup(&hash) else {
+            first_miss = (i, miss_reason(blocks, &hash));
+            break;
+        };
         blocks.acquire(block);
         seq.block_table.push(block);
         seq.last_hash = hash;
         seq.n_hashed_blocks += 1;
         seq.n_computed += block_size;
+    }
+    seq.missed(first_miss);
+}
+
+/// Why a block of this name is not there.
+pub(crate) fn miss_reason(blocks: &BlockManager, hash: &BlockHash) -> CacheMissReason {
+    match blocks.was_evicted(hash) {
+        true => CacheMissReason::Evicted,
+        false => CacheMissReason::NeverSeen,
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use lastmile::{GenerateError, RequestId, Runtime};
+use lastmile::{GenerateError, RequestId};
 use lm_api::ApiError;
 use lm_ops::Ops;
 use tokio::sync::Semaphore;
@@ -17,15 +17,20 @@ use uuid::Uuid;
 
 use crate::auth::Caller;
 use crate::lease::{Lease, Place};
+use crate::peers::Peers;
+use crate::registry::Models;
 use crate::{Access, ServerConfig};
 
 /// What all handlers share.
 pub(crate) struct App {
-    pub(crate) runtime: Arc<Runtime>,
+    pub(crate) models: Models,
     pub(crate) ops: Ops,
     pub(crate) config: ServerConfig,
     pub(crate) access: Access,
     pub(crate) open_requests: Arc<Semaphore>,
+    /// Bytes that bodies may still take.
+    pub(crate) body_room: Arc<Semaphore>,
+    pub(crate) peers: Arc<Peers>,
     pub(crate) http: HttpCounts,
     pub(crate) denials: DenialCounts,
     draining: AtomicBool,
@@ -53,15 +58,13 @@ impl DenialCounts {
 }
 
 impl App {
-    pub(crate) fn new(
-        runtime: Arc<Runtime>,
-        ops: Ops,
-        config: ServerConfig,
-        access: Access,
-    ) -> Self {
+    pub(crate) fn new(models: Models, ops: Ops, config: ServerConfig, access: Access) -> Self {
         let limit = config.max_open_requests.min(Semaphore::MAX_PERMITS);
+        let body_room = config.max_open_body_bytes.min(Semaphore::MAX_PERMITS);
         App {
-            runtime,
+            body_room: Arc::new(Semaphore::new(body_room)),
+            peers: Arc::new(Peers::new(&config)),
+            models,
             ops,
             config,
             access,

@@ -42,14 +42,13 @@ impl Exposition {
         self.sample(name, labels, value);
     }
 
+    /// The samples of a histogram, one label set. Its family is begun already.
     pub(crate) fn histogram(
         &mut self,
         name: &str,
-        help: &str,
         labels: &[Label<'_>],
         histogram: &HistogramSnapshot,
     ) {
-        self.family(name, "histogram", help);
         let bucket = format!("{name}_bucket");
         for &(bound, n) in &histogram.cumulative {
             let bound = if bound.is_finite() { bound.to_string() } else { "+Inf".to_owned() };

@@ -16,8 +16,8 @@ use futures_util::StreamExt;
 use futures_util::stream::{BoxStream, SelectAll};
 use lastmile::{GenerateError, GenerateEvent, RequestId, Runtime, TokenId, TokenLogprobs};
 use lm_api::{
-    ApiError, Head, LogprobEntry, ParseOptions, Style, TextOffset, TokenName, Urgency, parse_chat,
-    parse_completion,
+    ApiError, Head, LogprobEntry, ParseOptions, Style, TextOffset, TokenName, Urgency, asked_model,
+    parse_chat, parse_completion,
 };
 
 use crate::app::{App, mint_id, unix_seconds};
@@ -28,6 +28,7 @@ use crate::{body, reply, streamed, whole};
 
 /// The running answers of one HTTP request. Dropping it aborts them.
 pub(crate) struct Running {
+    pub(crate) runtime: Arc<Runtime>,
     pub(crate) head: Head,
     /// Events with the index of their choice.
     pub(crate) events: SelectAll<BoxStream<'static, (usize, GenerateEvent)>>,
@@ -68,14 +69,20 @@ async fn respond(
     let answer = async {
         entry.hold(app.admit(&caller)?);
         let (head, body) = request.into_parts();
-        let body = body::read(body, &app.config).await?;
+        let (body, room) = body::read(body, &app).await?;
+        entry.hold_body(room);
+        let (body, model) = off_thread(move || {
+            let model = asked_model(&body);
+            Ok((body, model))
+        })
+        .await?;
+        let runtime = app.models.resolve(model.as_deref()).await?;
         let call = Call { entry: Arc::clone(&entry), caller, headers: head.headers, body, style };
-        let running = start_off_thread(Arc::clone(&app), call).await?;
+        let running = off_thread(move || start(&app, runtime, &call)).await?;
         if running.stream {
-            let runtime = Arc::clone(&app.runtime);
-            return Ok(streamed::response(runtime, Arc::clone(&entry), running));
+            return Ok(streamed::response(Arc::clone(&entry), running));
         }
-        whole::response(&app.runtime, &entry, running).await
+        whole::response(&entry, running).await
     };
     answer.await.unwrap_or_else(|error: ApiError| {
         entry.failed(&error);
@@ -92,16 +99,18 @@ struct Call {
     style: Style,
 }
 
-async fn start_off_thread(app: Arc<App>, call: Call) -> Result<Running, ApiError> {
-    let started = tokio::task::spawn_blocking(move || start(&app, &call)).await;
-    started.unwrap_or_else(|_| Err(ApiError::Internal { what: "the request panicked".to_owned() }))
+async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|_| Err(ApiError::Internal { what: "the request panicked".to_owned() }))
 }
 
 /// Parses, tokenises and queues.
-fn start(app: &App, call: &Call) -> Result<Running, ApiError> {
+fn start(app: &App, runtime: Arc<Runtime>, call: &Call) -> Result<Running, ApiError> {
     let Call { entry, caller, headers, body, style } = call;
     let (id, style) = (entry.id, *style);
-    let (runtime, strict) = (&app.runtime, app.config.strict);
+    let strict = app.config.strict;
     let defaults = runtime.default_sampling();
     // The low half of a UUID of version 7 is random.
     let options = ParseOptions { defaults: &defaults, entropy: id.0 as u64, strict };
@@ -116,9 +125,6 @@ fn start(app: &App, call: &Call) -> Result<Running, ApiError> {
     let header = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     parsed.urgency = parsed.urgency.with_headers(header)?;
     let info = runtime.info();
-    if let Some(model) = parsed.model.as_ref().filter(|&model| *model != info.name) {
-        return Err(ApiError::model_not_found(model, &info.name));
-    }
     let mut first_id = Some(id);
     let mut requests = parsed.take_requests(|| first_id.take().unwrap_or_else(mint_id));
     // Whose prefixes and fairness these are is the server's to say.
@@ -145,6 +151,7 @@ fn start(app: &App, call: &Call) -> Result<Running, ApiError> {
             warnings,
             include_usage: parsed.include_usage,
         },
+        runtime: Arc::clone(&runtime),
         n_choices: events.len(),
         events,
         n: parsed.n as usize,

@@ -5,6 +5,7 @@
 //! Start reading at [`health`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -15,31 +16,39 @@ use crate::app::App;
 use crate::reply;
 use crate::watchdog::Condition;
 
-/// The state in numbers; 200 when ready, else 503. `/health/ready` is the same.
+/// The state of all engines in numbers; 200 when ready, else 503. `/health/ready` is the same.
 pub(crate) async fn health(State(app): State<Arc<App>>) -> Response {
-    let stats = app.runtime.stats();
+    let loaded = app.models.loaded();
+    let all: Vec<_> = loaded.iter().map(|runtime| (runtime, runtime.stats())).collect();
+    let conditions = all
+        .iter()
+        .map(|(runtime, stats)| Condition::of(stats, runtime.info().backend.weights_bytes));
     let (status, word) = if app.is_draining() {
         (StatusCode::SERVICE_UNAVAILABLE, "draining")
     } else {
-        match Condition::of(&stats, app.runtime.info().backend.weights_bytes) {
+        match conditions.max().unwrap_or(Condition::Going) {
             Condition::Going => (StatusCode::OK, "ok"),
             Condition::Stalled => (StatusCode::SERVICE_UNAVAILABLE, "stalled"),
             Condition::Died => (StatusCode::SERVICE_UNAVAILABLE, "died"),
         }
     };
+    let stats = || all.iter().map(|(_, stats)| stats);
+    let longest = |times: &mut dyn Iterator<Item = Duration>| {
+        times.max().unwrap_or_default().as_millis() as u64
+    };
     let body = json!({
         "status": word,
-        "heartbeat_age_ms": stats.heartbeat_age.as_millis() as u64,
-        "longest_step_ms": stats.longest_step.as_millis() as u64,
-        "running": stats.n_running,
-        "waiting": stats.n_waiting,
+        "heartbeat_age_ms": longest(&mut stats().map(|stats| stats.heartbeat_age)),
+        "longest_step_ms": longest(&mut stats().map(|stats| stats.longest_step)),
+        "running": stats().map(|stats| stats.n_running).sum::<u64>(),
+        "waiting": stats().map(|stats| stats.n_waiting).sum::<u64>(),
     });
     reply::json(status, body.to_string())
 }
 
 /// 200 as long as the process can answer at all: with a dead engine only a restart helps.
 pub(crate) async fn live(State(app): State<Arc<App>>) -> Response {
-    let (status, word) = match app.runtime.stats().died {
+    let (status, word) = match app.models.loaded().iter().any(|runtime| runtime.stats().died) {
         true => (StatusCode::SERVICE_UNAVAILABLE, "died"),
         false => (StatusCode::OK, "live"),
     };

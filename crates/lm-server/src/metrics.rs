@@ -1,189 +1,137 @@
 //! `GET /metrics`. The names are an API: the `vllm:` ones are what routers scrape without being
-//! told, the `lastmile_` ones are this server's own.
+//! told, the `lastmile_` ones are this server's own, and `gen_ai` says which of them are
+//! OpenTelemetry's.
 //!
-//! It must never wait for the engine or read the store's file.
+//! It must never wait for the engine or read the store's file. Each family is written once, with a
+//! sample for each model.
 //!
-//! Start reading at [`metrics`].
+//! Start reading at [`metrics`], then at the tables of `metric_table`.
 
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use lastmile::{ModelInfo, StatsSnapshot};
+use lastmile::HistogramSnapshot;
 
 use crate::app::App;
 use crate::exposition::{Exposition, Label};
+use crate::gen_ai;
+use crate::metric_table::{HISTOGRAMS, NUMBERS, Served};
+use crate::metrics_cache::prefix_cache;
 
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let (stats, info) = (app.runtime.stats(), app.runtime.info());
+    let runtimes = app.models.loaded();
+    let models: Vec<Served<'_>> = runtimes.iter().map(|runtime| Served::now(runtime)).collect();
     let mut page = Exposition::default();
-    let model = [("model_name", info.name.as_str())];
-    engine(&mut page, &stats, &model);
-    kv_cache(&mut page, &stats, info, &model);
-    outcomes(&mut page, &stats, &model);
-    scheduling(&mut page, &stats, &model);
-    latencies(&mut page, &stats, &model);
-    process(&mut page, &stats, info);
+    of_models(&mut page, &models);
+    prefix_cache(&mut page, &models);
+    gen_ai::write(&mut page, &models);
     server(&mut page, &app);
     store(&mut page, &app);
     ([(CONTENT_TYPE, TEXT_FORMAT)], page.into_text()).into_response()
 }
 
-/// The same value by its own name and by the one that routers know.
-fn both(
-    page: &mut Exposition,
-    names: [&str; 2],
-    kind: &str,
-    help: &str,
-    model: &[Label<'_>],
-    value: impl std::fmt::Display,
-) {
-    for name in names {
-        page.single(name, kind, help, model, &value);
+/// Everything that each model has of its own.
+fn of_models(page: &mut Exposition, models: &[Served<'_>]) {
+    for number in NUMBERS {
+        for name in number.names() {
+            page.family(&name, number.kind, number.help);
+            for model in models {
+                page.sample(&name, &labels_of(&name, model), (number.value)(model));
+            }
+        }
+    }
+    for table in HISTOGRAMS {
+        for name in table.names() {
+            page.family(&name, "histogram", table.help);
+            for model in models {
+                let histogram: &HistogramSnapshot = (table.value)(&model.stats);
+                page.histogram(&name, &labels_of(&name, model), histogram);
+            }
+        }
+    }
+    facts(page, models);
+    outcomes(page, models);
+}
+
+/// vLLM numbers its engines; each model here has one.
+fn labels_of<'a>(name: &str, model: &'a Served<'_>) -> Vec<Label<'a>> {
+    let mut labels = vec![("model_name", model.info.name.as_str())];
+    if name.starts_with("vllm:") {
+        labels.push(("engine", "0"));
+    }
+    labels
+}
+
+/// Facts about a model as labels; the value is always 1.
+fn facts(page: &mut Exposition, models: &[Served<'_>]) {
+    let name = "vllm:cache_config_info";
+    let help = "Shape of the KV cache; num_gpu_blocks counts blocks wherever they lie.";
+    page.family(name, "gauge", help);
+    for model in models {
+        let backend = &model.info.backend;
+        let (block_size, n_blocks) = (backend.block_size.to_string(), backend.n_blocks.to_string());
+        let mut labels = labels_of(name, model);
+        labels.extend([
+            ("block_size", block_size.as_str()),
+            ("num_gpu_blocks", n_blocks.as_str()),
+            ("cache_dtype", backend.kv_type),
+        ]);
+        page.sample(name, &labels, 1);
+    }
+    let name = "lastmile_build_info";
+    page.family(name, "gauge", "What runs.");
+    for model in models {
+        let release = model.info.release_hash.to_string();
+        let labels = [
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("model_name", model.info.name.as_str()),
+            ("release", release.as_str()),
+            ("kernel_path", model.info.backend.kernel_path.as_str()),
+        ];
+        page.sample(name, &labels, 1);
     }
 }
 
-fn engine(page: &mut Exposition, stats: &StatsSnapshot, model: &[Label<'_>]) {
-    let running = ["lastmile_requests_running", "vllm:num_requests_running"];
-    both(page, running, "gauge", "Answers that hold KV blocks.", model, stats.n_running);
-    let waiting = ["lastmile_requests_waiting", "vllm:num_requests_waiting"];
-    both(page, waiting, "gauge", "Answers that wait for admission.", model, stats.n_waiting);
-    let prompt = ["lastmile_prompt_tokens_total", "vllm:prompt_tokens_total"];
-    both(page, prompt, "counter", "Prompt tokens of ended answers.", model, stats.prompt_tokens);
-    let generated = ["lastmile_generation_tokens_total", "vllm:generation_tokens_total"];
-    both(page, generated, "counter", "Tokens generated.", model, stats.generation_tokens);
-    let queries = ["lastmile_prefix_cache_queries_total", "vllm:prefix_cache_queries_total"];
-    let help = "Prompt tokens looked up in the prefix cache.";
-    both(page, queries, "counter", help, model, stats.prefix_query_tokens);
-    let hits = ["lastmile_prefix_cache_hits_total", "vllm:prefix_cache_hits_total"];
-    let help = "Prompt tokens found in the prefix cache.";
-    both(page, hits, "counter", help, model, stats.prefix_hit_tokens);
-    let preemptions = ["lastmile_preemptions_total", "vllm:num_preemptions_total"];
-    both(page, preemptions, "counter", "Sequences preempted.", model, stats.preemptions);
-}
-
-fn kv_cache(page: &mut Exposition, stats: &StatsSnapshot, info: &ModelInfo, model: &[Label<'_>]) {
-    let held = stats.n_blocks.saturating_sub(stats.n_free_blocks);
-    let fraction = held as f64 / stats.n_blocks.max(1) as f64;
-    let names = ["lastmile_kv_cache_usage_ratio", "vllm:kv_cache_usage_perc"];
-    both(page, names, "gauge", "KV blocks held, 1 is all.", model, fraction);
-    let (block_size, n_blocks) =
-        (info.backend.block_size.to_string(), info.backend.n_blocks.to_string());
-    let labels: Vec<Label<'_>> = model
-        .iter()
-        .copied()
-        .chain([
-            ("block_size", block_size.as_str()),
-            ("num_gpu_blocks", n_blocks.as_str()),
-            ("cache_dtype", info.backend.kv_type),
-        ])
-        .collect();
-    let help = "Shape of the KV cache; num_gpu_blocks counts blocks wherever they lie.";
-    page.single("vllm:cache_config_info", "gauge", help, &labels, 1);
-    let help = "KV blocks in the pool.";
-    page.single("lastmile_kv_blocks", "gauge", help, model, stats.n_blocks);
-    let help = "KV blocks that nobody holds.";
-    page.single("lastmile_kv_blocks_free", "gauge", help, model, stats.n_free_blocks);
-}
-
-fn outcomes(page: &mut Exposition, stats: &StatsSnapshot, model: &[Label<'_>]) {
-    let with =
-        |name, value| -> Vec<Label<'_>> { model.iter().copied().chain([(name, value)]).collect() };
+/// How answers ended. Reasons that are known beforehand are there from the start, at 0.
+fn outcomes(page: &mut Exposition, models: &[Served<'_>]) {
     for name in ["lastmile_requests_finished_total", "vllm:request_success_total"] {
         page.family(name, "counter", "Answers that ended without an error, by why.");
-        for (reason, n) in stats.finished {
-            page.sample(name, &with("finished_reason", reason.as_str()), n);
+        for model in models {
+            for (reason, n) in model.stats.finished {
+                let mut labels = labels_of(name, model);
+                labels.push(("finished_reason", reason.as_str()));
+                page.sample(name, &labels, n);
+            }
         }
     }
     let name = "lastmile_request_errors_total";
     page.family(name, "counter", "Answers that were refused or failed, by code.");
-    for &(code, n) in &stats.failed {
-        page.sample(name, &with("code", code), n);
+    for model in models {
+        for &(code, n) in &model.stats.failed {
+            page.sample(name, &[("model_name", model.info.name.as_str()), ("code", code)], n);
+        }
     }
-}
-
-fn scheduling(page: &mut Exposition, stats: &StatsSnapshot, model: &[Label<'_>]) {
-    let with =
-        |name, value| -> Vec<Label<'_>> { model.iter().copied().chain([(name, value)]).collect() };
     let name = "lastmile_requests_rejected_total";
     page.family(name, "counter", "Requests that the queue refused, by what was short.");
-    for reason in ["queue_requests", "queue_tokens", "deadline", "max_queue"] {
-        let n = stats.rejected.iter().find(|(found, _)| *found == reason).map_or(0, |(_, n)| *n);
-        page.sample(name, &with("reason", reason), n);
+    for model in models {
+        for reason in ["queue_requests", "queue_tokens", "deadline", "max_queue"] {
+            let found = model.stats.rejected.iter().find(|(found, _)| *found == reason);
+            let labels = [("model_name", model.info.name.as_str()), ("reason", reason)];
+            page.sample(name, &labels, found.map_or(0, |(_, n)| *n));
+        }
     }
     let name = "lastmile_requests_expired_total";
     page.family(name, "counter", "Answers whose time limit passed, by where they were.");
-    page.sample(name, &with("stage", "waiting"), stats.expired_waiting);
-    page.sample(name, &with("stage", "running"), stats.expired_running);
-    let help = "Sequences that lost their slot for a while and kept their blocks.";
-    page.single("lastmile_pauses_total", "counter", help, model, stats.pauses);
-    let help = "Prompt tokens that wait for their first step.";
-    page.single("lastmile_queued_tokens", "gauge", help, model, stats.queued_tokens);
-    let help = "What was predicted of the last step.";
-    page.single(
-        "lastmile_predicted_step_seconds",
-        "gauge",
-        help,
-        model,
-        stats.predicted_step_seconds,
-    );
-    let help = "Recent mean of |predicted - measured| / measured of a step.";
-    page.single(
-        "lastmile_step_prediction_error_ratio",
-        "gauge",
-        help,
-        model,
-        stats.step_error_ratio,
-    );
-    let help = "How far the predicted duration of a step was off.";
-    page.histogram("lastmile_step_prediction_error_seconds", help, model, &stats.step_error);
-    let help = "How far the first token was from the time predicted at arrival.";
-    page.histogram("lastmile_ttft_prediction_error_seconds", help, model, &stats.ttft_error);
-}
-
-fn latencies(page: &mut Exposition, stats: &StatsSnapshot, model: &[Label<'_>]) {
-    let all = [
-        ("time_to_first_token_seconds", "From arrival to the first token.", &stats.ttft),
-        ("inter_token_latency_seconds", "Between tokens of one answer.", &stats.itl),
-        ("e2e_request_latency_seconds", "From arrival to the end.", &stats.e2e),
-        ("request_queue_time_seconds", "From arrival until first scheduled.", &stats.queue_wait),
-    ];
-    for (name, help, histogram) in all {
-        for prefix in ["lastmile_", "vllm:"] {
-            page.histogram(&format!("{prefix}{name}"), help, model, histogram);
+    for model in models {
+        let stats = &model.stats;
+        for (stage, n) in [("waiting", stats.expired_waiting), ("running", stats.expired_running)] {
+            page.sample(name, &[("model_name", model.info.name.as_str()), ("stage", stage)], n);
         }
     }
-    let help = "Duration of an engine step.";
-    page.histogram("lastmile_step_seconds", help, model, &stats.step_time);
-}
-
-fn process(page: &mut Exposition, stats: &StatsSnapshot, info: &ModelInfo) {
-    let mut one = |name: &str, kind: &str, help: &str, value: f64| {
-        page.single(name, kind, help, &[], value);
-    };
-    let help = "CPU time of the process while sequences were active.";
-    one("lastmile_cpu_seconds_total", "counter", help, stats.cpu_seconds);
-    one("lastmile_steps_total", "counter", "Engine steps executed.", stats.steps as f64);
-    let help = "Engine steps in which the backend failed.";
-    one("lastmile_failed_steps_total", "counter", help, stats.failed_steps as f64);
-    let help = "Since the engine last went round its loop.";
-    one("lastmile_heartbeat_age_seconds", "gauge", help, stats.heartbeat_age.as_secs_f64());
-    let help = "Since the engine started.";
-    one("lastmile_uptime_seconds", "gauge", help, stats.uptime.as_secs_f64());
-    let help = "Bytes of resident weights.";
-    one("lastmile_weights_bytes", "gauge", help, info.backend.weights_bytes as f64);
-    one("lastmile_kv_bytes", "gauge", "Bytes of the KV pool.", info.backend.kv_bytes as f64);
-    let release = info.release_hash.to_string();
-    let labels = [
-        ("version", env!("CARGO_PKG_VERSION")),
-        ("model_name", info.name.as_str()),
-        ("release", release.as_str()),
-        ("kernel_path", info.backend.kernel_path.as_str()),
-    ];
-    page.single("lastmile_build_info", "gauge", "What runs.", &labels, 1);
 }
 
 fn server(page: &mut Exposition, app: &App) {
@@ -193,6 +141,20 @@ fn server(page: &mut Exposition, app: &App) {
     page.single("lastmile_engine_stalls_total", "counter", help, &[], app.n_stalls());
     let required = u8::from(app.access.keys.is_required());
     page.single("lastmile_keys_required", "gauge", "1 when requests need a key.", &[], required);
+    let limit = app.config.max_open_requests;
+    let open = limit.saturating_sub(app.open_requests.available_permits());
+    let help = "Requests with a body that are being answered.";
+    page.single("lastmile_open_requests", "gauge", help, &[], open);
+    let help = "Requests with a body that may be open at once.";
+    page.single("lastmile_open_requests_limit", "gauge", help, &[], limit);
+    let limit = app.config.max_open_body_bytes;
+    let held = limit.saturating_sub(app.body_room.available_permits());
+    page.single("lastmile_open_body_bytes", "gauge", "Bytes of open requests' bodies.", &[], held);
+    let help = "Bytes that those may have.";
+    page.single("lastmile_open_body_bytes_limit", "gauge", help, &[], limit);
+    let name = "lastmile_connections_refused_total";
+    let help = "Connections of addresses that had too many.";
+    page.single(name, "counter", help, &[], app.peers.n_refused());
     let name = "lastmile_key_denials_total";
     page.family(name, "counter", "Requests that were turned away for their key, by code.");
     for (code, n) in app.denials.all() {

@@ -67,7 +67,8 @@ async fn feedback(
 ) -> Response {
     let answer = async {
         entry.hold(app.admit(&caller)?);
-        let body = body::read(request.into_body(), &app.config).await?;
+        let (body, room) = body::read(request.into_body(), &app).await?;
+        entry.hold_body(room);
         let receipt = app.ops.feedback(&body, caller.sees(), app.config.strict).await?;
         let body = serde_json::to_string(&receipt)
             .map_err(|error| ApiError::Internal { what: error.to_string() })?;

@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout};
 use crate::access::keep_current;
 use crate::app::App;
 use crate::connections::serve_connections;
+use crate::registry::Models;
 use crate::watchdog::watch;
 use crate::{Access, ServeError, ServerConfig, routes};
 
@@ -43,12 +44,13 @@ pub async fn serve(
     let scheme = if access.tls.is_some() { "https://" } else { "" };
     begin_run(&runtime, &ops, format!("{scheme}{}", config.address)).await;
     let (manager, tls) = (Arc::clone(&access.service_manager), access.tls.clone());
-    let app = Arc::new(App::new(runtime, ops.clone(), config.clone(), access));
+    let app = Arc::new(App::new(Models::new(runtime), ops.clone(), config.clone(), access));
     // Both end with this.
     let mut beside = JoinSet::new();
     beside.spawn(keep_current(Arc::clone(&app)));
     beside.spawn(watch(Arc::clone(&app)));
     let router = routes::router(Arc::clone(&app));
+    let peers = Arc::clone(&app.peers);
     let drained = Arc::new(Notify::new());
     let is_drained = Arc::clone(&drained);
     let stop = async move {
@@ -59,7 +61,7 @@ pub async fn serve(
     };
     // Until all is drained, connections are taken in, and their requests are told so.
     let config = Arc::new(config);
-    let served = serve_connections(listener, router, &config, tls, stop);
+    let served = serve_connections(listener, router, &config, tls, peers, stop);
     manager.say_ready();
     let closing = async {
         drained.notified().await;
@@ -99,8 +101,8 @@ async fn drain(app: &Arc<App>) {
     }
     // What is left is worked out by subtraction: no timeout is too large to be added to a time.
     let left = limit.saturating_sub(begun.elapsed());
-    let runtime = Arc::clone(&app.runtime);
-    if let Err(error) = spawn_blocking(move || runtime.shutdown(left)).await {
-        tracing::error!(%error, "shutting down the engine panicked");
+    let app = Arc::clone(app);
+    if let Err(error) = spawn_blocking(move || app.models.shutdown(left)).await {
+        tracing::error!(%error, "shutting down the engines panicked");
     }
 }

@@ -14,7 +14,7 @@ use axum::http::{HeaderName, HeaderValue};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
-use lastmile::{Finish, GenerateError, GenerateEvent, Runtime, TokenLogprobs, Usage};
+use lastmile::{Finish, GenerateError, GenerateEvent, TokenLogprobs, Usage};
 use lm_api::{TextOffset, sum_usage};
 
 use crate::generate::{Running, named, refused};
@@ -28,7 +28,6 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
 /// What was sent of a response, and what comes next. Dropped when the client leaves, which aborts
 /// the answers.
 struct Transcript {
-    runtime: Arc<Runtime>,
     entry: Arc<RequestEntry>,
     running: Running,
     choices: Vec<Progress>,
@@ -44,16 +43,11 @@ struct Progress {
     usage: Usage,
 }
 
-pub(crate) fn response(
-    runtime: Arc<Runtime>,
-    entry: Arc<RequestEntry>,
-    running: Running,
-) -> Response {
+pub(crate) fn response(entry: Arc<RequestEntry>, running: Running) -> Response {
     let n_choices = running.n_choices;
     let opening = (0..n_choices as u32).filter_map(|index| running.head.first_chunk(index));
     let pending = opening.map(data).collect();
     let transcript = Transcript {
-        runtime,
         entry,
         choices: vec![Progress::default(); n_choices],
         n_open: n_choices,
@@ -95,7 +89,7 @@ impl Transcript {
     fn delta(&mut self, index: usize, text: &str, logprobs: &[TokenLogprobs]) {
         let text_offset = &mut self.choices[index].text_offset;
         let has_logprobs = self.running.has_logprobs;
-        let entries = has_logprobs.then(|| named(&self.runtime, logprobs, text_offset));
+        let entries = has_logprobs.then(|| named(&self.running.runtime, logprobs, text_offset));
         // Without text or log-probabilities there is nothing to say.
         if text.is_empty() && entries.as_ref().is_none_or(Vec::is_empty) {
             return;

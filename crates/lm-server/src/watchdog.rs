@@ -1,14 +1,15 @@
-//! Whether the engine goes on, and what is left of it when it does not.
+//! Whether the engines go on, and what is left of one when it does not.
 //!
 //! It must never wait for the engine: it reads counters.
 //!
 //! Start reading at [`Condition::of`], then [`watch`].
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use lastmile::StatsSnapshot;
+use lastmile::{Runtime, StatsSnapshot};
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -28,8 +29,8 @@ const LONGER_STEP: u32 = 5;
 const SLOW_BYTES_PER_S: f64 = 200e6;
 const SLOW_S_PER_BYTE_TOKEN: f64 = 0.2e-9;
 
-/// How the engine is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How an engine is, the better first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Condition {
     /// It goes round its loop.
     Going,
@@ -74,47 +75,62 @@ fn stale_after(predicted_step: Duration) -> Duration {
     predicted_step.saturating_mul(LONGER_STEP).clamp(LEAST_STALE, MOST_STALE)
 }
 
-/// Writes down what the engine was at, once each time it stands still, and shows the service manager
-/// that it does not. Never ends.
+/// Writes down what an engine was at, once each time it stands still, and shows the service manager
+/// that none does. Never ends.
 pub(crate) async fn watch(app: Arc<App>) {
-    let weights_bytes = app.runtime.info().backend.weights_bytes;
     let manager = Arc::clone(&app.access.service_manager);
     let alive_every = manager.watchdog().map(|patience| patience / 2);
     let mut said_alive: Option<Instant> = None;
-    let mut was = Condition::Going;
+    // By the name of the model; a name that is gone is forgotten.
+    let mut were: BTreeMap<String, Condition> = BTreeMap::new();
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let stats = app.runtime.stats();
-        // While it drains, the engine ends by itself.
-        let is_over = app.is_draining();
-        let is = if is_over { Condition::Going } else { Condition::of(&stats, weights_bytes) };
-        match (was, is) {
-            (Condition::Going, Condition::Stalled) => {
-                app.count_stall();
-                let state = dump(&stats);
-                tracing::error!(state = %state, "the engine stands still");
-                let app = Arc::clone(&app);
-                drop(spawn_blocking(move || keep(app.config.state_folder.as_deref(), &state)));
-            }
-            (Condition::Stalled, Condition::Going) => tracing::warn!("the engine goes on"),
-            _ => {}
+        // While they drain, the engines end by themselves.
+        let loaded = if app.is_draining() { Vec::new() } else { app.models.loaded() };
+        let mut are = BTreeMap::new();
+        for runtime in &loaded {
+            let info = runtime.info();
+            let was = were.get(&info.name).copied().unwrap_or(Condition::Going);
+            are.insert(info.name.clone(), look(&app, runtime, was));
         }
-        was = is;
+        were = are;
+        let is_going = were.values().all(|is| *is == Condition::Going);
         let is_due = |every: Duration| said_alive.is_none_or(|at| at.elapsed() >= every);
-        if is == Condition::Going && alive_every.is_some_and(is_due) {
+        if is_going && alive_every.is_some_and(is_due) {
             manager.say_alive();
             said_alive = Some(Instant::now());
         }
     }
 }
 
+/// How an engine is now, after it was so; a change is logged.
+fn look(app: &Arc<App>, runtime: &Runtime, was: Condition) -> Condition {
+    let (stats, info) = (runtime.stats(), runtime.info());
+    let is = Condition::of(&stats, info.backend.weights_bytes);
+    match (was, is) {
+        (Condition::Going, Condition::Stalled) => {
+            app.count_stall();
+            let state = dump(&info.name, &stats);
+            tracing::error!(model = info.name, state = %state, "the engine stands still");
+            let app = Arc::clone(app);
+            drop(spawn_blocking(move || keep(app.config.state_folder.as_deref(), &state)));
+        }
+        (Condition::Stalled, Condition::Going) => {
+            tracing::warn!(model = info.name, "the engine goes on");
+        }
+        _ => {}
+    }
+    is
+}
+
 /// What an operator needs to see of an engine that stands still.
-fn dump(stats: &StatsSnapshot) -> Value {
+fn dump(model: &str, stats: &StatsSnapshot) -> Value {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     json!({
         "at_ms": since_epoch.as_millis() as u64,
+        "model": model,
         "uptime_ms": stats.uptime.as_millis() as u64,
         "heartbeat_age_ms": stats.heartbeat_age.as_millis() as u64,
         "steps": stats.steps,

@@ -8,7 +8,7 @@
 use axum::http::StatusCode;
 use axum::response::Response;
 use futures_util::StreamExt;
-use lastmile::{Finish, GenerateError, GenerateEvent, Runtime, Usage};
+use lastmile::{Finish, GenerateError, GenerateEvent, Usage};
 use lm_api::{ApiError, Choice, LogprobEntry, TextOffset, sum_usage};
 
 use crate::generate::{Running, named, refused};
@@ -26,7 +26,6 @@ struct Part {
 
 /// Waits for all answers.
 pub(crate) async fn response(
-    runtime: &Runtime,
     entry: &RequestEntry,
     mut running: Running,
 ) -> Result<Response, ApiError> {
@@ -38,7 +37,7 @@ pub(crate) async fn response(
         match event {
             GenerateEvent::Delta { text, logprobs, .. } => {
                 part.text.push_str(&text);
-                part.logprobs.extend(named(runtime, &logprobs, &mut part.text_offset));
+                part.logprobs.extend(named(&running.runtime, &logprobs, &mut part.text_offset));
             }
             GenerateEvent::Finished(finish) => part.finish = Some(finish),
             GenerateEvent::Failed(error) => return Err(refused(error, style)),

@@ -7,6 +7,7 @@
 //!
 //! Start reading at [`Store`] (the handle), then `writer` (the one loop) and `schema` (the tables).
 
+mod answers;
 mod error;
 mod job;
 mod options;
@@ -20,6 +21,7 @@ mod traffic;
 mod write;
 mod writer;
 
+pub use answers::{Answered, Place};
 pub use error::StoreError;
 pub use options::{Privacy, Retention, StoreOptions};
 pub use read::{Reader, RowCounts};
@@ -29,7 +31,7 @@ pub use record::{
 };
 pub use store::{Store, StoreCounters};
 pub use totals::{LatencyMs, Totals};
-pub use traffic::{Answered, Place};
+pub use traffic::Traffic;
 
 #[cfg(test)]
 mod tests;

@@ -58,7 +58,7 @@ pub(crate) fn event(
         Outcome::Finished(reason) => (Some(reason.as_str()), None),
         Outcome::Failed(error) => (None, Some(error)),
     };
-    let Timings { queue_wait, ttft, e2e, cpu_seconds, n_preemptions } = event.timings;
+    let Timings { queue_wait, ttft, e2e, cpu_seconds, n_preemptions, .. } = event.timings;
     let n_rows = connection.prepare_cached(INSERT_ATTEMPT)?.execute(params![
         id,
         event.choice,

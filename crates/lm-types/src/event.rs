@@ -69,6 +69,54 @@ pub struct Timings {
     pub cpu_seconds: f64,
     /// How often it was preempted and computed again.
     pub n_preemptions: u32,
+    /// KV blocks of the prompt that came from the prefix cache.
+    pub n_cached_blocks: u32,
+    /// The prompt's first block that had to be computed, counted from 0, and why; `None` when it was never
+    /// scheduled.
+    pub first_miss: Option<(usize, CacheMissReason)>,
+}
+
+/// Why a block of a prompt did not come from the prefix cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CacheMissReason {
+    /// Nobody of this tenant computed this beginning, as far as is remembered. What other tenants computed
+    /// counts as never seen.
+    NeverSeen,
+    /// It was computed, and given away since.
+    Evicted,
+    /// What is left is less than a block, or holds the last token, which is always computed.
+    PartialBlock,
+    /// Its file on disk was torn, changed or another's.
+    Corrupt,
+    /// Its file on disk could not be read, or not in time.
+    Unreadable,
+    /// The prefix cache is off.
+    Disabled,
+}
+
+impl CacheMissReason {
+    /// All reasons.
+    pub const ALL: [CacheMissReason; 6] = [
+        CacheMissReason::NeverSeen,
+        CacheMissReason::Evicted,
+        CacheMissReason::PartialBlock,
+        CacheMissReason::Corrupt,
+        CacheMissReason::Unreadable,
+        CacheMissReason::Disabled,
+    ];
+
+    /// A stable word for programs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            CacheMissReason::NeverSeen => "never_seen",
+            CacheMissReason::Evicted => "evicted",
+            CacheMissReason::PartialBlock => "partial_block",
+            CacheMissReason::Corrupt => "corrupt",
+            CacheMissReason::Unreadable => "unreadable",
+            CacheMissReason::Disabled => "disabled",
+        }
+    }
 }
 
 /// The log-probability of one drawn token and of its alternatives, before temperature and truncation.

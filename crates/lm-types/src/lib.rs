@@ -14,7 +14,8 @@ mod sampling;
 mod time;
 
 pub use event::{
-    Finish, FinishReason, GenerateError, GenerateEvent, QueueUnit, Timings, TokenLogprobs, Usage,
+    CacheMissReason, Finish, FinishReason, GenerateError, GenerateEvent, QueueUnit, Timings,
+    TokenLogprobs, Usage,
 };
 pub use id::{BlockIdx, ParseIdError, ReleaseHash, RequestId, SeqId, TenantId, TokenId};
 pub use message::{ChatMessage, Role};

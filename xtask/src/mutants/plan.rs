@@ -47,7 +47,9 @@ const WAITING: &str = "crates/lm-scheduler/src/waiting.rs";
 const ADMISSION: &str = "crates/lm-scheduler/src/admission.rs";
 const BATCH: &str = "crates/lm-backend/src/batch.rs";
 
-pub(super) const MUTANTS: [Mutant; 23] = [
+const OUTSIDE: &str = "crates/lm-scheduler/src/outside.rs";
+
+pub(super) const MUTANTS: [Mutant; 27] = [
     Mutant {
         name: "double free",
         file: SCHEDULER,
@@ -205,6 +207,35 @@ pub(super) const MUTANTS: [Mutant; 23] = [
         file: FILL,
         find: "let background = !self.has_urgent_work();",
         replace: "let background = true;",
+        judge: Judge::Simulation,
+    },
+    Mutant {
+        name: "computed before its content came",
+        file: OUTSIDE,
+        find: "if blocks.is_expecting(seq.block_table[seq.n_hashed_blocks]) {",
+        replace: "if blocks.n_blocks() == 0 {",
+        judge: Judge::Simulation,
+    },
+    Mutant {
+        name: "content for a block that was let go",
+        file: BLOCKS,
+        find: "            if let Some(hash) = entry.expects.take() {\n                \
+               self.expected.remove(&hash);\n            }\n",
+        replace: "",
+        judge: Judge::Simulation,
+    },
+    Mutant {
+        name: "blocks after one that did not come",
+        file: OUTSIDE,
+        find: "        seq.imports.truncate(at);\n",
+        replace: "        seq.imports.truncate(at + 1);\n",
+        judge: Judge::Simulation,
+    },
+    Mutant {
+        name: "waits for ever for what does not come",
+        file: OUTSIDE,
+        find: "self.now.since(self.sequences[&id].imports_since) >= PATIENCE",
+        replace: "self.now.since(self.sequences[&id].imports_since) >= PATIENCE * 1000",
         judge: Judge::Simulation,
     },
     Mutant {

@@ -17,7 +17,7 @@ enum Floor {
     Outside,
 }
 
-const FLOORS: [(&str, Floor); 26] = [
+const FLOORS: [(&str, Floor); 27] = [
     ("lm-types", Floor::F(0)),
     ("lm-kernels", Floor::F(0)),
     ("lm-keys", Floor::F(1)),
@@ -34,6 +34,7 @@ const FLOORS: [(&str, Floor); 26] = [
     ("lm-engine", Floor::F(4)),
     ("lastmile", Floor::F(5)),
     ("lm-api", Floor::F(6)),
+    ("lm-bench", Floor::F(6)),
     ("lm-ops", Floor::F(7)),
     ("lm-server", Floor::F(8)),
     ("lm-cli", Floor::F(9)),
@@ -60,7 +61,7 @@ const RESERVED: [(&str, &[&str]); 8] = [
     ("candle-nn", &["lm-candle"]),
     ("clap", &["lm-cli"]),
     ("rusqlite", &["lm-store", "lm-feedback"]),
-    ("tokio", &["lm-ops", "lm-server", "lm-cli"]),
+    ("tokio", &["lm-bench", "lm-ops", "lm-server", "lm-cli"]),
     ("tracing-subscriber", &["lm-cli"]),
 ];
 

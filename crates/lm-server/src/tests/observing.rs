@@ -48,7 +48,10 @@ fn metrics_are_an_exposition_and_rise() {
     });
     let before = samples(&server.get("/metrics").body);
     server.ask(CHAT, &hello(""));
-    let label = r#"{model_name="my \"model\""}"#;
+    let label = |name: &str| {
+        let engine = if name.starts_with("vllm:") { r#",engine="0""# } else { "" };
+        format!(r#"{name}{{model_name="my \"model\""{engine}}}"#)
+    };
     wait_until("the answer is stored and counted", || {
         let now = samples(&server.get("/metrics").body);
         let http = r#"lastmile_http_requests_total{route="/v1/chat/completions",status="200"}"#;
@@ -62,19 +65,26 @@ fn metrics_are_an_exposition_and_rise() {
         "vllm:generation_tokens_total",
         "vllm:time_to_first_token_seconds_count",
         "vllm:inter_token_latency_seconds_count",
+        "vllm:request_time_per_output_token_seconds_count",
         "vllm:e2e_request_latency_seconds_count",
         "vllm:request_queue_time_seconds_count",
         "lastmile_generation_tokens_total",
     ] {
-        let key = format!("{name}{label}");
+        let key = label(name);
         assert!(after[&key] > before[&key], "{key} did not rise");
     }
-    let stop = r#"vllm:request_success_total{model_name="my \"model\"",finished_reason="stop"}"#;
+    let stop = r#"vllm:request_success_total{model_name="my \"model\"",engine="0",finished_reason="stop"}"#;
     assert_eq!((before[stop], after[stop]), (0.0, 1.0));
     for name in ["num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"] {
-        assert_eq!(after[&format!("vllm:{name}{label}")], 0.0);
+        assert_eq!(after[&label(&format!("vllm:{name}"))], 0.0);
     }
     assert!(after.keys().any(|key| key.starts_with("vllm:cache_config_info{")));
+    let attributes = "{gen_ai_operation_name=\"text_completion\",gen_ai_provider_name=\"lastmile\",\
+                      gen_ai_request_model=\"my \\\"model\\\"\",gen_ai_response_model=\"my \\\"model\\\"\"}";
+    for name in ["request_duration", "time_to_first_token", "time_per_output_token"] {
+        let key = format!("gen_ai_server_{name}_seconds_count{attributes}");
+        assert_eq!((before[&key], after[&key]), (0.0, 1.0), "{key}");
+    }
     server.post(CHAT, &hello(r#""max_tokens":1000000"#));
     let errors = samples(&server.get("/metrics").body);
     let labels = r#"{model_name="my \"model\"",code="context_length_exceeded"}"#;

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use lm_types::{
-    ChatMessage, FinishReason, GenerateRequest, Observer, Outcome, Prompt, ReleaseHash,
-    RequestEvent, RequestId, Role, Timings, Usage,
+    ChatMessage, FinishReason, GenerateError, GenerateRequest, Observer, Outcome, Prompt,
+    ReleaseHash, RequestEvent, RequestId, Role, Timings, Usage,
 };
 
 use crate::{Feedback, Privacy, Rating, Store, StoreError, StoreOptions};
@@ -75,6 +75,7 @@ fn event(id: u128) -> RequestEvent {
             e2e: Duration::from_millis(50),
             cpu_seconds: 0.25,
             n_preemptions: 1,
+            ..Timings::default()
         },
     }
 }

@@ -41,6 +41,23 @@ fn a_foreign_request_looks_like_one_that_never_was() {
 }
 
 #[test]
+fn traffic_is_whole_answers_with_their_prompts_oldest_first() {
+    let home = Home::new();
+    let store = home.open();
+    record_all(&store, 1..=3);
+    let failed = Outcome::Failed(GenerateError::ShuttingDown);
+    store.record(&RequestEvent { outcome: failed, ..event(4) });
+    store.record(&RequestEvent { choice: 1, ..event(1) });
+    store.flush().unwrap();
+    let found = store.reader().traffic(2).unwrap();
+    assert_eq!(found.len(), 2);
+    assert!(found[0].prompt["messages"][0]["content"].is_string(), "{}", found[0].prompt);
+    assert_eq!((found[0].output_text.as_str(), found[0].completion_tokens), ("4", 2));
+    assert!(found[0].arrived_at_ms <= found[1].arrived_at_ms);
+    assert_eq!(store.reader().traffic(100).unwrap().len(), 3);
+}
+
+#[test]
 fn tokens_are_summed_by_tenant_and_a_prompt_counts_once() {
     let home = Home::new();
     let store = home.open();
