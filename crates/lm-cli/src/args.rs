@@ -10,6 +10,7 @@ use crate::bench_args::BenchArgs;
 use crate::cache_args::CacheArgs;
 use crate::data_args::{DataArgs, QuarantineArgs};
 use crate::keys_args::KeysArgs;
+use crate::loop_args::{EvalArgs, FailuresArgs, FixArgs, LearnArgs, ReviewArgs};
 use crate::net_args::NetArgs;
 use crate::placeholder::PlaceholderFiles;
 use crate::placeholder_args::PlaceholderArgs;
@@ -73,6 +74,16 @@ pub(crate) enum Verb {
     Keys(KeysArgs),
     /// See, repair and release the rows that broke a rule.
     Quarantine(QuarantineArgs),
+    /// See what fails, the problems to solve first first.
+    Failures(FailuresArgs),
+    /// Say of failures, one by one, whether they are.
+    Review(ReviewArgs),
+    /// Note fixes, prove them by traffic, and keep them fixed.
+    Fix(FixArgs),
+    /// Ask a model the rows of a dataset and score its answers.
+    Eval(EvalArgs),
+    /// Say how long it takes from a failure to its proved fix.
+    Learn(LearnArgs),
     /// Say what runs, since when, and what went wrong.
     Doctor(DoctorArgs),
 }

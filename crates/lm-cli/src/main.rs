@@ -5,6 +5,7 @@
 //! Start reading at [`args::Cli`] for the verbs, then at the file of a verb.
 
 mod args;
+mod ask;
 mod bench_args;
 mod bench_engine;
 mod bench_loop;
@@ -17,9 +18,12 @@ mod data;
 mod data_args;
 mod data_versions;
 mod doctor;
+mod failures;
 mod fetch;
+mod fix;
 mod keys;
 mod keys_args;
+mod loop_args;
 mod model;
 mod net_args;
 mod outcome;
@@ -84,6 +88,11 @@ fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Data(args) => data::data(&args),
         Verb::Keys(args) => keys::keys(&args),
         Verb::Quarantine(args) => quarantine::quarantine(&args),
+        Verb::Failures(args) => failures::failures(&args),
+        Verb::Review(args) => failures::review(&args),
+        Verb::Fix(args) => fix::fix(&args),
+        Verb::Eval(args) => fix::eval(&args),
+        Verb::Learn(args) => failures::learn(&args),
         Verb::Doctor(args) => doctor::doctor(&args),
     }
 }

@@ -7,6 +7,7 @@
 //!
 //! Start reading at [`Store`] (the handle), then `writer` (the one loop) and `schema` (the tables).
 
+mod answers;
 mod error;
 mod job;
 mod options;
@@ -21,6 +22,7 @@ mod traffic;
 mod write;
 mod writer;
 
+pub use answers::{Answered, Place};
 pub use error::StoreError;
 pub use options::{Privacy, Retention, StoreOptions};
 pub use read::{Reader, RowCounts};

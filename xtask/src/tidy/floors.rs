@@ -41,6 +41,7 @@ const FLOORS: [(&str, Floor); 27] = [
     ("lm-cli", Floor::F(9)),
     ("lm-store", Floor::S(1)),
     ("lm-evidence", Floor::S(1)),
+    ("lm-monitor", Floor::S(1)),
     ("lm-data", Floor::S(2)),
     ("lm-feedback", Floor::S(3)),
     ("lm-tests", Floor::Outside),
@@ -66,12 +67,13 @@ const RESERVED: [(&str, &[&str]); 8] = [
 ];
 
 /// Packages that are plain data or pure logic: no dependency from outside but these.
-const PURE: [(&str, &[&str]); 5] = [
+const PURE: [(&str, &[&str]); 6] = [
     ("lm-types", &["thiserror"]),
     ("lm-scheduler", &["thiserror", "blake3"]),
     ("lm-sampler", &["thiserror"]),
     ("lm-backend", &["thiserror"]),
     ("lm-evidence", &["libm"]),
+    ("lm-monitor", &["libm"]),
 ];
 
 /// A package of the workspace.
