@@ -61,6 +61,7 @@ impl Home {
                 e2e: Duration::from_secs(1),
                 cpu_seconds: 0.0,
                 n_preemptions: 0,
+                ..Timings::default()
             },
         });
         id.to_string()
