@@ -10,6 +10,7 @@ use crate::bench_args::BenchArgs;
 use crate::data_args::{DataArgs, QuarantineArgs};
 use crate::keys_args::KeysArgs;
 use crate::net_args::NetArgs;
+use crate::top_args::TopArgs;
 
 const AFTER_HELP: &str = "\
 LASTMILE_HOME holds models, store, keys and data; by default the platform's data folder.
@@ -69,6 +70,8 @@ pub(crate) enum Verb {
     Quarantine(QuarantineArgs),
     /// Say what runs, since when, and what went wrong.
     Doctor(DoctorArgs),
+    /// Watch a server that runs, live.
+    Top(TopArgs),
 }
 
 /// Which model, and how it is run.

@@ -29,6 +29,9 @@ mod quarantine;
 mod run;
 mod serve;
 mod signals;
+mod top;
+mod top_args;
+mod top_view;
 mod traffic;
 
 use std::io::IsTerminal;
@@ -74,6 +77,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Keys(args) => keys::keys(&args),
         Verb::Quarantine(args) => quarantine::quarantine(&args),
         Verb::Doctor(args) => doctor::doctor(&args),
+        Verb::Top(args) => top::top(&args),
     }
 }
 

@@ -101,7 +101,7 @@ pub fn draw(
     let chart = CHARTS.iter().find(|chart| chart.name == name)?;
     // A server that is younger than what was asked for fills its charts nevertheless.
     let oldest_ms = points.first().map_or(now_ms, |point| point.at_ms);
-    let age = now_ms.saturating_sub(oldest_ms).cast_unsigned().div_ceil(60_000);
+    let age = now_ms.saturating_sub(oldest_ms).max(0).cast_unsigned().div_ceil(60_000);
     let minutes = minutes.min(u32::try_from(age).unwrap_or(u32::MAX)).max(1);
     let title = match chart.unit {
         "" => chart.title.to_owned(),
@@ -251,7 +251,10 @@ mod tests {
             at(42_000, Some(5.0)),
         ];
         let picture = drawn("ttft", &points);
-        assert_eq!(picture.svg.matches("<polyline").count(), 4, "{}", picture.svg);
+        for class in ["s0", "s1"] {
+            let n_lines = picture.svg.matches(&format!("class=\"{class}\"")).count();
+            assert_eq!(n_lines, 2, "{}", picture.svg);
+        }
         assert!(picture.svg.contains("p50: 5 now, 20 at most"));
         assert_eq!(picture.title, "Time to first token (ms)");
         assert_eq!(picture.columns, ["ago", "p50", "p99"]);

@@ -38,8 +38,10 @@ async fn drawn(app: &App, name: &str, uri: &Uri) -> Result<Picture, ApiError> {
     let minutes = params.number("minutes", 1..=MOST_MINUTES)?.unwrap_or(15);
     let model = params.text("model")?;
     params.end()?;
+    // Right after the start there is nothing to draw yet.
+    let now = app.panel.newest().await;
     if name == "memory" {
-        return Ok(lm_panel::memory(&*app.panel.newest().await, width));
+        return Ok(lm_panel::memory(&now, width));
     }
     let now_ms = unix_ms();
     let since_ms = now_ms - i64::from(minutes) * 60_000;
