@@ -9,7 +9,7 @@ use lm_types::{CacheMissReason, TokenId};
 use crate::random::Random;
 use crate::workload::Disk;
 
-/// Steps after which a run ends that waits for what it should have given up.
+/// Blocks that may be asked for at once.
 const MOST_IN_FLIGHT: usize = 4096;
 
 /// What is kept, and what is on its way back.
@@ -51,6 +51,9 @@ impl SimDisk {
             let (tokens, _) = self.kept.get(&import.hash).ok_or("what was never kept is wanted")?;
             if *tokens != import.tokens {
                 return Err("a name stands for two blocks".to_owned());
+            }
+            if self.random.chance(self.options.loses) {
+                continue;
             }
             let due = step + self.random.between(1, self.options.most_steps) as u64;
             self.on_their_way.push((due, import.hash));

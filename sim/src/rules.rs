@@ -13,7 +13,7 @@ const LEAST_CHUNK: usize = 16;
 pub(crate) struct Before {
     /// Sequences without a slot, by id.
     waiting: BTreeMap<SeqId, TenantId>,
-    /// Those of them that never had one.
+    /// Those of them that never had one, and hold no blocks from one in which they only imported.
     new: BTreeSet<SeqId>,
     served: BTreeMap<TenantId, u64>,
 }
@@ -25,7 +25,7 @@ impl Before {
         Before {
             new: waiting
                 .iter()
-                .filter(|(_, seq)| seq.first_scheduled().is_none())
+                .filter(|(_, seq)| seq.first_scheduled().is_none() && seq.block_table().is_empty())
                 .map(|(id, _)| *id)
                 .collect(),
             served: waiting

@@ -27,6 +27,8 @@ pub(crate) struct Disk {
     pub(crate) most_steps: usize,
     /// In percent: blocks that cannot be read.
     pub(crate) fails: usize,
+    /// In percent: blocks that never come, and nobody says so.
+    pub(crate) loses: usize,
     /// In percent: blocks that are not written.
     pub(crate) drops: usize,
 }
@@ -142,8 +144,9 @@ impl Workload {
             .collect();
         let disk = random.chance(60).then(|| Disk {
             seed: seed ^ 0x3c3c,
-            most_steps: *random.pick(&[1, 2, 10, 4000]),
+            most_steps: *random.pick(&[1, 2, 10, 300]),
             fails: *random.pick(&[0, 10, 50]),
+            loses: *random.pick(&[0, 0, 0, 5]),
             drops: *random.pick(&[0, 20]),
         });
         Workload { config, backend, machine, disk, clients }

@@ -5,12 +5,14 @@
 mod bits;
 mod cli;
 mod data;
+mod disk_cache;
 mod executors;
 mod fairness;
 mod inspect;
 mod invariance;
 mod keys;
 mod memory;
+mod models;
 mod parity;
 mod program;
 mod pull;

@@ -11,6 +11,7 @@ use lm_scheduler::ConfigError;
 use lm_tokenizer::TokenizerError;
 use lm_types::{Observer, RequestEvent};
 
+use crate::DiskCacheConfig;
 use crate::machine::MemoryLimit;
 
 /// Where answers come from.
@@ -53,6 +54,10 @@ pub struct RuntimeConfig {
     pub default_sampling: DefaultSampling,
     /// A Jinja template instead of the model's own.
     pub chat_template: Option<String>,
+    /// Where blocks of the prefix cache are kept over restarts; nowhere by default.
+    pub disk_cache: Option<DiskCacheConfig>,
+    /// Bytes that the program takes besides the model and its engine, such as for request bodies.
+    pub reserved_bytes: u64,
     /// Batching and queueing limits.
     pub engine: EngineOptions,
     /// Hears of each answer when it is over.
@@ -83,6 +88,12 @@ pub enum LoadError {
     /// The text after `placeholder:`.
     #[error(transparent)]
     Placeholder(#[from] OptionError),
+    /// What says how the model is run.
+    #[error("{message}")]
+    Configure {
+        /// What is wrong with it.
+        message: String,
+    },
     /// Only `cpu` has a choice of KV types.
     #[error(
         "the KV cache is to be {}, but on {device} it is {has}: only device cpu has the choice",
@@ -113,6 +124,33 @@ pub enum LoadError {
         /// The largest KV cache that fits.
         kv_room: u64,
     },
+    /// Blocks come back from disk by the names that the prefix cache gives them.
+    #[error("cache_dir is set, but the prefix cache is off: nothing would be kept there")]
+    CacheWithoutPrefixCache,
+    /// Only `cpu` and the placeholder move blocks.
+    #[error(
+        "cache_dir is set, but {kernel_path} cannot move KV blocks out of its cache: device cpu can"
+    )]
+    CacheNotMovable {
+        /// What runs the model.
+        kernel_path: String,
+    },
+    /// Not even a few blocks fit.
+    #[error("cache_disk_bytes is {max_bytes}, but must be at least {least}, the bytes of 8 blocks")]
+    CacheTooSmall {
+        /// What was given.
+        max_bytes: u64,
+        /// What is needed.
+        least: u64,
+    },
+    /// The folder of the prefix cache cannot be used.
+    #[error("cache_dir is {}, which cannot be used: {source}", folder.display())]
+    CacheFolder {
+        /// The folder.
+        folder: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// The tokenizer has more entries than the weights have rows.
     #[error("the tokenizer has {tokenizer} entries, but the weights only {weights}")]
     VocabMismatch {
@@ -141,7 +179,7 @@ impl ModelSource {
 
 impl RuntimeConfig {
     /// What the model may take in all.
-    pub(crate) fn memory_limit(&self) -> Option<MemoryLimit> {
+    pub(crate) fn memory_ceiling(&self) -> Option<MemoryLimit> {
         let asked =
             self.memory_limit.map(|bytes| MemoryLimit { bytes, source: "memory_limit".to_owned() });
         asked.or_else(MemoryLimit::of_this_process)
@@ -162,6 +200,8 @@ impl RuntimeConfig {
             max_model_len: None,
             default_sampling: DefaultSampling::default(),
             chat_template: None,
+            disk_cache: None,
+            reserved_bytes: 0,
             engine: EngineOptions::default(),
             observer: Arc::new(Unobserved),
         }

@@ -16,6 +16,7 @@
 //! Start reading at [`Runtime`].
 
 mod config;
+mod disk_cache;
 mod engine_bench;
 mod loading;
 mod machine;
@@ -23,12 +24,14 @@ mod memory;
 mod perplexity;
 mod prepare;
 mod quantize;
+mod registry;
 mod release;
 mod roofline;
 mod runtime;
 mod stream;
 
 pub use config::{LoadError, ModelSource, RuntimeConfig};
+pub use disk_cache::DiskCacheConfig;
 pub use engine_bench::{
     BenchCase, CaseKind, EngineBench, EngineBenchError, EngineBenchOptions, bench_engine,
 };
@@ -36,6 +39,9 @@ pub use machine::MemoryLimit;
 pub use memory::MemoryPlan;
 pub use perplexity::{Perplexity, PerplexityError, perplexity};
 pub use quantize::{QuantizeError, QuantizeOptions, QuantizeSource, Quantized, StoredAs, quantize};
+pub use registry::{
+    Configure, Declared, ModelState, ModelStatus, Registry, RegistryError, RegistryOptions,
+};
 pub use release::ReleaseFacts;
 pub use roofline::{Bound, MachineRates, Roofline};
 pub use runtime::{ModelInfo, Runtime};
@@ -43,7 +49,7 @@ pub use stream::{Answer, GenerateStream};
 
 pub use lm_backend::PlaceholderOptions;
 pub use lm_cpu::KvType;
-pub use lm_engine::{EngineOptions, HistogramSnapshot, StatsSnapshot};
+pub use lm_engine::{BlockStoreSnapshot, EngineOptions, HistogramSnapshot, StatsSnapshot};
 pub use lm_models::{DefaultSampling, WeightsFrom};
 pub use lm_types::{
     CacheMissReason, ChatMessage, Finish, FinishReason, GenerateError, GenerateEvent,

@@ -1,12 +1,13 @@
 //! From a model's files to a backend, a tokenizer and a template.
 
-use lm_backend::{Backend, PlaceholderBackend, PlaceholderOptions, PlaceholderVocab};
+use lm_backend::{Backend, PlaceholderBackend, PlaceholderOptions, PlaceholderVocab, StepArbiter};
 use lm_candle::{CandleBackend, CandleOptions};
 use lm_chat::ChatTemplate;
 use lm_cpu::{CpuBackend, CpuOptions};
 use lm_models::{DefaultSampling, Model, TokenizerSource};
 use lm_tokenizer::{Tokenizer, placeholder};
 
+use crate::machine::MemoryLimit;
 use crate::memory::MemoryPlan;
 use crate::release::hex;
 use crate::{LoadError, ModelSource, ReleaseFacts, RuntimeConfig};
@@ -19,13 +20,33 @@ pub(crate) struct Loaded {
     pub(crate) template: Option<ChatTemplate>,
     pub(crate) default_sampling: DefaultSampling,
     pub(crate) facts: ReleaseFacts,
+    /// What it takes in all.
+    pub(crate) planned_bytes: u64,
+    /// What the bits of its KV depend on.
+    pub(crate) kv_facts: Vec<(&'static str, String)>,
 }
 
-pub(crate) fn load(config: &RuntimeConfig) -> Result<Loaded, LoadError> {
+/// What is shared with the other models of a process.
+pub(crate) struct Surroundings<'a> {
+    /// What this model may take.
+    pub(crate) limit: Option<MemoryLimit>,
+    /// Takes turns while the weights are read.
+    pub(crate) arbiter: &'a StepArbiter,
+}
+
+pub(crate) fn load(config: &RuntimeConfig, around: Surroundings<'_>) -> Result<Loaded, LoadError> {
     match &config.model {
-        ModelSource::Placeholder(options) => placeholder_model(config, options),
-        ModelSource::Path { path, weights } => real_model(config, lm_models::open(path, *weights)?),
+        ModelSource::Placeholder(options) => placeholder_model(config, around, options),
+        ModelSource::Path { path, weights } => {
+            real_model(config, around, lm_models::open(path, *weights)?)
+        }
     }
+}
+
+/// Loads a model that has the process for itself.
+pub(crate) fn load_alone(config: &RuntimeConfig) -> Result<Loaded, LoadError> {
+    let limit = config.memory_ceiling();
+    load(config, Surroundings { limit, arbiter: &StepArbiter::default() })
 }
 
 /// The tokenizer of a model's files.
@@ -39,7 +60,11 @@ pub(crate) fn tokenizer(source: &TokenizerSource) -> Result<Tokenizer, LoadError
     })
 }
 
-fn real_model(config: &RuntimeConfig, model: Model) -> Result<Loaded, LoadError> {
+fn real_model(
+    config: &RuntimeConfig,
+    around: Surroundings<'_>,
+    model: Model,
+) -> Result<Loaded, LoadError> {
     let mut tokenizer = tokenizer(&model.tokenizer)?;
     tokenizer.add_eog(&model.eos);
     if tokenizer.vocab_size() > model.spec.vocab_size {
@@ -53,11 +78,23 @@ fn real_model(config: &RuntimeConfig, model: Model) -> Result<Loaded, LoadError>
         hex(&blake3::hash(source.map_or("", String::as_str).as_bytes()).as_bytes()[..16]);
     let default_sampling = model.default_sampling.unwrap_or(config.default_sampling);
     let executor = Executor::choose(config, &model);
-    let plan = MemoryPlan::of_model(config, &executor, &model)?;
+    let plan = MemoryPlan::of_model(config, around.limit, &executor, &model)?;
     plan.check()?;
-    let backend = executor.load(config, model, plan.kv_bytes)?;
+    let decoder = format!("{:?}", model.spec);
+    let backend = executor.load(config, model, plan.kv_bytes, around.arbiter)?;
+    let kv_facts = kv_facts(backend.as_ref(), format!("{weights} {decoder}"));
     let facts = facts(backend.as_ref(), weights, &tokenizer, template_digest);
-    Ok(Loaded { name, facts, backend, template, default_sampling, tokenizer })
+    let planned_bytes = plan.total_bytes();
+    Ok(Loaded {
+        name,
+        facts,
+        kv_facts,
+        backend,
+        template,
+        default_sampling,
+        tokenizer,
+        planned_bytes,
+    })
 }
 
 /// What runs a model.
@@ -124,11 +161,12 @@ impl Executor {
         config: &RuntimeConfig,
         model: Model,
         kv_bytes: u64,
+        arbiter: &StepArbiter,
     ) -> Result<Box<dyn Backend>, LoadError> {
         match self {
             Executor::Cpu => {
                 let options = CpuOptions { kv_bytes, ..self.cpu_options(config) };
-                Ok(Box::new(CpuBackend::load(model, &options)?))
+                Ok(Box::new(CpuBackend::load_in_turns(model, &options, arbiter)?))
             }
             Executor::Candle { device } => {
                 fixed_kv_type(config, device, self.kv_type(config))?;
@@ -151,6 +189,7 @@ fn fixed_kv_type(config: &RuntimeConfig, device: &str, has: &'static str) -> Res
 
 fn placeholder_model(
     config: &RuntimeConfig,
+    around: Surroundings<'_>,
     options: &PlaceholderOptions,
 ) -> Result<Loaded, LoadError> {
     let tokenizer = Tokenizer::placeholder();
@@ -165,15 +204,20 @@ fn placeholder_model(
     let source = config.chat_template.as_deref().unwrap_or("placeholder");
     let template_digest = hex(&blake3::hash(source.as_bytes()).as_bytes()[..16]);
     let weights = format!("placeholder {options:?}");
-    MemoryPlan::of_placeholder(config, &options).check()?;
+    let plan = MemoryPlan::of_placeholder(config, around.limit, &options);
+    plan.check()?;
+    // Of all its options, only the seed is in what its slots hold.
+    let decoder = format!("placeholder seed {}", options.seed);
     let backend = PlaceholderBackend::new(options, placeholder_vocab());
     fixed_kv_type(config, "the placeholder", backend.spec().kv_type)?;
     Ok(Loaded {
         name: "placeholder".to_owned(),
         facts: facts(&backend, weights, &tokenizer, template_digest),
+        kv_facts: kv_facts(&backend, decoder),
         backend: Box::new(backend),
         template: Some(template),
         default_sampling: DefaultSampling::default(),
+        planned_bytes: plan.total_bytes(),
         tokenizer,
     })
 }
@@ -211,6 +255,18 @@ fn facts(
             ("sampler", "penalties,temperature,top_k,top_p,min_p".to_owned()),
         ],
     }
+}
+
+/// What the bits of a block depend on besides its tokens and its shape. Another version may compute
+/// otherwise.
+fn kv_facts(backend: &dyn Backend, decoder: String) -> Vec<(&'static str, String)> {
+    let spec = backend.spec();
+    vec![
+        ("engine_version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("kernel_path", spec.kernel_path.clone()),
+        ("kv_type", spec.kv_type.to_owned()),
+        ("decoder", decoder),
+    ]
 }
 
 /// The ids that the placeholder's tokenizer gives a meaning to, as its backend needs them.

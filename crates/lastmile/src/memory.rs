@@ -4,6 +4,7 @@
 use lm_backend::{MemoryNeed, PlaceholderOptions, StepLimits};
 use lm_candle::CandleBackend;
 use lm_cpu::CpuBackend;
+use lm_engine::blocks_on_their_way;
 use lm_models::Model;
 
 use crate::loading::Executor;
@@ -44,17 +45,29 @@ impl MemoryPlan {
     /// # Errors
     /// The model cannot be run so, or not even one KV block fits.
     pub fn of(config: &RuntimeConfig) -> Result<Self, LoadError> {
+        MemoryPlan::within(config, config.memory_ceiling())
+    }
+
+    /// As [`MemoryPlan::of`], where other models have their part of the memory.
+    pub(crate) fn within(
+        config: &RuntimeConfig,
+        limit: Option<MemoryLimit>,
+    ) -> Result<Self, LoadError> {
         match &config.model {
-            ModelSource::Placeholder(options) => Ok(MemoryPlan::of_placeholder(config, options)),
+            ModelSource::Placeholder(options) => {
+                Ok(MemoryPlan::of_placeholder(config, limit, options))
+            }
             ModelSource::Path { path, weights } => {
                 let model = lm_models::open(path, *weights)?;
-                MemoryPlan::of_model(config, &Executor::choose(config, &model), &model)
+                let executor = Executor::choose(config, &model);
+                MemoryPlan::of_model(config, limit, &executor, &model)
             }
         }
     }
 
     pub(crate) fn of_model(
         config: &RuntimeConfig,
+        limit: Option<MemoryLimit>,
         executor: &Executor,
         model: &Model,
     ) -> Result<Self, LoadError> {
@@ -92,15 +105,20 @@ impl MemoryPlan {
             ],
             kv_bytes: 0,
             kv_block: (need.kv_block_bytes, need.block_size),
-            limit: config.memory_limit(),
+            limit,
         };
+        plan.reserve(config);
         plan.kv_bytes = plan.kv_bytes_of(config, &need);
         Ok(plan)
     }
 
-    pub(crate) fn of_placeholder(config: &RuntimeConfig, options: &PlaceholderOptions) -> Self {
+    pub(crate) fn of_placeholder(
+        config: &RuntimeConfig,
+        limit: Option<MemoryLimit>,
+        options: &PlaceholderOptions,
+    ) -> Self {
         let block_bytes = options.kv_block_bytes();
-        MemoryPlan {
+        let mut plan = MemoryPlan {
             name: "placeholder".to_owned(),
             executor: "placeholder",
             kv_type: "token_ids",
@@ -108,7 +126,22 @@ impl MemoryPlan {
             parts: vec![("program", PROGRAM_BYTES)],
             kv_bytes: options.n_blocks as u64 * block_bytes,
             kv_block: (block_bytes, options.block_size),
-            limit: config.memory_limit(),
+            limit,
+        };
+        plan.reserve(config);
+        plan
+    }
+
+    /// What the configuration adds besides the model: blocks on their way to disk and back, and what the
+    /// program sets aside.
+    fn reserve(&mut self, config: &RuntimeConfig) {
+        if config.disk_cache.is_some() {
+            let (n_reads, n_writes) = blocks_on_their_way(self.kv_block.0 as usize);
+            let n_blocks = (n_reads + n_writes) as u64;
+            self.parts.push(("cache_buffers", n_blocks * self.kv_block.0));
+        }
+        if config.reserved_bytes > 0 {
+            self.parts.push(("requests", config.reserved_bytes));
         }
     }
 

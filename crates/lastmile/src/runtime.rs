@@ -1,9 +1,9 @@
 //! A model, its engine, and the way to ask it.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use lm_backend::BackendSpec;
+use lm_backend::{BackendSpec, StepArbiter};
 use lm_chat::ChatTemplate;
 use lm_engine::{
     EngineHandle, EngineParts, EngineStats, NewSubmission, ServedBy, StatsSnapshot, output_pair,
@@ -15,7 +15,9 @@ use lm_types::{
     Timings, TokenId, Usage,
 };
 
-use crate::loading::{Loaded, load};
+use crate::disk_cache::{self, DiskCache};
+use crate::loading::{Loaded, Surroundings, load};
+use crate::machine::MemoryLimit;
 use crate::prepare::prepare;
 use crate::{Answer, GenerateStream, LoadError, ReleaseFacts, RuntimeConfig};
 
@@ -23,10 +25,15 @@ use crate::{Answer, GenerateStream, LoadError, ReleaseFacts, RuntimeConfig};
 /// must not fill the store.
 const MAX_REFUSED_BYTES: usize = 4096;
 
+/// How long a shutdown waits for blocks of the prefix cache to be written.
+const LAST_WRITES: Duration = Duration::from_secs(5);
+
 /// A loaded model with its engine. Share it by `Arc`; drop it to unload.
 pub struct Runtime {
     /// `None` once shut down; locked for writing only then.
     engine: RwLock<Option<EngineHandle>>,
+    /// Ends after the engine.
+    disk_cache: Mutex<Option<DiskCache>>,
     max_queued: usize,
     stats: Arc<EngineStats>,
     tokenizer: Arc<Tokenizer>,
@@ -52,6 +59,8 @@ pub struct ModelInfo {
     pub release_hash: ReleaseHash,
     /// When it was loaded.
     pub loaded_at: SystemTime,
+    /// What it takes in all, as planned before it was loaded.
+    pub planned_bytes: u64,
 }
 
 impl Runtime {
@@ -60,7 +69,25 @@ impl Runtime {
     /// # Errors
     /// The model cannot be loaded, or the limits contradict each other.
     pub fn start(config: RuntimeConfig) -> Result<Self, LoadError> {
-        let Loaded { name, backend, tokenizer, template, default_sampling, facts } = load(&config)?;
+        let limit = config.memory_ceiling();
+        Runtime::start_beside(config, limit, &Arc::default())
+    }
+
+    /// Loads a model within `limit` and starts its engine, which takes turns with the others of `arbiter`.
+    pub(crate) fn start_beside(
+        config: RuntimeConfig,
+        limit: Option<MemoryLimit>,
+        arbiter: &Arc<StepArbiter>,
+    ) -> Result<Self, LoadError> {
+        if config.disk_cache.is_some() && !config.engine.prefix_cache {
+            return Err(LoadError::CacheWithoutPrefixCache);
+        }
+        let loaded = load(&config, Surroundings { limit, arbiter })?;
+        let Loaded { backend, tokenizer, template, facts, kv_facts, .. } = loaded;
+        let Loaded { name, default_sampling, planned_bytes, .. } = loaded;
+        let disk_cache = config.disk_cache.as_ref();
+        let opened = disk_cache.map(|disk| disk_cache::open(disk, backend.as_ref(), &kv_facts));
+        let (disk_cache, block_store) = opened.transpose()?.unzip();
         let info = ModelInfo {
             name: config.served_name.unwrap_or(name),
             backend: backend.spec().clone(),
@@ -69,6 +96,7 @@ impl Runtime {
             release_hash: facts.hash(),
             release: facts,
             loaded_at: SystemTime::now(),
+            planned_bytes,
         };
         let tokenizer = Arc::new(tokenizer);
         let parts = EngineParts {
@@ -76,12 +104,15 @@ impl Runtime {
             tokenizer: Arc::clone(&tokenizer),
             observer: Arc::clone(&config.observer),
             served_by: ServedBy { model: info.name.clone(), release: info.release_hash },
+            arbiter: Arc::clone(arbiter),
+            block_store,
         };
         let engine = EngineHandle::spawn(parts, &config.engine)?;
         Ok(Runtime {
             stats: Arc::clone(engine.stats()),
             max_queued: engine.max_queued(),
             engine: RwLock::new(Some(engine)),
+            disk_cache: Mutex::new(disk_cache),
             tokenizer,
             template,
             observer: config.observer,
@@ -169,6 +200,10 @@ impl Runtime {
         let engine = self.engine.write().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(mut engine) = engine {
             engine.shutdown(timeout);
+        }
+        let disk_cache = self.disk_cache.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(disk_cache) = disk_cache {
+            disk_cache.finish(LAST_WRITES);
         }
     }
 

@@ -6,6 +6,7 @@
 //! Start reading at [`Backend`], then [`Batch::push_sequence`]. [`PlaceholderBackend`] is the first
 //! implementation, and the one that tests see everything with.
 
+mod arbiter;
 mod backend;
 mod batch;
 mod logits;
@@ -13,6 +14,7 @@ mod memory;
 mod placeholder;
 mod placeholder_options;
 
+pub use arbiter::{Activity, StepArbiter, Turn};
 pub use backend::{Backend, BackendError, BackendSpec};
 pub use batch::{Batch, SampleRow, Want};
 pub use logits::{Greatest, LogitsBuf};

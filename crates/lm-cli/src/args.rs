@@ -7,9 +7,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use lastmile::KvType;
 
 use crate::bench_args::BenchArgs;
+use crate::cache_args::CacheArgs;
 use crate::data_args::{DataArgs, QuarantineArgs};
 use crate::keys_args::KeysArgs;
 use crate::net_args::NetArgs;
+use crate::served::ServedArgs;
 use crate::top_args::TopArgs;
 
 const AFTER_HELP: &str = "\
@@ -159,7 +161,7 @@ fn kv_type(text: &str) -> Result<KvType, String> {
 #[command(after_help = "Example:\n  lastmile serve --model placeholder --port 8081")]
 pub(crate) struct ServeArgs {
     #[command(flatten)]
-    pub(crate) model: ModelArgs,
+    pub(crate) model: ServedArgs,
     /// Where to listen; other than loopback only with an API key or --insecure.
     #[arg(long, default_value = "127.0.0.1", env = "LASTMILE_HOST")]
     pub(crate) host: IpAddr,
@@ -173,8 +175,10 @@ pub(crate) struct ServeArgs {
     pub(crate) insecure: bool,
     #[command(flatten)]
     pub(crate) net: NetArgs,
-    /// The name that clients ask for.
-    #[arg(long, value_name = "NAME")]
+    #[command(flatten)]
+    pub(crate) cache: CacheArgs,
+    /// The name that clients ask for; of the first model.
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
     pub(crate) served_model_name: Option<String>,
     /// Refuse requests with unknown fields instead of answering with a warning.
     #[arg(long, env = "LASTMILE_STRICT")]
@@ -258,6 +262,9 @@ pub(crate) struct PullArgs {
     /// A card's name or `hf:org/repo[:file]`.
     #[arg(default_value = "smollm2-135m-instruct")]
     pub(crate) model: String,
+    /// Never use the network: only say where the model is, if it is installed.
+    #[arg(long, env = "LASTMILE_OFFLINE", conflicts_with = "force")]
+    pub(crate) offline: bool,
     /// Fetch again even when it is installed.
     #[arg(long)]
     pub(crate) force: bool,

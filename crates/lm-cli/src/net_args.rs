@@ -50,6 +50,28 @@ pub(crate) struct NetArgs {
         env = "LASTMILE_MAX_CONNECTIONS"
     )]
     pub(crate) max_connections: usize,
+    /// Connections of one address; more are refused.
+    ///
+    /// By default three quarters of all for this machine, where a reverse proxy may speak for everybody, and a
+    /// quarter for any other address. An IPv6 address counts by its first 64 bits.
+    #[arg(
+        long,
+        value_name = "N",
+        hide_short_help = true,
+        env = "LASTMILE_MAX_CONNECTIONS_PER_ADDRESS"
+    )]
+    pub(crate) max_connections_per_address: Option<usize>,
+    /// Bytes of the bodies of all open requests; more are refused with 429.
+    ///
+    /// The memory plan sets twice as much aside: prompts are kept until their answers have ended.
+    #[arg(
+        long,
+        default_value_t = 32 << 20,
+        value_name = "BYTES",
+        hide_short_help = true,
+        env = "LASTMILE_MAX_OPEN_BODY_BYTES"
+    )]
+    pub(crate) max_open_body_bytes: usize,
     /// Seconds after which a client that takes nothing of its answer is left.
     #[arg(long, default_value_t = 30, value_name = "SECONDS", hide_short_help = true, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) write_timeout: u64,

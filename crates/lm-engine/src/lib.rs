@@ -5,18 +5,25 @@
 //! Start reading at [`Engine::step`]; it is the table of contents of the whole runtime.
 
 mod active;
+mod block_store;
 mod cpu_time;
 mod engine;
+mod exchange;
 mod histogram;
 mod output;
 mod stats;
 mod submit;
 mod thread;
+mod want;
 
 #[cfg(test)]
 mod tests;
 
 pub use active::ServedBy;
+pub use block_store::{
+    BlockKeeper, BlockStore, BlockStoreCounters, BlockStoreSnapshot, MovedBlock, NotKept,
+    StoreOrder, StoreReport, Unusable, block_store, blocks_on_their_way,
+};
 pub use engine::{Engine, EngineParts};
 pub use histogram::{Histogram, HistogramSnapshot};
 pub use output::{OutputReader, OutputWriter, output_pair};

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use lm_types::{Finish, FinishReason, GenerateError, Timestamp};
+use lm_scheduler::SchedulerCounters;
+use lm_types::{CacheMissReason, Finish, FinishReason, GenerateError, Timestamp};
 
-use crate::{Histogram, HistogramSnapshot};
+use crate::{BlockStore, BlockStoreCounters, BlockStoreSnapshot, Histogram, HistogramSnapshot};
 
 /// Counters and gauges of one engine. Written by its thread, read by anybody.
 #[derive(Debug)]
@@ -52,6 +53,11 @@ pub struct EngineStats {
     pub(crate) expired_running: AtomicU64,
     pub(crate) pauses: AtomicU64,
     pub(crate) queued_tokens: AtomicU64,
+    first_misses: [AtomicU64; CacheMissReason::ALL.len()],
+    imports: AtomicU64,
+    imported: AtomicU64,
+    dropped_exports: AtomicU64,
+    block_store: OnceLock<Arc<BlockStoreCounters>>,
 }
 
 /// What the counters were at one moment.
@@ -129,6 +135,10 @@ pub struct StatsSnapshot {
     pub pauses: u64,
     /// Prompt tokens that wait for their first step.
     pub queued_tokens: u64,
+    /// Prompts by why their first block that was not in the prefix cache was not.
+    pub first_misses: [(CacheMissReason, u64); CacheMissReason::ALL.len()],
+    /// What was counted of blocks outside of the pool, where any are kept.
+    pub block_store: Option<BlockStoreSnapshot>,
 }
 
 const REASONS: [FinishReason; 3] = [FinishReason::Stop, FinishReason::Length, FinishReason::Abort];
@@ -173,7 +183,26 @@ impl EngineStats {
             expired_running: zero(),
             pauses: zero(),
             queued_tokens: zero(),
+            first_misses: Default::default(),
+            imports: zero(),
+            imported: zero(),
+            dropped_exports: zero(),
+            block_store: OnceLock::new(),
         }
+    }
+
+    pub(crate) fn keep_store_counters(&self, store: &BlockStore) {
+        self.block_store.get_or_init(|| Arc::clone(&store.counters));
+    }
+
+    /// How prompts fared at the prefix cache.
+    pub(crate) fn record_cache(&self, counters: &SchedulerCounters, dropped_exports: u64) {
+        for (total, counted) in self.first_misses.iter().zip(counters.first_misses) {
+            total.store(counted, Relaxed);
+        }
+        self.imports.store(counters.imports, Relaxed);
+        self.imported.store(counters.imported, Relaxed);
+        self.dropped_exports.store(dropped_exports, Relaxed);
     }
 
     /// The time on the engine's clock.
@@ -281,6 +310,12 @@ impl EngineStats {
             expired_running: get(&self.expired_running),
             pauses: get(&self.pauses),
             queued_tokens: get(&self.queued_tokens),
+            first_misses: CacheMissReason::ALL
+                .map(|reason| (reason, get(&self.first_misses[reason as usize]))),
+            block_store: self.block_store.get().map(|counters| {
+                let (imports, imported) = (get(&self.imports), get(&self.imported));
+                counters.snapshot(imports, imported, get(&self.dropped_exports))
+            }),
         }
     }
 }

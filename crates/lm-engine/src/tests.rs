@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use lm_backend::{PlaceholderBackend, PlaceholderVocab};
+use lm_backend::{PlaceholderBackend, PlaceholderVocab, StepArbiter};
 use lm_scheduler::SchedulerConfig;
 use lm_tokenizer::{StopMatcher, Tokenizer, placeholder};
 use lm_types::{
@@ -61,6 +61,8 @@ impl Rig {
             tokenizer: Arc::new(Tokenizer::placeholder()),
             observer: observer.clone(),
             served_by: ServedBy { model: "placeholder".into(), release: ReleaseHash([0; 16]) },
+            arbiter: Arc::new(StepArbiter::default()),
+            block_store: None,
         };
         let engine = Engine::new(parts, config, Arc::clone(&stats)).unwrap();
         Rig { engine, stats, observer }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
+use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, bounded};
 use lm_scheduler::{ConfigError, SchedulerConfig};
 use lm_types::{GenerateError, Timestamp};
 
@@ -15,6 +15,9 @@ use crate::{Engine, EngineParts, EngineStats, NewSubmission};
 
 /// How often an idle engine shows that it is alive.
 const IDLE_HEARTBEAT: Duration = Duration::from_millis(500);
+
+/// How often an engine that waits for blocks from outside sees whether their readers left.
+const READER_POLL: Duration = Duration::from_millis(5);
 
 /// How long the step that runs at a shutdown's end may take.
 const LAST_STEP: Duration = Duration::from_secs(5);
@@ -197,18 +200,26 @@ fn run(mut engine: Engine, commands: &Receiver<Command>, stop_now: &AtomicBool) 
 /// Takes in what has come; an idle engine waits here. False when nobody can say anything any more and
 /// everything is done.
 fn drain_commands(engine: &mut Engine, commands: &Receiver<Command>) -> bool {
-    if engine.is_idle() {
-        match commands.recv_timeout(IDLE_HEARTBEAT) {
-            Ok(command) => obey(engine, command),
-            Err(RecvTimeoutError::Timeout) => return true,
-            Err(RecvTimeoutError::Disconnected) => return false,
+    let patience = match engine.is_idle() {
+        _ if engine.can_export() => Duration::ZERO,
+        true => IDLE_HEARTBEAT,
+        false if engine.awaits_blocks() => READER_POLL,
+        false => Duration::ZERO,
+    };
+    if patience > Duration::ZERO {
+        let mut select = Select::new();
+        select.recv(commands);
+        if let Some(reports) = engine.store_reports() {
+            select.recv(reports);
         }
+        // What is ready is taken below, and in the step.
+        let _ = select.ready_timeout(patience);
     }
     loop {
         match commands.try_recv() {
             Ok(command) => obey(engine, command),
             Err(TryRecvError::Empty) => return true,
-            Err(TryRecvError::Disconnected) => return !engine.is_idle(),
+            Err(TryRecvError::Disconnected) => return !engine.is_idle() || engine.can_export(),
         }
     }
 }

@@ -18,16 +18,21 @@ use uuid::Uuid;
 use crate::auth::Caller;
 use crate::lease::{Lease, Place};
 use crate::panel::Panel;
+use crate::peers::Peers;
 use crate::registry::Models;
 use crate::{Access, ServerConfig};
 
 /// What all handlers share.
 pub(crate) struct App {
     pub(crate) models: Models,
+    pub(crate) started_at: SystemTime,
     pub(crate) ops: Ops,
     pub(crate) config: ServerConfig,
     pub(crate) access: Access,
     pub(crate) open_requests: Arc<Semaphore>,
+    /// Bytes that bodies may still take.
+    pub(crate) body_room: Arc<Semaphore>,
+    pub(crate) peers: Arc<Peers>,
     pub(crate) http: HttpCounts,
     pub(crate) denials: DenialCounts,
     pub(crate) panel: Panel,
@@ -58,8 +63,12 @@ impl DenialCounts {
 impl App {
     pub(crate) fn new(models: Models, ops: Ops, config: ServerConfig, access: Access) -> Self {
         let limit = config.max_open_requests.min(Semaphore::MAX_PERMITS);
+        let body_room = config.max_open_body_bytes.min(Semaphore::MAX_PERMITS);
         App {
+            body_room: Arc::new(Semaphore::new(body_room)),
+            peers: Arc::new(Peers::new(&config)),
             models,
+            started_at: SystemTime::now(),
             ops,
             config,
             access,

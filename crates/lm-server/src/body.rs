@@ -1,41 +1,72 @@
 //! Reading a request's body within its limits.
 //!
-//! It must never trust a Content-Length, and never hold more than the limit.
+//! It must never trust a Content-Length, and never hold more than the limits: of one body, and of all that
+//! are open. Bytes count from when they arrive until the response has ended, as its prompt is kept so long.
 //!
 //! Start reading at [`read`].
+
+use std::sync::Arc;
 
 use axum::body::Body;
 use futures_util::StreamExt;
 use lm_api::ApiError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::ServerConfig;
+use crate::app::App;
 
 /// A body over the limit is read on and thrown away up to here: a client that still writes would
 /// otherwise see a broken pipe instead of the answer.
 const MAX_DISCARDED_BYTES: usize = 64 << 20;
 
-/// Reads the whole body.
-pub(crate) async fn read(body: Body, config: &ServerConfig) -> Result<Vec<u8>, ApiError> {
-    let limit = config.body_timeout;
-    match tokio::time::timeout(limit, read_bounded(body, config.max_body_bytes)).await {
+/// Reads the whole body. Its room is given back when the permit is dropped.
+pub(crate) async fn read(
+    body: Body,
+    app: &App,
+) -> Result<(Vec<u8>, OwnedSemaphorePermit), ApiError> {
+    let limit = app.config.body_timeout;
+    match tokio::time::timeout(limit, read_bounded(body, app)).await {
         Ok(result) => result,
         Err(_) => Err(ApiError::BodyTimeout { limit_ms: limit.as_millis() }),
     }
 }
 
-async fn read_bounded(body: Body, limit_bytes: usize) -> Result<Vec<u8>, ApiError> {
+async fn read_bounded(body: Body, app: &App) -> Result<(Vec<u8>, OwnedSemaphorePermit), ApiError> {
+    let limit_bytes = app.config.max_body_bytes;
     let mut chunks = body.into_data_stream();
-    let (mut kept, mut n_bytes) = (Vec::new(), 0_usize);
+    let (mut kept, mut n_bytes, mut refusal) = (Vec::new(), 0_usize, None);
+    let mut room = take_room(&app.body_room, 0).ok_or_else(|| full(app))?;
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|error| ApiError::BodyBroken { what: error.to_string() })?;
         n_bytes = n_bytes.saturating_add(chunk.len());
-        if n_bytes <= limit_bytes {
-            kept.extend_from_slice(&chunk);
-        } else if n_bytes > MAX_DISCARDED_BYTES {
-            break;
-        } else {
+        if n_bytes > limit_bytes {
+            refusal = Some(ApiError::BodyTooLarge { limit_bytes });
+        } else if refusal.is_none() {
+            match take_room(&app.body_room, chunk.len()) {
+                Some(more) => {
+                    room.merge(more);
+                    kept.extend_from_slice(&chunk);
+                }
+                None => refusal = Some(full(app)),
+            }
+        }
+        if refusal.is_some() {
             kept = Vec::new();
+            drop(room.split(room.num_permits()));
+        }
+        if n_bytes > MAX_DISCARDED_BYTES {
+            break;
         }
     }
-    if n_bytes > limit_bytes { Err(ApiError::BodyTooLarge { limit_bytes }) } else { Ok(kept) }
+    match refusal {
+        Some(refusal) => Err(refusal),
+        None => Ok((kept, room)),
+    }
+}
+
+fn take_room(room: &Arc<Semaphore>, n_bytes: usize) -> Option<OwnedSemaphorePermit> {
+    Arc::clone(room).try_acquire_many_owned(u32::try_from(n_bytes).ok()?).ok()
+}
+
+fn full(app: &App) -> ApiError {
+    ApiError::BodiesFull { limit_bytes: app.config.max_open_body_bytes }
 }

@@ -36,6 +36,11 @@ pub struct ServerConfig {
     pub send_buffer_bytes: u32,
     /// Connections that may be open at once; more wait in the system's backlog.
     pub max_connections: usize,
+    /// Connections that one address may hold; more are refused at once. By default three quarters of all for
+    /// this machine, where a reverse proxy speaks for everybody, and a quarter for any other address.
+    pub max_connections_per_address: Option<usize>,
+    /// Bytes of the bodies of all open requests; a body for which there is no room is refused with 429.
+    pub max_open_body_bytes: usize,
     /// Requests with a body that may be open at once; more are refused with 429.
     pub max_open_requests: usize,
     /// Refuse unknown fields instead of warning.
@@ -99,6 +104,8 @@ impl Default for ServerConfig {
             write_timeout: Duration::from_secs(30),
             send_buffer_bytes: 256 << 10,
             max_connections: 4096,
+            max_connections_per_address: None,
+            max_open_body_bytes: 32 << 20,
             max_open_requests: 2048,
             strict: false,
             shutdown_timeout: Duration::from_secs(30),
@@ -106,6 +113,14 @@ impl Default for ServerConfig {
             cors_origins: Vec::new(),
             state_folder: None,
         }
+    }
+}
+
+impl ServerConfig {
+    /// Bytes that open requests take at most: their bodies, and their texts and tokens, which are as long.
+    #[must_use]
+    pub fn request_bytes(&self) -> u64 {
+        2 * self.max_open_body_bytes as u64
     }
 }
 
@@ -139,6 +154,13 @@ fn validate(config: &ServerConfig) -> Result<(), ServeError> {
     let refuse = |option, value: &String, wanted| {
         Err(ServeError::InvalidOption { option, value: value.clone(), wanted })
     };
+    if config.max_body_bytes > config.max_open_body_bytes {
+        let wanted = "at most --max-open-body-bytes";
+        return refuse("--max-body-bytes", &config.max_body_bytes.to_string(), wanted);
+    }
+    if let Some(0) = config.max_connections_per_address {
+        return refuse("--max-connections-per-address", &"0".to_owned(), "at least 1");
+    }
     let is_name = |name: &String| {
         !name.is_empty()
             && name.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-'))

@@ -9,7 +9,8 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use std::future::Future;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
+use std::net::Shutdown;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,11 +19,17 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
+use crate::peers::{PeerPlace, Peers};
 use crate::write_deadline::WriteDeadline;
 use crate::{ServerConfig, Tls};
 
 /// How long it takes until the system is asked again, once it gave no connection.
 const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
+/// What an address hears that has too many connections.
+const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n\
+    connection: close\r\ncontent-type: application/json\r\ncontent-length: 131\r\n\r\n\
+    {\"error\":{\"message\":\"this address has too many connections open\",\"type\":\"server_error\",\
+    \"param\":null,\"code\":\"too_many_connections\"}}";
 
 /// Serves until `stop` resolves; then takes no more connections in and returns when those that are
 /// open have ended. Over the limit, connections wait in the system's backlog until one ends.
@@ -31,6 +38,7 @@ pub(crate) async fn serve_connections(
     router: Router,
     config: &Arc<ServerConfig>,
     tls: Option<Arc<Tls>>,
+    peers: Arc<Peers>,
     stop: impl Future<Output = ()>,
 ) {
     let n_slots = u32::try_from(config.max_connections).unwrap_or(u32::MAX);
@@ -39,8 +47,8 @@ pub(crate) async fn serve_connections(
     let (closing, is_closing) = watch::channel(());
     let mut stop = pin!(stop);
     loop {
-        let (stream, slot) = tokio::select! {
-            accepted = accept(&listener, &slots) => accepted,
+        let (stream, places) = tokio::select! {
+            accepted = accept(&listener, &slots, &peers, tls.is_some()) => accepted,
             () = &mut stop => break,
         };
         let connection = Connection {
@@ -52,7 +60,7 @@ pub(crate) async fn serve_connections(
         };
         tokio::spawn(async move {
             connection.run().await;
-            drop(slot);
+            drop(places);
         });
     }
     drop((listener, closing));
@@ -60,17 +68,22 @@ pub(crate) async fn serve_connections(
     drop(slots.acquire_many(n_slots).await);
 }
 
-/// The next connection, and its slot. While the system gives none, such as when the process may open
+/// The next connection, and its places. While the system gives none, such as when the process may open
 /// no more files, this says so and tries again every [`ACCEPT_AGAIN`]; those that are open go on.
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
-) -> (TcpStream, OwnedSemaphorePermit) {
+    peers: &Arc<Peers>,
+    has_tls: bool,
+) -> (TcpStream, (OwnedSemaphorePermit, PeerPlace)) {
     let slot = Arc::clone(slots).acquire_owned().await;
     let slot = slot.expect("nobody closes the semaphore: this is a bug");
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return (stream, slot),
+            Ok((stream, address)) => match peers.enter(address.ip()) {
+                Some(place) => return (stream, (slot, place)),
+                None => refuse(stream, has_tls),
+            },
             Err(error) if left_already(&error) => {}
             Err(error) => {
                 tracing::error!(%error, "cannot take connections in; clients wait");
@@ -78,6 +91,17 @@ async fn accept(
             }
         }
     }
+}
+
+/// Closes a connection of an address that has too many. Never waits: an answer that does not fit the empty
+/// buffer of a new connection is not sent.
+fn refuse(stream: TcpStream, has_tls: bool) {
+    let Ok(mut stream) = stream.into_std() else { return };
+    if !has_tls {
+        // Who does not hear the answer sees that the connection ends.
+        let _ = stream.write(TOO_MANY_CONNECTIONS);
+    }
+    let _ = stream.shutdown(Shutdown::Both);
 }
 
 /// Whether the client went before it was taken in.

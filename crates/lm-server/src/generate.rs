@@ -6,7 +6,7 @@
 //! Start reading at [`chat`]; a streamed response goes on in `streamed`, a whole one in `whole`.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::Extension;
 use axum::extract::{Request, State};
@@ -14,15 +14,18 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use futures_util::StreamExt;
 use futures_util::stream::{BoxStream, SelectAll};
-use lastmile::{GenerateError, GenerateEvent, RequestId, Runtime, TokenId, TokenLogprobs};
+use lastmile::{
+    GenerateError, GenerateEvent, RequestId, Runtime, SamplingParams, TokenId, TokenLogprobs,
+};
 use lm_api::{
-    ApiError, Head, LogprobEntry, ParseOptions, Style, TextOffset, TokenName, Urgency, asked_model,
-    parse_chat, parse_completion,
+    ApiError, Head, LogprobEntry, ParseOptions, Parsed, Style, TextOffset, TokenName, Urgency,
+    asked_model, parse_chat, parse_completion,
 };
 
 use crate::app::{App, mint_id, unix_seconds};
 use crate::auth::Caller;
 use crate::lease::estimated_tokens;
+use crate::registry::LOAD_WAIT;
 use crate::request_log::RequestEntry;
 use crate::{body, reply, streamed, whole};
 
@@ -69,15 +72,16 @@ async fn respond(
     let answer = async {
         entry.hold(app.admit(&caller)?);
         let (head, body) = request.into_parts();
-        let body = body::read(body, &app.config).await?;
+        let (body, room) = body::read(body, &app).await?;
+        entry.hold_body(room);
         let (body, model) = off_thread(move || {
             let model = asked_model(&body);
             Ok((body, model))
         })
         .await?;
-        let runtime = app.models.resolve(model.as_deref()).await?;
         let call = Call { entry: Arc::clone(&entry), caller, headers: head.headers, body, style };
-        let running = off_thread(move || start(&app, runtime, &call)).await?;
+        let (call, runtime, waited) = model_for(&app, call, model).await?;
+        let running = off_thread(move || start(&app, runtime, waited, &call)).await?;
         if running.stream {
             return Ok(streamed::response(Arc::clone(&entry), running));
         }
@@ -105,14 +109,34 @@ async fn off_thread<T: Send + 'static>(
     done.unwrap_or_else(|_| Err(ApiError::Internal { what: "the request panicked".to_owned() }))
 }
 
-/// Parses, tokenises and queues.
-fn start(app: &App, runtime: Arc<Runtime>, call: &Call) -> Result<Running, ApiError> {
-    let Call { entry, caller, headers, body, style } = call;
-    let (id, style) = (entry.id, *style);
+/// The engine that answers, and how long it took to have it. Nothing is loaded for a body that is wrong, and
+/// nobody waits past the deadline.
+async fn model_for(
+    app: &Arc<App>,
+    call: Call,
+    model: Option<String>,
+) -> Result<(Call, Arc<Runtime>, Duration), ApiError> {
+    if let Some(runtime) = app.models.get(model.as_deref())? {
+        return Ok((call, runtime, Duration::ZERO));
+    }
+    let began = Instant::now();
     let strict = app.config.strict;
-    let defaults = runtime.default_sampling();
+    let read = move || {
+        let parsed = parse(&call, &SamplingParams::default(), strict)?;
+        Ok((call, parsed.urgency))
+    };
+    let (call, urgency) = off_thread(read).await?;
+    let limits = [urgency.deadline, urgency.max_queue];
+    let limit = limits.into_iter().flatten().min().unwrap_or(LOAD_WAIT);
+    let runtime = app.models.resolve_within(model.as_deref(), limit).await?;
+    Ok((call, runtime, began.elapsed()))
+}
+
+/// What a body and its headers ask for.
+fn parse(call: &Call, defaults: &SamplingParams, strict: bool) -> Result<Parsed, ApiError> {
+    let Call { entry, headers, body, style, .. } = call;
     // The low half of a UUID of version 7 is random.
-    let options = ParseOptions { defaults: &defaults, entropy: id.0 as u64, strict };
+    let options = ParseOptions { defaults, entropy: entry.id.0 as u64, strict };
     let mut parsed = match style {
         Style::Chat => parse_chat(body, &options),
         Style::Text => parse_completion(body, &options),
@@ -123,11 +147,29 @@ fn start(app: &App, runtime: Arc<Runtime>, call: &Call) -> Result<Running, ApiEr
     // What is not ASCII is read as an empty text, which no header of these may be.
     let header = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     parsed.urgency = parsed.urgency.with_headers(header)?;
+    Ok(parsed)
+}
+
+/// Parses, tokenises and queues. `waited` of its time has passed already.
+fn start(
+    app: &App,
+    runtime: Arc<Runtime>,
+    waited: Duration,
+    call: &Call,
+) -> Result<Running, ApiError> {
+    let Call { entry, caller, style, .. } = call;
+    let (id, style) = (entry.id, *style);
+    let mut parsed = parse(call, &runtime.default_sampling(), app.config.strict)?;
     let info = runtime.info();
     let mut first_id = Some(id);
     let mut requests = parsed.take_requests(|| first_id.take().unwrap_or_else(mint_id));
     // Whose prefixes and fairness these are is the server's to say.
-    requests.iter_mut().for_each(|request| request.tenant = caller.tenant());
+    for request in &mut requests {
+        request.tenant = caller.tenant();
+        for limit in [&mut request.deadline, &mut request.max_queue].into_iter().flatten() {
+            *limit = limit.saturating_sub(waited);
+        }
+    }
     entry.reserve(|| estimated_tokens(&requests))?;
     let request_ids = requests.iter().map(|request| request.id).collect();
     let mut events = SelectAll::new();

@@ -16,8 +16,9 @@ use lastmile::HistogramSnapshot;
 
 use crate::app::App;
 use crate::exposition::{Exposition, Label};
-use crate::gen_ai;
 use crate::metric_table::{HISTOGRAMS, NUMBERS, Served};
+use crate::metrics_cache::prefix_cache;
+use crate::{gen_ai, model_metrics};
 
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -26,7 +27,9 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
     let models: Vec<Served<'_>> = runtimes.iter().map(|runtime| Served::now(runtime)).collect();
     let mut page = Exposition::default();
     of_models(&mut page, &models);
+    prefix_cache(&mut page, &models);
     gen_ai::write(&mut page, &models);
+    model_metrics::write(&mut page, &app);
     server(&mut page, &app);
     store(&mut page, &app);
     ([(CONTENT_TYPE, TEXT_FORMAT)], page.into_text()).into_response()
@@ -147,6 +150,14 @@ fn server(page: &mut Exposition, app: &App) {
     page.single("lastmile_open_requests_limit", "gauge", help, &[], limit);
     let help = "Pages of the dashboard that are told what goes on.";
     page.single("lastmile_live_pages", "gauge", help, &[], app.panel.n_live());
+    let limit = app.config.max_open_body_bytes;
+    let held = limit.saturating_sub(app.body_room.available_permits());
+    page.single("lastmile_open_body_bytes", "gauge", "Bytes of open requests' bodies.", &[], held);
+    let help = "Bytes that those may have.";
+    page.single("lastmile_open_body_bytes_limit", "gauge", help, &[], limit);
+    let name = "lastmile_connections_refused_total";
+    let help = "Connections of addresses that had too many.";
+    page.single(name, "counter", help, &[], app.peers.n_refused());
     let name = "lastmile_key_denials_total";
     page.family(name, "counter", "Requests that were turned away for their key, by code.");
     for (code, n) in app.denials.all() {

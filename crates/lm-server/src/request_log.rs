@@ -17,6 +17,8 @@ use lastmile::{RequestId, Usage};
 use lm_api::ApiError;
 use lm_keys::KeyId;
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use crate::app::{App, mint_id};
 use crate::auth::Caller;
 use crate::lease::Place;
@@ -42,6 +44,8 @@ pub(crate) struct RequestEntry {
     error: OnceLock<&'static str>,
     key: OnceLock<KeyId>,
     place: OnceLock<Place>,
+    /// What the body takes of the room for all.
+    body_room: OnceLock<OwnedSemaphorePermit>,
 }
 
 /// Gives each request its id and its entry.
@@ -78,6 +82,7 @@ impl RequestEntry {
             error: OnceLock::new(),
             key: OnceLock::new(),
             place: OnceLock::new(),
+            body_room: OnceLock::new(),
         }
     }
 
@@ -85,6 +90,12 @@ impl RequestEntry {
     pub(crate) fn hold(&self, place: Place) {
         // A handler admits once, so there is nothing to replace.
         self.place.get_or_init(|| place);
+    }
+
+    /// Keeps the body's room until the response has ended.
+    pub(crate) fn hold_body(&self, room: OwnedSemaphorePermit) {
+        // A handler reads one body, so there is nothing to replace.
+        self.body_room.get_or_init(|| room);
     }
 
     /// Sets tokens aside at the caller's meter, where there is one.

@@ -18,7 +18,7 @@ use crate::auth::{Caller, authenticate};
 use crate::headers::{cors, secure};
 use crate::origin::guard;
 use crate::request_log::{RequestEntry, track};
-use crate::{body, generate, health, metrics, models, panel, reply};
+use crate::{body, generate, health, metrics, model_ops, models, panel, reply};
 
 /// Every route, as `GET /` lists them.
 pub(crate) const ROUTES: &[&str] = &[
@@ -27,6 +27,10 @@ pub(crate) const ROUTES: &[&str] = &[
     "POST /v1/feedback",
     "GET /v1/models",
     "GET /v1/models/{id}",
+    "GET /ops/v1/models",
+    "POST /ops/v1/models/{name}/load",
+    "POST /ops/v1/models/{name}/unload",
+    "POST /ops/v1/models/{name}/reload",
     "GET /health",
     "GET /health/live",
     "GET /health/ready",
@@ -48,6 +52,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/feedback", post(feedback))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one))
+        .route("/ops/v1/models", get(model_ops::list))
+        .route("/ops/v1/models/{*rest}", post(model_ops::act))
         .route("/health", get(health::health))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::health))
@@ -79,7 +85,8 @@ async fn feedback(
 ) -> Response {
     let answer = async {
         entry.hold(app.admit(&caller)?);
-        let body = body::read(request.into_body(), &app.config).await?;
+        let (body, room) = body::read(request.into_body(), &app).await?;
+        entry.hold_body(room);
         let receipt = app.ops.feedback(&body, caller.sees(), app.config.strict).await?;
         let body = serde_json::to_string(&receipt)
             .map_err(|error| ApiError::Internal { what: error.to_string() })?;
