@@ -26,8 +26,11 @@ struct Chart {
     unit: &'static str,
     /// The top of the axis, where there is one.
     max: Option<f64>,
-    series: &'static [(&'static str, fn(&Point) -> Option<f32>)],
+    series: &'static [(&'static str, Value)],
 }
+
+/// A point's value; `None` where nothing was measured.
+type Value = fn(&Point) -> Option<f32>;
 
 const CHARTS: [Chart; 6] = [
     Chart {
@@ -161,7 +164,7 @@ fn lines(chart: &Chart, points: &[Point], now_ms: i64, minutes: u32, width: Widt
 }
 
 /// The line of a series, in pieces without gaps: minutes before now, and the value.
-fn runs(points: &[Point], value: fn(&Point) -> Option<f32>, now_ms: i64) -> Vec<Vec<(f64, f64)>> {
+fn runs(points: &[Point], value: Value, now_ms: i64) -> Vec<Vec<(f64, f64)>> {
     let (mut runs, mut last_ms) = (vec![vec![]], i64::MIN);
     for point in points {
         let Some(found) = value(point) else { continue };
