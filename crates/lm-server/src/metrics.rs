@@ -148,8 +148,6 @@ fn server(page: &mut Exposition, app: &App) {
     page.single("lastmile_open_requests", "gauge", help, &[], open);
     let help = "Requests with a body that may be open at once.";
     page.single("lastmile_open_requests_limit", "gauge", help, &[], limit);
-    let help = "Pages of the dashboard that are told what goes on.";
-    page.single("lastmile_live_pages", "gauge", help, &[], app.panel.n_live());
     let limit = app.config.max_open_body_bytes;
     let held = limit.saturating_sub(app.body_room.available_permits());
     page.single("lastmile_open_body_bytes", "gauge", "Bytes of open requests' bodies.", &[], held);
@@ -158,6 +156,8 @@ fn server(page: &mut Exposition, app: &App) {
     let name = "lastmile_connections_refused_total";
     let help = "Connections of addresses that had too many.";
     page.single(name, "counter", help, &[], app.peers.n_refused());
+    let help = "Pages of the dashboard that are told what goes on.";
+    page.single("lastmile_live_pages", "gauge", help, &[], app.panel.n_live());
     let name = "lastmile_key_denials_total";
     page.family(name, "counter", "Requests that were turned away for their key, by code.");
     for (code, n) in app.denials.all() {
