@@ -188,6 +188,52 @@ def test_the_playground_streams_stops_and_links_its_request(browser, server):
     watched.close()
 
 
+# As the flight recorder tells it.
+TIMELINE = {
+    "request_id": "", "model": "placeholder", "arrived_at_ms": 0.0, "recorded": "whole",
+    "answers": [{
+        "choice": 0, "state": "ended", "outcome": "stop", "ended_ms": 90.0, "queue_wait_ms": 12.0,
+        "ahead": {"n_waiting": 2, "n_running": 3, "requests": [], "n_others": 5},
+        "prompt_tokens": 100, "cached_tokens": 32,
+        "prefill": [
+            {"step": 7, "at_ms": 12.0, "took_ms": 8.0, "start": 32, "n_tokens": 64, "batch": 4},
+            {"step": 8, "at_ms": 20.0, "took_ms": 5.0, "start": 96, "n_tokens": 4, "batch": 4},
+        ],
+        "batch": [1, 3.2, 4], "displaced": [],
+        "tokens_ms": [25.0, 30.0, 35.0, 80.0, 85.0, 90.0],
+        "largest_gaps": [{"before_token": 3, "at_ms": 80.0, "ms": 45.0, "step": 11,
+                          "because": "<b>a prompt</b> of 900 tokens was computed"}],
+        "stalls": [], "stored": None,
+    }],
+}
+
+
+def test_a_timeline_is_drawn_where_the_server_has_one(browser, server):
+    watched = Watched(browser, server.url, width=768)
+    page = watched.page
+    index = server.get("/").json
+    timeline = "GET /v1/requests/{id}/timeline"
+    index["routes"] = sorted({*index["routes"], timeline})
+
+    def root(route):
+        wants_page = "text/html" in route.request.headers["accept"]
+        route.continue_() if wants_page else route.fulfill(json=index)
+
+    page.route(f"{server.url}/", root)
+    page.route("**/v1/requests/*/timeline", lambda route: route.fulfill(json=TIMELINE))
+    watched.go(path_of("request", server))
+    picture = page.get_by_role("region", name="Timeline of answer 0")
+    picture.locator("svg").wait_for()
+    assert picture.locator("svg > rect.s1").count() == 2, "two chunks of the prompt"
+    assert picture.locator("svg > rect.s2").count() == 6, "six tokens"
+    picture.locator("summary").click()
+    picture.get_by_text("before token 3: <b>a prompt</b> of 900 tokens").wait_for()
+    assert picture.get_by_text("32 of 100 prompt tokens were cached").count() == 1
+    watched.check()
+    watched.shoot("timeline-768-light")
+    watched.close()
+
+
 def test_everything_can_be_done_by_keys(browser, server):
     watched = Watched(browser, server.url, width=768)
     page = watched.page

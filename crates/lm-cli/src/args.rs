@@ -15,6 +15,7 @@ use crate::net_args::NetArgs;
 use crate::placeholder::PlaceholderFiles;
 use crate::placeholder_args::PlaceholderArgs;
 use crate::served::ServedArgs;
+use crate::top_args::TopArgs;
 
 const AFTER_HELP: &str = "\
 LASTMILE_HOME holds models, store, keys and data; by default the platform's data folder.
@@ -86,6 +87,8 @@ pub(crate) enum Verb {
     Learn(LearnArgs),
     /// Say what runs, since when, and what went wrong.
     Doctor(DoctorArgs),
+    /// Watch a server that runs, live.
+    Top(TopArgs),
 }
 
 /// Which model, and how it is run.

@@ -40,6 +40,9 @@ mod schema_answers;
 mod serve;
 mod served;
 mod signals;
+mod top;
+mod top_args;
+mod top_view;
 mod traffic;
 
 use std::io::IsTerminal;
@@ -94,6 +97,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Eval(args) => fix::eval(&args),
         Verb::Learn(args) => failures::learn(&args),
         Verb::Doctor(args) => doctor::doctor(&args),
+        Verb::Top(args) => top::top(&args),
     }
 }
 

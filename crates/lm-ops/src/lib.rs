@@ -8,12 +8,12 @@
 mod doctor;
 mod ops;
 mod page;
-mod requests;
+mod search;
 
 pub use doctor::{Doctor, RunReport};
 pub use ops::{FeedbackReceipt, Ops};
 pub use page::Utc;
-pub use requests::{RequestPage, Search};
+pub use search::{RequestPage, Search};
 
 pub use lm_store::{
     FoundRequest, MAX_FOUND, Privacy, Reader, Store, StoreCounters, StoreError, StoreOptions,

@@ -3,6 +3,7 @@
 import { get, query } from "./api.js";
 import { h, copyButton, facts, field, ms, number, said, table, time } from "./dom.js";
 import { pictureView } from "./picture.js";
+import { timelineView } from "./timeline.js";
 
 const PAGE = 50;
 
@@ -102,10 +103,11 @@ export function requestPage(place, { id, signal }) {
   async function show() {
     rest.replaceChildren(picture.view);
     try {
-      const request = await get(`/v1/requests/${encodeURIComponent(id)}${query({ width: picture.width() })}`, { signal });
+      const request = await get(`/v1/requests/${encodeURIComponent(id)}/page${query({ width: picture.width() })}`, { signal });
       picture.show(request.picture);
       const command = `lastmile replay ${request.id}`;
       rest.append(
+        ...(await timelineView(request.id, signal)),
         h("section", { class: "card", "aria-label": "Facts" }, h("h2", {}, "Facts"),
           facts([
             ["Arrived", time(request.arrived_at_ms)], ["Model", request.model], ["Release", h("code", {}, request.release_hash)],

@@ -26,8 +26,11 @@ struct Chart {
     unit: &'static str,
     /// The top of the axis, where there is one.
     max: Option<f64>,
-    series: &'static [(&'static str, fn(&Point) -> Option<f32>)],
+    series: &'static [(&'static str, Value)],
 }
+
+/// A point's value; `None` where nothing was measured.
+type Value = fn(&Point) -> Option<f32>;
 
 const CHARTS: [Chart; 6] = [
     Chart {
@@ -101,7 +104,7 @@ pub fn draw(
     let chart = CHARTS.iter().find(|chart| chart.name == name)?;
     // A server that is younger than what was asked for fills its charts nevertheless.
     let oldest_ms = points.first().map_or(now_ms, |point| point.at_ms);
-    let age = now_ms.saturating_sub(oldest_ms).cast_unsigned().div_ceil(60_000);
+    let age = now_ms.saturating_sub(oldest_ms).max(0).cast_unsigned().div_ceil(60_000);
     let minutes = minutes.min(u32::try_from(age).unwrap_or(u32::MAX)).max(1);
     let title = match chart.unit {
         "" => chart.title.to_owned(),
@@ -161,7 +164,7 @@ fn lines(chart: &Chart, points: &[Point], now_ms: i64, minutes: u32, width: Widt
 }
 
 /// The line of a series, in pieces without gaps: minutes before now, and the value.
-fn runs(points: &[Point], value: fn(&Point) -> Option<f32>, now_ms: i64) -> Vec<Vec<(f64, f64)>> {
+fn runs(points: &[Point], value: Value, now_ms: i64) -> Vec<Vec<(f64, f64)>> {
     let (mut runs, mut last_ms) = (vec![vec![]], i64::MIN);
     for point in points {
         let Some(found) = value(point) else { continue };
@@ -251,7 +254,10 @@ mod tests {
             at(42_000, Some(5.0)),
         ];
         let picture = drawn("ttft", &points);
-        assert_eq!(picture.svg.matches("<polyline").count(), 4, "{}", picture.svg);
+        for class in ["s0", "s1"] {
+            let n_lines = picture.svg.matches(&format!("class=\"{class}\"")).count();
+            assert_eq!(n_lines, 2, "{}", picture.svg);
+        }
         assert!(picture.svg.contains("p50: 5 now, 20 at most"));
         assert_eq!(picture.title, "Time to first token (ms)");
         assert_eq!(picture.columns, ["ago", "p50", "p99"]);

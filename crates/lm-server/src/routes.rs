@@ -37,7 +37,7 @@ pub(crate) const ROUTES: &[&str] = &[
     "GET /metrics",
     "GET /version",
     "GET /v1/requests",
-    "GET /v1/requests/{id}",
+    "GET /v1/requests/{id}/page",
     "GET /ops/v1/now",
     "GET /ops/v1/now/stream",
     "GET /ops/v1/charts/{name}",
@@ -60,7 +60,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/metrics", get(metrics::metrics))
         .route("/version", get(models::version))
         .route("/v1/requests", get(panel::search))
-        .route("/v1/requests/{id}", get(panel::one))
+        .route("/v1/requests/{id}/page", get(panel::one))
         .route("/ops/v1/now", get(panel::now))
         .route("/ops/v1/now/stream", get(panel::stream))
         .route("/ops/v1/charts/{name}", get(panel::chart))

@@ -104,61 +104,94 @@ impl Reader {
     }
 }
 
+/// What must hold, and the values of its marks.
+#[derive(Default)]
+struct Conditions {
+    /// Of a request.
+    inner: Vec<String>,
+    /// Of a request together with its answer.
+    outer: Vec<String>,
+    values: Vec<Value>,
+}
+
+impl Conditions {
+    /// A mark that stands for `value`.
+    fn mark(&mut self, value: Value) -> String {
+        self.values.push(value);
+        format!("?{}", self.values.len())
+    }
+
+    fn text(&mut self, text: String) -> String {
+        self.mark(Value::Text(text))
+    }
+}
+
 /// The SQL and the values of its marks. Only fixed words go into the SQL.
 fn query(search: &Search) -> (String, Vec<Value>) {
-    let (mut inner, mut outer, mut values) = (vec!["1"], vec!["1"], Vec::new());
+    let found = conditions(search);
+    let all = |conditions: &[String]| match conditions {
+        [] => "1 = 1".to_owned(),
+        conditions => conditions.join(" AND "),
+    };
+    let sql = format!(
+        "SELECT r.id, r.arrived_at_ms, r.model, r.tenant, r.priority, r.n, a.finish_reason, \
+         a.error_code, a.prompt_tokens, a.completion_tokens, a.ttft_ms, a.e2e_ms, \
+         substr(r.prompt, 1, {PREVIEW_CHARS}) FROM (SELECT id, arrived_at_ms, model, tenant, \
+         priority, n, prompt FROM request WHERE {} ORDER BY arrived_at_ms DESC, id DESC \
+         LIMIT {MAX_SEARCHED}) r LEFT JOIN attempt a ON a.request_id = r.id AND a.choice = \
+         (SELECT min(choice) FROM attempt WHERE request_id = r.id) WHERE {} \
+         ORDER BY r.arrived_at_ms DESC, r.id DESC LIMIT {}",
+        all(&found.inner),
+        all(&found.outer),
+        search.limit.min(MAX_FOUND)
+    );
+    (sql, found.values)
+}
+
+fn conditions(search: &Search) -> Conditions {
+    let mut found = Conditions::default();
     match search.tenant {
-        Some(TenantId::ANONYMOUS) => inner.push("tenant IS NULL"),
+        Some(TenantId::ANONYMOUS) => found.inner.push("tenant IS NULL".to_owned()),
         Some(tenant) => {
-            inner.push("tenant = ?");
-            values.push(Value::Text(format!("{:016x}", tenant.0)));
+            let mark = found.text(format!("{:016x}", tenant.0));
+            found.inner.push(format!("tenant = {mark}"));
         }
         None => {}
     }
     if let Some(prefix) = &search.id_prefix {
-        inner.push("id LIKE ? || '%' ESCAPE '\\'");
-        values.push(Value::Text(escaped(prefix)));
+        let mark = found.text(format!("{}%", escaped(prefix)));
+        found.inner.push(format!("id LIKE {mark} ESCAPE '\\'"));
     }
     if let Some(model) = &search.model {
-        inner.push("model = ?");
-        values.push(Value::Text(model.clone()));
+        let mark = found.text(model.clone());
+        found.inner.push(format!("model = {mark}"));
     }
-    if let Some(since) = search.since_ms {
-        inner.push("arrived_at_ms >= ?");
-        values.push(Value::Integer(since));
-    }
-    if let Some(before) = search.before_ms {
-        inner.push("arrived_at_ms < ?");
-        values.push(Value::Integer(before));
+    for (limit, comparison) in [(search.since_ms, ">="), (search.before_ms, "<")] {
+        if let Some(at_ms) = limit {
+            let mark = found.mark(Value::Integer(at_ms));
+            found.inner.push(format!("arrived_at_ms {comparison} {mark}"));
+        }
     }
     match search.status.as_deref() {
-        Some("error") => outer.push("a.error_code IS NOT NULL"),
+        Some("error") => found.outer.push("a.error_code IS NOT NULL".to_owned()),
         Some(status) => {
-            outer.push("? IN (a.error_code, a.finish_reason)");
-            values.push(Value::Text(status.to_owned()));
+            let mark = found.text(status.to_owned());
+            found.outer.push(format!("(a.error_code = {mark} OR a.finish_reason = {mark})"));
         }
         None => {}
     }
     if let Some(text) = &search.text {
-        outer.push("(r.prompt LIKE ? ESCAPE '\\' OR a.output_text LIKE ? ESCAPE '\\')");
         // A prompt is stored as JSON, in which some characters are written otherwise.
         let json = serde_json::Value::from(text.as_str()).to_string();
         let in_json = json.strip_prefix('"').and_then(|json| json.strip_suffix('"'));
-        for text in [in_json.unwrap_or(text), text] {
-            values.push(Value::Text(format!("%{}%", escaped(text))));
-        }
+        let prompt = found.text(format!("%{}%", escaped(in_json.unwrap_or(text))));
+        let answer = found.text(format!("%{}%", escaped(text)));
+        found.outer.push(format!(
+            "(lower(r.prompt) LIKE lower({prompt}) ESCAPE '\\' \
+             OR lower(a.output_text) LIKE lower({answer}) ESCAPE '\\')"
+        ));
     }
-    let (inner, outer) = (inner.join(" AND "), outer.join(" AND "));
-    let sql = format!(
-        "SELECT r.id, r.arrived_at_ms, r.model, r.tenant, r.priority, r.n, a.finish_reason, \
-         a.error_code, a.prompt_tokens, a.completion_tokens, a.ttft_ms, a.e2e_ms, \
-         substr(r.prompt, 1, {PREVIEW_CHARS}) FROM (SELECT * FROM request WHERE {inner} \
-         ORDER BY arrived_at_ms DESC, rowid DESC LIMIT {MAX_SEARCHED}) r LEFT JOIN attempt a \
-         ON a.request_id = r.id AND a.choice = (SELECT min(choice) FROM attempt \
-         WHERE request_id = r.id) WHERE {outer} ORDER BY r.arrived_at_ms DESC LIMIT {}",
-        search.limit.min(MAX_FOUND)
-    );
-    (sql, values)
+    found
 }
 
 /// For LIKE, with `\` as its escape.

@@ -22,7 +22,7 @@ fn world(placeholder: &str) -> World {
     let mut config = RuntimeConfig::new(ModelSource::placeholder(placeholder).unwrap());
     config.observer = ops.observer();
     let runtime = Runtime::start(config).unwrap();
-    ops.begin_run(runtime.info(), "127.0.0.1:8080").unwrap();
+    ops.begin_run(&[runtime.info()], "placeholder", "127.0.0.1:8080").unwrap();
     World { folder, ops, runtime }
 }
 

@@ -38,16 +38,22 @@ async fn drawn(app: &App, name: &str, uri: &Uri) -> Result<Picture, ApiError> {
     let minutes = params.number("minutes", 1..=MOST_MINUTES)?.unwrap_or(15);
     let model = params.text("model")?;
     params.end()?;
+    // Right after the start there is nothing to draw yet.
+    let now = app.panel.newest().await;
     if name == "memory" {
-        return Ok(lm_panel::memory(&*app.panel.newest().await, width));
+        return Ok(lm_panel::memory(&now, width));
     }
     let now_ms = unix_ms();
     let since_ms = now_ms - i64::from(minutes) * 60_000;
     let points = {
         let history = app.panel.history();
-        let model = model.or_else(|| history.first().map(str::to_owned)).unwrap_or_default();
-        let found = history.points(&model, since_ms);
-        found.ok_or_else(|| invalid("model", &model, "a model that is served".to_owned()))?
+        // Where no model is loaded, there is nothing to draw.
+        match model.or_else(|| history.first().map(str::to_owned)) {
+            None => Vec::new(),
+            Some(model) => history
+                .points(&model, since_ms)
+                .ok_or_else(|| invalid("model", &model, "a model that is served".to_owned()))?,
+        }
     };
     lm_panel::chart::draw(name, &points, now_ms, minutes, width).ok_or_else(|| {
         let names: Vec<&str> = lm_panel::chart::names().chain(["memory"]).collect();

@@ -1,4 +1,4 @@
-//! `GET /v1/requests` and `GET /v1/requests/{id}`: what was asked and answered, as it is stored.
+//! `GET /v1/requests` and `GET /v1/requests/{id}/page`: what was asked and answered, as it is stored.
 //!
 //! It must never show a request to who did not send it, but to operators.
 //!
@@ -23,7 +23,7 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::reply;
 
-/// What `GET /v1/requests/{id}` says.
+/// What `GET /v1/requests/{id}/page` says.
 #[derive(Serialize)]
 struct Shown {
     #[serde(flatten)]
@@ -63,7 +63,7 @@ pub(crate) async fn one(
         let id: RequestId = bare(&id)
             .parse()
             .map_err(|_| invalid("id", &id, "the id of a request: a UUID".to_owned()))?;
-        let page = app.ops.request(id, sees(&app, &caller)?).await?;
+        let page = app.ops.request_page(id, sees(&app, &caller)?).await?;
         let times = page.request.attempts.iter().map(|attempt| AttemptTimes {
             choice: attempt.choice,
             queue_wait_ms: attempt.queue_wait_ms,

@@ -72,8 +72,8 @@ fn charts_are_pictures_with_tables_and_bad_wishes_are_named() {
     check("/v1/requests?limit=1&limit=2", "limit", "given once");
     check("/v1/requests?id=xyz", "id", "a UUID");
     check("/v1/requests?tenant=me", "tenant", "16 hexadecimal digits");
-    check("/v1/requests/xyz", "id", "a UUID");
-    let unknown = server.get("/v1/requests/0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b");
+    check("/v1/requests/xyz/page", "id", "a UUID");
+    let unknown = server.get("/v1/requests/0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b/page");
     assert_eq!(unknown.status, 404);
 }
 
@@ -132,9 +132,10 @@ fn requests_are_found_by_who_sent_them_and_by_operators() {
     assert_eq!(n_found(&ops, "text=goodbye"), Some(0));
     assert_eq!(n_found(&ops, "tenant=none"), Some(0));
     assert_eq!(server.get_with(&two, "/v1/requests?tenant=none").status, 400);
-    let status = |key: &str| server.get_with(key, &format!("/v1/requests/{id}?width=300")).status;
+    let status =
+        |key: &str| server.get_with(key, &format!("/v1/requests/{id}/page?width=300")).status;
     assert_eq!((status(&one), status(&two), status(&ops)), (200, 404, 200));
-    let page = server.get_with(&one, &format!("/v1/requests/{id}")).json();
+    let page = server.get_with(&one, &format!("/v1/requests/{id}/page")).json();
     assert_eq!(page["prompt"]["messages"][0]["content"], "hello world");
     assert!(page["picture"]["svg"].as_str().unwrap().contains("class=\"s2\""));
     assert_eq!(server.get("/v1/requests").status, 401);
@@ -155,6 +156,6 @@ fn without_keys_nobody_on_the_network_reads_what_others_asked() {
     let local = format!("127.0.0.1:{}", server.address.port()).parse().unwrap();
     let get = |path: &str| super::exchange(local, "GET", path, "");
     assert_eq!(get("/v1/requests").status, 401);
-    assert_eq!(get("/v1/requests/0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b").status, 401);
+    assert_eq!(get("/v1/requests/0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b/page").status, 401);
     assert_eq!(get("/v1/models").status, 200);
 }

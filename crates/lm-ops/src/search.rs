@@ -2,7 +2,7 @@
 //!
 //! It must never show a request to a tenant that it is not of.
 //!
-//! Start reading at [`Ops::search`] and [`Ops::request`].
+//! Start reading at [`Ops::search`] and [`Ops::request_page`].
 
 use lastmile::{RequestId, TenantId};
 use lm_api::ApiError;
@@ -37,7 +37,7 @@ impl Ops {
     ///
     /// # Errors
     /// `RequestNotFound` when it is unknown, erased, or another tenant's; `Internal`.
-    pub async fn request(
+    pub async fn request_page(
         &self,
         id: RequestId,
         sees: Option<TenantId>,
