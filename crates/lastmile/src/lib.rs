@@ -23,6 +23,7 @@ mod loading;
 mod machine;
 mod memory;
 mod perplexity;
+mod predict;
 mod prepare;
 mod quantize;
 mod registry;
@@ -32,7 +33,7 @@ mod runtime;
 mod stream;
 
 pub use calibrate::{
-    CalibrateError, Fit, Prediction, StepRecord, SweepOptions, fit_costs, predict, record_steps,
+    CalibrateError, Fit, Prediction, StepRecord, SweepOptions, fit_costs, record_steps,
 };
 pub use config::{LoadError, ModelSource, RuntimeConfig};
 pub use disk_cache::DiskCacheConfig;
@@ -42,6 +43,7 @@ pub use engine_bench::{
 pub use machine::MemoryLimit;
 pub use memory::MemoryPlan;
 pub use perplexity::{Perplexity, PerplexityError, perplexity};
+pub use predict::predict;
 pub use quantize::{QuantizeError, QuantizeOptions, QuantizeSource, Quantized, StoredAs, quantize};
 pub use registry::{
     Configure, Declared, ModelState, ModelStatus, Registry, RegistryError, RegistryOptions,

@@ -234,7 +234,6 @@ pub(crate) fn text_of(buffer: &Buffer) -> String {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use lm_panel::{Latency, ModelNow, Now, RecentError, ServerNow, alerts};
     use ratatui::Terminal;
