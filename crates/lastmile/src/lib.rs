@@ -18,6 +18,7 @@
 mod config;
 mod disk_cache;
 mod engine_bench;
+mod grammars;
 mod loading;
 mod machine;
 mod memory;
@@ -44,11 +45,13 @@ pub use runtime::{ModelInfo, Runtime};
 pub use stream::{Answer, GenerateStream};
 
 pub use lm_backend::PlaceholderOptions;
+pub use lm_chat::{AnswerPart, ChatError, MustCall, ToolCallParser, ToolFormat, tool_names};
 pub use lm_cpu::KvType;
-pub use lm_engine::{BlockStoreSnapshot, EngineOptions, HistogramSnapshot, StatsSnapshot};
+pub use lm_engine::{Aborter, BlockStoreSnapshot, EngineOptions, HistogramSnapshot, StatsSnapshot};
 pub use lm_models::{DefaultSampling, WeightsFrom};
 pub use lm_types::{
-    CacheMissReason, ChatMessage, Finish, FinishReason, GenerateError, GenerateEvent,
-    GenerateRequest, Observer, Outcome, Priority, Prompt, QueueUnit, ReleaseHash, RequestEvent,
-    RequestId, Role, SamplingParams, StopRules, TenantId, Timings, TokenId, TokenLogprobs, Usage,
+    AnswerForm, CacheMissReason, CallForm, ChatMessage, Constraint, Dialog, Dry, Finish,
+    FinishReason, GenerateError, GenerateEvent, GenerateRequest, Observer, Outcome, Priority,
+    Prompt, QueueUnit, ReleaseHash, RequestEvent, RequestId, Role, SamplingParams, StopRules,
+    TenantId, Timings, TokenId, TokenLogprobs, Usage,
 };

@@ -7,18 +7,17 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
-use lm_backend::{Backend, Batch, LogitsBuf, Want};
-use lm_sampler::{SampleError, Sampled, Sampler};
+use lm_backend::{Backend, Batch, LogitsBuf};
+use lm_sampler::{Sampled, Sampler};
 use lm_scheduler::{
     ConfigError, Drawn, Expired, NewSequence, ScheduledRow, Scheduler, SchedulerConfig, Sequence,
 };
 use lm_tokenizer::Tokenizer;
-use lm_types::{
-    FinishReason, GenerateError, Observer, Outcome, SamplingParams, SeqId, Timestamp, TokenLogprobs,
-};
+use lm_types::{FinishReason, GenerateError, Observer, Outcome, SeqId, Timestamp, TokenLogprobs};
 
 use crate::active::{Active, ServedBy};
 use crate::cpu_time::process_cpu_time;
+use crate::draw::{Draw, panic_message, want};
 use crate::exchange::{Exchange, Gone};
 use crate::submit::{Door, QueuePlace, never_runs};
 use crate::{BlockStore, EngineStats, NewSubmission, StoreReport};
@@ -56,12 +55,6 @@ pub struct Engine {
     draws: Vec<Draw>,
     drawn: Vec<Drawn>,
     leaving: Vec<SeqId>,
-}
-
-/// What sampling one row gave.
-struct Draw {
-    seq: SeqId,
-    sampled: Result<Sampled, String>,
 }
 
 impl Engine {
@@ -230,7 +223,7 @@ impl Engine {
         for row in &self.rows {
             let seq = self.scheduler.sequence(row.seq).expect("a scheduled sequence is known");
             let active = &self.active[&row.seq];
-            let must_see_all = !active.history(seq).banned.is_empty();
+            let must_see_all = active.must_see_all(seq);
             self.batch.push_sequence(
                 &seq.tokens()[row.start..row.start + row.n_tokens],
                 row.start,
@@ -255,17 +248,20 @@ impl Engine {
         self.draws.clear();
         for (i, row) in self.rows.iter().filter(|row| row.samples).enumerate() {
             let seq = self.scheduler.sequence(row.seq).expect("a scheduled sequence is known");
-            let active = &self.active[&row.seq];
+            let active = self.active.get_mut(&row.seq).expect("a scheduled sequence is active");
             let (sampler, logits) = (&mut self.sampler, &self.logits);
-            let draw = || -> Result<Sampled, SampleError> {
+            let draw = || -> Result<Sampled, String> {
                 if let Some(greatest) = logits.greatest(i) {
-                    return Sampler::greedy(greatest.token, greatest.logit);
+                    let sampled = Sampler::greedy(greatest.token, greatest.logit);
+                    return sampled.map_err(|error| error.to_string());
                 }
-                let position = seq.tokens().len();
-                sampler.sample(logits.row(i), &active.sampling, active.history(seq), position)
+                active.update_mask().map_err(|error| error.to_string())?;
+                let (position, history) = (seq.tokens().len(), active.history(seq));
+                let sampled = sampler.sample(logits.row(i), &active.sampling, history, position);
+                sampled.map_err(|error| error.to_string())
             };
             let sampled = match catch_unwind(AssertUnwindSafe(draw)) {
-                Ok(sampled) => sampled.map_err(|error| error.to_string()),
+                Ok(sampled) => sampled,
                 Err(panic) => Err(panic_message(&*panic)),
             };
             self.draws.push(Draw { seq: row.seq, sampled });
@@ -304,8 +300,9 @@ impl Engine {
         let tokenizer = &self.parts.tokenizer;
         let accept = || active.accept(sampled.token, logprobs, n_generated, tokenizer);
         match catch_unwind(AssertUnwindSafe(accept)) {
-            Ok(None) => {}
-            Ok(Some(reason)) => self.end(id, Outcome::Finished(reason)),
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => self.end(id, Active::fault(error.to_string())),
+            Ok(Ok(Some(reason))) => self.end(id, Outcome::Finished(reason)),
             Err(panic) => self.end(id, Active::fault(panic_message(&*panic))),
         }
     }
@@ -403,23 +400,4 @@ impl Engine {
         drop(admission);
         stats.beat();
     }
-}
-
-/// How much of a row of logits a draw will look at.
-fn want(params: &SamplingParams, must_see_all: bool) -> Want {
-    if must_see_all || params.has_penalties() || params.logprobs.is_some() {
-        Want::Full
-    } else if params.temperature == 0.0 {
-        Want::Argmax
-    } else if params.top_k > 0 {
-        Want::TopK(params.top_k)
-    } else {
-        Want::Full
-    }
-}
-
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-    text.unwrap_or_else(|| "panicked without a message".to_owned())
 }

@@ -14,12 +14,16 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use futures_util::StreamExt;
 use futures_util::stream::{BoxStream, SelectAll};
-use lastmile::{GenerateError, GenerateEvent, RequestId, Runtime, TokenId, TokenLogprobs};
+use lastmile::{
+    GenerateError, GenerateEvent, GenerateStream, RequestId, Runtime, SamplingParams, TokenId,
+    TokenLogprobs, ToolCallParser,
+};
 use lm_api::{
-    ApiError, Head, LogprobEntry, ParseOptions, Style, TextOffset, TokenName, Urgency, asked_model,
-    parse_chat, parse_completion,
+    ApiError, Head, LogprobEntry, ParseOptions, Parsed, Style, TextOffset, TokenName, Urgency,
+    asked_model, call_id, parse_chat, parse_completion,
 };
 
+use crate::aborts::Listed;
 use crate::app::{App, mint_id, unix_seconds};
 use crate::auth::Caller;
 use crate::lease::estimated_tokens;
@@ -39,6 +43,9 @@ pub(crate) struct Running {
     pub(crate) request_ids: Vec<RequestId>,
     pub(crate) has_logprobs: bool,
     pub(crate) stream: bool,
+    /// The functions that may be called.
+    pub(crate) tools: Option<Vec<String>>,
+    _listed: Listed,
 }
 
 pub(crate) async fn chat(
@@ -91,15 +98,15 @@ async fn respond(
 }
 
 /// What was asked, unread.
-struct Call {
-    entry: Arc<RequestEntry>,
-    caller: Caller,
-    headers: HeaderMap,
-    body: Vec<u8>,
-    style: Style,
+pub(crate) struct Call {
+    pub(crate) entry: Arc<RequestEntry>,
+    pub(crate) caller: Caller,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Vec<u8>,
+    pub(crate) style: Style,
 }
 
-async fn off_thread<T: Send + 'static>(
+pub(crate) async fn off_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let done = tokio::task::spawn_blocking(work).await;
@@ -108,16 +115,38 @@ async fn off_thread<T: Send + 'static>(
 
 /// Parses, tokenises and queues.
 fn start(app: &App, runtime: Arc<Runtime>, call: &Call) -> Result<Running, ApiError> {
-    let Call { entry, caller, headers, body, style } = call;
-    let (id, style) = (entry.id, *style);
-    let strict = app.config.strict;
-    let defaults = runtime.default_sampling();
+    let parsed = {
+        let defaults = runtime.default_sampling();
+        let options = parse_options(app, &runtime, &defaults, call.entry.id);
+        match call.style {
+            Style::Chat => parse_chat(&call.body, &options),
+            Style::Text => parse_completion(&call.body, &options),
+        }?
+    };
+    launch(app, runtime, call, parsed)
+}
+
+/// What parsing needs of the server and of the model.
+pub(crate) fn parse_options<'a>(
+    app: &App,
+    runtime: &Runtime,
+    defaults: &'a SamplingParams,
+    id: RequestId,
+) -> ParseOptions<'a> {
+    let (tool_format, strict) = (runtime.tool_format(), app.config.strict);
     // The low half of a UUID of version 7 is random.
-    let options = ParseOptions { defaults: &defaults, entropy: id.0 as u64, strict };
-    let mut parsed = match style {
-        Style::Chat => parse_chat(body, &options),
-        Style::Text => parse_completion(body, &options),
-    }?;
+    ParseOptions { defaults, entropy: id.0 as u64, tool_format, strict }
+}
+
+/// Tokenises and queues.
+pub(crate) fn launch(
+    app: &App,
+    runtime: Arc<Runtime>,
+    call: &Call,
+    mut parsed: Parsed,
+) -> Result<Running, ApiError> {
+    let Call { entry, caller, headers, style, .. } = call;
+    let (id, style) = (entry.id, *style);
     for name in [Urgency::DEADLINE_HEADER, Urgency::MAX_QUEUE_HEADER, Urgency::PRIORITY_HEADER] {
         said_once(headers, name)?;
     }
@@ -125,21 +154,29 @@ fn start(app: &App, runtime: Arc<Runtime>, call: &Call) -> Result<Running, ApiEr
     let header = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     parsed.urgency = parsed.urgency.with_headers(header)?;
     let info = runtime.info();
+    parsed.sampling.bad_words =
+        runtime.spelled(&parsed.words.bad).map_err(|error| refused(error, style))?;
+    if let Some(dry) = &mut parsed.sampling.dry {
+        dry.breakers = runtime.tokens_with(&parsed.words.dry_breakers);
+    }
     let mut first_id = Some(id);
     let mut requests = parsed.take_requests(|| first_id.take().unwrap_or_else(mint_id));
     // Whose prefixes and fairness these are is the server's to say.
     requests.iter_mut().for_each(|request| request.tenant = caller.tenant());
     entry.reserve(|| estimated_tokens(&requests))?;
-    let request_ids = requests.iter().map(|request| request.id).collect();
+    let request_ids: Vec<RequestId> = requests.iter().map(|request| request.id).collect();
+    let mut aborters = Vec::new();
     let mut events = SelectAll::new();
     let mut warnings = parsed.warnings;
     for answers in runtime.generate_all(requests).map_err(|error| refused(error, style))? {
         warnings.extend(answers.iter().take(1).flat_map(|answer| answer.warnings().to_vec()));
+        aborters.push(answers.iter().map(GenerateStream::aborter).collect());
         for answer in answers {
             let index = events.len();
             events.push(StreamExt::map(answer, move |event| (index, event)).boxed());
         }
     }
+    let running = request_ids.iter().copied().zip(aborters).collect();
     let prefix = if style == Style::Chat { "chatcmpl" } else { "cmpl" };
     Ok(Running {
         head: Head {
@@ -158,6 +195,8 @@ fn start(app: &App, runtime: Arc<Runtime>, call: &Call) -> Result<Running, ApiEr
         request_ids,
         has_logprobs: parsed.sampling.logprobs.is_some(),
         stream: parsed.stream,
+        tools: parsed.tools.map(|tools| tools.names),
+        _listed: app.aborts.list(caller.tenant(), running),
     })
 }
 
@@ -174,6 +213,17 @@ fn said_once(headers: &HeaderMap, name: &'static str) -> Result<(), ApiError> {
 }
 
 impl Running {
+    /// A reader of one answer's calls, when there are tools.
+    pub(crate) fn call_parser(&self) -> Option<ToolCallParser> {
+        let names = self.tools.clone()?;
+        Some(ToolCallParser::new(self.runtime.tool_format(), names))
+    }
+
+    /// The id of a call of a choice.
+    pub(crate) fn call_id(&self, choice: usize, call: usize) -> String {
+        call_id(self.request_ids[choice / self.n], choice, call)
+    }
+
     /// The id of a choice's own request, when the response spans several.
     pub(crate) fn own_id(&self, choice: usize) -> Option<String> {
         let spans_several = self.request_ids.len() > 1;

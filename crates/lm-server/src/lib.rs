@@ -5,12 +5,14 @@
 //!
 //! Start reading at [`serve`], then `routes`, then `generate`.
 
+mod aborts;
 mod access;
 mod app;
 mod auth;
 mod body;
 mod config;
 mod connections;
+mod dialects;
 mod exposition;
 mod gen_ai;
 mod generate;
@@ -21,6 +23,7 @@ mod metric_table;
 mod metrics;
 mod metrics_cache;
 mod models;
+mod ollama_models;
 mod origin;
 mod peers;
 mod registry;
@@ -30,6 +33,7 @@ mod routes;
 mod serve;
 mod service_manager;
 mod streamed;
+mod texts;
 mod tls;
 mod watchdog;
 mod whole;
