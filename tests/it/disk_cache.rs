@@ -133,11 +133,11 @@ fn check_harm(unusable: &str, harm: impl Fn(&Path)) {
     let counted = store.unusable.iter().find(|(reason, _)| *reason == unusable).unwrap().1;
     assert!(counted >= 1, "{store:?}");
     second.shutdown(END);
-    // What was harmed is replaced by what was computed again.
+    // What was noticed is replaced by what was computed again; after it more may be harmed.
     let third = Runtime::start(with_cache(&placeholder("seed=3"), folder.path())).unwrap();
     let again = ask(&third, 7, prompt(0, 200));
     assert_eq!(again.tokens, before.tokens);
-    assert_eq!(again.finish.usage.cached_tokens, 192);
+    assert!(again.finish.usage.cached_tokens >= 32);
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod inspect;
 mod invariance;
 mod keys;
 mod memory;
+mod models;
 mod parity;
 mod program;
 mod pull;

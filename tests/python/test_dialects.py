@@ -9,6 +9,8 @@ import pytest
 from test_tools import TIME, TOOLS
 
 MODEL = "smollm2-135m-instruct"
+# The client has no name for it any more.
+GREEDY = {"temperature": 0}
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 
 
@@ -34,7 +36,7 @@ def chat_text(client, **options):
 
 
 def test_messages(claude, client):
-    options = {"model": MODEL, "max_tokens": 24, "temperature": 0, "messages": QUESTION}
+    options = {"model": MODEL, "max_tokens": 24, "messages": QUESTION, "extra_body": GREEDY}
     message = claude.messages.create(**options)
     assert message.content[0].text == chat_text(client)
     assert message.stop_reason in ("end_turn", "max_tokens") and message.usage.output_tokens > 0
@@ -50,7 +52,7 @@ def test_messages(claude, client):
 
 
 def test_messages_stop_and_go_on(claude):
-    base = {"model": MODEL, "temperature": 0, "max_tokens": 60}
+    base = {"model": MODEL, "max_tokens": 60, "extra_body": GREEDY}
     stopped = claude.messages.create(**base, messages=QUESTION, stop_sequences=["France"])
     assert (stopped.stop_reason, stopped.stop_sequence) == ("stop_sequence", "France")
     prefill = [*QUESTION, {"role": "assistant", "content": "The capital of"}]
@@ -62,7 +64,7 @@ def test_messages_call_tools(claude):
     options = {
         "model": MODEL,
         "max_tokens": 200,
-        "temperature": 0,
+        "extra_body": GREEDY,
         "tools": tools,
         "tool_choice": {"type": "tool", "name": "get_time"},
     }

@@ -1,11 +1,12 @@
-"""Streams, prompts and crowds, on a placeholder that takes time: short versions of pressure.py."""
+"""Streams, prompts and crowds, on a slow placeholder: short versions of pressure.py and overload.py."""
 
 import random
 import time
 
 import pytest
 from conftest import Server
-from pressure import Overload, capacity, gaps_while_a_prompt_arrives, percentile, post
+from overload import Overload, capacity
+from pressure import gaps_while_a_prompt_arrives, percentile, post
 
 # 3 ms a step and 0.5 ms a token: a prompt of 3,000 tokens takes a second and a half.
 SLOW = "placeholder:delay_us=3000,delay_per_token_us=500"

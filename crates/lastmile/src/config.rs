@@ -16,6 +16,7 @@ use crate::machine::MemoryLimit;
 
 /// Where answers come from.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "a process holds one or a few of them")]
 pub enum ModelSource {
     /// Hashes instead of a model; nothing on disk.
     Placeholder(PlaceholderOptions),
@@ -88,6 +89,18 @@ pub enum LoadError {
     /// The text after `placeholder:`.
     #[error(transparent)]
     Placeholder(#[from] OptionError),
+    /// A placeholder that is to tell answers, and has none.
+    #[error("placeholder mode {mode} has no answers")]
+    NoAnswers {
+        /// `replay` or `schema`.
+        mode: &'static str,
+    },
+    /// What says how the model is run.
+    #[error("{message}")]
+    Configure {
+        /// What is wrong with it.
+        message: String,
+    },
     /// Only `cpu` has a choice of KV types.
     #[error(
         "the KV cache is to be {}, but on {device} it is {has}: only device cpu has the choice",
@@ -173,7 +186,7 @@ impl ModelSource {
 
 impl RuntimeConfig {
     /// What the model may take in all.
-    pub(crate) fn memory_limit(&self) -> Option<MemoryLimit> {
+    pub(crate) fn memory_ceiling(&self) -> Option<MemoryLimit> {
         let asked =
             self.memory_limit.map(|bytes| MemoryLimit { bytes, source: "memory_limit".to_owned() });
         asked.or_else(MemoryLimit::of_this_process)

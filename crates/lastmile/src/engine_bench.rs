@@ -8,7 +8,7 @@ use lm_cpu::{CpuOptions, MachineProbe};
 use lm_models::ModelError;
 use lm_types::{BlockIdx, TokenId};
 
-use crate::loading::{Loaded, load};
+use crate::loading::{Loaded, load_alone};
 use crate::roofline::{ModelWork, StepWork};
 use crate::{LoadError, MachineRates, ModelSource, Roofline, RuntimeConfig};
 
@@ -173,7 +173,7 @@ pub fn bench_engine(
     kinds.extend(options.batches.iter().map(|&n_sequences| CaseKind::Decode { n_sequences }));
     kinds.push(CaseKind::Mixed { n_sequences: MIXED_DECODES });
     check_numbers(config, options)?;
-    let Loaded { name, backend, .. } = load(config)?;
+    let Loaded { name, backend, .. } = load_alone(config)?;
     let (kernel_path, weights_bytes) =
         (backend.spec().kernel_path.clone(), backend.spec().weights_bytes);
     let mut bound = Bounds::of(config, backend.spec())?;

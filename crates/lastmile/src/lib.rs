@@ -15,6 +15,7 @@
 //!
 //! Start reading at [`Runtime`].
 
+mod calibrate;
 mod config;
 mod disk_cache;
 mod engine_bench;
@@ -25,11 +26,15 @@ mod memory;
 mod perplexity;
 mod prepare;
 mod quantize;
+mod registry;
 mod release;
 mod roofline;
 mod runtime;
 mod stream;
 
+pub use calibrate::{
+    CalibrateError, Fit, Prediction, StepRecord, SweepOptions, fit_costs, predict, record_steps,
+};
 pub use config::{LoadError, ModelSource, RuntimeConfig};
 pub use disk_cache::DiskCacheConfig;
 pub use engine_bench::{
@@ -39,12 +44,17 @@ pub use machine::MemoryLimit;
 pub use memory::MemoryPlan;
 pub use perplexity::{Perplexity, PerplexityError, perplexity};
 pub use quantize::{QuantizeError, QuantizeOptions, QuantizeSource, Quantized, StoredAs, quantize};
+pub use registry::{
+    Configure, Declared, ModelState, ModelStatus, Registry, RegistryError, RegistryOptions,
+};
 pub use release::ReleaseFacts;
 pub use roofline::{Bound, MachineRates, Roofline};
 pub use runtime::{ModelInfo, Runtime};
 pub use stream::{Answer, GenerateStream};
 
-pub use lm_backend::PlaceholderOptions;
+pub use lm_backend::{
+    PlaceholderMode, PlaceholderOptions, PlaceholderScript, ScriptedAnswer, StepCosts, StepLoad,
+};
 pub use lm_chat::{AnswerPart, ChatError, MustCall, ToolCallParser, ToolFormat, tool_names};
 pub use lm_cpu::KvType;
 pub use lm_engine::{Aborter, BlockStoreSnapshot, EngineOptions, HistogramSnapshot, StatsSnapshot};

@@ -1,13 +1,19 @@
 //! From a model's files to a backend, a tokenizer and a template.
 
-use lm_backend::{Backend, PlaceholderBackend, PlaceholderOptions, PlaceholderVocab};
+use lm_backend::{
+    Backend, PlaceholderBackend, PlaceholderMode, PlaceholderOptions, PlaceholderVocab,
+    ScriptedAnswer, ScriptedTokens, StepArbiter,
+};
 use lm_candle::{CandleBackend, CandleOptions};
 use lm_chat::ChatTemplate;
 use lm_cpu::{CpuBackend, CpuOptions};
 use lm_models::{DefaultSampling, Model, TokenizerSource};
-use lm_tokenizer::{Tokenizer, placeholder};
+use lm_tokenizer::{EncodeOptions, Tokenizer, placeholder};
+use lm_types::{Dialog, Prompt};
 
+use crate::machine::MemoryLimit;
 use crate::memory::MemoryPlan;
+use crate::prepare::tokens;
 use crate::release::hex;
 use crate::{LoadError, ModelSource, ReleaseFacts, RuntimeConfig};
 
@@ -19,15 +25,33 @@ pub(crate) struct Loaded {
     pub(crate) template: Option<ChatTemplate>,
     pub(crate) default_sampling: DefaultSampling,
     pub(crate) facts: ReleaseFacts,
+    /// What it takes in all.
+    pub(crate) planned_bytes: u64,
     /// What the bits of its KV depend on.
     pub(crate) kv_facts: Vec<(&'static str, String)>,
 }
 
-pub(crate) fn load(config: &RuntimeConfig) -> Result<Loaded, LoadError> {
+/// What is shared with the other models of a process.
+pub(crate) struct Surroundings<'a> {
+    /// What this model may take.
+    pub(crate) limit: Option<MemoryLimit>,
+    /// Takes turns while the weights are read.
+    pub(crate) arbiter: &'a StepArbiter,
+}
+
+pub(crate) fn load(config: &RuntimeConfig, around: Surroundings<'_>) -> Result<Loaded, LoadError> {
     match &config.model {
-        ModelSource::Placeholder(options) => placeholder_model(config, options),
-        ModelSource::Path { path, weights } => real_model(config, lm_models::open(path, *weights)?),
+        ModelSource::Placeholder(options) => placeholder_model(config, around, options),
+        ModelSource::Path { path, weights } => {
+            real_model(config, around, lm_models::open(path, *weights)?)
+        }
     }
+}
+
+/// Loads a model that has the process for itself.
+pub(crate) fn load_alone(config: &RuntimeConfig) -> Result<Loaded, LoadError> {
+    let limit = config.memory_ceiling();
+    load(config, Surroundings { limit, arbiter: &StepArbiter::default() })
 }
 
 /// The tokenizer of a model's files.
@@ -41,7 +65,11 @@ pub(crate) fn tokenizer(source: &TokenizerSource) -> Result<Tokenizer, LoadError
     })
 }
 
-fn real_model(config: &RuntimeConfig, model: Model) -> Result<Loaded, LoadError> {
+fn real_model(
+    config: &RuntimeConfig,
+    around: Surroundings<'_>,
+    model: Model,
+) -> Result<Loaded, LoadError> {
     let mut tokenizer = tokenizer(&model.tokenizer)?;
     tokenizer.add_eog(&model.eos);
     if tokenizer.vocab_size() > model.spec.vocab_size {
@@ -55,13 +83,23 @@ fn real_model(config: &RuntimeConfig, model: Model) -> Result<Loaded, LoadError>
         hex(&blake3::hash(source.map_or("", String::as_str).as_bytes()).as_bytes()[..16]);
     let default_sampling = model.default_sampling.unwrap_or(config.default_sampling);
     let executor = Executor::choose(config, &model);
-    let plan = MemoryPlan::of_model(config, &executor, &model)?;
+    let plan = MemoryPlan::of_model(config, around.limit, &executor, &model)?;
     plan.check()?;
     let decoder = format!("{:?}", model.spec);
-    let backend = executor.load(config, model, plan.kv_bytes)?;
+    let backend = executor.load(config, model, plan.kv_bytes, around.arbiter)?;
     let kv_facts = kv_facts(backend.as_ref(), format!("{weights} {decoder}"));
     let facts = facts(backend.as_ref(), weights, &tokenizer, template_digest);
-    Ok(Loaded { name, facts, kv_facts, backend, template, default_sampling, tokenizer })
+    let planned_bytes = plan.total_bytes();
+    Ok(Loaded {
+        name,
+        facts,
+        kv_facts,
+        backend,
+        template,
+        default_sampling,
+        tokenizer,
+        planned_bytes,
+    })
 }
 
 /// What runs a model.
@@ -128,11 +166,12 @@ impl Executor {
         config: &RuntimeConfig,
         model: Model,
         kv_bytes: u64,
+        arbiter: &StepArbiter,
     ) -> Result<Box<dyn Backend>, LoadError> {
         match self {
             Executor::Cpu => {
                 let options = CpuOptions { kv_bytes, ..self.cpu_options(config) };
-                Ok(Box::new(CpuBackend::load(model, &options)?))
+                Ok(Box::new(CpuBackend::load_in_turns(model, &options, arbiter)?))
             }
             Executor::Candle { device } => {
                 fixed_kv_type(config, device, self.kv_type(config))?;
@@ -155,6 +194,7 @@ fn fixed_kv_type(config: &RuntimeConfig, device: &str, has: &'static str) -> Res
 
 fn placeholder_model(
     config: &RuntimeConfig,
+    around: Surroundings<'_>,
     options: &PlaceholderOptions,
 ) -> Result<Loaded, LoadError> {
     let tokenizer = Tokenizer::placeholder();
@@ -162,27 +202,57 @@ fn placeholder_model(
     if let Some(len) = config.max_model_len {
         options.max_model_len = len;
     }
-    let template = match &config.chat_template {
+    let template = Some(match &config.chat_template {
         Some(source) => ChatTemplate::new(source, lm_chat::SpecialTexts::default())?,
         None => ChatTemplate::placeholder(),
-    };
+    });
     let source = config.chat_template.as_deref().unwrap_or("placeholder");
     let template_digest = hex(&blake3::hash(source.as_bytes()).as_bytes()[..16]);
     let weights = format!("placeholder {options:?}");
-    MemoryPlan::of_placeholder(config, &options).check()?;
+    let plan = MemoryPlan::of_placeholder(config, around.limit, &options);
+    plan.check()?;
     // Of all its options, only the seed is in what its slots hold.
     let decoder = format!("placeholder seed {}", options.seed);
-    let backend = PlaceholderBackend::new(options, placeholder_vocab());
+    let script = scripted_tokens(&options, &tokenizer, template.as_ref())?;
+    let backend = PlaceholderBackend::new(options, placeholder_vocab()).with_script(script);
     fixed_kv_type(config, "the placeholder", backend.spec().kv_type)?;
     Ok(Loaded {
         name: "placeholder".to_owned(),
         facts: facts(&backend, weights, &tokenizer, template_digest),
         kv_facts: kv_facts(&backend, decoder),
         backend: Box::new(backend),
-        template: Some(template),
+        template,
         default_sampling: DefaultSampling::default(),
+        planned_bytes: plan.total_bytes(),
         tokenizer,
     })
+}
+
+/// What modes `replay` and `schema` tell. Token ids of another vocabulary name no prompt of this one.
+fn scripted_tokens(
+    options: &PlaceholderOptions,
+    tokenizer: &Tokenizer,
+    template: Option<&ChatTemplate>,
+) -> Result<ScriptedTokens, LoadError> {
+    let mode = match options.mode {
+        PlaceholderMode::Replay => "replay",
+        PlaceholderMode::Schema => "schema",
+        PlaceholderMode::Random | PlaceholderMode::Echo => return Ok(ScriptedTokens::default()),
+    };
+    if options.script.is_empty() {
+        return Err(LoadError::NoAnswers { mode });
+    }
+    let mut script = ScriptedTokens::default();
+    for ScriptedAnswer { prompt, answer } in options.script.0.iter() {
+        let of_text = |prompt: &&Prompt| !matches!(prompt, Prompt::Tokens(_));
+        let prompt = prompt.as_ref().filter(of_text);
+        // A prompt that this template cannot render is never asked either.
+        let prompt =
+            prompt.and_then(|prompt| tokens(prompt, &Dialog::default(), tokenizer, template).ok());
+        let answer = tokenizer.encode(answer, EncodeOptions::default())?;
+        script.push(prompt.map(|(tokens, _)| tokens), answer);
+    }
+    Ok(script)
 }
 
 fn chat_template(

@@ -45,17 +45,29 @@ impl MemoryPlan {
     /// # Errors
     /// The model cannot be run so, or not even one KV block fits.
     pub fn of(config: &RuntimeConfig) -> Result<Self, LoadError> {
+        MemoryPlan::within(config, config.memory_ceiling())
+    }
+
+    /// As [`MemoryPlan::of`], where other models have their part of the memory.
+    pub(crate) fn within(
+        config: &RuntimeConfig,
+        limit: Option<MemoryLimit>,
+    ) -> Result<Self, LoadError> {
         match &config.model {
-            ModelSource::Placeholder(options) => Ok(MemoryPlan::of_placeholder(config, options)),
+            ModelSource::Placeholder(options) => {
+                Ok(MemoryPlan::of_placeholder(config, limit, options))
+            }
             ModelSource::Path { path, weights } => {
                 let model = lm_models::open(path, *weights)?;
-                MemoryPlan::of_model(config, &Executor::choose(config, &model), &model)
+                let executor = Executor::choose(config, &model);
+                MemoryPlan::of_model(config, limit, &executor, &model)
             }
         }
     }
 
     pub(crate) fn of_model(
         config: &RuntimeConfig,
+        limit: Option<MemoryLimit>,
         executor: &Executor,
         model: &Model,
     ) -> Result<Self, LoadError> {
@@ -93,14 +105,18 @@ impl MemoryPlan {
             ],
             kv_bytes: 0,
             kv_block: (need.kv_block_bytes, need.block_size),
-            limit: config.memory_limit(),
+            limit,
         };
         plan.reserve(config);
         plan.kv_bytes = plan.kv_bytes_of(config, &need);
         Ok(plan)
     }
 
-    pub(crate) fn of_placeholder(config: &RuntimeConfig, options: &PlaceholderOptions) -> Self {
+    pub(crate) fn of_placeholder(
+        config: &RuntimeConfig,
+        limit: Option<MemoryLimit>,
+        options: &PlaceholderOptions,
+    ) -> Self {
         let block_bytes = options.kv_block_bytes();
         let mut plan = MemoryPlan {
             name: "placeholder".to_owned(),
@@ -110,7 +126,7 @@ impl MemoryPlan {
             parts: vec![("program", PROGRAM_BYTES)],
             kv_bytes: options.n_blocks as u64 * block_bytes,
             kv_block: (block_bytes, options.block_size),
-            limit: config.memory_limit(),
+            limit,
         };
         plan.reserve(config);
         plan

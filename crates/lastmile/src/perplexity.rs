@@ -8,7 +8,7 @@ use lm_backend::{Backend, BackendError, Batch, LogitsBuf, SampleRow, Want};
 use lm_tokenizer::{EncodeOptions, TokenizerError};
 use lm_types::{BlockIdx, TokenId};
 
-use crate::loading::{Loaded, load};
+use crate::loading::{Loaded, load_alone};
 use crate::{LoadError, RuntimeConfig};
 
 /// Tokens that are run at once: bounds the rows of logits in memory.
@@ -71,7 +71,7 @@ pub fn perplexity(
     max_windows: Option<usize>,
     mut progress: impl FnMut(usize, usize, f64),
 ) -> Result<Perplexity, PerplexityError> {
-    let Loaded { mut backend, tokenizer, .. } = load(config)?;
+    let Loaded { mut backend, tokenizer, .. } = load_alone(config)?;
     let spec = backend.spec();
     let max_model_len = spec.max_model_len.min(spec.n_blocks * spec.block_size);
     if !(4..=max_model_len).contains(&ctx) {

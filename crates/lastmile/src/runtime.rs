@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use lm_backend::BackendSpec;
+use lm_backend::{Backend, BackendSpec, StepArbiter};
 use lm_chat::{ChatTemplate, ToolFormat};
 use lm_engine::{
     EngineHandle, EngineParts, EngineStats, NewSubmission, ServedBy, StatsSnapshot, output_pair,
@@ -17,7 +17,8 @@ use lm_types::{
 
 use crate::disk_cache::{self, DiskCache};
 use crate::grammars::Grammars;
-use crate::loading::{Loaded, load};
+use crate::loading::{Loaded, Surroundings, load};
+use crate::machine::MemoryLimit;
 use crate::prepare::{Materials, prepare};
 use crate::{Answer, GenerateStream, LoadError, ReleaseFacts, RuntimeConfig, prepare};
 
@@ -60,6 +61,8 @@ pub struct ModelInfo {
     pub release_hash: ReleaseHash,
     /// When it was loaded.
     pub loaded_at: SystemTime,
+    /// What it takes in all, as planned before it was loaded.
+    pub planned_bytes: u64,
 }
 
 impl Runtime {
@@ -68,11 +71,40 @@ impl Runtime {
     /// # Errors
     /// The model cannot be loaded, or the limits contradict each other.
     pub fn start(config: RuntimeConfig) -> Result<Self, LoadError> {
+        let limit = config.memory_ceiling();
+        Runtime::start_beside(config, limit, &Arc::default())
+    }
+
+    /// Loads a model within `limit` and starts its engine, which takes turns with the others of `arbiter`.
+    pub(crate) fn start_beside(
+        config: RuntimeConfig,
+        limit: Option<MemoryLimit>,
+        arbiter: &Arc<StepArbiter>,
+    ) -> Result<Self, LoadError> {
+        Runtime::start_wrapped(config, limit, arbiter, |backend| backend)
+    }
+
+    /// As [`Runtime::start`], on what `wrap` makes of the backend.
+    pub(crate) fn start_on(
+        config: RuntimeConfig,
+        wrap: impl FnOnce(Box<dyn Backend>) -> Box<dyn Backend>,
+    ) -> Result<Self, LoadError> {
+        let limit = config.memory_ceiling();
+        Runtime::start_wrapped(config, limit, &Arc::default(), wrap)
+    }
+
+    fn start_wrapped(
+        config: RuntimeConfig,
+        limit: Option<MemoryLimit>,
+        arbiter: &Arc<StepArbiter>,
+        wrap: impl FnOnce(Box<dyn Backend>) -> Box<dyn Backend>,
+    ) -> Result<Self, LoadError> {
         if config.disk_cache.is_some() && !config.engine.prefix_cache {
             return Err(LoadError::CacheWithoutPrefixCache);
         }
-        let Loaded { name, backend, tokenizer, template, default_sampling, facts, kv_facts } =
-            load(&config)?;
+        let loaded = load(&config, Surroundings { limit, arbiter })?;
+        let Loaded { backend, tokenizer, template, facts, kv_facts, .. } = loaded;
+        let Loaded { name, default_sampling, planned_bytes, .. } = loaded;
         let disk_cache = config.disk_cache.as_ref();
         let opened = disk_cache.map(|disk| disk_cache::open(disk, backend.as_ref(), &kv_facts));
         let (disk_cache, block_store) = opened.transpose()?.unzip();
@@ -84,13 +116,15 @@ impl Runtime {
             release_hash: facts.hash(),
             release: facts,
             loaded_at: SystemTime::now(),
+            planned_bytes,
         };
-        let tokenizer = Arc::new(tokenizer);
+        let (backend, tokenizer) = (wrap(backend), Arc::new(tokenizer));
         let parts = EngineParts {
             backend,
             tokenizer: Arc::clone(&tokenizer),
             observer: Arc::clone(&config.observer),
             served_by: ServedBy { model: info.name.clone(), release: info.release_hash },
+            arbiter: Arc::clone(arbiter),
             block_store,
         };
         let engine = EngineHandle::spawn(parts, &config.engine)?;

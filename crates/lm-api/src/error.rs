@@ -11,7 +11,7 @@ use lastmile::{GenerateError, RequestId};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::Denial;
+use crate::{Denial, ModelRefusal};
 
 /// Why a request is answered with an error.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -116,6 +116,9 @@ pub enum ApiError {
     /// No key, a key that does not open the route, or one that has used what it may.
     #[error(transparent)]
     Denied(Denial),
+    /// The model exists and does not answer now.
+    #[error(transparent)]
+    Model(ModelRefusal),
     /// No route has this path.
     #[error("there is no route {path}; GET / lists the routes")]
     RouteNotFound {
@@ -236,6 +239,7 @@ impl ApiError {
             | ApiError::RouteNotFound { .. } => 404,
             ApiError::HostNotAllowed { .. } | ApiError::OriginNotAllowed { .. } => 403,
             ApiError::Denied(denial) => denial.status(),
+            ApiError::Model(refusal) => refusal.status(),
             ApiError::MethodNotAllowed { .. } => 405,
             ApiError::BodyTimeout { .. } => 408,
             ApiError::BodyTooLarge { .. } => 413,
@@ -268,6 +272,7 @@ impl ApiError {
             ApiError::HostNotAllowed { .. } => "host_not_allowed",
             ApiError::OriginNotAllowed { .. } => "origin_not_allowed",
             ApiError::Denied(denial) => denial.code(),
+            ApiError::Model(refusal) => refusal.code(),
             ApiError::RouteNotFound { .. } => "route_not_found",
             ApiError::MethodNotAllowed { .. } => "method_not_allowed",
             ApiError::BodyTooLarge { .. } => "body_too_large",
@@ -347,7 +352,7 @@ impl ApiError {
             | ApiError::Unsupported { param, .. }
             | ApiError::UnknownField { param } => Some(param.clone()),
             ApiError::Conflict { param, .. } => Some((*param).to_owned()),
-            ApiError::ModelNotFound { .. } => Some("model".to_owned()),
+            ApiError::ModelNotFound { .. } | ApiError::Model(_) => Some("model".to_owned()),
             ApiError::RequestNotFound { .. } => Some("request_id".to_owned()),
             ApiError::Generate { error, prompt_param } => match error {
                 GenerateError::InvalidField { field, .. }

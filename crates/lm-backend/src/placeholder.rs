@@ -6,13 +6,13 @@
 //! the text.
 
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lm_types::{BlockIdx, TokenId};
 
 use crate::{
     Backend, BackendError, BackendSpec, Batch, LogitsBuf, PlaceholderMode, PlaceholderOptions,
-    PlaceholderVocab,
+    PlaceholderVocab, ScriptedTokens, StepLoad,
 };
 
 /// What a slot holds before anything was written to it.
@@ -29,6 +29,8 @@ pub struct PlaceholderBackend {
     spec: BackendSpec,
     vocab: PlaceholderVocab,
     options: PlaceholderOptions,
+    /// What modes `replay` and `schema` answer.
+    script: ScriptedTokens,
     /// The KV cache. `[n_blocks * block_size]`
     kv_tokens: Vec<TokenId>,
     /// Beside each token: it and everything before it, hashed. `[n_blocks * block_size]`
@@ -61,6 +63,7 @@ impl PlaceholderBackend {
             context: Vec::with_capacity(options.max_model_len),
             context_hash: 0,
             n_steps: 0,
+            script: ScriptedTokens::default(),
             vocab,
             options,
         }
@@ -71,6 +74,25 @@ impl PlaceholderBackend {
         let block_size = self.spec.block_size;
         BackendError::check_block(block_size * SLOT_BYTES, n_bytes)?;
         Ok(block.index() * block_size..(block.index() + 1) * block_size)
+    }
+
+    /// The answers of modes `replay` and `schema`.
+    #[must_use]
+    pub fn with_script(self, script: ScriptedTokens) -> Self {
+        PlaceholderBackend { script, ..self }
+    }
+
+    /// How long a step takes that began now.
+    fn cost_of(&self, batch: &Batch) -> Duration {
+        let cost = self.options.costs.of(&StepLoad::of(batch));
+        let is_slow = self.options.slow_every.is_some_and(|n| self.n_steps.is_multiple_of(n));
+        let extra = if is_slow { self.options.slow } else { Duration::ZERO };
+        if self.options.jitter_percent == 0 {
+            return cost + extra;
+        }
+        // Evenly from -1 to 1, the same for the same seed and step.
+        let draw = mix(mix(self.options.seed) ^ self.n_steps) as f64 / u64::MAX as f64 * 2.0 - 1.0;
+        cost.mul_f64(1.0 + draw * f64::from(self.options.jitter_percent) / 100.0) + extra
     }
 
     fn inject_faults(&mut self, n_tokens: usize) -> Result<(), BackendError> {
@@ -129,11 +151,35 @@ impl PlaceholderBackend {
         }
         match self.options.mode {
             PlaceholderMode::Random => self.fill_random(row),
-            PlaceholderMode::Echo => {
-                row.fill(-30.0);
-                row[self.echoed_token() as usize] = 0.0;
+            PlaceholderMode::Echo => self.fill_certain(row, self.echoed_token()),
+            PlaceholderMode::Replay | PlaceholderMode::Schema => {
+                self.fill_certain(row, self.scripted_token());
             }
         }
+    }
+
+    fn fill_certain(&self, row: &mut [f32], token: TokenId) {
+        row.fill(-30.0);
+        row[token as usize] = 0.0;
+    }
+
+    /// The token after the context when an answer is told by the script.
+    fn scripted_token(&self) -> TokenId {
+        let (context, end) = (&self.context, self.vocab.turn_end);
+        let Some(start) = self.answer_start() else { return end };
+        let answer = self.script.answer(&context[..start]).unwrap_or_default();
+        answer.get(context.len() - start).copied().unwrap_or(end)
+    }
+
+    /// Where the answer begins: behind a raw prompt, or behind the head of the last turn.
+    fn answer_start(&self) -> Option<usize> {
+        let (context, vocab) = (&self.context, &self.vocab);
+        let border = context.iter().rposition(|&t| t == vocab.sep || t == vocab.turn_start)?;
+        if context[border] == vocab.sep {
+            return Some(border + 1);
+        }
+        let head = context[border..].iter().position(|&t| t == vocab.newline)?;
+        Some(border + head + 1)
     }
 
     fn fill_random(&self, row: &mut [f32]) {
@@ -181,6 +227,7 @@ impl Backend for PlaceholderBackend {
     }
 
     fn execute(&mut self, batch: &Batch, logits: &mut LogitsBuf) -> Result<(), BackendError> {
+        let started = Instant::now();
         self.n_steps += 1;
         self.inject_faults(batch.n_tokens())?;
         for s in 0..batch.n_sequences() {
@@ -200,6 +247,10 @@ impl Backend for PlaceholderBackend {
             }
             self.read_back(batch, s, batch.positions[sample.token_idx as usize] as usize);
             self.fill_row(logits.row_mut(row));
+        }
+        let left = self.cost_of(batch).saturating_sub(started.elapsed());
+        if left > Duration::ZERO {
+            std::thread::sleep(left);
         }
         Ok(())
     }
@@ -230,7 +281,7 @@ impl Backend for PlaceholderBackend {
 }
 
 /// A bijection of 64-bit words that spreads every bit. Source: Steele et al. 2014 (`SplitMix64`).
-fn mix(word: u64) -> u64 {
+pub(crate) fn mix(word: u64) -> u64 {
     let z = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -326,6 +377,33 @@ mod tests {
         let chat = [2, 20, 39, 7, 8, 3, 39, 2, 21, 39];
         assert_eq!(argmax(&run(&mut echo, &[&chat], &[0, 1, 2])), 7);
         assert_eq!(argmax(&run(&mut echo, &[&chat, &[7], &[8]], &[0, 1, 2])), 3);
+    }
+
+    #[test]
+    fn a_script_is_told_to_raw_prompts_and_chats_and_ends() {
+        let mut script = ScriptedTokens::default();
+        script.push(Some(vec![1, 7, 4]), vec![8, 9]);
+        script.push(Some(vec![2, 20, 39, 7, 3, 39, 2, 21, 39]), vec![11]);
+        let mut replay = backend("mode=replay").with_script(script);
+        assert_eq!(argmax(&run(&mut replay, &[&[1, 7, 4]], &[0, 1])), 8);
+        assert_eq!(argmax(&run(&mut replay, &[&[1, 7, 4, 8]], &[0, 1])), 9);
+        assert_eq!(argmax(&run(&mut replay, &[&[1, 7, 4, 8, 9]], &[0, 1])), 3);
+        let chat = [2, 20, 39, 7, 3, 39, 2, 21, 39];
+        assert_eq!(argmax(&run(&mut replay, &[&chat], &[0, 1, 2])), 11);
+        assert_eq!(argmax(&run(&mut replay, &[&chat, &[11]], &[0, 1, 2])), 3);
+    }
+
+    #[test]
+    fn a_step_takes_what_it_costs_and_every_nth_more() {
+        let mut costly =
+            backend("step_ns=2000000,prefill_token_ns=1000000,slow_every=2,slow_us=9000");
+        let mut took = || {
+            let started = Instant::now();
+            run(&mut costly, &[&[5, 6, 7]], &[0]);
+            started.elapsed()
+        };
+        assert!(took() >= Duration::from_millis(5));
+        assert!(took() >= Duration::from_millis(14));
     }
 
     #[test]

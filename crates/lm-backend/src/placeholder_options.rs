@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use lm_types::TokenId;
 
+use crate::{PlaceholderScript, StepCosts};
+
 /// What the placeholder does. Written as `mode=echo,seed=7,delay_us=200`, in any order.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct PlaceholderOptions {
     /// What it answers.
     pub mode: PlaceholderMode,
@@ -15,7 +17,13 @@ pub struct PlaceholderOptions {
     pub seed: u64,
     /// In random mode an answer ends after about this many tokens.
     pub mean_tokens: u32,
-    /// Each step takes at least this long.
+    /// What modes `replay` and `schema` answer.
+    pub script: PlaceholderScript,
+    /// How long a step takes, all in all: what is left of it after computing is slept.
+    pub costs: StepCosts,
+    /// By how much of itself that varies from step to step, up and down, evenly.
+    pub jitter_percent: u32,
+    /// Each step sleeps this long first.
     pub delay: Duration,
     /// Each token of a step adds this much.
     pub delay_per_token: Duration,
@@ -29,6 +37,10 @@ pub struct PlaceholderOptions {
     pub hang_at_step: Option<u64>,
     /// How long that is.
     pub hang: Duration,
+    /// Every n-th step takes `slow` longer.
+    pub slow_every: Option<u64>,
+    /// How long that is.
+    pub slow: Duration,
     /// A row after exactly this many tokens of context holds NaN.
     pub nan_at: Option<u32>,
     /// In this step, counted from 1, every row holds NaN, and so does the KV of its last token.
@@ -48,6 +60,10 @@ pub enum PlaceholderMode {
     Random,
     /// The last user message, or the raw prompt, again.
     Echo,
+    /// What was recorded: see [`PlaceholderScript`].
+    Replay,
+    /// JSON of a schema: see [`PlaceholderScript`].
+    Schema,
 }
 
 /// The tokens that a placeholder gives a meaning to.
@@ -74,8 +90,9 @@ pub struct PlaceholderVocab {
 pub enum OptionError {
     /// No option has this name.
     #[error(
-        "placeholder option {name:?} is unknown; known: mode, seed, mean_tokens, delay_us, \
-         delay_per_token_us, fail_at_step, fail_every, panic_at_step, hang_at_step, hang_us, nan_at, \
+        "placeholder option {name:?} is unknown; known: mode, seed, mean_tokens, step_ns, \
+         decode_row_ns, prefill_token_ns, decode_context_ps, prefill_context_ps, jitter_percent, \
+         delay_us, delay_per_token_us, slow_every, slow_us, fail_at_step, fail_every, panic_at_step, hang_at_step, hang_us, nan_at, \
          nan_at_step, block_size, n_blocks, max_model_len"
     )]
     Unknown {
@@ -100,6 +117,9 @@ impl Default for PlaceholderOptions {
             mode: PlaceholderMode::Random,
             seed: 0,
             mean_tokens: 64,
+            script: PlaceholderScript::default(),
+            costs: StepCosts::default(),
+            jitter_percent: 0,
             delay: Duration::ZERO,
             delay_per_token: Duration::ZERO,
             fail_at_step: None,
@@ -107,6 +127,8 @@ impl Default for PlaceholderOptions {
             panic_at_step: None,
             hang_at_step: None,
             hang: Duration::from_secs(60),
+            slow_every: None,
+            slow: Duration::from_millis(500),
             nan_at: None,
             nan_at_step: None,
             block_size: 32,
@@ -148,6 +170,10 @@ impl PlaceholderOptions {
             Ok(number) if number <= 60_000_000 => Ok(Duration::from_micros(number)),
             _ => Err(invalid(name, value, "microseconds, at most 60000000")),
         };
+        let cost = || match value.parse::<u64>() {
+            Ok(number) if number <= 60_000_000_000 => Ok(number),
+            _ => Err(invalid(name, value, "a number, at most 60000000000")),
+        };
         let length = || up_to(1 << 24, "a number from 1 to 16777216").map(|n| n as usize);
         match name {
             "mode" => self.mode = value.parse()?,
@@ -155,6 +181,16 @@ impl PlaceholderOptions {
             "mean_tokens" => {
                 self.mean_tokens = up_to(1 << 20, "a number from 1 to 1048576")? as u32
             }
+            "step_ns" => self.costs.step_ns = cost()?,
+            "decode_row_ns" => self.costs.decode_row_ns = cost()?,
+            "prefill_token_ns" => self.costs.prefill_token_ns = cost()?,
+            "decode_context_ps" => self.costs.decode_context_ps = cost()?,
+            "prefill_context_ps" => self.costs.prefill_context_ps = cost()?,
+            "jitter_percent" => {
+                self.jitter_percent = up_to(100, "a number from 1 to 100")? as u32;
+            }
+            "slow_every" => self.slow_every = Some(count()?),
+            "slow_us" => self.slow = micros()?,
             "delay_us" => self.delay = micros()?,
             "delay_per_token_us" => self.delay_per_token = micros()?,
             "fail_at_step" => self.fail_at_step = Some(count()?),
@@ -180,7 +216,9 @@ impl FromStr for PlaceholderMode {
         match text {
             "random" => Ok(PlaceholderMode::Random),
             "echo" => Ok(PlaceholderMode::Echo),
-            _ => Err(invalid("mode", text, "random or echo")),
+            "replay" => Ok(PlaceholderMode::Replay),
+            "schema" => Ok(PlaceholderMode::Schema),
+            _ => Err(invalid("mode", text, "random, echo, replay or schema")),
         }
     }
 }
@@ -211,9 +249,18 @@ mod tests {
             "delay_us=200,nan_at=3",
             Ok(PlaceholderOptions { delay: Duration::from_micros(200), nan_at: Some(3), ..base() }),
         );
+        let costs = StepCosts { step_ns: 5, prefill_context_ps: 9, ..StepCosts::default() };
+        check(
+            "step_ns=5,prefill_context_ps=9,jitter_percent=10",
+            Ok(PlaceholderOptions { costs, jitter_percent: 10, ..base() }),
+        );
+        check(
+            "jitter_percent=101",
+            Err("placeholder option jitter_percent is \"101\", but must be a number from 1 to 100"),
+        );
         check(
             "mode=shout",
-            Err("placeholder option mode is \"shout\", but must be random or echo"),
+            Err("placeholder option mode is \"shout\", but must be random, echo, replay or schema"),
         );
         check(
             "block_size=0",

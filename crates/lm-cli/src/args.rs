@@ -10,7 +10,11 @@ use crate::bench_args::BenchArgs;
 use crate::cache_args::CacheArgs;
 use crate::data_args::{DataArgs, QuarantineArgs};
 use crate::keys_args::KeysArgs;
+use crate::loop_args::{EvalArgs, FailuresArgs, FixArgs, LearnArgs, ReviewArgs};
 use crate::net_args::NetArgs;
+use crate::placeholder::PlaceholderFiles;
+use crate::placeholder_args::PlaceholderArgs;
+use crate::served::ServedArgs;
 
 const AFTER_HELP: &str = "\
 LASTMILE_HOME holds models, store, keys and data; by default the platform's data folder.
@@ -58,6 +62,8 @@ pub(crate) enum Verb {
     Inspect(InspectArgs),
     /// Measure throughput and latency of a model: of the executor alone, or through the engine.
     Bench(BenchArgs),
+    /// Make a placeholder as slow as a real model.
+    Placeholder(PlaceholderArgs),
     /// Measure how well a model predicts a text, by llama.cpp's method.
     Perplexity(PerplexityArgs),
     /// Write a model as a GGUF file of another storage type.
@@ -68,6 +74,16 @@ pub(crate) enum Verb {
     Keys(KeysArgs),
     /// See, repair and release the rows that broke a rule.
     Quarantine(QuarantineArgs),
+    /// See what fails, the problems to solve first first.
+    Failures(FailuresArgs),
+    /// Say of failures, one by one, whether they are.
+    Review(ReviewArgs),
+    /// Note fixes, prove them by traffic, and keep them fixed.
+    Fix(FixArgs),
+    /// Ask a model the rows of a dataset and score its answers.
+    Eval(EvalArgs),
+    /// Say how long it takes from a failure to its proved fix.
+    Learn(LearnArgs),
     /// Say what runs, since when, and what went wrong.
     Doctor(DoctorArgs),
 }
@@ -84,6 +100,8 @@ pub(crate) struct ModelArgs {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct RunOptions {
+    #[command(flatten)]
+    pub(crate) placeholder: PlaceholderFiles,
     /// `random:SEED` runs the model's architecture with random weights.
     #[arg(long, value_name = "FROM", hide_short_help = true)]
     pub(crate) weights: Option<String>,
@@ -157,7 +175,7 @@ fn kv_type(text: &str) -> Result<KvType, String> {
 #[command(after_help = "Example:\n  lastmile serve --model placeholder --port 8081")]
 pub(crate) struct ServeArgs {
     #[command(flatten)]
-    pub(crate) model: ModelArgs,
+    pub(crate) model: ServedArgs,
     /// Where to listen; other than loopback only with an API key or --insecure.
     #[arg(long, default_value = "127.0.0.1", env = "LASTMILE_HOST")]
     pub(crate) host: IpAddr,
@@ -173,8 +191,8 @@ pub(crate) struct ServeArgs {
     pub(crate) net: NetArgs,
     #[command(flatten)]
     pub(crate) cache: CacheArgs,
-    /// The name that clients ask for.
-    #[arg(long, value_name = "NAME")]
+    /// The name that clients ask for; of the first model.
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
     pub(crate) served_model_name: Option<String>,
     /// Refuse requests with unknown fields instead of answering with a warning.
     #[arg(long, env = "LASTMILE_STRICT")]
@@ -258,6 +276,9 @@ pub(crate) struct PullArgs {
     /// A card's name or `hf:org/repo[:file]`.
     #[arg(default_value = "smollm2-135m-instruct")]
     pub(crate) model: String,
+    /// Never use the network: only say where the model is, if it is installed.
+    #[arg(long, env = "LASTMILE_OFFLINE", conflicts_with = "force")]
+    pub(crate) offline: bool,
     /// Fetch again even when it is installed.
     #[arg(long)]
     pub(crate) force: bool,

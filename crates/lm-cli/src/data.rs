@@ -16,7 +16,7 @@ use crate::data_args::{DataArgs, DataVerb, InferArgs, IngestArgs, ReadArgs, Watc
 use crate::model::{home, locate, model_ref};
 use crate::outcome::{Outcome, WrongUse, print_json, say};
 use crate::progress::Drawn;
-use crate::{data_versions, quarantine};
+use crate::{data_versions, fix, quarantine};
 
 /// Where the datasets are.
 pub(crate) fn data_home() -> anyhow::Result<DataHome> {
@@ -28,6 +28,7 @@ pub(crate) fn data(args: &DataArgs) -> anyhow::Result<Outcome> {
         DataVerb::Ingest(args) => ingest(args),
         DataVerb::Watch(args) => watch(args),
         DataVerb::Infer(args) => infer(args),
+        DataVerb::FromRequests(args) => fix::from_requests(args),
         DataVerb::Quarantine { list } => quarantine::list(list),
         other => data_versions::verb(other),
     }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use crate::loop_args::FromRequestsArgs;
+
 #[derive(Debug, Args)]
 pub(crate) struct DataArgs {
     #[command(subcommand)]
@@ -94,6 +96,11 @@ pub(crate) enum DataVerb {
         #[arg(long)]
         json: bool,
     },
+    /// Publish answers of the traffic as rows: deduplicated, masked, each with its request's id.
+    #[command(
+        after_help = "Example:\n  lastmile data from-requests corrections --feedback corrected"
+    )]
+    FromRequests(FromRequestsArgs),
     /// Show the rows that were not published, and why.
     Quarantine {
         #[command(flatten)]

@@ -65,6 +65,7 @@ pub(crate) fn verb(verb: &DataVerb) -> anyhow::Result<Outcome> {
         DataVerb::Ingest(_)
         | DataVerb::Watch(_)
         | DataVerb::Infer(_)
+        | DataVerb::FromRequests(_)
         | DataVerb::Quarantine { .. } => unreachable!("these verbs are done before: this is a bug"),
     }
     Ok(Outcome::Done)

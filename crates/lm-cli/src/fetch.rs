@@ -17,7 +17,8 @@ pub(crate) fn pull(args: &PullArgs) -> anyhow::Result<Outcome> {
         let why = format!("{model} is not fetched from anywhere: it is used as it is");
         return Err(WrongUse(why).into());
     }
-    let options = PullOptions { force: args.force, ..PullOptions::default() };
+    let options =
+        PullOptions { force: args.force, offline: args.offline, ..PullOptions::default() };
     let installed = lm_models::pull(&model, &home, &options, &Drawn::new())?;
     if args.json {
         print_json(&installed_json(&installed))?;

@@ -5,30 +5,40 @@
 //! Start reading at [`args::Cli`] for the verbs, then at the file of a verb.
 
 mod args;
+mod ask;
 mod bench_args;
 mod bench_engine;
 mod bench_loop;
 mod bench_serve;
 mod bench_serve_args;
 mod cache_args;
+mod calibrate;
 mod chat;
 mod data;
 mod data_args;
 mod data_versions;
 mod doctor;
+mod failures;
 mod fetch;
+mod fix;
 mod keys;
 mod keys_args;
+mod loop_args;
 mod model;
 mod net_args;
 mod outcome;
 mod perplexity;
+mod placeholder;
+mod placeholder_args;
 mod plan;
+mod predict;
 mod progress;
 mod quantize;
 mod quarantine;
 mod run;
+mod schema_answers;
 mod serve;
+mod served;
 mod signals;
 mod traffic;
 
@@ -41,6 +51,7 @@ use tracing_subscriber::EnvFilter;
 use crate::args::{Cli, LogFormat, Verb};
 use crate::bench_args::BenchVerb;
 use crate::outcome::{Outcome, error_text, exit_code, is_broken_pipe};
+use crate::placeholder_args::PlaceholderVerb;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -69,11 +80,19 @@ fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
             BenchVerb::Loop(args) => bench_loop::bench_loop(&args),
             BenchVerb::Serve(args) => bench_serve::bench_serve(&args),
         },
+        Verb::Placeholder(args) => match args.verb {
+            PlaceholderVerb::Calibrate(args) => calibrate::calibrate(&args),
+        },
         Verb::Perplexity(args) => perplexity::perplexity(&args),
         Verb::Quantize(args) => quantize::quantize(&args),
         Verb::Data(args) => data::data(&args),
         Verb::Keys(args) => keys::keys(&args),
         Verb::Quarantine(args) => quarantine::quarantine(&args),
+        Verb::Failures(args) => failures::failures(&args),
+        Verb::Review(args) => failures::review(&args),
+        Verb::Fix(args) => fix::fix(&args),
+        Verb::Eval(args) => fix::eval(&args),
+        Verb::Learn(args) => failures::learn(&args),
         Verb::Doctor(args) => doctor::doctor(&args),
     }
 }

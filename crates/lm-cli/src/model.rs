@@ -4,13 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use lastmile::{
-    EngineOptions, LoadError, ModelSource, PlaceholderOptions, Runtime, RuntimeConfig, WeightsFrom,
-};
+use lastmile::{EngineOptions, LoadError, ModelSource, Runtime, RuntimeConfig, WeightsFrom};
 use lm_models::{Catalog, FetchError, Home, ModelRef, PullOptions};
 
 use crate::args::RunOptions;
 use crate::outcome::WrongUse;
+use crate::placeholder::placeholder_options;
 use crate::progress::Drawn;
 
 /// Where models, store and data are.
@@ -40,8 +39,12 @@ pub(crate) fn runtime_config(model: &str, options: &RunOptions) -> anyhow::Resul
             );
         }
         ModelRef::Placeholder(text) => {
-            let options = text.parse::<PlaceholderOptions>();
-            ModelSource::Placeholder(options.map_err(|error| WrongUse(error.to_string()))?)
+            ModelSource::Placeholder(placeholder_options(text, &options.placeholder)?)
+        }
+        _ if options.placeholder.is_given() => {
+            let what =
+                "--placeholder-costs or --placeholder-schema is given, but the model is none";
+            return Err(WrongUse(what.to_owned()).into());
         }
         _ => ModelSource::Path {
             path: locate(&model, &home, options.offline)?,

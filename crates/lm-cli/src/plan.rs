@@ -6,21 +6,31 @@ use lastmile::MemoryPlan;
 use serde_json::{Map, Value, json};
 
 use crate::args::PlanArgs;
+use crate::calibrate::read_costs;
 use crate::model::runtime_config;
 use crate::outcome::{Outcome, human_bytes, print_json, say};
+use crate::predict::{self, predictions};
 
 /// The shortest context in the table; the others double it.
 const FIRST_CONTEXT: usize = 512;
 
 pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Outcome> {
-    let config = runtime_config(&args.model, &args.run)?;
+    let mut run = args.run.clone();
+    // Also of a real model: what it was measured at.
+    let costs = run.placeholder.placeholder_costs.take();
+    let costs = costs.as_deref().map(read_costs).transpose()?;
+    let config = runtime_config(&args.model, &run)?;
+    let predictions = predictions(&config, costs)?;
     let max_num_seqs = config.engine.max_num_seqs as u64;
     let plan = MemoryPlan::of(&config)?;
     let rows = rows(&plan, config.max_model_len.unwrap_or(plan.trained_len));
     if args.json {
-        print_json(&as_json(&plan, &rows))?;
+        let mut document = as_json(&plan, &rows);
+        document["predictions"] = predict::as_json(&predictions);
+        print_json(&document)?;
     } else {
         print(&plan, &rows, max_num_seqs)?;
+        predict::print(&predictions)?;
     }
     Ok(if plan.fits() { Outcome::Done } else { Outcome::No })
 }

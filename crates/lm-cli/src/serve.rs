@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use lastmile::Runtime;
+use lastmile::{Registry, Runtime};
 use lm_keys::KeyRing;
 use lm_ops::{Ops, Privacy, Store, StoreOptions};
 use lm_server::{Access, ServeError, ServerConfig, ServiceManager, Tls, bind, charging, now};
@@ -13,8 +13,9 @@ use lm_server::{Access, ServeError, ServerConfig, ServiceManager, Tls, bind, cha
 use crate::args::{PrivacyArg, ServeArgs};
 use crate::doctor::store_path;
 use crate::keys::key_file;
-use crate::model::{home, runtime_config, start};
+use crate::model::home;
 use crate::outcome::{Outcome, WrongUse, human_bytes};
+use crate::served::{Shared, load_default, registry};
 use crate::signals;
 
 pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
@@ -47,12 +48,6 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
         other => other.into(),
     })?;
     let address = listener.local_addr()?;
-    let mut config = runtime_config(&args.model.model, &args.model.run)?;
-    if let Some(name) = &args.served_model_name {
-        config.served_name = Some(name.clone());
-    }
-    config.disk_cache = args.cache.config();
-    config.reserved_bytes = server.request_bytes();
     let privacy = match args.privacy {
         PrivacyArg::Full => Privacy::Full,
         PrivacyArg::Off => Privacy::Off,
@@ -61,14 +56,22 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
     let options = StoreOptions { privacy, ..StoreOptions::default() };
     let ops = Ops::new(Store::open(&store_path, options)?);
     access.load_keys(&ops)?;
-    config.observer = charging(Arc::clone(&access.keys), ops.observer());
-    let runtime = Arc::new(start(config)?);
+    let observer = charging(Arc::clone(&access.keys), ops.observer());
+    let shared =
+        Shared { observer, disk_cache: args.cache.config(), request_bytes: server.request_bytes() };
+    let models = registry(&args.model, args.served_model_name.as_deref(), &shared)?;
+    let runtime = load_default(&models)?;
     banner(args, &runtime, &access, address, started.elapsed());
-    tokio.block_on(async {
+    others(&models);
+    drop(runtime);
+    let served = tokio.block_on(async {
         let shutdown = signals::stop()?;
-        lm_server::serve(listener, runtime, ops, server, access, shutdown).await?;
+        lm_server::serve(listener, models, ops, server, access, shutdown).await?;
         anyhow::Ok(())
-    })?;
+    });
+    // A model that is still being loaded is not waited for.
+    tokio.shutdown_timeout(Duration::from_secs(1));
+    served?;
     Ok(Outcome::Done)
 }
 
@@ -94,6 +97,25 @@ fn access(args: &ServeArgs) -> anyhow::Result<Access> {
         service_manager: Arc::new(ServiceManager::from_env()),
         ..Access::default()
     })
+}
+
+/// The models besides the default one, and what all may take.
+fn others(models: &Registry) {
+    let all = models.status();
+    let (ceiling, planned) = models.memory();
+    if let (true, Some(ceiling)) = (all.len() > 1, ceiling) {
+        let (planned, ceiling) = (human_bytes(planned), human_bytes(ceiling));
+        eprintln!("  ledger    {planned} of {ceiling} are planned for what is loaded");
+    }
+    for model in &all {
+        let state = if model.runtime.is_some() { "loaded" } else { "loaded when asked for" };
+        let also = model.aliases.join(", ");
+        match (all.len() > 1, model.aliases.is_empty()) {
+            (_, false) => eprintln!("  serves    {} (also {also}): {state}", model.name),
+            (true, true) => eprintln!("  serves    {}: {state}", model.name),
+            (false, true) => {}
+        }
+    }
 }
 
 /// What an operator wants to see first. Standard error, as the logs.

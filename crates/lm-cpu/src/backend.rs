@@ -1,6 +1,8 @@
 //! The backend that the engine drives: batches in, logits out.
 
-use lm_backend::{Backend, BackendError, BackendSpec, Batch, LogitsBuf, MemoryNeed, StepLimits};
+use lm_backend::{
+    Backend, BackendError, BackendSpec, Batch, LogitsBuf, MemoryNeed, StepArbiter, StepLimits,
+};
 use lm_kernels::{Isa, KV_PAGE, KvType, UnknownIsa};
 use lm_models::{Model, ModelError, TensorRole};
 use lm_types::BlockIdx;
@@ -126,6 +128,18 @@ impl CpuBackend {
     /// # Errors
     /// The model cannot be run with these options.
     pub fn load(model: Model, options: &CpuOptions) -> Result<Self, LoadError> {
+        CpuBackend::load_in_turns(model, options, &StepArbiter::default())
+    }
+
+    /// As [`CpuBackend::load`], while engines that share the arbiter compute.
+    ///
+    /// # Errors
+    /// The model cannot be run with these options.
+    pub fn load_in_turns(
+        model: Model,
+        options: &CpuOptions,
+        arbiter: &StepArbiter,
+    ) -> Result<Self, LoadError> {
         let isa = Isa::detect_capped(options.isa_cap.as_deref()).map_err(LoadError::Isa)?;
         CpuBackend::supports(&model)?;
         let block_bytes = KvCache::block_bytes(&model.spec, options.kv_type) as u64;
@@ -137,7 +151,7 @@ impl CpuBackend {
         let n_threads = options.n_threads.unwrap_or_else(default_n_threads);
         let vocab_size = model.spec.vocab_size;
         let kv = KvCache::new(&model.spec, options.kv_type, n_blocks)?;
-        let executor = Executor::load(model, isa, n_threads, max_model_len)?;
+        let executor = Executor::load(model, isa, n_threads, max_model_len, arbiter)?;
         let spec = BackendSpec {
             // Activations are 13-bit numbers: another precision would be another release.
             kernel_path: format!("cpu-{}-a13", isa.name()),

@@ -1,7 +1,7 @@
 //! One step through any `DecoderSpec`, phase by phase. Phases are either over rows (norms, RoPE,
 //! quantisation) or over parts of a matrix; each ends when all of its items have.
 
-use lm_backend::{Batch, LogitsBuf};
+use lm_backend::{Batch, LogitsBuf, StepArbiter};
 use lm_kernels::{Isa, KV_PAGE, Pool, Put, add_assign, dequantize_row, rms_norm, store_k, store_v};
 use lm_models::{DecoderSpec, Model, TensorRole};
 
@@ -40,9 +40,10 @@ impl Executor {
         isa: Isa,
         n_threads: usize,
         max_model_len: usize,
+        arbiter: &StepArbiter,
     ) -> Result<Self, LoadError> {
         let mut pool = Pool::new(n_threads);
-        let mut loader = Loader { model: &model, pool: &mut pool };
+        let mut loader = Loader { model: &model, pool: &mut pool, arbiter };
         let head = match model.spec.tied_head {
             true => TensorRole::TokenEmbedding,
             false => TensorRole::OutputHead,

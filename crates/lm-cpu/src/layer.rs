@@ -1,5 +1,6 @@
 //! The weights of one layer.
 
+use lm_backend::StepArbiter;
 use lm_kernels::{Pool, WeightType, dequantize_row};
 use lm_models::{LayerTensor, Model, NormPlacement, TensorRole};
 
@@ -28,10 +29,13 @@ pub(crate) struct Layer {
 pub(crate) struct Loader<'a> {
     pub(crate) model: &'a Model,
     pub(crate) pool: &'a mut Pool,
+    /// Each matrix is a turn, so that engines that run go on meanwhile.
+    pub(crate) arbiter: &'a StepArbiter,
 }
 
 impl Loader<'_> {
     pub(crate) fn matrix(&mut self, role: TensorRole) -> Result<Matrix, LoadError> {
+        let _turn = self.arbiter.turn(|| ());
         Matrix::pack(&self.model.tensor(role)?, role, self.pool)
     }
 

@@ -63,7 +63,7 @@ pub fn infer(path: &Path, format: Option<Format>, max_rows: u64) -> Result<Infer
         for row in
             parquet_rows::rows(path, 0)?.take(usize::try_from(max_rows).unwrap_or(usize::MAX))
         {
-            match row?.map(|text| convert::parse(&text)) {
+            match row?.map(|text| convert::parse(&text, None)) {
                 Ok(Ok(row)) => seen.row(&row),
                 _ => seen.n_broken += 1,
             }

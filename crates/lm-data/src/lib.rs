@@ -37,6 +37,8 @@ mod stage;
 mod version;
 mod watch;
 
+pub use check::minhash::{N_BINS, Sketch, similarity};
+pub use check::personal::mask;
 pub use check::rule::Repair;
 pub use check::tokenizer_of;
 pub use error::DataError;

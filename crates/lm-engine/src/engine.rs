@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use crossbeam_channel::Receiver;
-use lm_backend::{Backend, Batch, LogitsBuf};
+use lm_backend::{Activity, Backend, Batch, LogitsBuf, StepArbiter};
 use lm_sampler::{Sampled, Sampler};
 use lm_scheduler::{
     ConfigError, Drawn, Expired, NewSequence, ScheduledRow, Scheduler, SchedulerConfig, Sequence,
@@ -17,10 +16,11 @@ use lm_types::{FinishReason, GenerateError, Observer, Outcome, SeqId, Timestamp,
 
 use crate::active::{Active, ServedBy};
 use crate::cpu_time::process_cpu_time;
-use crate::draw::{Draw, panic_message, want};
-use crate::exchange::{Exchange, Gone};
+use crate::draw::{Draw, panic_message};
+use crate::exchange::Exchange;
 use crate::submit::{Door, QueuePlace, never_runs};
-use crate::{BlockStore, EngineStats, NewSubmission, StoreReport};
+use crate::want::want;
+use crate::{BlockStore, EngineStats, NewSubmission};
 
 /// What an engine is made of.
 pub struct EngineParts {
@@ -32,26 +32,30 @@ pub struct EngineParts {
     pub observer: Arc<dyn Observer>,
     /// What stands in every record.
     pub served_by: ServedBy,
+    /// Shared by the engines of a process, which take turns.
+    pub arbiter: Arc<StepArbiter>,
     /// Where KV blocks are kept outside of the pool.
     pub block_store: Option<BlockStore>,
 }
 
 /// The engine itself, without its thread.
 pub struct Engine {
-    parts: EngineParts,
-    scheduler: Scheduler,
+    pub(crate) parts: EngineParts,
+    pub(crate) scheduler: Scheduler,
     door: Door,
     sampler: Sampler,
-    stats: Arc<EngineStats>,
-    active: BTreeMap<SeqId, Active>,
-    exchange: Option<Exchange>,
+    pub(crate) stats: Arc<EngineStats>,
+    pub(crate) active: BTreeMap<SeqId, Active>,
+    pub(crate) exchange: Option<Exchange>,
     next_seq: u64,
-    /// CPU time of the process that is accounted for.
-    cpu_accounted: Duration,
+    /// The bound as it was configured; engines that have work at the same time share it.
+    max_token_gap: Duration,
+    /// While there is something to do.
+    activity: Option<Activity>,
     // Buffers of one step, reused.
     batch: Batch,
     logits: LogitsBuf,
-    rows: Vec<ScheduledRow>,
+    pub(crate) rows: Vec<ScheduledRow>,
     draws: Vec<Draw>,
     drawn: Vec<Drawn>,
     leaving: Vec<SeqId>,
@@ -66,10 +70,8 @@ impl Engine {
         let (n_seqs, vocab_size) = (config.max_num_seqs, parts.backend.spec().vocab_size);
         // Checks the limits before memory is set aside for them.
         let mut scheduler = Scheduler::new(config.clone())?;
-        let exchange = parts.block_store.take().map(|store| {
-            stats.keep_store_counters(&store);
-            Exchange::new(store, &mut scheduler)
-        });
+        let block_store = parts.block_store.take();
+        let exchange = block_store.map(|store| Exchange::new(store, &mut scheduler, &stats));
         stats.n_blocks.store(config.n_blocks as u64, Relaxed);
         stats.n_free_blocks.store(config.n_blocks as u64, Relaxed);
         Ok(Engine {
@@ -85,7 +87,8 @@ impl Engine {
             active: BTreeMap::new(),
             exchange,
             next_seq: 0,
-            cpu_accounted: process_cpu_time(),
+            max_token_gap: config.max_token_gap,
+            activity: None,
             stats,
             parts,
         })
@@ -93,6 +96,9 @@ impl Engine {
 
     /// Runs one step: what can run, runs one round.
     pub fn step(&mut self) {
+        let arbiter = Arc::clone(&self.parts.arbiter);
+        // Who waits for its turn is alive.
+        let _turn = (!self.is_idle()).then(|| arbiter.turn(|| self.stats.beat()));
         self.exchange_blocks();
         let started = self.stats.now();
         self.drop_abandoned();
@@ -120,21 +126,6 @@ impl Engine {
         self.publish();
     }
 
-    /// Whether nothing can run before blocks come from outside of the pool.
-    pub(crate) fn awaits_blocks(&self) -> bool {
-        self.rows.is_empty() && self.scheduler.is_importing()
-    }
-
-    /// Whether blocks can be handed out now to be kept outside of the pool.
-    pub(crate) fn can_export(&self) -> bool {
-        self.exchange.as_ref().is_some_and(|exchange| exchange.can_export(&self.scheduler))
-    }
-
-    /// Where it is said that blocks have come.
-    pub(crate) fn store_reports(&self) -> Option<&Receiver<StoreReport>> {
-        self.exchange.as_ref().map(Exchange::reports)
-    }
-
     /// Who may wait.
     pub(crate) fn door(&self) -> &Door {
         &self.door
@@ -153,8 +144,13 @@ impl Engine {
 
     /// Takes an answer in; refusals go to its reader.
     pub(crate) fn add(&mut self, mut new: NewSubmission, place: QueuePlace, arrival: Timestamp) {
-        if self.is_idle() {
-            self.cpu_accounted = process_cpu_time();
+        if self.activity.is_none() {
+            let arbiter = &self.parts.arbiter;
+            // What the process did while no engine had work is nobody's.
+            if arbiter.n_active() == 0 {
+                let _unshared = arbiter.take_cpu_time(process_cpu_time());
+            }
+            self.activity = Some(arbiter.begin());
         }
         let id = SeqId(self.next_seq);
         self.next_seq += 1;
@@ -184,17 +180,6 @@ impl Engine {
         self.publish();
     }
 
-    /// Moves blocks between the pool and where they are kept outside. Without a keeper there are none.
-    fn exchange_blocks(&mut self) {
-        let Some(exchange) = &mut self.exchange else { return };
-        let (backend, is_busy) = (self.parts.backend.as_mut(), !self.active.is_empty());
-        if let Err(Gone) = exchange.run(&mut self.scheduler, backend, &self.stats, is_busy) {
-            tracing::error!("the keeper of KV blocks is gone: the prefix cache is in memory only");
-            self.exchange = None;
-            self.scheduler.lose_outside();
-        }
-    }
-
     /// Ends answers that nobody reads; their blocks are free before this step is planned.
     fn drop_abandoned(&mut self) {
         let abandoned = self.active.iter().filter(|(_, active)| active.output.is_abandoned());
@@ -205,6 +190,9 @@ impl Engine {
     }
 
     fn schedule(&mut self, now: Timestamp) {
+        // Between two tokens of an answer every engine that has work runs a step.
+        let n_engines = self.parts.arbiter.n_active().max(1) as u32;
+        self.scheduler.set_max_token_gap(self.max_token_gap / n_engines);
         let step = self.scheduler.schedule(now);
         self.rows.clear();
         self.rows.extend_from_slice(&step.rows);
@@ -319,9 +307,7 @@ impl Engine {
 
     /// Shares the CPU time since the last accounting among the step's rows, by their tokens.
     fn account(&mut self, started: Timestamp) {
-        let cpu_now = process_cpu_time();
-        let spent = cpu_now.saturating_sub(self.cpu_accounted);
-        self.cpu_accounted = cpu_now;
+        let spent = self.parts.arbiter.take_cpu_time(process_cpu_time());
         let per_token = spent.as_secs_f64() / self.batch.n_tokens() as f64;
         for row in &self.rows {
             let active = self.active.get_mut(&row.seq).expect("a scheduled sequence is active");
@@ -384,7 +370,10 @@ impl Engine {
         signal.send();
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
+        if self.is_idle() {
+            self.activity = None;
+        }
         let (stats, counters) = (&self.stats, self.scheduler.counters());
         stats.n_running.store(self.scheduler.n_running() as u64, Relaxed);
         stats.n_waiting.store(self.scheduler.n_waiting() as u64, Relaxed);

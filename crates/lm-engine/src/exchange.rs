@@ -3,7 +3,7 @@
 //! Memory for blocks on their way is bounded: what has none waits in the scheduler. While answers are running
 //! this takes a few milliseconds of a step's time at most.
 //!
-//! Start reading at [`Exchange::run`].
+//! Start reading at [`Engine::exchange_blocks`].
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use lm_backend::Backend;
 use lm_scheduler::{BlockHash, Scheduler};
 use lm_types::{CacheMissReason, Timestamp};
 
-use crate::EngineStats;
 use crate::block_store::{BlockStore, MovedBlock, StoreOrder, StoreReport, blocks_on_their_way};
+use crate::{Engine, EngineStats};
 
 /// How long blocks may be copied in, and out, before a step of running answers.
 const IN_TIME: Duration = Duration::from_millis(2);
@@ -31,7 +31,12 @@ pub(crate) struct Exchange {
 pub(crate) struct Gone;
 
 impl Exchange {
-    pub(crate) fn new(mut store: BlockStore, scheduler: &mut Scheduler) -> Self {
+    pub(crate) fn new(
+        mut store: BlockStore,
+        scheduler: &mut Scheduler,
+        stats: &EngineStats,
+    ) -> Self {
+        stats.keep_store_counters(&store);
         let (n_reads, n_writes) = blocks_on_their_way(store.block_bytes);
         scheduler.keep_outside(std::mem::take(&mut store.known));
         // Memory is taken when it is first used.
@@ -153,5 +158,33 @@ impl Exchange {
         }
         self.store.orders.try_send(StoreOrder::Write(block)).map_err(|_| Gone)?;
         Ok(true)
+    }
+}
+
+impl Engine {
+    /// Whether nothing can run before blocks come from outside of the pool.
+    pub(crate) fn awaits_blocks(&self) -> bool {
+        self.rows.is_empty() && self.scheduler.is_importing()
+    }
+
+    /// Whether blocks can be handed out now to be kept outside of the pool.
+    pub(crate) fn can_export(&self) -> bool {
+        self.exchange.as_ref().is_some_and(|exchange| exchange.can_export(&self.scheduler))
+    }
+
+    /// Where it is said that blocks have come.
+    pub(crate) fn store_reports(&self) -> Option<&Receiver<StoreReport>> {
+        self.exchange.as_ref().map(Exchange::reports)
+    }
+
+    /// Moves blocks between the pool and where they are kept outside. Without a keeper there are none.
+    pub(crate) fn exchange_blocks(&mut self) {
+        let Some(exchange) = &mut self.exchange else { return };
+        let (backend, is_busy) = (self.parts.backend.as_mut(), !self.active.is_empty());
+        if let Err(Gone) = exchange.run(&mut self.scheduler, backend, &self.stats, is_busy) {
+            tracing::error!("the keeper of KV blocks is gone: the prefix cache is in memory only");
+            self.exchange = None;
+            self.scheduler.lose_outside();
+        }
     }
 }

@@ -15,6 +15,7 @@ mod output;
 mod stats;
 mod submit;
 mod thread;
+mod want;
 
 #[cfg(test)]
 mod tests;

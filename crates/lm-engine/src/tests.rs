@@ -4,15 +4,19 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use lm_backend::{PlaceholderBackend, PlaceholderVocab};
-use lm_scheduler::SchedulerConfig;
+use lm_backend::{PlaceholderBackend, PlaceholderVocab, StepArbiter};
+use lm_scheduler::{BlockHash, SchedulerConfig};
 use lm_tokenizer::{StopMatcher, Tokenizer, placeholder};
 use lm_types::{
-    FinishReason, GenerateError, GenerateEvent, GenerateRequest, Observer, Outcome, Priority,
-    Prompt, ReleaseHash, RequestEvent, RequestId, SamplingParams, TokenId,
+    CacheMissReason, FinishReason, GenerateError, GenerateEvent, GenerateRequest, Observer,
+    Outcome, Priority, Prompt, ReleaseHash, RequestEvent, RequestId, SamplingParams, TenantId,
+    TokenId,
 };
 
-use crate::{Engine, EngineParts, EngineStats, NewSubmission, OutputReader, ServedBy, output_pair};
+use crate::{
+    BlockKeeper, BlockStore, Engine, EngineParts, EngineStats, NewSubmission, OutputReader,
+    ServedBy, StoreReport, block_store, output_pair,
+};
 
 #[derive(Default)]
 struct Remember(Mutex<Vec<RequestEvent>>);
@@ -31,6 +35,10 @@ struct Rig {
 
 impl Rig {
     fn new(options: &str) -> Self {
+        Rig::with_store(options, None)
+    }
+
+    fn with_store(options: &str, block_store: Option<BlockStore>) -> Self {
         let options = format!("block_size=8,n_blocks=512,max_model_len=1024,{options}");
         let vocab = PlaceholderVocab {
             vocab_size: placeholder::VOCAB_SIZE,
@@ -61,7 +69,8 @@ impl Rig {
             tokenizer: Arc::new(Tokenizer::placeholder()),
             observer: observer.clone(),
             served_by: ServedBy { model: "placeholder".into(), release: ReleaseHash([0; 16]) },
-            block_store: None,
+            arbiter: Arc::new(StepArbiter::default()),
+            block_store,
         };
         let engine = Engine::new(parts, config, Arc::clone(&stats)).unwrap();
         Rig { engine, stats, observer }
@@ -323,4 +332,75 @@ fn a_deadline_that_cannot_be_met_is_refused_with_both_numbers_and_a_time() {
     // 270 steps of 2 ms are left of the answers that hold all slots.
     assert!((200..2000).contains(&predicted_ms), "{predicted_ms}");
     assert!(retry_after.is_some_and(|wait| wait >= Duration::from_millis(predicted_ms - 50)));
+}
+
+/// A store that knows the blocks of `prompt(0)`, whose bytes are 8 slots of a placeholder.
+fn store_of_a_prompt() -> (BlockStore, BlockKeeper) {
+    let mut hash = BlockHash::root(TenantId::ANONYMOUS.0);
+    let name = |tokens: &[TokenId]| {
+        hash = hash.child(tokens);
+        hash
+    };
+    block_store(8 * 12, prompt(0).chunks_exact(8).map(name).collect())
+}
+
+fn alone() -> String {
+    let mut rig = Rig::new("");
+    let reader = rig.add(prompt(0), |_| ());
+    rig.run();
+    answer(&reader).0
+}
+
+#[test]
+fn a_keeper_that_never_answers_puts_an_answer_off_for_a_bounded_time() {
+    let (store, keeper) = store_of_a_prompt();
+    let mut rig = Rig::with_store("", Some(store));
+    let reader = rig.add(prompt(0), |_| ());
+    let other = rig.add(prompt(1), |request| request.stop.max_tokens = Some(20));
+    let begun = Instant::now();
+    while rig.stats.snapshot().generation_tokens < 20 {
+        rig.engine.step();
+    }
+    assert!(begun.elapsed() < Duration::from_secs(1), "it holds others up");
+    assert_eq!(answer(&other).1, Ok(FinishReason::Length));
+    assert_eq!(rig.stats.snapshot().generation_tokens, 20, "it did not wait");
+    rig.run();
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    assert_eq!(answer(&reader), (alone(), Ok(FinishReason::Length)));
+    let events = rig.observer.0.lock().unwrap();
+    let first_miss = events.last().unwrap().timings.first_miss;
+    assert_eq!(first_miss, Some((0, CacheMissReason::Unreadable)));
+    assert_eq!(keeper.reads.len(), 2, "both blocks were asked for once");
+}
+
+#[test]
+fn without_its_keeper_the_engine_goes_on() {
+    let (store, keeper) = store_of_a_prompt();
+    let mut rig = Rig::with_store("", Some(store));
+    let reader = rig.add(prompt(0), |_| ());
+    rig.engine.step();
+    drop(keeper);
+    rig.run();
+    assert_eq!(answer(&reader), (alone(), Ok(FinishReason::Length)));
+    assert_eq!(rig.stats.snapshot().n_free_blocks, 512);
+}
+
+#[test]
+fn who_leaves_while_its_blocks_come_leaves_nothing_behind() {
+    let (store, keeper) = store_of_a_prompt();
+    let mut rig = Rig::with_store("", Some(store));
+    let reader = rig.add(prompt(0), |_| ());
+    rig.engine.step();
+    rig.engine.step();
+    drop(reader);
+    rig.engine.step();
+    assert!(rig.engine.is_idle());
+    assert_eq!(rig.stats.snapshot().n_free_blocks, 512);
+    // What comes now is nobody's.
+    for block in keeper.reads.try_iter() {
+        keeper.reports.send(StoreReport::Read(block, Ok(()))).unwrap();
+    }
+    let other = rig.add(prompt(1), |_| ());
+    rig.run();
+    assert_eq!(answer(&other).1, Ok(FinishReason::Length));
 }

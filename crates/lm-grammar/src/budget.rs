@@ -93,7 +93,7 @@ mod tests {
         let budget = Budget::default();
         let (release, wait) = sync_channel::<()>(0);
         let overrun = budget.run(Duration::from_millis(5), move || {
-            drop(wait.recv());
+            _ = wait.recv();
             Ok(())
         });
         assert_eq!(overrun, Err(GrammarError::TooSlow { limit_ms: 5 }));

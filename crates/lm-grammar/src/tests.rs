@@ -33,7 +33,7 @@ fn answer(compiler: &GrammarCompiler, form: &AnswerForm, seed: u64) -> Option<St
         );
         let end = allowed.iter().copied().find(|&t| tokenizer.is_eog(t));
         let token = match end {
-            Some(end) if next(&mut dice) % 2 == 0 => end,
+            Some(end) if next(&mut dice).is_multiple_of(2) => end,
             _ => allowed[(next(&mut dice) % allowed.len() as u64) as usize],
         };
         if tokenizer.is_eog(token) {

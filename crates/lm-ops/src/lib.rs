@@ -8,12 +8,17 @@
 mod doctor;
 mod ops;
 mod page;
+mod requests;
 
 pub use doctor::{Doctor, RunReport};
 pub use ops::{FeedbackReceipt, Ops};
 pub use page::Utc;
+pub use requests::{RequestPage, Search};
 
-pub use lm_store::{Privacy, Reader, Store, StoreCounters, StoreError, StoreOptions, Traffic};
+pub use lm_store::{
+    FoundRequest, MAX_FOUND, Privacy, Reader, Store, StoreCounters, StoreError, StoreOptions,
+    StoredError, Traffic,
+};
 
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use lastmile::{ModelInfo, Observer, TenantId};
+use lastmile::{ModelInfo, Observer, ReleaseHash, TenantId};
 use lm_api::{ApiError, FeedbackRating, FeedbackRequest, parse_feedback};
 use lm_store::{Feedback, FeedbackId, Rating, Release, RunInfo, Store, StoreCounters, StoreError};
 use serde::Serialize;
@@ -16,7 +16,7 @@ use serde::Serialize;
 /// What runs beside one engine. Clones share one store.
 #[derive(Clone)]
 pub struct Ops {
-    store: Store,
+    pub(crate) store: Store,
 }
 
 /// The answer to a feedback.
@@ -44,27 +44,40 @@ impl Ops {
         Arc::new(self.store.clone())
     }
 
-    /// Stores what is served, and notes that this process serves it at `address`; signs of life
+    /// Stores what is loaded, the default model first, and notes that this process serves `models` at
+    /// `address`; signs of life
     /// follow by themselves until [`Ops::close`]. Blocks until both are durable.
     ///
     /// # Errors
     /// Why it could not be written.
-    pub fn begin_run(&self, info: &ModelInfo, address: &str) -> Result<String, StoreError> {
+    pub fn begin_run(
+        &self,
+        loaded: &[&ModelInfo],
+        models: &str,
+        address: &str,
+    ) -> Result<String, StoreError> {
+        loaded.iter().try_for_each(|info| self.note_release(info))?;
+        self.store.begin_run(RunInfo {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            address: address.to_owned(),
+            model: models.to_owned(),
+            release: loaded.first().map_or(ReleaseHash([0; 16]), |info| info.release_hash),
+        })
+    }
+
+    /// Stores what a model's answers depend on. Blocks until it is durable.
+    ///
+    /// # Errors
+    /// Why it could not be written.
+    pub fn note_release(&self, info: &ModelInfo) -> Result<(), StoreError> {
         let facts = info.release.facts.iter();
         let facts = facts.map(|(name, value)| ((*name).to_owned(), value.as_str().into()));
-        let version = env!("CARGO_PKG_VERSION");
         self.store.put_release(&Release {
             hash: info.release_hash,
             model: info.name.clone(),
-            engine_version: version.to_owned(),
+            engine_version: env!("CARGO_PKG_VERSION").to_owned(),
             facts: serde_json::Value::Object(facts.collect()),
-        })?;
-        self.store.begin_run(RunInfo {
-            pid: std::process::id(),
-            version: version.to_owned(),
-            address: address.to_owned(),
-            model: info.name.clone(),
-            release: info.release_hash,
         })
     }
 

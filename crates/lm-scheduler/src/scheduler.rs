@@ -1,6 +1,7 @@
 //! Continuous batching: one step holds decodes and prefill chunks of many sequences.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use lm_types::{CacheMissReason, Priority, SeqId, TenantId, Timestamp, TokenId};
 
@@ -221,6 +222,11 @@ impl Scheduler {
     #[must_use]
     pub fn config(&self) -> &SchedulerConfig {
         &self.config
+    }
+
+    /// Changes the bound of the token gap, from the next step on.
+    pub fn set_max_token_gap(&mut self, gap: Duration) {
+        self.config.max_token_gap = gap;
     }
 
     /// The last step that was planned.

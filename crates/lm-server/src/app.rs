@@ -5,19 +5,20 @@
 //! Start reading at [`App`].
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use lastmile::{GenerateError, RequestId};
 use lm_api::ApiError;
 use lm_ops::Ops;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
 use crate::aborts::Aborts;
 use crate::auth::Caller;
 use crate::lease::{Lease, Place};
+use crate::panel::Panel;
 use crate::peers::Peers;
 use crate::registry::Models;
 use crate::{Access, ServerConfig};
@@ -25,6 +26,7 @@ use crate::{Access, ServerConfig};
 /// What all handlers share.
 pub(crate) struct App {
     pub(crate) models: Models,
+    pub(crate) started_at: SystemTime,
     pub(crate) ops: Ops,
     pub(crate) config: ServerConfig,
     pub(crate) access: Access,
@@ -36,7 +38,8 @@ pub(crate) struct App {
     pub(crate) aborts: Arc<Aborts>,
     pub(crate) http: HttpCounts,
     pub(crate) denials: DenialCounts,
-    draining: AtomicBool,
+    pub(crate) panel: Panel,
+    draining: watch::Sender<bool>,
     n_stalls: AtomicU64,
 }
 
@@ -68,6 +71,7 @@ impl App {
             body_room: Arc::new(Semaphore::new(body_room)),
             peers: Arc::new(Peers::new(&config)),
             models,
+            started_at: SystemTime::now(),
             ops,
             config,
             access,
@@ -75,7 +79,8 @@ impl App {
             aborts: Arc::default(),
             http: HttpCounts::default(),
             denials: DenialCounts::default(),
-            draining: AtomicBool::new(false),
+            panel: Panel::default(),
+            draining: watch::Sender::new(false),
             n_stalls: AtomicU64::new(0),
         }
     }
@@ -102,11 +107,16 @@ impl App {
     }
 
     pub(crate) fn begin_drain(&self) {
-        self.draining.store(true, Relaxed);
+        self.draining.send_replace(true);
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Relaxed)
+        *self.draining.borrow()
+    }
+
+    /// Turns true when the server begins to drain.
+    pub(crate) fn drain_began(&self) -> watch::Receiver<bool> {
+        self.draining.subscribe()
     }
 }
 

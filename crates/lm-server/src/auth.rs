@@ -19,6 +19,7 @@ use lm_api::{ApiError, Denial};
 use lm_keys::{Holder, KeyRing, Now, Scope};
 
 use crate::app::App;
+use crate::panel::wants_page;
 use crate::reply;
 use crate::request_log::RequestEntry;
 
@@ -78,7 +79,7 @@ pub(crate) async fn authenticate(
 
 fn caller(keys: &KeyRing, request: &Request) -> Result<Caller, Denial> {
     let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
-    let need = need(route);
+    let need = need(route, wants_page(request.headers()));
     if need == Need::Nothing || !keys.is_required() {
         return Ok(Caller { holder: None });
     }
@@ -93,8 +94,13 @@ fn caller(keys: &KeyRing, request: &Request) -> Result<Caller, Denial> {
 }
 
 /// A route that nobody thought of needs a key.
-fn need(route: Option<&str>) -> Need {
+fn need(route: Option<&str>, wants_page: bool) -> Need {
     match route {
+        // The dashboard's files say nothing of this server; what its pages ask for needs a key.
+        Some("/panel/{file}") => Need::Nothing,
+        Some("/") if wants_page => Need::Nothing,
+        // Whoever has a key sees the own requests.
+        Some("/v1/requests" | "/v1/requests/{id}") => Need::Key,
         Some("/health" | "/health/live" | "/health/ready") => Need::Nothing,
         Some("/metrics") => Need::Scope(Scope::Metrics),
         Some(route) if route.starts_with("/v1/") || route.starts_with("/api/") => {
@@ -168,13 +174,16 @@ mod tests {
     use crate::routes::ROUTES;
 
     #[test]
-    fn every_route_but_health_needs_something() {
+    fn every_route_but_health_and_the_pages_files_needs_something() {
         for route in ROUTES {
             let path = route.split(' ').nth(1);
-            let is_health = path.is_some_and(|path| path.starts_with("/health"));
-            assert_eq!(need(path) == Need::Nothing, is_health, "{route}");
+            let is_open = |path: &str| path.starts_with("/health") || path == "/panel/{file}";
+            for wants_page in [false, true] {
+                let is_open = path.is_some_and(is_open) || (wants_page && path == Some("/"));
+                assert_eq!(need(path, wants_page) == Need::Nothing, is_open, "{route}");
+            }
         }
-        assert_eq!(need(None), Need::Key);
+        assert_eq!(need(None, true), Need::Key);
     }
 
     #[track_caller]

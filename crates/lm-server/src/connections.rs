@@ -25,6 +25,8 @@ use crate::{ServerConfig, Tls};
 
 /// How long it takes until the system is asked again, once it gave no connection.
 const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
+/// Bytes that a connection holds of what was sent and not yet read, in the longest heads.
+const BUFFERED_HEADS: usize = 2;
 /// What an address hears that has too many connections.
 const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n\
     connection: close\r\ncontent-type: application/json\r\ncontent-length: 131\r\n\r\n\
@@ -155,6 +157,7 @@ async fn talk(
         .header_read_timeout(config.head_timeout)
         .max_header_size(config.max_head_bytes)
         .max_headers(config.max_headers)
+        .max_buf_size(BUFFERED_HEADS * config.max_head_bytes)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {

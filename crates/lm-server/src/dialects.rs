@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use axum::Extension;
 use axum::body::Body;
@@ -26,7 +26,7 @@ use serde_json::json;
 
 use crate::app::App;
 use crate::auth::Caller;
-use crate::generate::{Call, Running, launch, off_thread, parse_options, refused};
+use crate::generate::{Call, Running, launch, off_thread, parse_options, refused, with_headers};
 use crate::request_log::RequestEntry;
 use crate::streamed::{KEEP_ALIVE, X_ACCEL_BUFFERING};
 use crate::{body, reply};
@@ -133,15 +133,18 @@ async fn respond(
             // The usual tag of Ollama's clients says nothing.
             model = model.map(|name| name.trim_end_matches(":latest").to_owned());
         }
+        let began = Instant::now();
         let runtime = app.models.resolve(model.as_deref()).await?;
+        let waited = began.elapsed();
         let (headers, style) = (head.headers, Style::Chat);
         let call = Call { entry: Arc::clone(&entry), caller, headers, body, style };
         let transcript = off_thread(move || {
             let defaults = runtime.default_sampling();
             let options = parse_options(&app, &runtime, &defaults, call.entry.id);
-            let (parsed, dialect) = api.parse(&call.body, &options)?;
+            let (mut parsed, dialect) = api.parse(&call.body, &options)?;
+            with_headers(&mut parsed, &call.headers)?;
             let has_stops = !parsed.stop.stop_strings.is_empty();
-            let running = launch(&app, Arc::clone(&runtime), &call, parsed)?;
+            let running = launch(&app, Arc::clone(&runtime), waited, &call, parsed)?;
             Ok(Transcript::new(running, dialect, call.entry, has_stops))
         })
         .await?;

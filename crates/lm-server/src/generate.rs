@@ -6,7 +6,7 @@
 //! Start reading at [`chat`]; a streamed response goes on in `streamed`, a whole one in `whole`.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::Extension;
 use axum::extract::{Request, State};
@@ -16,7 +16,7 @@ use futures_util::StreamExt;
 use futures_util::stream::{BoxStream, SelectAll};
 use lastmile::{
     GenerateError, GenerateEvent, GenerateStream, RequestId, Runtime, SamplingParams, TokenId,
-    TokenLogprobs, ToolCallParser,
+    TokenLogprobs, ToolCallParser, ToolFormat,
 };
 use lm_api::{
     ApiError, Head, LogprobEntry, ParseOptions, Parsed, Style, TextOffset, TokenName, Urgency,
@@ -27,6 +27,7 @@ use crate::aborts::Listed;
 use crate::app::{App, mint_id, unix_seconds};
 use crate::auth::Caller;
 use crate::lease::estimated_tokens;
+use crate::registry::LOAD_WAIT;
 use crate::request_log::RequestEntry;
 use crate::{body, reply, streamed, whole};
 
@@ -83,9 +84,9 @@ async fn respond(
             Ok((body, model))
         })
         .await?;
-        let runtime = app.models.resolve(model.as_deref()).await?;
         let call = Call { entry: Arc::clone(&entry), caller, headers: head.headers, body, style };
-        let running = off_thread(move || start(&app, runtime, &call)).await?;
+        let (call, runtime, waited) = model_for(&app, call, model).await?;
+        let running = off_thread(move || start(&app, runtime, waited, &call)).await?;
         if running.stream {
             return Ok(streamed::response(Arc::clone(&entry), running));
         }
@@ -113,17 +114,68 @@ pub(crate) async fn off_thread<T: Send + 'static>(
     done.unwrap_or_else(|_| Err(ApiError::Internal { what: "the request panicked".to_owned() }))
 }
 
-/// Parses, tokenises and queues.
-fn start(app: &App, runtime: Arc<Runtime>, call: &Call) -> Result<Running, ApiError> {
-    let parsed = {
-        let defaults = runtime.default_sampling();
-        let options = parse_options(app, &runtime, &defaults, call.entry.id);
-        match call.style {
-            Style::Chat => parse_chat(&call.body, &options),
-            Style::Text => parse_completion(&call.body, &options),
-        }?
+/// The engine that answers, and how long it took to have it. Nothing is loaded for a body that is wrong, and
+/// nobody waits past the deadline.
+async fn model_for(
+    app: &Arc<App>,
+    call: Call,
+    model: Option<String>,
+) -> Result<(Call, Arc<Runtime>, Duration), ApiError> {
+    if let Some(runtime) = app.models.get(model.as_deref())? {
+        return Ok((call, runtime, Duration::ZERO));
+    }
+    let began = Instant::now();
+    let strict = app.config.strict;
+    let read = move || {
+        let parsed = parse(&call, &SamplingParams::default(), ToolFormat::Hermes, strict)?;
+        Ok((call, parsed.urgency))
     };
-    launch(app, runtime, call, parsed)
+    let (call, urgency) = off_thread(read).await?;
+    let limits = [urgency.deadline, urgency.max_queue];
+    let limit = limits.into_iter().flatten().min().unwrap_or(LOAD_WAIT);
+    let runtime = app.models.resolve_within(model.as_deref(), limit).await?;
+    Ok((call, runtime, began.elapsed()))
+}
+
+/// What a body and its headers ask for.
+fn parse(
+    call: &Call,
+    defaults: &SamplingParams,
+    tool_format: ToolFormat,
+    strict: bool,
+) -> Result<Parsed, ApiError> {
+    let Call { entry, headers, body, style, .. } = call;
+    // The low half of a UUID of version 7 is random.
+    let options = ParseOptions { defaults, entropy: entry.id.0 as u64, tool_format, strict };
+    let mut parsed = match style {
+        Style::Chat => parse_chat(body, &options),
+        Style::Text => parse_completion(body, &options),
+    }?;
+    with_headers(&mut parsed, headers)?;
+    Ok(parsed)
+}
+
+/// Headers may say how urgent it is.
+pub(crate) fn with_headers(parsed: &mut Parsed, headers: &HeaderMap) -> Result<(), ApiError> {
+    for name in [Urgency::DEADLINE_HEADER, Urgency::MAX_QUEUE_HEADER, Urgency::PRIORITY_HEADER] {
+        said_once(headers, name)?;
+    }
+    // What is not ASCII is read as an empty text, which no header of these may be.
+    let header = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    parsed.urgency = parsed.urgency.with_headers(header)?;
+    Ok(())
+}
+
+/// Parses, tokenises and queues. `waited` of its time has passed already.
+fn start(
+    app: &App,
+    runtime: Arc<Runtime>,
+    waited: Duration,
+    call: &Call,
+) -> Result<Running, ApiError> {
+    let defaults = runtime.default_sampling();
+    let parsed = parse(call, &defaults, runtime.tool_format(), app.config.strict)?;
+    launch(app, runtime, waited, call, parsed)
 }
 
 /// What parsing needs of the server and of the model.
@@ -142,17 +194,12 @@ pub(crate) fn parse_options<'a>(
 pub(crate) fn launch(
     app: &App,
     runtime: Arc<Runtime>,
+    waited: Duration,
     call: &Call,
     mut parsed: Parsed,
 ) -> Result<Running, ApiError> {
-    let Call { entry, caller, headers, style, .. } = call;
+    let Call { entry, caller, style, .. } = call;
     let (id, style) = (entry.id, *style);
-    for name in [Urgency::DEADLINE_HEADER, Urgency::MAX_QUEUE_HEADER, Urgency::PRIORITY_HEADER] {
-        said_once(headers, name)?;
-    }
-    // What is not ASCII is read as an empty text, which no header of these may be.
-    let header = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
-    parsed.urgency = parsed.urgency.with_headers(header)?;
     let info = runtime.info();
     parsed.sampling.bad_words =
         runtime.spelled(&parsed.words.bad).map_err(|error| refused(error, style))?;
@@ -162,7 +209,12 @@ pub(crate) fn launch(
     let mut first_id = Some(id);
     let mut requests = parsed.take_requests(|| first_id.take().unwrap_or_else(mint_id));
     // Whose prefixes and fairness these are is the server's to say.
-    requests.iter_mut().for_each(|request| request.tenant = caller.tenant());
+    for request in &mut requests {
+        request.tenant = caller.tenant();
+        for limit in [&mut request.deadline, &mut request.max_queue].into_iter().flatten() {
+            *limit = limit.saturating_sub(waited);
+        }
+    }
     entry.reserve(|| estimated_tokens(&requests))?;
     let request_ids: Vec<RequestId> = requests.iter().map(|request| request.id).collect();
     let mut aborters = Vec::new();

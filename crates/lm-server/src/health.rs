@@ -18,7 +18,7 @@ use crate::watchdog::Condition;
 
 /// The state of all engines in numbers; 200 when ready, else 503. `/health/ready` is the same.
 pub(crate) async fn health(State(app): State<Arc<App>>) -> Response {
-    let loaded = app.models.loaded();
+    let loaded = app.models.engines();
     let all: Vec<_> = loaded.iter().map(|runtime| (runtime, runtime.stats())).collect();
     let conditions = all
         .iter()
@@ -48,7 +48,7 @@ pub(crate) async fn health(State(app): State<Arc<App>>) -> Response {
 
 /// 200 as long as the process can answer at all: with a dead engine only a restart helps.
 pub(crate) async fn live(State(app): State<Arc<App>>) -> Response {
-    let (status, word) = match app.models.loaded().iter().any(|runtime| runtime.stats().died) {
+    let (status, word) = match app.models.engines().iter().any(|runtime| runtime.stats().died) {
         true => (StatusCode::SERVICE_UNAVAILABLE, "died"),
         false => (StatusCode::OK, "live"),
     };

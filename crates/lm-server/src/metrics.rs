@@ -16,9 +16,9 @@ use lastmile::HistogramSnapshot;
 
 use crate::app::App;
 use crate::exposition::{Exposition, Label};
-use crate::gen_ai;
 use crate::metric_table::{HISTOGRAMS, NUMBERS, Served};
 use crate::metrics_cache::prefix_cache;
+use crate::{gen_ai, model_metrics};
 
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -29,6 +29,7 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
     of_models(&mut page, &models);
     prefix_cache(&mut page, &models);
     gen_ai::write(&mut page, &models);
+    model_metrics::write(&mut page, &app);
     server(&mut page, &app);
     store(&mut page, &app);
     ([(CONTENT_TYPE, TEXT_FORMAT)], page.into_text()).into_response()
@@ -155,6 +156,8 @@ fn server(page: &mut Exposition, app: &App) {
     let name = "lastmile_connections_refused_total";
     let help = "Connections of addresses that had too many.";
     page.single(name, "counter", help, &[], app.peers.n_refused());
+    let help = "Pages of the dashboard that are told what goes on.";
+    page.single("lastmile_live_pages", "gauge", help, &[], app.panel.n_live());
     let name = "lastmile_key_denials_total";
     page.family(name, "counter", "Requests that were turned away for their key, by code.");
     for (code, n) in app.denials.all() {

@@ -10,33 +10,34 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use lastmile::Runtime;
-use lm_api::{model_list, model_object};
-use serde_json::{Value, json};
+use lastmile::{ModelState, ModelStatus};
+use lm_api::{ModelEntry, model_list};
+use serde_json::json;
 
 use crate::app::{App, unix_seconds};
 use crate::{reply, routes};
 
 pub(crate) async fn list(State(app): State<Arc<App>>) -> Response {
-    let all = app.models.loaded().iter().map(|runtime| served(runtime)).collect();
-    reply::json(StatusCode::OK, model_list(all).to_string())
+    let all: Vec<_> = app.models.status().iter().map(|model| entry(&app, model)).collect();
+    reply::json(StatusCode::OK, model_list(&all).to_string())
 }
 
 pub(crate) async fn one(
     State(app): State<Arc<App>>,
     id: Result<Path<String>, PathRejection>,
 ) -> Response {
-    // An id that is not even text is not the model's name.
+    // An id that is not even text is no model's name.
     let id = id.map_or_else(|_| "?".to_owned(), |Path(id)| id);
-    match app.models.resolve(Some(&id)).await {
-        Ok(runtime) => reply::json(StatusCode::OK, served(&runtime).to_string()),
+    match app.models.status_of(&id) {
+        Ok(model) => reply::json(StatusCode::OK, json!(entry(&app, &model)).to_string()),
         Err(error) => reply::error(&error),
     }
 }
 
 pub(crate) async fn version(State(app): State<Arc<App>>) -> Response {
-    let loaded = app.models.loaded();
-    let info = loaded.first().map(|runtime| runtime.info());
+    let all = app.models.status();
+    let default = all.first().and_then(|model| model.runtime.as_ref());
+    let info = default.map(|runtime| runtime.info());
     let body = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "model": app.models.default_name(),
@@ -56,7 +57,24 @@ pub(crate) async fn index(State(app): State<Arc<App>>) -> Response {
     reply::json(StatusCode::OK, body.to_string())
 }
 
-fn served(runtime: &Runtime) -> Value {
-    let info = runtime.info();
-    model_object(&info.name, unix_seconds(info.loaded_at), info.backend.max_model_len)
+fn entry(app: &App, model: &ModelStatus) -> ModelEntry {
+    let info = model.runtime.as_ref().map(|runtime| runtime.info());
+    ModelEntry {
+        id: model.name.clone(),
+        object: "model",
+        created: unix_seconds(info.map_or(app.started_at, |info| info.loaded_at)),
+        owned_by: "lastmile",
+        max_model_len: info.map(|info| info.backend.max_model_len),
+        state: state_word(model.state),
+        aliases: model.aliases.clone(),
+        release: info.map(|info| info.release_hash.to_string()),
+    }
+}
+
+pub(crate) fn state_word(state: ModelState) -> &'static str {
+    match state {
+        ModelState::Loaded => "loaded",
+        ModelState::Loading => "loading",
+        ModelState::Unloaded => "unloaded",
+    }
 }

@@ -1,50 +1,207 @@
-//! Which models this server has, by the names that clients ask for.
+//! Which models this server has, by the names that clients ask for, and the one load that all who wait
+//! for a model share.
 //!
-//! It must never compute, and never know a route.
+//! It must never compute, never know a route, and never hold a thread for each of those who wait.
 //!
 //! Start reading at [`Models::resolve`].
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use lastmile::Runtime;
-use lm_api::ApiError;
+use lastmile::{GenerateError, ModelStatus, Registry, RegistryError, Runtime};
+use lm_api::{ApiError, ModelRefusal};
+use lm_ops::Ops;
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, timeout_at};
+
+/// How long a request waits for its model at most; what came later is told to come again.
+pub(crate) const LOAD_WAIT: Duration = Duration::from_secs(120);
 
 /// The models of one server.
 pub(crate) struct Models {
-    runtime: Arc<Runtime>,
+    registry: Arc<Registry>,
+    ops: Ops,
+    /// The last load of each model: `None` within while it runs.
+    loads: Mutex<BTreeMap<String, watch::Receiver<Option<Loaded>>>>,
 }
 
+type Loaded = Result<(), Arc<RegistryError>>;
+
 impl Models {
-    pub(crate) fn new(runtime: Arc<Runtime>) -> Self {
-        Models { runtime }
+    pub(crate) fn new(registry: Registry, ops: Ops) -> Self {
+        Models { registry: Arc::new(registry), ops, loads: Mutex::default() }
     }
 
-    /// The model of this name; without one, the default model.
+    /// The model of this name or alias; without one, the default model. It is loaded when it is not.
     ///
     /// # Errors
-    /// No model has this name.
+    /// No model has this name, or it cannot be loaded now.
     pub(crate) async fn resolve(&self, name: Option<&str>) -> Result<Arc<Runtime>, ApiError> {
-        match name {
-            Some(name) if name != self.default_name() => {
-                Err(ApiError::model_not_found(name, self.default_name()))
+        self.resolve_within(name, LOAD_WAIT).await
+    }
+
+    /// As [`Models::resolve`], for a request that waits no longer than `limit`.
+    pub(crate) async fn resolve_within(
+        &self,
+        name: Option<&str>,
+        limit: Duration,
+    ) -> Result<Arc<Runtime>, ApiError> {
+        let waits_until = Instant::now() + limit.min(LOAD_WAIT);
+        loop {
+            if let Some(runtime) = self.get(name)? {
+                return Ok(runtime);
             }
-            _ => Ok(Arc::clone(&self.runtime)),
+            let name = self.name_of(name)?;
+            let mut load = self.join_load(&name);
+            let Ok(done) = timeout_at(waits_until, load.wait_for(Option::is_some)).await else {
+                let waited_ms = limit.min(LOAD_WAIT).as_millis() as u64;
+                return Err(ApiError::Model(ModelRefusal::Loading { model: name, waited_ms }));
+            };
+            match done.as_deref() {
+                // Another model may have taken its place already.
+                Ok(Some(Ok(()))) => {}
+                Ok(Some(Err(error))) => return Err(refusal(error)),
+                Ok(None) | Err(_) => {
+                    let what = format!("loading the model '{name}' panicked");
+                    return Err(ApiError::Internal { what });
+                }
+            }
         }
     }
 
-    /// Every engine that runs now, the default model's first.
+    /// The model of this name or alias, if it is loaded; without one, the default model.
+    ///
+    /// # Errors
+    /// No model has this name.
+    pub(crate) fn get(&self, name: Option<&str>) -> Result<Option<Arc<Runtime>>, ApiError> {
+        self.registry.get(name).map_err(|error| self.refusal(&error, name))
+    }
+
+    /// All models, the default one first.
+    pub(crate) fn status(&self) -> Vec<ModelStatus> {
+        self.registry.status()
+    }
+
+    /// What is known of the model of this name or alias.
+    pub(crate) fn status_of(&self, name: &str) -> Result<ModelStatus, ApiError> {
+        let name = self.name_of(Some(name))?;
+        let mut all = self.status().into_iter();
+        Ok(all.find(|model| model.name == name).expect("a name that was found is declared"))
+    }
+
+    /// Every model that is loaded, the default one first. No two have one name.
     pub(crate) fn loaded(&self) -> Vec<Arc<Runtime>> {
-        vec![Arc::clone(&self.runtime)]
+        self.status().into_iter().filter_map(|model| model.runtime).collect()
+    }
+
+    /// Every engine that runs: those included that were replaced and finish what they have.
+    pub(crate) fn engines(&self) -> Vec<Arc<Runtime>> {
+        self.registry.engines()
     }
 
     /// The name of the model that answers requests that name none.
     pub(crate) fn default_name(&self) -> &str {
-        &self.runtime.info().name
+        self.registry.default_name()
+    }
+
+    /// Bytes that all models may take together, where anybody says, and bytes that are taken.
+    pub(crate) fn memory(&self) -> (Option<u64>, u64) {
+        self.registry.memory()
+    }
+
+    /// Takes a model out of service; false when it was not in it.
+    pub(crate) fn unload(&self, name: &str) -> Result<bool, ApiError> {
+        self.registry.unload(name).map_err(|error| self.refusal(&error, Some(name)))
+    }
+
+    /// Loads a model anew while its old engine goes on.
+    pub(crate) async fn reload(&self, name: &str, may_drain: bool) -> Result<(), ApiError> {
+        let (registry, ops) = (Arc::clone(&self.registry), self.ops.clone());
+        let owned = name.to_owned();
+        let reloaded = spawn_blocking(move || {
+            let runtime = registry.reload(&owned, may_drain)?;
+            note(&ops, &runtime);
+            Ok(())
+        });
+        let panicked = |_| Err(ApiError::Internal { what: "the reload panicked".to_owned() });
+        let done = reloaded.await.map(|done| {
+            done.map_err(|error| {
+                tracing::error!(%error, "the model that was there stays");
+                self.refusal(&error, Some(name))
+            })
+        });
+        done.unwrap_or_else(panicked)
     }
 
     /// Takes nothing more in, finishes what runs within `timeout`, and ends every engine. Blocks.
     pub(crate) fn shutdown(&self, timeout: Duration) {
-        self.runtime.shutdown(timeout);
+        self.registry.shutdown(timeout);
+    }
+
+    /// The load of a model that runs, or a new one.
+    fn join_load(&self, name: &str) -> watch::Receiver<Option<Loaded>> {
+        let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_running = |load: &&watch::Receiver<Option<Loaded>>| {
+            load.borrow().is_none() && load.has_changed().is_ok()
+        };
+        if let Some(load) = loads.get(name).filter(is_running) {
+            return load.clone();
+        }
+        let (sender, load) = watch::channel(None);
+        loads.insert(name.to_owned(), load.clone());
+        let (registry, ops, name) = (Arc::clone(&self.registry), self.ops.clone(), name.to_owned());
+        spawn_blocking(move || {
+            let loaded = registry.load(Some(&name)).map(|runtime| note(&ops, &runtime));
+            if let Err(error) = &loaded {
+                tracing::error!(%error, "a model that was asked for is not loaded");
+            }
+            // All who waited may have left.
+            drop(sender.send(Some(loaded.map_err(Arc::new))));
+        });
+        load
+    }
+
+    fn name_of(&self, name: Option<&str>) -> Result<String, ApiError> {
+        let name = name.unwrap_or(self.default_name());
+        let found = self.registry.name_of(name).map(str::to_owned);
+        found.map_err(|error| self.refusal(&error, Some(name)))
+    }
+
+    fn refusal(&self, error: &RegistryError, name: Option<&str>) -> ApiError {
+        match error {
+            RegistryError::Unknown { .. } => {
+                let all: Vec<String> = self.status().into_iter().map(|model| model.name).collect();
+                ApiError::model_not_found(name.unwrap_or_default(), &all.join("', '"))
+            }
+            error => refusal(error),
+        }
+    }
+}
+
+/// Tells the store what answers from now on. A store that cannot write is no reason not to serve.
+fn note(ops: &Ops, runtime: &Runtime) {
+    if let Err(error) = ops.note_release(runtime.info()) {
+        tracing::error!(%error, "what was loaded could not be noted in the store");
+    }
+}
+
+/// The registry's error as clients see it: files are the operator's.
+fn refusal(error: &RegistryError) -> ApiError {
+    let message = error.to_string();
+    match error {
+        RegistryError::Closed => {
+            ApiError::Generate { error: GenerateError::ShuttingDown, prompt_param: "" }
+        }
+        RegistryError::AllBusy { .. } => ApiError::Model(ModelRefusal::AllBusy { message }),
+        RegistryError::StillBusy { .. } => ApiError::Model(ModelRefusal::StillBusy { message }),
+        error if error.is_out_of_memory() => ApiError::Model(ModelRefusal::OutOfMemory { message }),
+        RegistryError::Load { name, .. } => {
+            ApiError::Model(ModelRefusal::Failed { model: name.clone(), why: None })
+        }
+        RegistryError::Unknown { .. } | RegistryError::NameTaken { .. } | RegistryError::Empty => {
+            ApiError::Internal { what: message }
+        }
     }
 }

@@ -18,7 +18,10 @@ use crate::auth::{Caller, authenticate};
 use crate::headers::{cors, secure};
 use crate::origin::guard;
 use crate::request_log::{RequestEntry, track};
-use crate::{body, dialects, generate, health, metrics, models, ollama_models, reply, texts};
+use crate::{
+    body, dialects, generate, health, metrics, model_ops, models, ollama_models, panel, reply,
+    texts,
+};
 
 /// Every route, as `GET /` lists them.
 pub(crate) const ROUTES: &[&str] = &[
@@ -40,11 +43,21 @@ pub(crate) const ROUTES: &[&str] = &[
     "GET /api/version",
     "GET /v1/models",
     "GET /v1/models/{id}",
+    "GET /ops/v1/models",
+    "POST /ops/v1/models/{name}/load",
+    "POST /ops/v1/models/{name}/unload",
+    "POST /ops/v1/models/{name}/reload",
     "GET /health",
     "GET /health/live",
     "GET /health/ready",
     "GET /metrics",
     "GET /version",
+    "GET /v1/requests",
+    "GET /v1/requests/{id}",
+    "GET /ops/v1/now",
+    "GET /ops/v1/now/stream",
+    "GET /ops/v1/charts/{name}",
+    "GET /panel/{file}",
     "GET /",
 ];
 
@@ -68,12 +81,20 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/feedback", post(feedback))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one))
+        .route("/ops/v1/models", get(model_ops::list))
+        .route("/ops/v1/models/{*rest}", post(model_ops::act))
         .route("/health", get(health::health))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::health))
         .route("/metrics", get(metrics::metrics))
         .route("/version", get(models::version))
-        .route("/", get(models::index))
+        .route("/v1/requests", get(panel::search))
+        .route("/v1/requests/{id}", get(panel::one))
+        .route("/ops/v1/now", get(panel::now))
+        .route("/ops/v1/now/stream", get(panel::stream))
+        .route("/ops/v1/charts/{name}", get(panel::chart))
+        .route("/panel/{file}", get(panel::page_file))
+        .route("/", get(panel::root))
         .fallback(no_route)
         .method_not_allowed_fallback(wrong_method)
         // The last layer is the outermost.

@@ -8,7 +8,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lastmile::Runtime;
+use lastmile::Registry;
 use lm_ops::Ops;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -20,7 +20,7 @@ use crate::app::App;
 use crate::connections::serve_connections;
 use crate::registry::Models;
 use crate::watchdog::watch;
-use crate::{Access, ServeError, ServerConfig, routes};
+use crate::{Access, ServeError, ServerConfig, panel, routes};
 
 /// How long connections may take to hand over what is written, once all answers have ended.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -33,7 +33,7 @@ const CLOSING: Duration = Duration::from_secs(5);
 /// The listener is broken.
 pub async fn serve(
     listener: TcpListener,
-    runtime: Arc<Runtime>,
+    models: Registry,
     ops: Ops,
     config: ServerConfig,
     access: Access,
@@ -42,13 +42,15 @@ pub async fn serve(
     // With port 0 only the listener knows.
     let config = ServerConfig { address: listener.local_addr()?, ..config };
     let scheme = if access.tls.is_some() { "https://" } else { "" };
-    begin_run(&runtime, &ops, format!("{scheme}{}", config.address)).await;
+    begin_run(&models, &ops, format!("{scheme}{}", config.address)).await;
     let (manager, tls) = (Arc::clone(&access.service_manager), access.tls.clone());
-    let app = Arc::new(App::new(Models::new(runtime), ops.clone(), config.clone(), access));
+    let app =
+        Arc::new(App::new(Models::new(models, ops.clone()), ops.clone(), config.clone(), access));
     // Both end with this.
     let mut beside = JoinSet::new();
     beside.spawn(keep_current(Arc::clone(&app)));
     beside.spawn(watch(Arc::clone(&app)));
+    beside.spawn(panel::watch(Arc::clone(&app)));
     let router = routes::router(Arc::clone(&app));
     let peers = Arc::clone(&app.peers);
     let drained = Arc::new(Notify::new());
@@ -80,9 +82,15 @@ pub async fn serve(
 }
 
 /// A store that cannot write is no reason not to serve.
-async fn begin_run(runtime: &Arc<Runtime>, ops: &Ops, address: String) {
-    let (runtime, ops) = (Arc::clone(runtime), ops.clone());
-    match spawn_blocking(move || ops.begin_run(runtime.info(), &address)).await {
+async fn begin_run(models: &Registry, ops: &Ops, address: String) {
+    let (ops, status) = (ops.clone(), models.status());
+    let names: Vec<String> = status.iter().map(|model| model.name.clone()).collect();
+    let loaded: Vec<_> = status.into_iter().filter_map(|model| model.runtime).collect();
+    let begun = spawn_blocking(move || {
+        let infos: Vec<_> = loaded.iter().map(|runtime| runtime.info()).collect();
+        ops.begin_run(&infos, &names.join(", "), &address)
+    });
+    match begun.await {
         Ok(Ok(run)) => tracing::debug!(run, "the run is noted in the store"),
         Ok(Err(error)) => tracing::error!(%error, "the run could not be noted in the store"),
         Err(error) => tracing::error!(%error, "noting the run panicked"),

@@ -7,6 +7,7 @@
 //!
 //! Start reading at [`Store`] (the handle), then `writer` (the one loop) and `schema` (the tables).
 
+mod answers;
 mod error;
 mod job;
 mod options;
@@ -14,12 +15,14 @@ mod read;
 mod record;
 mod retention;
 mod schema;
+mod search;
 mod store;
 mod totals;
 mod traffic;
 mod write;
 mod writer;
 
+pub use answers::{Answered, Place};
 pub use error::StoreError;
 pub use options::{Privacy, Retention, StoreOptions};
 pub use read::{Reader, RowCounts};
@@ -27,6 +30,7 @@ pub use record::{
     Feedback, FeedbackId, Rating, Release, Run, RunInfo, RunState, StoredAttempt, StoredError,
     StoredFeedback, StoredRequest,
 };
+pub use search::{FoundRequest, MAX_FOUND, MAX_SEARCHED, Search};
 pub use store::{Store, StoreCounters};
 pub use totals::{LatencyMs, Totals};
 pub use traffic::Traffic;

@@ -242,7 +242,7 @@ fn request_row(id: RequestId, row: &Row<'_>) -> rusqlite::Result<StoredRequest> 
     })
 }
 
-fn attempt_row(row: &Row<'_>) -> rusqlite::Result<StoredAttempt> {
+pub(crate) fn attempt_row(row: &Row<'_>) -> rusqlite::Result<StoredAttempt> {
     Ok(StoredAttempt {
         choice: row.get(0)?,
         release_hash: row.get(1)?,
@@ -261,7 +261,10 @@ fn attempt_row(row: &Row<'_>) -> rusqlite::Result<StoredAttempt> {
     })
 }
 
-fn feedback_row(request_id: RequestId, row: &Row<'_>) -> rusqlite::Result<StoredFeedback> {
+pub(crate) fn feedback_row(
+    request_id: RequestId,
+    row: &Row<'_>,
+) -> rusqlite::Result<StoredFeedback> {
     let (kind, value): (Option<String>, Option<f64>) = (row.get(2)?, row.get(3)?);
     let rating = match (kind.as_deref(), value) {
         (Some("boolean"), Some(value)) => Some(Rating::Boolean(value > 0.5)),
@@ -280,7 +283,7 @@ fn feedback_row(request_id: RequestId, row: &Row<'_>) -> rusqlite::Result<Stored
     })
 }
 
-fn id_at(row: &Row<'_>, column: usize) -> rusqlite::Result<RequestId> {
+pub(crate) fn id_at(row: &Row<'_>, column: usize) -> rusqlite::Result<RequestId> {
     row.get::<_, String>(column)?
         .parse()
         .map_err(|e| Error::FromSqlConversionFailure(column, Type::Text, Box::new(e)))

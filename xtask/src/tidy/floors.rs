@@ -17,7 +17,7 @@ enum Floor {
     Outside,
 }
 
-const FLOORS: [(&str, Floor); 27] = [
+const FLOORS: [(&str, Floor); 29] = [
     ("lm-types", Floor::F(0)),
     ("lm-kernels", Floor::F(0)),
     ("lm-keys", Floor::F(1)),
@@ -35,12 +35,14 @@ const FLOORS: [(&str, Floor); 27] = [
     ("lm-engine", Floor::F(4)),
     ("lastmile", Floor::F(5)),
     ("lm-api", Floor::F(6)),
+    ("lm-panel", Floor::F(6)),
     ("lm-bench", Floor::F(6)),
     ("lm-ops", Floor::F(7)),
     ("lm-server", Floor::F(8)),
     ("lm-cli", Floor::F(9)),
     ("lm-store", Floor::S(1)),
     ("lm-evidence", Floor::S(1)),
+    ("lm-monitor", Floor::S(1)),
     ("lm-data", Floor::S(2)),
     ("lm-feedback", Floor::S(3)),
     ("lm-tests", Floor::Outside),
@@ -66,12 +68,13 @@ const RESERVED: [(&str, &[&str]); 8] = [
 ];
 
 /// Packages that are plain data or pure logic: no dependency from outside but these.
-const PURE: [(&str, &[&str]); 5] = [
+const PURE: [(&str, &[&str]); 6] = [
     ("lm-types", &["thiserror"]),
     ("lm-scheduler", &["thiserror", "blake3"]),
     ("lm-sampler", &["thiserror"]),
     ("lm-backend", &["thiserror"]),
     ("lm-evidence", &["libm"]),
+    ("lm-monitor", &["libm"]),
 ];
 
 /// A package of the workspace.

@@ -50,6 +50,7 @@ impl Keeper {
         for order in orders.try_iter() {
             self.obey(order);
         }
+        self.publish();
     }
 
     fn obey(&mut self, order: StoreOrder) -> Option<StoreReport> {

@@ -6,7 +6,7 @@ use insta::assert_snapshot;
 use lastmile::{FinishReason, GenerateError, Usage};
 
 use crate::{
-    ApiError, Choice, Head, LogprobEntry, Style, TokenName, model_list, model_object, sum_usage,
+    ApiError, Choice, Head, LogprobEntry, ModelEntry, Style, TokenName, model_list, sum_usage,
 };
 
 fn head(style: Style) -> Head {
@@ -109,7 +109,17 @@ fn each_prompt_counts_once_in_the_usage() {
 
 #[test]
 fn models() {
-    assert_snapshot!(model_list(vec![model_object("m", 1, 8192)]));
+    let loaded = ModelEntry {
+        id: "m".to_owned(),
+        object: "model",
+        created: 1,
+        owned_by: "lastmile",
+        max_model_len: Some(8192),
+        state: "loaded",
+        aliases: vec!["fast".to_owned()],
+        release: Some("f".to_owned()),
+    };
+    assert_snapshot!(model_list(&[loaded]));
 }
 
 #[test]

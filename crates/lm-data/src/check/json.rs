@@ -14,26 +14,29 @@ use serde_json::{Map, Number, Value};
 /// Why a text is not a JSON value that all readers understand alike.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum JsonError {
-    /// Column in bytes from 1.
-    Syntax { message: String, column: usize },
-    /// Column in bytes from 1, where the second one ends.
-    DuplicateKey { key: String, column: usize },
+    /// Column in bytes from 1; `at` is the byte of the text, from 0.
+    Syntax { message: String, column: usize, at: usize },
+    /// Where the second one ends: the column in bytes from 1, and the byte of the text from 0.
+    DuplicateKey { key: String, column: usize, at: usize },
 }
 
-/// Nesting deeper than 127 is a syntax error, as in most readers.
+/// The grammar of RFC 8259, and within what it leaves to the reader: nesting deeper than 127 and numbers beyond a 64-bit
+/// float are errors, and so are lone surrogates, which no UTF-8 can hold.
 pub(crate) fn parse(text: &str) -> Result<Value, JsonError> {
     let duplicate = Cell::new(None);
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let value = Seed(&duplicate).deserialize(&mut deserializer);
     value.and_then(|value| deserializer.end().map(|()| value)).map_err(|error| {
         let column = error.column();
+        let lines_before = text.split_inclusive('\n').take(error.line().saturating_sub(1));
+        let at = lines_before.map(str::len).sum::<usize>() + column.saturating_sub(1);
         match duplicate.take() {
-            Some(key) => JsonError::DuplicateKey { key, column },
+            Some(key) => JsonError::DuplicateKey { key, column, at },
             None => {
                 let message = error.to_string();
                 let place = format!(" at line {} column {column}", error.line());
                 let message = message.strip_suffix(&place).unwrap_or(&message).to_owned();
-                JsonError::Syntax { message, column }
+                JsonError::Syntax { message, column, at }
             }
         }
     })

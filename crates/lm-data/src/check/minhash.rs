@@ -5,7 +5,7 @@
 //! Start reading at [`Sketch::of`].
 
 /// Bins of a sketch; each keeps eight bits of the least hash that fell into it.
-pub(crate) const N_BINS: usize = 128;
+pub const N_BINS: usize = 128;
 /// Texts that share a whole band are compared.
 pub(crate) const N_BANDS: usize = 10;
 const BAND_BINS: usize = 6;
@@ -15,17 +15,19 @@ const BASE: u64 = 0x9e37_79b9_7f4a_7c15;
 const BASE_OF_GONE: u64 = BASE.wrapping_pow(PIECE_CHARS as u32);
 
 /// What is kept of a text.
-pub(crate) struct Sketch {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sketch {
     /// One key for each band.
     pub(crate) bands: [u64; N_BANDS],
     /// Eight bits of each bin.
-    pub(crate) signature: [u8; N_BINS],
+    pub signature: [u8; N_BINS],
 }
 
 impl Sketch {
     /// The sketch of some texts together; `None` when they are shorter than one piece. Case, white space and
     /// punctuation do not count. Source: Li, Owen, Zhang 2012; Shrivastava 2017 for the empty bins.
-    pub(crate) fn of<'a>(texts: impl Iterator<Item = &'a str>) -> Option<Sketch> {
+    #[must_use]
+    pub fn of<'a>(texts: impl Iterator<Item = &'a str>) -> Option<Sketch> {
         let mut bins = [u64::MAX; N_BINS];
         let mut window = [0_u32; PIECE_CHARS];
         let mut n_chars = 0_usize;
@@ -76,7 +78,8 @@ impl Sketch {
 }
 
 /// The estimated share of pieces that two texts have in common; its standard error is at most 0.045.
-pub(crate) fn similarity(a: &[u8; N_BINS], b: &[u8; N_BINS]) -> f64 {
+#[must_use]
+pub fn similarity(a: &[u8; N_BINS], b: &[u8; N_BINS]) -> f64 {
     let same = a.iter().zip(b).filter(|(a, b)| a == b).count() as f64 / N_BINS as f64;
     // Eight bits agree by chance once in 256.
     ((same - 1.0 / 256.0) / (1.0 - 1.0 / 256.0)).max(0.0)

@@ -9,7 +9,7 @@ pub(crate) mod contract;
 pub(crate) mod json;
 mod language;
 pub(crate) mod minhash;
-mod personal;
+pub(crate) mod personal;
 pub(crate) mod row;
 pub(crate) mod rule;
 pub(crate) mod text;

@@ -4,11 +4,12 @@
 //!
 //! Start reading at [`secret`] and [`Kind::is_in`].
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::LazyLock;
 
 use aho_corasick::AhoCorasick;
-use regex::Regex;
+use regex::{Captures, Regex};
 
 /// Personal data that a contract may refuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +109,36 @@ impl Kind {
     }
 }
 
+/// The text with secrets and personal data replaced by what they are, as `[an e-mail address]`, and how many were.
+#[must_use]
+pub fn mask(text: &str) -> (String, usize) {
+    let mut masked = text.to_owned();
+    let mut n_masked = 0;
+    let mut replace = |regex: &Regex, name: &str, is_one: fn(&str) -> bool| {
+        let replaced = regex.replace_all(&masked, |found: &Captures<'_>| {
+            if is_one(&found[0]) {
+                n_masked += 1;
+                format!("[{name}]")
+            } else {
+                found[0].to_owned()
+            }
+        });
+        if let Cow::Owned(replaced) = replaced {
+            masked = replaced;
+        }
+    };
+    if SIGN.is_match(text) {
+        for (kind, regex) in SECRETS.iter() {
+            replace(regex, kind, |_| true);
+        }
+    }
+    replace(&EMAIL, &Kind::Email.to_string(), |_| true);
+    replace(&IBAN, &Kind::Iban.to_string(), is_iban);
+    replace(&CARD, &Kind::CreditCard.to_string(), is_card);
+    replace(&PHONE, &Kind::Phone.to_string(), |_| true);
+    (masked, n_masked)
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -193,6 +224,16 @@ mod tests {
             &["+49 30 1234567", "call (415) 555-2671", "415-555-2671"],
             &["2024-05-12", "1234567890", "12 + 34", "version 1.2.3"],
         );
+    }
+
+    #[test]
+    fn what_is_masked_says_what_it_was() {
+        let (text, n_masked) =
+            mask("ann@example.org, 4111 1111 1111 1111, or 415-555-2671; order 1234567890123456");
+        let expect = "[an e-mail address], [a credit card number], or [a phone number]; order 1234567890123456";
+        assert_eq!((text.as_str(), n_masked), (expect, 3));
+        assert_eq!(mask("key AKIAIOSFODNN7EXAMPLE").0, "key [an AWS access key]");
+        assert_eq!(mask("nothing here"), ("nothing here".to_owned(), 0));
     }
 
     #[test]

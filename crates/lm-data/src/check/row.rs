@@ -89,7 +89,7 @@ fn propose_decoding(violation: Violation, record: &Record, rules: &Rules<'_>) ->
         return violation;
     }
     let (text, _, _) = encoding_rs::WINDOWS_1252.decode(&record.bytes);
-    match convert::parse(&text).map(|value| judge(&value, Format::Jsonl, rules, |_| ())) {
+    match convert::parse(&text, None).map(|value| judge(&value, Format::Jsonl, rules, |_| ())) {
         Ok(Ok(())) => {
             let row = text.into_owned();
             violation.with_repair(Repair { kind: "decoded_as_windows_1252".into(), row })

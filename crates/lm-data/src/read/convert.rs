@@ -32,12 +32,12 @@ pub(crate) fn convert(
             )
         }
         Format::Sharegpt => {
-            let value = parse(text_of(record)?)?;
+            let value = parse(text_of(record)?, Some(record.offset_bytes))?;
             made(messages_of(&value).map_err(|detail| Violation::new(rule::CHAT, detail))?)
         }
         Format::Jsonl | Format::Chat | Format::Json | Format::Parquet => {
             let text = text_of(record)?;
-            let value = parse(text)?;
+            let value = parse(text, Some(record.offset_bytes))?;
             // In a file of lines a row is one line.
             if text.contains('\n') { made(value) } else { Ok((text.to_owned(), value)) }
         }
@@ -61,15 +61,19 @@ fn text_of(record: &Record) -> Result<&str, Violation> {
     })
 }
 
-/// Columns are in bytes, from 1.
-pub(crate) fn parse(text: &str) -> Result<Value, Violation> {
+/// Columns are in bytes, from 1. `begin` is where the text begins in its file, when it has one.
+pub(crate) fn parse(text: &str, begin: Option<u64>) -> Result<Value, Violation> {
+    let place = |at: usize| {
+        let offset = begin.map(|begin| begin + at as u64);
+        offset.map_or(String::new(), |offset| format!(" (offset {offset} of the file)"))
+    };
     json::parse(text).map_err(|error| match error {
-        JsonError::Syntax { message, column } => {
-            Violation::new(rule::NOT_JSON, format!("column {column}: {message}"))
+        JsonError::Syntax { message, column, at } => {
+            Violation::new(rule::NOT_JSON, format!("column {column}: {message}{}", place(at)))
         }
-        JsonError::DuplicateKey { key, column } => Violation::new(
+        JsonError::DuplicateKey { key, column, at } => Violation::new(
             rule::DUPLICATE_KEY,
-            format!("column {column}: key {key:?} comes a second time"),
+            format!("column {column}: key {key:?} comes a second time{}", place(at)),
         ),
     })
 }

@@ -217,7 +217,7 @@ impl Framer {
             if shown.is_empty() {
                 return Ok(None);
             }
-            let n = shown.iter().position(|byte| !byte.is_ascii_whitespace());
+            let n = shown.iter().position(|byte| !is_space(*byte));
             let (n_skip, found) = (n.unwrap_or(shown.len()), n.map(|n| shown[n]));
             self.input.consume(n_skip)?;
             if found.is_some() {
@@ -283,15 +283,15 @@ impl Framer {
                     depth = depth.saturating_sub(1);
                     ended = depth == 0;
                 }
-                _ if !in_array && depth == 0 && byte.is_ascii_whitespace() => return false,
+                _ if !in_array && depth == 0 && is_space(byte) => return false,
                 _ => {}
             }
             true
         })?;
         if record.bytes.len() as u64 == record.size_bytes {
-            let n = record.bytes.trim_ascii_end().len();
-            record.bytes.truncate(n);
-            record.size_bytes = n as u64;
+            let end = record.bytes.iter().rposition(|byte| !is_space(*byte));
+            record.bytes.truncate(end.map_or(0, |end| end + 1));
+            record.size_bytes = record.bytes.len() as u64;
         }
         if record.size_bytes == 0 {
             record.fault = Some("a value is missing between two commas or brackets");
@@ -342,6 +342,11 @@ impl Framer {
         record.size_bytes = self.input.read_rest(max_kept, &mut record.bytes)?;
         Ok(true)
     }
+}
+
+/// White space of RFC 8259, which has no form feed.
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
 /// `From sender date`, as mailboxes separate their mails: a line of prose seldom has a weekday third.

@@ -6,6 +6,7 @@ mod crossing;
 mod formats;
 mod left_out;
 mod release;
+mod rfc8259;
 mod row_rules;
 mod soup;
 mod terms;

@@ -59,8 +59,9 @@ fn check_detail(row: impl AsRef<[u8]>, expect: &str) {
 fn a_report_says_where_and_why() {
     let at = "byte 0xff at column 10 (offset 22 of the file) is not UTF-8";
     check_detail(b"{\"text\":\"\xff\"}", at);
-    check_detail("{\"text\" 1}", "column 9: expected `:`");
-    check_detail(r#"{"text":"x","text":"y"}"#, "column 18: key \"text\" comes a second time");
+    check_detail("{\"text\" 1}", "column 9: expected `:` (offset 21 of the file)");
+    let at = "column 18: key \"text\" comes a second time (offset 30 of the file)";
+    check_detail(r#"{"text":"x","text":"y"}"#, at);
     check_detail("{}", "the row: \"text\" is a required property");
     check_detail(r#"{"text":7}"#, "/text: value is not of type \"string\"");
 }

@@ -201,7 +201,7 @@ fn good(bad: &QuarantinedRow, how: Release, rules: &Rules<'_>) -> Result<Good, S
         }
     };
     let value =
-        convert::parse(&text).map_err(|broken| format!("it is no row: {}", broken.detail))?;
+        convert::parse(&text, None).map_err(|broken| format!("it is no row: {}", broken.detail))?;
     let text = if text.contains('\n') { value.to_string() } else { text };
     if how == Release::Repaired {
         row::judge(&value, Format::Jsonl, rules, |_| ())

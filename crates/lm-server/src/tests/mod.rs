@@ -9,7 +9,9 @@ mod keyed;
 mod leaving;
 mod limits;
 mod observing;
+mod paneling;
 mod refusals;
+mod several;
 mod strangers;
 mod streams;
 mod tls;
@@ -20,7 +22,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lastmile::{ModelSource, Runtime, RuntimeConfig};
+use lastmile::{
+    Configure, Declared, ModelSource, Registry, RegistryOptions, Runtime, RuntimeConfig,
+};
 use lm_keys::{KeyFile, KeyLimits, NewKey, Scope};
 use lm_ops::{Ops, Store, StoreOptions};
 use serde_json::Value;
@@ -68,7 +72,23 @@ impl Server {
         model.observer = charging(Arc::clone(&access.keys), ops.observer());
         change(&mut config, &mut model, &mut access);
         access.load_keys(&ops).unwrap();
-        let runtime = Arc::new(Runtime::start(model).unwrap());
+        let name = model.served_name.clone().unwrap_or_else(|| "placeholder".to_owned());
+        let configure: Configure = Arc::new(move || Ok(model.clone()));
+        let declared = vec![Declared { name, aliases: Vec::new(), configure }];
+        Server::start_models(folder, declared, RegistryOptions::default(), config, access, ops)
+    }
+
+    /// Serves these models; the first one is loaded.
+    fn start_models(
+        folder: tempfile::TempDir,
+        declared: Vec<Declared>,
+        options: RegistryOptions,
+        config: ServerConfig,
+        access: Access,
+        ops: Ops,
+    ) -> Server {
+        let models = Registry::new(declared, options).unwrap();
+        let runtime = models.load(None).unwrap();
         let tokio =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let tokio = tokio.unwrap();
@@ -79,8 +99,8 @@ impl Server {
             // A test that drops its server stops it, too.
             drop(stopped.await);
         };
-        let (shared, keys) = (Arc::clone(&runtime), access.clone());
-        let served = tokio.spawn(serve(listener, shared, ops.clone(), config, access, shutdown));
+        let keys = access.clone();
+        let served = tokio.spawn(serve(listener, models, ops.clone(), config, access, shutdown));
         let (stop, served) = (Some(stop), Some(served));
         Server { access: keys, address, runtime, ops, stop, served, tokio, folder }
     }

@@ -4,6 +4,7 @@
 
 mod faults;
 mod rows;
+mod searching;
 mod tenants;
 
 use std::path::{Path, PathBuf};

@@ -1,0 +1,133 @@
+//! Asks a server the cases of a dataset, and has the answers judged.
+//!
+//! It must never pass a case that was not answered.
+
+use std::time::Duration;
+
+use lm_feedback::{Case, Outcome as Said, Score, Scorer, Summary, judge_prompt, judge_says};
+use serde_json::{Value, json};
+use ureq::Agent;
+
+use crate::failures::{failed_line, wrong_use};
+use crate::loop_args::AskArgs;
+
+/// The longest wait for one answer.
+const PATIENCE: Duration = Duration::from_secs(300);
+const MAX_ANSWER_BYTES: u64 = 16 << 20;
+
+/// One server, asked one case after the other, each the same way every time.
+pub(crate) struct Asker<'a> {
+    agent: Agent,
+    args: &'a AskArgs,
+    model: String,
+}
+
+/// What became of the cases.
+pub(crate) struct Asked {
+    pub(crate) summary: Summary,
+    /// Of each answer that did not pass: the question and why.
+    pub(crate) failed: Vec<Value>,
+}
+
+impl<'a> Asker<'a> {
+    /// Finds out what the server serves, when no model is named.
+    pub(crate) fn new(args: &'a AskArgs) -> anyhow::Result<Asker<'a>> {
+        let agent = Agent::config_builder()
+            .timeout_global(Some(PATIENCE))
+            .http_status_as_error(false)
+            .proxy(None)
+            .build()
+            .into();
+        let mut asker = Asker { agent, args, model: String::new() };
+        asker.model = match &args.model {
+            Some(model) => model.clone(),
+            None => {
+                let url = format!("{}/v1/models", args.base_url.trim_end_matches('/'));
+                let mut request = asker.agent.get(&url);
+                if let Some(key) = &args.api_key {
+                    request = request.header("authorization", format!("Bearer {key}"));
+                }
+                let mut answer =
+                    request.call().map_err(|error| anyhow::anyhow!("cannot ask {url}: {error}"))?;
+                let body =
+                    answer.body_mut().with_config().limit(MAX_ANSWER_BYTES).read_to_string()?;
+                let body: Value = serde_json::from_str(&body).unwrap_or_default();
+                let id = body["data"][0]["id"].as_str();
+                let id = id.ok_or_else(|| anyhow::anyhow!("{url} names no model: say --model"))?;
+                id.to_owned()
+            }
+        };
+        Ok(asker)
+    }
+
+    /// Asks all of them.
+    pub(crate) fn ask_all(&self, cases: &[Case]) -> anyhow::Result<Asked> {
+        let mut scores: Vec<Score> = Vec::with_capacity(cases.len());
+        let mut failed = Vec::new();
+        for case in cases {
+            let mut said = self.say(&self.model, &case.messages);
+            if matches!(case.scorer, Scorer::Judge) && said.error.is_none() {
+                let judge = self.args.judge.as_deref().unwrap_or(&self.model);
+                let asked = json!({ "role": "user", "content": judge_prompt(case, &said.text) });
+                let reply = self.say(judge, &[asked]);
+                if let Some(error) = reply.error {
+                    anyhow::bail!("the judge {judge} does not answer: {error}");
+                }
+                said.judged = judge_says(&reply.text);
+            }
+            let score = case.score(&said);
+            if !score.pass {
+                let question = case.messages.last().and_then(|last| last["content"].as_str());
+                failed.push(failed_line(question.unwrap_or_default(), &score.why));
+            }
+            scores.push(score);
+        }
+        Ok(Asked { summary: Summary::of(scores.iter()), failed })
+    }
+
+    /// Greedy, so that the same release says the same every time.
+    fn say(&self, model: &str, messages: &[Value]) -> Said {
+        let url = format!("{}/v1/chat/completions", self.args.base_url.trim_end_matches('/'));
+        let body = json!({
+            "model": model,
+            "messages": messages,
+            "temperature": 0,
+            "seed": 0,
+            "max_tokens": self.args.max_tokens,
+        });
+        let mut request = self.agent.post(&url).header("content-type", "application/json");
+        if let Some(key) = &self.args.api_key {
+            request = request.header("authorization", format!("Bearer {key}"));
+        }
+        let error = |error: String| Said { error: Some(error), ..Said::default() };
+        let mut answer = match request.send(body.to_string()) {
+            Ok(answer) => answer,
+            Err(cause) => return error(cause.to_string()),
+        };
+        let text = answer.body_mut().with_config().limit(MAX_ANSWER_BYTES).read_to_string();
+        let body: Value = match text.map(|text| serde_json::from_str(&text)) {
+            Ok(Ok(body)) => body,
+            Ok(Err(cause)) => return error(cause.to_string()),
+            Err(cause) => return error(cause.to_string()),
+        };
+        if !answer.status().is_success() {
+            let message = body["error"]["message"].as_str().unwrap_or("no message");
+            return error(format!("status {}: {message}", answer.status()));
+        }
+        let choice = &body["choices"][0];
+        Said {
+            text: choice["message"]["content"].as_str().unwrap_or_default().to_owned(),
+            finish_reason: choice["finish_reason"].as_str().map(str::to_owned),
+            error: None,
+            judged: None,
+        }
+    }
+}
+
+/// Rows as cases; a row that cannot be asked is the caller's error and names its number.
+pub(crate) fn cases(rows: &[Value], scorer: Option<&str>) -> anyhow::Result<Vec<Case>> {
+    let case = |(i, row)| {
+        Case::of(row, scorer).map_err(|error| wrong_use(error).context(format!("row {}", i + 1)))
+    };
+    rows.iter().enumerate().map(case).collect()
+}

@@ -1,0 +1,272 @@
+//! From traffic to failures: reads what is new in the store, again and again, each answer with the same outcome.
+//!
+//! It must never hold more than a page of answers.
+//!
+//! Start reading at [`Book::collect`].
+
+use std::collections::{BTreeMap, HashMap};
+
+use lm_store::{Answered, Place, Reader, StoredFeedback, StoredRequest};
+use lm_types::RequestId;
+use rusqlite::{Connection, OptionalExtension, params};
+use serde::Serialize;
+
+use crate::book::{add_sample, clusters};
+use crate::{Answer, Book, Clusters, FeedbackError, Kind, Shape, Signal, signals};
+
+/// What one reading found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Collected {
+    /// Answers that were looked at; those of the last hour come again.
+    pub n_answers: u64,
+    /// Of them those that failed.
+    pub n_failures: u64,
+    /// Problems that were not known before.
+    pub n_new_clusters: u64,
+}
+
+/// Who asked the same again soon after an answer ended.
+#[derive(Debug, Default)]
+pub struct Regenerations {
+    /// Who asked what: the request, and when its last answer ended.
+    asked: HashMap<[u8; 32], (String, i64)>,
+    /// Requests, and when they were asked again, in Unix milliseconds.
+    again: HashMap<String, i64>,
+}
+
+/// An answer is stored when it ends, under the time of its arrival: one that took longer than this is not found.
+const LONGEST_ANSWER_MS: i64 = 60 * 60 * 1000;
+/// Asked again later than this is another conversation.
+const SOON_MS: i64 = 10 * 60 * 1000;
+const PAGE: u32 = 1000;
+/// Most questions that are remembered at once; with more, those that ended longest ago are forgotten.
+const MAX_ASKED: usize = 100_000;
+
+impl Regenerations {
+    /// The next answer in the order of arrival.
+    pub fn see(&mut self, answer: &Answer) {
+        if answer.messages.is_empty() {
+            return;
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(answer.tenant.as_deref().unwrap_or_default().as_bytes());
+        for message in &answer.messages {
+            hasher.update(&[0]);
+            hasher.update(message.to_string().as_bytes());
+        }
+        let key = *hasher.finalize().as_bytes();
+        let now_ms = answer.arrived_at_ms;
+        match self.asked.get_mut(&key) {
+            // Another answer of the same request.
+            Some((request, ended_ms)) if *request == answer.request_id => {
+                *ended_ms = answer.ended_at_ms.max(*ended_ms);
+            }
+            other => {
+                if let Some((request, ended_ms)) = other
+                    // Who asks before the answer is there has not seen it.
+                    && (*ended_ms..=*ended_ms + SOON_MS).contains(&now_ms)
+                {
+                    self.again.entry(request.clone()).or_insert(now_ms);
+                }
+                self.asked.insert(key, (answer.request_id.clone(), answer.ended_at_ms));
+            }
+        }
+        if self.asked.len() > MAX_ASKED {
+            self.asked.retain(|_, (_, ended_ms)| *ended_ms + SOON_MS >= now_ms);
+            if self.asked.len() > MAX_ASKED {
+                self.asked.clear();
+            }
+        }
+    }
+
+    /// When a request was asked again, in Unix milliseconds.
+    #[must_use]
+    pub fn again_ms(&self, request_id: &str) -> Option<i64> {
+        self.again.get(request_id).copied()
+    }
+}
+
+impl Book {
+    /// Reads what came into the store since the last time, finds failures, and gives each its cluster. Any number of
+    /// times: an answer counts once. All of it or, when it is interrupted, nothing.
+    ///
+    /// # Errors
+    /// [`FeedbackError::Store`], [`FeedbackError::Database`].
+    pub fn collect(&mut self, reader: &Reader, now_ms: i64) -> Result<Collected, FeedbackError> {
+        let wrap = self.wrap("write");
+        let from_ms = self.state("collected_ms")?.unwrap_or(0).saturating_sub(LONGEST_ANSWER_MS);
+        let opinions = opinions(reader, from_ms, now_ms)?;
+        let mut again = Regenerations::default();
+        each_page(reader, from_ms, now_ms, |row| {
+            again.see(&Answer::new(row, &[]));
+            Ok(())
+        })?;
+        let transaction = self.begin()?;
+        let mut scan = Scan {
+            connection: &transaction,
+            clusters: clusters(&transaction).map_err(&wrap)?,
+            again: &again,
+            now_ms,
+            collected: Collected::default(),
+        };
+        each_page(reader, from_ms, now_ms, |row| {
+            let said = opinions.get(&row.request_id).map_or(&[][..], Vec::as_slice);
+            scan.look_at(&Answer::new(row, said)).map_err(&wrap)
+        })?;
+        // Feedback may come long after its request.
+        for (id, said) in &opinions {
+            let Some(request) = reader.request(*id)? else { continue };
+            if request.arrived_at_ms < from_ms {
+                let said = reader.feedback_for(*id).unwrap_or_else(|_| said.clone());
+                for row in answers_of(request) {
+                    scan.look_at(&Answer::new(&row, &said)).map_err(&wrap)?;
+                }
+            }
+        }
+        let collected = scan.collected;
+        transaction
+            .execute("INSERT OR REPLACE INTO state VALUES ('collected_ms', ?1)", [now_ms])
+            .map_err(&wrap)?;
+        transaction.commit().map_err(&wrap)?;
+        Ok(collected)
+    }
+}
+
+/// One reading of the store.
+struct Scan<'a> {
+    connection: &'a Connection,
+    clusters: Clusters,
+    again: &'a Regenerations,
+    now_ms: i64,
+    collected: Collected,
+}
+
+impl Scan<'_> {
+    fn look_at(&mut self, answer: &Answer) -> rusqlite::Result<()> {
+        self.collected.n_answers += 1;
+        let found = signals(answer, self.again.again_ms(&answer.request_id));
+        let known = self.known(answer)?;
+        match (found.first(), known) {
+            (None, None) => Ok(()),
+            // Praise came since; what a reviewer said stays.
+            (None, Some(_)) => {
+                let sql = "DELETE FROM failure WHERE request_id = ?1 AND choice = ?2 \
+                           AND reviewed_at_ms IS NULL";
+                let key = params![answer.request_id, answer.choice];
+                self.connection.prepare_cached(sql)?.execute(key).map(|_| ())
+            }
+            (Some(first), Some(kind)) if first.kind.as_str() == kind => {
+                self.collected.n_failures += 1;
+                self.write(answer, &found, None)
+            }
+            (Some(first), _) => {
+                self.collected.n_failures += 1;
+                let shape = Shape::of(answer, first);
+                let (id, is_sample) = self.clusters.assign(&shape, &answer.name());
+                if is_sample {
+                    let sql = "SELECT 1 FROM cluster WHERE id = ?1";
+                    let is_known = self.connection.prepare_cached(sql)?.exists([&id])?;
+                    self.collected.n_new_clusters += u64::from(!is_known);
+                    add_sample(self.connection, &id, &shape, answer.arrived_at_ms)?;
+                }
+                self.write(answer, &found, Some(&id))
+            }
+        }
+    }
+
+    /// The kind under which the answer is known as a failure.
+    fn known(&self, answer: &Answer) -> rusqlite::Result<Option<String>> {
+        self.connection
+            .prepare_cached("SELECT kind FROM failure WHERE request_id = ?1 AND choice = ?2")?
+            .query_row(params![answer.request_id, answer.choice], |row| row.get(0))
+            .optional()
+    }
+
+    /// Writes a failure: with a cluster as a new one or under a new kind, else what may have changed.
+    fn write(
+        &self,
+        answer: &Answer,
+        found: &[Signal],
+        cluster: Option<&str>,
+    ) -> rusqlite::Result<()> {
+        let severity = found.iter().map(|signal| signal.kind.severity()).fold(0.0, f64::max);
+        let noticed_ms =
+            found.iter().map(|signal| signal.noticed_at_ms).min().unwrap_or(self.now_ms);
+        let kinds: Vec<&str> = found.iter().map(|signal| signal.kind.as_str()).collect();
+        let kinds = kinds.join(",");
+        let Some(cluster) = cluster else {
+            let sql = "UPDATE failure SET kinds = ?3, severity = ?4, \
+                       noticed_at_ms = min(noticed_at_ms, ?5) \
+                       WHERE request_id = ?1 AND choice = ?2";
+            let row = params![answer.request_id, answer.choice, kinds, severity, noticed_ms];
+            return self.connection.prepare_cached(sql)?.execute(row).map(|_| ());
+        };
+        let sql = "INSERT INTO failure(request_id, choice, cluster_id, kind, kinds, severity, \
+                   release_hash, model, occurred_at_ms, noticed_at_ms, clustered_at_ms) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) \
+                   ON CONFLICT DO UPDATE SET cluster_id = ?3, kind = ?4, kinds = ?5, \
+                   severity = ?6, noticed_at_ms = min(noticed_at_ms, ?10), clustered_at_ms = ?11";
+        let row = params![
+            answer.request_id,
+            answer.choice,
+            cluster,
+            found.first().map(|signal| signal.kind).unwrap_or(Kind::Disliked).as_str(),
+            kinds,
+            severity,
+            answer.release_hash,
+            answer.model,
+            answer.arrived_at_ms,
+            noticed_ms,
+            self.now_ms,
+        ];
+        self.connection.prepare_cached(sql)?.execute(row).map(|_| ())
+    }
+}
+
+/// Feedback that came since, by request.
+fn opinions(
+    reader: &Reader,
+    from_ms: i64,
+    now_ms: i64,
+) -> Result<BTreeMap<RequestId, Vec<StoredFeedback>>, FeedbackError> {
+    let mut by_request: BTreeMap<RequestId, Vec<StoredFeedback>> = BTreeMap::new();
+    let mut place = Place::before(from_ms);
+    loop {
+        let page = reader.feedback(&place, now_ms, PAGE)?;
+        let Some(last) = page.last() else { return Ok(by_request) };
+        place = Place::of_feedback(last);
+        for said in page {
+            by_request.entry(said.request_id).or_default().push(said);
+        }
+    }
+}
+
+fn each_page(
+    reader: &Reader,
+    from_ms: i64,
+    now_ms: i64,
+    mut look_at: impl FnMut(&Answered) -> Result<(), FeedbackError>,
+) -> Result<(), FeedbackError> {
+    let mut place = Place::before(from_ms);
+    loop {
+        let page = reader.answers(&place, now_ms, PAGE)?;
+        let Some(last) = page.last() else { return Ok(()) };
+        place = last.place();
+        page.iter().try_for_each(&mut look_at)?;
+    }
+}
+
+/// A request's answers, one by one.
+pub(crate) fn answers_of(request: StoredRequest) -> Vec<Answered> {
+    let StoredRequest { id, model, arrived_at_ms, prompt, params, tenant, attempts, .. } = request;
+    let with_attempt = |attempt| Answered {
+        request_id: id,
+        model: model.clone(),
+        tenant: tenant.clone(),
+        arrived_at_ms,
+        prompt: prompt.clone(),
+        params: params.clone(),
+        attempt,
+    };
+    attempts.into_iter().map(with_attempt).collect()
+}

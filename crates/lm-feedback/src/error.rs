@@ -1,0 +1,97 @@
+//! Every way in which the feedback loop can refuse, with the operands that a reader needs to act.
+//!
+//! It must never hold a prompt or an answer: these errors go to logs.
+//!
+//! Start reading at [`FeedbackError`].
+
+use std::path::{Path, PathBuf};
+
+use lm_store::StoreError;
+
+/// Why the feedback loop could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum FeedbackError {
+    /// The store, which has the traffic, could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The file of conclusions could not be used.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Database {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
+    /// The file is another program's, or of a later version of this one.
+    #[error(
+        "{} is no file of failures that this version knows (application id {application_id:#x}, \
+         schema {schema}; known up to {known}): nothing was changed",
+        path.display()
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// The application id in the file.
+        application_id: i64,
+        /// The schema in the file.
+        schema: i64,
+        /// The newest schema that is known.
+        known: i64,
+    },
+    /// Nothing, or more than one thing, has this id.
+    #[error("{n_matches} {what} have ids that begin with {id:?}, and 1 is needed")]
+    Unknown {
+        /// Of what kind.
+        what: &'static str,
+        /// The id or its beginning.
+        id: String,
+        /// How many fit.
+        n_matches: usize,
+    },
+    /// A value is outside of what it may be.
+    #[error("{field} is {value}, but must be {limit}")]
+    Invalid {
+        /// The field.
+        field: &'static str,
+        /// The value, cut to 80 characters.
+        value: String,
+        /// What is allowed.
+        limit: &'static str,
+    },
+    /// Another reviewer has the answer.
+    #[error("answer {answer} is leased to {holder:?} until it is reviewed or the lease ends")]
+    Leased {
+        /// The request and the choice.
+        answer: String,
+        /// Who has it.
+        holder: String,
+    },
+    /// A fix that nothing can be checked by.
+    #[error(
+        "fix {fix} cannot be guarded: failures of kind {kind} cannot be told from an answer's \
+         text; say what is expected with `fix add --expect SCORER`"
+    )]
+    NoCheck {
+        /// The fix.
+        fix: String,
+        /// The kind of its cluster.
+        kind: String,
+    },
+}
+
+impl FeedbackError {
+    pub(crate) fn invalid(field: &'static str, value: &str, limit: &'static str) -> FeedbackError {
+        FeedbackError::Invalid { field, value: value.chars().take(80).collect(), limit }
+    }
+}
+
+/// For `map_err`.
+pub(crate) fn database(
+    action: &'static str,
+    path: &Path,
+) -> impl Fn(rusqlite::Error) -> FeedbackError + use<> {
+    let path = path.to_owned();
+    move |source| FeedbackError::Database { action, path: path.clone(), source }
+}

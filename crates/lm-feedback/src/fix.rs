@@ -1,0 +1,280 @@
+//! A fix: what was done about a problem, what the traffic says of it, and what must stay true after.
+//!
+//! It must never call a fix good on less than the agreed evidence.
+//!
+//! Start reading at [`Book::verify`].
+
+use lm_evidence::{Counts, Interval, Verdict, compare};
+use lm_store::Reader;
+use rusqlite::{Row, params};
+use serde::Serialize;
+
+use crate::{Book, FeedbackError, Scorer};
+
+/// What was done about a problem.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Fix {
+    /// `f` and 12 hexadecimal digits.
+    pub id: String,
+    /// The problem.
+    pub cluster: String,
+    /// What was done, in words.
+    pub note: String,
+    /// The new system instruction, when that is what was done: the gate's prompts have it.
+    pub system: Option<String>,
+    /// What the user's last message became, with `{question}` for itself, when that is what was done.
+    pub template: Option<String>,
+    /// How the gate knows a good answer, as [`Scorer::parse`] reads it; `None` goes by the problem's kind.
+    pub expect: Option<String>,
+    /// The release that has the fix; `None` is all traffic since the fix was noted.
+    pub release_hash: Option<String>,
+    /// Unix milliseconds.
+    pub created_at_ms: i64,
+    /// When it was first seen to help, in Unix milliseconds.
+    pub verified_at_ms: Option<i64>,
+    /// The dataset that must pass from then on.
+    pub gate: Option<String>,
+}
+
+/// How far a fix is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FixStatus {
+    /// Not known to help.
+    Open,
+    /// It helps.
+    Verified,
+}
+
+/// What the traffic says of a fix.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Evidence {
+    /// The fix.
+    pub fix: String,
+    /// When it was looked at, in Unix milliseconds.
+    pub at_ms: i64,
+    /// Answers before.
+    pub before_n: u64,
+    /// Of them those that failed as the problem does.
+    pub before_failed: u64,
+    /// Answers after.
+    pub after_n: u64,
+    /// Of them those that failed as the problem does.
+    pub after_failed: u64,
+    /// The lower end of the interval of the failure rate after less the one before.
+    pub change_low: f64,
+    /// Its upper end: below 0 the fix helps.
+    pub change_high: f64,
+    /// `improved`, `worse` or `undecided`.
+    pub verdict: &'static str,
+}
+
+/// At most so many of the fixes that do nothing are ever called anything.
+const ALPHA: f64 = 0.05;
+/// Traffic that counts as before.
+const BEFORE_MS: i64 = 14 * 24 * 60 * 60 * 1000;
+const MAX_NOTE_BYTES: usize = 64 << 10;
+const FIX_COLUMNS: &str = "id, cluster_id, note, system, template, expect, release_hash, \
+    created_at_ms, verified_at_ms, gate";
+/// Stands for the question in a template.
+pub(crate) const QUESTION: &str = "{question}";
+
+impl Fix {
+    /// How far it is.
+    #[must_use]
+    pub fn status(&self) -> FixStatus {
+        if self.verified_at_ms.is_some() { FixStatus::Verified } else { FixStatus::Open }
+    }
+}
+
+impl Book {
+    /// Notes a fix. `id`, `verified_at_ms` and `gate` are filled in.
+    ///
+    /// # Errors
+    /// [`FeedbackError::Unknown`] when there is no such cluster, [`FeedbackError::Invalid`].
+    pub fn add_fix(&mut self, fix: Fix) -> Result<Fix, FeedbackError> {
+        let texts = [
+            ("note", Some(&fix.note)),
+            ("system", fix.system.as_ref()),
+            ("template", fix.template.as_ref()),
+        ];
+        for (field, text) in texts {
+            if text.is_some_and(|text| text.len() > MAX_NOTE_BYTES || text.trim().is_empty()) {
+                let value = format!("{} bytes long", text.map_or(0, String::len));
+                return Err(FeedbackError::invalid(field, &value, "1 to 65536 bytes of text"));
+            }
+        }
+        if let Some(template) = fix.template.as_deref().filter(|text| !text.contains(QUESTION)) {
+            let limit = "a text with {question} where the question goes";
+            return Err(FeedbackError::invalid("template", template, limit));
+        }
+        fix.expect.as_deref().map(Scorer::parse).transpose()?;
+        let cluster = self.cluster(&fix.cluster)?;
+        let id = uuid::Uuid::now_v7();
+        let id = format!("f{}", &blake3::hash(id.as_bytes()).to_hex()[..12]);
+        let fix = Fix { id, cluster, verified_at_ms: None, gate: None, ..fix };
+        self.connection
+            .execute(
+                "INSERT INTO fix VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, NULL, NULL)",
+                params![
+                    fix.id,
+                    fix.cluster,
+                    fix.note,
+                    fix.system,
+                    fix.template,
+                    fix.expect,
+                    fix.release_hash,
+                    fix.created_at_ms
+                ],
+            )
+            .map_err(self.wrap("write"))?;
+        Ok(fix)
+    }
+
+    /// All fixes, newest first.
+    ///
+    /// # Errors
+    /// [`FeedbackError::Database`].
+    pub fn fixes(&self) -> Result<Vec<Fix>, FeedbackError> {
+        let sql = format!("SELECT {FIX_COLUMNS} FROM fix ORDER BY created_at_ms DESC, rowid DESC");
+        let mut statement = self.connection.prepare_cached(&sql).map_err(self.wrap("read"))?;
+        let rows = statement.query_map([], fix_row);
+        rows.and_then(Iterator::collect).map_err(self.wrap("read"))
+    }
+
+    /// The one fix whose id begins so.
+    ///
+    /// # Errors
+    /// [`FeedbackError::Unknown`].
+    pub fn fix(&self, id: &str) -> Result<Fix, FeedbackError> {
+        let id =
+            self.only("fixes", "SELECT id FROM fix WHERE substr(id, 1, length(?1)) = ?1", id)?;
+        let sql = format!("SELECT {FIX_COLUMNS} FROM fix WHERE id = ?1");
+        self.connection.query_row(&sql, [id], fix_row).map_err(self.wrap("read"))
+    }
+
+    /// Compares how often answers failed as the problem does, in the 14 days before the fix and since, and keeps what it
+    /// found. One may ask as often as one likes: see [`compare`]. Call [`Book::collect`] first.
+    ///
+    /// That traffic is as it was before is assumed, and cannot be seen from here; a problem that was chosen because it
+    /// was at its worst gets better without a fix.
+    ///
+    /// # Errors
+    /// [`FeedbackError::Store`], [`FeedbackError::Database`].
+    pub fn verify(
+        &mut self,
+        fix: &Fix,
+        reader: &Reader,
+        now_ms: i64,
+    ) -> Result<Evidence, FeedbackError> {
+        let end_ms = self.state("collected_ms")?.unwrap_or(now_ms);
+        let from_ms = fix.created_at_ms.saturating_sub(BEFORE_MS);
+        let (before, after) = match fix.release_hash.as_deref() {
+            None => (
+                self.count(reader, fix, from_ms, fix.created_at_ms, None)?,
+                self.count(reader, fix, fix.created_at_ms, end_ms, None)?,
+            ),
+            Some(release) => {
+                let all = self.count(reader, fix, from_ms, end_ms, None)?;
+                let after = self.count(reader, fix, from_ms, end_ms, Some(release))?;
+                (Counts { n: all.n - after.n, hits: all.hits - after.hits }, after)
+            }
+        };
+        let comparison = compare(before, after, ALPHA);
+        let Interval { low, high } = comparison.change;
+        let verdict = match comparison.verdict {
+            Verdict::Improved => "improved",
+            Verdict::Worse => "worse",
+            Verdict::Undecided => "undecided",
+        };
+        let evidence = Evidence {
+            fix: fix.id.clone(),
+            at_ms: now_ms,
+            before_n: before.n,
+            before_failed: before.hits,
+            after_n: after.n,
+            after_failed: after.hits,
+            change_low: low,
+            change_high: high,
+            verdict,
+        };
+        self.keep(&evidence, comparison.verdict)?;
+        Ok(evidence)
+    }
+
+    /// Names the dataset that guards a fix from now on.
+    ///
+    /// # Errors
+    /// [`FeedbackError::Database`].
+    pub fn set_gate(&mut self, fix: &str, dataset: &str) -> Result<(), FeedbackError> {
+        let sql = "UPDATE fix SET gate = ?2 WHERE id = ?1";
+        self.connection.execute(sql, params![fix, dataset]).map_err(self.wrap("write"))?;
+        Ok(())
+    }
+
+    fn keep(&mut self, evidence: &Evidence, verdict: Verdict) -> Result<(), FeedbackError> {
+        let wrap = self.wrap("write");
+        let transaction = self.begin()?;
+        transaction
+            .execute(
+                "INSERT INTO evidence VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                params![
+                    evidence.fix,
+                    evidence.at_ms,
+                    evidence.before_n.cast_signed(),
+                    evidence.before_failed.cast_signed(),
+                    evidence.after_n.cast_signed(),
+                    evidence.after_failed.cast_signed(),
+                    evidence.change_low,
+                    evidence.change_high,
+                    evidence.verdict
+                ],
+            )
+            .map_err(&wrap)?;
+        if verdict == Verdict::Improved {
+            transaction
+                .execute(
+                    "UPDATE fix SET verified_at_ms = coalesce(verified_at_ms, ?2) WHERE id = ?1",
+                    params![evidence.fix, evidence.at_ms],
+                )
+                .map_err(&wrap)?;
+        }
+        transaction.commit().map_err(&wrap)
+    }
+
+    fn count(
+        &self,
+        reader: &Reader,
+        fix: &Fix,
+        from_ms: i64,
+        end_ms: i64,
+        release_hash: Option<&str>,
+    ) -> Result<Counts, FeedbackError> {
+        let sql = "SELECT count(*) FROM failure WHERE cluster_id = ?1 AND occurred_at_ms >= ?2 \
+                   AND occurred_at_ms < ?3 AND (?4 IS NULL OR release_hash = ?4) \
+                   AND verdict IS NOT 'rejected'";
+        let hits: i64 = self
+            .connection
+            .query_row(sql, params![fix.cluster, from_ms, end_ms, release_hash], |row| row.get(0))
+            .map_err(self.wrap("read"))?;
+        let hits = hits.cast_unsigned();
+        // Retention may have taken answers whose failures are still known.
+        let n = reader.count_answers(from_ms, end_ms, release_hash)?.max(hits);
+        Ok(Counts { n, hits })
+    }
+}
+
+fn fix_row(row: &Row<'_>) -> rusqlite::Result<Fix> {
+    Ok(Fix {
+        id: row.get(0)?,
+        cluster: row.get(1)?,
+        note: row.get(2)?,
+        system: row.get(3)?,
+        template: row.get(4)?,
+        expect: row.get(5)?,
+        release_hash: row.get(6)?,
+        created_at_ms: row.get(7)?,
+        verified_at_ms: row.get(8)?,
+        gate: row.get(9)?,
+    })
+}

@@ -1,0 +1,88 @@
+//! Scorers by what they let pass.
+
+use serde_json::{Value, json};
+
+use crate::{Case, Outcome, Summary, judge_prompt, judge_says};
+
+#[track_caller]
+fn check(row: Value, good: &[&str], bad: &[&str]) {
+    let case = Case::of(&row, None).unwrap();
+    let score = |text: &&str| {
+        case.score(&Outcome {
+            text: (*text).to_owned(),
+            finish_reason: Some("stop".to_owned()),
+            ..Outcome::default()
+        })
+    };
+    good.iter().for_each(|text| assert!(score(text).pass, "{text:?}: {:?}", score(text)));
+    for text in bad {
+        let score = score(text);
+        assert!(!score.pass && !score.why.is_empty(), "{text:?}: {score:?}");
+    }
+}
+
+#[test]
+fn scorers_tell_good_from_bad() {
+    check(json!({ "prompt": "2+2", "expected": "4" }), &["4", " 4\n"], &["5", "44", ""]);
+    let talk = json!({ "messages": [
+        { "role": "user", "content": "2+2" }, { "role": "assistant", "content": "4" },
+    ] });
+    check(talk, &["4"], &["It is 4"]);
+    let contains = json!({ "prompt": "x", "scorer": "contains", "expected": "Berlin" });
+    check(contains, &["It is BERLIN."], &["Paris"]);
+    check(json!({ "prompt": "x", "scorer": "contains:a:b" }), &["see a:b"], &["a b"]);
+    check(json!({ "prompt": "x", "scorer": "regex:^[0-9]+$" }), &["42"], &["42a"]);
+    check(json!({ "prompt": "x", "scorer": "json" }), &["{}", "```json\n[1]\n```"], &["{", ""]);
+    let schema = json!({ "type": "object", "required": ["a"] });
+    let row = json!({ "prompt": "x", "scorer": "json_schema", "expected": schema });
+    check(row, &["{\"a\": 1}"], &["{}", "a"]);
+    check(
+        json!({ "prompt": "x", "scorer": "not:refusal" }),
+        &["Yes."],
+        &["I cannot help you.", ""],
+    );
+    check(json!({ "prompt": "x", "scorer": "answered" }), &["Yes."], &["", "  "]);
+}
+
+#[test]
+fn an_error_or_a_cut_is_not_passed() {
+    let case = Case::of(&json!({ "prompt": "x", "scorer": "answered" }), None).unwrap();
+    let failed = Outcome { error: Some("500".to_owned()), ..Outcome::default() };
+    assert_eq!(case.score(&failed).why, "no answer: 500");
+    let case = Case::of(&json!({ "prompt": "x", "scorer": "not:truncated" }), None).unwrap();
+    let outcome = |finish: &str| Outcome {
+        text: "It".to_owned(),
+        finish_reason: Some(finish.to_owned()),
+        ..Outcome::default()
+    };
+    assert!(!case.score(&outcome("length")).pass && case.score(&outcome("stop")).pass);
+}
+
+#[test]
+fn a_judge_is_asked_and_understood() {
+    let row = json!({ "prompt": "2+2", "scorer": "judge", "expected": "4" });
+    let case = Case::of(&row, None).unwrap();
+    let asked = judge_prompt(&case, "four");
+    assert!(asked.contains("2+2") && asked.contains("four") && asked.contains("<reference>\n4"));
+    assert_eq!(judge_says("FAIL: it is not"), Some(false));
+    assert_eq!(judge_says("I say PASS."), Some(true));
+    assert_eq!(judge_says("PASSABLE, perhaps"), None);
+    let judged = |judged| case.score(&Outcome { judged, ..Outcome::default() }).pass;
+    assert!(judged(Some(true)) && !judged(Some(false)) && !judged(None));
+}
+
+#[test]
+fn rows_that_cannot_be_asked_are_refused() {
+    let refused = |row: Value, scorer: Option<&str>, part: &str| {
+        let error = Case::of(&row, scorer).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    };
+    refused(json!({ "text": "x" }), None, "messages");
+    refused(json!({ "messages": [] }), None, "messages");
+    refused(json!({ "prompt": "x" }), None, "expected");
+    refused(json!({ "prompt": "x", "expected": "(" }), Some("regex"), "regular expression");
+    refused(json!({ "prompt": "x" }), Some("similarity"), "embedding model");
+    refused(json!({ "prompt": "x" }), Some("not:disliked"), "not:refusal");
+    let summary = Summary::of([].iter());
+    assert_eq!((summary.n, summary.rate_low), (0, 0.0));
+}

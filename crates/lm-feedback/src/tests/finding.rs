@@ -1,0 +1,172 @@
+//! Which answers failed, and which failures are one problem.
+
+use lm_types::{FinishReason, Role};
+use serde_json::json;
+
+use super::{DAY_0, Ended, Home, MINUTE, backend_error};
+use crate::{Answer, Kind, Opinion, Regenerations, signals};
+
+fn answer(output: &str) -> Answer {
+    Answer {
+        request_id: "r".to_owned(),
+        messages: vec![json!({ "role": "user", "content": "Tell me about lighthouses." })],
+        finish_reason: Some("stop".to_owned()),
+        output: Some(output.to_owned()),
+        ..Answer::default()
+    }
+}
+
+#[track_caller]
+fn check(answer: &Answer, expect: &[Kind]) {
+    let found: Vec<Kind> = signals(answer, None).iter().map(|signal| signal.kind).collect();
+    assert_eq!(found, expect, "{answer:?}");
+}
+
+#[test]
+fn answers_show_their_signs_causes_first() {
+    check(&answer("Lighthouses warn ships of rocks."), &[]);
+    check(&answer("I\u{2019}m sorry, but I can't help with that."), &[Kind::Refusal]);
+    check(&answer("The keeper said that he cannot help it. Nobody was rescued."), &[]);
+    let turns = format!("A list: {}", "the tower and ".repeat(8));
+    check(&answer(&turns), &[Kind::Repetition]);
+    check(&answer("one two three, one two three, off we go"), &[]);
+    // A table that repeats its rule is no loop, for it goes on.
+    check(&answer(&format!("{}\n the end", "-".repeat(80))), &[]);
+
+    let cut = Answer { finish_reason: Some("length".to_owned()), ..answer(&turns) };
+    check(&cut, &[Kind::Repetition, Kind::Truncated]);
+    let left = Answer { finish_reason: Some("abort".to_owned()), ..answer("Light") };
+    check(&left, &[Kind::Abandoned]);
+    let failed = |code: &str| Answer {
+        error_code: Some(code.to_owned()),
+        finish_reason: None,
+        ..answer("")
+    };
+    check(&failed("backend_error"), &[Kind::Error]);
+    check(&failed("deadline_exceeded"), &[Kind::Timeout]);
+}
+
+#[test]
+fn json_is_checked_where_it_was_asked_for() {
+    let asked = |output: &str| {
+        let messages = vec![
+            json!({ "role": "system", "content": "Respond with valid JSON." }),
+            json!({ "role": "user", "content": "Two numbers" }),
+        ];
+        Answer { messages, ..answer(output) }
+    };
+    check(&asked("Sure! 1 and 2"), &[Kind::NotJson]);
+    check(&asked("[1, 2]"), &[]);
+    check(&asked("```json\n[1, 2]\n```"), &[]);
+    check(&answer("JSON is a format"), &[]);
+}
+
+#[test]
+fn people_are_heard_and_praise_outweighs_doubt() {
+    let said = |rating: f64, correction: Option<&str>, output: &str| Answer {
+        opinions: vec![Opinion {
+            at_ms: 5,
+            rating: Some(rating),
+            correction: correction.map(str::to_owned),
+        }],
+        ..answer(output)
+    };
+    check(&said(0.0, None, "No."), &[Kind::Disliked]);
+    check(&said(0.0, Some("Yes."), "No."), &[Kind::Corrected, Kind::Disliked]);
+    check(&said(0.5, None, "No."), &[]);
+    check(&said(1.0, None, "I cannot help with that."), &[]);
+    let cut = Answer { finish_reason: Some("length".to_owned()), ..said(0.0, None, "Ligh") };
+    check(&cut, &[Kind::Truncated, Kind::Disliked]);
+}
+
+#[test]
+fn asking_the_same_again_soon_says_that_the_first_answer_was_no_good() {
+    let asked = |id: &str, at_ms: i64, tenant: Option<&str>| Answer {
+        request_id: id.to_owned(),
+        tenant: tenant.map(str::to_owned),
+        arrived_at_ms: at_ms,
+        ended_at_ms: at_ms + 1000,
+        ..answer("x")
+    };
+    let mut again = Regenerations::default();
+    again.see(&asked("a", 0, None));
+    again.see(&asked("b", 500, None)); // before a's answer was there
+    again.see(&asked("c", 2000, Some("t"))); // somebody else
+    again.see(&asked("d", 2500, None));
+    again.see(&asked("e", 2500 + 20 * MINUTE, None)); // another day
+    let found = ["a", "b", "c", "d", "e"].map(|id| again.again_ms(id));
+    assert_eq!(found, [None, Some(2500), None, None, None]);
+}
+
+/// Three problems, of which two are of one kind; what came before or after does not change their ids.
+#[test]
+fn failures_of_one_problem_are_one_cluster_and_keep_their_ids() {
+    let mut home = Home::new();
+    let cut = || Ended::Finished(FinishReason::Length);
+    let invoice = |i: i64| format!("Summarise the invoice number {i} of our supplier in Hamburg.");
+    let poem = |i: i64| format!("Write verse {i} of a long poem about the sea in winter.");
+    for i in 0..20 {
+        let at_ms = DAY_0 + i * MINUTE;
+        home.answer(at_ms, &[(Role::User, &invoice(i))], &format!("Item {i} costs"), cut());
+        home.answer(at_ms + 1, &[(Role::User, &poem(i))], &format!("Grey {i} waves roll"), cut());
+        home.answer(at_ms + 2, &[(Role::User, &format!("{i}?"))], "", backend_error());
+        home.good(at_ms + 3, &format!("question {i}"));
+    }
+    let first = home.collect(DAY_0 + 30 * MINUTE);
+    assert_eq!((first.n_answers, first.n_failures, first.n_new_clusters), (80, 60, 3));
+    let of = |home: &Home| {
+        let rows = home.book.failures(None, 1000).unwrap();
+        let mut ids: Vec<(String, String)> =
+            rows.into_iter().map(|row| (row.request_id, row.cluster)).collect();
+        ids.sort();
+        ids
+    };
+    let before = of(&home);
+    // The same is read again, and nothing changes.
+    let second = home.collect(DAY_0 + 31 * MINUTE);
+    assert_eq!((second.n_answers, second.n_failures, second.n_new_clusters), (80, 60, 0));
+    assert_eq!(of(&home), before);
+    // With another instruction it is still the same problem.
+    let system = (Role::System, "Be brief.");
+    let late = DAY_0 + 40 * MINUTE;
+    let asked =
+        [system, (Role::User, "Summarise the invoice number 77 of our supplier in Hamburg.")];
+    let id = home.answer(late, &asked, "Item 77 costs", cut());
+    assert_eq!(home.collect(late + MINUTE).n_new_clusters, 0);
+    let after = of(&home);
+    let cluster_of = |request: &str| &after.iter().find(|(id, _)| id == request).unwrap().1;
+    assert_eq!(cluster_of(&id), cluster_of(&before[0].0));
+}
+
+/// A dislike that comes days later is found, and praise takes back what was only a guess.
+#[test]
+fn late_feedback_is_found() {
+    let mut home = Home::new();
+    let bad = home.good(DAY_0, "When was the bridge built?");
+    let cut = Ended::Finished(FinishReason::Length);
+    let praised = home.answer(DAY_0, &[(Role::User, "Count the stars for me.")], "One, two", cut);
+    assert_eq!(home.collect(DAY_0 + MINUTE).n_failures, 1);
+    // Feedback is stored under the clock's own time.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let now_ms = i64::try_from(now.as_millis()).unwrap();
+    home.rate(&bad, false);
+    home.rate(&praised, true);
+    home.collect(now_ms.max(DAY_0 + 2 * MINUTE) + 180 * MINUTE);
+    let rows = home.book.failures(None, 10).unwrap();
+    let found: Vec<(&str, &str)> =
+        rows.iter().map(|row| (row.request_id.as_str(), row.kind.as_str())).collect();
+    assert_eq!(found, [(bad.as_str(), "disliked")]);
+}
+
+#[test]
+fn a_file_of_another_program_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("other.db");
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("CREATE TABLE notes(text TEXT)").unwrap();
+    let error = crate::Book::open(&path).err().unwrap().to_string();
+    assert!(error.contains("other.db") && error.contains("nothing was changed"), "{error}");
+    let n: i64 =
+        other.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).unwrap();
+    assert_eq!(n, 1);
+}

@@ -1,0 +1,96 @@
+//! The loop through its public face, over a store in a temporary folder.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+mod evaluating;
+mod finding;
+mod turning;
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use lm_store::{Feedback, Rating, Store, StoreOptions};
+use lm_types::{
+    ChatMessage, FinishReason, GenerateError, GenerateRequest, Observer, Outcome as Ended, Prompt,
+    ReleaseHash, RequestEvent, RequestId, Role, Timings, Usage,
+};
+
+use crate::{Book, Collected};
+
+/// Some day, in Unix milliseconds.
+const DAY_0: i64 = 1_790_000_000_000;
+const MINUTE: i64 = 60_000;
+
+/// A store and a book, gone at the end of the test.
+struct Home {
+    _folder: tempfile::TempDir,
+    store: Store,
+    book: Book,
+    n_requests: u128,
+}
+
+impl Home {
+    fn new() -> Home {
+        let folder = tempfile::tempdir().unwrap();
+        let options = StoreOptions::default();
+        let store = Store::open(&folder.path().join("lastmile.db"), options).unwrap();
+        let book = Book::open(&folder.path().join("feedback.db")).unwrap();
+        Home { _folder: folder, store, book, n_requests: 0 }
+    }
+
+    /// An answer that arrived at a time and took a second. Returns the request's id.
+    fn answer(&mut self, at_ms: i64, asked: &[(Role, &str)], output: &str, ended: Ended) -> String {
+        self.n_requests += 1;
+        let id = RequestId(self.n_requests << 64);
+        let message = |(role, text): &(Role, &str)| ChatMessage {
+            role: role.clone(),
+            content: (*text).to_owned(),
+        };
+        let prompt = Prompt::Chat(asked.iter().map(message).collect());
+        self.store.record(&RequestEvent {
+            request: GenerateRequest::new(id, prompt),
+            choice: 0,
+            model: "placeholder".to_owned(),
+            release: ReleaseHash([7; 16]),
+            arrived_at: UNIX_EPOCH + Duration::from_millis(at_ms.cast_unsigned()),
+            outcome: ended,
+            output_text: output.to_owned(),
+            usage: Usage { prompt_tokens: 10, completion_tokens: 2, cached_tokens: 0 },
+            timings: Timings {
+                queue_wait: Duration::ZERO,
+                ttft: Duration::from_millis(20),
+                e2e: Duration::from_secs(1),
+                cpu_seconds: 0.0,
+                n_preemptions: 0,
+            },
+        });
+        id.to_string()
+    }
+
+    fn good(&mut self, at_ms: i64, question: &str) -> String {
+        let stopped = Ended::Finished(FinishReason::Stop);
+        self.answer(at_ms, &[(Role::User, question)], "A fine answer.", stopped)
+    }
+
+    fn rate(&self, request_id: &str, good: bool) {
+        self.store.flush().unwrap();
+        let rating = Some(Rating::Boolean(good));
+        let feedback = Feedback {
+            request_id: request_id.parse().unwrap(),
+            by: None,
+            choice: 0,
+            rating,
+            comment: None,
+            correction: None,
+        };
+        self.store.feedback(feedback).unwrap();
+    }
+
+    fn collect(&mut self, now_ms: i64) -> Collected {
+        self.store.flush().unwrap();
+        self.book.collect(self.store.reader(), now_ms).unwrap()
+    }
+}
+
+fn backend_error() -> Ended {
+    Ended::Failed(GenerateError::Backend { message: "it broke".to_owned() })
+}

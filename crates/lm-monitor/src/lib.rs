@@ -1,0 +1,24 @@
+//! Detectors of change: in a stream, value by value, and between two windows of values.
+//!
+//! It must never know what the values are about, read a clock, or draw at random. A detector's state is a few numbers, or
+//! for ADWIN a number of buckets that grows with the logarithm of the stream.
+//!
+//! Start reading at [`PageHinkley`] (the simplest stream), then [`psi`] (two windows) and [`benjamini_hochberg`] (many
+//! signals at once).
+
+mod adwin;
+mod many;
+mod stream;
+mod tail;
+mod window;
+
+pub use adwin::{Adwin, AdwinOptions};
+pub use many::benjamini_hochberg;
+pub use stream::{Cusum, CusumOptions, Ddm, DdmOptions, Level, PageHinkley, PageHinkleyOptions};
+pub use tail::{chi_square_limit, chi_square_tail, kolmogorov_tail};
+pub use window::{
+    Deciles, chi_square, hellinger, jensen_shannon, kolmogorov_smirnov, psi, psi_limit, wasserstein,
+};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,34 @@
+// A picture that the server drew, what its colours mean, and its table.
+
+import { h, table } from "./dom.js";
+
+export function pictureView(title) {
+  const heading = h("h3", {}, title);
+  const legend = h("ul", { class: "legend", "aria-hidden": "true" });
+  const place = h("div", { class: "canvas" });
+  const rows = h("div");
+  const details = h("details", {}, h("summary", {}, "As a table"), rows);
+  const view = h("section", { class: "card picture", "aria-label": title }, h("div", { class: "row spread" }, heading, legend), place, details);
+  let last;
+
+  function showTable() {
+    if (!last || !details.open) return;
+    const columns = last.columns.map((name, i) => [name, i === 0 ? "" : "num"]);
+    rows.replaceChildren(table(`${last.title}, as a table`, columns, last.rows));
+  }
+  details.addEventListener("toggle", showTable);
+
+  return {
+    view,
+    width: () => Math.min(1600, Math.max(240, Math.floor(place.clientWidth || 320))),
+    show(picture) {
+      last = picture;
+      heading.textContent = picture.title;
+      const svg = new DOMParser().parseFromString(picture.svg, "image/svg+xml").documentElement;
+      place.replaceChildren(document.importNode(svg, true));
+      legend.replaceChildren(...picture.legend.map(({ series, name }) => h("li", { class: `swatch k${series % 6}` }, name)));
+      // A table that somebody reads is not exchanged under their eyes.
+      if (!rows.contains(document.activeElement)) showTable();
+    },
+  };
+}

@@ -1,0 +1,158 @@
+//! What somebody should look at now. The thresholds are those of `deploy/alerts.yml`, on what the
+//! server knows by itself.
+//!
+//! It must never remember: an alert is a fact about one [`Now`].
+//!
+//! Start reading at [`alerts`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ModelNow, Now};
+
+/// How urgent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// Requests fail now.
+    Critical,
+    /// Something is short or slow.
+    Warning,
+}
+
+/// One thing to look at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alert {
+    /// How urgent.
+    pub level: Level,
+    /// In one sentence, with the numbers.
+    pub what: String,
+    /// What to do or to look at next.
+    pub next: String,
+}
+
+/// Share of answers that may fail before it is said.
+const MOST_ERRORS: f64 = 0.05;
+const MOST_TTFT_MS: f64 = 10_000.0;
+const MOST_GAP_MS: f64 = 500.0;
+const FULL: f64 = 0.95;
+
+/// Everything that holds of `now`, most urgent first.
+#[must_use]
+pub fn alerts(now: &Now) -> Vec<Alert> {
+    let mut found = Vec::new();
+    match now.server.status.as_str() {
+        "died" => found.push(critical(
+            "An engine panicked: it answers nothing any more".to_owned(),
+            "Restart the server; the log has the panic.",
+        )),
+        "stalled" => found.push(critical(
+            "An engine stands still".to_owned(),
+            "Its state is in last-stall.json beside the store, and in the log.",
+        )),
+        "draining" => found.push(warning(
+            "The server drains: new requests are refused".to_owned(),
+            "It ends once the running answers have.",
+        )),
+        _ => {}
+    }
+    now.models.iter().for_each(|model| of_model(model, &mut found));
+    let store = &now.store;
+    if store.dropped + store.write_errors > 0 {
+        let (dropped, errors) = (store.dropped, store.write_errors);
+        found.push(warning(
+            format!("Since start {dropped} answers were not recorded and {errors} writes failed"),
+            "The disk is full, slow or broken. Answers are not affected.",
+        ));
+    }
+    let (open, limit) = (now.server.open_requests as f64, now.server.open_requests_limit as f64);
+    if limit > 0.0 && open > FULL * limit {
+        found.push(warning(
+            format!("{open} of {limit} requests are open: more are refused"),
+            "Clients that do not close, or more load than this machine answers.",
+        ));
+    }
+    found.sort_by_key(|alert| alert.level);
+    found
+}
+
+fn of_model(model: &ModelNow, found: &mut Vec<Alert>) {
+    let name = &model.name;
+    let ended = model.finished_per_s + model.errors_per_s;
+    if model.errors_per_s > MOST_ERRORS * ended {
+        let percent = 100.0 * model.errors_per_s / ended;
+        found.push(warning(
+            format!("{name}: {percent:.0} % of requests fail or are refused"),
+            "The last errors say why.",
+        ));
+    }
+    if let Some(ttft) = model.ttft_ms.filter(|ttft| ttft.p99 > MOST_TTFT_MS) {
+        let seconds = ttft.p99 / 1000.0;
+        found.push(warning(
+            format!("{name}: first tokens take {seconds:.1} s (p99)"),
+            "Look at the queue: what waits, and whose it is.",
+        ));
+    }
+    if let Some(gap) = model.gap_ms.filter(|gap| gap.p99 > MOST_GAP_MS) {
+        found.push(warning(
+            format!("{name}: gaps between tokens are {:.0} ms (p99)", gap.p99),
+            "Something else takes the cores, or memory is swapped.",
+        ));
+    }
+    if model.kv_usage > FULL && model.waiting > 0 {
+        found.push(warning(
+            format!("{name}: the KV cache is full and {} answers wait", model.waiting),
+            "A larger --kv-memory or --kv-cache int8 holds more sequences.",
+        ));
+    }
+}
+
+fn critical(what: String, next: &str) -> Alert {
+    Alert { level: Level::Critical, what, next: next.to_owned() }
+}
+
+fn warning(what: String, next: &str) -> Alert {
+    Alert { level: Level::Warning, what, next: next.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Level, alerts};
+    use crate::{Latency, ModelNow, Now, ServerNow};
+
+    #[track_caller]
+    fn check(change: impl FnOnce(&mut Now), expect: &[(Level, &str)]) {
+        let mut now = Now {
+            server: ServerNow { open_requests_limit: 100, ..ServerNow::default() },
+            models: vec![ModelNow { name: "m".to_owned(), ..ModelNow::default() }],
+            ..Now::default()
+        };
+        change(&mut now);
+        let found = alerts(&now);
+        assert_eq!(found.len(), expect.len(), "{found:?}");
+        for (alert, (level, what)) in found.iter().zip(expect) {
+            assert!(alert.level == *level && alert.what.contains(what), "{alert:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_and_nothing_else() {
+        let slow = Some(Latency { p50: 1.0, p99: 12_000.0, n: 4 });
+        check(|_| {}, &[]);
+        check(|now| now.models[0].finished_per_s = 9.0, &[]);
+        check(|now| now.models[0].kv_usage = 1.0, &[]);
+        check(
+            |now| now.models[0].ttft_ms = slow,
+            &[(Level::Warning, "m: first tokens take 12.0 s")],
+        );
+        check(|now| now.store.dropped = 3, &[(Level::Warning, "3 answers were not recorded")]);
+        check(|now| now.server.open_requests = 99, &[(Level::Warning, "99 of 100")]);
+        check(
+            |now| {
+                now.models[0].errors_per_s = 1.0;
+                now.models[0].finished_per_s = 1.0;
+                now.server.status = "died".to_owned();
+            },
+            &[(Level::Critical, "panicked"), (Level::Warning, "50 % of requests")],
+        );
+    }
+}

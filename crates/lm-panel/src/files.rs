@@ -1,0 +1,76 @@
+//! The files of the pages, as they are in the binary.
+//!
+//! It must never hold anything of a server: all servers hand out the same bytes, to anybody.
+//!
+//! Start reading at [`file`].
+
+/// One file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct File {
+    /// Its media type.
+    pub media_type: &'static str,
+    /// Its text.
+    pub text: &'static str,
+}
+
+const HTML: &str = "text/html; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+const STYLE: &str = "text/css; charset=utf-8";
+const IMAGE: &str = "image/svg+xml";
+
+/// The file of this name; `index.html` is the page itself.
+#[must_use]
+pub fn file(name: &str) -> Option<File> {
+    let found = |media_type, text| Some(File { media_type, text });
+    match name {
+        "index.html" => found(HTML, include_str!("../pages/index.html")),
+        "style.css" => found(STYLE, include_str!("../pages/style.css")),
+        "icon.svg" => found(IMAGE, include_str!("../pages/icon.svg")),
+        "main.js" => found(SCRIPT, include_str!("../pages/main.js")),
+        "api.js" => found(SCRIPT, include_str!("../pages/api.js")),
+        "dom.js" => found(SCRIPT, include_str!("../pages/dom.js")),
+        "picture.js" => found(SCRIPT, include_str!("../pages/picture.js")),
+        "now.js" => found(SCRIPT, include_str!("../pages/now.js")),
+        "requests.js" => found(SCRIPT, include_str!("../pages/requests.js")),
+        "models.js" => found(SCRIPT, include_str!("../pages/models.js")),
+        "playground.js" => found(SCRIPT, include_str!("../pages/playground.js")),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::file;
+
+    const SCRIPTS: [&str; 8] = [
+        "main.js",
+        "api.js",
+        "dom.js",
+        "picture.js",
+        "now.js",
+        "requests.js",
+        "models.js",
+        "playground.js",
+    ];
+
+    #[test]
+    fn pages_need_no_other_host_and_no_inline_script() {
+        let page = file("index.html").unwrap().text;
+        for word in ["http:", "https:", "style=", "onclick", "javascript:"] {
+            assert!(!page.contains(word), "{word} in index.html");
+        }
+        for tag in page.split("<script").skip(1) {
+            assert!(tag.starts_with(" type=\"module\" src=\"/panel/"), "{tag}");
+        }
+        for name in SCRIPTS {
+            let text = file(name).unwrap().text;
+            for word in
+                ["innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval(", "://"]
+            {
+                assert!(!text.contains(word), "{word} in {name}");
+            }
+        }
+        assert_eq!(file("../Cargo.toml"), None);
+    }
+}

@@ -1,0 +1,24 @@
+//! What the dashboard and `lastmile top` show: the state of now, an hour of history, charts as SVG,
+//! and the files of the pages.
+//!
+//! It must never know HTTP, the store or the engine's inside: it is fed counters and hands out plain
+//! data, text and pictures. What people wrote goes through it as text only.
+//!
+//! Start reading at [`Now`] (what is shown), then [`History`] (where it comes from), then [`chart`].
+
+mod alert;
+pub mod chart;
+mod files;
+mod history;
+mod lanes;
+mod ledger;
+mod now;
+mod paint;
+
+pub use alert::{Alert, Level, alerts};
+pub use files::{File, file};
+pub use history::{History, Point, TICK};
+pub use lanes::{Lane, Lanes, Span};
+pub use ledger::{AttemptTimes, attempts, memory};
+pub use now::{Latency, ModelNow, Now, RecentError, ServerNow, StoreNow};
+pub use paint::{Picture, Swatch, Width, WidthError};

@@ -1,0 +1,165 @@
+//! The dashboard at `/`: its files, and what its pages ask for.
+//!
+//! It must never wait for the engine, nor hold more than an hour of numbers. The files are the same
+//! for everybody; data needs what its route needs.
+//!
+//! Start reading at [`Panel`], then [`watch`].
+
+mod charts;
+mod live;
+mod pages;
+mod params;
+mod requests;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use lm_panel::{History, Now, RecentError, ServerNow, StoreNow, TICK};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::MissedTickBehavior;
+
+use crate::app::App;
+use crate::metric_table::Served;
+use crate::watchdog::Condition;
+
+pub(crate) use charts::chart;
+pub(crate) use live::{now, stream};
+pub(crate) use pages::{page_file, root, wants_page};
+pub(crate) use requests::{one, search};
+
+/// Pages that may be told what goes on, at once; more are refused with 429.
+const MAX_LIVE: usize = 64;
+/// Failed answers that are shown.
+const N_ERRORS: u32 = 8;
+/// Ticks after a failure in which the store is asked again: it writes in groups, a little later.
+const N_ASKS: u32 = 3;
+
+/// What the pages are told.
+pub(crate) struct Panel {
+    history: Mutex<History>,
+    now: watch::Sender<Arc<Now>>,
+    live: Arc<Semaphore>,
+}
+
+impl Default for Panel {
+    fn default() -> Self {
+        Panel {
+            history: Mutex::default(),
+            now: watch::Sender::default(),
+            live: Arc::new(Semaphore::new(MAX_LIVE)),
+        }
+    }
+}
+
+impl Panel {
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Pages that are being told what goes on.
+    pub(crate) fn n_live(&self) -> usize {
+        MAX_LIVE - self.live.available_permits()
+    }
+
+    /// The newest state; waits for the first.
+    async fn newest(&self) -> Arc<Now> {
+        let mut states = self.now.subscribe();
+        match states.wait_for(|now| now.at_ms > 0).await {
+            Ok(now) => Arc::clone(&now),
+            // The sender is this panel's own.
+            Err(_) => Arc::default(),
+        }
+    }
+}
+
+/// Looks at all models each [`TICK`] and tells the pages. Never ends.
+pub(crate) async fn watch(app: Arc<App>) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut errors, mut n_failed, mut n_asks) = (Vec::new(), None, 0);
+    loop {
+        ticks.tick().await;
+        let mut now = look(&app);
+        let n_now = now.models.iter().map(|model| model.errors).sum::<u64>();
+        if n_failed.replace(n_now) != Some(n_now) {
+            n_asks = N_ASKS;
+        }
+        if n_asks > 0 {
+            n_asks -= 1;
+            // What cannot be read is logged, and the errors that were known stay.
+            errors = newest_errors(&app).await.unwrap_or(errors);
+        }
+        now.last_errors.clone_from(&errors);
+        now.alerts = lm_panel::alerts(&now);
+        app.panel.now.send_replace(Arc::new(now));
+    }
+}
+
+/// Everything but the errors and alerts.
+fn look(app: &App) -> Now {
+    let at_ms = unix_ms();
+    let runtimes = app.models.loaded();
+    let served: Vec<Served<'_>> = runtimes.iter().map(|runtime| Served::now(runtime)).collect();
+    let conditions =
+        served.iter().map(|model| Condition::of(&model.stats, model.info.backend.weights_bytes));
+    let status = match conditions.max_by_key(|condition| *condition as u8) {
+        _ if app.is_draining() => "draining",
+        Some(Condition::Died) => "died",
+        Some(Condition::Stalled) => "stalled",
+        Some(Condition::Going) | None => "ok",
+    };
+    let counters = app.ops.counters();
+    let limit = app.config.max_open_requests;
+    let open = limit.saturating_sub(app.open_requests.available_permits());
+    let mut history = app.panel.history();
+    let names: Vec<&str> = served.iter().map(|model| model.info.name.as_str()).collect();
+    history.keep_only(&names);
+    Now {
+        at_ms,
+        server: ServerNow {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            status: status.to_owned(),
+            open_requests: open as u64,
+            open_requests_limit: limit as u64,
+            stalls: app.n_stalls(),
+            key_denials: app.denials.all().iter().map(|(_, n)| n).sum(),
+            resident_bytes: resident_bytes(),
+        },
+        models: served
+            .into_iter()
+            .map(|model| history.observe(at_ms, model.info, model.stats))
+            .collect(),
+        store: StoreNow {
+            recorded: counters.recorded,
+            dropped: counters.dropped,
+            write_errors: counters.write_errors,
+            queue_len: counters.queue_len,
+            queue_capacity: counters.queue_capacity,
+        },
+        ..Now::default()
+    }
+}
+
+async fn newest_errors(app: &App) -> Option<Vec<RecentError>> {
+    let found = app.ops.recent_errors(N_ERRORS).await.ok()?;
+    let error = |error: lm_ops::StoredError| RecentError {
+        request_id: error.request_id.to_string(),
+        arrived_at_ms: error.arrived_at_ms,
+        model: error.model,
+        code: error.code,
+        message: error.message,
+    };
+    Some(found.into_iter().map(error).collect())
+}
+
+/// `None` where the system does not say.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+fn unix_ms() -> i64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,145 @@
+//! `GET /v1/requests` and `GET /v1/requests/{id}`: what was asked and answered, as it is stored.
+//!
+//! It must never show a request to who did not send it, but to operators.
+//!
+//! Start reading at [`search`].
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, Uri};
+use axum::response::Response;
+use lastmile::{RequestId, TenantId};
+use lm_api::{ApiError, Denial};
+use lm_ops::{MAX_FOUND, RequestPage, Search};
+use lm_panel::{AttemptTimes, Picture};
+use serde::Serialize;
+use serde_json::json;
+
+use super::charts::width;
+use super::params::{Params, invalid};
+use crate::app::App;
+use crate::auth::Caller;
+use crate::reply;
+
+/// What `GET /v1/requests/{id}` says.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    page: RequestPage,
+    picture: Picture,
+}
+
+/// Longest text that is looked for.
+const MAX_TEXT_BYTES: usize = 1000;
+const DEFAULT_FOUND: u32 = 50;
+/// Bare ids are UUIDs; those of answers carry a prefix.
+const ID_PREFIXES: [&str; 2] = ["chatcmpl-", "cmpl-"];
+
+pub(crate) async fn search(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    uri: Uri,
+) -> Response {
+    let found = async {
+        let search = wanted(&uri, sees(&app, &caller)?)?;
+        let found = app.ops.search(search).await?;
+        Ok(json!({ "object": "list", "data": found }).to_string())
+    };
+    answered(found.await)
+}
+
+pub(crate) async fn one(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    uri: Uri,
+) -> Response {
+    let shown = async {
+        let mut params = Params::of(&uri)?;
+        let width = width(&mut params)?;
+        params.end()?;
+        let id: RequestId = bare(&id)
+            .parse()
+            .map_err(|_| invalid("id", &id, "the id of a request: a UUID".to_owned()))?;
+        let page = app.ops.request(id, sees(&app, &caller)?).await?;
+        let times = page.request.attempts.iter().map(|attempt| AttemptTimes {
+            choice: attempt.choice,
+            queue_wait_ms: attempt.queue_wait_ms,
+            ttft_ms: attempt.ttft_ms,
+            e2e_ms: attempt.e2e_ms,
+        });
+        let picture = lm_panel::attempts(&times.collect::<Vec<_>>(), width);
+        serde_json::to_string(&Shown { page, picture })
+            .map_err(|error| ApiError::Internal { what: error.to_string() })
+    };
+    answered(shown.await)
+}
+
+fn answered(answer: Result<String, ApiError>) -> Response {
+    match answer {
+        Ok(body) => reply::json(StatusCode::OK, body),
+        Err(error) => reply::error(&error),
+    }
+}
+
+/// Whose requests the caller sees. Without keys those are what came without one, and only who is on
+/// this machine sees them: what people wrote is not for a whole network.
+fn sees(app: &App, caller: &Caller) -> Result<Option<TenantId>, ApiError> {
+    let is_local = app.config.address.ip().to_canonical().is_loopback();
+    match caller.holder {
+        None if !is_local => Err(ApiError::Denied(Denial::KeyMissing)),
+        _ => Ok(caller.sees()),
+    }
+}
+
+fn bare(id: &str) -> &str {
+    ID_PREFIXES.iter().find_map(|prefix| id.strip_prefix(prefix)).unwrap_or(id)
+}
+
+fn wanted(uri: &Uri, own: Option<TenantId>) -> Result<Search, ApiError> {
+    let mut params = Params::of(uri)?;
+    let id_prefix = params.text("id")?.map(|id| bare(id.trim()).to_ascii_lowercase());
+    if let Some(id) = id_prefix.as_deref()
+        && !id.bytes().all(|c| c.is_ascii_hexdigit() || c == b'-')
+    {
+        return Err(invalid("id", id, "how the id of a request begins, a UUID".to_owned()));
+    }
+    let text = params.text("text")?;
+    if let Some(text) = text.as_deref().filter(|text| text.len() > MAX_TEXT_BYTES) {
+        let found = format!("{} bytes long", text.len());
+        return Err(invalid("text", &found, format!("at most {MAX_TEXT_BYTES} bytes long")));
+    }
+    let tenant = params.text("tenant")?.map(|text| tenant(&text)).transpose()?;
+    if let (Some(own), Some(tenant)) = (own, tenant)
+        && own != tenant
+    {
+        let wanted = "your own: only keys with the scope ops see those of others";
+        return Err(invalid("tenant", &format!("{:016x}", tenant.0), wanted.to_owned()));
+    }
+    let search = Search {
+        tenant: own.or(tenant),
+        id_prefix,
+        status: params.text("status")?,
+        model: params.text("model")?,
+        text,
+        since_ms: params.number("since_ms", 0..=i64::MAX)?,
+        before_ms: params.number("before_ms", 0..=i64::MAX)?,
+        limit: params.number("limit", 1..=MAX_FOUND)?.unwrap_or(DEFAULT_FOUND),
+    };
+    params.end()?;
+    Ok(search)
+}
+
+/// 16 hexadecimal digits, or `none` for who came without a key.
+fn tenant(text: &str) -> Result<TenantId, ApiError> {
+    if text == "none" {
+        return Ok(TenantId::ANONYMOUS);
+    }
+    let is_id = text.len() == 16 && text.bytes().all(|c| c.is_ascii_hexdigit());
+    let id = u64::from_str_radix(text, 16).ok().filter(|_| is_id);
+    id.map(TenantId).ok_or_else(|| {
+        invalid("tenant", text, "a key's id, 16 hexadecimal digits, or none".to_owned())
+    })
+}
