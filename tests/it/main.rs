@@ -18,3 +18,4 @@ mod program;
 mod pull;
 mod quantize;
 mod real_model;
+mod structured;

@@ -19,6 +19,7 @@ mod calibrate;
 mod config;
 mod disk_cache;
 mod engine_bench;
+mod grammars;
 mod loading;
 mod machine;
 mod memory;
@@ -56,11 +57,13 @@ pub use stream::{Answer, GenerateStream};
 pub use lm_backend::{
     PlaceholderMode, PlaceholderOptions, PlaceholderScript, ScriptedAnswer, StepCosts, StepLoad,
 };
+pub use lm_chat::{AnswerPart, ChatError, MustCall, ToolCallParser, ToolFormat, tool_names};
 pub use lm_cpu::KvType;
-pub use lm_engine::{BlockStoreSnapshot, EngineOptions, HistogramSnapshot, StatsSnapshot};
+pub use lm_engine::{Aborter, BlockStoreSnapshot, EngineOptions, HistogramSnapshot, StatsSnapshot};
 pub use lm_models::{DefaultSampling, WeightsFrom};
 pub use lm_types::{
-    CacheMissReason, ChatMessage, Finish, FinishReason, GenerateError, GenerateEvent,
-    GenerateRequest, Observer, Outcome, Priority, Prompt, QueueUnit, ReleaseHash, RequestEvent,
-    RequestId, Role, SamplingParams, StopRules, TenantId, Timings, TokenId, TokenLogprobs, Usage,
+    AnswerForm, CacheMissReason, CallForm, ChatMessage, Constraint, Dialog, Dry, Finish,
+    FinishReason, GenerateError, GenerateEvent, GenerateRequest, Observer, Outcome, Priority,
+    Prompt, QueueUnit, ReleaseHash, RequestEvent, RequestId, Role, SamplingParams, StopRules,
+    TenantId, Timings, TokenId, TokenLogprobs, Usage,
 };

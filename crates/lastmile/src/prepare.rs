@@ -1,8 +1,13 @@
 //! From a request to tokens: the last validation, the template, the tokenizer.
 
 use lm_chat::{ChatTemplate, RenderOptions};
+use lm_grammar::GrammarState;
 use lm_tokenizer::{EncodeOptions, StopMatcher, Tokenizer, TokenizerError};
-use lm_types::{ChatMessage, GenerateError, GenerateRequest, Prompt, StopRules, TokenId};
+use lm_types::{
+    ChatMessage, Dialog, GenerateError, GenerateRequest, Prompt, SamplingParams, StopRules, TokenId,
+};
+
+use crate::grammars::Grammars;
 
 /// Most answers that one request may ask for.
 const MAX_N: u32 = 64;
@@ -12,21 +17,31 @@ pub(crate) struct Prepared {
     pub(crate) prompt: Vec<TokenId>,
     pub(crate) max_new_tokens: usize,
     pub(crate) stop: StopMatcher,
+    /// One for each of the `n` answers, when their form is given.
+    pub(crate) grammars: Vec<GrammarState>,
     /// What was changed about the request.
     pub(crate) warnings: Vec<String>,
 }
 
+/// What preparing needs of a loaded model.
+pub(crate) struct Materials<'a> {
+    pub(crate) tokenizer: &'a Tokenizer,
+    pub(crate) template: Option<&'a ChatTemplate>,
+    pub(crate) grammars: &'a Grammars,
+    pub(crate) vocab_size: usize,
+    pub(crate) max_model_len: usize,
+}
+
 pub(crate) fn prepare(
     request: &GenerateRequest,
-    tokenizer: &Tokenizer,
-    template: Option<&ChatTemplate>,
-    vocab_size: usize,
-    max_model_len: usize,
+    materials: &Materials<'_>,
 ) -> Result<Prepared, GenerateError> {
+    let &Materials { tokenizer, template, vocab_size, max_model_len, .. } = materials;
     request.sampling.validate().map_err(|error| invalid(error.name, error.to_string()))?;
     if !(1..=MAX_N).contains(&request.n) {
         return Err(invalid("n", format!("n is {}, but must be 1 to {MAX_N}", request.n)));
     }
+    check_tokens(&request.sampling, vocab_size)?;
     let stop = StopMatcher::new(&request.stop.stop_strings)
         .map_err(|error| invalid("stop", error.to_string()))?;
     let out_of_vocabulary = |&token: &TokenId| token as usize >= vocab_size;
@@ -35,7 +50,7 @@ pub(crate) fn prepare(
         let message = format!("stop_token_ids holds {token}, but ids end at {}", vocab_size - 1);
         return Err(invalid("stop_token_ids", message));
     }
-    let (prompt, warnings) = tokens(&request.prompt, tokenizer, template)?;
+    let (prompt, warnings) = tokens(&request.prompt, &request.dialog, tokenizer, template)?;
     if let Some(token) = prompt.iter().copied().find(out_of_vocabulary) {
         return Err(GenerateError::UnknownToken { token, vocab_size });
     }
@@ -43,12 +58,30 @@ pub(crate) fn prepare(
         return Err(GenerateError::EmptyPrompt);
     }
     let max_new_tokens = max_new_tokens(&request.stop, prompt.len(), max_model_len)?;
-    Ok(Prepared { prompt, max_new_tokens, stop, warnings })
+    let grammars = materials.grammars.states(request, tokenizer, vocab_size)?;
+    Ok(Prepared { prompt, max_new_tokens, stop, grammars, warnings })
+}
+
+/// Token ids of the sampling parameters lie within the vocabulary.
+fn check_tokens(sampling: &SamplingParams, vocab_size: usize) -> Result<(), GenerateError> {
+    let check =
+        |field: &'static str, mut tokens: Box<dyn Iterator<Item = TokenId> + '_>| match tokens
+            .find(|&token| token as usize >= vocab_size)
+        {
+            Some(token) => {
+                let message = format!("{field} holds {token}, but ids end at {}", vocab_size - 1);
+                Err(invalid(field, message))
+            }
+            None => Ok(()),
+        };
+    check("logit_bias", Box::new(sampling.logit_bias.iter().map(|&(token, _)| token)))?;
+    check("allowed_token_ids", Box::new(sampling.allowed_token_ids.iter().flatten().copied()))
 }
 
 /// The prompt's tokens, and what of it they do not hold.
 pub(crate) fn tokens(
     prompt: &Prompt,
+    dialog: &Dialog,
     tokenizer: &Tokenizer,
     template: Option<&ChatTemplate>,
 ) -> Result<(Vec<TokenId>, Vec<String>), GenerateError> {
@@ -65,7 +98,7 @@ pub(crate) fn tokens(
         Prompt::Text(text) => encode(text, true),
         Prompt::Tokens(tokens) => Ok((tokens.clone(), vec![])),
         Prompt::Chat(messages) => {
-            let (mut tokens, warnings) = encode(&render(messages, template)?, false)?;
+            let (mut tokens, warnings) = encode(&render(messages, dialog, template)?, false)?;
             // Templates that do not write the beginning of a text themselves rely on the tokenizer.
             if let Some(bos) = tokenizer.bos().filter(|_| tokenizer.adds_bos())
                 && tokens.first() != Some(&bos)
@@ -77,8 +110,9 @@ pub(crate) fn tokens(
     }
 }
 
-fn render(
+pub(crate) fn render(
     messages: &[ChatMessage],
+    dialog: &Dialog,
     template: Option<&ChatTemplate>,
 ) -> Result<String, GenerateError> {
     if messages.is_empty() {
@@ -93,7 +127,7 @@ fn render(
     };
     let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
     template
-        .render(messages, options)
+        .render_dialog(messages, dialog, options)
         .map_err(|error| GenerateError::Template { message: error.to_string() })
 }
 

@@ -4,22 +4,23 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use lm_backend::{Backend, BackendSpec, StepArbiter};
-use lm_chat::ChatTemplate;
+use lm_chat::{ChatTemplate, ToolFormat};
 use lm_engine::{
     EngineHandle, EngineParts, EngineStats, NewSubmission, ServedBy, StatsSnapshot, output_pair,
 };
 use lm_models::DefaultSampling;
-use lm_tokenizer::Tokenizer;
+use lm_tokenizer::{EncodeOptions, Tokenizer};
 use lm_types::{
-    GenerateError, GenerateRequest, Observer, Outcome, ReleaseHash, RequestEvent, SamplingParams,
-    Timings, TokenId, Usage,
+    ChatMessage, Dialog, GenerateError, GenerateRequest, Observer, Outcome, Prompt, ReleaseHash,
+    RequestEvent, SamplingParams, Timings, TokenId, Usage,
 };
 
 use crate::disk_cache::{self, DiskCache};
+use crate::grammars::Grammars;
 use crate::loading::{Loaded, Surroundings, load};
 use crate::machine::MemoryLimit;
-use crate::prepare::prepare;
-use crate::{Answer, GenerateStream, LoadError, ReleaseFacts, RuntimeConfig};
+use crate::prepare::{Materials, prepare};
+use crate::{Answer, GenerateStream, LoadError, ReleaseFacts, RuntimeConfig, prepare};
 
 /// What is recorded of the prompt of a request that was refused: refusals cost their sender nothing, so they
 /// must not fill the store.
@@ -38,6 +39,7 @@ pub struct Runtime {
     stats: Arc<EngineStats>,
     tokenizer: Arc<Tokenizer>,
     template: Option<ChatTemplate>,
+    grammars: Grammars,
     observer: Arc<dyn Observer>,
     info: ModelInfo,
 }
@@ -133,6 +135,7 @@ impl Runtime {
             disk_cache: Mutex::new(disk_cache),
             tokenizer,
             template,
+            grammars: Grammars::default(),
             observer: config.observer,
             info,
         })
@@ -212,6 +215,105 @@ impl Runtime {
         self.tokenizer.token_bytes(token)
     }
 
+    /// The tokens of a text; with `add_special` those that begin and end a text, as far as the model wants them.
+    ///
+    /// # Errors
+    /// The text is too long, or cannot be encoded.
+    pub fn tokenize(&self, text: &str, add_special: bool) -> Result<Vec<TokenId>, GenerateError> {
+        let options = EncodeOptions { add_special, parse_special: true };
+        self.tokenizer.encode(text, options).map_err(|error| GenerateError::InvalidField {
+            field: "prompt",
+            message: format!("the text cannot be tokenised: {error}"),
+        })
+    }
+
+    /// A conversation as the model sees it.
+    ///
+    /// # Errors
+    /// The model has no chat template, or it refuses the conversation.
+    pub fn apply_template(
+        &self,
+        messages: &[ChatMessage],
+        dialog: &Dialog,
+    ) -> Result<String, GenerateError> {
+        prepare::render(messages, dialog, self.template.as_ref())
+    }
+
+    /// The tokens of a prompt, as an answer to it would begin with them.
+    ///
+    /// # Errors
+    /// The prompt cannot be rendered or encoded.
+    pub fn prompt_tokens(
+        &self,
+        prompt: &Prompt,
+        dialog: &Dialog,
+    ) -> Result<Vec<TokenId>, GenerateError> {
+        Ok(prepare::tokens(prompt, dialog, &self.tokenizer, self.template.as_ref())?.0)
+    }
+
+    /// The text of tokens, control tokens by their names.
+    ///
+    /// # Errors
+    /// `UnknownToken`.
+    pub fn detokenize(&self, tokens: &[TokenId]) -> Result<String, GenerateError> {
+        let mut bytes = Vec::new();
+        for &token in tokens {
+            let vocab_size = self.tokenizer.vocab_size();
+            if token as usize >= vocab_size {
+                return Err(GenerateError::UnknownToken { token, vocab_size });
+            }
+            match self.tokenizer.is_control(token) {
+                true => bytes.extend_from_slice(self.tokenizer.token_text(token).as_bytes()),
+                false => bytes.extend_from_slice(self.tokenizer.token_bytes(token)),
+            }
+        }
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// The token sequences that spell `words`, at the beginning of a text and after a space.
+    ///
+    /// # Errors
+    /// A word cannot be encoded.
+    pub fn spelled(&self, words: &[String]) -> Result<Vec<Vec<TokenId>>, GenerateError> {
+        let mut spelled = Vec::new();
+        for word in words {
+            for text in [word.clone(), format!(" {}", word.trim_start())] {
+                let tokens = self.tokenizer.encode(&text, EncodeOptions::default());
+                let tokens = tokens.map_err(|error| GenerateError::InvalidField {
+                    field: "bad_words",
+                    message: format!("bad_words holds what cannot be tokenised: {error}"),
+                })?;
+                if !tokens.is_empty() && !spelled.contains(&tokens) {
+                    spelled.push(tokens);
+                }
+            }
+        }
+        Ok(spelled)
+    }
+
+    /// The tokens whose text holds one of `texts`, ascending.
+    #[must_use]
+    pub fn tokens_with(&self, texts: &[String]) -> Vec<TokenId> {
+        let all = 0..self.tokenizer.vocab_size() as TokenId;
+        let holds = |token: &TokenId| {
+            let bytes = String::from_utf8_lossy(self.tokenizer.token_bytes(*token));
+            texts.iter().any(|text| bytes.contains(text.as_str()))
+        };
+        all.filter(holds).collect()
+    }
+
+    /// Whether the model ends an answer with this token.
+    #[must_use]
+    pub fn ends_answer(&self, token: TokenId) -> bool {
+        self.tokenizer.is_eog(token)
+    }
+
+    /// The form in which the model calls tools.
+    #[must_use]
+    pub fn tool_format(&self) -> ToolFormat {
+        self.template.as_ref().map_or(ToolFormat::Hermes, ChatTemplate::tool_format)
+    }
+
     /// Takes nothing more in, finishes what runs within `timeout`, and unloads the engine.
     pub fn shutdown(&self, timeout: Duration) {
         // Taken out first, so that requests that come meanwhile are refused at once.
@@ -230,13 +332,11 @@ impl Runtime {
         requests: &[Arc<GenerateRequest>],
         arrived_at: SystemTime,
     ) -> Result<Vec<Vec<GenerateStream>>, GenerateError> {
-        let backend = &self.info.backend;
-        let template = self.template.as_ref();
-        let (vocab_size, max_model_len) = (backend.vocab_size, backend.max_model_len);
+        let materials = self.materials();
         let mut submissions = Vec::new();
         let mut streams = Vec::new();
         for request in requests {
-            let prepared = prepare(request, &self.tokenizer, template, vocab_size, max_model_len)?;
+            let mut prepared = prepare(request, &materials)?;
             let choices = (0..request.n).map(|choice| {
                 let (output, reader) = output_pair(prepared.max_new_tokens);
                 submissions.push(NewSubmission {
@@ -245,6 +345,7 @@ impl Runtime {
                     prompt: prepared.prompt.clone(),
                     max_new_tokens: prepared.max_new_tokens,
                     stop: prepared.stop.clone(),
+                    grammar: prepared.grammars.pop(),
                     arrived_at,
                     output,
                 });
@@ -262,6 +363,16 @@ impl Runtime {
         let engine = self.engine.read().unwrap_or_else(PoisonError::into_inner);
         engine.as_ref().ok_or(GenerateError::ShuttingDown)?.submit(submissions)?;
         Ok(streams)
+    }
+
+    fn materials(&self) -> Materials<'_> {
+        Materials {
+            tokenizer: &self.tokenizer,
+            template: self.template.as_ref(),
+            grammars: &self.grammars,
+            vocab_size: self.info.backend.vocab_size,
+            max_model_len: self.info.backend.max_model_len,
+        }
     }
 
     /// Tells the observer of a request that the engine never saw.

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_core::Stream;
-use lm_engine::OutputReader;
+use lm_engine::{Aborter, OutputReader};
 use lm_types::{Finish, GenerateError, GenerateEvent, TokenId, TokenLogprobs};
 
 /// One answer as it comes. An iterator for threads, a `Stream` for tasks. The last event is `Finished`
@@ -37,6 +37,12 @@ impl GenerateStream {
     #[must_use]
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// Ends the answer from elsewhere; its reader then hears of the end.
+    #[must_use]
+    pub fn aborter(&self) -> Aborter {
+        self.reader.aborter()
     }
 
     /// Waits for the whole answer.

@@ -42,6 +42,12 @@ pub enum ApiError {
         /// What is allowed.
         wanted: &'static str,
     },
+    /// No answer of this id is running.
+    #[error("no request {id} is running")]
+    NotRunning {
+        /// The id, shortened.
+        id: String,
+    },
     /// Two fields contradict each other.
     #[error("{param} is {found}, but {other} is {other_found}: {wanted}")]
     Conflict {
@@ -229,6 +235,7 @@ impl ApiError {
         match self {
             ApiError::ModelNotFound { .. }
             | ApiError::RequestNotFound { .. }
+            | ApiError::NotRunning { .. }
             | ApiError::RouteNotFound { .. } => 404,
             ApiError::HostNotAllowed { .. } | ApiError::OriginNotAllowed { .. } => 403,
             ApiError::Denied(denial) => denial.status(),
@@ -261,7 +268,7 @@ impl ApiError {
             ApiError::Unsupported { .. } => "unsupported_field",
             ApiError::UnknownField { .. } => "unknown_field",
             ApiError::ModelNotFound { .. } => "model_not_found",
-            ApiError::RequestNotFound { .. } => "request_not_found",
+            ApiError::RequestNotFound { .. } | ApiError::NotRunning { .. } => "request_not_found",
             ApiError::HostNotAllowed { .. } => "host_not_allowed",
             ApiError::OriginNotAllowed { .. } => "origin_not_allowed",
             ApiError::Denied(denial) => denial.code(),
@@ -311,6 +318,30 @@ impl ApiError {
     #[must_use]
     pub fn to_json(&self) -> String {
         serde_json::json!({ "error": self.body() }).to_string()
+    }
+
+    /// The whole body as Anthropic's API has it.
+    #[must_use]
+    pub fn to_messages_json(&self) -> String {
+        let kind = match self.status() {
+            401 => "authentication_error",
+            403 => "permission_error",
+            404 => "not_found_error",
+            413 => "request_too_large",
+            429 => "rate_limit_error",
+            503 => "overloaded_error",
+            500.. => "api_error",
+            _ => "invalid_request_error",
+        };
+        let body = self.body();
+        let error = serde_json::json!({ "type": kind, "message": body.message, "param": body.param, "code": body.code });
+        serde_json::json!({ "type": "error", "error": error }).to_string()
+    }
+
+    /// The whole body as Ollama's API has it.
+    #[must_use]
+    pub fn to_ollama_json(&self) -> String {
+        serde_json::json!({ "error": self.to_string(), "code": self.code() }).to_string()
     }
 
     fn param(&self) -> Option<String> {

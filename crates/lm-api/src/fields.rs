@@ -41,6 +41,11 @@ impl Fields {
         }
     }
 
+    /// The fields of an object that another API's body was turned into.
+    pub(crate) fn of(left: Map<String, Value>) -> Fields {
+        Fields { prefix: String::new(), left }
+    }
+
     /// The fields of an object inside of another.
     pub(crate) fn nested(path: &str, value: Value) -> Result<Fields, ApiError> {
         match value {

@@ -7,7 +7,9 @@
 //! Start reading at [`parse_chat`] (in), [`Head`] (out) and [`ApiError`].
 
 mod asked_model;
+mod date;
 mod denial;
+mod dialects;
 mod error;
 mod feedback;
 mod fields;
@@ -18,12 +20,21 @@ mod models;
 mod params;
 mod prompts;
 mod response;
+mod samplers;
+mod structured;
+mod tokenization;
+mod tools;
 mod unique;
 mod unsupported;
 mod urgency;
 
 pub use asked_model::asked_model;
+pub use date::rfc3339;
 pub use denial::Denial;
+pub use dialects::{
+    Dialect, DialectHead, Ending, Frame, Framing, parse_messages, parse_ollama_chat,
+    parse_ollama_generate, parse_responses,
+};
 pub use error::{ApiError, ErrorBody};
 pub use feedback::{FeedbackRating, FeedbackRequest, parse_feedback};
 pub use logprobs::{LogprobEntry, TextOffset, TokenName};
@@ -33,6 +44,9 @@ pub use models::{ModelEntry, model_list};
 pub use params::{ParseOptions, Parsed};
 pub use prompts::parse_completion;
 pub use response::{Choice, Head, Style, sum_usage};
+pub use samplers::Words;
+pub use tokenization::{Text, parse_abort, parse_detokenize, parse_template, parse_tokenize};
+pub use tools::{ToolCall, ToolUse, call_id};
 pub use urgency::Urgency;
 
 #[cfg(test)]

@@ -4,33 +4,76 @@
 //!
 //! Start reading at [`parse_chat`].
 
-use lastmile::{ChatMessage, Prompt, Role};
+use lastmile::{ChatMessage, Dialog, Prompt, Role};
 use serde_json::Value;
 
 use crate::error::{ApiError, shown};
 use crate::fields::{Fields, Warnings};
 use crate::params::{self, ParseOptions, Parsed};
+use crate::tools;
 
 /// Reads the body of a chat completion. Text parts of one message are joined by a line break.
 ///
 /// # Errors
 /// The first field that is malformed, outside its range, unsupported or, in strict mode, unknown.
 pub fn parse_chat(body: &[u8], options: &ParseOptions<'_>) -> Result<Parsed, ApiError> {
-    let mut fields = Fields::parse(body)?;
-    let mut warnings = Warnings::default();
+    read_chat(Fields::parse(body)?, Warnings::default(), options)
+}
+
+/// Reads a chat completion whose fields are parsed already.
+pub(crate) fn read_chat(
+    mut fields: Fields,
+    mut warnings: Warnings,
+    options: &ParseOptions<'_>,
+) -> Result<Parsed, ApiError> {
+    let (messages, dialog) = conversation(&mut fields, options, &mut warnings)?;
+    let logprobs = params::chat_logprobs(&mut fields)?;
+    params::read(fields, warnings, vec![Prompt::Chat(messages)], dialog, logprobs, options)
+}
+
+/// The messages, and what the template is given besides them.
+pub(crate) fn conversation(
+    fields: &mut Fields,
+    options: &ParseOptions<'_>,
+    warnings: &mut Warnings,
+) -> Result<(Vec<ChatMessage>, Dialog), ApiError> {
     let wanted = "an array of at least 1 message";
-    let messages = match fields.take("messages") {
+    let list = match fields.take("messages") {
         Some(Value::Array(list)) if !list.is_empty() => list,
         Some(other) => return Err(ApiError::invalid("messages", &other, wanted)),
         None => return Err(ApiError::Missing { param: "messages".to_owned(), wanted }),
     };
-    let messages = messages
-        .into_iter()
-        .enumerate()
-        .map(|(i, value)| message(&format!("messages[{i}]"), value, options, &mut warnings))
-        .collect::<Result<_, _>>()?;
-    let logprobs = params::chat_logprobs(&mut fields)?;
-    params::read(fields, warnings, vec![Prompt::Chat(messages)], logprobs, options)
+    let mut dialog = Dialog::default();
+    let mut messages = Vec::with_capacity(list.len());
+    for (i, value) in list.into_iter().enumerate() {
+        let (message, more) = message(&format!("messages[{i}]"), value, options, warnings)?;
+        messages.push(message);
+        dialog.message_fields.extend(more.map(|more| (i, more)));
+    }
+    match fields.take("chat_template_kwargs") {
+        Some(Value::Object(switches)) if switches.is_empty() => {}
+        Some(Value::Object(switches)) => {
+            dialog.template_kwargs = Some(Value::Object(switches).to_string());
+        }
+        Some(other) => return Err(ApiError::invalid("chat_template_kwargs", &other, "an object")),
+        None => {}
+    }
+    dialog.continues_last = fields.boolean("continue_final_message")?.unwrap_or(false);
+    if dialog.continues_last {
+        // The two say the same, so `false` is what is meant.
+        fields.boolean("add_generation_prompt")?;
+        if messages.last().is_none_or(|last| last.role != Role::Assistant) {
+            let last = messages.last().map_or("", |last| last.role.as_str());
+            return Err(ApiError::Conflict {
+                param: "continue_final_message",
+                found: "true".to_owned(),
+                other: "the last message",
+                other_found: format!("the {last}'s"),
+                wanted: "it must be the assistant's",
+            });
+        }
+    }
+    Ok((messages, dialog))
 }
 
 fn message(
@@ -38,10 +81,11 @@ fn message(
     value: Value,
     options: &ParseOptions<'_>,
     warnings: &mut Warnings,
-) -> Result<ChatMessage, ApiError> {
+) -> Result<(ChatMessage, Option<String>), ApiError> {
     let mut fields = Fields::nested(path, value)?;
     let role = role(&mut fields)?;
-    for name in ["tool_calls", "function_call", "audio", "refusal"] {
+    let more = tools::message_fields(&mut fields)?;
+    for name in ["function_call", "audio", "refusal"] {
         let asks = |value: &Value| !value.as_array().is_some_and(Vec::is_empty);
         if let Some(value) = fields.take(name).filter(asks) {
             return Err(ApiError::Unsupported { param: fields.path(name), found: shown(&value) });
@@ -65,7 +109,7 @@ fn message(
         }
     };
     fields.finish(options.strict, warnings)?;
-    Ok(ChatMessage { role, content })
+    Ok((ChatMessage { role, content }, more))
 }
 
 fn role(fields: &mut Fields) -> Result<Role, ApiError> {

@@ -4,12 +4,17 @@
 //!
 //! Start reading at [`Parsed`].
 
-use lastmile::{GenerateRequest, Prompt, RequestId, SamplingParams, StopRules, TenantId};
+use lastmile::{
+    Constraint, Dialog, GenerateRequest, Prompt, RequestId, SamplingParams, StopRules, TenantId,
+    ToolFormat,
+};
 use serde_json::Value;
 
 use crate::error::shown;
 use crate::fields::{Fields, Warnings};
-use crate::{ApiError, Urgency, unsupported};
+use crate::samplers::{self, Words};
+use crate::tools::ToolUse;
+use crate::{ApiError, Urgency, structured, tools, unsupported};
 
 /// Stop strings of one request.
 const MAX_STOP_STRINGS: usize = 16;
@@ -27,6 +32,8 @@ pub struct ParseOptions<'a> {
     pub defaults: &'a SamplingParams,
     /// The seed of a request without one.
     pub entropy: u64,
+    /// The form in which the model calls tools.
+    pub tool_format: ToolFormat,
     /// Whether an unknown field is an error rather than a warning.
     pub strict: bool,
 }
@@ -38,6 +45,14 @@ pub struct Parsed {
     pub model: Option<String>,
     /// At least one; a chat has exactly one.
     pub prompts: Vec<Prompt>,
+    /// What the chat template is given besides the messages.
+    pub dialog: Dialog,
+    /// The tools that may be called.
+    pub tools: Option<ToolUse>,
+    /// The form that the answer must have.
+    pub constraint: Option<Constraint>,
+    /// Words of the sampling parameters, which the vocabulary must spell.
+    pub words: Words,
     /// How tokens are drawn.
     pub sampling: SamplingParams,
     /// Whether the body had a seed; without one each prompt draws its own.
@@ -69,6 +84,8 @@ impl Parsed {
             GenerateRequest {
                 id: mint(),
                 prompt,
+                dialog: self.dialog.clone(),
+                constraint: self.constraint.clone(),
                 sampling,
                 stop: self.stop.clone(),
                 n: self.n,
@@ -87,12 +104,36 @@ pub(crate) fn read(
     mut fields: Fields,
     mut warnings: Warnings,
     prompts: Vec<Prompt>,
+    mut dialog: Dialog,
     logprobs: Option<u32>,
     options: &ParseOptions<'_>,
 ) -> Result<Parsed, ApiError> {
+    let tools = match prompts.first() {
+        Some(Prompt::Chat(_)) => tools::tool_use(&mut fields, &mut warnings, options.strict)?,
+        _ => None,
+    };
+    let mut constraint = structured::constraint(&mut fields, &mut warnings, options.strict)?;
+    if let Some(tools) = &tools
+        && let Some(calls) = tools::enforced(tools, options.tool_format)?
+    {
+        if let Some(other) = &constraint {
+            return Err(ApiError::Conflict {
+                param: "tool_choice",
+                found: "one that requires a call".to_owned(),
+                other: other.field,
+                other_found: "given".to_owned(),
+                wanted: "an answer has one form",
+            });
+        }
+        constraint = Some(calls);
+    }
+    dialog.tools = tools.as_ref().map(|tools| tools.json.clone());
     unsupported::refuse(&mut fields)?;
     let seed = seed(&mut fields)?;
-    let sampling = sampling(&mut fields, logprobs, seed.unwrap_or(options.entropy), options)?;
+    let (mut words, mut sampling) = (Words::default(), options.defaults.clone());
+    samplers::read(&mut fields, &mut sampling, &mut words)?;
+    let sampling =
+        basic_sampling(&mut fields, logprobs, seed.unwrap_or(options.entropy), &sampling)?;
     let stop = stop_rules(&mut fields)?;
     let (stream, include_usage) = streaming(&mut fields, &mut warnings, options.strict)?;
     let urgency = Urgency::read(&mut fields)?;
@@ -102,6 +143,10 @@ pub(crate) fn read(
     Ok(Parsed {
         model,
         prompts,
+        dialog,
+        tools,
+        constraint,
+        words,
         sampling,
         has_seed: seed.is_some(),
         stop,
@@ -143,13 +188,12 @@ fn seed(fields: &mut Fields) -> Result<Option<u64>, ApiError> {
     }
 }
 
-fn sampling(
+fn basic_sampling(
     fields: &mut Fields,
     logprobs: Option<u32>,
     seed: u64,
-    options: &ParseOptions<'_>,
+    base: &SamplingParams,
 ) -> Result<SamplingParams, ApiError> {
-    let base = options.defaults;
     let mut number = |name: &'static str, default: f32| {
         // Infinity is outside of every range, so what overflows is refused below.
         Ok(fields.number(name)?.map_or(default, |number| number as f32))
@@ -161,9 +205,9 @@ fn sampling(
         repetition_penalty: number("repetition_penalty", base.repetition_penalty)?,
         presence_penalty: number("presence_penalty", base.presence_penalty)?,
         frequency_penalty: number("frequency_penalty", base.frequency_penalty)?,
-        top_k: base.top_k,
         seed,
         logprobs,
+        ..base.clone()
     };
     // Clients of vLLM write -1 for all tokens.
     if let Some(top_k) = fields.integer("top_k", -1..=i64::from(u32::MAX))? {

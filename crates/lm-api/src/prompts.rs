@@ -4,7 +4,7 @@
 //!
 //! Start reading at [`parse_completion`].
 
-use lastmile::Prompt;
+use lastmile::{Dialog, Prompt};
 use serde_json::Value;
 
 use crate::ApiError;
@@ -31,7 +31,10 @@ pub fn parse_completion(body: &[u8], options: &ParseOptions<'_>) -> Result<Parse
         None => return Err(ApiError::Missing { param: "prompt".to_owned(), wanted: WANTED }),
     };
     let logprobs = params::completion_logprobs(&mut fields)?;
-    let mut parsed = params::read(fields, Warnings::default(), prompts, logprobs, options)?;
+    let mut parsed = {
+        let dialog = Dialog::default();
+        params::read(fields, Warnings::default(), prompts, dialog, logprobs, options)?
+    };
     parsed.stop.max_tokens.get_or_insert(DEFAULT_MAX_TOKENS.max(parsed.stop.min_tokens));
     Ok(parsed)
 }

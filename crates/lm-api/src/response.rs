@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::LogprobEntry;
 use crate::logprobs::{self, ChatLogprobs, TextLogprobs};
+use crate::tools::{CallBody, ToolCall};
 
 /// Which of OpenAI's two APIs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +44,10 @@ pub struct Head {
 pub struct Choice {
     /// Its place: prompt by prompt, `n` for each.
     pub index: u32,
-    /// What was generated.
+    /// What was generated, calls of tools left out.
     pub text: String,
+    /// What is called.
+    pub tool_calls: Vec<ToolCall>,
     /// When asked for.
     pub logprobs: Option<Vec<LogprobEntry>>,
     /// Why it ended.
@@ -92,8 +95,10 @@ struct ChatChoice<'a> {
 #[derive(Serialize)]
 struct Message<'a> {
     role: &'static str,
-    content: &'a str,
+    content: Option<&'a str>,
     refusal: Option<()>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<CallBody<'a>>,
 }
 
 #[derive(Serialize)]
@@ -110,6 +115,26 @@ struct Delta<'a> {
     role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_calls: Option<[CallDelta<'a>; 1]>,
+}
+
+/// A piece of a call.
+#[derive(Serialize)]
+struct CallDelta<'a> {
+    index: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
+    function: FunctionDelta<'a>,
+}
+
+#[derive(Serialize)]
+struct FunctionDelta<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    arguments: &'a str,
 }
 
 /// The same in a whole body and in a chunk.
@@ -132,9 +157,9 @@ impl Head {
             Style::Chat => {
                 let choices = choices.iter().map(|choice| ChatChoice {
                     index: choice.index,
-                    message: Message { role: "assistant", content: &choice.text, refusal: None },
+                    message: message(choice),
                     logprobs: choice.logprobs.as_deref().map(logprobs::chat),
-                    finish_reason: choice.finish_reason.as_str(),
+                    finish_reason: finish_word(choice.finish_reason, !choice.tool_calls.is_empty()),
                 });
                 let choices: Vec<_> = choices.collect();
                 self.json("chat.completion", &choices, usage, warnings)
@@ -156,7 +181,7 @@ impl Head {
     /// The chunk that opens a choice of a chat; completions have none.
     #[must_use]
     pub fn first_chunk(&self, index: u32) -> Option<String> {
-        let delta = Delta { role: Some("assistant"), content: Some("") };
+        let delta = Delta { role: Some("assistant"), content: Some(""), ..Delta::default() };
         (self.style == Style::Chat).then(|| self.chat_chunk(index, delta, None, None, &[]))
     }
 
@@ -165,7 +190,7 @@ impl Head {
     pub fn delta_chunk(&self, index: u32, text: &str, logprobs: Option<&[LogprobEntry]>) -> String {
         match self.style {
             Style::Chat => {
-                let delta = Delta { role: None, content: Some(text) };
+                let delta = Delta { content: Some(text), ..Delta::default() };
                 self.chat_chunk(index, delta, logprobs.map(logprobs::chat), None, &[])
             }
             Style::Text => {
@@ -175,6 +200,33 @@ impl Head {
                 self.json("text_completion", &[choice], self.no_usage(), &[])
             }
         }
+    }
+
+    /// A call of a chat begins.
+    #[must_use]
+    pub fn call_chunk(&self, index: u32, call: usize, id: &str, name: &str) -> String {
+        let function = FunctionDelta { name: Some(name), arguments: "" };
+        let call = CallDelta { index: call, id: Some(id), kind: Some("function"), function };
+        let delta = Delta { tool_calls: Some([call]), ..Delta::default() };
+        self.chat_chunk(index, delta, None, None, &[])
+    }
+
+    /// More of a call's arguments.
+    #[must_use]
+    pub fn arguments_chunk(&self, index: u32, call: usize, json: &str) -> String {
+        let function = FunctionDelta { name: None, arguments: json };
+        let call = CallDelta { index: call, id: None, kind: None, function };
+        let delta = Delta { tool_calls: Some([call]), ..Delta::default() };
+        self.chat_chunk(index, delta, None, None, &[])
+    }
+
+    /// The end of a choice of a chat that called tools. `is_last` as for [`Self::finish_chunk`].
+    #[must_use]
+    pub fn finish_calls_chunk(&self, index: u32, reason: FinishReason, is_last: bool) -> String {
+        let ends_stream = is_last && !self.include_usage;
+        let warnings = if ends_stream { self.warnings.as_slice() } else { &[] };
+        let word = Some(finish_word(reason, true));
+        self.chat_chunk(index, Delta::default(), None, word, warnings)
     }
 
     /// The end of a choice. `is_last` says that no other choice is open. `request_id` as in
@@ -246,6 +298,24 @@ impl Head {
         };
         serde_json::to_string(&envelope)
             .expect("strings, numbers and lists always serialise: this is a bug")
+    }
+}
+
+/// A call that was cut off says so; one that is complete ends the answer.
+fn finish_word(reason: FinishReason, has_calls: bool) -> &'static str {
+    match reason {
+        FinishReason::Stop if has_calls => "tool_calls",
+        reason => reason.as_str(),
+    }
+}
+
+fn message(choice: &Choice) -> Message<'_> {
+    let says_nothing = choice.text.is_empty() && !choice.tool_calls.is_empty();
+    Message {
+        role: "assistant",
+        content: (!says_nothing).then_some(choice.text.as_str()),
+        refusal: None,
+        tool_calls: choice.tool_calls.iter().map(ToolCall::body).collect(),
     }
 }
 

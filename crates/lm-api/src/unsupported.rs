@@ -24,8 +24,6 @@ enum Neutral {
     Word(&'static [&'static str]),
     /// `["text"]`.
     OnlyText,
-    /// `{"type": "text"}`.
-    TextFormat,
     /// Anything: the field cannot change an answer.
     Any,
 }
@@ -35,14 +33,14 @@ const TABLE: &[(&str, Neutral)] = &[
     ("safety_identifier", Neutral::Any),
     ("prompt_cache_key", Neutral::Any),
     ("prompt_cache_retention", Neutral::Any),
-    // Without tools there is nothing to call in parallel.
+    // A chat takes these before; without messages there is nothing they could mean.
     ("parallel_tool_calls", Neutral::Any),
     ("tools", Neutral::Empty),
     ("tool_choice", Neutral::Word(&["none", "auto"])),
+    ("continue_final_message", Neutral::Is(false)),
+    ("chat_template_kwargs", Neutral::Empty),
     ("functions", Neutral::Empty),
     ("function_call", Neutral::Word(&["none", "auto"])),
-    ("response_format", Neutral::TextFormat),
-    ("logit_bias", Neutral::Empty),
     ("suffix", Neutral::Empty),
     ("best_of", Neutral::Number(1.0)),
     ("echo", Neutral::Is(false)),
@@ -54,26 +52,15 @@ const TABLE: &[(&str, Neutral)] = &[
     ("verbosity", Neutral::Word(&["medium"])),
     ("service_tier", Neutral::Word(&["auto", "default"])),
     ("add_generation_prompt", Neutral::Is(true)),
-    ("continue_final_message", Neutral::Is(false)),
     ("add_special_tokens", Neutral::Never),
     ("skip_special_tokens", Neutral::Is(true)),
     ("include_stop_str_in_output", Neutral::Is(false)),
     ("chat_template", Neutral::Never),
-    ("chat_template_kwargs", Neutral::Empty),
     ("documents", Neutral::Empty),
-    ("typical_p", Neutral::Number(1.0)),
-    ("top_n_sigma", Neutral::Never),
     ("length_penalty", Neutral::Number(1.0)),
     ("use_beam_search", Neutral::Is(false)),
-    ("bad_words", Neutral::Empty),
-    ("allowed_token_ids", Neutral::Never),
     ("logits_processors", Neutral::Empty),
     ("prompt_logprobs", Neutral::Never),
-    ("structured_outputs", Neutral::Never),
-    ("guided_json", Neutral::Never),
-    ("guided_regex", Neutral::Never),
-    ("guided_choice", Neutral::Never),
-    ("guided_grammar", Neutral::Never),
     ("grammar", Neutral::Empty),
     ("json_schema", Neutral::Never),
 ];
@@ -108,7 +95,6 @@ impl Neutral {
             Neutral::Number(neutral) => value.as_f64() == Some(*neutral),
             Neutral::Word(words) => value.as_str().is_some_and(|word| words.contains(&word)),
             Neutral::OnlyText => *value == serde_json::json!(["text"]),
-            Neutral::TextFormat => *value == serde_json::json!({ "type": "text" }),
         }
     }
 }

@@ -37,6 +37,15 @@ pub enum ChatError {
         /// What is wrong.
         message: String,
     },
+    /// Tools, calls or switches that are no JSON of the expected form, or name what is not there.
+    #[error("tools: {message}")]
+    Tools {
+        /// What is wrong.
+        message: String,
+    },
+    /// The template does not write the message that is to be continued as it is.
+    #[error("the template changes the last message, so it cannot be continued")]
+    CannotContinue,
     /// The template took too many steps.
     #[error("the chat template took more than {limit} steps")]
     TooManySteps {

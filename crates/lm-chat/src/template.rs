@@ -7,13 +7,15 @@
 use std::fmt;
 use std::io;
 
-use lm_types::{ChatMessage, Role};
+use lm_types::{ChatMessage, Dialog, Role};
+use minijinja::value::Serde;
 use minijinja::{Environment, Error, ErrorKind, Value};
 
 use crate::ChatError;
 use crate::date::strftime;
 use crate::generation_tag::neutralise;
 use crate::python::{Raised, environment};
+use crate::tools::{ToolFormat, written_out};
 
 /// The name under which the environment holds the template.
 const NAME: &str = "chat template";
@@ -35,6 +37,7 @@ pub struct ChatTemplate {
     source: String,
     tokens: SpecialTexts,
     knows_developer: bool,
+    knows_tools: bool,
 }
 
 /// The texts of the model's special tokens. An empty one is not defined in the template.
@@ -91,6 +94,7 @@ impl ChatTemplate {
             source: source.to_owned(),
             tokens,
             knows_developer: source.contains("developer"),
+            knows_tools: source.contains("tools"),
         })
     }
 
@@ -118,10 +122,46 @@ impl ChatTemplate {
         messages: &[ChatMessage],
         opts: RenderOptions,
     ) -> Result<String, ChatError> {
+        self.render_dialog(messages, &Dialog::default(), opts)
+    }
+
+    /// Renders a conversation with tools. A template that knows none sees them in the system message, calls
+    /// as text, and results as messages of the user.
+    ///
+    /// # Errors
+    /// Those of [`Self::render`]; `Tools`; `CannotContinue`.
+    pub fn render_dialog(
+        &self,
+        messages: &[ChatMessage],
+        dialog: &Dialog,
+        mut opts: RenderOptions,
+    ) -> Result<String, ChatError> {
+        let uses_tools = dialog.tools.is_some() || !dialog.message_fields.is_empty();
+        opts.add_generation_prompt &= !dialog.continues_last;
+        let rendered = if uses_tools && !self.knows_tools {
+            let written = written_out(messages, dialog)?;
+            let rest = Dialog { tools: None, message_fields: Vec::new(), ..dialog.clone() };
+            self.render_with(&self.context(&written, &rest, opts)?)?
+        } else {
+            self.render_with(&self.context(messages, dialog, opts)?)?
+        };
+        match messages.last().filter(|_| dialog.continues_last) {
+            Some(last) => cut_after(rendered, last.content.trim_end()),
+            None => Ok(rendered),
+        }
+    }
+
+    /// The form in which the model calls tools.
+    #[must_use]
+    pub fn tool_format(&self) -> ToolFormat {
+        ToolFormat::of_template(&self.source)
+    }
+
+    fn render_with(&self, context: &Value) -> Result<String, ChatError> {
         let template =
             self.environment.get_template(NAME).expect("the constructor added it: this is a bug");
         let mut out = Bounded { bytes: Vec::new(), overflowed: false };
-        let rendered = template.render_captured_to(self.context(messages, opts), &mut out);
+        let rendered = template.render_captured_to(context, &mut out);
         match rendered {
             _ if out.overflowed => Err(ChatError::OutputTooLong { limit: Self::MAX_OUTPUT_BYTES }),
             Err(error) => Err(explain(&error)),
@@ -141,23 +181,41 @@ impl ChatTemplate {
         &self.source
     }
 
-    fn context(&self, messages: &[ChatMessage], opts: RenderOptions) -> Value {
+    fn context(
+        &self,
+        messages: &[ChatMessage],
+        dialog: &Dialog,
+        opts: RenderOptions,
+    ) -> Result<Value, ChatError> {
+        let mut fields: Vec<Vec<(String, Value)>> = vec![Vec::new(); messages.len()];
+        for (i, json) in &dialog.message_fields {
+            if let Some(fields) = fields.get_mut(*i) {
+                *fields = pairs(json)?;
+            }
+        }
         let messages: Vec<Value> = messages
             .iter()
-            .map(|message| {
+            .zip(fields)
+            .map(|(message, fields)| {
                 let role = match message.role {
                     Role::Developer if !self.knows_developer => Role::System.as_str(),
                     ref role => role.as_str(),
                 };
-                Value::from_pairs([("role", role), ("content", &message.content)])
+                let plain = [("role", role), ("content", message.content.as_str())];
+                let plain = plain.map(|(name, text)| (name.to_owned(), Value::from(text)));
+                Value::from_pairs(plain.into_iter().chain(fields))
             })
             .collect();
+        let tools = match &dialog.tools {
+            Some(json) => Value::from(Serde(parsed(json)?)),
+            None => Value::from(()),
+        };
         let mut context = vec![
-            ("messages", Value::from(messages)),
-            ("add_generation_prompt", Value::from(opts.add_generation_prompt)),
+            ("messages".to_owned(), Value::from(messages)),
+            ("add_generation_prompt".to_owned(), Value::from(opts.add_generation_prompt)),
             // Templates ask whether these are none, not whether they are defined.
-            ("tools", Value::from(())),
-            ("documents", Value::from(())),
+            ("tools".to_owned(), tools),
+            ("documents".to_owned(), Value::from(())),
         ];
         let tokens = [
             ("bos_token", &self.tokens.bos),
@@ -166,12 +224,18 @@ impl ChatTemplate {
             ("pad_token", &self.tokens.pad),
         ];
         let given = tokens.into_iter().filter(|(_, text)| !text.is_empty());
-        context.extend(given.map(|(name, text)| (name, Value::from(text.as_str()))));
+        context.extend(given.map(|(name, text)| (name.to_owned(), Value::from(text.as_str()))));
         if let Some(now) = opts.now_unix_s {
             let strftime_now = move |format: &str| strftime(format, now);
-            context.push(("strftime_now", Value::from_function(strftime_now)));
+            context.push(("strftime_now".to_owned(), Value::from_function(strftime_now)));
         }
-        Value::from_pairs(context)
+        if let Some(json) = &dialog.template_kwargs {
+            // What the server itself sets comes first and stands.
+            let known: Vec<String> = context.iter().map(|(name, _)| name.clone()).collect();
+            let more = pairs(json)?.into_iter().filter(|(name, _)| !known.contains(name));
+            context.extend(more);
+        }
+        Ok(Value::from_pairs(context))
     }
 }
 
@@ -182,6 +246,25 @@ impl fmt::Debug for ChatTemplate {
             .field("tokens", &self.tokens)
             .finish_non_exhaustive()
     }
+}
+
+fn parsed(json: &str) -> Result<serde_json::Value, ChatError> {
+    serde_json::from_str(json).map_err(|error| ChatError::Tools { message: error.to_string() })
+}
+
+/// The fields of a JSON object.
+fn pairs(json: &str) -> Result<Vec<(String, Value)>, ChatError> {
+    let serde_json::Value::Object(fields) = parsed(json)? else {
+        return Err(ChatError::Tools { message: "an object was expected".to_owned() });
+    };
+    Ok(fields.into_iter().map(|(name, value)| (name, Value::from(Serde(value)))).collect())
+}
+
+/// The rendered text up to the end of the message that is to be continued.
+fn cut_after(mut rendered: String, content: &str) -> Result<String, ChatError> {
+    let end = rendered.rfind(content).ok_or(ChatError::CannotContinue)? + content.len();
+    rendered.truncate(end);
+    Ok(rendered)
 }
 
 /// What a template writes, up to the limit.

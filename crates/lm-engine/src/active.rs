@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use lm_grammar::{GrammarError, GrammarState};
 use lm_sampler::History;
 use lm_scheduler::Sequence;
 use lm_tokenizer::{DecodeStream, StopMatcher, StopScan, Tokenizer};
@@ -25,6 +26,8 @@ pub(crate) struct Active {
     end_tokens: Vec<TokenId>,
     decode: DecodeStream,
     stop: StopMatcher,
+    /// The form that the answer must have, and how far it is.
+    grammar: Option<GrammarState>,
     /// Text that may still turn out to begin a stop string.
     held_back: String,
     text: String,
@@ -61,6 +64,7 @@ impl Active {
             decode: DecodeStream::new(),
             held_back: String::with_capacity(4 * StopMatcher::MAX_STOP_BYTES),
             stop: new.stop,
+            grammar: new.grammar,
             text: String::with_capacity(8 * new.max_new_tokens.min(1024)),
             output: new.output,
             predicted_ttft: queue_place.predicted_ttft,
@@ -81,21 +85,35 @@ impl Active {
         }
     }
 
+    /// Whether a draw may change any logit.
+    pub(crate) fn must_see_all(&self, seq: &Sequence) -> bool {
+        self.grammar.is_some() || !self.history(seq).banned.is_empty()
+    }
+
+    /// Computes which tokens the answer's grammar allows next.
+    pub(crate) fn update_mask(&mut self) -> Result<(), GrammarError> {
+        self.grammar.as_mut().map_or(Ok(()), GrammarState::update)
+    }
+
     /// What a draw for this answer looks back at.
     pub(crate) fn history<'a>(&'a self, seq: &'a Sequence) -> History<'a> {
         let (prompt, generated) = seq.tokens().split_at(seq.n_prompt());
         let ends_too_early = generated.len() < self.request.stop.min_tokens as usize;
-        History { prompt, generated, banned: if ends_too_early { &self.end_tokens } else { &[] } }
+        let banned: &[TokenId] = if ends_too_early { &self.end_tokens } else { &[] };
+        History { prompt, generated, banned, mask: self.grammar.as_ref().map(GrammarState::mask) }
     }
 
     /// Takes a drawn token in; `n_generated` counts it. Says whether and why the answer is complete.
+    ///
+    /// # Errors
+    /// The answer's grammar cannot go on.
     pub(crate) fn accept(
         &mut self,
         token: TokenId,
         logprobs: Option<TokenLogprobs>,
         n_generated: usize,
         tokenizer: &Tokenizer,
-    ) -> Option<FinishReason> {
+    ) -> Result<Option<FinishReason>, GrammarError> {
         let (mut n_safe, mut reason) = (0, None);
         if self.end_tokens.contains(&token) {
             self.decode.finish(&mut self.held_back);
@@ -110,6 +128,13 @@ impl Active {
                 }
             }
         }
+        if reason.is_none()
+            && let Some(grammar) = &mut self.grammar
+            && grammar.accept(token)?
+        {
+            self.decode.finish(&mut self.held_back);
+            reason = Some(FinishReason::Stop);
+        }
         if reason.is_none() && n_generated >= self.max_new_tokens {
             self.decode.finish(&mut self.held_back);
             reason = Some(FinishReason::Length);
@@ -120,7 +145,7 @@ impl Active {
         self.text.push_str(&self.held_back[..n_safe]);
         self.output.push(token, &self.held_back[..n_safe], logprobs);
         self.held_back.drain(..n_safe);
-        reason
+        Ok(reason)
     }
 
     /// Notes when a token came.

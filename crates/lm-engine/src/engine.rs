@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use lm_backend::{Activity, Backend, Batch, LogitsBuf, StepArbiter};
-use lm_sampler::{SampleError, Sampled, Sampler};
+use lm_sampler::{Sampled, Sampler};
 use lm_scheduler::{
     ConfigError, Drawn, Expired, NewSequence, ScheduledRow, Scheduler, SchedulerConfig, Sequence,
 };
@@ -16,6 +16,7 @@ use lm_types::{FinishReason, GenerateError, Observer, Outcome, SeqId, Timestamp,
 
 use crate::active::{Active, ServedBy};
 use crate::cpu_time::process_cpu_time;
+use crate::draw::{Draw, panic_message};
 use crate::exchange::Exchange;
 use crate::submit::{Door, QueuePlace, never_runs};
 use crate::want::want;
@@ -58,12 +59,6 @@ pub struct Engine {
     draws: Vec<Draw>,
     drawn: Vec<Drawn>,
     leaving: Vec<SeqId>,
-}
-
-/// What sampling one row gave.
-struct Draw {
-    seq: SeqId,
-    sampled: Result<Sampled, String>,
 }
 
 impl Engine {
@@ -216,7 +211,7 @@ impl Engine {
         for row in &self.rows {
             let seq = self.scheduler.sequence(row.seq).expect("a scheduled sequence is known");
             let active = &self.active[&row.seq];
-            let must_see_all = !active.history(seq).banned.is_empty();
+            let must_see_all = active.must_see_all(seq);
             self.batch.push_sequence(
                 &seq.tokens()[row.start..row.start + row.n_tokens],
                 row.start,
@@ -241,17 +236,20 @@ impl Engine {
         self.draws.clear();
         for (i, row) in self.rows.iter().filter(|row| row.samples).enumerate() {
             let seq = self.scheduler.sequence(row.seq).expect("a scheduled sequence is known");
-            let active = &self.active[&row.seq];
+            let active = self.active.get_mut(&row.seq).expect("a scheduled sequence is active");
             let (sampler, logits) = (&mut self.sampler, &self.logits);
-            let draw = || -> Result<Sampled, SampleError> {
+            let draw = || -> Result<Sampled, String> {
                 if let Some(greatest) = logits.greatest(i) {
-                    return Sampler::greedy(greatest.token, greatest.logit);
+                    let sampled = Sampler::greedy(greatest.token, greatest.logit);
+                    return sampled.map_err(|error| error.to_string());
                 }
-                let position = seq.tokens().len();
-                sampler.sample(logits.row(i), &active.sampling, active.history(seq), position)
+                active.update_mask().map_err(|error| error.to_string())?;
+                let (position, history) = (seq.tokens().len(), active.history(seq));
+                let sampled = sampler.sample(logits.row(i), &active.sampling, history, position);
+                sampled.map_err(|error| error.to_string())
             };
             let sampled = match catch_unwind(AssertUnwindSafe(draw)) {
-                Ok(sampled) => sampled.map_err(|error| error.to_string()),
+                Ok(sampled) => sampled,
                 Err(panic) => Err(panic_message(&*panic)),
             };
             self.draws.push(Draw { seq: row.seq, sampled });
@@ -290,8 +288,9 @@ impl Engine {
         let tokenizer = &self.parts.tokenizer;
         let accept = || active.accept(sampled.token, logprobs, n_generated, tokenizer);
         match catch_unwind(AssertUnwindSafe(accept)) {
-            Ok(None) => {}
-            Ok(Some(reason)) => self.end(id, Outcome::Finished(reason)),
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => self.end(id, Active::fault(error.to_string())),
+            Ok(Ok(Some(reason))) => self.end(id, Outcome::Finished(reason)),
             Err(panic) => self.end(id, Active::fault(panic_message(&*panic))),
         }
     }
@@ -390,10 +389,4 @@ impl Engine {
         drop(admission);
         stats.beat();
     }
-}
-
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-    text.unwrap_or_else(|| "panicked without a message".to_owned())
 }

@@ -7,6 +7,7 @@
 mod active;
 mod block_store;
 mod cpu_time;
+mod draw;
 mod engine;
 mod exchange;
 mod histogram;
@@ -26,7 +27,7 @@ pub use block_store::{
 };
 pub use engine::{Engine, EngineParts};
 pub use histogram::{Histogram, HistogramSnapshot};
-pub use output::{OutputReader, OutputWriter, output_pair};
+pub use output::{Aborter, OutputReader, OutputWriter, output_pair};
 pub use stats::{EngineStats, StatsSnapshot};
 pub use submit::NewSubmission;
 pub use thread::{EngineHandle, EngineOptions};

@@ -125,7 +125,24 @@ impl Drop for OutputWriter {
     }
 }
 
+/// Ends an answer from elsewhere than its reader's thread.
+#[derive(Clone, Debug)]
+pub struct Aborter(Arc<Slot>);
+
+impl Aborter {
+    /// Ends the answer before the engine's next step. Nothing happens when it is over.
+    pub fn abort(&self) {
+        self.0.reader_left.store(true, Ordering::Relaxed);
+    }
+}
+
 impl OutputReader {
+    /// A way to end the answer from elsewhere.
+    #[must_use]
+    pub fn aborter(&self) -> Aborter {
+        Aborter(Arc::clone(&self.0))
+    }
+
     /// Waits for the next event. `None` after the last one.
     pub fn next_blocking(&self) -> Option<GenerateEvent> {
         let mut state = self.0.lock();

@@ -4,6 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use lm_grammar::GrammarState;
 use lm_scheduler::{
     AddError, Admission, Offer, Refusal, RefusedBecause, Scheduler, Ticket, TimeLimits,
 };
@@ -25,6 +26,8 @@ pub struct NewSubmission {
     pub max_new_tokens: usize,
     /// Built from the request's stop strings.
     pub stop: StopMatcher,
+    /// The form that the answer must have, before its first token.
+    pub grammar: Option<GrammarState>,
     /// When the request arrived, by the wall clock.
     pub arrived_at: SystemTime,
     /// Where the answer goes.

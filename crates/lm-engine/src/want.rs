@@ -5,7 +5,7 @@ use lm_types::SamplingParams;
 
 /// How much of a row of logits a draw will look at.
 pub(crate) fn want(params: &SamplingParams, must_see_all: bool) -> Want {
-    if must_see_all || params.has_penalties() || params.logprobs.is_some() {
+    if must_see_all || params.changes_logits() || params.logprobs.is_some() {
         Want::Full
     } else if params.temperature == 0.0 {
         Want::Argmax

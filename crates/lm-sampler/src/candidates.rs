@@ -74,6 +74,23 @@ impl Candidates {
         }
     }
 
+    /// Keeps the fewest tokens, those first whose surprise is nearest to the expected one, whose probabilities sum to
+    /// at least `p`.
+    pub(crate) fn typical_p(&mut self, p: f64) {
+        let weight = self.weight();
+        let total: f64 = self.entries.iter().map(&weight).sum();
+        let surprise =
+            |entry: &(f32, TokenId)| -(weight(entry) / total).max(f64::MIN_POSITIVE).ln();
+        let expected: f64 =
+            self.entries.iter().map(|entry| weight(entry) / total * surprise(entry)).sum();
+        let distance = |entry: &(f32, TokenId)| (surprise(entry) - expected).abs();
+        self.entries.sort_by(|a, b| distance(a).total_cmp(&distance(b)).then(a.1.cmp(&b.1)));
+        if let Some(n) = reaching(&self.entries, &weight, p * total) {
+            self.entries.truncate(n);
+        }
+        self.sort_first(self.entries.len());
+    }
+
     /// Keeps tokens at least `p` times as likely as the most likely one.
     pub(crate) fn min_p(&mut self, p: f32) {
         let threshold = self.max() + p.ln();

@@ -6,6 +6,7 @@
 //! Start reading at [`Sampler::sample`].
 
 mod candidates;
+mod repeat;
 mod rng;
 mod row;
 mod sampler;

@@ -1,8 +1,9 @@
 //! The order of operations behind one draw.
 
-use lm_types::{SamplingParams, TokenId, TokenLogprobs};
+use lm_types::{SamplingParams, TokenId, TokenLogprobs, TokenMask};
 
 use crate::candidates::Candidates;
+use crate::repeat;
 use crate::row::{Best, Blocks};
 use crate::uniform;
 
@@ -26,6 +27,8 @@ pub struct History<'a> {
     pub generated: &'a [TokenId],
     /// Tokens that must not be drawn.
     pub banned: &'a [TokenId],
+    /// The tokens that the answer's grammar allows.
+    pub mask: Option<&'a TokenMask>,
 }
 
 /// A draw.
@@ -73,7 +76,8 @@ impl Sampler {
     }
 
     /// Draws the token at `position` (its index in the sequence) from `logits`, `[vocab_size]`.
-    /// Order: penalties, temperature, top-k, top-p, min-p. Log-probabilities are those of the model,
+    /// Order: grammar, allowed tokens, bad words, bias, DRY, penalties, top-n-sigma, temperature, top-k, typical-p,
+    /// top-p, min-p. Log-probabilities are those of the model,
     /// before all of these.
     ///
     /// # Errors
@@ -86,7 +90,9 @@ impl Sampler {
         position: usize,
     ) -> Result<Sampled, SampleError> {
         let best = self.blocks.look_through(logits)?;
-        let token = if params.has_penalties() || !history.banned.is_empty() {
+        let is_changed =
+            params.changes_logits() || !history.banned.is_empty() || history.mask.is_some();
+        let token = if is_changed {
             let mut changed = std::mem::take(&mut self.changed);
             self.change(&mut changed, logits, params, history);
             let best = self.blocks.look_through(&changed);
@@ -117,6 +123,16 @@ impl Sampler {
         if params.top_k > 0 {
             candidates.fill_top_k(logits, blocks, params.top_k as usize);
             candidates.scale(factor);
+            if params.typical_p < 1.0 {
+                candidates.typical_p(f64::from(params.typical_p));
+            }
+            if params.top_p < 1.0 {
+                candidates.top_p(f64::from(params.top_p));
+            }
+        } else if params.typical_p < 1.0 {
+            candidates.fill_from(logits, blocks, f32::MIN);
+            candidates.scale(factor);
+            candidates.typical_p(f64::from(params.typical_p));
             if params.top_p < 1.0 {
                 candidates.top_p(f64::from(params.top_p));
             }
@@ -148,11 +164,25 @@ impl Sampler {
     ) {
         changed.clear();
         changed.extend_from_slice(logits);
-        for &token in history.banned {
-            if let Some(logit) = changed.get_mut(token as usize) {
-                *logit = f32::NEG_INFINITY;
-            }
+        if let Some(mask) = history.mask {
+            mask.apply(changed);
         }
+        restrict(changed, params, history);
+        if let Some(dry) = &params.dry {
+            repeat::penalise(changed, dry, history.prompt, history.generated);
+        }
+        self.penalise_seen(changed, params, history);
+        if params.top_n_sigma > 0.0 {
+            keep_within_sigmas(changed, params.top_n_sigma);
+        }
+    }
+
+    fn penalise_seen(
+        &mut self,
+        changed: &mut [f32],
+        params: &SamplingParams,
+        history: History<'_>,
+    ) {
         if !params.has_penalties() {
             return;
         }
@@ -200,6 +230,50 @@ impl Sampler {
             top: top.iter().map(|&(logit, token)| (token, logprob(logit))).collect(),
         })
     }
+}
+
+/// Bans and biases.
+fn restrict(logits: &mut [f32], params: &SamplingParams, history: History<'_>) {
+    if let Some(allowed) = &params.allowed_token_ids {
+        for (token, logit) in logits.iter_mut().enumerate() {
+            if allowed.binary_search(&(token as TokenId)).is_err() {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
+    }
+    let mut forbid = |token: TokenId| {
+        if let Some(logit) = logits.get_mut(token as usize) {
+            *logit = f32::NEG_INFINITY;
+        }
+    };
+    history.banned.iter().for_each(|&token| forbid(token));
+    for word in &params.bad_words {
+        if let Some((&last, before)) = word.split_last()
+            && history.generated.ends_with(before)
+        {
+            forbid(last);
+        }
+    }
+    for &(token, bias) in &params.logit_bias {
+        if let Some(logit) = logits.get_mut(token as usize) {
+            *logit += bias;
+        }
+    }
+}
+
+/// Forbids what lies more than `n` standard deviations of the finite logits below the greatest.
+fn keep_within_sigmas(logits: &mut [f32], n: f32) {
+    let (mut count, mut sum, mut squares, mut max) = (0_f64, 0_f64, 0_f64, f32::NEG_INFINITY);
+    for &logit in logits.iter().filter(|logit| logit.is_finite()) {
+        let wide = f64::from(logit);
+        (count, sum, squares, max) =
+            (count + 1.0, sum + wide, squares + wide * wide, max.max(logit));
+    }
+    let mean = sum / count.max(1.0);
+    let sigma = (squares / count.max(1.0) - mean * mean).max(0.0).sqrt();
+    let threshold = f64::from(max) - f64::from(n) * sigma;
+    let below = logits.iter_mut().filter(|logit| f64::from(**logit) < threshold);
+    below.for_each(|logit| *logit = f32::NEG_INFINITY);
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use lm_ops::Ops;
 use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
+use crate::aborts::Aborts;
 use crate::auth::Caller;
 use crate::lease::{Lease, Place};
 use crate::panel::Panel;
@@ -33,6 +34,8 @@ pub(crate) struct App {
     /// Bytes that bodies may still take.
     pub(crate) body_room: Arc<Semaphore>,
     pub(crate) peers: Arc<Peers>,
+    /// Answers that another request may end.
+    pub(crate) aborts: Arc<Aborts>,
     pub(crate) http: HttpCounts,
     pub(crate) denials: DenialCounts,
     pub(crate) panel: Panel,
@@ -73,6 +76,7 @@ impl App {
             config,
             access,
             open_requests: Arc::new(Semaphore::new(limit)),
+            aborts: Arc::default(),
             http: HttpCounts::default(),
             denials: DenialCounts::default(),
             panel: Panel::default(),

@@ -103,7 +103,12 @@ fn need(route: Option<&str>, wants_page: bool) -> Need {
         Some("/v1/requests" | "/v1/requests/{id}/page") => Need::Key,
         Some("/health" | "/health/live" | "/health/ready") => Need::Nothing,
         Some("/metrics") => Need::Scope(Scope::Metrics),
-        Some(route) if route.starts_with("/v1/") => Need::Scope(Scope::Infer),
+        Some(route) if route.starts_with("/v1/") || route.starts_with("/api/") => {
+            Need::Scope(Scope::Infer)
+        }
+        Some("/tokenize" | "/detokenize" | "/apply-template" | "/abort") => {
+            Need::Scope(Scope::Infer)
+        }
         Some(route) if route.starts_with("/ops") => Need::Scope(Scope::Ops),
         _ => Need::Key,
     }

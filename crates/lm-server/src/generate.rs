@@ -15,13 +15,15 @@ use axum::response::Response;
 use futures_util::StreamExt;
 use futures_util::stream::{BoxStream, SelectAll};
 use lastmile::{
-    GenerateError, GenerateEvent, RequestId, Runtime, SamplingParams, TokenId, TokenLogprobs,
+    GenerateError, GenerateEvent, GenerateStream, RequestId, Runtime, SamplingParams, TokenId,
+    TokenLogprobs, ToolCallParser, ToolFormat,
 };
 use lm_api::{
     ApiError, Head, LogprobEntry, ParseOptions, Parsed, Style, TextOffset, TokenName, Urgency,
-    asked_model, parse_chat, parse_completion,
+    asked_model, call_id, parse_chat, parse_completion,
 };
 
+use crate::aborts::Listed;
 use crate::app::{App, mint_id, unix_seconds};
 use crate::auth::Caller;
 use crate::lease::estimated_tokens;
@@ -42,6 +44,9 @@ pub(crate) struct Running {
     pub(crate) request_ids: Vec<RequestId>,
     pub(crate) has_logprobs: bool,
     pub(crate) stream: bool,
+    /// The functions that may be called.
+    pub(crate) tools: Option<Vec<String>>,
+    _listed: Listed,
 }
 
 pub(crate) async fn chat(
@@ -94,15 +99,15 @@ async fn respond(
 }
 
 /// What was asked, unread.
-struct Call {
-    entry: Arc<RequestEntry>,
-    caller: Caller,
-    headers: HeaderMap,
-    body: Vec<u8>,
-    style: Style,
+pub(crate) struct Call {
+    pub(crate) entry: Arc<RequestEntry>,
+    pub(crate) caller: Caller,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Vec<u8>,
+    pub(crate) style: Style,
 }
 
-async fn off_thread<T: Send + 'static>(
+pub(crate) async fn off_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let done = tokio::task::spawn_blocking(work).await;
@@ -122,7 +127,7 @@ async fn model_for(
     let began = Instant::now();
     let strict = app.config.strict;
     let read = move || {
-        let parsed = parse(&call, &SamplingParams::default(), strict)?;
+        let parsed = parse(&call, &SamplingParams::default(), ToolFormat::Hermes, strict)?;
         Ok((call, parsed.urgency))
     };
     let (call, urgency) = off_thread(read).await?;
@@ -133,21 +138,32 @@ async fn model_for(
 }
 
 /// What a body and its headers ask for.
-fn parse(call: &Call, defaults: &SamplingParams, strict: bool) -> Result<Parsed, ApiError> {
+fn parse(
+    call: &Call,
+    defaults: &SamplingParams,
+    tool_format: ToolFormat,
+    strict: bool,
+) -> Result<Parsed, ApiError> {
     let Call { entry, headers, body, style, .. } = call;
     // The low half of a UUID of version 7 is random.
-    let options = ParseOptions { defaults, entropy: entry.id.0 as u64, strict };
+    let options = ParseOptions { defaults, entropy: entry.id.0 as u64, tool_format, strict };
     let mut parsed = match style {
         Style::Chat => parse_chat(body, &options),
         Style::Text => parse_completion(body, &options),
     }?;
+    with_headers(&mut parsed, headers)?;
+    Ok(parsed)
+}
+
+/// Headers may say how urgent it is.
+pub(crate) fn with_headers(parsed: &mut Parsed, headers: &HeaderMap) -> Result<(), ApiError> {
     for name in [Urgency::DEADLINE_HEADER, Urgency::MAX_QUEUE_HEADER, Urgency::PRIORITY_HEADER] {
         said_once(headers, name)?;
     }
     // What is not ASCII is read as an empty text, which no header of these may be.
     let header = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     parsed.urgency = parsed.urgency.with_headers(header)?;
-    Ok(parsed)
+    Ok(())
 }
 
 /// Parses, tokenises and queues. `waited` of its time has passed already.
@@ -157,10 +173,39 @@ fn start(
     waited: Duration,
     call: &Call,
 ) -> Result<Running, ApiError> {
+    let defaults = runtime.default_sampling();
+    let parsed = parse(call, &defaults, runtime.tool_format(), app.config.strict)?;
+    launch(app, runtime, waited, call, parsed)
+}
+
+/// What parsing needs of the server and of the model.
+pub(crate) fn parse_options<'a>(
+    app: &App,
+    runtime: &Runtime,
+    defaults: &'a SamplingParams,
+    id: RequestId,
+) -> ParseOptions<'a> {
+    let (tool_format, strict) = (runtime.tool_format(), app.config.strict);
+    // The low half of a UUID of version 7 is random.
+    ParseOptions { defaults, entropy: id.0 as u64, tool_format, strict }
+}
+
+/// Tokenises and queues.
+pub(crate) fn launch(
+    app: &App,
+    runtime: Arc<Runtime>,
+    waited: Duration,
+    call: &Call,
+    mut parsed: Parsed,
+) -> Result<Running, ApiError> {
     let Call { entry, caller, style, .. } = call;
     let (id, style) = (entry.id, *style);
-    let mut parsed = parse(call, &runtime.default_sampling(), app.config.strict)?;
     let info = runtime.info();
+    parsed.sampling.bad_words =
+        runtime.spelled(&parsed.words.bad).map_err(|error| refused(error, style))?;
+    if let Some(dry) = &mut parsed.sampling.dry {
+        dry.breakers = runtime.tokens_with(&parsed.words.dry_breakers);
+    }
     let mut first_id = Some(id);
     let mut requests = parsed.take_requests(|| first_id.take().unwrap_or_else(mint_id));
     // Whose prefixes and fairness these are is the server's to say.
@@ -171,16 +216,19 @@ fn start(
         }
     }
     entry.reserve(|| estimated_tokens(&requests))?;
-    let request_ids = requests.iter().map(|request| request.id).collect();
+    let request_ids: Vec<RequestId> = requests.iter().map(|request| request.id).collect();
+    let mut aborters = Vec::new();
     let mut events = SelectAll::new();
     let mut warnings = parsed.warnings;
     for answers in runtime.generate_all(requests).map_err(|error| refused(error, style))? {
         warnings.extend(answers.iter().take(1).flat_map(|answer| answer.warnings().to_vec()));
+        aborters.push(answers.iter().map(GenerateStream::aborter).collect());
         for answer in answers {
             let index = events.len();
             events.push(StreamExt::map(answer, move |event| (index, event)).boxed());
         }
     }
+    let running = request_ids.iter().copied().zip(aborters).collect();
     let prefix = if style == Style::Chat { "chatcmpl" } else { "cmpl" };
     Ok(Running {
         head: Head {
@@ -199,6 +247,8 @@ fn start(
         request_ids,
         has_logprobs: parsed.sampling.logprobs.is_some(),
         stream: parsed.stream,
+        tools: parsed.tools.map(|tools| tools.names),
+        _listed: app.aborts.list(caller.tenant(), running),
     })
 }
 
@@ -215,6 +265,17 @@ fn said_once(headers: &HeaderMap, name: &'static str) -> Result<(), ApiError> {
 }
 
 impl Running {
+    /// A reader of one answer's calls, when there are tools.
+    pub(crate) fn call_parser(&self) -> Option<ToolCallParser> {
+        let names = self.tools.clone()?;
+        Some(ToolCallParser::new(self.runtime.tool_format(), names))
+    }
+
+    /// The id of a call of a choice.
+    pub(crate) fn call_id(&self, choice: usize, call: usize) -> String {
+        call_id(self.request_ids[choice / self.n], choice, call)
+    }
+
     /// The id of a choice's own request, when the response spans several.
     pub(crate) fn own_id(&self, choice: usize) -> Option<String> {
         let spans_several = self.request_ids.len() > 1;

@@ -5,12 +5,14 @@
 //!
 //! Start reading at [`serve`], then `routes`, then `generate`.
 
+mod aborts;
 mod access;
 mod app;
 mod auth;
 mod body;
 mod config;
 mod connections;
+mod dialects;
 mod exposition;
 mod gen_ai;
 mod generate;
@@ -23,6 +25,7 @@ mod metrics_cache;
 mod model_metrics;
 mod model_ops;
 mod models;
+mod ollama_models;
 mod origin;
 mod panel;
 mod peers;
@@ -33,6 +36,7 @@ mod routes;
 mod serve;
 mod service_manager;
 mod streamed;
+mod texts;
 mod tls;
 mod watchdog;
 mod whole;

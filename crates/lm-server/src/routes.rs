@@ -18,13 +18,29 @@ use crate::auth::{Caller, authenticate};
 use crate::headers::{cors, secure};
 use crate::origin::guard;
 use crate::request_log::{RequestEntry, track};
-use crate::{body, generate, health, metrics, model_ops, models, panel, reply};
+use crate::{
+    body, dialects, generate, health, metrics, model_ops, models, ollama_models, panel, reply,
+    texts,
+};
 
 /// Every route, as `GET /` lists them.
 pub(crate) const ROUTES: &[&str] = &[
     "POST /v1/chat/completions",
     "POST /v1/completions",
+    "POST /v1/responses",
+    "POST /v1/messages",
+    "POST /v1/messages/count_tokens",
     "POST /v1/feedback",
+    "POST /tokenize",
+    "POST /detokenize",
+    "POST /apply-template",
+    "POST /abort",
+    "POST /api/chat",
+    "POST /api/generate",
+    "POST /api/show",
+    "GET /api/tags",
+    "GET /api/ps",
+    "GET /api/version",
     "GET /v1/models",
     "GET /v1/models/{id}",
     "GET /ops/v1/models",
@@ -49,6 +65,19 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(generate::chat))
         .route("/v1/completions", post(generate::completion))
+        .route("/v1/responses", post(dialects::responses))
+        .route("/v1/messages", post(dialects::messages))
+        .route("/v1/messages/count_tokens", post(dialects::count_tokens))
+        .route("/api/chat", post(dialects::ollama_chat))
+        .route("/api/generate", post(dialects::ollama_generate))
+        .route("/api/show", post(ollama_models::show))
+        .route("/api/tags", get(ollama_models::tags))
+        .route("/api/ps", get(ollama_models::ps))
+        .route("/api/version", get(ollama_models::version))
+        .route("/tokenize", post(texts::tokenize))
+        .route("/detokenize", post(texts::detokenize))
+        .route("/apply-template", post(texts::apply_template))
+        .route("/abort", post(texts::abort))
         .route("/v1/feedback", post(feedback))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one))

@@ -14,14 +14,16 @@ use axum::http::{HeaderName, HeaderValue};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
-use lastmile::{Finish, GenerateError, GenerateEvent, TokenLogprobs, Usage};
+use lastmile::{
+    AnswerPart, Finish, GenerateError, GenerateEvent, TokenLogprobs, ToolCallParser, Usage,
+};
 use lm_api::{TextOffset, sum_usage};
 
 use crate::generate::{Running, named, refused};
 use crate::request_log::RequestEntry;
 
 /// A comment is sent when nothing else was for so long, so that proxies keep the connection.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Proxies of the nginx family buffer responses unless told not to.
 pub(crate) const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
@@ -41,6 +43,8 @@ struct Transcript {
 struct Progress {
     text_offset: TextOffset,
     usage: Usage,
+    /// Reads calls of tools, when there are any.
+    calls: Option<ToolCallParser>,
 }
 
 pub(crate) fn response(entry: Arc<RequestEntry>, running: Running) -> Response {
@@ -49,7 +53,7 @@ pub(crate) fn response(entry: Arc<RequestEntry>, running: Running) -> Response {
     let pending = opening.map(data).collect();
     let transcript = Transcript {
         entry,
-        choices: vec![Progress::default(); n_choices],
+        choices: vec![Progress { calls: running.call_parser(), ..Progress::default() }; n_choices],
         n_open: n_choices,
         pending,
         is_over: false,
@@ -90,6 +94,9 @@ impl Transcript {
         let text_offset = &mut self.choices[index].text_offset;
         let has_logprobs = self.running.has_logprobs;
         let entries = has_logprobs.then(|| named(&self.running.runtime, logprobs, text_offset));
+        let parts = self.choices[index].calls.as_mut().map(|calls| calls.push(text));
+        let text = if parts.is_some() { "" } else { text };
+        self.tell(index, parts.unwrap_or_default());
         // Without text or log-probabilities there is nothing to say.
         if text.is_empty() && entries.as_ref().is_none_or(Vec::is_empty) {
             return;
@@ -98,13 +105,37 @@ impl Transcript {
         self.pending.push_back(data(chunk));
     }
 
+    /// What a choice that may call tools says and calls.
+    fn tell(&mut self, index: usize, parts: Vec<AnswerPart>) {
+        for part in parts {
+            let (head, choice) = (&self.running.head, index as u32);
+            let chunk = match &part {
+                AnswerPart::Text(text) => head.delta_chunk(choice, text, None),
+                AnswerPart::CallBegins { index: call, name } => {
+                    let id = self.running.call_id(index, *call);
+                    head.call_chunk(choice, *call, &id, name)
+                }
+                AnswerPart::Arguments { index: call, json } => {
+                    head.arguments_chunk(choice, *call, json)
+                }
+            };
+            self.pending.push_back(data(chunk));
+        }
+    }
+
     fn finished(&mut self, index: usize, finish: &Finish) {
+        let last = self.choices[index].calls.as_mut().map(ToolCallParser::finish);
+        self.tell(index, last.unwrap_or_default());
+        let has_calls = self.choices[index].calls.as_ref().is_some_and(|calls| calls.n_calls() > 0);
         self.choices[index].usage = finish.usage;
         self.n_open -= 1;
         let is_last = self.n_open == 0;
         let own_id = self.running.own_id(index);
         let head = &self.running.head;
-        let chunk = head.finish_chunk(index as u32, finish.reason, is_last, own_id.as_deref());
+        let chunk = match has_calls {
+            true => head.finish_calls_chunk(index as u32, finish.reason, is_last),
+            false => head.finish_chunk(index as u32, finish.reason, is_last, own_id.as_deref()),
+        };
         self.pending.push_back(data(chunk));
         if is_last {
             let usages: Vec<Usage> = self.choices.iter().map(|choice| choice.usage).collect();

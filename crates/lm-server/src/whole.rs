@@ -8,8 +8,8 @@
 use axum::http::StatusCode;
 use axum::response::Response;
 use futures_util::StreamExt;
-use lastmile::{Finish, GenerateError, GenerateEvent, Usage};
-use lm_api::{ApiError, Choice, LogprobEntry, TextOffset, sum_usage};
+use lastmile::{AnswerPart, Finish, GenerateError, GenerateEvent, Usage};
+use lm_api::{ApiError, Choice, LogprobEntry, TextOffset, ToolCall, sum_usage};
 
 use crate::generate::{Running, named, refused};
 use crate::reply;
@@ -53,11 +53,13 @@ fn choices(
     running: &Running,
     parts: Vec<Part>,
 ) -> Result<(Vec<Choice>, Vec<Usage>), GenerateError> {
-    let choice = |(index, part): (usize, Part)| {
+    let choice = |(index, mut part): (usize, Part)| {
         let finish = part.finish.ok_or(GenerateError::ShuttingDown)?;
+        let tool_calls = take_calls(running, index, &mut part.text);
         let choice = Choice {
             index: index as u32,
             text: part.text,
+            tool_calls,
             logprobs: running.has_logprobs.then_some(part.logprobs),
             finish_reason: finish.reason,
             request_id: running.own_id(index),
@@ -65,4 +67,24 @@ fn choices(
         Ok((choice, finish.usage))
     };
     parts.into_iter().enumerate().map(choice).collect()
+}
+
+/// Takes the calls of tools out of an answer's text.
+fn take_calls(running: &Running, choice: usize, text: &mut String) -> Vec<ToolCall> {
+    let Some(mut parser) = running.call_parser() else { return Vec::new() };
+    let mut parts = parser.push(text);
+    parts.extend(parser.finish());
+    text.clear();
+    let mut calls: Vec<ToolCall> = Vec::new();
+    for part in parts {
+        match part {
+            AnswerPart::Text(more) => text.push_str(&more),
+            AnswerPart::CallBegins { index, name } => {
+                let (id, arguments) = (running.call_id(choice, index), String::new());
+                calls.push(ToolCall { id, name, arguments });
+            }
+            AnswerPart::Arguments { index, json } => calls[index].arguments.push_str(&json),
+        }
+    }
+    calls
 }

@@ -7,7 +7,7 @@
 use std::time::SystemTime;
 
 use crossbeam_channel::Sender;
-use lm_types::{GenerateRequest, Prompt, RequestEvent, StopRules};
+use lm_types::{Dialog, GenerateRequest, Prompt, RequestEvent, SamplingParams, StopRules};
 
 use crate::{Feedback, FeedbackId, Privacy, Release, RunInfo, StoreError};
 
@@ -34,7 +34,9 @@ pub(crate) fn admit(event: &RequestEvent, privacy: Privacy) -> Box<RequestEvent>
         request: GenerateRequest {
             id: request.id,
             prompt: Prompt::Text(String::new()),
-            sampling: request.sampling.clone(),
+            dialog: Dialog::default(),
+            constraint: None,
+            sampling: SamplingParams { bad_words: Vec::new(), ..request.sampling.clone() },
             stop: StopRules {
                 stop_strings: Vec::new(),
                 stop_token_ids: request.stop.stop_token_ids.clone(),
@@ -72,5 +74,6 @@ pub(crate) fn size_bytes(event: &RequestEvent, privacy: Privacy) -> usize {
         }
     };
     let stop: usize = event.request.stop.stop_strings.iter().map(String::len).sum();
-    prompt + stop + event.output_text.len()
+    let form = event.request.constraint.as_ref().map_or(0, |asked| asked.form.size_bytes());
+    prompt + stop + form + event.request.dialog.size_bytes() + event.output_text.len()
 }

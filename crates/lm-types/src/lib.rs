@@ -5,6 +5,8 @@
 //! Start reading at [`GenerateRequest`] (what goes in), [`GenerateEvent`] (what comes out) and
 //! [`RequestEvent`] (what is remembered).
 
+mod constraint;
+mod dialog;
 mod event;
 mod id;
 mod message;
@@ -13,6 +15,8 @@ mod request;
 mod sampling;
 mod time;
 
+pub use constraint::{AnswerForm, CallForm, Constraint, TokenMask};
+pub use dialog::Dialog;
 pub use event::{
     CacheMissReason, Finish, FinishReason, GenerateError, GenerateEvent, QueueUnit, Timings,
     TokenLogprobs, Usage,
@@ -21,5 +25,5 @@ pub use id::{BlockIdx, ParseIdError, ReleaseHash, RequestId, SeqId, TenantId, To
 pub use message::{ChatMessage, Role};
 pub use observe::{Observer, Outcome, RequestEvent};
 pub use request::{GenerateRequest, Priority, Prompt, StopRules};
-pub use sampling::{InvalidParam, SamplingParams};
+pub use sampling::{Dry, InvalidParam, SamplingParams};
 pub use time::Timestamp;

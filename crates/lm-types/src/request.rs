@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{ChatMessage, RequestId, SamplingParams, TenantId, TokenId};
+use crate::{ChatMessage, Constraint, Dialog, RequestId, SamplingParams, TenantId, TokenId};
 
 /// One request of a client, ready to be tokenised.
 #[derive(Clone, Debug, PartialEq)]
@@ -11,6 +11,10 @@ pub struct GenerateRequest {
     pub id: RequestId,
     /// What to continue.
     pub prompt: Prompt,
+    /// What its chat template is given besides the messages; nothing when the prompt is no chat.
+    pub dialog: Dialog,
+    /// The form that the answer must have.
+    pub constraint: Option<Constraint>,
     /// How tokens are drawn. Choice `i` of `n` draws with seed `seed + i`.
     pub sampling: SamplingParams,
     /// When to end.
@@ -114,6 +118,8 @@ impl GenerateRequest {
         GenerateRequest {
             id,
             prompt,
+            dialog: Dialog::default(),
+            constraint: None,
             sampling: SamplingParams::default(),
             stop: StopRules::default(),
             n: 1,

@@ -2,7 +2,10 @@
 
 use std::ops::RangeInclusive;
 
-/// Parameters of one draw. Applied in this order: penalties, temperature, top-k, top-p, min-p.
+use crate::TokenId;
+
+/// Parameters of one draw. Applied in this order: grammar, allowed tokens, bad words, bias, DRY, penalties,
+/// top-n-sigma, temperature, top-k, typical-p, top-p, min-p.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingParams {
     /// 0 is greedy. Range 0..=2.
@@ -13,6 +16,19 @@ pub struct SamplingParams {
     pub top_p: f32,
     /// Keep tokens at least this fraction as likely as the most likely one. Range 0..=1.
     pub min_p: f32,
+    /// Keep the smallest set of tokens whose surprise is nearest to the expected one and whose probabilities sum to
+    /// at least this. Range (0, 1]; 1 is off. Source: Meister et al. 2022.
+    pub typical_p: f32,
+    /// Keep tokens whose logit is within this many standard deviations of the greatest. 0 is off. Source: Tang et al. 2024.
+    pub top_n_sigma: f32,
+    /// Penalise what would repeat an earlier sequence.
+    pub dry: Option<Dry>,
+    /// Added to the logits of these tokens. Range -100..=100.
+    pub logit_bias: Vec<(TokenId, f32)>,
+    /// Only these tokens may be drawn; ascending. `None` allows all.
+    pub allowed_token_ids: Option<Vec<TokenId>>,
+    /// Sequences of tokens that must not occur in the answer.
+    pub bad_words: Vec<Vec<TokenId>>,
     /// Divide (or multiply, when negative) the logits of seen tokens. Range (0, 2]; 1 is off. Source: Keskar et al. 2019.
     pub repetition_penalty: f32,
     /// Subtracted once from the logit of each generated token. Range -2..=2.
@@ -23,6 +39,20 @@ pub struct SamplingParams {
     pub seed: u64,
     /// When given, the log-probability of each drawn token is reported with this many alternatives. At most 20.
     pub logprobs: Option<u32>,
+}
+
+/// "Don't repeat yourself": a token that would extend a sequence that occurred before loses
+/// `multiplier * base^(length - allowed_length)`, `length` being that of the repeated sequence before it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dry {
+    /// How strong it is. Above 0.
+    pub multiplier: f32,
+    /// How fast it grows with the length. At least 1.
+    pub base: f32,
+    /// Repeated sequences shorter than this are free. At least 1.
+    pub allowed_length: u32,
+    /// Tokens that no repeated sequence reaches across; ascending.
+    pub breakers: Vec<TokenId>,
 }
 
 /// A parameter outside its range.
@@ -44,6 +74,12 @@ impl Default for SamplingParams {
             top_k: 0,
             top_p: 1.0,
             min_p: 0.0,
+            typical_p: 1.0,
+            top_n_sigma: 0.0,
+            dry: None,
+            logit_bias: Vec::new(),
+            allowed_token_ids: None,
+            bad_words: Vec::new(),
             repetition_penalty: 1.0,
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
@@ -69,6 +105,17 @@ impl SamplingParams {
             || self.frequency_penalty != 0.0
     }
 
+    /// Whether a draw must see every logit of its row, changed or not.
+    #[must_use]
+    pub fn changes_logits(&self) -> bool {
+        self.has_penalties()
+            || self.dry.is_some()
+            || self.top_n_sigma > 0.0
+            || !self.logit_bias.is_empty()
+            || self.allowed_token_ids.is_some()
+            || !self.bad_words.is_empty()
+    }
+
     /// Checks every range.
     ///
     /// # Errors
@@ -85,6 +132,18 @@ impl SamplingParams {
         )?;
         within("presence_penalty", self.presence_penalty, -2.0..=2.0, "between -2 and 2")?;
         within("frequency_penalty", self.frequency_penalty, -2.0..=2.0, "between -2 and 2")?;
+        within("typical_p", self.typical_p, f32::MIN_POSITIVE..=1.0, "above 0 and at most 1")?;
+        within("top_n_sigma", self.top_n_sigma, 0.0..=100.0, "between 0 and 100")?;
+        for &(_, bias) in &self.logit_bias {
+            within("logit_bias", bias, -100.0..=100.0, "between -100 and 100")?;
+        }
+        if let Some(dry) = &self.dry {
+            let positive = f32::MIN_POSITIVE..=100.0;
+            within("dry_multiplier", dry.multiplier, positive, "above 0 and at most 100")?;
+            within("dry_base", dry.base, 1.0..=4.0, "between 1 and 4")?;
+            let length = dry.allowed_length as f32;
+            within("dry_allowed_length", length, 1.0..=65_536.0, "between 1 and 65536")?;
+        }
         match self.logprobs {
             Some(n) if n > 20 => Err(InvalidParam {
                 name: "top_logprobs",

@@ -17,7 +17,7 @@ enum Floor {
     Outside,
 }
 
-const FLOORS: [(&str, Floor); 28] = [
+const FLOORS: [(&str, Floor); 29] = [
     ("lm-types", Floor::F(0)),
     ("lm-kernels", Floor::F(0)),
     ("lm-keys", Floor::F(1)),
@@ -27,6 +27,7 @@ const FLOORS: [(&str, Floor); 28] = [
     ("lm-backend", Floor::F(1)),
     ("lm-grammar", Floor::F(2)),
     ("lm-chat", Floor::F(2)),
+    ("lm-grammar", Floor::F(2)),
     ("lm-models", Floor::F(2)),
     ("lm-sim", Floor::F(2)),
     ("lm-candle", Floor::F(3)),

@@ -76,10 +76,18 @@ fn messages_are_checked() {
     );
     check(
         one(r#"{"role":"assistant","tool_calls":[{"id":"1"}]}"#),
-        "unsupported_field",
-        "messages[0].tool_calls",
-        "does not support",
+        "invalid_value",
+        "messages[0].tool_calls[0]",
+        "function",
     );
+    let call = |arguments: &str| {
+        let call = format!(r#"{{"id":"1","function":{{"name":"f","arguments":{arguments}}}}}"#);
+        one(&format!(r#"{{"role":"assistant","tool_calls":[{call}]}}"#))
+    };
+    assert!(call(r#""{\"x\": 1}""#).is_ok());
+    let param = "messages[0].tool_calls[0].function.arguments";
+    check(call(r#""{""#), "invalid_value", param, "JSON object");
+    check(call("[1]"), "invalid_value", param, "JSON object");
 }
 
 #[test]
@@ -120,11 +128,9 @@ fn wrong_types_and_ranges_are_refused_by_name_value_and_limit() {
 #[test]
 fn known_fields_that_would_change_the_answer_are_never_ignored() {
     for (fields, param) in [
-        (r#""tools":[{"type":"function"}]"#, "tools"),
-        (r#""tool_choice":"required""#, "tool_choice"),
         (r#""functions":[{}]"#, "functions"),
-        (r#""response_format":{"type":"json_object"}"#, "response_format"),
-        (r#""logit_bias":{"1":5}"#, "logit_bias"),
+        (r#""response_format":{"type":"yaml"}"#, "response_format.type"),
+        (r#""tools":[{"type":"web_search"}]"#, "tools[0].type"),
         (r#""suffix":"x""#, "suffix"),
         (r#""best_of":2"#, "best_of"),
         (r#""echo":true"#, "echo"),
@@ -133,10 +139,39 @@ fn known_fields_that_would_change_the_answer_are_never_ignored() {
         (r#""prediction":{}"#, "prediction"),
         (r#""web_search_options":{}"#, "web_search_options"),
         (r#""reasoning_effort":"high""#, "reasoning_effort"),
-        (r#""guided_json":{}"#, "guided_json"),
     ] {
         check(chat_with(fields), "unsupported_field", param, "does not support");
     }
+    let found = completion(r#"{"prompt":"a","tools":[{}]}"#);
+    check(found, "unsupported_field", "tools", "does not support");
+}
+
+#[test]
+fn forms_and_tools_are_checked() {
+    let invalid = |fields: &str, param: &str, part: &str| {
+        check(chat_with(fields), "invalid_value", param, part);
+    };
+    let missing = |fields: &str, param: &str| {
+        check(chat_with(fields), "missing_field", param, "missing");
+    };
+    missing(r#""tool_choice":"required""#, "tools");
+    missing(r#""tools":[{}]"#, "tools[0].type");
+    missing(r#""tools":[{"type":"function"}]"#, "tools[0].function");
+    missing(r#""response_format":{"type":"json_schema"}"#, "response_format.json_schema");
+    missing(r#""structured_outputs":{}"#, "structured_outputs");
+    invalid(r#""guided_choice":[]"#, "guided_choice", "at least 1 string");
+    invalid(r#""guided_json":3"#, "guided_json", "JSON schema");
+    invalid(r#""guided_regex":"a","guided_json":{}"#, "guided_regex", "one form");
+    invalid(r#""logit_bias":{"x":1}"#, "logit_bias", "token ids");
+    invalid(r#""logit_bias":{"1":101}"#, "logit_bias", "between -100 and 100");
+    invalid(r#""allowed_token_ids":[]"#, "allowed_token_ids", "at least 1");
+    invalid(r#""typical_p":0"#, "typical_p", "above 0");
+    invalid(r#""bad_words":[""]"#, "bad_words", "none empty");
+    invalid(r#""continue_final_message":true"#, "continue_final_message", "assistant");
+    let tools = r#""tools":[{"type":"function","function":{"name":"f"}}]"#;
+    invalid(&format!(r#"{tools},"tool_choice":"maybe""#), "tool_choice", "required");
+    let both = r#""tool_choice":"required","response_format":{"type":"json_object"}"#;
+    invalid(&format!("{tools},{both}"), "tool_choice", "one form");
 }
 
 #[test]

@@ -42,6 +42,7 @@ fn choice(index: u32) -> Choice {
     Choice {
         index,
         text: "é \"quoted\"\n".to_owned(),
+        tool_calls: Vec::new(),
         logprobs: None,
         finish_reason: FinishReason::Stop,
         request_id: None,

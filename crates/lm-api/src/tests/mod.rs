@@ -3,17 +3,23 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bad_bodies;
+mod dialects;
 mod good_bodies;
 mod json;
 mod urgency;
 
-use lastmile::SamplingParams;
+use lastmile::{SamplingParams, ToolFormat};
 
 use crate::{ApiError, ParseOptions, Parsed, parse_chat, parse_completion};
 
 fn with_options<T>(strict: bool, run: impl FnOnce(&ParseOptions<'_>) -> T) -> T {
     let defaults = SamplingParams { temperature: 0.7, ..SamplingParams::default() };
-    run(&ParseOptions { defaults: &defaults, entropy: 1000, strict })
+    run(&ParseOptions {
+        defaults: &defaults,
+        entropy: 1000,
+        tool_format: ToolFormat::Hermes,
+        strict,
+    })
 }
 
 fn chat(body: &str) -> Result<Parsed, ApiError> {

@@ -32,7 +32,7 @@ fn bad_bodies() {
     check(&chat(r#""temperature":3"#), 400, "invalid_value", Some("temperature"));
     check(&chat(r#""user":"\ud800""#), 400, "invalid_json", Some("user"));
     check(&chat(r#""stop":"""#), 400, "invalid_value", Some("stop"));
-    check(&chat(r#""tools":[{}]"#), 400, "unsupported_field", Some("tools"));
+    check(&chat(r#""tools":[{}]"#), 400, "missing_field", Some("tools[0].type"));
     check(&chat(r#""max_tokens":64"#), 400, "context_length_exceeded", Some("max_tokens"));
     check(&chat(r#""model":"gpt-9""#), 404, "model_not_found", Some("model"));
     let long = format!(r#"{{"prompt":"{}"}}"#, "x".repeat(100));

@@ -1,5 +1,6 @@
 //! Requests are found by what somebody remembers of them.
 
+use lm_types::Observer;
 use lm_types::{GenerateError, Outcome, Prompt, RequestId, TenantId};
 
 use super::{Home, event};

@@ -1,0 +1,276 @@
+//! Ollama's API: chat and generate.
+//!
+//! It must never know files of models.
+//!
+//! Start reading at [`parse_ollama_chat`] (in) and [`OllamaDialect`] (out).
+
+use std::time::Duration;
+
+use lastmile::{AnswerPart, FinishReason, Prompt};
+use serde_json::{Map, Value, json};
+
+use super::{Block, Dialect, DialectHead, Ending, Frame, Framing, append, arguments};
+use super::{array, call, finish, refuse_unless, take_over};
+use crate::fields::{Fields, Warnings};
+use crate::{ApiError, ParseOptions, Parsed, parse_completion, rfc3339};
+
+/// What chat and generate share: Ollama's name and OpenAI's.
+const OPTIONS: [(&str, &str); 17] = [
+    ("temperature", "temperature"),
+    ("top_k", "top_k"),
+    ("top_p", "top_p"),
+    ("min_p", "min_p"),
+    ("typical_p", "typical_p"),
+    ("seed", "seed"),
+    ("stop", "stop"),
+    ("repeat_penalty", "repetition_penalty"),
+    ("presence_penalty", "presence_penalty"),
+    ("frequency_penalty", "frequency_penalty"),
+    ("top_n_sigma", "top_n_sigma"),
+    ("dry_multiplier", "dry_multiplier"),
+    ("dry_base", "dry_base"),
+    ("dry_allowed_length", "dry_allowed_length"),
+    ("logit_bias", "logit_bias"),
+    ("bad_words", "bad_words"),
+    ("min_tokens", "min_tokens"),
+];
+
+/// Reads the body of `POST /api/chat`.
+///
+/// # Errors
+/// The first field that is malformed, outside its range, unsupported or, in strict mode, unknown.
+pub fn parse_ollama_chat(
+    body: &[u8],
+    options: &ParseOptions<'_>,
+) -> Result<(Parsed, Box<dyn Dialect>), ApiError> {
+    let mut body = Fields::parse(body)?;
+    let (mut chat, mut warnings) = (Map::new(), Warnings::default());
+    shared(&mut body, &mut chat, &mut warnings, options)?;
+    if let Some(tools) = body.take("tools") {
+        chat.insert("tools".to_owned(), tools);
+    }
+    let list = array(&mut body, "messages")?;
+    let wanted = "an array of at least 1 message";
+    let mut list = list.ok_or(ApiError::Missing { param: "messages".to_owned(), wanted })?;
+    for (i, message) in list.iter_mut().enumerate() {
+        translate(&format!("messages[{i}]"), message)?;
+    }
+    chat.insert("messages".to_owned(), Value::Array(list));
+    let mut parsed = finish(body, chat, warnings, options)?;
+    parsed.model = parsed.model.map(untagged);
+    Ok((parsed, Box::new(OllamaDialect { is_chat: true, blocks: Vec::new(), is_told: 0 })))
+}
+
+/// Reads the body of `POST /api/generate`. With `raw` the prompt is taken as it is; else it is a message.
+///
+/// # Errors
+/// The first field that is malformed, outside its range, unsupported or, in strict mode, unknown.
+pub fn parse_ollama_generate(
+    body: &[u8],
+    options: &ParseOptions<'_>,
+) -> Result<(Parsed, Box<dyn Dialect>), ApiError> {
+    let mut body = Fields::parse(body)?;
+    let (mut chat, mut warnings) = (Map::new(), Warnings::default());
+    shared(&mut body, &mut chat, &mut warnings, options)?;
+    let param = "prompt".to_owned();
+    let prompt = body.string("prompt")?.ok_or(ApiError::Missing { param, wanted: "a string" })?;
+    let (raw, system) = (body.boolean("raw")?.unwrap_or(false), body.string("system")?);
+    for name in ["suffix", "images", "template", "context"] {
+        let is_empty = |value: &Value| match value {
+            Value::String(text) => text.is_empty(),
+            Value::Array(list) => list.is_empty(),
+            _ => false,
+        };
+        refuse_unless(&mut body, name, is_empty)?;
+    }
+    let mut parsed = if raw {
+        body.finish(options.strict, &mut warnings)?;
+        chat.insert("prompt".to_owned(), prompt.into());
+        // Without a limit Ollama generates until the model ends.
+        let has_limit = chat.contains_key("max_tokens");
+        let mut parsed = parse_completion(Value::Object(chat).to_string().as_bytes(), options)?;
+        if !has_limit {
+            parsed.stop.max_tokens = None;
+        }
+        parsed.warnings.extend(warnings.into_list());
+        parsed
+    } else {
+        let mut messages = vec![json!({ "role": "user", "content": prompt })];
+        if let Some(system) = system.filter(|text| !text.is_empty()) {
+            messages.insert(0, json!({ "role": "system", "content": system }));
+        }
+        chat.insert("messages".to_owned(), Value::Array(messages));
+        finish(body, chat, warnings, options)?
+    };
+    debug_assert!(matches!(parsed.prompts[..], [Prompt::Chat(_) | Prompt::Text(_)]));
+    parsed.model = parsed.model.map(untagged);
+    Ok((parsed, Box::new(OllamaDialect { is_chat: false, blocks: Vec::new(), is_told: 0 })))
+}
+
+/// Ollama's clients name a model with a tag; the usual one says nothing.
+fn untagged(model: String) -> String {
+    model.strip_suffix(":latest").map(str::to_owned).unwrap_or(model)
+}
+
+fn shared(
+    body: &mut Fields,
+    chat: &mut Map<String, Value>,
+    warnings: &mut Warnings,
+    parse: &ParseOptions<'_>,
+) -> Result<(), ApiError> {
+    take_over(body, chat, &[("model", "model")]);
+    chat.insert("stream".to_owned(), body.boolean("stream")?.unwrap_or(true).into());
+    // A model stays loaded as long as the server runs.
+    body.take("keep_alive");
+    refuse_unless(body, "think", |value| *value == false)?;
+    match body.take("format") {
+        Some(Value::String(text)) if text.is_empty() => {}
+        Some(Value::String(text)) if text == "json" => {
+            chat.insert("response_format".to_owned(), json!({ "type": "json_object" }));
+        }
+        Some(schema @ Value::Object(_)) => {
+            let named = json!({ "name": "format", "schema": schema });
+            let format = json!({ "type": "json_schema", "json_schema": named });
+            chat.insert("response_format".to_owned(), format);
+        }
+        Some(other) => {
+            return Err(ApiError::invalid("format", &other, "\"json\" or a JSON schema"));
+        }
+        None => {}
+    }
+    let Some(options) = body.take("options") else { return Ok(()) };
+    let mut options = Fields::nested("options", options)?;
+    take_over(&mut options, chat, &OPTIONS);
+    // Below 0 is without a limit.
+    if let Some(limit) = options.take("num_predict").filter(|n| n.as_i64().is_none_or(|n| n >= 0)) {
+        chat.insert("max_tokens".to_owned(), limit);
+    }
+    options.finish(parse.strict, warnings)
+}
+
+/// Names calls, which have no ids in Ollama's API.
+fn translate(path: &str, message: &mut Value) -> Result<(), ApiError> {
+    let Some(fields) = message.as_object_mut() else {
+        return Err(ApiError::invalid(path, message, "an object"));
+    };
+    if let Some(images) = fields.shift_remove("images").filter(|images| *images != json!([])) {
+        let found = crate::error::shown(&images);
+        return Err(ApiError::Unsupported { param: format!("{path}.images"), found });
+    }
+    fields.shift_remove("thinking");
+    if let Some(name) = fields.shift_remove("tool_name") {
+        fields.insert("name".to_owned(), name);
+    }
+    if let Some(Value::Array(calls)) = fields.get_mut("tool_calls") {
+        for (i, one) in calls.iter_mut().enumerate() {
+            let id = Value::from(format!("call{i:05}"));
+            *one = call(&id, &one["function"]["name"], &one["function"]["arguments"]);
+        }
+    }
+    Ok(())
+}
+
+/// One answer in lines.
+struct OllamaDialect {
+    is_chat: bool,
+    blocks: Vec<Block>,
+    /// Blocks that a stream told already.
+    is_told: usize,
+}
+
+impl OllamaDialect {
+    fn line(&self, head: &DialectHead, text: &str, calls: &[Value]) -> Map<String, Value> {
+        let mut line = Map::new();
+        line.insert("model".to_owned(), head.model.clone().into());
+        line.insert("created_at".to_owned(), rfc3339(head.created).into());
+        if self.is_chat {
+            let mut message = json!({ "role": "assistant", "content": text });
+            if !calls.is_empty() {
+                message["tool_calls"] = json!(calls);
+            }
+            line.insert("message".to_owned(), message);
+        } else {
+            line.insert("response".to_owned(), text.into());
+        }
+        line.insert("done".to_owned(), false.into());
+        line
+    }
+
+    /// Calls that are complete and not told: all but the last while the answer goes on.
+    fn new_calls(&mut self, is_over: bool) -> Vec<Value> {
+        let n = self.blocks.len() - usize::from(!is_over && !self.blocks.is_empty());
+        let from = self.is_told.min(n);
+        self.is_told = n;
+        let call = |block: &Block| match block {
+            Block::Call { name, json, .. } => {
+                Some(json!({ "function": { "name": name, "arguments": arguments(json) } }))
+            }
+            Block::Text(_) => None,
+        };
+        self.blocks[from..n].iter().filter_map(call).collect()
+    }
+
+    fn last(&self, mut line: Map<String, Value>, head: &DialectHead, ending: &Ending) -> String {
+        let reason = if ending.reason == FinishReason::Length { "length" } else { "stop" };
+        let (timings, usage) = (ending.timings, ending.usage);
+        let nanos = |time: Duration| Value::from(time.as_nanos() as u64);
+        let more = [
+            ("done", true.into()),
+            ("done_reason", reason.into()),
+            ("total_duration", nanos(timings.e2e)),
+            ("load_duration", 0.into()),
+            ("prompt_eval_count", usage.prompt_tokens.into()),
+            ("prompt_eval_duration", nanos(timings.ttft.saturating_sub(timings.queue_wait))),
+            ("eval_count", usage.completion_tokens.into()),
+            ("eval_duration", nanos(timings.e2e.saturating_sub(timings.ttft))),
+        ];
+        line.extend(more.map(|(name, value)| (name.to_owned(), value)));
+        if !head.warnings.is_empty() {
+            line.insert("warnings".to_owned(), json!(head.warnings));
+        }
+        Value::Object(line).to_string()
+    }
+}
+
+impl Dialect for OllamaDialect {
+    fn framing(&self) -> Framing {
+        Framing::Lines
+    }
+
+    fn begin(&mut self, _: &DialectHead) -> Vec<Frame> {
+        Vec::new()
+    }
+
+    fn part(&mut self, head: &DialectHead, part: &AnswerPart, call_id: &str) -> Vec<Frame> {
+        append(&mut self.blocks, part, call_id);
+        let calls = self.new_calls(false);
+        let text = if let AnswerPart::Text(text) = part { text.as_str() } else { "" };
+        if text.is_empty() && calls.is_empty() {
+            return Vec::new();
+        }
+        let data = Value::Object(self.line(head, text, &calls)).to_string();
+        vec![Frame { event: None, data }]
+    }
+
+    fn end(&mut self, head: &DialectHead, ending: &Ending) -> Vec<Frame> {
+        let calls = self.new_calls(true);
+        let line = self.line(head, "", &calls);
+        vec![Frame { event: None, data: self.last(line, head, ending) }]
+    }
+
+    fn whole(&mut self, head: &DialectHead, ending: &Ending) -> String {
+        self.is_told = 0;
+        let calls = self.new_calls(true);
+        let text = |block: &Block| match block {
+            Block::Text(text) => Some(text.clone()),
+            Block::Call { .. } => None,
+        };
+        let text: String = self.blocks.iter().filter_map(text).collect();
+        let line = self.line(head, &text, &calls);
+        self.last(line, head, ending)
+    }
+
+    fn failed(&mut self, error: &ApiError) -> Frame {
+        Frame { event: None, data: error.to_ollama_json() }
+    }
+}

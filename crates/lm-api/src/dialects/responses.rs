@@ -1,0 +1,390 @@
+//! OpenAI's Responses API.
+//!
+//! It must never keep a response: nothing is stored under its id.
+//!
+//! Start reading at [`parse_responses`] (in) and [`ResponsesDialect`] (out).
+
+use std::time::UNIX_EPOCH;
+
+use lastmile::{AnswerPart, FinishReason};
+use serde_json::{Map, Value, json};
+
+use super::{Block, Dialect, DialectHead, Ending, Frame, Framing, append};
+use super::{array, call, finish, refuse_unless, take_over, tool};
+use crate::error::shown;
+use crate::fields::{Fields, Warnings};
+use crate::{ApiError, ParseOptions, Parsed};
+
+/// Reads the body of `POST /v1/responses`.
+///
+/// # Errors
+/// The first field that is malformed, outside its range, unsupported or, in strict mode, unknown.
+pub fn parse_responses(
+    body: &[u8],
+    options: &ParseOptions<'_>,
+) -> Result<(Parsed, Box<dyn Dialect>), ApiError> {
+    let mut body = Fields::parse(body)?;
+    let (mut chat, mut warnings) = (Map::new(), Warnings::default());
+    let names = [
+        ("model", "model"),
+        ("max_output_tokens", "max_tokens"),
+        ("temperature", "temperature"),
+        ("top_p", "top_p"),
+        ("stream", "stream"),
+        ("parallel_tool_calls", "parallel_tool_calls"),
+        ("top_k", "top_k"),
+        ("min_p", "min_p"),
+        ("seed", "seed"),
+    ];
+    take_over(&mut body, &mut chat, &names);
+    refuse(&mut body)?;
+    if body.boolean("store")? == Some(true) {
+        warnings.push("store is true, but responses are not kept for later requests".to_owned());
+    }
+    let metadata = body.take("metadata").unwrap_or_else(|| json!({}));
+    for name in ["user", "safety_identifier", "prompt_cache_key", "service_tier", "stream_options"]
+    {
+        body.take(name);
+    }
+    let tools = tools(&mut body, &mut chat)?;
+    text_format(&mut body, &mut chat, options, &mut warnings)?;
+    let instructions = body.string("instructions")?;
+    let mut messages = input(&mut body)?;
+    if let Some(text) = &instructions {
+        messages.insert(0, json!({ "role": "system", "content": text }));
+    }
+    chat.insert("messages".to_owned(), Value::Array(messages));
+    let parsed = finish(body, chat, warnings, options)?;
+    let echoed = json!({
+        "instructions": instructions,
+        "metadata": metadata,
+        "temperature": parsed.sampling.temperature,
+        "top_p": parsed.sampling.top_p,
+        "max_output_tokens": parsed.stop.max_tokens,
+        "tools": tools,
+        "tool_choice": "auto",
+        "parallel_tool_calls": parsed.tools.as_ref().is_none_or(|tools| tools.parallel),
+    });
+    let dialect = ResponsesDialect { echoed, blocks: Vec::new(), n_events: 0 };
+    Ok((parsed, Box::new(dialect)))
+}
+
+/// What needs earlier responses, other machines or other models.
+fn refuse(body: &mut Fields) -> Result<(), ApiError> {
+    for name in ["previous_response_id", "conversation", "prompt", "max_tool_calls"] {
+        refuse_unless(body, name, |_| false)?;
+    }
+    refuse_unless(body, "background", |value| *value == false)?;
+    refuse_unless(body, "truncation", |value| *value == "disabled")?;
+    refuse_unless(body, "include", |value| *value == json!([]))?;
+    refuse_unless(body, "top_logprobs", |value| *value == 0)?;
+    refuse_unless(body, "reasoning", |value| {
+        value["effort"].is_null() && value["summary"].is_null()
+    })
+}
+
+/// Fills in the chat's tools; gives them back as the response repeats them.
+fn tools(body: &mut Fields, chat: &mut Map<String, Value>) -> Result<Vec<Value>, ApiError> {
+    let list = array(body, "tools")?.unwrap_or_default();
+    let mut translated = Vec::new();
+    for (i, one) in list.iter().enumerate() {
+        if one["type"] != "function" {
+            let param = format!("tools[{i}].type");
+            return Err(ApiError::Unsupported { param, found: shown(&one["type"]) });
+        }
+        translated.push(tool(&one["name"], &one["description"], &one["parameters"]));
+    }
+    if !translated.is_empty() {
+        chat.insert("tools".to_owned(), Value::Array(translated));
+    }
+    match body.take("tool_choice") {
+        Some(choice @ Value::Object(_)) if choice["type"] == "function" => {
+            let named = json!({ "type": "function", "function": { "name": choice["name"] } });
+            chat.insert("tool_choice".to_owned(), named);
+        }
+        Some(other) => _ = chat.insert("tool_choice".to_owned(), other),
+        None => {}
+    }
+    Ok(list)
+}
+
+/// `text.format` is flat where a chat's `response_format` is nested.
+fn text_format(
+    body: &mut Fields,
+    chat: &mut Map<String, Value>,
+    options: &ParseOptions<'_>,
+    warnings: &mut Warnings,
+) -> Result<(), ApiError> {
+    let Some(text) = body.take("text") else { return Ok(()) };
+    let mut fields = Fields::nested("text", text)?;
+    refuse_unless(&mut fields, "verbosity", |value| *value == "medium")?;
+    if let Some(mut format) = fields.take("format") {
+        if format["type"] == "json_schema"
+            && let Some(inner) = format.as_object_mut()
+        {
+            inner.shift_remove("type");
+            format = json!({ "type": "json_schema", "json_schema": inner });
+        }
+        chat.insert("response_format".to_owned(), format);
+    }
+    fields.finish(options.strict, warnings)
+}
+
+fn input(body: &mut Fields) -> Result<Vec<Value>, ApiError> {
+    let wanted = "a string or an array of at least 1 item";
+    let items = match body.take("input") {
+        Some(text @ Value::String(_)) => {
+            return Ok(vec![json!({ "role": "user", "content": text })]);
+        }
+        Some(Value::Array(items)) if !items.is_empty() => items,
+        Some(other) => return Err(ApiError::invalid("input", &other, wanted)),
+        None => return Err(ApiError::Missing { param: "input".to_owned(), wanted }),
+    };
+    let mut messages: Vec<Value> = Vec::new();
+    for (i, item) in items.into_iter().enumerate() {
+        let path = format!("input[{i}]");
+        match item["type"].as_str() {
+            None | Some("message") => messages.push(message(&path, &item)?),
+            Some("function_call") => {
+                let one = call(&item["call_id"], &item["name"], &item["arguments"]);
+                // Calls of one answer are items side by side.
+                match messages.last_mut().and_then(|last| last.get_mut("tool_calls")) {
+                    Some(Value::Array(calls)) => calls.push(one),
+                    _ => messages
+                        .push(json!({ "role": "assistant", "content": "", "tool_calls": [one] })),
+                }
+            }
+            Some("function_call_output") => {
+                let (id, output) = (&item["call_id"], &item["output"]);
+                let output = output.as_str().map_or_else(|| output.to_string(), str::to_owned);
+                messages.push(json!({ "role": "tool", "tool_call_id": id, "content": output }));
+            }
+            Some(_) => {
+                let param = format!("{path}.type");
+                return Err(ApiError::Unsupported { param, found: shown(&item["type"]) });
+            }
+        }
+    }
+    Ok(messages)
+}
+
+fn message(path: &str, item: &Value) -> Result<Value, ApiError> {
+    let parts = match &item["content"] {
+        Value::Array(parts) => parts,
+        other => return Ok(json!({ "role": item["role"], "content": other })),
+    };
+    let mut texts = Vec::new();
+    for (i, part) in parts.iter().enumerate() {
+        match (part["type"].as_str(), &part["text"]) {
+            (Some("input_text" | "output_text"), Value::String(text)) => texts.push(text.as_str()),
+            _ => {
+                let param = format!("{path}.content[{i}].type");
+                return Err(ApiError::Unsupported { param, found: shown(&part["type"]) });
+            }
+        }
+    }
+    Ok(json!({ "role": item["role"], "content": texts.join("\n") }))
+}
+
+/// One answer as a response of items.
+struct ResponsesDialect {
+    /// Fields of the request that the response repeats.
+    echoed: Value,
+    blocks: Vec<Block>,
+    n_events: u64,
+}
+
+impl ResponsesDialect {
+    fn event(&mut self, name: &'static str, mut data: Value) -> Frame {
+        data["type"] = name.into();
+        data["sequence_number"] = self.n_events.into();
+        self.n_events += 1;
+        Frame { event: Some(name), data: data.to_string() }
+    }
+
+    fn item(head: &DialectHead, index: usize, block: &Block, status: &str) -> Value {
+        match block {
+            Block::Text(text) => {
+                let part = text_part(text);
+                let content = if status == "in_progress" { json!([]) } else { json!([part]) };
+                json!({
+                    "id": format!("msg_{}_{index}", head.id),
+                    "type": "message",
+                    "status": status,
+                    "role": "assistant",
+                    "content": content,
+                })
+            }
+            Block::Call { id, name, json } => json!({
+                "id": format!("fc_{}_{index}", head.id),
+                "type": "function_call",
+                "status": status,
+                "call_id": id,
+                "name": name,
+                "arguments": json,
+            }),
+        }
+    }
+
+    fn response(&self, head: &DialectHead, ending: Option<&Ending>) -> Value {
+        let is_cut = ending.is_some_and(|ending| ending.reason == FinishReason::Length);
+        let status = match ending {
+            None => "in_progress",
+            Some(_) if is_cut => "incomplete",
+            Some(_) => "completed",
+        };
+        let output: Vec<Value> = match ending {
+            None => Vec::new(),
+            Some(_) => {
+                let items = self.blocks.iter().enumerate();
+                items.map(|(i, block)| Self::item(head, i, block, status)).collect()
+            }
+        };
+        let usage = ending.map(|ending| {
+            let usage = ending.usage;
+            json!({
+                "input_tokens": usage.prompt_tokens,
+                "input_tokens_details": { "cached_tokens": usage.cached_tokens },
+                "output_tokens": usage.completion_tokens,
+                "output_tokens_details": { "reasoning_tokens": 0 },
+                "total_tokens": u64::from(usage.prompt_tokens) + u64::from(usage.completion_tokens),
+            })
+        });
+        let created = head.created.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut body = json!({
+            "id": format!("resp_{}", head.id),
+            "object": "response",
+            "created_at": created,
+            "status": status,
+            "error": null,
+            "incomplete_details": is_cut.then(|| json!({ "reason": "max_output_tokens" })),
+            "model": head.model,
+            "output": output,
+            "usage": usage,
+            "store": false,
+        });
+        if let (Some(body), Some(echoed)) = (body.as_object_mut(), self.echoed.as_object()) {
+            body.extend(echoed.clone());
+            if !head.warnings.is_empty() {
+                body.insert("warnings".to_owned(), json!(head.warnings));
+            }
+        }
+        body
+    }
+
+    fn close(&mut self, head: &DialectHead, status: &str, frames: &mut Vec<Frame>) {
+        let Some(block) = self.blocks.last().cloned() else { return };
+        let index = self.blocks.len() - 1;
+        let item = Self::item(head, index, &block, status);
+        let id = item["id"].clone();
+        match &block {
+            Block::Text(text) => {
+                let done = json!({ "item_id": id, "output_index": index, "content_index": 0,
+                    "text": text, "logprobs": [] });
+                frames.push(self.event("response.output_text.done", done));
+                let done = json!({ "item_id": id, "output_index": index, "content_index": 0,
+                    "part": text_part(text) });
+                frames.push(self.event("response.content_part.done", done));
+            }
+            Block::Call { name, json, .. } => {
+                let done = json!({ "item_id": id, "output_index": index, "name": name,
+                    "arguments": json });
+                frames.push(self.event("response.function_call_arguments.done", done));
+            }
+        }
+        let done = json!({ "output_index": index, "item": item });
+        frames.push(self.event("response.output_item.done", done));
+    }
+
+    fn open(&mut self, head: &DialectHead, frames: &mut Vec<Frame>) {
+        let Some(block) = self.blocks.last() else { return };
+        let index = self.blocks.len() - 1;
+        let empty = match block {
+            Block::Text(_) => Block::Text(String::new()),
+            Block::Call { id, name, .. } => {
+                Block::Call { id: id.clone(), name: name.clone(), json: String::new() }
+            }
+        };
+        let item = Self::item(head, index, &empty, "in_progress");
+        let added = json!({ "output_index": index, "item": item });
+        frames.push(self.event("response.output_item.added", added));
+        if matches!(empty, Block::Text(_)) {
+            let added = json!({ "item_id": item["id"], "output_index": index, "content_index": 0,
+                "part": text_part("") });
+            frames.push(self.event("response.content_part.added", added));
+        }
+    }
+}
+
+impl Dialect for ResponsesDialect {
+    fn framing(&self) -> Framing {
+        Framing::Events
+    }
+
+    fn begin(&mut self, head: &DialectHead) -> Vec<Frame> {
+        let response = self.response(head, None);
+        let begun = |name| (name, json!({ "response": response }));
+        ["response.created", "response.in_progress"]
+            .map(begun)
+            .map(|(name, data)| self.event(name, data))
+            .into()
+    }
+
+    fn part(&mut self, head: &DialectHead, part: &AnswerPart, call_id: &str) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        let continues = matches!(
+            (part, self.blocks.last()),
+            (AnswerPart::Text(_), Some(Block::Text(_))) | (AnswerPart::Arguments { .. }, _)
+        );
+        if !continues {
+            self.close(head, "completed", &mut frames);
+        }
+        append(&mut self.blocks, part, call_id);
+        if !continues {
+            self.open(head, &mut frames);
+        }
+        let Some(block) = self.blocks.last() else { return frames };
+        let index = self.blocks.len() - 1;
+        let id = Self::item(head, index, block, "in_progress")["id"].clone();
+        match part {
+            AnswerPart::Text(text) => {
+                let delta = json!({ "item_id": id, "output_index": index, "content_index": 0,
+                    "delta": text, "logprobs": [] });
+                frames.push(self.event("response.output_text.delta", delta));
+            }
+            AnswerPart::Arguments { json, .. } => {
+                let delta = json!({ "item_id": id, "output_index": index, "delta": json });
+                frames.push(self.event("response.function_call_arguments.delta", delta));
+            }
+            AnswerPart::CallBegins { .. } => {}
+        }
+        frames
+    }
+
+    fn end(&mut self, head: &DialectHead, ending: &Ending) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        let is_cut = ending.reason == FinishReason::Length;
+        let (status, name) = match is_cut {
+            true => ("incomplete", "response.incomplete"),
+            false => ("completed", "response.completed"),
+        };
+        self.close(head, status, &mut frames);
+        let response = self.response(head, Some(ending));
+        frames.push(self.event(name, json!({ "response": response })));
+        frames
+    }
+
+    fn whole(&mut self, head: &DialectHead, ending: &Ending) -> String {
+        self.response(head, Some(ending)).to_string()
+    }
+
+    fn failed(&mut self, error: &ApiError) -> Frame {
+        let body = error.body();
+        let data = json!({ "code": body.code, "message": body.message, "param": body.param });
+        self.event("error", data)
+    }
+}
+
+fn text_part(text: &str) -> Value {
+    json!({ "type": "output_text", "text": text, "annotations": [], "logprobs": [] })
+}

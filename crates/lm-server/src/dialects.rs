@@ -1,0 +1,320 @@
+//! The routes of other APIs: Responses, Anthropic's Messages, Ollama's chat and generate.
+//!
+//! It must never know their JSON; `lm-api` does.
+//!
+//! Start reading at [`respond`].
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures_util::{Stream, StreamExt, stream};
+use lastmile::{AnswerPart, GenerateError, GenerateEvent, ToolCallParser};
+use lm_api::{
+    ApiError, Dialect, DialectHead, Ending, Frame, Framing, ParseOptions, Parsed, Style,
+    asked_model, parse_messages, parse_ollama_chat, parse_ollama_generate, parse_responses,
+};
+use serde_json::json;
+
+use crate::app::App;
+use crate::auth::Caller;
+use crate::generate::{Call, Running, launch, off_thread, parse_options, refused, with_headers};
+use crate::request_log::RequestEntry;
+use crate::streamed::{KEEP_ALIVE, X_ACCEL_BUFFERING};
+use crate::{body, reply};
+
+/// One of the APIs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Api {
+    Responses,
+    Messages,
+    OllamaChat,
+    OllamaGenerate,
+}
+
+impl Api {
+    fn parse(
+        self,
+        body: &[u8],
+        options: &ParseOptions<'_>,
+    ) -> Result<(Parsed, Box<dyn Dialect>), ApiError> {
+        match self {
+            Api::Responses => parse_responses(body, options),
+            Api::Messages => parse_messages(body, false, options),
+            Api::OllamaChat => parse_ollama_chat(body, options),
+            Api::OllamaGenerate => parse_ollama_generate(body, options),
+        }
+    }
+
+    fn refuse(self, error: &ApiError) -> Response {
+        let body = match self {
+            Api::Responses => return reply::error(error),
+            Api::Messages => error.to_messages_json(),
+            Api::OllamaChat | Api::OllamaGenerate => error.to_ollama_json(),
+        };
+        let mut response = reply::error(error);
+        *response.body_mut() = Body::from(body);
+        response
+    }
+}
+
+/// A handler of one API.
+macro_rules! handler {
+    ($name:ident, $api:expr) => {
+        pub(crate) async fn $name(
+            State(app): State<Arc<App>>,
+            Extension(entry): Extension<Arc<RequestEntry>>,
+            Extension(caller): Extension<Caller>,
+            request: Request,
+        ) -> Response {
+            respond(app, entry, caller, request, $api).await
+        }
+    };
+}
+
+handler!(responses, Api::Responses);
+handler!(messages, Api::Messages);
+handler!(ollama_chat, Api::OllamaChat);
+handler!(ollama_generate, Api::OllamaGenerate);
+
+/// `POST /v1/messages/count_tokens`: the tokens of a prompt that is not answered.
+pub(crate) async fn count_tokens(
+    State(app): State<Arc<App>>,
+    Extension(entry): Extension<Arc<RequestEntry>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Response {
+    let answer = async {
+        entry.hold(app.admit(&caller)?);
+        let (body, room) = body::read(request.into_body(), &app).await?;
+        entry.hold_body(room);
+        let runtime = app.models.resolve(asked_model(&body).as_deref()).await?;
+        let id = entry.id;
+        let n_tokens = off_thread(move || {
+            let defaults = runtime.default_sampling();
+            let options = parse_options(&app, &runtime, &defaults, id);
+            let (parsed, _) = parse_messages(&body, true, &options)?;
+            let prompt = parsed.prompts.first();
+            let tokens = prompt.map(|prompt| runtime.prompt_tokens(prompt, &parsed.dialog));
+            let tokens = tokens.transpose().map_err(|error| refused(error, Style::Chat))?;
+            Ok(tokens.unwrap_or_default().len())
+        })
+        .await?;
+        Ok(reply::json(StatusCode::OK, json!({ "input_tokens": n_tokens }).to_string()))
+    };
+    answer.await.unwrap_or_else(|error: ApiError| {
+        entry.failed(&error);
+        Api::Messages.refuse(&error)
+    })
+}
+
+async fn respond(
+    app: Arc<App>,
+    entry: Arc<RequestEntry>,
+    caller: Caller,
+    request: Request,
+    api: Api,
+) -> Response {
+    let answer = async {
+        entry.hold(app.admit(&caller)?);
+        let (head, body) = request.into_parts();
+        let (body, room) = body::read(body, &app).await?;
+        entry.hold_body(room);
+        let mut model = asked_model(&body);
+        if matches!(api, Api::OllamaChat | Api::OllamaGenerate) {
+            // The usual tag of Ollama's clients says nothing.
+            model = model.map(|name| name.trim_end_matches(":latest").to_owned());
+        }
+        let began = Instant::now();
+        let runtime = app.models.resolve(model.as_deref()).await?;
+        let waited = began.elapsed();
+        let (headers, style) = (head.headers, Style::Chat);
+        let call = Call { entry: Arc::clone(&entry), caller, headers, body, style };
+        let transcript = off_thread(move || {
+            let defaults = runtime.default_sampling();
+            let options = parse_options(&app, &runtime, &defaults, call.entry.id);
+            let (mut parsed, dialect) = api.parse(&call.body, &options)?;
+            with_headers(&mut parsed, &call.headers)?;
+            let has_stops = !parsed.stop.stop_strings.is_empty();
+            let running = launch(&app, Arc::clone(&runtime), waited, &call, parsed)?;
+            Ok(Transcript::new(running, dialect, call.entry, has_stops))
+        })
+        .await?;
+        if transcript.running.stream {
+            return Ok(transcript.streamed());
+        }
+        transcript.whole().await
+    };
+    answer.await.unwrap_or_else(|error: ApiError| {
+        entry.failed(&error);
+        api.refuse(&error)
+    })
+}
+
+/// One answer on its way.
+struct Transcript {
+    running: Running,
+    dialect: Box<dyn Dialect>,
+    head: DialectHead,
+    entry: Arc<RequestEntry>,
+    calls: Option<ToolCallParser>,
+    has_stops: bool,
+    ends_by_model: bool,
+    pending: VecDeque<Frame>,
+    is_over: bool,
+}
+
+impl Transcript {
+    fn new(
+        running: Running,
+        dialect: Box<dyn Dialect>,
+        entry: Arc<RequestEntry>,
+        has_stops: bool,
+    ) -> Self {
+        let head = DialectHead {
+            id: entry.id.to_string(),
+            model: running.head.model.clone(),
+            created: SystemTime::now(),
+            warnings: running.head.warnings.clone(),
+        };
+        Transcript {
+            calls: running.call_parser(),
+            running,
+            dialect,
+            head,
+            entry,
+            has_stops,
+            ends_by_model: false,
+            pending: VecDeque::new(),
+            is_over: false,
+        }
+    }
+
+    /// Takes in what the engine says next. The end, once it is there.
+    async fn advance(&mut self) -> Result<Option<Ending>, GenerateError> {
+        match self.running.events.next().await {
+            Some((_, GenerateEvent::Delta { text, tokens, .. })) => {
+                let last = tokens.last();
+                self.ends_by_model =
+                    last.is_some_and(|&token| self.running.runtime.ends_answer(token));
+                let parts = match &mut self.calls {
+                    Some(calls) => calls.push(&text),
+                    None if text.is_empty() => Vec::new(),
+                    None => vec![AnswerPart::Text(text)],
+                };
+                self.tell(parts);
+                Ok(None)
+            }
+            Some((_, GenerateEvent::Finished(finish))) => {
+                let last = self.calls.as_mut().map(ToolCallParser::finish);
+                self.tell(last.unwrap_or_default());
+                self.entry.used(finish.usage);
+                Ok(Some(Ending {
+                    reason: finish.reason,
+                    by_stop_string: self.has_stops && !self.ends_by_model,
+                    usage: finish.usage,
+                    timings: finish.timings,
+                }))
+            }
+            Some((_, GenerateEvent::Failed(error))) => Err(error),
+            None => Err(GenerateError::ShuttingDown),
+        }
+    }
+
+    fn tell(&mut self, parts: Vec<AnswerPart>) {
+        for part in parts {
+            let call = match &part {
+                AnswerPart::Text(_) => 0,
+                AnswerPart::CallBegins { index, .. } | AnswerPart::Arguments { index, .. } => {
+                    *index
+                }
+            };
+            let id = self.running.call_id(0, call);
+            self.pending.extend(self.dialect.part(&self.head, &part, &id));
+        }
+    }
+
+    async fn whole(mut self) -> Result<Response, ApiError> {
+        loop {
+            let ending = self.advance().await.map_err(|error| refused(error, Style::Chat))?;
+            self.pending.clear();
+            if let Some(ending) = ending {
+                self.is_over = true;
+                return Ok(reply::json(StatusCode::OK, self.dialect.whole(&self.head, &ending)));
+            }
+        }
+    }
+
+    /// The next frame; `None` after the last one.
+    async fn next(&mut self) -> Option<Frame> {
+        loop {
+            if let Some(frame) = self.pending.pop_front() {
+                return Some(frame);
+            }
+            if self.is_over {
+                return None;
+            }
+            match self.advance().await {
+                Ok(None) => {}
+                Ok(Some(ending)) => {
+                    self.pending.extend(self.dialect.end(&self.head, &ending));
+                    self.is_over = true;
+                }
+                Err(error) => {
+                    let error = refused(error, Style::Chat);
+                    self.entry.failed(&error);
+                    self.pending.push_back(self.dialect.failed(&error));
+                    self.is_over = true;
+                }
+            }
+        }
+    }
+
+    fn streamed(mut self) -> Response {
+        let framing = self.dialect.framing();
+        self.pending.extend(self.dialect.begin(&self.head));
+        let frames = stream::unfold(self, |mut transcript| async move {
+            let frame = transcript.next().await?;
+            Some((frame, transcript))
+        });
+        let mut response = match framing {
+            Framing::Events => events(frames),
+            Framing::Lines => lines(frames),
+        };
+        response.headers_mut().insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+        response
+    }
+}
+
+impl Drop for Transcript {
+    fn drop(&mut self) {
+        if !self.is_over || !self.pending.is_empty() {
+            self.entry.client_left();
+        }
+    }
+}
+
+fn events(frames: impl Stream<Item = Frame> + Send + 'static) -> Response {
+    let events = frames.map(|frame| {
+        let event = Event::default().data(frame.data);
+        Ok::<_, Infallible>(match frame.event {
+            Some(name) => event.event(name),
+            None => event,
+        })
+    });
+    Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
+}
+
+fn lines(frames: impl Stream<Item = Frame> + Send + 'static) -> Response {
+    let lines = frames.map(|frame| Ok::<_, Infallible>(format!("{}\n", frame.data)));
+    let kind = HeaderValue::from_static("application/x-ndjson");
+    ([(CONTENT_TYPE, kind)], Body::from_stream(lines)).into_response()
+}

@@ -1,0 +1,141 @@
+//! `/tokenize`, `/detokenize`, `/apply-template` and `/abort`.
+//!
+//! It must never touch the engine but to end an answer.
+//!
+//! Start reading at [`tokenize`].
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use lastmile::{GenerateError, Prompt, Runtime};
+use lm_api::{
+    ApiError, ParseOptions, Text, asked_model, parse_abort, parse_detokenize, parse_template,
+    parse_tokenize,
+};
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::auth::Caller;
+use crate::generate::{off_thread, parse_options};
+use crate::request_log::RequestEntry;
+use crate::{body, reply};
+
+pub(crate) async fn tokenize(
+    State(app): State<Arc<App>>,
+    Extension(entry): Extension<Arc<RequestEntry>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Response {
+    respond(app, entry, caller, request, |body, runtime, options| {
+        let text = parse_tokenize(body, options)?;
+        let tokens = match &text.prompt {
+            Prompt::Text(prompt) => runtime.tokenize(prompt, text.add_special),
+            other => runtime.prompt_tokens(other, &text.dialog),
+        };
+        let tokens = tokens.map_err(refused)?;
+        let texts = text.wants_texts.then(|| {
+            tokens.iter().map(|&token| runtime.token_text(token)).collect::<Vec<String>>()
+        });
+        let body = json!({
+            "count": tokens.len(),
+            "max_model_len": runtime.info().backend.max_model_len,
+            "tokens": tokens,
+            "token_strs": texts,
+        });
+        Ok(warned(body, &text))
+    })
+    .await
+}
+
+pub(crate) async fn detokenize(
+    State(app): State<Arc<App>>,
+    Extension(entry): Extension<Arc<RequestEntry>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Response {
+    respond(app, entry, caller, request, |body, runtime, options| {
+        let tokens = parse_detokenize(body, options.strict)?;
+        let prompt = runtime
+            .detokenize(&tokens)
+            .map_err(|error| ApiError::Generate { error, prompt_param: "tokens" })?;
+        Ok(json!({ "prompt": prompt }))
+    })
+    .await
+}
+
+pub(crate) async fn apply_template(
+    State(app): State<Arc<App>>,
+    Extension(entry): Extension<Arc<RequestEntry>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Response {
+    respond(app, entry, caller, request, |body, runtime, options| {
+        let text = parse_template(body, options)?;
+        let messages = match &text.prompt {
+            Prompt::Chat(messages) => messages.as_slice(),
+            _ => &[],
+        };
+        let prompt = runtime.apply_template(messages, &text.dialog).map_err(refused)?;
+        Ok(warned(json!({ "prompt": prompt }), &text))
+    })
+    .await
+}
+
+/// Ends answers that run, by the ids of their requests.
+pub(crate) async fn abort(
+    State(app): State<Arc<App>>,
+    Extension(entry): Extension<Arc<RequestEntry>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Response {
+    let (aborts, tenant) = (Arc::clone(&app.aborts), caller.tenant());
+    respond(app, entry, caller, request, move |body, _, options| {
+        let asked = parse_abort(body, options.strict)?;
+        let found = asked.iter().filter(|id| aborts.abort(tenant, **id)).count();
+        match asked.first() {
+            Some(id) if found == 0 => Err(ApiError::NotRunning { id: id.to_string() }),
+            _ => Ok(json!({ "aborted": found })),
+        }
+    })
+    .await
+}
+
+async fn respond(
+    app: Arc<App>,
+    entry: Arc<RequestEntry>,
+    caller: Caller,
+    request: Request,
+    work: impl FnOnce(&[u8], &Runtime, &ParseOptions<'_>) -> Result<Value, ApiError> + Send + 'static,
+) -> Response {
+    let answer = async {
+        entry.hold(app.admit(&caller)?);
+        let (body, room) = body::read(request.into_body(), &app).await?;
+        entry.hold_body(room);
+        let runtime = app.models.resolve(asked_model(&body).as_deref()).await?;
+        let id = entry.id;
+        let body = off_thread(move || {
+            let defaults = runtime.default_sampling();
+            work(&body, &runtime, &parse_options(&app, &runtime, &defaults, id))
+        })
+        .await?;
+        Ok(reply::json(StatusCode::OK, body.to_string()))
+    };
+    answer.await.unwrap_or_else(|error: ApiError| {
+        entry.failed(&error);
+        reply::error(&error)
+    })
+}
+
+fn warned(mut body: Value, text: &Text) -> Value {
+    if !text.warnings.is_empty() {
+        body["warnings"] = json!(text.warnings);
+    }
+    body
+}
+
+fn refused(error: GenerateError) -> ApiError {
+    ApiError::Generate { error, prompt_param: "prompt" }
+}
