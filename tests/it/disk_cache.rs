@@ -47,6 +47,14 @@ fn ask(runtime: &Runtime, tenant: u64, prompt: Vec<TokenId>) -> Answer {
     runtime.complete(request).unwrap().remove(0)
 }
 
+fn wait_until_written(runtime: &Runtime, n_blocks: u64) {
+    let began = Instant::now();
+    while runtime.stats().block_store.unwrap().written_blocks < n_blocks {
+        assert!(began.elapsed() < END, "{:?}", runtime.stats().block_store);
+        std::thread::yield_now();
+    }
+}
+
 fn block_files(folder: &Path) -> Vec<PathBuf> {
     let below = |path: &Path| -> Vec<PathBuf> {
         std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect()
@@ -211,6 +219,8 @@ fn the_folder_stays_within_its_bytes_and_strangers_files_stay() {
     }
     for seed in 0..30 {
         ask(&runtime, 7, prompt(seed, 300));
+        // Faster than the disk is dropped; here everything has to come in turn.
+        wait_until_written(&runtime, 9 * (u64::from(seed) + 1));
     }
     runtime.shutdown(END);
     let store = runtime.stats().block_store.unwrap();

@@ -100,5 +100,5 @@ fn a_plan_is_one_json_document_and_its_status_says_whether_it_fits() {
     assert_eq!(tight.status, 1, "{tight:?}");
     assert!(tight.stdout.contains("does not fit"), "{tight:?}");
     let serve = ["serve", "--model", model, "--port", "0", "--memory-limit", "1"];
-    home.run(serve).refused(3, &["50331648", "1048576", "memory_limit"]);
+    home.run(serve).refused(3, &["117440512", "1048576", "memory_limit"]);
 }

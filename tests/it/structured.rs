@@ -55,6 +55,9 @@ fn a_form_is_kept_in_a_crowd_and_after_preemption() {
 #[test]
 fn choices_of_one_request_differ_and_all_keep_the_form() {
     let mut request = request(0);
+    // Of words: single letters are so unlikely here that every draw of them is the same.
+    let form = AnswerForm::Regex("( [a-z]{2,9}){20}-end".to_owned());
+    request.constraint = Some(Constraint { field: "guided_regex", form });
     request.n = 4;
     let mut answers: Vec<String> =
         start(1000).complete(request).unwrap().into_iter().map(|answer| answer.text).collect();

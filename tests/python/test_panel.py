@@ -227,7 +227,7 @@ def test_a_timeline_is_drawn_where_the_server_has_one(browser, server):
     assert picture.locator("svg > rect.s1").count() == 2, "two chunks of the prompt"
     assert picture.locator("svg > rect.s2").count() == 6, "six tokens"
     picture.locator("summary").click()
-    picture.get_by_text("before token 3: <b>a prompt</b> of 900 tokens").wait_for()
+    picture.get_by_role("cell", name="before token 3: <b>a prompt</b> of 900 tokens").wait_for()
     assert picture.get_by_text("32 of 100 prompt tokens were cached").count() == 1
     watched.check()
     watched.shoot("timeline-768-light")

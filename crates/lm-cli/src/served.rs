@@ -35,7 +35,13 @@ pub(crate) struct ServedArgs {
     #[arg(long, value_name = "N", env = "LASTMILE_MAX_LOADED_MODELS", hide_short_help = true)]
     pub(crate) max_loaded_models: Option<std::num::NonZeroUsize>,
     /// Unload a model that nobody asked for so long, such as 90s, 10m or 2h.
-    #[arg(long, value_name = "TIME", value_parser = time, env = "LASTMILE_MODEL_IDLE_TIMEOUT")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = time,
+        env = "LASTMILE_MODEL_IDLE_TIMEOUT",
+        hide_short_help = true
+    )]
     pub(crate) model_idle_timeout: Option<Duration>,
     #[command(flatten)]
     pub(crate) run: RunOptions,

@@ -147,12 +147,9 @@ pub(crate) const NUMBERS: &[Number] = &[
         "Recent mean of |predicted - measured| / measured of a step.",
         |m| m.stats.step_error_ratio,
     ),
-    gauge(
-        "engine_heartbeat_age_seconds",
-        None,
-        "Since the engine last went round its loop.",
-        |m| m.stats.heartbeat_age.as_secs_f64(),
-    ),
+    gauge("heartbeat_age_seconds", None, "Since the engine last went round its loop.", |m| {
+        m.stats.heartbeat_age.as_secs_f64()
+    }),
     gauge("engine_died", None, "1 when the engine's thread panicked; only a restart helps.", |m| {
         f64::from(u8::from(m.stats.died))
     }),

@@ -53,7 +53,8 @@ pub struct ModelStatus {
     pub state: ModelState,
     /// Its engine, if it is loaded.
     pub runtime: Option<Arc<Runtime>>,
-    /// Engines of it that were replaced or unloaded and still have answers to finish.
+    /// Engines of it that were replaced or unloaded and still have answers to finish or memory to
+    /// give back.
     pub n_retiring: usize,
     /// How often it was loaded.
     pub n_loads: u64,

@@ -74,6 +74,7 @@ impl Registry {
         let state = State {
             slots: declared.iter().map(|_| Slot::default()).collect(),
             retiring: Vec::new(),
+            ending: Vec::new(),
             ending_bytes: 0,
             loading: None,
             is_closed: false,
@@ -181,7 +182,8 @@ impl Registry {
                     (None, false) => ModelState::Unloaded,
                 },
                 runtime: slot.runtime.clone(),
-                n_retiring: state.retiring.iter().filter(|(of, _)| *of == i).count(),
+                n_retiring: state.retiring.iter().filter(|(of, _)| *of == i).count()
+                    + state.ending.iter().filter(|of| **of == i).count(),
                 n_loads: slot.n_loads,
             }
         };

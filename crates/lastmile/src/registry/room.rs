@@ -147,6 +147,8 @@ impl Shared {
         }
         let bytes: u64 = ended.iter().map(|(_, runtime)| runtime.info().planned_bytes).sum();
         state.ending_bytes += bytes;
+        let models: Vec<usize> = ended.iter().map(|(i, _)| *i).collect();
+        state.ending.extend(&models);
         drop(state);
         for (i, runtime) in ended {
             runtime.shutdown(ENDING);
@@ -154,6 +156,11 @@ impl Shared {
             tracing::info!(model = self.declared[i].name, "unloaded");
         }
         let mut state = self.state();
+        for i in models {
+            if let Some(at) = state.ending.iter().position(|of| *of == i) {
+                state.ending.swap_remove(at);
+            }
+        }
         state.ending_bytes -= bytes;
         self.changed.notify_all();
         state

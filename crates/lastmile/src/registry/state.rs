@@ -10,6 +10,8 @@ pub(super) struct State {
     pub(super) slots: Vec<Slot>,
     /// Engines that take nothing more in.
     pub(super) retiring: Vec<(usize, Arc<Runtime>)>,
+    /// Models of engines that nobody uses any more, whose memory is being freed.
+    pub(super) ending: Vec<usize>,
     /// What engines hold that are being ended now.
     pub(super) ending_bytes: u64,
     /// The model that is being loaded: one at a time, so that memory is given out once.
