@@ -134,13 +134,14 @@ def test_memory_comes_back(server):
     print(f"resident {full / MIB:.0f} MiB, {freed / MIB:.0f} of it come back; planned were {planned / MIB:.0f}")
     assert freed > installed(SECOND).stat().st_size / 2
     levels = []
-    for _ in range(4):
+    for _ in range(7):
         ask(server, "second", 64)
         levels.append(resident_bytes(server))
         server.post("/ops/v1/models/second/unload", b"")
         until(20, gone)
     print("resident after each load, MiB:", [level // MIB for level in levels])
-    assert levels[-1] - levels[0] < 40 * MIB, levels
+    # The allocator's arenas grow with the first loads, and no more after them.
+    assert levels[-1] - levels[3] < 40 * MIB, levels
 
 
 def test_a_file_is_replaced_under_sixteen_streams(server, file):
