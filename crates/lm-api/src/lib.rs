@@ -29,7 +29,7 @@ mod unsupported;
 mod urgency;
 
 pub use asked_model::asked_model;
-pub use date::rfc3339;
+pub use date::{CivilTime, rfc3339};
 pub use denial::Denial;
 pub use dialects::{
     Dialect, DialectHead, Ending, Frame, Framing, parse_messages, parse_ollama_chat,

@@ -6,6 +6,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
+use lm_api::CivilTime;
 use lm_store::{LatencyMs, RunState, Totals};
 
 use crate::{Doctor, RunReport};
@@ -85,20 +86,8 @@ pub struct Utc(pub i64);
 
 impl Display for Utc {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let seconds = self.0.div_euclid(1000);
-        let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-        // Years begin in March here, so that the leap day is the last. Source: Hinnant,
-        // "chrono-Compatible Low-Level Date Algorithms", civil_from_days.
-        let days = days + 719_468;
-        let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-        let year_of_era =
-            (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let month_from_march = (5 * day_of_year + 2) / 153;
-        let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-        let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-        let year = year_of_era + era * 400 + i64::from(month <= 2);
-        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+        let CivilTime { year, month, day, hour, minute, second } =
+            CivilTime::at(self.0.div_euclid(1000));
         write!(f, "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}Z")
     }
 }

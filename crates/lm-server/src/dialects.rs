@@ -20,16 +20,17 @@ use futures_util::{Stream, StreamExt, stream};
 use lastmile::{AnswerPart, GenerateError, GenerateEvent, ToolCallParser};
 use lm_api::{
     ApiError, Dialect, DialectHead, Ending, Frame, Framing, ParseOptions, Parsed, Style,
-    asked_model, parse_messages, parse_ollama_chat, parse_ollama_generate, parse_responses,
+    parse_messages, parse_ollama_chat, parse_ollama_generate, parse_responses,
 };
 use serde_json::json;
 
 use crate::app::App;
 use crate::auth::Caller;
 use crate::generate::{Call, Running, launch, off_thread, parse_options, refused, with_headers};
+use crate::intake::{Asked, take};
+use crate::reply;
 use crate::request_log::RequestEntry;
 use crate::streamed::{KEEP_ALIVE, X_ACCEL_BUFFERING};
-use crate::{body, reply};
 
 /// One of the APIs.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -93,10 +94,8 @@ pub(crate) async fn count_tokens(
     request: Request,
 ) -> Response {
     let answer = async {
-        entry.hold(app.admit(&caller)?);
-        let (body, room) = body::read(request.into_body(), &app).await?;
-        entry.hold_body(room);
-        let runtime = app.models.resolve(asked_model(&body).as_deref()).await?;
+        let Asked { body, model, .. } = take(&app, &entry, &caller, request).await?;
+        let runtime = app.models.resolve(model.as_deref()).await?;
         let id = entry.id;
         let n_tokens = off_thread(move || {
             let defaults = runtime.default_sampling();
@@ -124,11 +123,7 @@ async fn respond(
     api: Api,
 ) -> Response {
     let answer = async {
-        entry.hold(app.admit(&caller)?);
-        let (head, body) = request.into_parts();
-        let (body, room) = body::read(body, &app).await?;
-        entry.hold_body(room);
-        let mut model = asked_model(&body);
+        let Asked { headers, body, mut model } = take(&app, &entry, &caller, request).await?;
         if matches!(api, Api::OllamaChat | Api::OllamaGenerate) {
             // The usual tag of Ollama's clients says nothing.
             model = model.map(|name| name.trim_end_matches(":latest").to_owned());
@@ -136,7 +131,7 @@ async fn respond(
         let began = Instant::now();
         let runtime = app.models.resolve(model.as_deref()).await?;
         let waited = began.elapsed();
-        let (headers, style) = (head.headers, Style::Chat);
+        let style = Style::Chat;
         let call = Call { entry: Arc::clone(&entry), caller, headers, body, style };
         let transcript = off_thread(move || {
             let defaults = runtime.default_sampling();

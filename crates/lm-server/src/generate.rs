@@ -20,16 +20,17 @@ use lastmile::{
 };
 use lm_api::{
     ApiError, Head, LogprobEntry, ParseOptions, Parsed, Style, TextOffset, TokenName, Urgency,
-    asked_model, call_id, parse_chat, parse_completion,
+    call_id, parse_chat, parse_completion,
 };
 
 use crate::aborts::Listed;
 use crate::app::{App, mint_id, unix_seconds};
 use crate::auth::Caller;
+use crate::intake::{Asked, take};
 use crate::lease::estimated_tokens;
 use crate::registry::LOAD_WAIT;
 use crate::request_log::RequestEntry;
-use crate::{body, reply, streamed, whole};
+use crate::{reply, streamed, whole};
 
 /// The running answers of one HTTP request. Dropping it aborts them.
 pub(crate) struct Running {
@@ -75,16 +76,8 @@ async fn respond(
     style: Style,
 ) -> Response {
     let answer = async {
-        entry.hold(app.admit(&caller)?);
-        let (head, body) = request.into_parts();
-        let (body, room) = body::read(body, &app).await?;
-        entry.hold_body(room);
-        let (body, model) = off_thread(move || {
-            let model = asked_model(&body);
-            Ok((body, model))
-        })
-        .await?;
-        let call = Call { entry: Arc::clone(&entry), caller, headers: head.headers, body, style };
+        let Asked { headers, body, model } = take(&app, &entry, &caller, request).await?;
+        let call = Call { entry: Arc::clone(&entry), caller, headers, body, style };
         let (call, runtime, waited) = model_for(&app, call, model).await?;
         let running = off_thread(move || start(&app, runtime, waited, &call)).await?;
         if running.stream {

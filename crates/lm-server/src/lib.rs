@@ -18,6 +18,7 @@ mod gen_ai;
 mod generate;
 mod headers;
 mod health;
+mod intake;
 mod lease;
 mod metric_table;
 mod metrics;

@@ -6,15 +6,19 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use lastmile::Runtime;
-use lm_api::{ApiError, asked_model, rfc3339};
+use lm_api::{ApiError, rfc3339};
 use serde_json::{Value, json};
 
 use crate::app::App;
-use crate::{body, reply};
+use crate::auth::Caller;
+use crate::intake::{Asked, take};
+use crate::reply;
+use crate::request_log::RequestEntry;
 
 /// The models that there are.
 pub(crate) async fn tags(State(app): State<Arc<App>>) -> Response {
@@ -37,11 +41,15 @@ pub(crate) async fn ps(State(app): State<Arc<App>>) -> Response {
 }
 
 /// One model.
-pub(crate) async fn show(State(app): State<Arc<App>>, request: Request) -> Response {
+pub(crate) async fn show(
+    State(app): State<Arc<App>>,
+    Extension(entry): Extension<Arc<RequestEntry>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Response {
     let answer = async {
-        let (body, _room) = body::read(request.into_body(), &app).await?;
+        let Asked { model: asked, .. } = take(&app, &entry, &caller, request).await?;
         let param = "model".to_owned();
-        let asked = asked_model(&body);
         let asked = asked.ok_or(ApiError::Missing { param, wanted: "a model's name" })?;
         let runtime = app.models.resolve(Some(asked.trim_end_matches(":latest"))).await?;
         let info = runtime.info();
@@ -65,6 +73,7 @@ pub(crate) async fn show(State(app): State<Arc<App>>, request: Request) -> Respo
         Ok(reply::json(StatusCode::OK, body.to_string()))
     };
     answer.await.unwrap_or_else(|error: ApiError| {
+        entry.failed(&error);
         let mut response = reply::error(&error);
         *response.body_mut() = error.to_ollama_json().into();
         response

@@ -12,16 +12,16 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use lastmile::{GenerateError, Prompt, Runtime};
 use lm_api::{
-    ApiError, ParseOptions, Text, asked_model, parse_abort, parse_detokenize, parse_template,
-    parse_tokenize,
+    ApiError, ParseOptions, Text, parse_abort, parse_detokenize, parse_template, parse_tokenize,
 };
 use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::auth::Caller;
 use crate::generate::{off_thread, parse_options};
+use crate::intake::{Asked, take};
+use crate::reply;
 use crate::request_log::RequestEntry;
-use crate::{body, reply};
 
 pub(crate) async fn tokenize(
     State(app): State<Arc<App>>,
@@ -91,16 +91,22 @@ pub(crate) async fn abort(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Response {
-    let (aborts, tenant) = (Arc::clone(&app.aborts), caller.tenant());
-    respond(app, entry, caller, request, move |body, _, options| {
-        let asked = parse_abort(body, options.strict)?;
-        let found = asked.iter().filter(|id| aborts.abort(tenant, **id)).count();
-        match asked.first() {
-            Some(id) if found == 0 => Err(ApiError::NotRunning { id: id.to_string() }),
-            _ => Ok(json!({ "aborted": found })),
-        }
-    })
-    .await
+    let answer = async {
+        let Asked { body, .. } = take(&app, &entry, &caller, request).await?;
+        let tenant = caller.tenant();
+        // No model is asked for: one that is not loaded has nothing to end.
+        let body = off_thread(move || {
+            let asked = parse_abort(&body, app.config.strict)?;
+            let found = asked.iter().filter(|id| app.aborts.abort(tenant, **id)).count();
+            match asked.first() {
+                Some(id) if found == 0 => Err(ApiError::NotRunning { id: id.to_string() }),
+                _ => Ok(json!({ "aborted": found })),
+            }
+        })
+        .await?;
+        Ok(reply::json(StatusCode::OK, body.to_string()))
+    };
+    or_refused(answer.await, &entry)
 }
 
 async fn respond(
@@ -111,10 +117,8 @@ async fn respond(
     work: impl FnOnce(&[u8], &Runtime, &ParseOptions<'_>) -> Result<Value, ApiError> + Send + 'static,
 ) -> Response {
     let answer = async {
-        entry.hold(app.admit(&caller)?);
-        let (body, room) = body::read(request.into_body(), &app).await?;
-        entry.hold_body(room);
-        let runtime = app.models.resolve(asked_model(&body).as_deref()).await?;
+        let Asked { body, model, .. } = take(&app, &entry, &caller, request).await?;
+        let runtime = app.models.resolve(model.as_deref()).await?;
         let id = entry.id;
         let body = off_thread(move || {
             let defaults = runtime.default_sampling();
@@ -123,7 +127,11 @@ async fn respond(
         .await?;
         Ok(reply::json(StatusCode::OK, body.to_string()))
     };
-    answer.await.unwrap_or_else(|error: ApiError| {
+    or_refused(answer.await, &entry)
+}
+
+fn or_refused(answer: Result<Response, ApiError>, entry: &RequestEntry) -> Response {
+    answer.unwrap_or_else(|error| {
         entry.failed(&error);
         reply::error(&error)
     })
