@@ -67,6 +67,8 @@ pub struct Parsed {
     pub stream: bool,
     /// The last chunk of a stream carries the usage.
     pub include_usage: bool,
+    /// The answer says what it took.
+    pub timings: bool,
     /// What was not understood and is ignored.
     pub warnings: Vec<String>,
 }
@@ -136,6 +138,7 @@ pub(crate) fn read(
         basic_sampling(&mut fields, logprobs, seed.unwrap_or(options.entropy), &sampling)?;
     let stop = stop_rules(&mut fields)?;
     let (stream, include_usage) = streaming(&mut fields, &mut warnings, options.strict)?;
+    let timings = fields.boolean("timings")?.unwrap_or(false);
     let urgency = Urgency::read(&mut fields)?;
     let model = fields.string("model")?;
     let n = fields.integer("n", 1..=MAX_N)?.unwrap_or(1) as u32;
@@ -154,6 +157,7 @@ pub(crate) fn read(
         urgency,
         stream,
         include_usage,
+        timings,
         warnings: warnings.into_list(),
     })
 }

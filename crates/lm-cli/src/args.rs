@@ -8,6 +8,7 @@ use lastmile::KvType;
 
 use crate::bench_args::BenchArgs;
 use crate::cache_args::CacheArgs;
+use crate::cost::{CostArgs, PriceArgs};
 use crate::data_args::{DataArgs, QuarantineArgs};
 use crate::keys_args::KeysArgs;
 use crate::loop_args::{EvalArgs, FailuresArgs, FixArgs, LearnArgs, ReviewArgs};
@@ -15,6 +16,7 @@ use crate::net_args::NetArgs;
 use crate::placeholder::PlaceholderFiles;
 use crate::placeholder_args::PlaceholderArgs;
 use crate::served::ServedArgs;
+use crate::store_args::StoreOptionArgs;
 use crate::top_args::TopArgs;
 
 const AFTER_HELP: &str = "\
@@ -87,6 +89,8 @@ pub(crate) enum Verb {
     Learn(LearnArgs),
     /// Say what runs, since when, and what went wrong.
     Doctor(DoctorArgs),
+    /// Say what answers took and cost, by key, day or model.
+    Cost(CostArgs),
     /// Watch a server that runs, live.
     Top(TopArgs),
 }
@@ -208,17 +212,10 @@ pub(crate) struct ServeArgs {
     /// A second signal ends the process at once, with status 3.
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     pub(crate) shutdown_timeout: u64,
-    /// What the store keeps of prompts and answers.
-    #[arg(long, value_enum, default_value = "full", env = "LASTMILE_PRIVACY")]
-    pub(crate) privacy: PrivacyArg,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum PrivacyArg {
-    /// Everything, for 14 days.
-    Full,
-    /// Numbers and codes, no text.
-    Off,
+    #[command(flatten)]
+    pub(crate) store: StoreOptionArgs,
+    #[command(flatten)]
+    pub(crate) prices: PriceArgs,
 }
 
 /// How answers are drawn; by default as the model's authors recommend.

@@ -14,6 +14,7 @@ mod bench_serve_args;
 mod cache_args;
 mod calibrate;
 mod chat;
+mod cost;
 mod data;
 mod data_args;
 mod data_versions;
@@ -40,6 +41,7 @@ mod schema_answers;
 mod serve;
 mod served;
 mod signals;
+mod store_args;
 mod top;
 mod top_args;
 mod top_view;
@@ -97,6 +99,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Eval(args) => fix::eval(&args),
         Verb::Learn(args) => failures::learn(&args),
         Verb::Doctor(args) => doctor::doctor(&args),
+        Verb::Cost(args) => cost::cost(&args),
         Verb::Top(args) => top::top(&args),
     }
 }

@@ -10,13 +10,14 @@ use lm_keys::KeyRing;
 use lm_ops::{Ops, Privacy, Store, StoreOptions};
 use lm_server::{Access, ServeError, ServerConfig, ServiceManager, Tls, bind, charging, now};
 
-use crate::args::{PrivacyArg, ServeArgs};
+use crate::args::ServeArgs;
 use crate::doctor::store_path;
 use crate::keys::key_file;
 use crate::model::home;
 use crate::outcome::{Outcome, WrongUse, human_bytes};
 use crate::served::{Shared, load_default, registry};
 use crate::signals;
+use crate::store_args::PrivacyArg;
 
 pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
     let started = Instant::now();
@@ -48,12 +49,12 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
         other => other.into(),
     })?;
     let address = listener.local_addr()?;
-    let privacy = match args.privacy {
+    let privacy = match args.store.privacy {
         PrivacyArg::Full => Privacy::Full,
         PrivacyArg::Off => Privacy::Off,
     };
     let store_path = store_path(home()?.path());
-    let options = StoreOptions { privacy, ..StoreOptions::default() };
+    let options = StoreOptions { privacy, prices: args.prices.prices(), ..StoreOptions::default() };
     let ops = Ops::new(Store::open(&store_path, options)?);
     access.load_keys(&ops)?;
     let observer = charging(Arc::clone(&access.keys), ops.observer());
@@ -136,7 +137,7 @@ fn banner(
     } else {
         ("completions", r#"{"prompt": "Once upon a time", "max_tokens": 50}"#)
     };
-    let kept = match args.privacy {
+    let kept = match args.store.privacy {
         PrivacyArg::Full => "prompts and answers for 14 days; --privacy off keeps numbers only",
         PrivacyArg::Off => "numbers, no text",
     };

@@ -40,6 +40,8 @@ pub(crate) struct Active {
     first_token: Option<Timestamp>,
     last_token: Timestamp,
     pub(crate) cpu_seconds: f64,
+    /// `None` as soon as a part of it could not be read.
+    pub(crate) joules: Option<f64>,
 }
 
 impl Active {
@@ -74,6 +76,7 @@ impl Active {
             first_token: None,
             last_token: arrival,
             cpu_seconds: 0.0,
+            joules: None,
             request: new.request,
         }
     }
@@ -184,6 +187,7 @@ impl Active {
             ttft: self.first_token.map_or_else(Default::default, |t| t - self.arrival),
             e2e: now - self.arrival,
             cpu_seconds: self.cpu_seconds,
+            joules: self.joules,
             n_preemptions: seq.map_or(0, Sequence::n_preemptions),
             n_cached_blocks: computed.map_or(0, |seq| count(seq.n_cached_blocks())),
             first_miss: computed.and_then(Sequence::first_miss),

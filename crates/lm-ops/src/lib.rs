@@ -5,11 +5,13 @@
 //!
 //! Start reading at [`Ops`] (inside of a server) and [`Doctor`] (from anywhere).
 
+mod cost;
 mod doctor;
 mod ops;
 mod page;
 mod search;
 
+pub use cost::{CostBy, CostCount, CostCounters, CostReport, Spending};
 pub use doctor::{Doctor, RunReport};
 pub use ops::{FeedbackReceipt, Ops};
 pub use page::Utc;

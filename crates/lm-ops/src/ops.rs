@@ -13,10 +13,13 @@ use lm_api::{ApiError, FeedbackRating, FeedbackRequest, parse_feedback};
 use lm_store::{Feedback, FeedbackId, Rating, Release, RunInfo, Store, StoreCounters, StoreError};
 use serde::Serialize;
 
+use crate::cost::{CostCounters, Recording};
+
 /// What runs beside one engine. Clones share one store.
 #[derive(Clone)]
 pub struct Ops {
     pub(crate) store: Store,
+    pub(crate) costs: Arc<CostCounters>,
 }
 
 /// The answer to a feedback.
@@ -35,13 +38,13 @@ impl Ops {
     /// Records into `store`.
     #[must_use]
     pub fn new(store: Store) -> Self {
-        Ops { store }
+        Ops { store, costs: Arc::default() }
     }
 
     /// What a runtime is started with, so that each of its answers is recorded.
     #[must_use]
     pub fn observer(&self) -> Arc<dyn Observer> {
-        Arc::new(self.store.clone())
+        Arc::new(Recording { store: self.store.clone(), counters: Arc::clone(&self.costs) })
     }
 
     /// Stores what is loaded, the default model first, and notes that this process serves `models` at

@@ -69,7 +69,7 @@ impl Ops {
     }
 
     /// Reads on a thread that may wait.
-    async fn reading<T: Send + 'static>(
+    pub(crate) async fn reading<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Ops) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, ApiError> {

@@ -19,7 +19,7 @@ use crate::headers::{cors, secure};
 use crate::origin::guard;
 use crate::request_log::{RequestEntry, track};
 use crate::{
-    body, dialects, generate, health, metrics, model_ops, models, ollama_models, panel, reply,
+    body, costs, dialects, generate, health, metrics, model_ops, models, ollama_models, panel, reply,
     texts,
 };
 
@@ -56,6 +56,7 @@ pub(crate) const ROUTES: &[&str] = &[
     "GET /v1/requests/{id}/page",
     "GET /ops/v1/now",
     "GET /ops/v1/now/stream",
+    "GET /ops/v1/cost",
     "GET /ops/v1/charts/{name}",
     "GET /panel/{file}",
     "GET /",
@@ -92,6 +93,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/requests/{id}/page", get(panel::one))
         .route("/ops/v1/now", get(panel::now))
         .route("/ops/v1/now/stream", get(panel::stream))
+        .route("/ops/v1/cost", get(costs::cost))
         .route("/ops/v1/charts/{name}", get(panel::chart))
         .route("/panel/{file}", get(panel::page_file))
         .route("/", get(panel::root))

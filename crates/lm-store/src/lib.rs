@@ -8,6 +8,7 @@
 //! Start reading at [`Store`] (the handle), then `writer` (the one loop) and `schema` (the tables).
 
 mod answers;
+mod costs;
 mod error;
 mod job;
 mod options;
@@ -23,6 +24,7 @@ mod write;
 mod writer;
 
 pub use answers::{Answered, Place};
+pub use costs::{CostBy, CostLine};
 pub use error::StoreError;
 pub use options::{Privacy, Retention, StoreOptions};
 pub use read::{Reader, RowCounts};

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use lm_types::Prices;
+
 use crate::StoreError;
 
 /// Limits and habits of one store.
@@ -18,6 +20,8 @@ pub struct StoreOptions {
     pub queue_bytes: usize,
     /// Whether texts are written.
     pub privacy: Privacy,
+    /// By what each answer's cost is written.
+    pub prices: Prices,
     /// When rows are erased.
     pub retention: Retention,
     /// The file does not grow over this; then writes fail with [`StoreError::Full`]. At least
@@ -57,6 +61,7 @@ impl Default for StoreOptions {
             queue_capacity: 4096,
             queue_bytes: 64 << 20,
             privacy: Privacy::Full,
+            prices: Prices::default(),
             retention: Retention { bodies: 14 * DAY, metadata: 400 * DAY },
             max_bytes: 16 << 30,
             busy_timeout: Duration::from_secs(5),

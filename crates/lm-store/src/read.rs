@@ -82,7 +82,8 @@ impl Reader {
                 .prepare_cached(
                     "SELECT choice, release_hash, finish_reason, error_code, error_message, \
                      output_text, prompt_tokens, completion_tokens, cached_tokens, \
-                     queue_wait_ms, ttft_ms, e2e_ms, cpu_seconds, n_preemptions FROM attempt \
+                     queue_wait_ms, ttft_ms, e2e_ms, cpu_seconds, n_preemptions, joules, \
+                     cost, currency FROM attempt \
                      WHERE request_id = ?1 ORDER BY choice",
                 )?
                 .query_map([id.to_string()], attempt_row)?
@@ -258,6 +259,9 @@ pub(crate) fn attempt_row(row: &Row<'_>) -> rusqlite::Result<StoredAttempt> {
         e2e_ms: row.get(11)?,
         cpu_seconds: row.get(12)?,
         n_preemptions: row.get(13)?,
+        joules: row.get(14)?,
+        cost: row.get(15)?,
+        currency: row.get(16)?,
     })
 }
 

@@ -163,6 +163,12 @@ pub struct StoredAttempt {
     pub cpu_seconds: f64,
     /// How often it was preempted.
     pub n_preemptions: u32,
+    /// Its share of what the machine drew; `None` where that could not be read.
+    pub joules: Option<f64>,
+    /// What it cost by the prices of then; `None` when there were none.
+    pub cost: Option<f64>,
+    /// Of the cost.
+    pub currency: Option<String>,
 }
 
 /// One answer that failed.

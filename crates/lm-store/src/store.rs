@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use crossbeam_channel::{Sender, bounded};
-use lm_types::{Observer, RequestEvent};
+use lm_types::{Observer, Prices, RequestEvent};
 use serde::Serialize;
 
 use crate::error::{ErrorContext, io};
@@ -172,6 +172,12 @@ impl Store {
     #[must_use]
     pub fn privacy(&self) -> Privacy {
         self.inner.options.privacy
+    }
+
+    /// By what the cost of answers is written.
+    #[must_use]
+    pub fn prices(&self) -> &Prices {
+        &self.inner.options.prices
     }
 
     /// Where the file lies.

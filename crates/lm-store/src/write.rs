@@ -6,7 +6,9 @@
 
 use std::time::Duration;
 
-use lm_types::{GenerateError, Outcome, Priority, Prompt, RequestEvent, TenantId, Timings};
+use lm_types::{
+    GenerateError, Outcome, Prices, Priority, Prompt, RequestEvent, TenantId, Timings,
+};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -27,8 +29,8 @@ const INSERT_REQUEST: &str = "INSERT INTO request(id, release_hash, model, arriv
 const INSERT_ATTEMPT: &str = "INSERT INTO attempt(request_id, choice, release_hash, \
     arrived_at_ms, finish_reason, error_code, error_message, output_text, prompt_tokens, \
     completion_tokens, cached_tokens, queue_wait_ms, ttft_ms, e2e_ms, cpu_seconds, \
-    n_preemptions) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16) \
-    ON CONFLICT DO NOTHING";
+    n_preemptions, joules, cost, currency) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, \
+    ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19) ON CONFLICT DO NOTHING";
 
 /// Writes one answer, and its request with the first of them. The server mints the ids, so a
 /// second answer for the same (request, choice) is a fault of a program: the first one is kept.
@@ -36,6 +38,7 @@ pub(crate) fn event(
     connection: &Connection,
     event: &RequestEvent,
     privacy: Privacy,
+    prices: &Prices,
 ) -> rusqlite::Result<Written> {
     let full = privacy == Privacy::Full;
     let id = event.request.id.to_string();
@@ -58,7 +61,8 @@ pub(crate) fn event(
         Outcome::Finished(reason) => (Some(reason.as_str()), None),
         Outcome::Failed(error) => (None, Some(error)),
     };
-    let Timings { queue_wait, ttft, e2e, cpu_seconds, n_preemptions, .. } = event.timings;
+    let Timings { queue_wait, ttft, e2e, cpu_seconds, joules, n_preemptions, .. } = event.timings;
+    let cost = prices.of(event.choice, event.usage, &event.timings);
     let n_rows = connection.prepare_cached(INSERT_ATTEMPT)?.execute(params![
         id,
         event.choice,
@@ -77,6 +81,9 @@ pub(crate) fn event(
         // SQLite stores NaN as NULL, which the column refuses; `max` turns NaN into 0.
         cpu_seconds.max(0.0),
         n_preemptions,
+        joules.map(|joules| joules.max(0.0)),
+        cost,
+        cost.map(|_| prices.currency.as_str()),
     ])?;
     Ok(if n_rows == 1 { Written::New } else { Written::Duplicate })
 }

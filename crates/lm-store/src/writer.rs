@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
+use lm_types::Prices;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use crate::error::ErrorContext;
@@ -27,6 +28,7 @@ pub(crate) struct Writer {
     connection: Connection,
     jobs: Receiver<Job>,
     privacy: Privacy,
+    prices: Prices,
     retention: Retention,
     heartbeat: Duration,
     context: ErrorContext,
@@ -67,6 +69,7 @@ impl Writer {
             connection,
             jobs,
             privacy: options.privacy,
+            prices: options.prices.clone(),
             retention: options.retention,
             heartbeat: options.heartbeat,
             context,
@@ -155,7 +158,8 @@ impl Writer {
                 (Ok(transaction), None) => Ok(transaction),
                 (_, Some(error)) | (Err(error), None) => Err(error.clone()),
             };
-            apply(job, open, self.privacy, context, &mut self.run_id, group);
+            let rules = Rules { privacy: self.privacy, prices: &self.prices, context };
+            apply(job, open, &rules, &mut self.run_id, group);
             // A full disk may have rolled back the whole transaction under our feet.
             if let Ok(transaction) = &transaction
                 && fatal.is_none()
@@ -242,20 +246,28 @@ impl Writer {
     }
 }
 
+/// What every row is written by.
+#[derive(Clone, Copy)]
+struct Rules<'a> {
+    privacy: Privacy,
+    prices: &'a Prices,
+    context: &'a ErrorContext,
+}
+
 /// Writes one job into the open transaction, or notes why there is none.
 fn apply(
     job: Job,
     open: Result<&Transaction<'_>, StoreError>,
-    privacy: Privacy,
-    context: &ErrorContext,
+    rules: &Rules<'_>,
     run_id: &mut Option<String>,
     group: &mut Group,
 ) {
+    let Rules { privacy, prices, context } = *rules;
     let now_ms = unix_ms(SystemTime::now());
     let wrap = |e: rusqlite::Error| context.wrap("write", &e);
     match job {
         Job::Event { event, .. } => {
-            match open.and_then(|t| write::event(t, &event, privacy).map_err(wrap)) {
+            match open.and_then(|t| write::event(t, &event, privacy, prices).map_err(wrap)) {
                 Ok(Written::New) => group.recorded += 1,
                 Ok(Written::Duplicate) => group.duplicates += 1,
                 Err(error) => {

@@ -6,6 +6,7 @@
 //! [`RequestEvent`] (what is remembered).
 
 mod constraint;
+mod cost;
 mod dialog;
 mod event;
 mod id;
@@ -16,6 +17,7 @@ mod sampling;
 mod time;
 
 pub use constraint::{AnswerForm, CallForm, Constraint, TokenMask};
+pub use cost::Prices;
 pub use dialog::Dialog;
 pub use event::{
     CacheMissReason, Finish, FinishReason, GenerateError, GenerateEvent, QueueUnit, Timings,
