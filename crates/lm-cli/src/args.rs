@@ -16,7 +16,7 @@ use crate::net_args::NetArgs;
 use crate::placeholder::PlaceholderFiles;
 use crate::placeholder_args::PlaceholderArgs;
 use crate::served::ServedArgs;
-use crate::store_args::StoreOptionArgs;
+use crate::store_args::{StoreArgs, StoreOptionArgs};
 use crate::top_args::TopArgs;
 
 const AFTER_HELP: &str = "\
@@ -91,6 +91,8 @@ pub(crate) enum Verb {
     Doctor(DoctorArgs),
     /// Say what answers took and cost, by key, day or model.
     Cost(CostArgs),
+    /// Back up, upgrade and measure the store, and erase from it.
+    Store(StoreArgs),
     /// Watch a server that runs, live.
     Top(TopArgs),
 }

@@ -72,7 +72,9 @@ fn price(text: &str) -> Result<f64, String> {
 
 fn currency(text: &str) -> Result<String, String> {
     let is_label = (1..=8).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphabetic());
-    is_label.then(|| text.to_owned()).ok_or_else(|| "must be 1 to 8 letters, such as EUR".to_owned())
+    is_label
+        .then(|| text.to_owned())
+        .ok_or_else(|| "must be 1 to 8 letters, such as EUR".to_owned())
 }
 
 pub(crate) fn cost(args: &CostArgs) -> anyhow::Result<Outcome> {

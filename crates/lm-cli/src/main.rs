@@ -41,6 +41,7 @@ mod schema_answers;
 mod serve;
 mod served;
 mod signals;
+mod store;
 mod store_args;
 mod top;
 mod top_args;
@@ -100,6 +101,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Learn(args) => failures::learn(&args),
         Verb::Doctor(args) => doctor::doctor(&args),
         Verb::Cost(args) => cost::cost(&args),
+        Verb::Store(args) => store::store(&args),
         Verb::Top(args) => top::top(&args),
     }
 }

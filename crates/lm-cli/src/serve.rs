@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use lastmile::{Registry, Runtime};
 use lm_keys::KeyRing;
-use lm_ops::{Ops, Privacy, Store, StoreOptions};
+use lm_ops::{Ops, Store};
 use lm_server::{Access, ServeError, ServerConfig, ServiceManager, Tls, bind, charging, now};
 
 use crate::args::ServeArgs;
@@ -17,7 +17,6 @@ use crate::model::home;
 use crate::outcome::{Outcome, WrongUse, human_bytes};
 use crate::served::{Shared, load_default, registry};
 use crate::signals;
-use crate::store_args::PrivacyArg;
 
 pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
     let started = Instant::now();
@@ -49,12 +48,8 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
         other => other.into(),
     })?;
     let address = listener.local_addr()?;
-    let privacy = match args.store.privacy {
-        PrivacyArg::Full => Privacy::Full,
-        PrivacyArg::Off => Privacy::Off,
-    };
     let store_path = store_path(home()?.path());
-    let options = StoreOptions { privacy, prices: args.prices.prices(), ..StoreOptions::default() };
+    let options = args.store.options(args.host, args.prices.prices());
     let ops = Ops::new(Store::open(&store_path, options)?);
     access.load_keys(&ops)?;
     let observer = charging(Arc::clone(&access.keys), ops.observer());
@@ -137,10 +132,7 @@ fn banner(
     } else {
         ("completions", r#"{"prompt": "Once upon a time", "max_tokens": 50}"#)
     };
-    let kept = match args.store.privacy {
-        PrivacyArg::Full => "prompts and answers for 14 days; --privacy off keeps numbers only",
-        PrivacyArg::Off => "numbers, no text",
-    };
+    let kept = args.store.kept(args.host);
     eprintln!("lastmile {}, ready after {:.1} s", env!("CARGO_PKG_VERSION"), took.as_secs_f64());
     eprintln!("  model     {} on {}", info.name, backend.kernel_path);
     eprintln!("  release   {}", info.release_hash);

@@ -18,8 +18,8 @@ pub use page::Utc;
 pub use search::{RequestPage, Search};
 
 pub use lm_store::{
-    FoundRequest, MAX_FOUND, Privacy, Reader, Store, StoreCounters, StoreError, StoreOptions,
-    StoredError, Traffic,
+    Erase, Erased, FoundRequest, MAX_FOUND, Privacy, Reader, Retention, Store, StoreCounters,
+    StoreError, StoreOptions, StoreStats, StoredError, Traffic, backup, stats, upgrade,
 };
 
 #[cfg(test)]

@@ -94,10 +94,7 @@ impl Reader {
             by.expression()
         );
         let parts: Vec<CostLine> = self.read(|connection| {
-            connection
-                .prepare_cached(&sql)?
-                .query_map(params![unix_ms(since)], line)?
-                .collect()
+            connection.prepare_cached(&sql)?.query_map(params![unix_ms(since)], line)?.collect()
         })?;
         let mut lines: Vec<CostLine> = Vec::new();
         for part in parts {

@@ -9,8 +9,10 @@
 
 mod answers;
 mod costs;
+mod erase;
 mod error;
 mod job;
+mod mask;
 mod options;
 mod read;
 mod record;
@@ -20,11 +22,13 @@ mod search;
 mod store;
 mod totals;
 mod traffic;
+mod upkeep;
 mod write;
 mod writer;
 
 pub use answers::{Answered, Place};
 pub use costs::{CostBy, CostLine};
+pub use erase::{Erase, Erased};
 pub use error::StoreError;
 pub use options::{Privacy, Retention, StoreOptions};
 pub use read::{Reader, RowCounts};
@@ -36,6 +40,7 @@ pub use search::{FoundRequest, MAX_FOUND, MAX_SEARCHED, Search};
 pub use store::{Store, StoreCounters};
 pub use totals::{LatencyMs, Totals};
 pub use traffic::Traffic;
+pub use upkeep::{StoreStats, backup, stats, upgrade};
 
 #[cfg(test)]
 mod tests;

@@ -128,6 +128,10 @@ pub struct StoredRequest {
     pub priority: String,
     /// On whose behalf, as 16 hexadecimal digits: the id of a key. `None` came without one.
     pub tenant: Option<String>,
+    /// On whose behalf, as the client said, or a keyed hash of that.
+    pub subject: Option<String>,
+    /// A keyed hash of the prompt, in mode `hmac`.
+    pub prompt_mac: Option<String>,
     /// The answers so far, by choice.
     pub attempts: Vec<StoredAttempt>,
 }
@@ -169,6 +173,8 @@ pub struct StoredAttempt {
     pub cost: Option<f64>,
     /// Of the cost.
     pub currency: Option<String>,
+    /// A keyed hash of the text, in mode `hmac`.
+    pub output_mac: Option<String>,
 }
 
 /// One answer that failed.

@@ -4,6 +4,7 @@
 
 mod costing;
 mod faults;
+mod privacy;
 mod rows;
 mod searching;
 mod tenants;
