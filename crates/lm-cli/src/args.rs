@@ -48,7 +48,7 @@ pub(crate) enum LogFormat {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Serve a model over HTTP, as OpenAI's API.
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Answer one prompt and exit.
     Run(RunArgs),
     /// Talk with a model in the terminal.

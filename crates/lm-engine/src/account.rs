@@ -31,7 +31,7 @@ impl Engine {
             active.joules = active.joules.zip(joules).map(|(sum, joules)| sum + joules * share);
         }
         self.shares = shares;
-        self.stats.cpu_micros.fetch_add(spent.as_micros() as u64, Relaxed);
+        self.stats.cpu_nanos.fetch_add(spent.as_nanos() as u64, Relaxed);
         self.stats.add_joules(joules.unwrap_or(0.0));
         self.stats.steps.fetch_add(1, Relaxed);
         self.stats.record_step(self.stats.now() - started);

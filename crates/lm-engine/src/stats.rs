@@ -31,7 +31,7 @@ pub struct EngineStats {
     pub(crate) prefix_query_tokens: AtomicU64,
     pub(crate) prefix_hit_tokens: AtomicU64,
     pub(crate) preemptions: AtomicU64,
-    pub(crate) cpu_micros: AtomicU64,
+    pub(crate) cpu_nanos: AtomicU64,
     /// `UNREADABLE` where the machine does not say.
     microjoules: AtomicU64,
     finished: [AtomicU64; 3],
@@ -171,7 +171,7 @@ impl EngineStats {
             prefix_query_tokens: zero(),
             prefix_hit_tokens: zero(),
             preemptions: zero(),
-            cpu_micros: zero(),
+            cpu_nanos: zero(),
             microjoules: AtomicU64::new(UNREADABLE),
             finished: [zero(), zero(), zero()],
             failed: Mutex::new(BTreeMap::new()),
@@ -310,7 +310,7 @@ impl EngineStats {
             prefix_query_tokens: get(&self.prefix_query_tokens),
             prefix_hit_tokens: get(&self.prefix_hit_tokens),
             preemptions: get(&self.preemptions),
-            cpu_seconds: get(&self.cpu_micros) as f64 / 1e6,
+            cpu_seconds: get(&self.cpu_nanos) as f64 / 1e9,
             joules: Some(get(&self.microjoules))
                 .filter(|&micro| micro != UNREADABLE)
                 .map(|micro| micro as f64 / 1e6),

@@ -278,8 +278,8 @@ fn the_cost_of_all_answers_is_the_cost_of_all_steps() {
     let shares: f64 = events.iter().map(|event| event.timings.cpu_seconds).sum();
     let measured = rig.stats.snapshot().cpu_seconds;
     assert!(shares > 0.0);
-    // The counter keeps whole microseconds of each step.
-    let rounding = 1e-6 * rig.stats.snapshot().steps as f64;
+    // The counter keeps whole nanoseconds of each step.
+    let rounding = 1e-9 * rig.stats.snapshot().steps as f64;
     assert!((shares - measured).abs() <= rounding, "{shares} of {measured}");
     assert_eq!(rig.engine.door().lock().n_queued(), 0, "a place in the queue leaked");
     assert!(events.iter().all(|event| event.timings.joules.is_none()));

@@ -15,7 +15,7 @@ impl Book {
         let wrap = self.wrap("erase from");
         let transaction = self.begin()?;
         let mut n_rows = 0;
-        let mut run = || {
+        let mut run = || -> rusqlite::Result<()> {
             for id in request_ids {
                 for sql in [
                     "DELETE FROM failure WHERE request_id = ?1",

@@ -120,7 +120,7 @@ impl CostModel {
             self.predict(&shape) - self.predict(&StepShape::default()) + fixed
         }));
         // A model that was taught that nothing costs anything.
-        if !(shares.iter().sum::<f64>() > 0.0) {
+        if shares.iter().sum::<f64>() <= 0.0 {
             shares.clear();
             shares.extend(rows.iter().map(|row| row.n_tokens as f64));
         }

@@ -5,7 +5,7 @@
 //! Start reading at [`erase`].
 
 use lm_types::{RequestId, TenantId};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use crate::mask::Mask;
 use crate::write::tenant_text;
@@ -51,7 +51,9 @@ pub(crate) fn erase(
     let tables = tables(connection)?;
     let mut erased = Erased::default();
     loop {
-        let transaction = connection.unchecked_transaction()?;
+        // Takes the lock at once: another process may write, too.
+        let transaction =
+            Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
         let ids: Vec<String> = transaction
             .prepare_cached(&select)?
             .query_map(params![first, second], |row| row.get(0))?
