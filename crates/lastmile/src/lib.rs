@@ -65,5 +65,5 @@ pub use lm_types::{
     AnswerForm, CacheMissReason, CallForm, ChatMessage, Constraint, Dialog, Dry, Finish,
     FinishReason, GenerateError, GenerateEvent, GenerateRequest, Observer, Outcome, Priority,
     Prompt, QueueUnit, ReleaseHash, RequestEvent, RequestId, Role, SamplingParams, StopRules,
-    TenantId, Timings, TokenId, TokenLogprobs, Usage,
+    TenantId, Timeline, Timings, TokenId, TokenLogprobs, Usage,
 };

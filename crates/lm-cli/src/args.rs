@@ -16,6 +16,7 @@ use crate::placeholder::PlaceholderFiles;
 use crate::placeholder_args::PlaceholderArgs;
 use crate::served::ServedArgs;
 use crate::top_args::TopArgs;
+use crate::why::WhyArgs;
 
 const AFTER_HELP: &str = "\
 LASTMILE_HOME holds models, store, keys and data; by default the platform's data folder.
@@ -87,6 +88,8 @@ pub(crate) enum Verb {
     Learn(LearnArgs),
     /// Say what runs, since when, and what went wrong.
     Doctor(DoctorArgs),
+    /// Say what one request waited for, and behind whom.
+    Why(WhyArgs),
     /// Watch a server that runs, live.
     Top(TopArgs),
 }

@@ -44,6 +44,7 @@ mod top;
 mod top_args;
 mod top_view;
 mod traffic;
+mod why;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -98,6 +99,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Learn(args) => failures::learn(&args),
         Verb::Doctor(args) => doctor::doctor(&args),
         Verb::Top(args) => top::top(&args),
+        Verb::Why(args) => why::why(&args),
     }
 }
 

@@ -8,10 +8,11 @@ use lm_sampler::History;
 use lm_scheduler::Sequence;
 use lm_tokenizer::{DecodeStream, StopMatcher, StopScan, Tokenizer};
 use lm_types::{
-    Finish, FinishReason, GenerateError, GenerateRequest, Outcome, ReleaseHash, RequestEvent,
-    SamplingParams, Timestamp, Timings, TokenId, TokenLogprobs, Usage,
+    Finish, FinishReason, GenerateError, GenerateRequest, Other, Outcome, ReleaseHash,
+    RequestEvent, SamplingParams, Timestamp, Timings, TokenId, TokenLogprobs, Usage,
 };
 
+use crate::chronicle::Story;
 use crate::submit::QueuePlace;
 use crate::{EngineStats, NewSubmission, OutputWriter};
 
@@ -40,6 +41,8 @@ pub(crate) struct Active {
     first_token: Option<Timestamp>,
     last_token: Timestamp,
     pub(crate) cpu_seconds: f64,
+    /// What happened to it so far.
+    pub(crate) story: Story,
 }
 
 impl Active {
@@ -74,8 +77,14 @@ impl Active {
             first_token: None,
             last_token: arrival,
             cpu_seconds: 0.0,
+            story: Story::new(arrival),
             request: new.request,
         }
+    }
+
+    /// How others name it.
+    pub(crate) fn other(&self) -> Other {
+        Other { request: self.request.id, tenant: self.request.tenant }
     }
 
     /// It left the queue.
@@ -159,6 +168,7 @@ impl Active {
             stats.itl.record(now - self.last_token);
         }
         self.last_token = now;
+        self.story.token(now);
     }
 
     /// What is worth remembering of it, and what its reader is to be told, in this order: whoever
@@ -192,6 +202,8 @@ impl Active {
             Outcome::Finished(reason) => Ok(Finish { reason: *reason, usage, timings }),
             Outcome::Failed(error) => Err(error.clone()),
         };
+        let (prompt, generated) =
+            seq.map_or_else(Default::default, |seq| seq.tokens().split_at(seq.n_prompt()));
         let event = RequestEvent {
             request: Arc::unwrap_or_clone(self.request),
             choice: self.choice,
@@ -200,8 +212,11 @@ impl Active {
             arrived_at: self.arrived_at,
             outcome,
             output_text: self.text,
+            prompt_tokens: prompt.to_vec(),
+            output_tokens: generated.to_vec(),
             usage,
             timings,
+            timeline: self.story.timeline,
         };
         (event, EndSignal { output: self.output, end })
     }

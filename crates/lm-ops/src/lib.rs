@@ -9,11 +9,14 @@ mod doctor;
 mod ops;
 mod page;
 mod search;
+mod timeline;
+mod why;
 
 pub use doctor::{Doctor, RunReport};
 pub use ops::{FeedbackReceipt, Ops};
 pub use page::Utc;
 pub use search::{RequestPage, Search};
+pub use timeline::{AnswerTimeline, GapView, LossView, StallView, TimelinePage};
 
 pub use lm_store::{
     FoundRequest, MAX_FOUND, Privacy, Reader, Store, StoreCounters, StoreError, StoreOptions,

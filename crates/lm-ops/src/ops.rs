@@ -78,6 +78,7 @@ impl Ops {
             model: info.name.clone(),
             engine_version: env!("CARGO_PKG_VERSION").to_owned(),
             facts: serde_json::Value::Object(facts.collect()),
+            how: info.how.clone(),
         })
     }
 

@@ -100,7 +100,7 @@ fn need(route: Option<&str>, wants_page: bool) -> Need {
         Some("/panel/{file}") => Need::Nothing,
         Some("/") if wants_page => Need::Nothing,
         // Whoever has a key sees the own requests.
-        Some("/v1/requests" | "/v1/requests/{id}/page") => Need::Key,
+        Some("/v1/requests" | "/v1/requests/{id}/page" | "/v1/requests/{id}/timeline") => Need::Key,
         Some("/health" | "/health/live" | "/health/ready") => Need::Nothing,
         Some("/metrics") => Need::Scope(Scope::Metrics),
         Some(route) if route.starts_with("/v1/") || route.starts_with("/api/") => {

@@ -14,6 +14,7 @@ mod observe;
 mod request;
 mod sampling;
 mod time;
+mod timeline;
 
 pub use constraint::{AnswerForm, CallForm, Constraint, TokenMask};
 pub use dialog::Dialog;
@@ -27,3 +28,4 @@ pub use observe::{Observer, Outcome, RequestEvent};
 pub use request::{GenerateRequest, Priority, Prompt, StopRules};
 pub use sampling::{Dry, InvalidParam, SamplingParams};
 pub use time::Timestamp;
+pub use timeline::{Chunk, Gap, GapCause, Loss, Other, QueueStory, Stall, Timeline};

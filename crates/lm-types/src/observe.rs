@@ -2,7 +2,9 @@
 
 use std::time::SystemTime;
 
-use crate::{FinishReason, GenerateError, GenerateRequest, ReleaseHash, Timings, Usage};
+use crate::{
+    FinishReason, GenerateError, GenerateRequest, ReleaseHash, Timeline, Timings, TokenId, Usage,
+};
 
 /// Everything worth remembering of one answer, refused requests included.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,10 +23,43 @@ pub struct RequestEvent {
     pub outcome: Outcome,
     /// The text of the answer, as far as it came.
     pub output_text: String,
+    /// The prompt's tokens; empty when the engine never saw them.
+    pub prompt_tokens: Vec<TokenId>,
+    /// The tokens that were drawn, the ending one included.
+    pub output_tokens: Vec<TokenId>,
     /// Tokens in and out.
     pub usage: Usage,
     /// Where the time went, and the CPU seconds.
     pub timings: Timings,
+    /// What happened to it on its way.
+    pub timeline: Timeline,
+}
+
+impl RequestEvent {
+    /// A request that the engine never saw.
+    #[must_use]
+    pub fn refused(
+        request: GenerateRequest,
+        model: String,
+        release: ReleaseHash,
+        arrived_at: SystemTime,
+        error: GenerateError,
+    ) -> Self {
+        RequestEvent {
+            request,
+            choice: 0,
+            model,
+            release,
+            arrived_at,
+            outcome: Outcome::Failed(error),
+            output_text: String::new(),
+            prompt_tokens: Vec::new(),
+            output_tokens: Vec::new(),
+            usage: Usage::default(),
+            timings: Timings::default(),
+            timeline: Timeline::default(),
+        }
+    }
 }
 
 /// How an answer ended.
