@@ -68,8 +68,16 @@ struct StepFacts {
 
 impl Story {
     pub(crate) fn new(arrival: Timestamp) -> Self {
+        // A warm step must not allocate.
+        let timeline = Timeline {
+            chunks: Vec::with_capacity(4),
+            tokens: Vec::with_capacity(Timeline::MAX_TOKENS),
+            gaps: Vec::with_capacity(Timeline::MAX_GAPS),
+            stalls: Vec::with_capacity(Timeline::MAX_GAPS),
+            ..Timeline::default()
+        };
         Story {
-            timeline: Timeline::default(),
+            timeline,
             arrival,
             n_began_before: 0,
             last_step: None,
