@@ -9,11 +9,13 @@ use lastmile::KvType;
 use crate::bench_args::BenchArgs;
 use crate::cache_args::CacheArgs;
 use crate::data_args::{DataArgs, QuarantineArgs};
+use crate::how::kv_type;
 use crate::keys_args::KeysArgs;
 use crate::loop_args::{EvalArgs, FailuresArgs, FixArgs, LearnArgs, ReviewArgs};
 use crate::net_args::NetArgs;
 use crate::placeholder::PlaceholderFiles;
 use crate::placeholder_args::PlaceholderArgs;
+use crate::replay_args::{BundleArgs, ReplayArgs};
 use crate::served::ServedArgs;
 use crate::top_args::TopArgs;
 use crate::why::WhyArgs;
@@ -90,6 +92,10 @@ pub(crate) enum Verb {
     Doctor(DoctorArgs),
     /// Say what one request waited for, and behind whom.
     Why(WhyArgs),
+    /// Compute recorded answers again, and say whether they are identical.
+    Replay(ReplayArgs),
+    /// Write everything that is recorded of one request into a file.
+    Bundle(BundleArgs),
     /// Watch a server that runs, live.
     Top(TopArgs),
 }
@@ -167,14 +173,6 @@ pub(crate) struct RunOptions {
     /// Never use the network: a model that is not installed is an error.
     #[arg(long, env = "LASTMILE_OFFLINE")]
     pub(crate) offline: bool,
-}
-
-fn kv_type(text: &str) -> Result<KvType, String> {
-    let types = [KvType::F16, KvType::Int8];
-    types
-        .into_iter()
-        .find(|kv_type| kv_type.as_str() == text)
-        .ok_or_else(|| "must be f16 or int8".to_owned())
 }
 
 #[derive(Debug, Args)]

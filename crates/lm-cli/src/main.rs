@@ -21,6 +21,7 @@ mod doctor;
 mod failures;
 mod fetch;
 mod fix;
+mod how;
 mod keys;
 mod keys_args;
 mod loop_args;
@@ -35,6 +36,10 @@ mod predict;
 mod progress;
 mod quantize;
 mod quarantine;
+mod replay;
+mod replay_args;
+mod replay_report;
+mod restore;
 mod run;
 mod schema_answers;
 mod serve;
@@ -100,6 +105,8 @@ fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Doctor(args) => doctor::doctor(&args),
         Verb::Top(args) => top::top(&args),
         Verb::Why(args) => why::why(&args),
+        Verb::Replay(args) => replay::replay(&args),
+        Verb::Bundle(args) => replay::bundle(&args),
     }
 }
 

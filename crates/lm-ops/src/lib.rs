@@ -8,6 +8,7 @@
 mod doctor;
 mod ops;
 mod page;
+mod replay;
 mod search;
 mod timeline;
 mod why;
@@ -15,6 +16,7 @@ mod why;
 pub use doctor::{Doctor, RunReport};
 pub use ops::{FeedbackReceipt, Ops};
 pub use page::Utc;
+pub use replay::{Bundle, Factor, Recorded, ReplayError, Verdict};
 pub use search::{RequestPage, Search};
 pub use timeline::{AnswerTimeline, GapView, LossView, StallView, TimelinePage};
 
