@@ -15,10 +15,10 @@ use crate::loop_args::{EvalArgs, FailuresArgs, FixArgs, LearnArgs, ReviewArgs};
 use crate::net_args::NetArgs;
 use crate::placeholder::PlaceholderFiles;
 use crate::placeholder_args::PlaceholderArgs;
+use crate::recorder::{RecorderArgs, RecorderServeArgs};
 use crate::replay_args::{BundleArgs, ReplayArgs};
 use crate::served::ServedArgs;
 use crate::top_args::TopArgs;
-use crate::why::WhyArgs;
 
 const AFTER_HELP: &str = "\
 LASTMILE_HOME holds models, store, keys and data; by default the platform's data folder.
@@ -91,11 +91,13 @@ pub(crate) enum Verb {
     /// Say what runs, since when, and what went wrong.
     Doctor(DoctorArgs),
     /// Say what one request waited for, and behind whom.
-    Why(WhyArgs),
+    Why(crate::why::WhyArgs),
     /// Compute recorded answers again, and say whether they are identical.
     Replay(ReplayArgs),
     /// Write everything that is recorded of one request into a file.
     Bundle(BundleArgs),
+    /// See what the flight recorder holds.
+    Recorder(RecorderArgs),
     /// Watch a server that runs, live.
     Top(TopArgs),
 }
@@ -195,6 +197,8 @@ pub(crate) struct ServeArgs {
     pub(crate) net: NetArgs,
     #[command(flatten)]
     pub(crate) cache: CacheArgs,
+    #[command(flatten)]
+    pub(crate) recorder: RecorderServeArgs,
     /// The name that clients ask for; of the first model.
     #[arg(long, value_name = "NAME", hide_short_help = true)]
     pub(crate) served_model_name: Option<String>,

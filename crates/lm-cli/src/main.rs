@@ -36,6 +36,7 @@ mod predict;
 mod progress;
 mod quantize;
 mod quarantine;
+mod recorder;
 mod replay;
 mod replay_args;
 mod replay_report;
@@ -105,6 +106,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Doctor(args) => doctor::doctor(&args),
         Verb::Top(args) => top::top(&args),
         Verb::Why(args) => why::why(&args),
+        Verb::Recorder(args) => recorder::recorder(&args),
         Verb::Replay(args) => replay::replay(&args),
         Verb::Bundle(args) => replay::bundle(&args),
     }

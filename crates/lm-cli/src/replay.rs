@@ -6,12 +6,13 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use lastmile::{GenerateRequest, Runtime};
-use lm_ops::{Bundle, Factor, Reader, Recorded, ReplayError, Search, Verdict};
+use lm_ops::{Bundle, Factor, Flight, Reader, Recorded, ReplayError, Search, Verdict, is_alive};
 
 use crate::doctor::store_path;
 use crate::how::How;
 use crate::model::{home, start};
 use crate::outcome::{Outcome, WrongUse, print_json, say};
+use crate::recorder::folder;
 use crate::replay_args::{BundleArgs, ReplayArgs};
 use crate::replay_report::{Report, Summary};
 use crate::restore::restored;
@@ -139,6 +140,15 @@ fn bundles(args: &ReplayArgs) -> anyhow::Result<Vec<(String, Result<Bundle, Repl
             false => of_store(target)?,
         };
         all.push((target.clone(), bundle));
+    }
+    if args.crash.is_some() {
+        let flight = Flight::last_crash(&folder(home()?.path()), is_alive)?;
+        let flight = flight.context("no crash is recorded")?;
+        let interrupted = Bundle::of_crash(&flight, &Reader::open(&path)?)?;
+        if interrupted.is_empty() {
+            bail!("no answer had drawn a token when the server died");
+        }
+        all.extend(interrupted.into_iter().map(|bundle| (bundle.id.clone(), Ok(bundle))));
     }
     if let Some(n) = args.last {
         for id in newest(&Reader::open(&path)?, n)? {

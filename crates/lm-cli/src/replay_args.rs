@@ -14,11 +14,14 @@ use crate::how::kv_type;
 )]
 pub(crate) struct ReplayArgs {
     /// Requests, by the ids of their answers or as UUIDs; or files that `lastmile bundle` wrote.
-    #[arg(required_unless_present = "last")]
+    #[arg(required_unless_present_any = ["last", "crash"])]
     pub(crate) targets: Vec<String>,
     /// Also the newest N requests of the store that ended.
     #[arg(long, value_name = "N")]
     pub(crate) last: Option<u32>,
+    /// `last`: also what was in flight when a server died, up to the last recorded token.
+    #[arg(long, value_name = "WHICH", value_parser = ["last"])]
+    pub(crate) crash: Option<String>,
     /// Only this of a request's answers, from 0.
     #[arg(long, value_name = "N")]
     pub(crate) choice: Option<u32>,

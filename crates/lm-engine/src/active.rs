@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use lm_grammar::{GrammarError, GrammarState};
-use lm_sampler::History;
+use lm_sampler::{History, Sampled};
 use lm_scheduler::Sequence;
 use lm_tokenizer::{DecodeStream, StopMatcher, StopScan, Tokenizer};
 use lm_types::{
-    Finish, FinishReason, GenerateError, GenerateRequest, Other, Outcome, ReleaseHash,
-    RequestEvent, SamplingParams, Timestamp, Timings, TokenId, TokenLogprobs, Usage,
+    AnswerBegun, Finish, FinishReason, GenerateError, GenerateRequest, Other, Outcome, ReleaseHash,
+    RequestEvent, SamplingParams, StepRow, Timestamp, Timings, TokenId, TokenLogprobs, Usage,
 };
 
 use crate::chronicle::Story;
@@ -85,6 +85,33 @@ impl Active {
     /// How others name it.
     pub(crate) fn other(&self) -> Other {
         Other { request: self.request.id, tenant: self.request.tenant }
+    }
+
+    /// How an observer hears that it was taken in.
+    pub(crate) fn begun<'a>(
+        &'a self,
+        prompt: &'a [TokenId],
+        served_by: &'a ServedBy,
+    ) -> AnswerBegun<'a> {
+        AnswerBegun {
+            request: &self.request,
+            choice: self.choice,
+            prompt,
+            model: &served_by.model,
+            release: served_by.release,
+            arrived_at: self.arrived_at,
+        }
+    }
+
+    /// Its part of a step.
+    pub(crate) fn step_row(&self, n_tokens: usize, drawn: Option<&Sampled>) -> StepRow {
+        StepRow {
+            request: self.request.id,
+            choice: self.choice,
+            n_tokens: n_tokens as u32,
+            token: drawn.map(|drawn| drawn.token),
+            logprob: drawn.and_then(|drawn| Some(drawn.logprobs.as_ref()?.logprob)),
+        }
     }
 
     /// It left the queue.

@@ -4,9 +4,13 @@
 //! Start reading at [`Engine::note_step`].
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use lm_types::{Chunk, Gap, GapCause, Loss, Other, QueueStory, SeqId, Stall, Timeline, Timestamp};
+use lm_types::{
+    Chunk, Gap, GapCause, Loss, Other, QueueStory, SeqId, Stall, StepEvent, StepRow, Timeline,
+    Timestamp,
+};
 
 use crate::Engine;
 
@@ -22,6 +26,10 @@ pub(crate) struct Chronicle {
     n_began: u32,
     /// The last of them.
     last_began: VecDeque<Other>,
+    /// Whether the observer wants to hear of steps.
+    tells_steps: bool,
+    /// What it hears of the last one. Reused.
+    rows: Vec<StepRow>,
 }
 
 /// What happened to one answer so far.
@@ -207,6 +215,40 @@ impl Engine {
             n_prompt_blocks: count(n_prompt.div_ceil(config.block_size)),
             ..QueueStory::default()
         };
+        let Some(sequence) = self.scheduler.sequence(id) else { return };
+        let (observer, served_by) = (&self.parts.observer, &self.parts.served_by);
+        if self.chronicle.tells_steps {
+            let tell = || observer.began(&active.begun(sequence.tokens(), served_by));
+            self.chronicle.tells_steps = catch_unwind(AssertUnwindSafe(tell)).is_ok();
+        }
+    }
+
+    /// Tells the observer of the step. One that panics hears of no more.
+    fn tell_step(&mut self, step: &StepFacts) {
+        if !self.chronicle.tells_steps {
+            return;
+        }
+        self.chronicle.rows.clear();
+        let mut draws = self.draws.iter();
+        for row in &self.rows {
+            let drawn = if row.samples { draws.next() } else { None };
+            let drawn = drawn.and_then(|draw| draw.sampled.as_ref().ok());
+            let Some(active) = self.active.get(&row.seq) else { continue };
+            self.chronicle.rows.push(active.step_row(row.n_tokens, drawn));
+        }
+        let event = StepEvent {
+            number: step.number,
+            took: step.ended - step.started,
+            n_free_blocks: self.scheduler.blocks().n_free() as u32,
+            n_prompt_tokens: step.n_prompt_tokens,
+            rows: &self.chronicle.rows,
+        };
+        let observer = &self.parts.observer;
+        let told = catch_unwind(AssertUnwindSafe(|| observer.stepped(&event)));
+        if told.is_err() {
+            tracing::error!("the observer panicked; it hears of no more steps");
+            self.chronicle.tells_steps = false;
+        }
     }
 
     /// Whom the step that was planned takes slots or blocks from.
@@ -266,10 +308,17 @@ impl Engine {
             let other = first.filter(is_other).or(second.filter(is_other)).map(|(_, other)| other);
             active.story.step(&step, prompt_of(row), other);
         }
+        self.tell_step(&step);
     }
 }
 
 impl Chronicle {
+    pub(crate) fn new(tells_steps: bool, n_seqs: usize) -> Self {
+        let rows = Vec::with_capacity(if tells_steps { n_seqs } else { 0 });
+        let last_began = VecDeque::with_capacity(Timeline::MAX_NAMED);
+        Chronicle { tells_steps, rows, last_began, ..Chronicle::default() }
+    }
+
     /// An answer takes part in its first step.
     fn begins(&mut self, story: &mut Story, own: Other) {
         story.timeline.queue.n_began = self.n_began.wrapping_sub(story.n_began_before);

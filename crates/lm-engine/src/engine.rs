@@ -58,7 +58,7 @@ pub struct Engine {
     batch: Batch,
     logits: LogitsBuf,
     pub(crate) rows: Vec<ScheduledRow>,
-    draws: Vec<Draw>,
+    pub(crate) draws: Vec<Draw>,
     drawn: Vec<Drawn>,
     leaving: Vec<SeqId>,
 }
@@ -88,7 +88,7 @@ impl Engine {
             scheduler,
             active: BTreeMap::new(),
             exchange,
-            chronicle: Chronicle::default(),
+            chronicle: Chronicle::new(parts.observer.wants_steps(), n_seqs),
             next_seq: 0,
             max_token_gap: config.max_token_gap,
             activity: None,

@@ -8,6 +8,7 @@ use lastmile::{
     ChatMessage, GenerateError, GenerateEvent, GenerateRequest, GenerateStream, ModelInfo, Prompt,
     RequestId, Role, Runtime, TokenId,
 };
+use lm_recorder::Flight;
 use lm_store::recipe::{self, RecipeError};
 use lm_store::{Reader, RecordedAnswer, RecordedRelease, StoreError};
 use serde::{Deserialize, Serialize};
@@ -148,6 +149,38 @@ impl Bundle {
         }
         let (lastmile_bundle, id) = (BUNDLE_VERSION, id.to_string());
         Ok(Bundle { lastmile_bundle, id, answers, releases })
+    }
+
+    /// What a crash interrupted, one bundle for each request that had drawn a token. Releases are those of
+    /// the store.
+    ///
+    /// # Errors
+    /// Why the store could not be read.
+    pub fn of_crash(flight: &Flight, reader: &Reader) -> Result<Vec<Self>, ReplayError> {
+        let mut all: Vec<Bundle> = Vec::new();
+        for one in flight.in_flight.iter().filter(|one| one.n_tokens > 0) {
+            let answer = RecordedAnswer {
+                choice: one.choice,
+                release_hash: one.release.clone(),
+                prompt: one.prompt.clone(),
+                recipe: one.recipe.clone(),
+                prompt_tokens: one.prompt_tokens.clone(),
+                output_tokens: (one.tokens.len() == one.n_tokens).then(|| one.tokens.clone()),
+                finish_reason: None,
+                error_code: None,
+                timeline: None,
+            };
+            match all.iter_mut().find(|bundle| bundle.id == one.id) {
+                Some(bundle) => bundle.answers.push(answer),
+                None => all.push(Bundle {
+                    lastmile_bundle: BUNDLE_VERSION,
+                    id: one.id.clone(),
+                    answers: vec![answer],
+                    releases: reader.release(&one.release)?.into_iter().collect(),
+                }),
+            }
+        }
+        Ok(all)
     }
 
     /// Without any text, and without the tokens that spell one: times, numbers and releases are left.

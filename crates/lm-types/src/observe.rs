@@ -1,9 +1,11 @@
 //! What the scaffolding gets to see of a request, once it is over.
 
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use crate::{
-    FinishReason, GenerateError, GenerateRequest, ReleaseHash, Timeline, Timings, TokenId, Usage,
+    FinishReason, GenerateError, GenerateRequest, ReleaseHash, RequestId, Timeline, Timings,
+    TokenId, Usage,
 };
 
 /// Everything worth remembering of one answer, refused requests included.
@@ -75,4 +77,62 @@ pub enum Outcome {
 pub trait Observer: Send + Sync {
     /// Called once for each answer, on the thread where it ended, before its reader hears of the end.
     fn record(&self, event: &RequestEvent);
+
+    /// Whether [`Observer::began`] and [`Observer::stepped`] are to be called.
+    fn wants_steps(&self) -> bool {
+        false
+    }
+
+    /// Called when an answer is taken in, on the engine's thread.
+    fn began(&self, _begun: &AnswerBegun<'_>) {}
+
+    /// Called after each step, on the engine's thread.
+    fn stepped(&self, _step: &StepEvent<'_>) {}
+}
+
+/// An answer that was taken in.
+#[derive(Clone, Copy, Debug)]
+pub struct AnswerBegun<'a> {
+    /// What was asked.
+    pub request: &'a Arc<GenerateRequest>,
+    /// Which of the request's `n` answers it is, from 0.
+    pub choice: u32,
+    /// The prompt's tokens.
+    pub prompt: &'a [TokenId],
+    /// The model's name as served.
+    pub model: &'a str,
+    /// What will answer.
+    pub release: ReleaseHash,
+    /// When the request arrived, by the wall clock.
+    pub arrived_at: SystemTime,
+}
+
+/// A step that was computed and drawn from.
+#[derive(Clone, Copy, Debug)]
+pub struct StepEvent<'a> {
+    /// Its number since the engine started.
+    pub number: u64,
+    /// How long it took.
+    pub took: Duration,
+    /// KV blocks that are free.
+    pub n_free_blocks: u32,
+    /// Prompt tokens in it.
+    pub n_prompt_tokens: u32,
+    /// Its answers.
+    pub rows: &'a [StepRow],
+}
+
+/// One answer's part of a step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepRow {
+    /// Its request.
+    pub request: RequestId,
+    /// Which of the request's answers.
+    pub choice: u32,
+    /// Tokens that were computed.
+    pub n_tokens: u32,
+    /// The token that was drawn, if one was.
+    pub token: Option<TokenId>,
+    /// Its log-probability, where it was asked for.
+    pub logprob: Option<f32>,
 }
