@@ -1,6 +1,8 @@
 """Timelines, `why`, exact replay and bundles, on the placeholder under load."""
 
+import http.client
 import json
+from urllib.parse import urlsplit
 
 import pytest
 from conftest import Server, run
@@ -21,6 +23,30 @@ def flown(tmp_path_factory):
     timeline = server.get(f"/v1/requests/{ids[40]}/timeline")
     assert server.stop() == 0
     return home, ids, metrics, timeline
+
+
+class Stream:
+    """An answer as it comes, by a client that reads no further than it is told to."""
+
+    def __init__(self, server, body):
+        self.connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=60)
+        headers = {"content-type": "application/json"}
+        self.connection.request("POST", "/v1/completions", json.dumps(body), headers)
+        self.answer = self.connection.getresponse()
+        assert self.answer.status == 200
+
+    def read_until(self, n_events):
+        """The answer's id, after so many events."""
+        identity = None
+        for _ in range(n_events):
+            line = self.answer.readline()
+            while not line.startswith(b"data: "):
+                line = self.answer.readline()
+            identity = json.loads(line[6:])["id"]
+        return identity
+
+    def close(self):
+        self.connection.close()
 
 
 def only(metrics, name):
@@ -113,6 +139,39 @@ def test_why_tells_what_was_waited_for(flown):
     words = run(home, "why", told[0]["id"]).stdout
     for word in ("queue", "cache", "prompt", "batch", "gaps"):
         assert f"\n  {word}" in words, words
+
+
+def test_after_a_kill_who_was_in_flight_is_named_and_computed_again(tmp_path):
+    # A step takes 3 ms, so nobody is done when the process dies.
+    server = Server(tmp_path, "--model", "placeholder:seed=5,delay_us=3000,max_model_len=2000")
+    bodies = [
+        {"prompt": f"say {i} things", "max_tokens": 1500, "ignore_eos": True, "stream": True, "temperature": 0.9}
+        for i in range(4)
+    ]
+    streams = [Stream(server, body) for body in bodies]
+    ids = [stream.read_until(20 + 5 * i) for i, stream in enumerate(streams)]
+    server.process.kill()
+    server.process.wait()
+    for stream in streams:
+        stream.close()
+    doctor = json.loads(run(tmp_path, "doctor", "--json").stdout)
+    left = {one["id"]: one for one in doctor["crash"]["in_flight"]}
+    assert {one.split("-", 1)[1] for one in ids} == set(left)
+    assert all(one["n_tokens"] >= 20 and one["tenant"] is None for one in left.values())
+    assert "lastmile replay --crash last" in run(tmp_path, "doctor").stdout
+    # The next server names them, and keeps them for whoever asks later.
+    server = Server(tmp_path, "--model", "placeholder")
+    said = "".join(server.lines)
+    assert "died with 4 answers in flight" in said and all(one in said for one in left), said
+    dump = json.loads(run(tmp_path, "recorder", "dump", "--crash", "--json").stdout)
+    assert len(dump["steps"]) > 10 and all(step["rows"] for step in dump["steps"])
+    assert server.stop() == 0
+    status, document, said = replay(tmp_path, "--crash", "last")
+    assert (status, document["n_identical"]) == (0, 4), (document, said)
+    for answer in document["answers"]:
+        assert answer["n_tokens"] == left[answer["id"]]["n_tokens"]
+    # One that stopped in order left nobody in flight.
+    assert json.loads(run(tmp_path, "recorder", "dump", "--json").stdout)["in_flight"] == []
 
 
 # The last one: it changes the record.

@@ -74,7 +74,7 @@ impl How {
         run.weights.clone_from(&self.weights);
         run.device.clone_from(&self.device);
         run.isa.clone_from(&self.isa);
-        let wrong = |error| anyhow::anyhow!("the recorded KV type {error}");
+        let wrong = |error: String| anyhow::anyhow!("the recorded KV type {error}");
         run.kv_cache = self.kv_cache.as_deref().map(kv_type).transpose().map_err(wrong)?;
         run.kv_memory = self.kv_memory;
         run.max_model_len = self.max_model_len;

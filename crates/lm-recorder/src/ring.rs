@@ -63,6 +63,9 @@ impl RingFile {
     pub(crate) fn append(&mut self, kind: u32, parts: &[&[u8]]) -> io::Result<()> {
         let len: usize = parts.iter().map(|part| part.len()).sum();
         let whole = (HEAD + len).next_multiple_of(ALIGN) as u64;
+        if whole > self.capacity {
+            return Err(io::Error::from(io::ErrorKind::FileTooLarge));
+        }
         if self.place + whole > self.capacity {
             self.flush()?;
             (self.place, self.buffer_place) = (0, 0);
