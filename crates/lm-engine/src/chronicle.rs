@@ -143,10 +143,10 @@ impl Story {
                 timeline.chunks.push(Chunk { at, took, start, n_tokens, n_rows, step, is_again });
             }
         }
+        let share = f64::from(step.n_prompt_tokens) / f64::from(step.n_tokens.max(1));
         match prompt {
             Some(_) if is_again => self.gap.lost += took,
             _ => {
-                let share = f64::from(step.n_prompt_tokens) / f64::from(step.n_tokens.max(1));
                 self.gap.prompts += took.mul_f64(share);
                 self.gap.n_prompt_tokens += step.n_prompt_tokens;
                 let largest = self.gap.largest.map_or(0, |(_, n)| n);
@@ -156,7 +156,8 @@ impl Story {
         let is_slow = !step.predicted.is_zero() && took > 2 * step.predicted && took > LEAST_STALL;
         if is_slow {
             let (predicted, n_rows, n_tokens) = (step.predicted, step.n_rows, step.n_tokens);
-            self.gap.slow += took - predicted;
+            // Prompts may be slow to predict; that is still theirs.
+            self.gap.slow += (took - predicted).mul_f64(1.0 - share);
             self.timeline.note_stall(Stall { at, took, predicted, n_rows, n_tokens });
         }
     }

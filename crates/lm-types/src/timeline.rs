@@ -177,7 +177,7 @@ impl Timeline {
     /// Notes when the token number `n`, counted from 0, came.
     pub fn note_token(&mut self, n: u32, at: Duration) {
         let stride = self.token_stride.max(1);
-        if n % stride != 0 {
+        if !n.is_multiple_of(stride) {
             return;
         }
         if self.tokens.len() == Self::MAX_TOKENS {

@@ -167,7 +167,7 @@ fn a_timeline_says_what_was_waited_for_and_names_no_stranger() {
     let (folder, one) = folder_with_key(&[Scope::Infer], KeyLimits::default());
     let two = add_key(&folder, "two", &[Scope::Infer], KeyLimits::default());
     let ops = add_key(&folder, "ops", &[Scope::Ops, Scope::Infer], KeyLimits::default());
-    let options = "mode=random,step_ns=1000000,prefill_token_ns=200000";
+    let options = "mode=random,step_ns=1000000,prefill_token_ns=1000000";
     let server = Server::start_in(folder, options, |_, _, _| {});
     let body = |prompt: &str, n: u32| {
         format!(r#"{{"prompt":"{prompt}","max_tokens":{n},"ignore_eos":true}}"#)
