@@ -21,6 +21,7 @@ mod doctor;
 mod failures;
 mod fetch;
 mod fix;
+mod how;
 mod keys;
 mod keys_args;
 mod loop_args;
@@ -35,6 +36,11 @@ mod predict;
 mod progress;
 mod quantize;
 mod quarantine;
+mod recorder;
+mod replay;
+mod replay_args;
+mod replay_report;
+mod restore;
 mod run;
 mod schema_answers;
 mod serve;
@@ -44,6 +50,7 @@ mod top;
 mod top_args;
 mod top_view;
 mod traffic;
+mod why;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -103,6 +110,10 @@ fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Learn(args) => failures::learn(&args),
         Verb::Doctor(args) => doctor::doctor(&args),
         Verb::Top(args) => top::top(&args),
+        Verb::Why(args) => why::why(&args),
+        Verb::Recorder(args) => recorder::recorder(&args),
+        Verb::Replay(args) => replay::replay(&args),
+        Verb::Bundle(args) => replay::bundle(&args),
     }
 }
 

@@ -15,6 +15,7 @@ use crate::doctor::store_path;
 use crate::keys::key_file;
 use crate::model::home;
 use crate::outcome::{Outcome, WrongUse, human_bytes};
+use crate::recorder::recording;
 use crate::served::{Shared, load_default, registry};
 use crate::signals;
 
@@ -55,6 +56,7 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
     let store_path = store_path(home()?.path());
     let options = StoreOptions { privacy, ..StoreOptions::default() };
     let ops = Ops::new(Store::open(&store_path, options)?);
+    let ops = recording(ops, args.recorder, privacy)?;
     access.load_keys(&ops)?;
     let observer = charging(Arc::clone(&access.keys), ops.observer());
     let shared =

@@ -6,6 +6,7 @@
 
 mod active;
 mod block_store;
+mod chronicle;
 mod cpu_time;
 mod draw;
 mod engine;

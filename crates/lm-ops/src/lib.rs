@@ -8,13 +8,22 @@
 mod doctor;
 mod ops;
 mod page;
+mod replay;
 mod search;
+mod timeline;
+mod why;
 
-pub use doctor::{Doctor, RunReport};
+pub use doctor::{Doctor, RunReport, is_alive};
 pub use ops::{FeedbackReceipt, Ops};
 pub use page::Utc;
+pub use replay::{Bundle, Factor, Recorded, ReplayError, Verdict};
 pub use search::{RequestPage, Search};
+pub use timeline::{AnswerTimeline, GapView, LossView, StallView, TimelinePage};
 
+pub use lm_recorder::{
+    Flight, InFlight, RecordedStep, RecordedToken, Recorder, RecorderCounters, RecorderError,
+    RecorderOptions,
+};
 pub use lm_store::{
     FoundRequest, MAX_FOUND, Privacy, Reader, Store, StoreCounters, StoreError, StoreOptions,
     StoredError, Traffic,

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use lastmile::{ModelInfo, Observer, ReleaseHash, TenantId};
+use lastmile::{AnswerBegun, ModelInfo, Observer, ReleaseHash, RequestEvent, StepEvent, TenantId};
 use lm_api::{ApiError, FeedbackRating, FeedbackRequest, parse_feedback};
+use lm_recorder::Recorder;
 use lm_store::{Feedback, FeedbackId, Rating, Release, RunInfo, Store, StoreCounters, StoreError};
 use serde::Serialize;
 
@@ -17,6 +18,29 @@ use serde::Serialize;
 #[derive(Clone)]
 pub struct Ops {
     pub(crate) store: Store,
+    recorder: Option<Recorder>,
+}
+
+/// The store and the recorder hear of the same.
+struct Both(Store, Recorder);
+
+impl Observer for Both {
+    fn record(&self, event: &RequestEvent) {
+        self.0.record(event);
+        self.1.record(event);
+    }
+
+    fn wants_steps(&self) -> bool {
+        true
+    }
+
+    fn began(&self, begun: &AnswerBegun<'_>) {
+        self.1.began(begun);
+    }
+
+    fn stepped(&self, step: &StepEvent<'_>) {
+        self.1.stepped(step);
+    }
 }
 
 /// The answer to a feedback.
@@ -35,13 +59,22 @@ impl Ops {
     /// Records into `store`.
     #[must_use]
     pub fn new(store: Store) -> Self {
-        Ops { store }
+        Ops { store, recorder: None }
+    }
+
+    /// Also tells a flight recorder of every step.
+    #[must_use]
+    pub fn with_recorder(self, recorder: Recorder) -> Self {
+        Ops { recorder: Some(recorder), ..self }
     }
 
     /// What a runtime is started with, so that each of its answers is recorded.
     #[must_use]
     pub fn observer(&self) -> Arc<dyn Observer> {
-        Arc::new(self.store.clone())
+        match &self.recorder {
+            Some(recorder) => Arc::new(Both(self.store.clone(), recorder.clone())),
+            None => Arc::new(self.store.clone()),
+        }
     }
 
     /// Stores what is loaded, the default model first, and notes that this process serves `models` at
@@ -78,6 +111,7 @@ impl Ops {
             model: info.name.clone(),
             engine_version: env!("CARGO_PKG_VERSION").to_owned(),
             facts: serde_json::Value::Object(facts.collect()),
+            how: info.how.clone(),
         })
     }
 
@@ -120,6 +154,9 @@ impl Ops {
     /// # Errors
     /// Why the last write failed.
     pub fn close(&self) -> Result<(), StoreError> {
+        if let Some(recorder) = &self.recorder {
+            recorder.close();
+        }
         self.store.close()
     }
 

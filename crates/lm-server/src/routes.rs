@@ -54,6 +54,7 @@ pub(crate) const ROUTES: &[&str] = &[
     "GET /version",
     "GET /v1/requests",
     "GET /v1/requests/{id}/page",
+    "GET /v1/requests/{id}/timeline",
     "GET /ops/v1/now",
     "GET /ops/v1/now/stream",
     "GET /ops/v1/charts/{name}",
@@ -90,6 +91,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/version", get(models::version))
         .route("/v1/requests", get(panel::search))
         .route("/v1/requests/{id}/page", get(panel::one))
+        .route("/v1/requests/{id}/timeline", get(panel::timeline))
         .route("/ops/v1/now", get(panel::now))
         .route("/ops/v1/now/stream", get(panel::stream))
         .route("/ops/v1/charts/{name}", get(panel::chart))

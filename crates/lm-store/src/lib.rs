@@ -12,11 +12,14 @@ mod error;
 mod job;
 mod options;
 mod read;
+pub mod recipe;
 mod record;
+mod recorded;
 mod retention;
 mod schema;
 mod search;
 mod store;
+mod timeline;
 mod totals;
 mod traffic;
 mod write;
@@ -30,8 +33,13 @@ pub use record::{
     Feedback, FeedbackId, Rating, Release, Run, RunInfo, RunState, StoredAttempt, StoredError,
     StoredFeedback, StoredRequest,
 };
+pub use recorded::{RecordedAnswer, RecordedRelease};
 pub use search::{FoundRequest, MAX_FOUND, MAX_SEARCHED, Search};
 pub use store::{Store, StoreCounters};
+pub use timeline::{
+    StoredCause, StoredChunk, StoredGap, StoredLoss, StoredMiss, StoredOther, StoredQueue,
+    StoredStall, StoredTimeline,
+};
 pub use totals::{LatencyMs, Totals};
 pub use traffic::Traffic;
 

@@ -6,14 +6,18 @@
 
 use std::time::Duration;
 
-use lm_types::{GenerateError, Outcome, Priority, Prompt, RequestEvent, TenantId, Timings};
+use lm_types::{
+    GenerateError, Outcome, Priority, Prompt, RequestEvent, TenantId, Timings, TokenId,
+};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::error::ErrorContext;
 use crate::record::unix_ms;
-use crate::{Feedback, FeedbackId, Privacy, Rating, Release, RunInfo, StoreError};
+use crate::{
+    Feedback, FeedbackId, Privacy, Rating, Release, RunInfo, StoreError, StoredTimeline, recipe,
+};
 
 /// Whether an answer was new.
 pub(crate) enum Written {
@@ -22,13 +26,14 @@ pub(crate) enum Written {
 }
 
 const INSERT_REQUEST: &str = "INSERT INTO request(id, release_hash, model, arrived_at_ms, prompt, \
-    params, n, priority, tenant) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING";
+    params, n, priority, tenant, recipe, prompt_tokens) \
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT DO NOTHING";
 
 const INSERT_ATTEMPT: &str = "INSERT INTO attempt(request_id, choice, release_hash, \
     arrived_at_ms, finish_reason, error_code, error_message, output_text, prompt_tokens, \
     completion_tokens, cached_tokens, queue_wait_ms, ttft_ms, e2e_ms, cpu_seconds, \
-    n_preemptions) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16) \
-    ON CONFLICT DO NOTHING";
+    n_preemptions, output_tokens, timeline) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, \
+    ?12, ?13, ?14, ?15, ?16, ?17, ?18) ON CONFLICT DO NOTHING";
 
 /// Writes one answer, and its request with the first of them. The server mints the ids, so a
 /// second answer for the same (request, choice) is a fault of a program: the first one is kept.
@@ -52,6 +57,8 @@ pub(crate) fn event(
             event.request.n,
             priority(event.request.priority),
             tenant_text(event.request.tenant),
+            full.then(|| recipe::to_json(&event.request).to_string()),
+            tokens_text(full, &event.prompt_tokens),
         ])?;
     }
     let (reason, failure) = match &event.outcome {
@@ -77,6 +84,8 @@ pub(crate) fn event(
         // SQLite stores NaN as NULL, which the column refuses; `max` turns NaN into 0.
         cpu_seconds.max(0.0),
         n_preemptions,
+        tokens_text(full, &event.output_tokens),
+        StoredTimeline::of(event).to_json(),
     ])?;
     Ok(if n_rows == 1 { Written::New } else { Written::Duplicate })
 }
@@ -146,14 +155,15 @@ pub(crate) fn release(
     now_ms: i64,
 ) -> rusqlite::Result<()> {
     connection.execute(
-        "INSERT INTO release(hash, model, engine_version, facts, first_seen_ms) \
-         VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
+        "INSERT INTO release(hash, model, engine_version, facts, first_seen_ms, how) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO UPDATE SET how = coalesce(?6, how)",
         params![
             release.hash.to_string(),
             release.model,
             release.engine_version,
             release.facts.to_string(),
-            now_ms
+            now_ms,
+            release.how,
         ],
     )?;
     Ok(())
@@ -258,6 +268,11 @@ fn priority(priority: Priority) -> &'static str {
 /// `None` for who came without a key.
 pub(crate) fn tenant_text(tenant: TenantId) -> Option<String> {
     (tenant != TenantId::ANONYMOUS).then(|| format!("{:016x}", tenant.0))
+}
+
+/// `[1,2,3]`, so that people can read it; `None` when nothing is kept or there is nothing.
+fn tokens_text(full: bool, tokens: &[TokenId]) -> Option<String> {
+    (full && !tokens.is_empty()).then(|| json!(tokens).to_string())
 }
 
 fn ms(duration: Duration) -> f64 {

@@ -17,7 +17,7 @@ enum Floor {
     Outside,
 }
 
-const FLOORS: [(&str, Floor); 29] = [
+const FLOORS: [(&str, Floor); 30] = [
     ("lm-types", Floor::F(0)),
     ("lm-kernels", Floor::F(0)),
     ("lm-keys", Floor::F(1)),
@@ -44,6 +44,7 @@ const FLOORS: [(&str, Floor); 29] = [
     ("lm-evidence", Floor::S(1)),
     ("lm-monitor", Floor::S(1)),
     ("lm-data", Floor::S(2)),
+    ("lm-recorder", Floor::S(2)),
     ("lm-feedback", Floor::S(3)),
     ("lm-tests", Floor::Outside),
     ("xtask", Floor::Outside),
