@@ -18,6 +18,7 @@
 mod calibrate;
 mod config;
 mod disk_cache;
+mod energy;
 mod engine_bench;
 mod grammars;
 mod loading;
@@ -38,6 +39,7 @@ pub use calibrate::{
 };
 pub use config::{LoadError, ModelSource, RuntimeConfig};
 pub use disk_cache::DiskCacheConfig;
+pub use energy::{EnergyError, EnergyMeter};
 pub use engine_bench::{
     BenchCase, CaseKind, EngineBench, EngineBenchError, EngineBenchOptions, bench_engine,
 };
@@ -63,7 +65,7 @@ pub use lm_engine::{Aborter, BlockStoreSnapshot, EngineOptions, HistogramSnapsho
 pub use lm_models::{DefaultSampling, WeightsFrom};
 pub use lm_types::{
     AnswerBegun, AnswerForm, CacheMissReason, CallForm, ChatMessage, Constraint, Dialog, Dry,
-    Finish, FinishReason, GenerateError, GenerateEvent, GenerateRequest, Observer, Outcome,
+    Finish, FinishReason, GenerateError, GenerateEvent, GenerateRequest, Observer, Outcome, Prices,
     Priority, Prompt, QueueUnit, ReleaseHash, RequestEvent, RequestId, Role, SamplingParams,
     StepEvent, StepRow, StopRules, TenantId, Timeline, Timings, TokenId, TokenLogprobs, Usage,
 };

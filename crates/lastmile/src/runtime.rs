@@ -16,6 +16,7 @@ use lm_types::{
 };
 
 use crate::disk_cache::{self, DiskCache};
+use crate::energy::EnergyMeter;
 use crate::grammars::Grammars;
 use crate::loading::{Loaded, Surroundings, load};
 use crate::machine::MemoryLimit;
@@ -129,6 +130,7 @@ impl Runtime {
             served_by: ServedBy { model: info.name.clone(), release: info.release_hash },
             arbiter: Arc::clone(arbiter),
             block_store,
+            take_joules: EnergyMeter::of_this_machine().map(EnergyMeter::taken_by_engines),
         };
         let engine = EngineHandle::spawn(parts, &config.engine)?;
         Ok(Runtime {

@@ -8,6 +8,7 @@ use lastmile::KvType;
 
 use crate::bench_args::BenchArgs;
 use crate::cache_args::CacheArgs;
+use crate::cost::{CostArgs, PriceArgs};
 use crate::data_args::{DataArgs, QuarantineArgs};
 use crate::how::kv_type;
 use crate::keys_args::KeysArgs;
@@ -18,6 +19,7 @@ use crate::placeholder_args::PlaceholderArgs;
 use crate::recorder::{RecorderArgs, RecorderServeArgs};
 use crate::replay_args::{BundleArgs, ReplayArgs};
 use crate::served::ServedArgs;
+use crate::store_args::{StoreArgs, StoreOptionArgs};
 use crate::top_args::TopArgs;
 
 const AFTER_HELP: &str = "\
@@ -49,7 +51,7 @@ pub(crate) enum LogFormat {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Serve a model over HTTP, as OpenAI's API.
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Answer one prompt and exit.
     Run(RunArgs),
     /// Talk with a model in the terminal.
@@ -98,6 +100,10 @@ pub(crate) enum Verb {
     Bundle(BundleArgs),
     /// See what the flight recorder holds.
     Recorder(RecorderArgs),
+    /// Say what answers took and cost, by key, day or model.
+    Cost(CostArgs),
+    /// Back up, upgrade and measure the store, and erase from it.
+    Store(StoreArgs),
     /// Watch a server that runs, live.
     Top(TopArgs),
 }
@@ -213,17 +219,10 @@ pub(crate) struct ServeArgs {
     /// A second signal ends the process at once, with status 3.
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     pub(crate) shutdown_timeout: u64,
-    /// What the store keeps of prompts and answers.
-    #[arg(long, value_enum, default_value = "full", env = "LASTMILE_PRIVACY")]
-    pub(crate) privacy: PrivacyArg,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum PrivacyArg {
-    /// Everything, for 14 days.
-    Full,
-    /// Numbers and codes, no text.
-    Off,
+    #[command(flatten)]
+    pub(crate) store: StoreOptionArgs,
+    #[command(flatten)]
+    pub(crate) prices: PriceArgs,
 }
 
 /// How answers are drawn; by default as the model's authors recommend.

@@ -14,6 +14,7 @@ mod bench_serve_args;
 mod cache_args;
 mod calibrate;
 mod chat;
+mod cost;
 mod data;
 mod data_args;
 mod data_versions;
@@ -46,6 +47,8 @@ mod schema_answers;
 mod serve;
 mod served;
 mod signals;
+mod store;
+mod store_args;
 mod top;
 mod top_args;
 mod top_view;
@@ -109,6 +112,8 @@ fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Eval(args) => fix::eval(&args),
         Verb::Learn(args) => failures::learn(&args),
         Verb::Doctor(args) => doctor::doctor(&args),
+        Verb::Cost(args) => cost::cost(&args),
+        Verb::Store(args) => store::store(&args),
         Verb::Top(args) => top::top(&args),
         Verb::Why(args) => why::why(&args),
         Verb::Recorder(args) => recorder::recorder(&args),

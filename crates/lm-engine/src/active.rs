@@ -43,6 +43,8 @@ pub(crate) struct Active {
     pub(crate) cpu_seconds: f64,
     /// What happened to it so far.
     pub(crate) story: Story,
+    /// `None` as soon as a part of it could not be read.
+    pub(crate) joules: Option<f64>,
 }
 
 impl Active {
@@ -78,6 +80,7 @@ impl Active {
             last_token: arrival,
             cpu_seconds: 0.0,
             story: Story::new(arrival),
+            joules: None,
             request: new.request,
         }
     }
@@ -221,6 +224,7 @@ impl Active {
             ttft: self.first_token.map_or_else(Default::default, |t| t - self.arrival),
             e2e: now - self.arrival,
             cpu_seconds: self.cpu_seconds,
+            joules: self.joules,
             n_preemptions: seq.map_or(0, Sequence::n_preemptions),
             n_cached_blocks: computed.map_or(0, |seq| count(seq.n_cached_blocks())),
             first_miss: computed.and_then(Sequence::first_miss),

@@ -4,6 +4,7 @@
 //!
 //! Start reading at [`Engine::step`]; it is the table of contents of the whole runtime.
 
+mod account;
 mod active;
 mod block_store;
 mod chronicle;
@@ -26,7 +27,7 @@ pub use block_store::{
     BlockKeeper, BlockStore, BlockStoreCounters, BlockStoreSnapshot, MovedBlock, NotKept,
     StoreOrder, StoreReport, Unusable, block_store, blocks_on_their_way,
 };
-pub use engine::{Engine, EngineParts};
+pub use engine::{Engine, EngineParts, TakeJoules};
 pub use histogram::{Histogram, HistogramSnapshot};
 pub use output::{Aborter, OutputReader, OutputWriter, output_pair};
 pub use stats::{EngineStats, StatsSnapshot};

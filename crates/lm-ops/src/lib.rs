@@ -5,6 +5,7 @@
 //!
 //! Start reading at [`Ops`] (inside of a server) and [`Doctor`] (from anywhere).
 
+mod cost;
 mod doctor;
 mod ops;
 mod page;
@@ -13,6 +14,7 @@ mod search;
 mod timeline;
 mod why;
 
+pub use cost::{CostBy, CostCount, CostCounters, CostReport, Spending};
 pub use doctor::{Doctor, RunReport, is_alive};
 pub use ops::{FeedbackReceipt, Ops};
 pub use page::Utc;
@@ -25,8 +27,8 @@ pub use lm_recorder::{
     RecorderOptions,
 };
 pub use lm_store::{
-    FoundRequest, MAX_FOUND, Privacy, Reader, Store, StoreCounters, StoreError, StoreOptions,
-    StoredError, Traffic,
+    Erase, Erased, FoundRequest, MAX_FOUND, Privacy, Reader, Retention, Store, StoreCounters,
+    StoreError, StoreOptions, StoreStats, StoredError, Traffic, backup, stats, upgrade,
 };
 
 #[cfg(test)]

@@ -14,33 +14,14 @@ use lm_recorder::Recorder;
 use lm_store::{Feedback, FeedbackId, Rating, Release, RunInfo, Store, StoreCounters, StoreError};
 use serde::Serialize;
 
+use crate::cost::{CostCounters, Recording};
+
 /// What runs beside one engine. Clones share one store.
 #[derive(Clone)]
 pub struct Ops {
     pub(crate) store: Store,
     recorder: Option<Recorder>,
-}
-
-/// The store and the recorder hear of the same.
-struct Both(Store, Recorder);
-
-impl Observer for Both {
-    fn record(&self, event: &RequestEvent) {
-        self.0.record(event);
-        self.1.record(event);
-    }
-
-    fn wants_steps(&self) -> bool {
-        true
-    }
-
-    fn began(&self, begun: &AnswerBegun<'_>) {
-        self.1.began(begun);
-    }
-
-    fn stepped(&self, step: &StepEvent<'_>) {
-        self.1.stepped(step);
-    }
+    pub(crate) costs: Arc<CostCounters>,
 }
 
 /// The answer to a feedback.
@@ -59,7 +40,7 @@ impl Ops {
     /// Records into `store`.
     #[must_use]
     pub fn new(store: Store) -> Self {
-        Ops { store, recorder: None }
+        Ops { store, recorder: None, costs: Arc::default() }
     }
 
     /// Also tells a flight recorder of every step.
@@ -71,10 +52,11 @@ impl Ops {
     /// What a runtime is started with, so that each of its answers is recorded.
     #[must_use]
     pub fn observer(&self) -> Arc<dyn Observer> {
-        match &self.recorder {
-            Some(recorder) => Arc::new(Both(self.store.clone(), recorder.clone())),
-            None => Arc::new(self.store.clone()),
-        }
+        Arc::new(Recording {
+            store: self.store.clone(),
+            counters: Arc::clone(&self.costs),
+            recorder: self.recorder.clone(),
+        })
     }
 
     /// Stores what is loaded, the default model first, and notes that this process serves `models` at

@@ -19,7 +19,7 @@ use crate::headers::{cors, secure};
 use crate::origin::guard;
 use crate::request_log::{RequestEntry, track};
 use crate::{
-    body, dialects, generate, health, metrics, model_ops, models, ollama_models, panel, reply,
+    body, costs, dialects, generate, health, metrics, model_ops, models, ollama_models, panel, reply,
     texts,
 };
 
@@ -57,6 +57,7 @@ pub(crate) const ROUTES: &[&str] = &[
     "GET /v1/requests/{id}/timeline",
     "GET /ops/v1/now",
     "GET /ops/v1/now/stream",
+    "GET /ops/v1/cost",
     "GET /ops/v1/charts/{name}",
     "GET /panel/{file}",
     "GET /",
@@ -94,6 +95,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/requests/{id}/timeline", get(panel::timeline))
         .route("/ops/v1/now", get(panel::now))
         .route("/ops/v1/now/stream", get(panel::stream))
+        .route("/ops/v1/cost", get(costs::cost))
         .route("/ops/v1/charts/{name}", get(panel::chart))
         .route("/panel/{file}", get(panel::page_file))
         .route("/", get(panel::root))

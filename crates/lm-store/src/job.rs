@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use crossbeam_channel::Sender;
 use lm_types::{Dialog, GenerateRequest, Prompt, RequestEvent, SamplingParams, StopRules};
 
+use crate::erase::{Erase, Erased};
 use crate::{Feedback, FeedbackId, Privacy, Release, RunInfo, StoreError};
 
 pub(crate) type Reply<T> = Sender<Result<T, StoreError>>;
@@ -20,13 +21,15 @@ pub(crate) enum Job {
     Feedback(Feedback, Reply<FeedbackId>),
     BeginRun(RunInfo, Reply<String>),
     Prune(SystemTime, Reply<()>),
+    Erase(Erase, Reply<Erased>),
+    MakeRoom(Reply<()>),
     Flush(Reply<()>),
     Close(Reply<()>),
 }
 
 /// The one place where an answer enters the store: what privacy withholds is not even copied.
 pub(crate) fn admit(event: &RequestEvent, privacy: Privacy) -> Box<RequestEvent> {
-    if privacy == Privacy::Full {
+    if privacy != Privacy::Off {
         return Box::new(event.clone());
     }
     let request = &event.request;
@@ -45,6 +48,7 @@ pub(crate) fn admit(event: &RequestEvent, privacy: Privacy) -> Box<RequestEvent>
             n: request.n,
             priority: request.priority,
             tenant: request.tenant,
+            subject: request.subject.clone(),
             deadline: request.deadline,
             max_queue: request.max_queue,
         },

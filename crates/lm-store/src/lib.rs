@@ -8,8 +8,11 @@
 //! Start reading at [`Store`] (the handle), then `writer` (the one loop) and `schema` (the tables).
 
 mod answers;
+mod costs;
+mod erase;
 mod error;
 mod job;
+mod mask;
 mod options;
 mod read;
 pub mod recipe;
@@ -22,10 +25,13 @@ mod store;
 mod timeline;
 mod totals;
 mod traffic;
+mod upkeep;
 mod write;
 mod writer;
 
 pub use answers::{Answered, Place};
+pub use costs::{CostBy, CostLine};
+pub use erase::{Erase, Erased};
 pub use error::StoreError;
 pub use options::{Privacy, Retention, StoreOptions};
 pub use read::{Reader, RowCounts};
@@ -42,6 +48,7 @@ pub use timeline::{
 };
 pub use totals::{LatencyMs, Totals};
 pub use traffic::Traffic;
+pub use upkeep::{StoreStats, backup, stats, upgrade};
 
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@
 //! [`RequestEvent`] (what is remembered).
 
 mod constraint;
+mod cost;
 mod dialog;
 mod event;
 mod id;
@@ -17,6 +18,7 @@ mod time;
 mod timeline;
 
 pub use constraint::{AnswerForm, CallForm, Constraint, TokenMask};
+pub use cost::Prices;
 pub use dialog::Dialog;
 pub use event::{
     CacheMissReason, Finish, FinishReason, GenerateError, GenerateEvent, QueueUnit, Timings,

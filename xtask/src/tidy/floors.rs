@@ -40,6 +40,7 @@ const FLOORS: [(&str, Floor); 30] = [
     ("lm-ops", Floor::F(7)),
     ("lm-server", Floor::F(8)),
     ("lm-cli", Floor::F(9)),
+    ("lm-privacy", Floor::S(0)),
     ("lm-store", Floor::S(1)),
     ("lm-evidence", Floor::S(1)),
     ("lm-monitor", Floor::S(1)),

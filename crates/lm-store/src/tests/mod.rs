@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+mod costing;
 mod faults;
+mod privacy;
 mod rows;
 mod searching;
 mod tenants;
