@@ -51,6 +51,7 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
     let address = listener.local_addr()?;
     let store_path = store_path(home()?.path());
     let options = args.store.options(args.host, args.prices.prices());
+    let privacy = options.privacy;
     let ops = Ops::new(Store::open(&store_path, options)?);
     let ops = recording(ops, args.recorder, privacy)?;
     access.load_keys(&ops)?;

@@ -19,8 +19,8 @@ use crate::headers::{cors, secure};
 use crate::origin::guard;
 use crate::request_log::{RequestEntry, track};
 use crate::{
-    body, costs, dialects, generate, health, metrics, model_ops, models, ollama_models, panel, reply,
-    texts,
+    body, costs, dialects, generate, health, metrics, model_ops, models, ollama_models, panel,
+    reply, texts,
 };
 
 /// Every route, as `GET /` lists them.

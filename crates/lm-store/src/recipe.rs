@@ -220,6 +220,7 @@ pub fn from_json(
         n: recipe.n,
         priority: Priority::Interactive,
         tenant: TenantId::ANONYMOUS,
+        subject: None,
         deadline: None,
         max_queue: None,
     })

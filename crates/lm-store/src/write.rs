@@ -16,9 +16,7 @@ use uuid::Uuid;
 use crate::error::ErrorContext;
 use crate::mask::Masked;
 use crate::record::unix_ms;
-use crate::{
-    Feedback, FeedbackId, Rating, Release, RunInfo, StoreError, StoredTimeline, recipe,
-};
+use crate::{Feedback, FeedbackId, Rating, Release, RunInfo, StoreError, StoredTimeline, recipe};
 
 /// Whether an answer was new.
 pub(crate) enum Written {
