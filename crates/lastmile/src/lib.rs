@@ -64,8 +64,8 @@ pub use lm_cpu::KvType;
 pub use lm_engine::{Aborter, BlockStoreSnapshot, EngineOptions, HistogramSnapshot, StatsSnapshot};
 pub use lm_models::{DefaultSampling, WeightsFrom};
 pub use lm_types::{
-    AnswerForm, CacheMissReason, CallForm, ChatMessage, Constraint, Dialog, Dry, Finish,
-    FinishReason, GenerateError, GenerateEvent, GenerateRequest, Observer, Outcome, Prices,
-    Priority, Prompt, QueueUnit, ReleaseHash, RequestEvent, RequestId, Role, SamplingParams, StopRules,
-    TenantId, Timings, TokenId, TokenLogprobs, Usage,
+    AnswerBegun, AnswerForm, CacheMissReason, CallForm, ChatMessage, Constraint, Dialog, Dry,
+    Finish, FinishReason, GenerateError, GenerateEvent, GenerateRequest, Observer, Outcome, Prices,
+    Priority, Prompt, QueueUnit, ReleaseHash, RequestEvent, RequestId, Role, SamplingParams,
+    StepEvent, StepRow, StopRules, TenantId, Timeline, Timings, TokenId, TokenLogprobs, Usage,
 };

@@ -11,8 +11,8 @@ use lm_engine::{
 use lm_models::DefaultSampling;
 use lm_tokenizer::{EncodeOptions, Tokenizer};
 use lm_types::{
-    ChatMessage, Dialog, GenerateError, GenerateRequest, Observer, Outcome, Prompt, ReleaseHash,
-    RequestEvent, SamplingParams, Timings, TokenId, Usage,
+    ChatMessage, Dialog, GenerateError, GenerateRequest, Observer, Prompt, ReleaseHash,
+    RequestEvent, SamplingParams, TokenId,
 };
 
 use crate::disk_cache::{self, DiskCache};
@@ -64,6 +64,8 @@ pub struct ModelInfo {
     pub loaded_at: SystemTime,
     /// What it takes in all, as planned before it was loaded.
     pub planned_bytes: u64,
+    /// As of [`RuntimeConfig::how`].
+    pub how: Option<String>,
 }
 
 impl Runtime {
@@ -118,6 +120,7 @@ impl Runtime {
             release: facts,
             loaded_at: SystemTime::now(),
             planned_bytes,
+            how: config.how,
         };
         let (backend, tokenizer) = (wrap(backend), Arc::new(tokenizer));
         let parts = EngineParts {
@@ -384,19 +387,17 @@ impl Runtime {
         arrived_at: SystemTime,
         error: &GenerateError,
     ) {
-        self.observer.record(&RequestEvent {
-            request: GenerateRequest {
-                prompt: request.prompt.excerpt(MAX_REFUSED_BYTES),
-                ..(**request).clone()
-            },
-            choice: 0,
-            model: self.info.name.clone(),
-            release: self.info.release_hash,
+        let request = GenerateRequest {
+            prompt: request.prompt.excerpt(MAX_REFUSED_BYTES),
+            ..(**request).clone()
+        };
+        let (model, release) = (self.info.name.clone(), self.info.release_hash);
+        self.observer.record(&RequestEvent::refused(
+            request,
+            model,
+            release,
             arrived_at,
-            outcome: Outcome::Failed(error.clone()),
-            output_text: String::new(),
-            usage: Usage::default(),
-            timings: Timings::default(),
-        });
+            error.clone(),
+        ));
     }
 }

@@ -7,9 +7,9 @@
 use lastmile::{FinishReason, Usage};
 use serde::Serialize;
 
-use crate::{LogprobEntry, Spent};
 use crate::logprobs::{self, ChatLogprobs, TextLogprobs};
 use crate::tools::{CallBody, ToolCall};
+use crate::{LogprobEntry, Spent};
 
 /// Which of OpenAI's two APIs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

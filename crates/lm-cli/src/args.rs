@@ -10,11 +10,14 @@ use crate::bench_args::BenchArgs;
 use crate::cache_args::CacheArgs;
 use crate::cost::{CostArgs, PriceArgs};
 use crate::data_args::{DataArgs, QuarantineArgs};
+use crate::how::kv_type;
 use crate::keys_args::KeysArgs;
 use crate::loop_args::{EvalArgs, FailuresArgs, FixArgs, LearnArgs, ReviewArgs};
 use crate::net_args::NetArgs;
 use crate::placeholder::PlaceholderFiles;
 use crate::placeholder_args::PlaceholderArgs;
+use crate::recorder::{RecorderArgs, RecorderServeArgs};
+use crate::replay_args::{BundleArgs, ReplayArgs};
 use crate::served::ServedArgs;
 use crate::store_args::{StoreArgs, StoreOptionArgs};
 use crate::top_args::TopArgs;
@@ -89,6 +92,14 @@ pub(crate) enum Verb {
     Learn(LearnArgs),
     /// Say what runs, since when, and what went wrong.
     Doctor(DoctorArgs),
+    /// Say what one request waited for, and behind whom.
+    Why(crate::why::WhyArgs),
+    /// Compute recorded answers again, and say whether they are identical.
+    Replay(ReplayArgs),
+    /// Write everything that is recorded of one request into a file.
+    Bundle(BundleArgs),
+    /// See what the flight recorder holds.
+    Recorder(RecorderArgs),
     /// Say what answers took and cost, by key, day or model.
     Cost(CostArgs),
     /// Back up, upgrade and measure the store, and erase from it.
@@ -172,14 +183,6 @@ pub(crate) struct RunOptions {
     pub(crate) offline: bool,
 }
 
-fn kv_type(text: &str) -> Result<KvType, String> {
-    let types = [KvType::F16, KvType::Int8];
-    types
-        .into_iter()
-        .find(|kv_type| kv_type.as_str() == text)
-        .ok_or_else(|| "must be f16 or int8".to_owned())
-}
-
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  lastmile serve --model placeholder --port 8081")]
 pub(crate) struct ServeArgs {
@@ -200,6 +203,8 @@ pub(crate) struct ServeArgs {
     pub(crate) net: NetArgs,
     #[command(flatten)]
     pub(crate) cache: CacheArgs,
+    #[command(flatten)]
+    pub(crate) recorder: RecorderServeArgs,
     /// The name that clients ask for; of the first model.
     #[arg(long, value_name = "NAME", hide_short_help = true)]
     pub(crate) served_model_name: Option<String>,

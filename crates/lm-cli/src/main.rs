@@ -22,6 +22,7 @@ mod doctor;
 mod failures;
 mod fetch;
 mod fix;
+mod how;
 mod keys;
 mod keys_args;
 mod loop_args;
@@ -36,6 +37,11 @@ mod predict;
 mod progress;
 mod quantize;
 mod quarantine;
+mod recorder;
+mod replay;
+mod replay_args;
+mod replay_report;
+mod restore;
 mod run;
 mod schema_answers;
 mod serve;
@@ -47,6 +53,7 @@ mod top;
 mod top_args;
 mod top_view;
 mod traffic;
+mod why;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -58,6 +65,11 @@ use crate::args::{Cli, LogFormat, Verb};
 use crate::bench_args::BenchVerb;
 use crate::outcome::{Outcome, error_text, exit_code, is_broken_pipe};
 use crate::placeholder_args::PlaceholderVerb;
+
+/// glibc keeps what threads free in arenas of their own: each model that a new thread loads then takes memory that an
+/// unload gives to no other thread.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -103,6 +115,10 @@ fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Cost(args) => cost::cost(&args),
         Verb::Store(args) => store::store(&args),
         Verb::Top(args) => top::top(&args),
+        Verb::Why(args) => why::why(&args),
+        Verb::Recorder(args) => recorder::recorder(&args),
+        Verb::Replay(args) => replay::replay(&args),
+        Verb::Bundle(args) => replay::bundle(&args),
     }
 }
 

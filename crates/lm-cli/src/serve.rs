@@ -15,6 +15,7 @@ use crate::doctor::store_path;
 use crate::keys::key_file;
 use crate::model::home;
 use crate::outcome::{Outcome, WrongUse, human_bytes};
+use crate::recorder::recording;
 use crate::served::{Shared, load_default, registry};
 use crate::signals;
 
@@ -50,7 +51,9 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
     let address = listener.local_addr()?;
     let store_path = store_path(home()?.path());
     let options = args.store.options(args.host, args.prices.prices());
+    let privacy = options.privacy;
     let ops = Ops::new(Store::open(&store_path, options)?);
+    let ops = recording(ops, args.recorder, privacy)?;
     access.load_keys(&ops)?;
     let observer = charging(Arc::clone(&access.keys), ops.observer());
     let shared =

@@ -15,6 +15,7 @@ use lm_tokenizer::Tokenizer;
 use lm_types::{FinishReason, GenerateError, Observer, Outcome, SeqId, Timestamp, TokenLogprobs};
 
 use crate::active::{Active, ServedBy};
+use crate::chronicle::Chronicle;
 use crate::draw::{Draw, panic_message};
 use crate::exchange::Exchange;
 use crate::submit::{Door, QueuePlace, never_runs};
@@ -51,6 +52,7 @@ pub struct Engine {
     pub(crate) stats: Arc<EngineStats>,
     pub(crate) active: BTreeMap<SeqId, Active>,
     pub(crate) exchange: Option<Exchange>,
+    pub(crate) chronicle: Chronicle,
     next_seq: u64,
     /// The bound as it was configured; engines that have work at the same time share it.
     max_token_gap: Duration,
@@ -60,7 +62,7 @@ pub struct Engine {
     batch: Batch,
     logits: LogitsBuf,
     pub(crate) rows: Vec<ScheduledRow>,
-    draws: Vec<Draw>,
+    pub(crate) draws: Vec<Draw>,
     drawn: Vec<Drawn>,
     leaving: Vec<SeqId>,
     pub(crate) shares: Vec<f64>,
@@ -93,6 +95,7 @@ impl Engine {
             scheduler,
             active: BTreeMap::new(),
             exchange,
+            chronicle: Chronicle::new(parts.observer.wants_steps(), n_seqs),
             next_seq: 0,
             max_token_gap: config.max_token_gap,
             activity: None,
@@ -103,7 +106,7 @@ impl Engine {
 
     /// Runs one step: what can run, runs one round.
     pub fn step(&mut self) {
-        let arbiter = Arc::clone(&self.parts.arbiter);
+        let (arbiter, asked) = (Arc::clone(&self.parts.arbiter), self.stats.now());
         // Who waits for its turn is alive.
         let _turn = (!self.is_idle()).then(|| arbiter.turn(|| self.stats.beat()));
         self.exchange_blocks();
@@ -119,6 +122,7 @@ impl Engine {
                 Ok(()) => {
                     self.sample();
                     self.account(started);
+                    self.note_step(asked, started);
                     self.complete();
                     self.emit();
                     self.learn(started);
@@ -178,6 +182,7 @@ impl Engine {
         if let Err(refused) = self.scheduler.add(sequence) {
             self.end(id, Outcome::Failed(never_runs(&refused)));
         }
+        self.note_arrival(id);
     }
 
     /// Ends every answer at once.
@@ -204,6 +209,7 @@ impl Engine {
         let step = self.scheduler.schedule(now);
         self.rows.clear();
         self.rows.extend_from_slice(&step.rows);
+        self.note_displaced(now);
         while let Some(expired) = self.scheduler.take_expired() {
             self.expire(&expired);
         }

@@ -7,6 +7,7 @@
 mod account;
 mod active;
 mod block_store;
+mod chronicle;
 mod cpu_time;
 mod draw;
 mod engine;

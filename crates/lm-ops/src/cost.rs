@@ -9,14 +9,14 @@ use std::fmt::{self, Display, Formatter};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use lastmile::{Observer, Prices, RequestEvent, TenantId};
+use lastmile::{AnswerBegun, Observer, Prices, RequestEvent, StepEvent, TenantId};
 use lm_api::{ApiError, or_unavailable};
 use lm_store::{CostLine, Reader, Store, StoreError};
 use serde::Serialize;
 
 pub use lm_store::CostBy;
 
-use crate::{Ops, Utc};
+use crate::{Ops, Recorder, Utc};
 
 /// Keys and models that are counted apart; what comes later is counted as `other`.
 const MAX_SERIES: usize = 1000;
@@ -76,16 +76,36 @@ pub struct Spending {
     pub cost: BTreeMap<String, f64>,
 }
 
-/// Counts an answer's cost before the store is told of it.
+/// Counts an answer's cost, then tells the store and the recorder of it.
 pub(crate) struct Recording {
     pub(crate) store: Store,
     pub(crate) counters: Arc<CostCounters>,
+    pub(crate) recorder: Option<Recorder>,
 }
 
 impl Observer for Recording {
     fn record(&self, event: &RequestEvent) {
         self.counters.count(event, self.store.prices());
         self.store.record(event);
+        if let Some(recorder) = &self.recorder {
+            recorder.record(event);
+        }
+    }
+
+    fn wants_steps(&self) -> bool {
+        self.recorder.is_some()
+    }
+
+    fn began(&self, begun: &AnswerBegun<'_>) {
+        if let Some(recorder) = &self.recorder {
+            recorder.began(begun);
+        }
+    }
+
+    fn stepped(&self, step: &StepEvent<'_>) {
+        if let Some(recorder) = &self.recorder {
+            recorder.stepped(step);
+        }
     }
 }
 

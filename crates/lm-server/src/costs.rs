@@ -64,7 +64,11 @@ pub(crate) fn write(page: &mut Exposition, app: &App, models: &[Served<'_>]) {
     let mut family = |name: &str, help: &str, value: fn(&lm_ops::CostCount) -> f64| {
         page.family(name, "counter", help);
         for ((model, key), count) in &counts {
-            page.sample(name, &[("model_name", model.as_str()), ("key", key.as_str())], value(count));
+            page.sample(
+                name,
+                &[("model_name", model.as_str()), ("key", key.as_str())],
+                value(count),
+            );
         }
     };
     let name = "lastmile_request_cpu_seconds_total";
@@ -80,7 +84,8 @@ pub(crate) fn write(page: &mut Exposition, app: &App, models: &[Served<'_>]) {
         page.family(name, "counter", "What answers that ended cost, by the configured prices.");
         for ((model, key), count) in &counts {
             let currency = prices.currency.as_str();
-            let labels = [("model_name", model.as_str()), ("key", key.as_str()), ("currency", currency)];
+            let labels =
+                [("model_name", model.as_str()), ("key", key.as_str()), ("currency", currency)];
             page.sample(name, &labels, count.cost);
         }
     }

@@ -15,8 +15,8 @@ use axum::response::Response;
 use futures_util::StreamExt;
 use futures_util::stream::{BoxStream, SelectAll};
 use lastmile::{
-    GenerateError, GenerateEvent, GenerateStream, Prices, RequestId, Runtime, SamplingParams, TokenId,
-    TokenLogprobs, ToolCallParser, ToolFormat,
+    GenerateError, GenerateEvent, GenerateStream, Prices, RequestId, Runtime, SamplingParams,
+    TokenId, TokenLogprobs, ToolCallParser, ToolFormat,
 };
 use lm_api::{
     ApiError, Head, LogprobEntry, ParseOptions, Parsed, Style, TextOffset, TokenName, Urgency,

@@ -52,8 +52,7 @@ pub(crate) fn erase(
     let mut erased = Erased::default();
     loop {
         // Takes the lock at once: another process may write, too.
-        let transaction =
-            Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+        let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
         let ids: Vec<String> = transaction
             .prepare_cached(&select)?
             .query_map(params![first, second], |row| row.get(0))?

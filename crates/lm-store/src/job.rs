@@ -58,8 +58,11 @@ pub(crate) fn admit(event: &RequestEvent, privacy: Privacy) -> Box<RequestEvent>
         arrived_at: event.arrived_at,
         outcome: event.outcome.clone(),
         output_text: String::new(),
+        prompt_tokens: Vec::new(),
+        output_tokens: Vec::new(),
         usage: event.usage,
         timings: event.timings,
+        timeline: event.timeline.clone(),
     })
 }
 
@@ -79,5 +82,7 @@ pub(crate) fn size_bytes(event: &RequestEvent, privacy: Privacy) -> usize {
     };
     let stop: usize = event.request.stop.stop_strings.iter().map(String::len).sum();
     let form = event.request.constraint.as_ref().map_or(0, |asked| asked.form.size_bytes());
-    prompt + stop + form + event.request.dialog.size_bytes() + event.output_text.len()
+    let tokens = size_of_val(event.prompt_tokens.as_slice());
+    let tokens = tokens + size_of_val(event.output_tokens.as_slice());
+    prompt + stop + form + tokens + event.request.dialog.size_bytes() + event.output_text.len()
 }

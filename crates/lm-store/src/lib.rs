@@ -15,11 +15,14 @@ mod job;
 mod mask;
 mod options;
 mod read;
+pub mod recipe;
 mod record;
+mod recorded;
 mod retention;
 mod schema;
 mod search;
 mod store;
+mod timeline;
 mod totals;
 mod traffic;
 mod upkeep;
@@ -36,8 +39,13 @@ pub use record::{
     Feedback, FeedbackId, Rating, Release, Run, RunInfo, RunState, StoredAttempt, StoredError,
     StoredFeedback, StoredRequest,
 };
+pub use recorded::{RecordedAnswer, RecordedRelease};
 pub use search::{FoundRequest, MAX_FOUND, MAX_SEARCHED, Search};
 pub use store::{Store, StoreCounters};
+pub use timeline::{
+    StoredCause, StoredChunk, StoredGap, StoredLoss, StoredMiss, StoredOther, StoredQueue,
+    StoredStall, StoredTimeline,
+};
 pub use totals::{LatencyMs, Totals};
 pub use traffic::Traffic;
 pub use upkeep::{StoreStats, backup, stats, upgrade};

@@ -38,6 +38,8 @@ pub(crate) struct Masked {
     pub(crate) output_mac: Option<String>,
     pub(crate) error_message: Option<String>,
     pub(crate) subject: Option<String>,
+    /// Whether everything that the answer came of may be kept, too.
+    pub(crate) is_full: bool,
 }
 
 impl Mask {
@@ -61,6 +63,7 @@ impl Mask {
             prompt_mac: None,
             output_mac: None,
             subject,
+            is_full: self.privacy == Privacy::Full,
             event,
         };
         let event = &mut masked.event;

@@ -23,6 +23,8 @@ pub struct Release {
     pub engine_version: String,
     /// Kernel path, KV type, weights digest, tokenizer, chat template and so on, as JSON.
     pub facts: serde_json::Value,
+    /// How it is started again, in words of whoever started it; the newest that is known. No part of the digest.
+    pub how: Option<String>,
 }
 
 /// What somebody says about one answer. At least one of rating, comment and correction.

@@ -13,9 +13,9 @@ use crate::record::unix_ms;
 
 /// Each takes the latest time that is too old, in Unix milliseconds, and erases at most 500 rows.
 const ERASE_BODIES: [&str; 2] = [
-    "UPDATE request SET prompt = NULL WHERE rowid IN (SELECT rowid FROM request \
+    "UPDATE request SET prompt = NULL, recipe = NULL, prompt_tokens = NULL WHERE rowid IN (SELECT rowid FROM request \
      WHERE prompt IS NOT NULL AND arrived_at_ms < ?1 LIMIT 500)",
-    "UPDATE attempt SET output_text = NULL WHERE rowid IN (SELECT rowid FROM attempt \
+    "UPDATE attempt SET output_text = NULL, output_tokens = NULL WHERE rowid IN (SELECT rowid FROM attempt \
      WHERE output_text IS NOT NULL AND arrived_at_ms < ?1 LIMIT 500)",
 ];
 const ERASE_ROWS: [&str; 4] = [

@@ -13,7 +13,7 @@ use crate::{StoreError, StoreOptions};
 
 /// Entry `i` brings a file from schema `i` to schema `i + 1`. Entries are never edited once
 /// released; a change to the tables is a new entry.
-pub(crate) const UPGRADES: [&str; 3] = [
+pub(crate) const UPGRADES: [&str; 4] = [
     r"
 CREATE TABLE release(
     hash TEXT PRIMARY KEY, model TEXT NOT NULL, engine_version TEXT NOT NULL,
@@ -55,6 +55,14 @@ CREATE INDEX run_started ON process_run(started_at_ms);
 -- NULL is who came without a key.
 ALTER TABLE request ADD COLUMN tenant TEXT;
 CREATE INDEX request_tenant ON request(arrived_at_ms) WHERE tenant IS NOT NULL;
+",
+    r"
+-- What an answer is computed again from, what came of it, and what happened to it on its way.
+ALTER TABLE request ADD COLUMN recipe TEXT;
+ALTER TABLE request ADD COLUMN prompt_tokens TEXT;
+ALTER TABLE attempt ADD COLUMN output_tokens TEXT;
+ALTER TABLE attempt ADD COLUMN timeline TEXT;
+ALTER TABLE release ADD COLUMN how TEXT;
 ",
     r"
 -- NULL is unavailable, or without a price.

@@ -6,7 +6,9 @@
 
 use std::time::Duration;
 
-use lm_types::{GenerateError, Outcome, Prices, Priority, Prompt, RequestEvent, TenantId, Timings};
+use lm_types::{
+    GenerateError, Outcome, Prices, Priority, Prompt, RequestEvent, TenantId, Timings, TokenId,
+};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -14,7 +16,7 @@ use uuid::Uuid;
 use crate::error::ErrorContext;
 use crate::mask::Masked;
 use crate::record::unix_ms;
-use crate::{Feedback, FeedbackId, Rating, Release, RunInfo, StoreError};
+use crate::{Feedback, FeedbackId, Rating, Release, RunInfo, StoreError, StoredTimeline, recipe};
 
 /// Whether an answer was new.
 pub(crate) enum Written {
@@ -23,14 +25,15 @@ pub(crate) enum Written {
 }
 
 const INSERT_REQUEST: &str = "INSERT INTO request(id, release_hash, model, arrived_at_ms, prompt, \
-    params, n, priority, tenant, subject, prompt_mac) \
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT DO NOTHING";
+    params, n, priority, tenant, subject, prompt_mac, recipe, prompt_tokens) \
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) ON CONFLICT DO NOTHING";
 
 const INSERT_ATTEMPT: &str = "INSERT INTO attempt(request_id, choice, release_hash, \
     arrived_at_ms, finish_reason, error_code, error_message, output_text, prompt_tokens, \
     completion_tokens, cached_tokens, queue_wait_ms, ttft_ms, e2e_ms, cpu_seconds, \
-    n_preemptions, joules, cost, currency, output_mac) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, \
-    ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20) ON CONFLICT DO NOTHING";
+    n_preemptions, joules, cost, currency, output_mac, output_tokens, timeline) VALUES (?1, ?2, \
+    ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22) \
+    ON CONFLICT DO NOTHING";
 
 /// Writes one answer, and its request with the first of them. The server mints the ids, so a
 /// second answer for the same (request, choice) is a fault of a program: the first one is kept.
@@ -56,6 +59,8 @@ pub(crate) fn event(
             tenant_text(event.request.tenant),
             answer.subject,
             answer.prompt_mac,
+            answer.is_full.then(|| recipe::to_json(&event.request).to_string()),
+            tokens_text(answer.is_full, &event.prompt_tokens),
         ])?;
     }
     let (reason, failure) = match &event.outcome {
@@ -86,6 +91,8 @@ pub(crate) fn event(
         cost,
         cost.map(|_| prices.currency.as_str()),
         answer.output_mac,
+        tokens_text(answer.is_full, &event.output_tokens),
+        StoredTimeline::of(event).to_json(),
     ])?;
     Ok(if n_rows == 1 { Written::New } else { Written::Duplicate })
 }
@@ -153,14 +160,15 @@ pub(crate) fn release(
     now_ms: i64,
 ) -> rusqlite::Result<()> {
     connection.execute(
-        "INSERT INTO release(hash, model, engine_version, facts, first_seen_ms) \
-         VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
+        "INSERT INTO release(hash, model, engine_version, facts, first_seen_ms, how) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO UPDATE SET how = coalesce(?6, how)",
         params![
             release.hash.to_string(),
             release.model,
             release.engine_version,
             release.facts.to_string(),
-            now_ms
+            now_ms,
+            release.how,
         ],
     )?;
     Ok(())
@@ -261,6 +269,11 @@ fn priority(priority: Priority) -> &'static str {
 /// `None` for who came without a key.
 pub(crate) fn tenant_text(tenant: TenantId) -> Option<String> {
     (tenant != TenantId::ANONYMOUS).then(|| format!("{:016x}", tenant.0))
+}
+
+/// `[1,2,3]`, so that people can read it; `None` when nothing is kept or there is nothing.
+fn tokens_text(full: bool, tokens: &[TokenId]) -> Option<String> {
+    (full && !tokens.is_empty()).then(|| json!(tokens).to_string())
 }
 
 fn ms(duration: Duration) -> f64 {

@@ -15,6 +15,7 @@ mod observe;
 mod request;
 mod sampling;
 mod time;
+mod timeline;
 
 pub use constraint::{AnswerForm, CallForm, Constraint, TokenMask};
 pub use cost::Prices;
@@ -25,7 +26,8 @@ pub use event::{
 };
 pub use id::{BlockIdx, ParseIdError, ReleaseHash, RequestId, SeqId, TenantId, TokenId};
 pub use message::{ChatMessage, Role};
-pub use observe::{Observer, Outcome, RequestEvent};
+pub use observe::{AnswerBegun, Observer, Outcome, RequestEvent, StepEvent, StepRow};
 pub use request::{GenerateRequest, Priority, Prompt, StopRules};
 pub use sampling::{Dry, InvalidParam, SamplingParams};
 pub use time::Timestamp;
+pub use timeline::{Chunk, Gap, GapCause, Loss, Other, QueueStory, Stall, Timeline};

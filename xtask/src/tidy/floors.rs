@@ -17,7 +17,7 @@ enum Floor {
     Outside,
 }
 
-const FLOORS: [(&str, Floor); 29] = [
+const FLOORS: [(&str, Floor); 30] = [
     ("lm-types", Floor::F(0)),
     ("lm-kernels", Floor::F(0)),
     ("lm-keys", Floor::F(1)),
@@ -27,7 +27,6 @@ const FLOORS: [(&str, Floor); 29] = [
     ("lm-backend", Floor::F(1)),
     ("lm-grammar", Floor::F(2)),
     ("lm-chat", Floor::F(2)),
-    ("lm-grammar", Floor::F(2)),
     ("lm-models", Floor::F(2)),
     ("lm-sim", Floor::F(2)),
     ("lm-candle", Floor::F(3)),
@@ -45,6 +44,7 @@ const FLOORS: [(&str, Floor); 29] = [
     ("lm-evidence", Floor::S(1)),
     ("lm-monitor", Floor::S(1)),
     ("lm-data", Floor::S(2)),
+    ("lm-recorder", Floor::S(2)),
     ("lm-feedback", Floor::S(3)),
     ("lm-tests", Floor::Outside),
     ("xtask", Floor::Outside),

@@ -32,7 +32,8 @@ fn samples(page: &Reply, name: &str) -> Vec<f64> {
 
 #[test]
 fn the_sum_over_requests_is_what_was_measured() {
-    let (folder, key) = folder_with_key(&[Scope::Infer, Scope::Ops, Scope::Metrics], KeyLimits::default());
+    let (folder, key) =
+        folder_with_key(&[Scope::Infer, Scope::Ops, Scope::Metrics], KeyLimits::default());
     let other = add_key(&folder, "two", &[Scope::Infer], KeyLimits::default());
     let server = priced(folder);
     let answers: Vec<Value> = std::thread::scope(|scope| {
@@ -85,7 +86,10 @@ fn the_sum_over_requests_is_what_was_measured() {
         near(number(&report["total"]["cpu_seconds"]), measured[0], by);
         near(number(&report["total"]["cost"]["EUR"]), said.1, by);
         assert_eq!(report["total"]["joules"] == "unavailable", !has_joules);
-        assert_eq!((&report["total"]["requests"], &report["total"]["answers"]), (&24.into(), &48.into()));
+        assert_eq!(
+            (&report["total"]["requests"], &report["total"]["answers"]),
+            (&24.into(), &48.into())
+        );
     }
     let reply = server.get_with(&other, "/ops/v1/cost");
     assert_eq!(reply.status, 403, "costs are for operators");
@@ -112,6 +116,9 @@ fn an_answer_says_what_it_took_only_when_asked_and_once_in_a_stream() {
     let reply = server.post(CHAT, &hello(r#""timings":"yes""#));
     assert_eq!((reply.status, &reply.json()["error"]["param"]), (400, &"timings".into()));
     wait_until("answers are counted", || {
-        server.get("/metrics").body.contains(r#"lastmile_request_cpu_seconds_total{model_name="placeholder",key="none"}"#)
+        server
+            .get("/metrics")
+            .body
+            .contains(r#"lastmile_request_cpu_seconds_total{model_name="placeholder",key="none"}"#)
     });
 }

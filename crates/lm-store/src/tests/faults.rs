@@ -206,8 +206,9 @@ fn a_newer_schema_is_refused_by_writer_and_reader() {
     let home = Home::new();
     drop(home.open());
     Connection::open(home.path()).unwrap().pragma_update(None, "user_version", 99).unwrap();
-    let newer = |e: &StoreError| {
-        matches!(e, StoreError::SchemaNewer { found: 99, known, .. } if *known == SCHEMA_VERSION)
+    let newer = |e: &StoreError| match e {
+        StoreError::SchemaNewer { found, known, .. } => (*found, *known) == (99, SCHEMA_VERSION),
+        _ => false,
     };
     assert!(newer(&home.open_error()));
     assert!(newer(&Reader::open(&home.path()).err().unwrap()));

@@ -181,7 +181,8 @@ fn a_store_that_is_nearly_full_gives_up_its_oldest_texts_first() {
     let store = home.open_with(|options| options.max_bytes = 1 << 20);
     let large = |id: u128| {
         let mut event = event(id);
-        event.arrived_at = SystemTime::now() - 2 * DAY + Duration::from_secs(u64::try_from(id).unwrap());
+        event.arrived_at =
+            SystemTime::now() - 2 * DAY + Duration::from_secs(u64::try_from(id).unwrap());
         event.output_text = "x".repeat(5000);
         event
     };

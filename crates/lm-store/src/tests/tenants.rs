@@ -87,10 +87,13 @@ fn a_store_from_before_tenants_is_upgraded_and_keeps_its_rows() {
     connection.execute(row, [&id]).unwrap();
     drop(connection);
     let reader = Reader::open(&home.path());
-    let Some(StoreError::SchemaOlder { found, wanted, .. }) = reader.err() else {
-        panic!("an old store was read");
+    let is_older = |error: StoreError| match error {
+        StoreError::SchemaOlder { found, wanted, .. } => {
+            (found, wanted) == (1, schema::SCHEMA_VERSION)
+        }
+        _ => false,
     };
-    assert_eq!((found, wanted), (1, schema::SCHEMA_VERSION));
+    assert!(reader.err().is_some_and(is_older));
     // Nothing is too old for this test.
     let store = home.open_with(|options| options.retention.metadata = Duration::from_secs(1 << 40));
     let request = store.reader().request(RequestId(9)).unwrap().unwrap();
