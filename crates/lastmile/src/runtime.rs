@@ -392,12 +392,7 @@ impl Runtime {
             ..(**request).clone()
         };
         let (model, release) = (self.info.name.clone(), self.info.release_hash);
-        self.observer.record(&RequestEvent::refused(
-            request,
-            model,
-            release,
-            arrived_at,
-            error.clone(),
-        ));
+        let event = RequestEvent::refused(request, model, release, arrived_at, error.clone());
+        self.observer.record(&event);
     }
 }

@@ -212,7 +212,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "LASTMILE_STRICT")]
     pub(crate) strict: bool,
     /// Longest request body.
-    #[arg(long, default_value_t = 1 << 20, value_name = "BYTES")]
+    #[arg(long, default_value_t = 1 << 20, value_name = "BYTES", hide_short_help = true)]
     pub(crate) max_body_bytes: usize,
     /// Seconds for running answers to finish after SIGTERM.
     ///
