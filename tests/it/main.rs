@@ -8,6 +8,7 @@ mod data;
 mod disk_cache;
 mod executors;
 mod fairness;
+mod families;
 mod inspect;
 mod invariance;
 mod keys;
