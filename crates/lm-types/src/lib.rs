@@ -23,7 +23,7 @@ pub use event::{
 };
 pub use id::{BlockIdx, ParseIdError, ReleaseHash, RequestId, SeqId, TenantId, TokenId};
 pub use message::{ChatMessage, Role};
-pub use observe::{Observer, Outcome, RequestEvent};
+pub use observe::{Observer, Outcome, RequestEvent, Task};
 pub use request::{GenerateRequest, Priority, Prompt, StopRules};
 pub use sampling::{Dry, InvalidParam, SamplingParams};
 pub use time::Timestamp;

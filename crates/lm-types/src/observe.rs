@@ -9,6 +9,8 @@ use crate::{FinishReason, GenerateError, GenerateRequest, ReleaseHash, Timings, 
 pub struct RequestEvent {
     /// What was asked.
     pub request: GenerateRequest,
+    /// What was done with the prompt.
+    pub task: Task,
     /// Which of the request's `n` answers this is, from 0.
     pub choice: u32,
     /// The model's name as served.
@@ -25,6 +27,33 @@ pub struct RequestEvent {
     pub usage: Usage,
     /// Where the time went, and the CPU seconds.
     pub timings: Timings,
+}
+
+/// What is done with a prompt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Task {
+    /// It is continued.
+    #[default]
+    Generate,
+    /// It becomes a vector.
+    Embed,
+    /// It is compared with other texts.
+    Rank,
+    /// It is given labels.
+    Classify,
+}
+
+impl Task {
+    /// A stable word for programs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Task::Generate => "generate",
+            Task::Embed => "embed",
+            Task::Rank => "rank",
+            Task::Classify => "classify",
+        }
+    }
 }
 
 /// How an answer ended.
