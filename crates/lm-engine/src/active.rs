@@ -9,7 +9,7 @@ use lm_scheduler::Sequence;
 use lm_tokenizer::{DecodeStream, StopMatcher, StopScan, Tokenizer};
 use lm_types::{
     Finish, FinishReason, GenerateError, GenerateRequest, Outcome, ReleaseHash, RequestEvent,
-    SamplingParams, Timestamp, Timings, TokenId, TokenLogprobs, Usage,
+    SamplingParams, Task, Timestamp, Timings, TokenId, TokenLogprobs, Usage,
 };
 
 use crate::submit::QueuePlace;
@@ -194,6 +194,7 @@ impl Active {
         };
         let event = RequestEvent {
             request: Arc::unwrap_or_clone(self.request),
+            task: Task::Generate,
             choice: self.choice,
             model: served_by.model.clone(),
             release: served_by.release,

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use lm_types::{GenerateError, Outcome, Priority, Prompt, RequestEvent, TenantId, Timings};
+use lm_types::{GenerateError, Outcome, Priority, Prompt, RequestEvent, Task, TenantId, Timings};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -225,6 +225,9 @@ fn prompt_json(event: &RequestEvent) -> Value {
 
 fn params_json(event: &RequestEvent) -> Value {
     let (sampling, stop) = (&event.request.sampling, &event.request.stop);
+    if event.task != Task::Generate {
+        return json!({ "task": event.task.as_str() });
+    }
     json!({
         "temperature": sampling.temperature,
         "top_k": sampling.top_k,
