@@ -4,6 +4,7 @@
 
 mod answers;
 mod client;
+mod encoding;
 mod guarding;
 mod keyed;
 mod leaving;
