@@ -115,6 +115,7 @@ mod calibrate;
 mod config;
 mod disk_cache;
 mod encoding;
+mod energy;
 mod engine_bench;
 mod grammars;
 mod loading;
@@ -137,6 +138,7 @@ pub use calibrate::{
 pub use config::{LoadError, ModelSource, RuntimeConfig};
 pub use disk_cache::DiskCacheConfig;
 pub use encoding::{EncodeRequest, EncoderInfo, EncoderText, Encoding, normalize, probabilities};
+pub use energy::{EnergyError, EnergyMeter};
 pub use engine_bench::{
     BenchCase, CaseKind, EngineBench, EngineBenchError, EngineBenchOptions, bench_engine,
 };
@@ -164,8 +166,9 @@ pub use lm_engine::{
 };
 pub use lm_models::{DefaultSampling, Pooling, WeightsFrom};
 pub use lm_types::{
-    AnswerForm, CacheMissReason, CallForm, ChatMessage, Constraint, Dialog, Dry, Finish,
-    FinishReason, GenerateError, GenerateEvent, GenerateRequest, Observer, Outcome, Priority,
-    Prompt, QueueUnit, ReleaseHash, RequestEvent, RequestId, Role, SamplingParams, StopRules, Task,
-    TenantId, Timings, TokenId, TokenLogprobs, Usage,
+    AnswerBegun, AnswerForm, CacheMissReason, CallForm, ChatMessage, Constraint, Dialog, Dry,
+    Finish, FinishReason, GenerateError, GenerateEvent, GenerateRequest, Observer, Outcome, Prices,
+    Priority, Prompt, QueueUnit, ReleaseHash, RequestEvent, RequestId, Role, SamplingParams,
+    StepEvent, StepRow, StopRules, Task, TenantId, Timeline, Timings, TokenId, TokenLogprobs,
+    Usage,
 };

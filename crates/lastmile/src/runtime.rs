@@ -15,11 +15,11 @@ use lm_engine::{
 use lm_models::DefaultSampling;
 use lm_tokenizer::Tokenizer;
 use lm_types::{
-    GenerateError, GenerateRequest, Observer, Outcome, ReleaseHash, RequestEvent, SamplingParams,
-    Task, Timings, TokenId, Usage,
+    GenerateError, GenerateRequest, Observer, ReleaseHash, RequestEvent, SamplingParams, TokenId,
 };
 
 use crate::disk_cache::{self, DiskCache};
+use crate::energy::EnergyMeter;
 use crate::grammars::Grammars;
 use crate::loading::{Loaded, Surroundings, load};
 use crate::loading_encoder::load_encoder;
@@ -76,6 +76,8 @@ pub struct ModelInfo {
     pub loaded_at: SystemTime,
     /// What it takes in all, as planned before it was loaded.
     pub planned_bytes: u64,
+    /// As of [`RuntimeConfig::how`].
+    pub how: Option<String>,
 }
 
 impl Runtime {
@@ -138,6 +140,7 @@ impl Runtime {
             release: facts,
             loaded_at: SystemTime::now(),
             planned_bytes,
+            how: config.how,
         };
         let (backend, tokenizer) = (wrap(backend), Arc::new(tokenizer));
         let parts = EngineParts {
@@ -147,6 +150,7 @@ impl Runtime {
             served_by: ServedBy { model: info.name.clone(), release: info.release_hash },
             arbiter: Arc::clone(arbiter),
             block_store,
+            take_joules: EnergyMeter::of_this_machine().map(EnergyMeter::taken_by_engines),
         };
         let engine = EngineHandle::spawn(parts, &config.engine)?;
         Ok(Runtime {
@@ -316,20 +320,17 @@ impl Runtime {
         arrived_at: SystemTime,
         error: &GenerateError,
     ) {
-        self.observer.record(&RequestEvent {
-            request: GenerateRequest {
-                prompt: request.prompt.excerpt(MAX_REFUSED_BYTES),
-                ..(**request).clone()
-            },
-            task: Task::Generate,
-            choice: 0,
-            model: self.info.name.clone(),
-            release: self.info.release_hash,
+        let request = GenerateRequest {
+            prompt: request.prompt.excerpt(MAX_REFUSED_BYTES),
+            ..(**request).clone()
+        };
+        let (model, release) = (self.info.name.clone(), self.info.release_hash);
+        self.observer.record(&RequestEvent::refused(
+            request,
+            model,
+            release,
             arrived_at,
-            outcome: Outcome::Failed(error.clone()),
-            output_text: String::new(),
-            usage: Usage::default(),
-            timings: Timings::default(),
-        });
+            error.clone(),
+        ));
     }
 }

@@ -15,6 +15,7 @@ mod cache_args;
 mod calibrate;
 mod chat;
 mod config_file;
+mod cost;
 mod data;
 mod data_args;
 mod data_versions;
@@ -24,6 +25,7 @@ mod failures;
 mod fetch;
 mod fetch_args;
 mod fix;
+mod how;
 mod keys;
 mod keys_args;
 mod loop_args;
@@ -38,16 +40,24 @@ mod predict;
 mod progress;
 mod quantize;
 mod quarantine;
+mod recorder;
+mod replay;
+mod replay_args;
+mod replay_report;
+mod restore;
 mod run;
 mod schema_answers;
 mod serve;
 mod served;
 mod shell;
 mod signals;
+mod store;
+mod store_args;
 mod top;
 mod top_args;
 mod top_view;
 mod traffic;
+mod why;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -60,6 +70,11 @@ use crate::bench_args::BenchVerb;
 use crate::config_file::{config, with_file};
 use crate::outcome::{Outcome, error_text, exit_code, is_broken_pipe};
 use crate::placeholder_args::PlaceholderVerb;
+
+/// glibc keeps what threads free in arenas of their own: each model that a new thread loads then takes memory that an
+/// unload gives to no other thread.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let outcome = run_verb();
@@ -112,11 +127,17 @@ fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Eval(args) => fix::eval(&args),
         Verb::Learn(args) => failures::learn(&args),
         Verb::Doctor(args) => doctor::doctor(&args),
+        Verb::Cost(args) => cost::cost(&args),
+        Verb::Store(args) => store::store(&args),
         Verb::Top(args) => top::top(&args),
         // It is asked with what the command line says, before.
         Verb::Config(_) => unreachable!("config has matches: this is a bug"),
         Verb::Completions(args) => shell::completions(&args),
         Verb::Man(args) => shell::man(&args),
+        Verb::Why(args) => why::why(&args),
+        Verb::Recorder(args) => recorder::recorder(&args),
+        Verb::Replay(args) => replay::replay(&args),
+        Verb::Bundle(args) => replay::bundle(&args),
     }
 }
 

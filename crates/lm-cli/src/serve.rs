@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use lastmile::{EncoderOutput, Registry, Runtime};
 use lm_keys::KeyRing;
-use lm_ops::{Ops, Privacy, Store, StoreOptions};
+use lm_ops::{Ops, Store};
 use lm_server::{Access, ServeError, ServerConfig, ServiceManager, Tls, bind, charging, now};
 
-use crate::args::{PrivacyArg, ServeArgs};
+use crate::args::ServeArgs;
 use crate::doctor::store_path;
 use crate::keys::key_file;
 use crate::model::home;
 use crate::outcome::{Outcome, WrongUse, human_bytes};
+use crate::recorder::recording;
 use crate::served::{Shared, load_default, registry};
 use crate::signals;
 
@@ -48,13 +49,11 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
         other => other.into(),
     })?;
     let address = listener.local_addr()?;
-    let privacy = match args.privacy {
-        PrivacyArg::Full => Privacy::Full,
-        PrivacyArg::Off => Privacy::Off,
-    };
     let store_path = store_path(home()?.path());
-    let options = StoreOptions { privacy, ..StoreOptions::default() };
+    let options = args.store.options(args.host, args.prices.prices());
+    let privacy = options.privacy;
     let ops = Ops::new(Store::open(&store_path, options)?);
+    let ops = recording(ops, args.recorder, privacy)?;
     access.load_keys(&ops)?;
     let observer = charging(Arc::clone(&access.keys), ops.observer());
     let shared =
@@ -141,10 +140,7 @@ fn banner(
     } else {
         ("completions", r#"{"prompt": "Once upon a time", "max_tokens": 50}"#)
     };
-    let kept = match args.privacy {
-        PrivacyArg::Full => "prompts and answers for 14 days; --privacy off keeps numbers only",
-        PrivacyArg::Off => "numbers, no text",
-    };
+    let kept = args.store.kept(args.host);
     eprintln!("lastmile {}, ready after {:.1} s", env!("CARGO_PKG_VERSION"), took.as_secs_f64());
     eprintln!("  model     {} on {}", info.name, backend.kernel_path);
     eprintln!("  release   {}", info.release_hash);

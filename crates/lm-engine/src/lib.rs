@@ -5,8 +5,10 @@
 //! Start reading at [`Engine::step`]; it is the table of contents of the whole runtime. Models that only read
 //! have a loop of their own: [`EncodeHandle`].
 
+mod account;
 mod active;
 mod block_store;
+mod chronicle;
 mod cpu_time;
 mod draw;
 mod encode;
@@ -30,7 +32,7 @@ pub use block_store::{
 pub use encode::{
     EncodeHandle, EncodeLimits, EncodeParts, EncodeReply, EncodeSubmission, EncodeText, Encoded,
 };
-pub use engine::{Engine, EngineParts};
+pub use engine::{Engine, EngineParts, TakeJoules};
 pub use histogram::{Histogram, HistogramSnapshot};
 pub use output::{Aborter, OutputReader, OutputWriter, output_pair};
 pub use stats::{EngineStats, StatsSnapshot};

@@ -5,19 +5,30 @@
 //!
 //! Start reading at [`Ops`] (inside of a server) and [`Doctor`] (from anywhere).
 
+mod cost;
 mod doctor;
 mod ops;
 mod page;
+mod replay;
 mod search;
+mod timeline;
+mod why;
 
-pub use doctor::{Doctor, RunReport};
+pub use cost::{CostBy, CostCount, CostCounters, CostReport, Spending};
+pub use doctor::{Doctor, RunReport, is_alive};
 pub use ops::{FeedbackReceipt, Ops};
 pub use page::Utc;
+pub use replay::{Bundle, Factor, Recorded, ReplayError, Verdict};
 pub use search::{RequestPage, Search};
+pub use timeline::{AnswerTimeline, GapView, LossView, StallView, TimelinePage};
 
+pub use lm_recorder::{
+    Flight, InFlight, RecordedStep, RecordedToken, Recorder, RecorderCounters, RecorderError,
+    RecorderOptions,
+};
 pub use lm_store::{
-    FoundRequest, MAX_FOUND, Privacy, Reader, Store, StoreCounters, StoreError, StoreOptions,
-    StoredError, Traffic,
+    Erase, Erased, FoundRequest, MAX_FOUND, Privacy, Reader, Retention, Store, StoreCounters,
+    StoreError, StoreOptions, StoreStats, StoredError, Traffic, backup, stats, upgrade,
 };
 
 #[cfg(test)]

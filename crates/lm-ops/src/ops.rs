@@ -10,13 +10,18 @@ use std::time::SystemTime;
 
 use lastmile::{ModelInfo, Observer, ReleaseHash, TenantId};
 use lm_api::{ApiError, FeedbackRating, FeedbackRequest, parse_feedback};
+use lm_recorder::Recorder;
 use lm_store::{Feedback, FeedbackId, Rating, Release, RunInfo, Store, StoreCounters, StoreError};
 use serde::Serialize;
+
+use crate::cost::{CostCounters, Recording};
 
 /// What runs beside one engine. Clones share one store.
 #[derive(Clone)]
 pub struct Ops {
     pub(crate) store: Store,
+    recorder: Option<Recorder>,
+    pub(crate) costs: Arc<CostCounters>,
 }
 
 /// The answer to a feedback.
@@ -35,13 +40,23 @@ impl Ops {
     /// Records into `store`.
     #[must_use]
     pub fn new(store: Store) -> Self {
-        Ops { store }
+        Ops { store, recorder: None, costs: Arc::default() }
+    }
+
+    /// Also tells a flight recorder of every step.
+    #[must_use]
+    pub fn with_recorder(self, recorder: Recorder) -> Self {
+        Ops { recorder: Some(recorder), ..self }
     }
 
     /// What a runtime is started with, so that each of its answers is recorded.
     #[must_use]
     pub fn observer(&self) -> Arc<dyn Observer> {
-        Arc::new(self.store.clone())
+        Arc::new(Recording {
+            store: self.store.clone(),
+            counters: Arc::clone(&self.costs),
+            recorder: self.recorder.clone(),
+        })
     }
 
     /// Stores what is loaded, the default model first, and notes that this process serves `models` at
@@ -78,6 +93,7 @@ impl Ops {
             model: info.name.clone(),
             engine_version: env!("CARGO_PKG_VERSION").to_owned(),
             facts: serde_json::Value::Object(facts.collect()),
+            how: info.how.clone(),
         })
     }
 
@@ -120,6 +136,9 @@ impl Ops {
     /// # Errors
     /// Why the last write failed.
     pub fn close(&self) -> Result<(), StoreError> {
+        if let Some(recorder) = &self.recorder {
+            recorder.close();
+        }
         self.store.close()
     }
 

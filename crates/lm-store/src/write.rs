@@ -6,14 +6,18 @@
 
 use std::time::Duration;
 
-use lm_types::{GenerateError, Outcome, Priority, Prompt, RequestEvent, Task, TenantId, Timings};
+use lm_types::{
+    GenerateError, Outcome, Prices, Priority, Prompt, RequestEvent, Task, TenantId, Timings,
+    TokenId,
+};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::error::ErrorContext;
+use crate::mask::Masked;
 use crate::record::unix_ms;
-use crate::{Feedback, FeedbackId, Privacy, Rating, Release, RunInfo, StoreError};
+use crate::{Feedback, FeedbackId, Rating, Release, RunInfo, StoreError, StoredTimeline, recipe};
 
 /// Whether an answer was new.
 pub(crate) enum Written {
@@ -22,22 +26,24 @@ pub(crate) enum Written {
 }
 
 const INSERT_REQUEST: &str = "INSERT INTO request(id, release_hash, model, arrived_at_ms, prompt, \
-    params, n, priority, tenant) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING";
+    params, n, priority, tenant, subject, prompt_mac, recipe, prompt_tokens) \
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) ON CONFLICT DO NOTHING";
 
 const INSERT_ATTEMPT: &str = "INSERT INTO attempt(request_id, choice, release_hash, \
     arrived_at_ms, finish_reason, error_code, error_message, output_text, prompt_tokens, \
     completion_tokens, cached_tokens, queue_wait_ms, ttft_ms, e2e_ms, cpu_seconds, \
-    n_preemptions) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16) \
+    n_preemptions, joules, cost, currency, output_mac, output_tokens, timeline) VALUES (?1, ?2, \
+    ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22) \
     ON CONFLICT DO NOTHING";
 
 /// Writes one answer, and its request with the first of them. The server mints the ids, so a
 /// second answer for the same (request, choice) is a fault of a program: the first one is kept.
 pub(crate) fn event(
     connection: &Connection,
-    event: &RequestEvent,
-    privacy: Privacy,
+    answer: &Masked,
+    prices: &Prices,
 ) -> rusqlite::Result<Written> {
-    let full = privacy == Privacy::Full;
+    let event = &answer.event;
     let id = event.request.id.to_string();
     let release = event.release.to_string();
     let arrived_at_ms = unix_ms(event.arrived_at);
@@ -47,18 +53,24 @@ pub(crate) fn event(
             release,
             event.model,
             arrived_at_ms,
-            full.then(|| prompt_json(event).to_string()),
+            answer.prompt,
             params_json(event).to_string(),
             event.request.n,
             priority(event.request.priority),
             tenant_text(event.request.tenant),
+            answer.subject,
+            answer.prompt_mac,
+            (answer.is_full && event.task == Task::Generate)
+                .then(|| recipe::to_json(&event.request).to_string()),
+            tokens_text(answer.is_full, &event.prompt_tokens),
         ])?;
     }
     let (reason, failure) = match &event.outcome {
         Outcome::Finished(reason) => (Some(reason.as_str()), None),
         Outcome::Failed(error) => (None, Some(error)),
     };
-    let Timings { queue_wait, ttft, e2e, cpu_seconds, n_preemptions, .. } = event.timings;
+    let Timings { queue_wait, ttft, e2e, cpu_seconds, joules, n_preemptions, .. } = event.timings;
+    let cost = prices.of(event.choice, event.usage, &event.timings);
     let n_rows = connection.prepare_cached(INSERT_ATTEMPT)?.execute(params![
         id,
         event.choice,
@@ -66,8 +78,8 @@ pub(crate) fn event(
         arrived_at_ms,
         reason,
         failure.map(GenerateError::code),
-        failure.filter(|e| full || !may_quote(e)).map(ToString::to_string),
-        full.then_some(&event.output_text),
+        answer.error_message,
+        answer.output_text,
         event.usage.prompt_tokens,
         event.usage.completion_tokens,
         event.usage.cached_tokens,
@@ -77,6 +89,12 @@ pub(crate) fn event(
         // SQLite stores NaN as NULL, which the column refuses; `max` turns NaN into 0.
         cpu_seconds.max(0.0),
         n_preemptions,
+        joules.map(|joules| joules.max(0.0)),
+        cost,
+        cost.map(|_| prices.currency.as_str()),
+        answer.output_mac,
+        tokens_text(answer.is_full, &event.output_tokens),
+        StoredTimeline::of(event).to_json(),
     ])?;
     Ok(if n_rows == 1 { Written::New } else { Written::Duplicate })
 }
@@ -85,7 +103,6 @@ pub(crate) fn event(
 pub(crate) fn feedback(
     connection: &Connection,
     feedback: &Feedback,
-    privacy: Privacy,
     now_ms: i64,
     context: &ErrorContext,
 ) -> Result<FeedbackId, StoreError> {
@@ -117,7 +134,6 @@ pub(crate) fn feedback(
         None => (None, None),
     };
     let id = FeedbackId(Uuid::now_v7().as_u128());
-    let keep = |text: &Option<String>| text.clone().filter(|_| privacy == Privacy::Full);
     connection
         .prepare_cached(
             "INSERT INTO feedback(id, request_id, choice, rating_kind, rating, comment, \
@@ -130,8 +146,8 @@ pub(crate) fn feedback(
                 choice,
                 kind,
                 value,
-                keep(comment),
-                keep(correction),
+                comment,
+                correction,
                 now_ms,
                 release,
             ])
@@ -146,14 +162,15 @@ pub(crate) fn release(
     now_ms: i64,
 ) -> rusqlite::Result<()> {
     connection.execute(
-        "INSERT INTO release(hash, model, engine_version, facts, first_seen_ms) \
-         VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
+        "INSERT INTO release(hash, model, engine_version, facts, first_seen_ms, how) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO UPDATE SET how = coalesce(?6, how)",
         params![
             release.hash.to_string(),
             release.model,
             release.engine_version,
             release.facts.to_string(),
-            now_ms
+            now_ms,
+            release.how,
         ],
     )?;
     Ok(())
@@ -205,7 +222,8 @@ fn exists(connection: &Connection, id: &str) -> rusqlite::Result<bool> {
     connection.prepare_cached("SELECT 1 FROM request WHERE id = ?1")?.exists([id])
 }
 
-fn prompt_json(event: &RequestEvent) -> Value {
+/// What was asked, with its stop strings.
+pub(crate) fn prompt_json(event: &RequestEvent) -> Value {
     let mut prompt = match &event.request.prompt {
         Prompt::Text(text) => json!({ "text": text }),
         Prompt::Tokens(tokens) => json!({ "tokens": tokens }),
@@ -245,11 +263,6 @@ fn params_json(event: &RequestEvent) -> Value {
     })
 }
 
-/// Whether the error's sentence may hold words of the prompt.
-fn may_quote(error: &GenerateError) -> bool {
-    matches!(error, GenerateError::InvalidField { .. } | GenerateError::Template { .. })
-}
-
 fn priority(priority: Priority) -> &'static str {
     match priority {
         Priority::Interactive => "interactive",
@@ -261,6 +274,11 @@ fn priority(priority: Priority) -> &'static str {
 /// `None` for who came without a key.
 pub(crate) fn tenant_text(tenant: TenantId) -> Option<String> {
     (tenant != TenantId::ANONYMOUS).then(|| format!("{:016x}", tenant.0))
+}
+
+/// `[1,2,3]`, so that people can read it; `None` when nothing is kept or there is nothing.
+fn tokens_text(full: bool, tokens: &[TokenId]) -> Option<String> {
+    (full && !tokens.is_empty()).then(|| json!(tokens).to_string())
 }
 
 fn ms(duration: Duration) -> f64 {

@@ -17,7 +17,7 @@ enum Floor {
     Outside,
 }
 
-const FLOORS: [(&str, Floor); 29] = [
+const FLOORS: [(&str, Floor); 30] = [
     ("lm-types", Floor::F(0)),
     ("lm-kernels", Floor::F(0)),
     ("lm-keys", Floor::F(1)),
@@ -27,7 +27,6 @@ const FLOORS: [(&str, Floor); 29] = [
     ("lm-backend", Floor::F(1)),
     ("lm-grammar", Floor::F(2)),
     ("lm-chat", Floor::F(2)),
-    ("lm-grammar", Floor::F(2)),
     ("lm-models", Floor::F(2)),
     ("lm-sim", Floor::F(2)),
     ("lm-candle", Floor::F(3)),
@@ -40,10 +39,12 @@ const FLOORS: [(&str, Floor); 29] = [
     ("lm-ops", Floor::F(7)),
     ("lm-server", Floor::F(8)),
     ("lm-cli", Floor::F(9)),
+    ("lm-privacy", Floor::S(0)),
     ("lm-store", Floor::S(1)),
     ("lm-evidence", Floor::S(1)),
     ("lm-monitor", Floor::S(1)),
     ("lm-data", Floor::S(2)),
+    ("lm-recorder", Floor::S(2)),
     ("lm-feedback", Floor::S(3)),
     ("lm-tests", Floor::Outside),
     ("xtask", Floor::Outside),

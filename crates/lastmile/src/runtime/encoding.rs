@@ -41,6 +41,7 @@ impl Runtime {
             release: facts,
             loaded_at: SystemTime::now(),
             planned_bytes,
+            how: config.how,
         };
         let parts = EncodeParts {
             encoder,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use lm_backend::{Encoder, EncoderBatch, StepArbiter};
 use lm_types::{
-    Finish, FinishReason, GenerateError, Observer, Outcome, RequestEvent, Timings, Usage,
+    Finish, FinishReason, GenerateError, Observer, Outcome, RequestEvent, Timeline, Timings, Usage,
 };
 
 use super::queue::{Job, Pick, Queue};
@@ -348,8 +348,11 @@ impl Life {
             arrived_at: job.submission.arrived_at,
             outcome,
             output_text: String::new(),
+            prompt_tokens: Vec::new(),
+            output_tokens: Vec::new(),
             usage: usage_of(job),
             timings: timings_of(job),
+            timeline: Timeline::default(),
         });
     }
 }
