@@ -30,9 +30,11 @@ const ERASE_ROWS: [&str; 4] = [
 ];
 
 const OLDEST_BODIES: [&str; 2] = [
-    "UPDATE request SET prompt = NULL WHERE id IN (SELECT id FROM request \
+    "UPDATE request SET prompt = NULL, recipe = NULL, prompt_tokens = NULL \
+     WHERE id IN (SELECT id FROM request \
      WHERE prompt IS NOT NULL ORDER BY arrived_at_ms LIMIT 100)",
-    "UPDATE attempt SET output_text = NULL WHERE rowid IN (SELECT rowid FROM attempt \
+    "UPDATE attempt SET output_text = NULL, output_tokens = NULL \
+     WHERE rowid IN (SELECT rowid FROM attempt \
      WHERE output_text IS NOT NULL ORDER BY arrived_at_ms LIMIT 100)",
 ];
 
