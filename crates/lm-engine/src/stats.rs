@@ -313,7 +313,7 @@ impl EngineStats {
 
     pub(crate) fn add_cpu(&self, spent: Duration) {
         self.steps.fetch_add(1, Relaxed);
-        self.cpu_micros.fetch_add(spent.as_micros() as u64, Relaxed);
+        self.cpu_nanos.fetch_add(spent.as_nanos() as u64, Relaxed);
     }
 
     /// Reads all counters. Never waits for the engine.
