@@ -1,4 +1,4 @@
-//! Decoders described as data, weight files, model cards, and where to fetch them.
+//! Decoders and encoders described as data, weight files, model cards, and where to fetch them.
 //!
 //! It must never know a tensor library, an executor, an HTTP server or the JSON of the wire: it
 //! hands out shapes, element types and bytes. Model files are untrusted input, and nothing here
@@ -34,6 +34,10 @@ mod mapped;
 mod random;
 mod safetensors;
 
+mod encoder;
+mod encoder_config;
+mod encoder_spec;
+
 mod inspect;
 
 mod export;
@@ -42,7 +46,12 @@ mod catalog;
 mod fetch;
 mod model_ref;
 
-pub use catalog::{Card, Catalog, PackagePart, Source};
+pub use catalog::{Card, CardFile, Catalog, PackagePart, Source};
+pub use encoder::{EncoderModel, open_encoder};
+pub use encoder_spec::{
+    EncoderActivation, EncoderFamily, EncoderModelSpec, EncoderPart, EncoderTensor, LabelHead,
+    Pooling,
+};
 pub use error::ModelError;
 pub use export::{Assigned, Export, ExportTensor, RECIPES, Recipe, SHAPES, shape};
 pub use fetch::{

@@ -297,7 +297,7 @@ fn read_sampling(config: &HfConfig) -> Result<Option<DefaultSampling>, ModelErro
     sampling.checked(|name| config.path(name))
 }
 
-fn stem(path: &Path) -> String {
+pub(crate) fn stem(path: &Path) -> String {
     let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
     name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
 }

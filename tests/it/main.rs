@@ -6,6 +6,7 @@ mod bits;
 mod cli;
 mod data;
 mod disk_cache;
+mod encoders;
 mod executors;
 mod fairness;
 mod families;
