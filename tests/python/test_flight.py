@@ -9,7 +9,7 @@ from conftest import Server, run
 from flight import ask_all, corrupt, generated, replay
 
 # 60 answers of 16 streams want more blocks than there are.
-TIGHT = "placeholder:seed=5,block_size=16,n_blocks=120,max_model_len=1500,delay_us=200"
+TIGHT = "placeholder:seed=5,block_size=16,n_blocks=64,max_model_len=900,delay_us=200"
 N = 96
 
 
