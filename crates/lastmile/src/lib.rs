@@ -32,6 +32,7 @@ mod release;
 mod roofline;
 mod runtime;
 mod stream;
+mod told;
 
 pub use calibrate::{
     CalibrateError, Fit, Prediction, StepRecord, SweepOptions, fit_costs, record_steps,
@@ -62,8 +63,8 @@ pub use lm_cpu::KvType;
 pub use lm_engine::{Aborter, BlockStoreSnapshot, EngineOptions, HistogramSnapshot, StatsSnapshot};
 pub use lm_models::{DefaultSampling, WeightsFrom};
 pub use lm_types::{
-    AnswerForm, CacheMissReason, CallForm, ChatMessage, Constraint, Dialog, Dry, Finish,
-    FinishReason, GenerateError, GenerateEvent, GenerateRequest, Observer, Outcome, Priority,
-    Prompt, QueueUnit, ReleaseHash, RequestEvent, RequestId, Role, SamplingParams, StopRules,
-    TenantId, Timings, TokenId, TokenLogprobs, Usage,
+    AnswerForm, Ban, CacheMissReason, CallForm, ChatMessage, Constraint, Dialog, Dry, Finish,
+    FinishReason, GenerateError, GenerateEvent, GenerateRequest, Observer, OnHit, Outcome,
+    OutputRules, Priority, Prompt, QueueUnit, ReleaseHash, RequestEvent, RequestId, Role, RuleHit,
+    SamplingParams, Steering, StopRules, TenantId, Timings, TokenId, TokenLogprobs, Usage,
 };

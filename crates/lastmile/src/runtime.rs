@@ -11,8 +11,8 @@ use lm_engine::{
 use lm_models::DefaultSampling;
 use lm_tokenizer::{EncodeOptions, Tokenizer};
 use lm_types::{
-    ChatMessage, Dialog, GenerateError, GenerateRequest, Observer, Outcome, Prompt, ReleaseHash,
-    RequestEvent, SamplingParams, Timings, TokenId, Usage,
+    ChatMessage, Dialog, GenerateError, GenerateRequest, Observer, Prompt, ReleaseHash,
+    SamplingParams, TokenId,
 };
 
 use crate::disk_cache::{self, DiskCache};
@@ -21,10 +21,6 @@ use crate::loading::{Loaded, Surroundings, load};
 use crate::machine::MemoryLimit;
 use crate::prepare::{Materials, prepare};
 use crate::{Answer, GenerateStream, LoadError, ReleaseFacts, RuntimeConfig, prepare};
-
-/// What is recorded of the prompt of a request that was refused: refusals cost their sender nothing, so they
-/// must not fill the store.
-const MAX_REFUSED_BYTES: usize = 4096;
 
 /// How long a shutdown waits for blocks of the prefix cache to be written.
 const LAST_WRITES: Duration = Duration::from_secs(5);
@@ -40,7 +36,7 @@ pub struct Runtime {
     tokenizer: Arc<Tokenizer>,
     template: Option<ChatTemplate>,
     grammars: Grammars,
-    observer: Arc<dyn Observer>,
+    pub(crate) observer: Arc<dyn Observer>,
     info: ModelInfo,
 }
 
@@ -373,28 +369,5 @@ impl Runtime {
             vocab_size: self.info.backend.vocab_size,
             max_model_len: self.info.backend.max_model_len,
         }
-    }
-
-    /// Tells the observer of a request that the engine never saw.
-    fn record_refusal(
-        &self,
-        request: &Arc<GenerateRequest>,
-        arrived_at: SystemTime,
-        error: &GenerateError,
-    ) {
-        self.observer.record(&RequestEvent {
-            request: GenerateRequest {
-                prompt: request.prompt.excerpt(MAX_REFUSED_BYTES),
-                ..(**request).clone()
-            },
-            choice: 0,
-            model: self.info.name.clone(),
-            release: self.info.release_hash,
-            arrived_at,
-            outcome: Outcome::Failed(error.clone()),
-            output_text: String::new(),
-            usage: Usage::default(),
-            timings: Timings::default(),
-        });
     }
 }

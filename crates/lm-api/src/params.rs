@@ -5,8 +5,8 @@
 //! Start reading at [`Parsed`].
 
 use lastmile::{
-    Constraint, Dialog, GenerateRequest, Prompt, RequestId, SamplingParams, StopRules, TenantId,
-    ToolFormat,
+    Constraint, Dialog, GenerateRequest, Prompt, RequestId, SamplingParams, Steering, StopRules,
+    TenantId, ToolFormat,
 };
 use serde_json::Value;
 
@@ -93,6 +93,7 @@ impl Parsed {
                 tenant: TenantId::ANONYMOUS,
                 deadline: self.urgency.deadline,
                 max_queue: self.urgency.max_queue,
+                steering: Steering::default(),
             }
         };
         prompts.into_iter().enumerate().map(request).collect()

@@ -9,12 +9,12 @@ use std::time::Duration;
 use lm_backend::{Activity, Backend, Batch, LogitsBuf, StepArbiter};
 use lm_sampler::{Sampled, Sampler};
 use lm_scheduler::{
-    ConfigError, Drawn, Expired, NewSequence, ScheduledRow, Scheduler, SchedulerConfig, Sequence,
+    ConfigError, Drawn, Expired, ScheduledRow, Scheduler, SchedulerConfig, Sequence,
 };
 use lm_tokenizer::Tokenizer;
 use lm_types::{FinishReason, GenerateError, Observer, Outcome, SeqId, Timestamp, TokenLogprobs};
 
-use crate::active::{Active, ServedBy};
+use crate::active::{Accepted, Active, ServedBy};
 use crate::cpu_time::process_cpu_time;
 use crate::draw::{Draw, panic_message};
 use crate::exchange::Exchange;
@@ -154,18 +154,9 @@ impl Engine {
         }
         let id = SeqId(self.next_seq);
         self.next_seq += 1;
-        let sequence = NewSequence {
-            id,
-            prompt: std::mem::take(&mut new.prompt),
-            max_new_tokens: new.max_new_tokens,
-            priority: new.request.priority,
-            tenant: new.request.tenant,
-            arrived: arrival,
-            start_by: new.request.max_queue.map(|limit| arrival + limit),
-            deadline: new.request.deadline.map(|limit| arrival + limit),
-            cache_salt: new.request.tenant.0,
-        };
+        let prompt = std::mem::take(&mut new.prompt);
         let active = Active::new(new, place, arrival, &self.parts.tokenizer);
+        let sequence = active.sequence(id, prompt);
         self.active.insert(id, active);
         if let Err(refused) = self.scheduler.add(sequence) {
             self.end(id, Outcome::Failed(never_runs(&refused)));
@@ -288,10 +279,30 @@ impl Engine {
         let tokenizer = &self.parts.tokenizer;
         let accept = || active.accept(sampled.token, logprobs, n_generated, tokenizer);
         match catch_unwind(AssertUnwindSafe(accept)) {
-            Ok(Ok(None)) => {}
+            Ok(Ok(Accepted::GoesOn)) => {}
             Ok(Err(error)) => self.end(id, Active::fault(error.to_string())),
-            Ok(Ok(Some(reason))) => self.end(id, Outcome::Finished(reason)),
+            Ok(Ok(Accepted::Ends(reason))) => self.end(id, Outcome::Finished(reason)),
+            Ok(Ok(Accepted::TurnsBack { cut })) => self.turn_back(id, cut),
             Err(panic) => self.end(id, Active::fault(panic_message(&*panic))),
+        }
+    }
+
+    /// Lets an answer go on from before a banned phrase, as a sequence whose prompt ends there; where that cannot be,
+    /// it ends there.
+    fn turn_back(&mut self, id: SeqId, cut: usize) {
+        let seq = self.scheduler.remove(id).expect("a drawn-for sequence is known");
+        let mut active = self.active.remove(&id).expect("a drawn-for sequence is active");
+        let Some(again) = active.resume(cut, &seq, &self.parts.tokenizer) else {
+            active.cut(cut);
+            self.active.insert(id, active);
+            return self.finish(id, Some(&seq), Outcome::Finished(FinishReason::Filtered));
+        };
+        let id = SeqId(self.next_seq);
+        self.next_seq += 1;
+        let sequence = active.sequence(id, again);
+        self.active.insert(id, active);
+        if let Err(refused) = self.scheduler.add(sequence) {
+            self.end(id, Outcome::Failed(never_runs(&refused)));
         }
     }
 

@@ -10,6 +10,7 @@ mod cpu_time;
 mod draw;
 mod engine;
 mod exchange;
+mod guard;
 mod histogram;
 mod output;
 mod stats;
@@ -27,7 +28,7 @@ pub use block_store::{
 };
 pub use engine::{Engine, EngineParts};
 pub use histogram::{Histogram, HistogramSnapshot};
-pub use output::{Aborter, OutputReader, OutputWriter, output_pair};
+pub use output::{Aborter, OutputReader, OutputWriter, output_pair, told};
 pub use stats::{EngineStats, StatsSnapshot};
 pub use submit::NewSubmission;
 pub use thread::{EngineHandle, EngineOptions};

@@ -32,7 +32,7 @@ pub struct EngineStats {
     pub(crate) prefix_hit_tokens: AtomicU64,
     pub(crate) preemptions: AtomicU64,
     pub(crate) cpu_micros: AtomicU64,
-    finished: [AtomicU64; 3],
+    finished: [AtomicU64; 4],
     /// By code. Touched at the end of a failed request only.
     failed: Mutex<BTreeMap<&'static str, u64>>,
     pub(crate) ttft: Histogram,
@@ -102,7 +102,7 @@ pub struct StatsSnapshot {
     /// CPU time of the process while sequences were active.
     pub cpu_seconds: f64,
     /// Answers by how they ended.
-    pub finished: [(FinishReason, u64); 3],
+    pub finished: [(FinishReason, u64); 4],
     /// Answers that were refused or failed, by code.
     pub failed: Vec<(&'static str, u64)>,
     /// From arrival to first token.
@@ -141,7 +141,8 @@ pub struct StatsSnapshot {
     pub block_store: Option<BlockStoreSnapshot>,
 }
 
-const REASONS: [FinishReason; 3] = [FinishReason::Stop, FinishReason::Length, FinishReason::Abort];
+const REASONS: [FinishReason; 4] =
+    [FinishReason::Stop, FinishReason::Length, FinishReason::Abort, FinishReason::Filtered];
 
 impl EngineStats {
     pub(crate) fn new(started: Instant) -> Self {
@@ -166,7 +167,7 @@ impl EngineStats {
             prefix_hit_tokens: zero(),
             preemptions: zero(),
             cpu_micros: zero(),
-            finished: [zero(), zero(), zero()],
+            finished: [zero(), zero(), zero(), zero()],
             failed: Mutex::new(BTreeMap::new()),
             ttft: Histogram::default(),
             itl: Histogram::default(),

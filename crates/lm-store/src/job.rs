@@ -7,7 +7,7 @@
 use std::time::SystemTime;
 
 use crossbeam_channel::Sender;
-use lm_types::{Dialog, GenerateRequest, Prompt, RequestEvent, SamplingParams, StopRules};
+use lm_types::{Dialog, GenerateRequest, Prompt, RequestEvent, SamplingParams, Steering, StopRules};
 
 use crate::{Feedback, FeedbackId, Privacy, Release, RunInfo, StoreError};
 
@@ -47,6 +47,11 @@ pub(crate) fn admit(event: &RequestEvent, privacy: Privacy) -> Box<RequestEvent>
             tenant: request.tenant,
             deadline: request.deadline,
             max_queue: request.max_queue,
+            steering: Steering {
+                opening: String::new(),
+                rules: None,
+                ..request.steering.clone()
+            },
         },
         choice: event.choice,
         model: event.model.clone(),
@@ -54,6 +59,8 @@ pub(crate) fn admit(event: &RequestEvent, privacy: Privacy) -> Box<RequestEvent>
         arrived_at: event.arrived_at,
         outcome: event.outcome.clone(),
         output_text: String::new(),
+        output_tokens: Vec::new(),
+        hits: event.hits.clone(),
         usage: event.usage,
         timings: event.timings,
     })

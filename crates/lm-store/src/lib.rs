@@ -34,6 +34,7 @@ pub use search::{FoundRequest, MAX_FOUND, MAX_SEARCHED, Search};
 pub use store::{Store, StoreCounters};
 pub use totals::{LatencyMs, Totals};
 pub use traffic::Traffic;
+pub use write::{params_json, priority_text, prompt_json, tenant_text};
 
 #[cfg(test)]
 mod tests;

@@ -43,6 +43,8 @@ pub enum FinishReason {
     Length,
     /// The client left or asked for it.
     Abort,
+    /// An override ended it.
+    Filtered,
 }
 
 /// Tokens in and out of one answer.
@@ -318,6 +320,7 @@ impl FinishReason {
             FinishReason::Stop => "stop",
             FinishReason::Length => "length",
             FinishReason::Abort => "abort",
+            FinishReason::Filtered => "content_filter",
         }
     }
 }

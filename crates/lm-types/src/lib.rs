@@ -13,6 +13,7 @@ mod message;
 mod observe;
 mod request;
 mod sampling;
+mod steering;
 mod time;
 
 pub use constraint::{AnswerForm, CallForm, Constraint, TokenMask};
@@ -26,4 +27,5 @@ pub use message::{ChatMessage, Role};
 pub use observe::{Observer, Outcome, RequestEvent};
 pub use request::{GenerateRequest, Priority, Prompt, StopRules};
 pub use sampling::{Dry, InvalidParam, SamplingParams};
+pub use steering::{Ban, OnHit, OutputRules, PhraseScan, RuleHit, Steering};
 pub use time::Timestamp;

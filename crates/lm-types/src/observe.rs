@@ -2,7 +2,9 @@
 
 use std::time::SystemTime;
 
-use crate::{FinishReason, GenerateError, GenerateRequest, ReleaseHash, Timings, Usage};
+use crate::{
+    FinishReason, GenerateError, GenerateRequest, ReleaseHash, RuleHit, Timings, TokenId, Usage,
+};
 
 /// Everything worth remembering of one answer, refused requests included.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,6 +23,10 @@ pub struct RequestEvent {
     pub outcome: Outcome,
     /// The text of the answer, as far as it came.
     pub output_text: String,
+    /// The answer's tokens, the ending one included, as far as the reader got them.
+    pub output_tokens: Vec<TokenId>,
+    /// Overrides that changed it, each once; those of the request with its first answer.
+    pub hits: Vec<RuleHit>,
     /// Tokens in and out.
     pub usage: Usage,
     /// Where the time went, and the CPU seconds.

@@ -17,7 +17,7 @@ enum Floor {
     Outside,
 }
 
-const FLOORS: [(&str, Floor); 29] = [
+const FLOORS: [(&str, Floor); 30] = [
     ("lm-types", Floor::F(0)),
     ("lm-kernels", Floor::F(0)),
     ("lm-keys", Floor::F(1)),
@@ -45,6 +45,7 @@ const FLOORS: [(&str, Floor); 29] = [
     ("lm-monitor", Floor::S(1)),
     ("lm-data", Floor::S(2)),
     ("lm-feedback", Floor::S(3)),
+    ("lm-rollout", Floor::S(3)),
     ("lm-tests", Floor::Outside),
     ("xtask", Floor::Outside),
 ];
@@ -62,7 +63,7 @@ const RESERVED: [(&str, &[&str]); 8] = [
     ("candle-core", &["lm-candle"]),
     ("candle-nn", &["lm-candle"]),
     ("clap", &["lm-cli"]),
-    ("rusqlite", &["lm-store", "lm-feedback"]),
+    ("rusqlite", &["lm-store", "lm-feedback", "lm-rollout"]),
     ("tokio", &["lm-bench", "lm-ops", "lm-server", "lm-cli"]),
     ("tracing-subscriber", &["lm-cli"]),
 ];

@@ -54,6 +54,8 @@ impl Home {
             arrived_at: UNIX_EPOCH + Duration::from_millis(at_ms.cast_unsigned()),
             outcome: ended,
             output_text: output.to_owned(),
+            output_tokens: vec![],
+            hits: vec![],
             usage: Usage { prompt_tokens: 10, completion_tokens: 2, cached_tokens: 0 },
             timings: Timings {
                 queue_wait: Duration::ZERO,

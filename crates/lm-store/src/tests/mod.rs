@@ -69,6 +69,8 @@ fn event(id: u128) -> RequestEvent {
         arrived_at: SystemTime::now(),
         outcome: Outcome::Finished(FinishReason::Stop),
         output_text: "4".to_owned(),
+        output_tokens: vec![],
+        hits: vec![],
         usage: Usage { prompt_tokens: 10, completion_tokens: 2, cached_tokens: 3 },
         timings: Timings {
             queue_wait: Duration::from_millis(1),

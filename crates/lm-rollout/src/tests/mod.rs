@@ -1,0 +1,1 @@
+//! Overrides through their public face.
