@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use lastmile::{Registry, Runtime};
 use lm_keys::KeyRing;
-use lm_ops::{Ops, Privacy, Store, StoreOptions};
+use lm_ops::{Ops, Overrides, Privacy, Store, StoreOptions};
 use lm_server::{Access, ServeError, ServerConfig, ServiceManager, Tls, bind, charging, now};
 
 use crate::args::{PrivacyArg, ServeArgs};
@@ -15,6 +15,7 @@ use crate::doctor::store_path;
 use crate::keys::key_file;
 use crate::model::home;
 use crate::outcome::{Outcome, WrongUse, human_bytes};
+use crate::overrides::override_path;
 use crate::served::{Shared, load_default, registry};
 use crate::signals;
 
@@ -54,7 +55,9 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
     };
     let store_path = store_path(home()?.path());
     let options = StoreOptions { privacy, ..StoreOptions::default() };
-    let ops = Ops::new(Store::open(&store_path, options)?);
+    let store = Store::open(&store_path, options)?;
+    let overrides = Overrides::open(&override_path(home()?.path()), &store)?;
+    let ops = Ops::new(store).with_overrides(overrides);
     access.load_keys(&ops)?;
     let observer = charging(Arc::clone(&access.keys), ops.observer());
     let shared =

@@ -57,7 +57,9 @@ pub(crate) enum Accepted {
     GoesOn,
     Ends(FinishReason),
     /// It goes on another way from this byte of its text.
-    TurnsBack { cut: usize },
+    TurnsBack {
+        cut: usize,
+    },
 }
 
 impl Active {

@@ -1,6 +1,8 @@
 //! The engine on the test's own thread, with the placeholder behind it.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod guarded;
+
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 

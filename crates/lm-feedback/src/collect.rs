@@ -258,8 +258,18 @@ fn each_page(
 
 /// A request's answers, one by one.
 pub(crate) fn answers_of(request: StoredRequest) -> Vec<Answered> {
-    let StoredRequest { id, model, arrived_at_ms, prompt, params, tenant, attempts, n, priority, .. } =
-        request;
+    let StoredRequest {
+        id,
+        model,
+        arrived_at_ms,
+        prompt,
+        params,
+        tenant,
+        attempts,
+        n,
+        priority,
+        ..
+    } = request;
     let with_attempt = |attempt| Answered {
         request_id: id,
         model: model.clone(),

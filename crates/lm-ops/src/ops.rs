@@ -10,13 +10,18 @@ use std::time::SystemTime;
 
 use lastmile::{ModelInfo, Observer, ReleaseHash, TenantId};
 use lm_api::{ApiError, FeedbackRating, FeedbackRequest, parse_feedback};
-use lm_store::{Feedback, FeedbackId, Rating, Release, RunInfo, Store, StoreCounters, StoreError};
+use lm_store::{
+    Feedback, FeedbackId, Rating, Reader, Release, RunInfo, Store, StoreCounters, StoreError,
+};
 use serde::Serialize;
+
+use crate::Overrides;
 
 /// What runs beside one engine. Clones share one store.
 #[derive(Clone)]
 pub struct Ops {
     pub(crate) store: Store,
+    overrides: Option<Overrides>,
 }
 
 /// The answer to a feedback.
@@ -35,13 +40,35 @@ impl Ops {
     /// Records into `store`.
     #[must_use]
     pub fn new(store: Store) -> Self {
-        Ops { store }
+        Ops { store, overrides: None }
+    }
+
+    /// With overrides; without, every request is the model's.
+    #[must_use]
+    pub fn with_overrides(self, overrides: Overrides) -> Self {
+        Ops { overrides: Some(overrides), ..self }
+    }
+
+    /// The overrides, where there are any.
+    #[must_use]
+    pub fn overrides(&self) -> Option<&Overrides> {
+        self.overrides.as_ref()
+    }
+
+    /// What is stored.
+    #[must_use]
+    pub fn reader(&self) -> &Reader {
+        self.store.reader()
     }
 
     /// What a runtime is started with, so that each of its answers is recorded.
     #[must_use]
     pub fn observer(&self) -> Arc<dyn Observer> {
-        Arc::new(self.store.clone())
+        let recorder: Arc<dyn Observer> = Arc::new(self.store.clone());
+        match &self.overrides {
+            Some(overrides) => overrides.observer(recorder),
+            None => recorder,
+        }
     }
 
     /// Stores what is loaded, the default model first, and notes that this process serves `models` at

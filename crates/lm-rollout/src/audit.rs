@@ -54,7 +54,7 @@ impl Desk {
     /// # Errors
     /// [`RolloutError::Database`].
     pub fn audit(&self, limit: u32) -> Result<Vec<AuditEntry>, RolloutError> {
-        let read = || {
+        let read = || -> rusqlite::Result<Vec<AuditEntry>> {
             self.connection
                 .prepare_cached(
                     "SELECT id, at_ms, who, action, target, detail FROM audit ORDER BY id DESC LIMIT ?1",
@@ -87,7 +87,13 @@ impl Desk {
             for hit in all {
                 transaction
                     .prepare_cached("INSERT OR IGNORE INTO hit VALUES (?1, ?2, ?3, ?4, ?5)")?
-                    .execute(params![hit.rule, hit.request_id, hit.choice, hit.at_ms, hit.action])?;
+                    .execute(params![
+                        hit.rule,
+                        hit.request_id,
+                        hit.choice,
+                        hit.at_ms,
+                        hit.action
+                    ])?;
             }
             transaction
                 .prepare_cached("DELETE FROM hit WHERE at_ms < ?1")?
@@ -102,10 +108,12 @@ impl Desk {
     /// # Errors
     /// [`RolloutError::Database`].
     pub fn hits(&self, since_ms: i64) -> Result<BTreeMap<String, u64>, RolloutError> {
-        let read = || {
+        let read = || -> rusqlite::Result<BTreeMap<String, u64>> {
             self.connection
                 .prepare_cached("SELECT rule, count(*) FROM hit WHERE at_ms >= ?1 GROUP BY rule")?
-                .query_map([since_ms], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.cast_unsigned())))?
+                .query_map([since_ms], |row| {
+                    Ok((row.get(0)?, row.get::<_, i64>(1)?.cast_unsigned()))
+                })?
                 .collect()
         };
         read().map_err(self.wrap("read"))

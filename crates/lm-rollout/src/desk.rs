@@ -294,13 +294,11 @@ impl Desk {
         apply: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>,
     ) -> Result<(), RolloutError> {
         let wrap = self.wrap("write");
-        let mut done = || {
+        let done = || {
             let transaction =
                 self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let before = Snapshot {
-                operator: operator_of(&transaction)?,
-                rules: rules_of(&transaction)?,
-            };
+            let before =
+                Snapshot { operator: operator_of(&transaction)?, rules: rules_of(&transaction)? };
             apply(&transaction)?;
             transaction.execute(
                 "INSERT INTO audit(at_ms, who, action, target, detail, before) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
@@ -324,7 +322,8 @@ fn insert_rule(connection: &Connection, standing: &Standing) -> rusqlite::Result
     let Standing { rule, added_at_ms, added_by, expires_at_ms, published_at_ms } = standing;
     let sql = "INSERT INTO rule(id, body, added_at_ms, added_by, expires_at_ms, published_at_ms) \
                VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-    let row = params![rule.id, json_of(rule), added_at_ms, added_by, expires_at_ms, published_at_ms];
+    let row =
+        params![rule.id, json_of(rule), added_at_ms, added_by, expires_at_ms, published_at_ms];
     connection.execute(sql, row).map(drop)
 }
 
@@ -360,6 +359,10 @@ pub(crate) fn json_of(value: &impl Serialize) -> String {
 fn json_at<T: for<'de> Deserialize<'de>>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
     let text: String = row.get(column)?;
     serde_json::from_str(&text).map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
+        rusqlite::Error::FromSqlConversionFailure(
+            column,
+            rusqlite::types::Type::Text,
+            Box::new(error),
+        )
     })
 }

@@ -24,7 +24,9 @@ const MAX_PARTS: usize = 16;
 impl Path {
     pub(crate) fn parse(text: &str) -> Result<Path, RolloutError> {
         let refuse = || {
-            let wanted = format!("such as $.messages[0].role or $.messages[*].content, of at most {MAX_PARTS} parts");
+            let wanted = format!(
+                "such as $.messages[0].role or $.messages[*].content, of at most {MAX_PARTS} parts"
+            );
             RolloutError::invalid("when.json.path", format!("{text:?}"), wanted)
         };
         let mut rest = text.strip_prefix('$').ok_or_else(refuse)?;

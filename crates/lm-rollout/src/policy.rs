@@ -213,7 +213,9 @@ impl Policy {
         let n_mandatory = self.rules.partition_point(|rule| rule.mandatory);
         let (mandatory, others) = self.rules.split_at(n_mandatory);
         let holds = |rule: &&Compiled| {
-            via.now_ms < rule.expires_at_ms && !rule.condition.asked && rule.condition.holds(subject)
+            via.now_ms < rule.expires_at_ms
+                && !rule.condition.asked
+                && rule.condition.holds(subject)
         };
         mandatory.iter().filter(holds).for_each(|rule| route.apply(rule, &mut bans, has_form));
         if let Some(asked) = via.asked
@@ -259,7 +261,9 @@ impl Policy {
             Asked::Canned(name) => {
                 let text = live.clone().filter(|rule| *rule.id == **name);
                 let found = text.clone().find_map(|rule| match &rule.effect {
-                    Effect::Way(way @ Way::Canned(_)) => Some((Some(Arc::clone(&rule.id)), way.clone())),
+                    Effect::Way(way @ Way::Canned(_)) => {
+                        Some((Some(Arc::clone(&rule.id)), way.clone()))
+                    }
                     _ => None,
                 });
                 found.ok_or_else(|| unknown("published canned answer", name))?

@@ -124,7 +124,7 @@ impl Desk {
         let sql = format!(
             "{SELECT} WHERE answered_at_ms IS NULL AND deadline_ms > ?1 ORDER BY deadline_ms, id"
         );
-        let read = || {
+        let read = || -> rusqlite::Result<Vec<Item>> {
             self.connection
                 .prepare_cached(&sql)?
                 .query_map([now_ms], |row| item_row(row, now_ms))?

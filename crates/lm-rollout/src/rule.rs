@@ -184,6 +184,10 @@ impl Rule {
             let wanted = "1 to 64 letters, digits, '-', '_' and '.'";
             return Err(RolloutError::invalid("id", format!("{:?}", self.id), wanted));
         }
+        if ["audit", "queue", "kill", "pin", "rollback", "user"].contains(&self.id.as_str()) {
+            let wanted = "another word: this one is taken";
+            return Err(RolloutError::invalid("id", format!("{:?}", self.id), wanted));
+        }
         for (field, text) in [("owner", &self.owner), ("reason", &self.reason)] {
             if text.trim().is_empty() || text.len() > 1000 {
                 let value = format!("{} bytes long", text.len());

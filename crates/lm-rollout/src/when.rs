@@ -51,19 +51,28 @@ impl Condition {
             return Err(RolloutError::invalid("when.routes", format!("{route:?}"), wanted));
         }
         if let Some(language) = &when.language {
-            lm_data::language_must_exist(language)
-                .map_err(|wanted| RolloutError::Unreadable { what: format!("when.language {wanted}") })?;
+            lm_data::language_must_exist(language).map_err(|wanted| RolloutError::Unreadable {
+                what: format!("when.language {wanted}"),
+            })?;
         }
         let regex = |field: &str, pattern: &String| {
             RegexBuilder::new(pattern).size_limit(MAX_REGEX_BYTES).build().map_err(|error| {
                 let what = error.to_string().lines().last().unwrap_or_default().to_owned();
-                RolloutError::invalid(field, format!("{pattern:?}"), format!("a regular expression ({what})"))
+                RolloutError::invalid(
+                    field,
+                    format!("{pattern:?}"),
+                    format!("a regular expression ({what})"),
+                )
             })
         };
         let test = |test: &crate::JsonTest| {
             if test.equals.is_some() == test.matches.is_some() {
                 let wanted = "given with either equals or matches";
-                return Err(RolloutError::invalid("when.json.path", format!("{:?}", test.path), wanted));
+                return Err(RolloutError::invalid(
+                    "when.json.path",
+                    format!("{:?}", test.path),
+                    wanted,
+                ));
             }
             let matches = test.matches.as_ref().map(|pattern| regex("when.json.matches", pattern));
             Ok(Test {
@@ -76,7 +85,11 @@ impl Condition {
             routes: when.routes.clone(),
             models: when.models.clone(),
             tenants: when.tenants.clone(),
-            prompt: when.prompt.as_ref().map(|pattern| regex("when.prompt", pattern)).transpose()?,
+            prompt: when
+                .prompt
+                .as_ref()
+                .map(|pattern| regex("when.prompt", pattern))
+                .transpose()?,
             language: when.language.clone(),
             json: when.json.iter().map(test).collect::<Result<_, _>>()?,
             asked: when.asked,
@@ -86,11 +99,15 @@ impl Condition {
     /// Whether all that is given holds, cheap things first. Who asked is not looked at.
     pub(crate) fn holds(&self, subject: &Subject<'_>) -> bool {
         let tenant = subject.tenant.as_deref().unwrap_or("anonymous");
-        let is_in = |list: &[String], value: &str| list.is_empty() || list.iter().any(|one| one == value);
+        let is_in =
+            |list: &[String], value: &str| list.is_empty() || list.iter().any(|one| one == value);
         is_in(&self.routes, subject.route)
             && is_in(&self.models, subject.model)
             && is_in(&self.tenants, tenant)
-            && self.prompt.as_ref().is_none_or(|regex| subject.texts.iter().any(|text| regex.is_match(text)))
+            && self
+                .prompt
+                .as_ref()
+                .is_none_or(|regex| subject.texts.iter().any(|text| regex.is_match(text)))
             && self.json.iter().all(|test| test.holds(subject.document()))
             && self.language.as_ref().is_none_or(|language| {
                 let last = subject.texts.last();

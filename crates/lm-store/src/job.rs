@@ -7,7 +7,9 @@
 use std::time::SystemTime;
 
 use crossbeam_channel::Sender;
-use lm_types::{Dialog, GenerateRequest, Prompt, RequestEvent, SamplingParams, Steering, StopRules};
+use lm_types::{
+    Dialog, GenerateRequest, Prompt, RequestEvent, SamplingParams, Steering, StopRules,
+};
 
 use crate::{Feedback, FeedbackId, Privacy, Release, RunInfo, StoreError};
 
@@ -47,11 +49,7 @@ pub(crate) fn admit(event: &RequestEvent, privacy: Privacy) -> Box<RequestEvent>
             tenant: request.tenant,
             deadline: request.deadline,
             max_queue: request.max_queue,
-            steering: Steering {
-                opening: String::new(),
-                rules: None,
-                ..request.steering.clone()
-            },
+            steering: Steering { opening: String::new(), rules: None, ..request.steering.clone() },
         },
         choice: event.choice,
         model: event.model.clone(),

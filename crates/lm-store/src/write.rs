@@ -6,7 +6,9 @@
 
 use std::time::Duration;
 
-use lm_types::{GenerateError, GenerateRequest, Outcome, Priority, Prompt, RequestEvent, TenantId, Timings};
+use lm_types::{
+    GenerateError, GenerateRequest, Outcome, Priority, Prompt, RequestEvent, TenantId, Timings,
+};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Value, json};
 use uuid::Uuid;

@@ -93,7 +93,8 @@ impl OutputRules {
         let mut safe = pending.len();
         for (at, c) in pending.char_indices() {
             for (i, ban) in self.bans.iter().enumerate() {
-                let may_begin = c == '\\' || ban.phrase.chars().next().is_some_and(|p| ban.same(p, c));
+                let may_begin =
+                    c == '\\' || ban.phrase.chars().next().is_some_and(|p| ban.same(p, c));
                 if !may_begin {
                     continue;
                 }
