@@ -34,6 +34,9 @@ pub(crate) struct Guard {
     n_turns: usize,
     n_kept: Option<usize>,
     hits: Vec<RuleHit>,
+    /// The end of what was handed out that may begin a phrase: only after an answer turned back, as what followed then
+    /// told otherwise.
+    open_end: String,
 }
 
 #[derive(Debug)]
@@ -84,6 +87,7 @@ impl Guard {
             n_turns: 0,
             n_kept: None,
             hits: Vec::new(),
+            open_end: String::new(),
         }
     }
 
@@ -132,12 +136,19 @@ impl Active {
         let needs = end + usize::from(!is_whole);
         let logprobs = logprobs.map(|entry| presentable(entry, &guard.rules, tokenizer));
         guard.held.push_back(Held { token, logprobs, needs });
-        let (at, ban) = match guard.rules.scan(&self.held_back) {
+        let found = match guard.open_end.len() {
+            0 => guard.rules.scan(&self.held_back),
+            _ => guard.rules.scan(&format!("{}{}", guard.open_end, self.held_back)),
+        };
+        let n_open = guard.open_end.len();
+        let (at, ban) = match found {
             PhraseScan::Safe(n) => {
+                let n = n.saturating_sub(n_open);
                 self.hand_out(if reason.is_some() { n_safe } else { n.min(n_safe) });
                 return reason.map_or(Accepted::GoesOn, Accepted::Ends);
             }
-            PhraseScan::Found { at, ban } => (at, ban),
+            // What was handed out stays; that the phrase is not completed can be seen to.
+            PhraseScan::Found { at, ban } => (at.saturating_sub(n_open), ban),
         };
         guard.hit(ban);
         let cut = self.text.len() + at;
@@ -146,9 +157,8 @@ impl Active {
             OnHit::Resubmit if guard.n_turns < MAX_TURNS => return Accepted::TurnsBack { cut },
             OnHit::Stop | OnHit::Resubmit => self.cut(cut),
             OnHit::Replace(text) => {
-                // What was handed out ends with no beginning of a phrase, so that this is all to look at.
-                let replaced = format!("{}{text}", &self.held_back[..at]);
                 self.cut(cut);
+                let replaced = format!("{}{text}", open_end(&rules, &self.text));
                 if !rules.holds(&replaced) {
                     self.text.push_str(text);
                     self.output.push_all(std::iter::empty(), text);
@@ -173,6 +183,10 @@ impl Active {
         let guard = self.guard.as_mut().expect("there is a guard: this is a bug");
         let certain = &self.held_back[..n_bytes];
         self.text.push_str(certain);
+        if n_bytes > 0 && !guard.open_end.is_empty() {
+            guard.open_end.push_str(certain);
+            guard.open_end = open_end(&guard.rules, &guard.open_end).to_owned();
+        }
         let n_certain = self.text.len();
         let n_tokens = guard.held.iter().take_while(|held| held.needs <= n_certain).count();
         let tokens = guard.held.drain(..n_tokens).map(|held| (held.token, held.logprobs));
@@ -246,6 +260,7 @@ impl Active {
             guard.held.push_back(Held { token, logprobs, needs: end });
         }
         guard.n_turns += 1;
+        guard.open_end = open_end(&guard.rules, &self.text).to_owned();
         self.before.get_or_insert_with(|| Before::of(old));
         self.held_back.truncate(at);
         self.decode = DecodeStream::new();
@@ -253,6 +268,17 @@ impl Active {
         let mut prompt = old.tokens()[..n_before + n_kept].to_vec();
         prompt.extend(spelled);
         Some(prompt)
+    }
+}
+
+/// The longest end of a text that may begin a phrase. The text holds none.
+fn open_end<'a>(rules: &OutputRules, text: &'a str) -> &'a str {
+    // A character of a phrase takes up to twelve bytes as escapes.
+    let most = 12 * OutputRules::MAX_PHRASE_BYTES;
+    let tail = &text[text.ceil_char_boundary(text.len().saturating_sub(most))..];
+    match rules.scan(tail) {
+        PhraseScan::Safe(n) => &tail[n..],
+        PhraseScan::Found { .. } => "",
     }
 }
 

@@ -220,3 +220,38 @@ fn an_opening_comes_first_and_is_looked_at_too() {
     let cut = open("it is forbidden");
     assert_eq!((cut.text.as_str(), cut.end), ("it is ", Some(FinishReason::Filtered)));
 }
+
+#[test]
+fn what_was_handed_out_and_what_comes_after_a_turn_make_no_phrase() {
+    // Of two words in a row the first is let out because another phrase follows; then that one is turned away from.
+    let run = |rules: Option<Arc<OutputRules>>, seed: u64| {
+        let mut rig = Rig::new("seed=4");
+        let reader = rig.add(prompt(2), |request| {
+            request.sampling =
+                SamplingParams { temperature: 1.5, seed, ..SamplingParams::default() };
+            request.steering.rules = rules;
+        });
+        rig.run();
+        read(&reader)
+    };
+    let mut n_turned = 0;
+    for seed in 0..8 {
+        let before = run(None, seed);
+        let words: Vec<&str> = before.text.split(' ').filter(|word| word.len() > 1).collect();
+        let first = format!(" {}", words[30]);
+        let after = format!(" {}", words[31]);
+        // Whatever else follows the first word is forbidden together with it, letter by letter.
+        let followers = "abcdefghijklmnopqrstuvwxyz.(\n";
+        let mut phrases: Vec<String> = followers.chars().map(|c| format!("{first} {c}")).collect();
+        phrases.retain(|phrase| !format!("{first}{after}").starts_with(phrase.as_str()));
+        phrases.push(after);
+        let phrases: Vec<&str> = phrases.iter().map(String::as_str).collect();
+        let got = run(rules(&phrases, &OnHit::Resubmit), seed);
+        for phrase in &phrases {
+            assert!(!got.text.contains(phrase), "{phrase:?} is in {:?}", got.text);
+            assert!(!got.spelled().contains(phrase), "{phrase:?} is spelled");
+        }
+        n_turned += usize::from(got.text != before.text);
+    }
+    assert!(n_turned > 0);
+}

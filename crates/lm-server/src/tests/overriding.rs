@@ -59,7 +59,7 @@ fn all_apis(text: &str, stream: bool) -> Vec<(&'static str, String)> {
         ),
         (CHAT, json!({ "messages": messages, "stream": stream, "n": 2, "temperature": 0 })),
         (CHAT, json!({ "messages": messages, "stream": stream, "tools": tools })),
-        (TEXT, json!({ "prompt": text, "stream": stream, "logprobs": 5 })),
+        (TEXT, json!({ "prompt": text, "stream": stream, "logprobs": 5, "max_tokens": 400 })),
         ("/v1/responses", json!({ "model": model, "input": messages, "stream": stream })),
         (
             "/v1/messages",
@@ -401,6 +401,7 @@ fn a_dry_run_predicts_the_real_hits() {
     server.rule(
         "last",
         json!({
+            "priority": 100,
             "when": { "prompt": "the very last" }, "then": { "action": "canned", "text": "Yes." },
         }),
     );
