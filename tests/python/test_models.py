@@ -140,7 +140,7 @@ def test_memory_comes_back(server):
         server.post("/ops/v1/models/second/unload", b"")
         until(20, gone)
     print("resident after each load, MiB:", [level // MIB for level in levels])
-    # The allocator's arenas grow with the first loads, and no more after them.
+    # The first loads warm the allocator; after them the level stays.
     assert levels[-1] - levels[3] < 40 * MIB, levels
 
 

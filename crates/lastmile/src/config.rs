@@ -59,6 +59,8 @@ pub struct RuntimeConfig {
     pub disk_cache: Option<DiskCacheConfig>,
     /// Bytes that the program takes besides the model and its engine, such as for request bodies.
     pub reserved_bytes: u64,
+    /// How whoever started it would start it again, in words of its own; kept beside its release.
+    pub how: Option<String>,
     /// Batching and queueing limits.
     pub engine: EngineOptions,
     /// Hears of each answer when it is over.
@@ -209,6 +211,7 @@ impl RuntimeConfig {
             chat_template: None,
             disk_cache: None,
             reserved_bytes: 0,
+            how: None,
             engine: EngineOptions::default(),
             observer: Arc::new(Unobserved),
         }

@@ -18,6 +18,7 @@
 mod calibrate;
 mod config;
 mod disk_cache;
+mod energy;
 mod engine_bench;
 mod grammars;
 mod loading;
@@ -39,6 +40,7 @@ pub use calibrate::{
 };
 pub use config::{LoadError, ModelSource, RuntimeConfig};
 pub use disk_cache::DiskCacheConfig;
+pub use energy::{EnergyError, EnergyMeter};
 pub use engine_bench::{
     BenchCase, CaseKind, EngineBench, EngineBenchError, EngineBenchOptions, bench_engine,
 };
@@ -63,8 +65,9 @@ pub use lm_cpu::KvType;
 pub use lm_engine::{Aborter, BlockStoreSnapshot, EngineOptions, HistogramSnapshot, StatsSnapshot};
 pub use lm_models::{DefaultSampling, WeightsFrom};
 pub use lm_types::{
-    AnswerForm, Ban, CacheMissReason, CallForm, ChatMessage, Constraint, Dialog, Dry, Finish,
-    FinishReason, GenerateError, GenerateEvent, GenerateRequest, Observer, OnHit, Outcome,
-    OutputRules, Priority, Prompt, QueueUnit, ReleaseHash, RequestEvent, RequestId, Role, RuleHit,
-    SamplingParams, Steering, StopRules, TenantId, Timings, TokenId, TokenLogprobs, Usage,
+    AnswerBegun, AnswerForm, Ban, CacheMissReason, CallForm, ChatMessage, Constraint, Dialog, Dry,
+    Finish, FinishReason, GenerateError, GenerateEvent, GenerateRequest, Observer, OnHit, Outcome,
+    OutputRules, Prices, Priority, Prompt, QueueUnit, ReleaseHash, RequestEvent, RequestId, Role,
+    RuleHit, SamplingParams, Steering, StepEvent, StepRow, StopRules, TenantId, Timeline, Timings,
+    TokenId, TokenLogprobs, Usage,
 };

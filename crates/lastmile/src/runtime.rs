@@ -16,6 +16,7 @@ use lm_types::{
 };
 
 use crate::disk_cache::{self, DiskCache};
+use crate::energy::EnergyMeter;
 use crate::grammars::Grammars;
 use crate::loading::{Loaded, Surroundings, load};
 use crate::machine::MemoryLimit;
@@ -59,6 +60,8 @@ pub struct ModelInfo {
     pub loaded_at: SystemTime,
     /// What it takes in all, as planned before it was loaded.
     pub planned_bytes: u64,
+    /// As of [`RuntimeConfig::how`].
+    pub how: Option<String>,
 }
 
 impl Runtime {
@@ -113,6 +116,7 @@ impl Runtime {
             release: facts,
             loaded_at: SystemTime::now(),
             planned_bytes,
+            how: config.how,
         };
         let (backend, tokenizer) = (wrap(backend), Arc::new(tokenizer));
         let parts = EngineParts {
@@ -122,6 +126,7 @@ impl Runtime {
             served_by: ServedBy { model: info.name.clone(), release: info.release_hash },
             arbiter: Arc::clone(arbiter),
             block_store,
+            take_joules: EnergyMeter::of_this_machine().map(EnergyMeter::taken_by_engines),
         };
         let engine = EngineHandle::spawn(parts, &config.engine)?;
         Ok(Runtime {

@@ -5,7 +5,8 @@ use std::time::SystemTime;
 
 use lm_engine::told;
 use lm_types::{
-    Finish, FinishReason, GenerateError, GenerateRequest, Outcome, RequestEvent, Timings, Usage,
+    Finish, FinishReason, GenerateError, GenerateRequest, Outcome, RequestEvent, Timeline, Timings,
+    Usage,
 };
 
 use crate::{GenerateStream, Runtime};
@@ -71,7 +72,9 @@ impl Runtime {
             arrived_at,
             outcome,
             output_text: text.to_owned(),
+            prompt_tokens: Vec::new(),
             output_tokens: Vec::new(),
+            timeline: Timeline::default(),
             hits,
             usage: Usage::default(),
             timings: Timings::default(),

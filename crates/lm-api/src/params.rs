@@ -67,6 +67,10 @@ pub struct Parsed {
     pub stream: bool,
     /// The last chunk of a stream carries the usage.
     pub include_usage: bool,
+    /// The answer says what it took.
+    pub timings: bool,
+    /// On whose behalf.
+    pub subject: Option<String>,
     /// What was not understood and is ignored.
     pub warnings: Vec<String>,
 }
@@ -91,6 +95,7 @@ impl Parsed {
                 n: self.n,
                 priority: self.urgency.priority.unwrap_or_default(),
                 tenant: TenantId::ANONYMOUS,
+                subject: self.subject.clone(),
                 deadline: self.urgency.deadline,
                 max_queue: self.urgency.max_queue,
                 steering: Steering::default(),
@@ -137,6 +142,8 @@ pub(crate) fn read(
         basic_sampling(&mut fields, logprobs, seed.unwrap_or(options.entropy), &sampling)?;
     let stop = stop_rules(&mut fields)?;
     let (stream, include_usage) = streaming(&mut fields, &mut warnings, options.strict)?;
+    let subject = subject(&mut fields)?;
+    let timings = fields.boolean("timings")?.unwrap_or(false);
     let urgency = Urgency::read(&mut fields)?;
     let model = fields.string("model")?;
     let n = fields.integer("n", 1..=MAX_N)?.unwrap_or(1) as u32;
@@ -155,6 +162,8 @@ pub(crate) fn read(
         urgency,
         stream,
         include_usage,
+        timings,
+        subject,
         warnings: warnings.into_list(),
     })
 }
@@ -178,6 +187,12 @@ pub(crate) fn chat_logprobs(fields: &mut Fields) -> Result<Option<u32>, ApiError
 /// The way of completions: one number.
 pub(crate) fn completion_logprobs(fields: &mut Fields) -> Result<Option<u32>, ApiError> {
     Ok(fields.integer("logprobs", 0..=MAX_TOP_LOGPROBS)?.map(|top| top as u32))
+}
+
+/// On whose behalf: OpenAI's older and newer name for it. The newer one is meant to be a hash already.
+fn subject(fields: &mut Fields) -> Result<Option<String>, ApiError> {
+    let (user, identifier) = (fields.string("user")?, fields.string("safety_identifier")?);
+    Ok(user.or(identifier).filter(|subject| !subject.is_empty()))
 }
 
 /// Any 64-bit integer; a negative one is taken modulo 2^64.

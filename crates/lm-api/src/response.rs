@@ -7,9 +7,9 @@
 use lastmile::{FinishReason, Usage};
 use serde::Serialize;
 
-use crate::LogprobEntry;
 use crate::logprobs::{self, ChatLogprobs, TextLogprobs};
 use crate::tools::{CallBody, ToolCall};
+use crate::{LogprobEntry, Spent};
 
 /// Which of OpenAI's two APIs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub struct Head {
     pub warnings: Vec<String>,
     /// Whether a stream ends with a usage chunk; then all other chunks say `"usage": null`.
     pub include_usage: bool,
+    /// What it took, where that is asked for and known: in a whole body, and in the last chunk that has choices or usage.
+    pub spent: Option<Spent>,
 }
 
 /// One whole answer.
@@ -69,6 +71,8 @@ struct Envelope<'a, C> {
     usage: Option<Option<UsageBody>>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     warnings: &'a [String],
+    #[serde(rename = "timings", skip_serializing_if = "Option::is_none")]
+    spent: Option<&'a Spent>,
 }
 
 #[derive(Serialize)]
@@ -295,6 +299,7 @@ impl Head {
             choices,
             usage,
             warnings,
+            spent: self.spent.as_ref(),
         };
         serde_json::to_string(&envelope)
             .expect("strings, numbers and lists always serialise: this is a bug")

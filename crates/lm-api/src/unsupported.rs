@@ -29,8 +29,6 @@ enum Neutral {
 }
 
 const TABLE: &[(&str, Neutral)] = &[
-    ("user", Neutral::Any),
-    ("safety_identifier", Neutral::Any),
     ("prompt_cache_key", Neutral::Any),
     ("prompt_cache_retention", Neutral::Any),
     // A chat takes these before; without messages there is nothing they could mean.

@@ -72,19 +72,24 @@ impl ToolFormat {
         let several = parallel && *must == MustCall::Any;
         let bare = CallForm {
             schema: call_schema(&chosen, key).to_string(),
-            open: "",
-            begin: "",
-            end: "",
-            between: "",
-            close: "",
+            open: "".into(),
+            begin: "".into(),
+            end: "".into(),
+            between: "".into(),
+            close: "".into(),
             max_calls: if several { MAX_CALLS } else { 1 },
         };
         Ok(match self {
-            ToolFormat::Hermes => {
-                CallForm { begin: "<tool_call>\n", end: "\n</tool_call>", between: "\n", ..bare }
+            ToolFormat::Hermes => CallForm {
+                begin: "<tool_call>\n".into(),
+                end: "\n</tool_call>".into(),
+                between: "\n".into(),
+                ..bare
+            },
+            ToolFormat::Llama => CallForm { between: "; ".into(), ..bare },
+            ToolFormat::Mistral => {
+                CallForm { open: "[".into(), between: ", ".into(), close: "]".into(), ..bare }
             }
-            ToolFormat::Llama => CallForm { between: "; ", ..bare },
-            ToolFormat::Mistral => CallForm { open: "[", between: ", ", close: "]", ..bare },
         })
     }
 }

@@ -8,14 +8,19 @@ use lastmile::KvType;
 
 use crate::bench_args::BenchArgs;
 use crate::cache_args::CacheArgs;
+use crate::cost::{CostArgs, PriceArgs};
 use crate::data_args::{DataArgs, QuarantineArgs};
+use crate::how::kv_type;
 use crate::keys_args::KeysArgs;
 use crate::loop_args::{EvalArgs, FailuresArgs, FixArgs, LearnArgs, ReviewArgs};
 use crate::net_args::NetArgs;
 use crate::override_args::OverrideArgs;
 use crate::placeholder::PlaceholderFiles;
 use crate::placeholder_args::PlaceholderArgs;
+use crate::recorder::{RecorderArgs, RecorderServeArgs};
+use crate::replay_args::{BundleArgs, ReplayArgs};
 use crate::served::ServedArgs;
+use crate::store_args::{StoreArgs, StoreOptionArgs};
 use crate::top_args::TopArgs;
 
 const AFTER_HELP: &str = "\
@@ -47,7 +52,7 @@ pub(crate) enum LogFormat {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Serve a model over HTTP, as OpenAI's API.
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Answer one prompt and exit.
     Run(RunArgs),
     /// Talk with a model in the terminal.
@@ -90,6 +95,18 @@ pub(crate) enum Verb {
     Override(OverrideArgs),
     /// Say what runs, since when, and what went wrong.
     Doctor(DoctorArgs),
+    /// Say what one request waited for, and behind whom.
+    Why(crate::why::WhyArgs),
+    /// Compute recorded answers again, and say whether they are identical.
+    Replay(ReplayArgs),
+    /// Write everything that is recorded of one request into a file.
+    Bundle(BundleArgs),
+    /// See what the flight recorder holds.
+    Recorder(RecorderArgs),
+    /// Say what answers took and cost, by key, day or model.
+    Cost(CostArgs),
+    /// Back up, upgrade and measure the store, and erase from it.
+    Store(StoreArgs),
     /// Watch a server that runs, live.
     Top(TopArgs),
 }
@@ -169,14 +186,6 @@ pub(crate) struct RunOptions {
     pub(crate) offline: bool,
 }
 
-fn kv_type(text: &str) -> Result<KvType, String> {
-    let types = [KvType::F16, KvType::Int8];
-    types
-        .into_iter()
-        .find(|kv_type| kv_type.as_str() == text)
-        .ok_or_else(|| "must be f16 or int8".to_owned())
-}
-
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  lastmile serve --model placeholder --port 8081")]
 pub(crate) struct ServeArgs {
@@ -197,6 +206,8 @@ pub(crate) struct ServeArgs {
     pub(crate) net: NetArgs,
     #[command(flatten)]
     pub(crate) cache: CacheArgs,
+    #[command(flatten)]
+    pub(crate) recorder: RecorderServeArgs,
     /// The name that clients ask for; of the first model.
     #[arg(long, value_name = "NAME", hide_short_help = true)]
     pub(crate) served_model_name: Option<String>,
@@ -211,17 +222,10 @@ pub(crate) struct ServeArgs {
     /// A second signal ends the process at once, with status 3.
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     pub(crate) shutdown_timeout: u64,
-    /// What the store keeps of prompts and answers.
-    #[arg(long, value_enum, default_value = "full", env = "LASTMILE_PRIVACY")]
-    pub(crate) privacy: PrivacyArg,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum PrivacyArg {
-    /// Everything, for 14 days.
-    Full,
-    /// Numbers and codes, no text.
-    Off,
+    #[command(flatten)]
+    pub(crate) store: StoreOptionArgs,
+    #[command(flatten)]
+    pub(crate) prices: PriceArgs,
 }
 
 /// How answers are drawn; by default as the model's authors recommend.

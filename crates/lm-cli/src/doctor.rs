@@ -15,6 +15,7 @@ use crate::args::DoctorArgs;
 use crate::keys::{key_file, unix_seconds};
 use crate::model::home;
 use crate::outcome::{Outcome, print_json, say};
+use crate::recorder::Crash;
 
 /// How long a server may take to say that it is well.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -72,6 +73,8 @@ struct Found {
     keys: FoundKeys,
     /// What the server of the newest run says of itself now; `None` when it does not answer.
     health: Option<serde_json::Value>,
+    /// Who was in flight when a server last died.
+    crash: Option<Crash>,
     /// `None` when nothing has run here yet.
     #[serde(flatten)]
     report: Option<Doctor>,
@@ -128,6 +131,7 @@ pub(crate) fn doctor(args: &DoctorArgs) -> anyhow::Result<Outcome> {
         models: lm_models::installed(&home).into_iter().map(|model| model.name).collect(),
         keys: FoundKeys::of(&key_file(&home)),
         health,
+        crash: Crash::last(home.path())?,
         report,
     };
     if args.json {
@@ -157,6 +161,9 @@ fn print_page(found: &Found) -> anyhow::Result<()> {
     match &found.health {
         Some(health) => say!("health   {health}"),
         None => say!("health   no server answers"),
+    }
+    if let Some(crash) = &found.crash {
+        crash.print()?;
     }
     match &found.report {
         Some(report) => say!("\n{report}"),

@@ -14,6 +14,7 @@ mod bench_serve_args;
 mod cache_args;
 mod calibrate;
 mod chat;
+mod cost;
 mod data;
 mod data_args;
 mod data_versions;
@@ -21,6 +22,7 @@ mod doctor;
 mod failures;
 mod fetch;
 mod fix;
+mod how;
 mod keys;
 mod keys_args;
 mod loop_args;
@@ -37,15 +39,23 @@ mod predict;
 mod progress;
 mod quantize;
 mod quarantine;
+mod recorder;
+mod replay;
+mod replay_args;
+mod replay_report;
+mod restore;
 mod run;
 mod schema_answers;
 mod serve;
 mod served;
 mod signals;
+mod store;
+mod store_args;
 mod top;
 mod top_args;
 mod top_view;
 mod traffic;
+mod why;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -57,6 +67,11 @@ use crate::args::{Cli, LogFormat, Verb};
 use crate::bench_args::BenchVerb;
 use crate::outcome::{Outcome, error_text, exit_code, is_broken_pipe};
 use crate::placeholder_args::PlaceholderVerb;
+
+/// glibc keeps what threads free in arenas of their own: each model that a new thread loads then takes memory that an
+/// unload gives to no other thread.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -100,7 +115,13 @@ fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Learn(args) => failures::learn(&args),
         Verb::Override(args) => overrides::overrides(&args),
         Verb::Doctor(args) => doctor::doctor(&args),
+        Verb::Cost(args) => cost::cost(&args),
+        Verb::Store(args) => store::store(&args),
         Verb::Top(args) => top::top(&args),
+        Verb::Why(args) => why::why(&args),
+        Verb::Recorder(args) => recorder::recorder(&args),
+        Verb::Replay(args) => replay::replay(&args),
+        Verb::Bundle(args) => replay::bundle(&args),
     }
 }
 

@@ -123,5 +123,6 @@ fn timings_json(finish: &Finish) -> serde_json::Value {
         "ttft_ms": finish.timings.ttft.as_secs_f64() * 1e3,
         "e2e_ms": finish.timings.e2e.as_secs_f64() * 1e3,
         "cpu_seconds": finish.timings.cpu_seconds,
+        "joules": finish.timings.joules.map_or("unavailable".into(), serde_json::Value::from),
     })
 }

@@ -7,15 +7,16 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use lastmile::{Registry, Runtime};
 use lm_keys::KeyRing;
-use lm_ops::{Ops, Overrides, Privacy, Store, StoreOptions};
+use lm_ops::{Ops, Overrides, Store};
 use lm_server::{Access, ServeError, ServerConfig, ServiceManager, Tls, bind, charging, now};
 
-use crate::args::{PrivacyArg, ServeArgs};
+use crate::args::ServeArgs;
 use crate::doctor::store_path;
 use crate::keys::key_file;
 use crate::model::home;
 use crate::outcome::{Outcome, WrongUse, human_bytes};
 use crate::overrides::override_path;
+use crate::recorder::recording;
 use crate::served::{Shared, load_default, registry};
 use crate::signals;
 
@@ -49,15 +50,12 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
         other => other.into(),
     })?;
     let address = listener.local_addr()?;
-    let privacy = match args.privacy {
-        PrivacyArg::Full => Privacy::Full,
-        PrivacyArg::Off => Privacy::Off,
-    };
     let store_path = store_path(home()?.path());
-    let options = StoreOptions { privacy, ..StoreOptions::default() };
+    let options = args.store.options(args.host, args.prices.prices());
     let store = Store::open(&store_path, options)?;
     let overrides = Overrides::open(&override_path(home()?.path()), &store)?;
     let ops = Ops::new(store).with_overrides(overrides);
+    let ops = recording(ops, args.recorder, privacy)?;
     access.load_keys(&ops)?;
     let observer = charging(Arc::clone(&access.keys), ops.observer());
     let shared =
@@ -139,10 +137,7 @@ fn banner(
     } else {
         ("completions", r#"{"prompt": "Once upon a time", "max_tokens": 50}"#)
     };
-    let kept = match args.privacy {
-        PrivacyArg::Full => "prompts and answers for 14 days; --privacy off keeps numbers only",
-        PrivacyArg::Off => "numbers, no text",
-    };
+    let kept = args.store.kept(args.host);
     eprintln!("lastmile {}, ready after {:.1} s", env!("CARGO_PKG_VERSION"), took.as_secs_f64());
     eprintln!("  model     {} on {}", info.name, backend.kernel_path);
     eprintln!("  release   {}", info.release_hash);

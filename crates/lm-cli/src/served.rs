@@ -11,6 +11,7 @@ use lastmile::{
 };
 
 use crate::args::RunOptions;
+use crate::how::How;
 use crate::model::runtime_config;
 use crate::outcome::WrongUse;
 
@@ -120,7 +121,8 @@ fn declare(
         let config = runtime_config(&source, &run)
             .map_err(|error| LoadError::Configure { message: format!("{error:#}") })?;
         let (observer, disk_cache) = (Arc::clone(&observer), disk_cache.clone());
-        Ok(RuntimeConfig { observer, disk_cache, reserved_bytes, ..config })
+        let how = Some(How::of(&source, &run, &config).text());
+        Ok(RuntimeConfig { observer, disk_cache, reserved_bytes, how, ..config })
     });
     Ok(Declared { name, aliases: Vec::new(), configure })
 }

@@ -39,7 +39,6 @@ mod watch;
 
 pub use check::language::{must_exist as language_must_exist, of as language_of};
 pub use check::minhash::{N_BINS, Sketch, similarity};
-pub use check::personal::mask;
 pub use check::rule::Repair;
 pub use check::tokenizer_of;
 pub use error::DataError;
@@ -49,6 +48,7 @@ pub use infer::{Inferred, infer};
 pub use ingest::{
     CountTokens, IngestOptions, IngestProgress, MAX_ROW_BYTES_LIMIT, Thresholds, ingest,
 };
+pub use lm_privacy::mask;
 pub use manifest::{Manifest, RuleShare, Version, VersionSummary, log, show};
 pub use quarantine::{Encoding, QuarantineRows, QuarantinedRow, Report, quarantine};
 pub use read::Format;

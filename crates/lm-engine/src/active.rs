@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use lm_grammar::{GrammarError, GrammarState};
-use lm_sampler::History;
+use lm_sampler::{History, Sampled};
 use lm_scheduler::{NewSequence, Sequence};
 use lm_tokenizer::{DecodeStream, StopMatcher, StopScan, Tokenizer};
 use lm_types::{
-    Finish, FinishReason, GenerateError, GenerateRequest, Outcome, ReleaseHash, RequestEvent,
-    SamplingParams, SeqId, Timestamp, Timings, TokenId, TokenLogprobs, Usage,
+    AnswerBegun, Finish, FinishReason, GenerateError, GenerateRequest, Other, Outcome, ReleaseHash,
+    RequestEvent, SamplingParams, SeqId, StepRow, Timestamp, Timings, TokenId, TokenLogprobs,
+    Usage,
 };
 
+use crate::chronicle::Story;
 use crate::guard::{Before, Guard};
 use crate::submit::QueuePlace;
 use crate::{EngineStats, NewSubmission, OutputWriter};
@@ -49,6 +51,10 @@ pub(crate) struct Active {
     first_token: Option<Timestamp>,
     last_token: Timestamp,
     pub(crate) cpu_seconds: f64,
+    /// What happened to it so far.
+    pub(crate) story: Story,
+    /// `None` as soon as a part of it could not be read.
+    pub(crate) joules: Option<f64>,
 }
 
 /// What becomes of an answer with a token that was drawn.
@@ -102,7 +108,41 @@ impl Active {
             first_token: None,
             last_token: arrival,
             cpu_seconds: 0.0,
+            story: Story::new(arrival),
+            joules: None,
             request: new.request,
+        }
+    }
+
+    /// How others name it.
+    pub(crate) fn other(&self) -> Other {
+        Other { request: self.request.id, tenant: self.request.tenant }
+    }
+
+    /// How an observer hears that it was taken in.
+    pub(crate) fn begun<'a>(
+        &'a self,
+        prompt: &'a [TokenId],
+        served_by: &'a ServedBy,
+    ) -> AnswerBegun<'a> {
+        AnswerBegun {
+            request: &self.request,
+            choice: self.choice,
+            prompt,
+            model: &served_by.model,
+            release: served_by.release,
+            arrived_at: self.arrived_at,
+        }
+    }
+
+    /// Its part of a step.
+    pub(crate) fn step_row(&self, n_tokens: usize, drawn: Option<&Sampled>) -> StepRow {
+        StepRow {
+            request: self.request.id,
+            choice: self.choice,
+            n_tokens: n_tokens as u32,
+            token: drawn.map(|drawn| drawn.token),
+            logprob: drawn.and_then(|drawn| Some(drawn.logprobs.as_ref()?.logprob)),
         }
     }
 
@@ -215,6 +255,7 @@ impl Active {
             stats.itl.record(now - self.last_token);
         }
         self.last_token = now;
+        self.story.token(now);
     }
 
     /// What is worth remembering of it, and what its reader is to be told, in this order: whoever
@@ -245,6 +286,7 @@ impl Active {
             ttft: self.first_token.map_or_else(Default::default, |t| t - self.arrival),
             e2e: now - self.arrival,
             cpu_seconds: self.cpu_seconds,
+            joules: self.joules,
             n_preemptions: seq.map_or(0, Sequence::n_preemptions),
             n_cached_blocks: before.as_ref().map_or(0, |before| count(before.n_cached_blocks)),
             first_miss: before.as_ref().and_then(|before| before.first_miss),
@@ -259,6 +301,7 @@ impl Active {
             Outcome::Finished(reason) => Ok(Finish { reason: *reason, usage, timings }),
             Outcome::Failed(error) => Err(error.clone()),
         };
+        let prompt = seq.map_or(&[][..], |seq| &seq.tokens()[..seq.n_prompt() - self.carried]);
         let event = RequestEvent {
             request: Arc::unwrap_or_clone(self.request),
             choice: self.choice,
@@ -267,10 +310,12 @@ impl Active {
             arrived_at: self.arrived_at,
             outcome,
             output_text: self.text,
+            prompt_tokens: prompt.to_vec(),
             output_tokens: answer.to_vec(),
             hits,
             usage,
             timings,
+            timeline: self.story.timeline,
         };
         (event, EndSignal { output: self.output, end })
     }

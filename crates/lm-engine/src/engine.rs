@@ -15,7 +15,7 @@ use lm_tokenizer::Tokenizer;
 use lm_types::{FinishReason, GenerateError, Observer, Outcome, SeqId, Timestamp, TokenLogprobs};
 
 use crate::active::{Accepted, Active, ServedBy};
-use crate::cpu_time::process_cpu_time;
+use crate::chronicle::Chronicle;
 use crate::draw::{Draw, panic_message};
 use crate::exchange::Exchange;
 use crate::submit::{Door, QueuePlace, never_runs};
@@ -36,7 +36,12 @@ pub struct EngineParts {
     pub arbiter: Arc<StepArbiter>,
     /// Where KV blocks are kept outside of the pool.
     pub block_store: Option<BlockStore>,
+    /// What the machine draws, where that can be read. Shared by the engines of a process.
+    pub take_joules: Option<TakeJoules>,
 }
+
+/// Joules that the machine drew since the last call; `None` when they could not be read.
+pub type TakeJoules = Arc<dyn Fn() -> Option<f64> + Send + Sync>;
 
 /// The engine itself, without its thread.
 pub struct Engine {
@@ -47,7 +52,8 @@ pub struct Engine {
     pub(crate) stats: Arc<EngineStats>,
     pub(crate) active: BTreeMap<SeqId, Active>,
     pub(crate) exchange: Option<Exchange>,
-    next_seq: u64,
+    pub(crate) chronicle: Chronicle,
+    pub(crate) next_seq: u64,
     /// The bound as it was configured; engines that have work at the same time share it.
     max_token_gap: Duration,
     /// While there is something to do.
@@ -56,9 +62,10 @@ pub struct Engine {
     batch: Batch,
     logits: LogitsBuf,
     pub(crate) rows: Vec<ScheduledRow>,
-    draws: Vec<Draw>,
+    pub(crate) draws: Vec<Draw>,
     drawn: Vec<Drawn>,
     leaving: Vec<SeqId>,
+    pub(crate) shares: Vec<f64>,
 }
 
 impl Engine {
@@ -74,6 +81,7 @@ impl Engine {
         let exchange = block_store.map(|store| Exchange::new(store, &mut scheduler, &stats));
         stats.n_blocks.store(config.n_blocks as u64, Relaxed);
         stats.n_free_blocks.store(config.n_blocks as u64, Relaxed);
+        stats.measures_energy(parts.take_joules.is_some());
         Ok(Engine {
             batch: Batch::with_capacity(config.max_batch_tokens, n_seqs, 2 * config.n_blocks),
             logits: LogitsBuf::with_capacity(n_seqs, vocab_size),
@@ -81,11 +89,13 @@ impl Engine {
             draws: Vec::with_capacity(n_seqs),
             drawn: Vec::with_capacity(n_seqs),
             leaving: Vec::with_capacity(n_seqs),
+            shares: Vec::with_capacity(n_seqs),
             sampler: Sampler::new(vocab_size, config.max_model_len),
             door: Door::new(&scheduler),
             scheduler,
             active: BTreeMap::new(),
             exchange,
+            chronicle: Chronicle::new(parts.observer.wants_steps(), n_seqs),
             next_seq: 0,
             max_token_gap: config.max_token_gap,
             activity: None,
@@ -96,7 +106,7 @@ impl Engine {
 
     /// Runs one step: what can run, runs one round.
     pub fn step(&mut self) {
-        let arbiter = Arc::clone(&self.parts.arbiter);
+        let (arbiter, asked) = (Arc::clone(&self.parts.arbiter), self.stats.now());
         // Who waits for its turn is alive.
         let _turn = (!self.is_idle()).then(|| arbiter.turn(|| self.stats.beat()));
         self.exchange_blocks();
@@ -112,6 +122,7 @@ impl Engine {
                 Ok(()) => {
                     self.sample();
                     self.account(started);
+                    self.note_step(asked, started);
                     self.complete();
                     self.emit();
                     self.learn(started);
@@ -148,19 +159,21 @@ impl Engine {
             let arbiter = &self.parts.arbiter;
             // What the process did while no engine had work is nobody's.
             if arbiter.n_active() == 0 {
-                let _unshared = arbiter.take_cpu_time(process_cpu_time());
+                self.skip_idle_cost();
             }
             self.activity = Some(arbiter.begin());
         }
         let id = SeqId(self.next_seq);
         self.next_seq += 1;
         let prompt = std::mem::take(&mut new.prompt);
-        let active = Active::new(new, place, arrival, &self.parts.tokenizer);
+        let mut active = Active::new(new, place, arrival, &self.parts.tokenizer);
+        active.joules = self.parts.take_joules.as_ref().map(|_| 0.0);
         let sequence = active.sequence(id, prompt);
         self.active.insert(id, active);
         if let Err(refused) = self.scheduler.add(sequence) {
             self.end(id, Outcome::Failed(never_runs(&refused)));
         }
+        self.note_arrival(id);
     }
 
     /// Ends every answer at once.
@@ -187,6 +200,7 @@ impl Engine {
         let step = self.scheduler.schedule(now);
         self.rows.clear();
         self.rows.extend_from_slice(&step.rows);
+        self.note_displaced(now);
         while let Some(expired) = self.scheduler.take_expired() {
             self.expire(&expired);
         }
@@ -287,25 +301,6 @@ impl Engine {
         }
     }
 
-    /// Lets an answer go on from before a banned phrase, as a sequence whose prompt ends there; where that cannot be,
-    /// it ends there.
-    fn turn_back(&mut self, id: SeqId, cut: usize) {
-        let seq = self.scheduler.remove(id).expect("a drawn-for sequence is known");
-        let mut active = self.active.remove(&id).expect("a drawn-for sequence is active");
-        let Some(again) = active.resume(cut, &seq, &self.parts.tokenizer) else {
-            active.cut(cut);
-            self.active.insert(id, active);
-            return self.finish(id, Some(&seq), Outcome::Finished(FinishReason::Filtered));
-        };
-        let id = SeqId(self.next_seq);
-        self.next_seq += 1;
-        let sequence = active.sequence(id, again);
-        self.active.insert(id, active);
-        if let Err(refused) = self.scheduler.add(sequence) {
-            self.end(id, Outcome::Failed(never_runs(&refused)));
-        }
-    }
-
     fn fail_step(&mut self, error: &GenerateError) {
         self.stats.failed_steps.fetch_add(1, Relaxed);
         tracing::error!(%error, n_sequences = self.rows.len(), "a step failed");
@@ -314,19 +309,6 @@ impl Engine {
             self.end(row.seq, Outcome::Failed(error.clone()));
         }
         self.rows = rows;
-    }
-
-    /// Shares the CPU time since the last accounting among the step's rows, by their tokens.
-    fn account(&mut self, started: Timestamp) {
-        let spent = self.parts.arbiter.take_cpu_time(process_cpu_time());
-        let per_token = spent.as_secs_f64() / self.batch.n_tokens() as f64;
-        for row in &self.rows {
-            let active = self.active.get_mut(&row.seq).expect("a scheduled sequence is active");
-            active.cpu_seconds += per_token * row.n_tokens as f64;
-        }
-        self.stats.cpu_micros.fetch_add(spent.as_micros() as u64, Relaxed);
-        self.stats.steps.fetch_add(1, Relaxed);
-        self.stats.record_step(self.stats.now() - started);
     }
 
     /// Teaches the scheduler how long the step took, all of it.
@@ -351,7 +333,7 @@ impl Engine {
     }
 
     /// Forgets an answer, records it, then tells its reader. Its blocks are free at once.
-    fn end(&mut self, id: SeqId, outcome: Outcome) {
+    pub(crate) fn end(&mut self, id: SeqId, outcome: Outcome) {
         let is_broken = matches!(outcome, Outcome::Failed(GenerateError::Sequence { .. }));
         let seq = match is_broken {
             true => self.scheduler.remove_broken(id),
@@ -360,7 +342,7 @@ impl Engine {
         self.finish(id, seq.as_ref(), outcome);
     }
 
-    fn finish(&mut self, id: SeqId, seq: Option<&Sequence>, outcome: Outcome) {
+    pub(crate) fn finish(&mut self, id: SeqId, seq: Option<&Sequence>, outcome: Outcome) {
         let active = self.active.remove(&id).expect("an answer ends once: this is a bug");
         let now = self.stats.now();
         if let (Some(seq), Outcome::Finished(FinishReason::Stop | FinishReason::Length)) =

@@ -12,11 +12,13 @@ use std::sync::Arc;
 use lm_scheduler::Sequence;
 use lm_tokenizer::{DecodeStream, EncodeOptions, Tokenizer};
 use lm_types::{
-    CacheMissReason, FinishReason, OnHit, OutputRules, PhraseScan, RuleHit, Timestamp, TokenId,
-    TokenLogprobs,
+    CacheMissReason, FinishReason, OnHit, Outcome, OutputRules, PhraseScan, RuleHit, SeqId,
+    Timestamp, TokenId, TokenLogprobs,
 };
 
+use crate::Engine;
 use crate::active::{Accepted, Active};
+use crate::submit::never_runs;
 
 /// How often an answer may turn back; then it ends before the phrase.
 const MAX_TURNS: usize = 8;
@@ -268,6 +270,27 @@ impl Active {
         let mut prompt = old.tokens()[..n_before + n_kept].to_vec();
         prompt.extend(spelled);
         Some(prompt)
+    }
+}
+
+impl Engine {
+    /// Lets an answer go on from before a banned phrase, as a sequence whose prompt ends there; where that cannot be,
+    /// it ends there.
+    pub(crate) fn turn_back(&mut self, id: SeqId, cut: usize) {
+        let seq = self.scheduler.remove(id).expect("a drawn-for sequence is known");
+        let mut active = self.active.remove(&id).expect("a drawn-for sequence is active");
+        let Some(again) = active.resume(cut, &seq, &self.parts.tokenizer) else {
+            active.cut(cut);
+            self.active.insert(id, active);
+            return self.finish(id, Some(&seq), Outcome::Finished(FinishReason::Filtered));
+        };
+        let id = SeqId(self.next_seq);
+        self.next_seq += 1;
+        let sequence = active.sequence(id, again);
+        self.active.insert(id, active);
+        if let Err(refused) = self.scheduler.add(sequence) {
+            self.end(id, Outcome::Failed(never_runs(&refused)));
+        }
     }
 }
 

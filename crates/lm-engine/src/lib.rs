@@ -4,8 +4,10 @@
 //!
 //! Start reading at [`Engine::step`]; it is the table of contents of the whole runtime.
 
+mod account;
 mod active;
 mod block_store;
+mod chronicle;
 mod cpu_time;
 mod draw;
 mod engine;
@@ -26,7 +28,7 @@ pub use block_store::{
     BlockKeeper, BlockStore, BlockStoreCounters, BlockStoreSnapshot, MovedBlock, NotKept,
     StoreOrder, StoreReport, Unusable, block_store, blocks_on_their_way,
 };
-pub use engine::{Engine, EngineParts};
+pub use engine::{Engine, EngineParts, TakeJoules};
 pub use histogram::{Histogram, HistogramSnapshot};
 pub use output::{Aborter, OutputReader, OutputWriter, output_pair, told};
 pub use stats::{EngineStats, StatsSnapshot};

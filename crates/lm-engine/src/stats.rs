@@ -31,7 +31,9 @@ pub struct EngineStats {
     pub(crate) prefix_query_tokens: AtomicU64,
     pub(crate) prefix_hit_tokens: AtomicU64,
     pub(crate) preemptions: AtomicU64,
-    pub(crate) cpu_micros: AtomicU64,
+    pub(crate) cpu_nanos: AtomicU64,
+    /// `UNREADABLE` where the machine does not say.
+    microjoules: AtomicU64,
     finished: [AtomicU64; 4],
     /// By code. Touched at the end of a failed request only.
     failed: Mutex<BTreeMap<&'static str, u64>>,
@@ -101,6 +103,8 @@ pub struct StatsSnapshot {
     pub preemptions: u64,
     /// CPU time of the process while sequences were active.
     pub cpu_seconds: f64,
+    /// What the machine drew meanwhile; `None` where that cannot be read.
+    pub joules: Option<f64>,
     /// Answers by how they ended.
     pub finished: [(FinishReason, u64); 4],
     /// Answers that were refused or failed, by code.
@@ -141,6 +145,8 @@ pub struct StatsSnapshot {
     pub block_store: Option<BlockStoreSnapshot>,
 }
 
+const UNREADABLE: u64 = u64::MAX;
+
 const REASONS: [FinishReason; 4] =
     [FinishReason::Stop, FinishReason::Length, FinishReason::Abort, FinishReason::Filtered];
 
@@ -166,7 +172,8 @@ impl EngineStats {
             prefix_query_tokens: zero(),
             prefix_hit_tokens: zero(),
             preemptions: zero(),
-            cpu_micros: zero(),
+            cpu_nanos: zero(),
+            microjoules: AtomicU64::new(UNREADABLE),
             finished: [zero(), zero(), zero(), zero()],
             failed: Mutex::new(BTreeMap::new()),
             ttft: Histogram::default(),
@@ -189,6 +196,17 @@ impl EngineStats {
             imported: zero(),
             dropped_exports: zero(),
             block_store: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn measures_energy(&self, can: bool) {
+        self.microjoules.store(if can { 0 } else { UNREADABLE }, Relaxed);
+    }
+
+    /// Only the engine's thread adds.
+    pub(crate) fn add_joules(&self, joules: f64) {
+        if self.microjoules.load(Relaxed) != UNREADABLE {
+            self.microjoules.fetch_add((joules * 1e6) as u64, Relaxed);
         }
     }
 
@@ -293,7 +311,10 @@ impl EngineStats {
             prefix_query_tokens: get(&self.prefix_query_tokens),
             prefix_hit_tokens: get(&self.prefix_hit_tokens),
             preemptions: get(&self.preemptions),
-            cpu_seconds: get(&self.cpu_micros) as f64 / 1e6,
+            cpu_seconds: get(&self.cpu_nanos) as f64 / 1e9,
+            joules: Some(get(&self.microjoules))
+                .filter(|&micro| micro != UNREADABLE)
+                .map(|micro| micro as f64 / 1e6),
             finished: std::array::from_fn(|i| (REASONS[i], get(&self.finished[i]))),
             failed: listed(&self.failed),
             ttft: self.ttft.snapshot(),

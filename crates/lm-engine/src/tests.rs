@@ -2,11 +2,16 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod guarded;
+mod timelines;
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use lm_backend::{PlaceholderBackend, PlaceholderVocab, StepArbiter};
+use lm_backend::{
+    Backend, BackendError, BackendSpec, Batch, LogitsBuf, PlaceholderBackend, PlaceholderVocab,
+    StepArbiter,
+};
 use lm_scheduler::{BlockHash, SchedulerConfig};
 use lm_tokenizer::{StopMatcher, Tokenizer, placeholder};
 use lm_types::{
@@ -15,9 +20,10 @@ use lm_types::{
     TokenId,
 };
 
+use crate::cpu_time::process_cpu_time;
 use crate::{
     BlockKeeper, BlockStore, Engine, EngineParts, EngineStats, NewSubmission, OutputReader,
-    ServedBy, StoreReport, block_store, output_pair,
+    ServedBy, StoreReport, TakeJoules, block_store, output_pair,
 };
 
 #[derive(Default)]
@@ -41,6 +47,19 @@ impl Rig {
     }
 
     fn with_store(options: &str, block_store: Option<BlockStore>) -> Self {
+        Rig::with_parts(options, block_store, None, |backend| Box::new(backend))
+    }
+
+    fn burning() -> Self {
+        Rig::with_parts("", None, None, |backend| Box::new(Burning(backend)))
+    }
+
+    fn with_parts(
+        options: &str,
+        block_store: Option<BlockStore>,
+        take_joules: Option<TakeJoules>,
+        wrap: impl FnOnce(PlaceholderBackend) -> Box<dyn Backend>,
+    ) -> Self {
         let options = format!("block_size=8,n_blocks=512,max_model_len=1024,{options}");
         let vocab = PlaceholderVocab {
             vocab_size: placeholder::VOCAB_SIZE,
@@ -67,12 +86,13 @@ impl Rig {
         let stats = Arc::new(EngineStats::new(Instant::now()));
         let observer = Arc::new(Remember::default());
         let parts = EngineParts {
-            backend: Box::new(PlaceholderBackend::new(options.parse().unwrap(), vocab)),
+            backend: wrap(PlaceholderBackend::new(options.parse().unwrap(), vocab)),
             tokenizer: Arc::new(Tokenizer::placeholder()),
             observer: observer.clone(),
             served_by: ServedBy { model: "placeholder".into(), release: ReleaseHash([0; 16]) },
             arbiter: Arc::new(StepArbiter::default()),
             block_store,
+            take_joules,
         };
         let engine = Engine::new(parts, config, Arc::clone(&stats)).unwrap();
         Rig { engine, stats, observer }
@@ -261,10 +281,96 @@ fn the_cost_of_all_answers_is_the_cost_of_all_steps() {
     let shares: f64 = events.iter().map(|event| event.timings.cpu_seconds).sum();
     let measured = rig.stats.snapshot().cpu_seconds;
     assert!(shares > 0.0);
-    // The counter keeps whole microseconds of each step.
-    let rounding = 1e-6 * rig.stats.snapshot().steps as f64;
+    // The counter keeps whole nanoseconds of each step.
+    let rounding = 1e-9 * rig.stats.snapshot().steps as f64;
     assert!((shares - measured).abs() <= rounding, "{shares} of {measured}");
     assert_eq!(rig.engine.door().lock().n_queued(), 0, "a place in the queue leaked");
+    assert!(events.iter().all(|event| event.timings.joules.is_none()));
+    assert_eq!(rig.stats.snapshot().joules, None);
+}
+
+#[test]
+fn joules_are_shared_out_whole_and_are_unknown_when_a_part_is() {
+    let n_taken = Arc::new(AtomicU64::new(0));
+    let rig = |fails_at: u64| {
+        let n_taken = Arc::clone(&n_taken);
+        let take: TakeJoules =
+            Arc::new(move || (n_taken.fetch_add(1, Relaxed) != fails_at).then_some(0.5));
+        let mut rig = Rig::with_parts("", None, Some(take), |backend| Box::new(backend));
+        let readers: Vec<_> = (0..12).map(|i| rig.add(prompt(i), |_| ())).collect();
+        rig.run();
+        drop(readers);
+        let events = rig.observer.0.lock().unwrap();
+        let joules: Option<f64> = events.iter().map(|event| event.timings.joules).sum();
+        (joules, rig.stats.snapshot())
+    };
+    let (joules, stats) = rig(u64::MAX);
+    // Each step drew 0.5 J, and what was drawn before the first request is nobody's.
+    assert!((joules.unwrap() - 0.5 * stats.steps as f64).abs() < 1e-6);
+    assert!((stats.joules.unwrap() - joules.unwrap()).abs() < 1e-3);
+    assert_eq!(n_taken.load(Relaxed), stats.steps + 1);
+    assert_eq!(rig(n_taken.load(Relaxed) + 3).0, None);
+}
+
+/// Takes real CPU time for each token, and more for each that it attends to.
+struct Burning(PlaceholderBackend);
+
+impl Backend for Burning {
+    fn spec(&self) -> &BackendSpec {
+        self.0.spec()
+    }
+
+    fn execute(&mut self, batch: &Batch, logits: &mut LogitsBuf) -> Result<(), BackendError> {
+        let until = process_cpu_time() + Duration::from_micros(40 * batch.n_tokens() as u64 + 100);
+        while process_cpu_time() < until {
+            std::hint::spin_loop();
+        }
+        self.0.execute(batch, logits)
+    }
+}
+
+#[test]
+fn a_heavy_answer_is_as_heavy_beside_others_as_alone() {
+    let costs = |kinds: &[(u32, u32)]| {
+        let mut rig = Rig::burning();
+        // The model of costs is taught first, as it is on a server that has run for a while.
+        for i in 0..6 {
+            let _reader = rig.add(prompt(i), |request| request.stop.max_tokens = Some(60));
+            rig.engine.step();
+        }
+        rig.run();
+        let readers: Vec<_> = kinds
+            .iter()
+            .map(|&(n_prompt, n_answer)| {
+                let words = |p| placeholder::FIRST_WORD + (11 * n_prompt + p) % 199;
+                rig.add((0..n_prompt).map(words).collect(), |request| {
+                    request.stop.max_tokens = Some(n_answer);
+                })
+            })
+            .collect();
+        rig.run();
+        let events = rig.observer.0.lock().unwrap();
+        let of = |reader: &OutputReader| drop(answer(reader));
+        readers.iter().for_each(of);
+        let measured = rig.stats.snapshot().cpu_seconds;
+        let shared: f64 = events.iter().map(|event| event.timings.cpu_seconds).sum();
+        assert!((shared / measured - 1.0).abs() < 0.01, "{shared} of {measured}");
+        let cost = |&(n_prompt, n_answer): &(u32, u32)| {
+            let is_it = |event: &&RequestEvent| {
+                let usage = event.usage;
+                (usage.prompt_tokens, usage.completion_tokens) == (n_prompt, n_answer)
+            };
+            events.iter().find(is_it).unwrap().timings.cpu_seconds
+        };
+        kinds.iter().map(cost).collect::<Vec<_>>()
+    };
+    let (heavy, light) = ((700, 100), (31, 20));
+    let alone = [costs(&[heavy])[0], costs(&[light])[0]];
+    let together = costs(&[heavy, (30, 90), light, (41, 50), (35, 70)]);
+    let (alone_ratio, together_ratio) = (alone[0] / alone[1], together[0] / together[2]);
+    assert!(alone_ratio > 5.0, "{alone:?}");
+    let kept = together_ratio / alone_ratio;
+    assert!((0.5..2.0).contains(&kept), "alone {alone:?}, together {together:?}");
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod detect;
 mod error;
 mod eval;
 mod fix;
+mod forget;
 mod learn;
 mod rank;
 mod review;

@@ -70,7 +70,8 @@ fn lark_of_calls(calls: &CallForm) -> Result<String, GrammarError> {
         text => Value::from(text).to_string(),
     };
     let [open, begin, end, between, close] =
-        [calls.open, calls.begin, calls.end, calls.between, calls.close].map(quoted);
+        [&calls.open, &calls.begin, &calls.end, &calls.between, &calls.close]
+            .map(|mark| quoted(mark));
     let rest = match calls.max_calls {
         0 | 1 => String::new(),
         n => format!("({between} call)~0..{}", n - 1),

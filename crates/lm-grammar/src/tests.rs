@@ -113,11 +113,11 @@ fn calls_are_documents_between_marks() {
         "required": ["name"], "additionalProperties": false });
     let form = CallForm {
         schema: call.to_string(),
-        open: "",
-        begin: "<call>\n",
-        end: "\n</call>",
-        between: "\n",
-        close: "",
+        open: "".into(),
+        begin: "<call>\n".into(),
+        end: "\n</call>".into(),
+        between: "\n".into(),
+        close: "".into(),
         max_calls: 2,
     };
     check(&AnswerForm::Calls(form), |text| {

@@ -86,6 +86,14 @@ pub enum KeyError {
         /// What is allowed.
         wanted: &'static str,
     },
+    /// A time that cannot be read.
+    #[error("since is {value:?}, but must be {wanted}")]
+    BadSince {
+        /// As given.
+        value: String,
+        /// What is allowed.
+        wanted: &'static str,
+    },
     /// A fixed key without a character.
     #[error(
         "the API key is empty, but must be 16 to 256 printable characters of ASCII without spaces, or not be given at all"

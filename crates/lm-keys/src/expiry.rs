@@ -22,6 +22,18 @@ pub fn expires_at(text: &str, now_s: u64) -> Result<u64, KeyError> {
     if at <= now_s { Err(refuse("in the future")) } else { Ok(at) }
 }
 
+/// The Unix second of `30d`, `12h` or `90m` before `now_s`, or of the beginning of a date, by UTC.
+///
+/// # Errors
+/// Another text.
+pub fn since(text: &str, now_s: u64) -> Result<u64, KeyError> {
+    let ago = |span| now_s.saturating_sub(span);
+    span_s(text).map(ago).or_else(|| date_s(text)).ok_or_else(|| KeyError::BadSince {
+        value: text.chars().take(40).collect(),
+        wanted: "a number with d, h or m such as 30d, or a date such as 2027-01-31",
+    })
+}
+
 fn span_s(text: &str) -> Option<u64> {
     let unit_s = match text.chars().last()? {
         'd' => DAY_S,

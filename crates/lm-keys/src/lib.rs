@@ -15,7 +15,7 @@ mod ring;
 mod secret;
 
 pub use error::KeyError;
-pub use expiry::{DAY_S, expires_at};
+pub use expiry::{DAY_S, expires_at, since};
 pub use file::{KeyFile, NewKey, Stamp};
 pub use meter::{LimitKind, Meter, Now, OverLimit, Reservation};
 pub use record::{KeyId, KeyLimits, KeyRecord, KeyState, Scope};

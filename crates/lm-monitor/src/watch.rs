@@ -172,7 +172,12 @@ impl Plan {
                 })
                 .into(),
         };
-        Some(Plan { signal, means, sd, sides, usual: z, window: Vec::new() })
+        // Numbers that are often the same, such as a share that is 0, must stay the same in a window.
+        let usual = match signal.kind() {
+            Kind::Number => usual.sample.iter().map(|(_, value)| *value).collect(),
+            _ => z,
+        };
+        Some(Plan { signal, means, sd, sides, usual, window: Vec::new() })
     }
 
     fn add(&mut self, reading: &Reading) -> Vec<Alarm> {
@@ -180,11 +185,14 @@ impl Plan {
         let mean = self.means[usize::from(reading.hour) % self.means.len()];
         let value = self.signal.watched(value);
         let z = ((value - mean) / self.sd).clamp(-CLIP, CLIP);
-        if let Kind::Rate(_) = self.signal.kind() {
-        } else if self.window.len() < MAX_WINDOW {
-            self.window.push(z);
-        }
         let kind = self.signal.kind();
+        if self.window.len() < MAX_WINDOW {
+            match kind {
+                Kind::Positive => self.window.push(z),
+                Kind::Number => self.window.push(value),
+                Kind::Rate(_) => {}
+            }
+        }
         let mut alarms = Vec::new();
         for side in &mut self.sides {
             let step = match kind {

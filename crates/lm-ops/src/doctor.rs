@@ -71,14 +71,17 @@ impl Doctor {
 
 /// Whether a process of this number exists. Where that cannot be asked, its heartbeat decides.
 #[cfg(unix)]
-fn is_alive(pid: u32) -> bool {
+#[must_use]
+pub fn is_alive(pid: u32) -> bool {
     use rustix::process::{Pid, test_kill_process};
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     // A process of another user refuses, so it exists.
     pid.is_none_or(|pid| test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
 }
 
+/// Taken for granted where it cannot be asked.
 #[cfg(not(unix))]
-fn is_alive(_pid: u32) -> bool {
+#[must_use]
+pub fn is_alive(_pid: u32) -> bool {
     true
 }

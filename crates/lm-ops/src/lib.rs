@@ -5,25 +5,37 @@
 //!
 //! Start reading at [`Ops`] (inside of a server) and [`Doctor`] (from anywhere).
 
+mod cost;
 mod doctor;
 mod ops;
 mod overrides;
 mod page;
+mod replay;
 mod search;
+mod timeline;
+mod why;
 
-pub use doctor::{Doctor, RunReport};
+pub use cost::{CostBy, CostCount, CostCounters, CostReport, Spending};
+pub use doctor::{Doctor, RunReport, is_alive};
 pub use ops::{FeedbackReceipt, Ops};
 pub use overrides::{Overrides, now_ms, refusal as override_refusal};
 pub use page::Utc;
+pub use replay::{Bundle, Factor, Recorded, ReplayError, Verdict};
 pub use search::{RequestPage, Search};
+pub use timeline::{AnswerTimeline, GapView, LossView, StallView, TimelinePage};
 
+pub use lm_recorder::{
+    Flight, InFlight, RecordedStep, RecordedToken, Recorder, RecorderCounters, RecorderError,
+    RecorderOptions,
+};
 pub use lm_rollout::{
     Asked, Desk, Item, ItemState, NewItem, Policy, RolloutError, Route, Rule, Standing, Via, Way,
     dry_run,
 };
 pub use lm_store::{
-    FoundRequest, MAX_FOUND, Privacy, Reader, Store, StoreCounters, StoreError, StoreOptions,
-    StoredError, Traffic, tenant_text,
+    Erase, Erased, FoundRequest, MAX_FOUND, Privacy, Reader, Retention, Store, StoreCounters,
+    StoreError, StoreOptions, StoreStats, StoredError, Traffic, backup, stats, tenant_text,
+    upgrade,
 };
 
 #[cfg(test)]

@@ -8,20 +8,24 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use lastmile::{ModelInfo, Observer, ReleaseHash, TenantId};
+use lastmile::{AnswerBegun, ModelInfo, Observer, ReleaseHash, RequestEvent, StepEvent, TenantId};
 use lm_api::{ApiError, FeedbackRating, FeedbackRequest, parse_feedback};
+use lm_recorder::Recorder;
 use lm_store::{
     Feedback, FeedbackId, Rating, Reader, Release, RunInfo, Store, StoreCounters, StoreError,
 };
 use serde::Serialize;
 
 use crate::Overrides;
+use crate::cost::{CostCounters, Recording};
 
 /// What runs beside one engine. Clones share one store.
 #[derive(Clone)]
 pub struct Ops {
     pub(crate) store: Store,
     overrides: Option<Overrides>,
+    recorder: Option<Recorder>,
+    pub(crate) costs: Arc<CostCounters>,
 }
 
 /// The answer to a feedback.
@@ -40,7 +44,7 @@ impl Ops {
     /// Records into `store`.
     #[must_use]
     pub fn new(store: Store) -> Self {
-        Ops { store, overrides: None }
+        Ops { store, overrides: None, recorder: None, costs: Arc::default() }
     }
 
     /// With overrides; without, every request is the model's.
@@ -61,13 +65,23 @@ impl Ops {
         self.store.reader()
     }
 
+    /// Also tells a flight recorder of every step.
+    #[must_use]
+    pub fn with_recorder(self, recorder: Recorder) -> Self {
+        Ops { recorder: Some(recorder), ..self }
+    }
+
     /// What a runtime is started with, so that each of its answers is recorded.
     #[must_use]
     pub fn observer(&self) -> Arc<dyn Observer> {
-        let recorder: Arc<dyn Observer> = Arc::new(self.store.clone());
+        let recording: Arc<dyn Observer> = Arc::new(Recording {
+            store: self.store.clone(),
+            counters: Arc::clone(&self.costs),
+            recorder: self.recorder.clone(),
+        });
         match &self.overrides {
-            Some(overrides) => overrides.observer(recorder),
-            None => recorder,
+            Some(overrides) => overrides.observer(recording),
+            None => recording,
         }
     }
 
@@ -105,6 +119,7 @@ impl Ops {
             model: info.name.clone(),
             engine_version: env!("CARGO_PKG_VERSION").to_owned(),
             facts: serde_json::Value::Object(facts.collect()),
+            how: info.how.clone(),
         })
     }
 
@@ -147,6 +162,9 @@ impl Ops {
     /// # Errors
     /// Why the last write failed.
     pub fn close(&self) -> Result<(), StoreError> {
+        if let Some(recorder) = &self.recorder {
+            recorder.close();
+        }
         self.store.close()
     }
 

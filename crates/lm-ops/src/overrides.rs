@@ -11,7 +11,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use lastmile::{GenerateError, Observer, Outcome, RequestEvent, RequestId, RuleHit};
+use lastmile::{
+    AnswerBegun, GenerateError, Observer, Outcome, RequestEvent, RequestId, RuleHit, StepEvent,
+};
 use lm_api::{ApiError, OverrideRefusal};
 use lm_rollout::{Breakers, Counted, Desk, Policy, RolloutError};
 use lm_store::{Feedback, Rating, Store};
@@ -166,6 +168,18 @@ struct Watching {
 }
 
 impl Observer for Watching {
+    fn wants_steps(&self) -> bool {
+        self.observer.wants_steps()
+    }
+
+    fn began(&self, begun: &AnswerBegun<'_>) {
+        self.observer.began(begun);
+    }
+
+    fn stepped(&self, step: &StepEvent<'_>) {
+        self.observer.stepped(step);
+    }
+
     fn record(&self, event: &RequestEvent) {
         self.observer.record(event);
         let inner = &self.overrides.0;

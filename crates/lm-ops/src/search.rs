@@ -49,15 +49,7 @@ impl Ops {
                 Ok(Some(RequestPage { request, feedback: reader.feedback_for(id)? }))
             })
             .await?;
-        let is_seen = |page: &RequestPage| {
-            let tenant = page.request.tenant.as_deref();
-            match sees {
-                None => true,
-                Some(TenantId::ANONYMOUS) => tenant.is_none(),
-                Some(sees) => tenant == Some(format!("{:016x}", sees.0).as_str()),
-            }
-        };
-        found.filter(is_seen).ok_or(ApiError::RequestNotFound { id })
+        found.filter(|page| is_seen(&page.request, sees)).ok_or(ApiError::RequestNotFound { id })
     }
 
     /// The newest answers that failed, newest first.
@@ -69,7 +61,7 @@ impl Ops {
     }
 
     /// Reads on a thread that may wait.
-    async fn reading<T: Send + 'static>(
+    pub(crate) async fn reading<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Ops) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, ApiError> {
@@ -80,5 +72,15 @@ impl Ops {
             tracing::error!(%error, "the store could not be read");
             ApiError::Internal { what: "the store could not be read".to_owned() }
         })
+    }
+}
+
+/// Whether somebody who sees the requests of `sees`, or everybody's, sees this one.
+pub(crate) fn is_seen(request: &StoredRequest, sees: Option<TenantId>) -> bool {
+    let tenant = request.tenant.as_deref();
+    match sees {
+        None => true,
+        Some(TenantId::ANONYMOUS) => tenant.is_none(),
+        Some(sees) => tenant == Some(format!("{:016x}", sees.0).as_str()),
     }
 }

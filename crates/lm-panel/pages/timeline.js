@@ -24,7 +24,7 @@ function lanesOf(answer) {
   return [
     ["queue", 0, [[0, waited, ahead]]],
     ["prefill", 1, answer.prefill.map(chunk)],
-    ["tokens", 2, answer.tokens_ms.map((at, i) => [at, at, `token ${i}`])],
+    ["tokens", 2, answer.tokens_ms.map((at, i) => [at, at, `token ${i * (answer.tokens_every || 1)}`])],
     ["gaps", 3, answer.largest_gaps.map((gap) => [gap.at_ms - gap.ms, gap.at_ms, `before token ${gap.before_token}: ${gap.because}`])],
     ["stalls", 4, answer.stalls.map((stall) => [stall.at_ms, stall.at_ms + stall.took_ms, `predicted ${ms(stall.predicted_ms)}: ${stall.because}`])],
     ["displaced", 5, answer.displaced.map((one) => [one.at_ms, one.at_ms, `${one.kind}${one.by ? ` for ${one.by}` : ""}`])],

@@ -4,6 +4,8 @@
 //!
 //! Start reading at [`CostModel`].
 
+use crate::ScheduledRow;
+
 /// Terms of the model: fixed, per decode row, per prefill token, per KV token that a decode row
 /// attends to, per KV token that a prefill token attends to.
 const N_TERMS: usize = 5;
@@ -104,6 +106,28 @@ impl CostModel {
         self.predict(&shape) - self.predict(&StepShape::default())
     }
 
+    /// How much of a step each row is, in seconds: what it adds by itself, and an equal part of what a step takes
+    /// however little it computes. A row's own part is the same alone and beside others.
+    pub fn shares(&self, rows: &[ScheduledRow], shares: &mut Vec<f64>) {
+        let fixed = self.predict(&StepShape::default()) / rows.len().max(1) as f64;
+        shares.clear();
+        shares.extend(rows.iter().map(|row| {
+            let mut shape = StepShape::default();
+            match row.n_tokens {
+                1 => shape.add_decode(row.start),
+                n_tokens => shape.add_prefill(row.start, n_tokens),
+            }
+            self.predict(&shape) - self.predict(&StepShape::default()) + fixed
+        }));
+        // A model that was taught that nothing costs anything.
+        if shares.iter().sum::<f64>() <= 0.0 {
+            shares.clear();
+            shares.extend(rows.iter().map(|row| row.n_tokens as f64));
+        }
+        let whole: f64 = shares.iter().sum();
+        shares.iter_mut().for_each(|share| *share /= whole);
+    }
+
     /// The longest chunk from position `start` on with which a step of `shape` takes at most `seconds`.
     #[must_use]
     pub fn longest_chunk(&self, shape: &StepShape, start: usize, seconds: f64) -> usize {
@@ -186,6 +210,8 @@ fn dot(a: &[f64; N_TERMS], b: &[f64; N_TERMS]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use lm_types::SeqId;
+
     use super::*;
 
     /// A machine: fixed 4 ms, 1 ms a row, 0.7 ms a prefill token, 40 ns and 90 ns an attended token.
@@ -274,6 +300,21 @@ mod tests {
             model.observe(&shape, seconds(&shape));
         }
         check(&model, &step(1, 300, 1000, 64), 1.0, 0.1);
+    }
+
+    #[test]
+    fn a_step_is_shared_by_what_its_rows_take() {
+        let model = taught(300, |_| 1.0);
+        let row = |start, n_tokens| ScheduledRow { seq: SeqId(0), start, n_tokens, samples: true };
+        let mut shares = vec![9.0];
+        let rows = [row(100, 1), row(100, 1), row(30_000, 1), row(4000, 256)];
+        model.shares(&rows, &mut shares);
+        assert!((shares.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+        assert_eq!(shares[0], shares[1]);
+        // By their tokens, the rows would have been 0.4 %, 0.4 %, 0.4 % and 98.8 %.
+        assert!(shares[2] > 1.5 * shares[0] && shares[3] > 20.0 * shares[2], "{shares:?}");
+        model.shares(&rows[..1], &mut shares);
+        assert_eq!(shares, [1.0]);
     }
 
     #[test]

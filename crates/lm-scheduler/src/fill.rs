@@ -71,7 +71,7 @@ impl Scheduler {
             && !self.is_importing()
             && self.running.len() + self.paused.len() > 1
         {
-            if self.preempt_worst().is_none() {
+            if self.preempt_worst(None).is_none() {
                 return;
             }
             self.schedule_prefills(&mut room);

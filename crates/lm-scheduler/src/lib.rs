@@ -33,7 +33,7 @@ pub use outside::Import;
 pub use prefix::BlockHash;
 pub use scheduler::{AddError, Drawn, Scheduler, SchedulerCounters};
 pub use sequence::{NewSequence, Sequence};
-pub use step::{Expired, ScheduledRow, Step};
+pub use step::{Displaced, Expired, ScheduledRow, Step};
 
 #[cfg(test)]
 mod tests;

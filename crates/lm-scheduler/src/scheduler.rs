@@ -113,6 +113,7 @@ impl Scheduler {
             step: Step {
                 rows: Vec::with_capacity(n_seqs),
                 preempted: Vec::with_capacity(2 * n_seqs),
+                displaced: Vec::with_capacity(2 * n_seqs),
                 ..Step::default()
             },
             order: Vec::with_capacity(n_seqs),

@@ -10,7 +10,7 @@ use std::cmp::Reverse;
 use lm_types::{CacheMissReason, Priority, SeqId, TenantId};
 
 use crate::scheduler::release_blocks;
-use crate::{BlockHash, BlockManager, Scheduler, Sequence};
+use crate::{BlockHash, BlockManager, Displaced, Scheduler, Sequence};
 
 /// Steps between two preemptions in favour of a tenant of the same class: what is computed again then
 /// is little beside what was computed meanwhile.
@@ -33,6 +33,8 @@ impl Scheduler {
                 return;
             }
             self.counters.pauses += 1;
+            let paused = Displaced { id: victim, by: Some(id), lost_blocks: false };
+            self.step.displaced.push(paused);
             if is_fair {
                 return;
             }
@@ -124,7 +126,7 @@ impl Scheduler {
             if seq.is_running && seq.class == class {
                 self.last_fair_preemption = self.n_steps;
             }
-            self.preempt(victim);
+            self.preempt(victim, Some(id));
         }
         true
     }
@@ -137,7 +139,7 @@ impl Scheduler {
             return true;
         }
         while self.blocks.n_free() == 0 {
-            if self.preempt_worst().is_none_or(|victim| victim == id) {
+            if self.preempt_worst(Some(id)).is_none_or(|victim| victim == id) {
                 return false;
             }
         }
@@ -145,9 +147,9 @@ impl Scheduler {
     }
 
     /// Takes the blocks of whoever should give them up first.
-    pub(crate) fn preempt_worst(&mut self) -> Option<SeqId> {
+    pub(crate) fn preempt_worst(&mut self, by: Option<SeqId>) -> Option<SeqId> {
         let victim = self.worst(|_| true)?;
-        self.preempt(victim);
+        self.preempt(victim, by);
         Some(victim)
     }
 
@@ -174,7 +176,7 @@ impl Scheduler {
     }
 
     /// Takes a sequence's blocks, and its slot if it has one.
-    fn preempt(&mut self, id: SeqId) {
+    fn preempt(&mut self, id: SeqId, by: Option<SeqId>) {
         if self.sequences[&id].is_running {
             self.suspend(id);
         }
@@ -183,6 +185,8 @@ impl Scheduler {
         release_blocks(seq, &mut self.blocks);
         seq.n_preemptions += 1;
         self.step.preempted.push(id);
+        let by = by.filter(|by| *by != id);
+        self.step.displaced.push(Displaced { id, by, lost_blocks: true });
         self.counters.preemptions += 1;
     }
 

@@ -13,6 +13,8 @@ pub struct Step {
     pub expired: Vec<Expired>,
     /// Sequences that lost their blocks and wait again.
     pub preempted: Vec<SeqId>,
+    /// Sequences that lost their slot or their blocks, in order.
+    pub displaced: Vec<Displaced>,
     /// What its duration depends on.
     pub shape: StepShape,
     /// How long it is predicted to take, in seconds.
@@ -32,6 +34,17 @@ pub struct ScheduledRow {
     pub samples: bool,
 }
 
+/// A sequence that lost its slot or its blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Displaced {
+    /// Whose.
+    pub id: SeqId,
+    /// For whom; `None` when nobody could have gone on otherwise.
+    pub by: Option<SeqId>,
+    /// Whether it lost its blocks, rather than its slot alone.
+    pub lost_blocks: bool,
+}
+
 /// A sequence whose time has passed.
 #[derive(Clone, Debug)]
 pub struct Expired {
@@ -48,6 +61,7 @@ impl Step {
         self.rows.clear();
         self.expired.clear();
         self.preempted.clear();
+        self.displaced.clear();
         self.shape = StepShape::default();
         self.predicted_seconds = 0.0;
     }

@@ -14,7 +14,7 @@ use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::middleware::Next;
 use axum::response::Response;
-use lastmile::{Observer, RequestEvent, TenantId};
+use lastmile::{AnswerBegun, Observer, RequestEvent, StepEvent, TenantId};
 use lm_api::{ApiError, Denial};
 use lm_keys::{Holder, KeyRing, Now, Scope};
 
@@ -100,7 +100,7 @@ fn need(route: Option<&str>, wants_page: bool) -> Need {
         Some("/panel/{file}") => Need::Nothing,
         Some("/") if wants_page => Need::Nothing,
         // Whoever has a key sees the own requests.
-        Some("/v1/requests" | "/v1/requests/{id}/page") => Need::Key,
+        Some("/v1/requests" | "/v1/requests/{id}/page" | "/v1/requests/{id}/timeline") => Need::Key,
         Some("/health" | "/health/live" | "/health/ready") => Need::Nothing,
         Some("/metrics") => Need::Scope(Scope::Metrics),
         Some(route) if route.starts_with("/v1/") || route.starts_with("/api/") => {
@@ -162,6 +162,18 @@ impl Observer for Charging {
             self.keys.charge(event.request.tenant, n_tokens, now());
         }
         self.observer.record(event);
+    }
+
+    fn wants_steps(&self) -> bool {
+        self.observer.wants_steps()
+    }
+
+    fn began(&self, begun: &AnswerBegun<'_>) {
+        self.observer.began(begun);
+    }
+
+    fn stepped(&self, step: &StepEvent<'_>) {
+        self.observer.stepped(step);
     }
 }
 

@@ -15,7 +15,7 @@ use axum::response::Response;
 use futures_util::StreamExt;
 use futures_util::stream::{BoxStream, SelectAll};
 use lastmile::{
-    GenerateError, GenerateEvent, GenerateRequest, GenerateStream, RequestId, Runtime,
+    GenerateError, GenerateEvent, GenerateRequest, GenerateStream, Prices, RequestId, Runtime,
     SamplingParams, TokenId, TokenLogprobs, ToolCallParser, ToolFormat,
 };
 use lm_api::{
@@ -46,6 +46,8 @@ pub(crate) struct Running {
     pub(crate) request_ids: Vec<RequestId>,
     pub(crate) has_logprobs: bool,
     pub(crate) stream: bool,
+    /// When the answer is to say what it took.
+    pub(crate) prices: Option<Prices>,
     /// The functions that may be called.
     pub(crate) tools: Option<Vec<String>>,
     _listed: Listed,
@@ -244,6 +246,7 @@ pub(crate) fn launch(
             fingerprint: info.release_hash.to_string(),
             warnings,
             include_usage: parsed.include_usage,
+            spent: None,
         },
         runtime: Arc::clone(&runtime),
         n_choices: events.len(),
@@ -252,6 +255,7 @@ pub(crate) fn launch(
         request_ids,
         has_logprobs: parsed.sampling.logprobs.is_some(),
         stream: parsed.stream,
+        prices: parsed.timings.then(|| app.ops.prices().clone()),
         tools: parsed.tools.map(|tools| tools.names),
         _listed: app.aborts.list(caller.tenant(), entry.route(), running),
     })

@@ -12,6 +12,7 @@ mod auth;
 mod body;
 mod config;
 mod connections;
+mod costs;
 mod dialects;
 mod exposition;
 mod gen_ai;

@@ -19,8 +19,8 @@ use crate::headers::{cors, secure};
 use crate::origin::guard;
 use crate::request_log::{RequestEntry, track};
 use crate::{
-    body, dialects, generate, health, metrics, model_ops, models, ollama_models, override_routes,
-    panel, reply, texts,
+    body, costs, dialects, generate, health, metrics, model_ops, models, ollama_models,
+    override_routes, panel, reply, texts,
 };
 
 /// Every route, as `GET /` lists them.
@@ -59,8 +59,10 @@ pub(crate) const ROUTES: &[&str] = &[
     "GET /version",
     "GET /v1/requests",
     "GET /v1/requests/{id}/page",
+    "GET /v1/requests/{id}/timeline",
     "GET /ops/v1/now",
     "GET /ops/v1/now/stream",
+    "GET /ops/v1/cost",
     "GET /ops/v1/charts/{name}",
     "GET /panel/{file}",
     "GET /",
@@ -98,8 +100,10 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/version", get(models::version))
         .route("/v1/requests", get(panel::search))
         .route("/v1/requests/{id}/page", get(panel::one))
+        .route("/v1/requests/{id}/timeline", get(panel::timeline))
         .route("/ops/v1/now", get(panel::now))
         .route("/ops/v1/now/stream", get(panel::stream))
+        .route("/ops/v1/cost", get(costs::cost))
         .route("/ops/v1/charts/{name}", get(panel::chart))
         .route("/panel/{file}", get(panel::page_file))
         .route("/", get(panel::root))

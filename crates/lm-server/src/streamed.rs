@@ -17,7 +17,7 @@ use futures_util::{StreamExt, stream};
 use lastmile::{
     AnswerPart, Finish, GenerateError, GenerateEvent, TokenLogprobs, ToolCallParser, Usage,
 };
-use lm_api::{TextOffset, sum_usage};
+use lm_api::{Spent, TextOffset, sum_usage};
 
 use crate::generate::{Running, named, refused};
 use crate::request_log::RequestEntry;
@@ -42,7 +42,7 @@ struct Transcript {
 #[derive(Clone, Default)]
 struct Progress {
     text_offset: TextOffset,
-    usage: Usage,
+    finish: Option<Finish>,
     /// Reads calls of tools, when there are any.
     calls: Option<ToolCallParser>,
 }
@@ -127,9 +127,12 @@ impl Transcript {
         let last = self.choices[index].calls.as_mut().map(ToolCallParser::finish);
         self.tell(index, last.unwrap_or_default());
         let has_calls = self.choices[index].calls.as_ref().is_some_and(|calls| calls.n_calls() > 0);
-        self.choices[index].usage = finish.usage;
+        self.choices[index].finish = Some(finish.clone());
         self.n_open -= 1;
         let is_last = self.n_open == 0;
+        if is_last && !self.running.head.include_usage {
+            self.running.head.spent = self.spent();
+        }
         let own_id = self.running.own_id(index);
         let head = &self.running.head;
         let chunk = match has_calls {
@@ -138,12 +141,24 @@ impl Transcript {
         };
         self.pending.push_back(data(chunk));
         if is_last {
-            let usages: Vec<Usage> = self.choices.iter().map(|choice| choice.usage).collect();
+            self.running.head.spent = self.spent();
+            let head = &self.running.head;
+            let usages: Vec<Usage> = self.finishes().iter().map(|finish| finish.usage).collect();
             let usage = sum_usage(&usages, self.running.n);
             self.entry.used(usage);
             self.pending.extend(head.usage_chunk(usage).map(data));
             self.end();
         }
+    }
+
+    fn finishes(&self) -> Vec<Finish> {
+        self.choices.iter().filter_map(|choice| choice.finish.clone()).collect()
+    }
+
+    /// What it took, where that is asked for.
+    fn spent(&self) -> Option<Spent> {
+        let prices = self.running.prices.as_ref()?;
+        Some(Spent::of(&self.finishes(), self.running.n, prices))
     }
 
     /// The status is sent already, so the error goes in-stream and ends it.

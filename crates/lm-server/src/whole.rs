@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use futures_util::StreamExt;
 use lastmile::{AnswerPart, Finish, GenerateError, GenerateEvent, Usage};
-use lm_api::{ApiError, Choice, LogprobEntry, TextOffset, ToolCall, sum_usage};
+use lm_api::{ApiError, Choice, LogprobEntry, Spent, TextOffset, ToolCall, sum_usage};
 
 use crate::generate::{Running, named, refused};
 use crate::reply;
@@ -43,8 +43,11 @@ pub(crate) async fn response(
             GenerateEvent::Failed(error) => return Err(refused(error, style)),
         }
     }
-    let (choices, usages) = choices(&running, parts).map_err(|error| refused(error, style))?;
+    let (choices, finishes) = choices(&running, parts).map_err(|error| refused(error, style))?;
+    let usages: Vec<Usage> = finishes.iter().map(|finish| finish.usage).collect();
     let usage = sum_usage(&usages, running.n);
+    let prices = running.prices.as_ref();
+    running.head.spent = prices.map(|prices| Spent::of(&finishes, running.n, prices));
     entry.used(usage);
     Ok(reply::json(StatusCode::OK, running.head.whole(&choices, usage)))
 }
@@ -52,7 +55,7 @@ pub(crate) async fn response(
 fn choices(
     running: &Running,
     parts: Vec<Part>,
-) -> Result<(Vec<Choice>, Vec<Usage>), GenerateError> {
+) -> Result<(Vec<Choice>, Vec<Finish>), GenerateError> {
     let choice = |(index, mut part): (usize, Part)| {
         let finish = part.finish.ok_or(GenerateError::ShuttingDown)?;
         let tool_calls = take_calls(running, index, &mut part.text);
@@ -64,7 +67,7 @@ fn choices(
             finish_reason: finish.reason,
             request_id: running.own_id(index),
         };
-        Ok((choice, finish.usage))
+        Ok((choice, finish))
     };
     parts.into_iter().enumerate().map(choice).collect()
 }

@@ -83,7 +83,7 @@ impl Reader {
                 "SELECT a.choice, a.release_hash, a.finish_reason, a.error_code, \
                  a.error_message, a.output_text, a.prompt_tokens, a.completion_tokens, \
                  a.cached_tokens, a.queue_wait_ms, a.ttft_ms, a.e2e_ms, a.cpu_seconds, \
-                 a.n_preemptions, a.request_id, r.model, r.tenant, a.arrived_at_ms, r.prompt, \
+                 a.n_preemptions, a.joules, a.cost, a.currency, a.output_mac, a.request_id, r.model, r.tenant, a.arrived_at_ms, r.prompt, \
                  r.params, r.n, r.priority FROM attempt a JOIN request r ON r.id = a.request_id \
                  WHERE a.arrived_at_ms >= ?1 AND a.arrived_at_ms < ?4 \
                  AND (a.arrived_at_ms, a.request_id, a.choice) > (?1, ?2, ?3) \
@@ -144,16 +144,16 @@ impl Reader {
 }
 
 fn answered_row(row: &Row<'_>) -> rusqlite::Result<Answered> {
-    let prompt: Option<String> = row.get(18)?;
+    let prompt: Option<String> = row.get(22)?;
     Ok(Answered {
         attempt: attempt_row(row)?,
-        request_id: id_at(row, 14)?,
-        model: row.get(15)?,
-        tenant: row.get(16)?,
-        arrived_at_ms: row.get(17)?,
-        prompt: prompt.map(|text| json_at(18, &text)).transpose()?,
-        params: json_at(19, &row.get::<_, String>(19)?)?,
-        n: row.get(20)?,
-        priority: row.get(21)?,
+        request_id: id_at(row, 18)?,
+        model: row.get(19)?,
+        tenant: row.get(20)?,
+        arrived_at_ms: row.get(21)?,
+        prompt: prompt.map(|text| json_at(22, &text)).transpose()?,
+        params: json_at(23, &row.get::<_, String>(23)?)?,
+        n: row.get(24)?,
+        priority: row.get(25)?,
     })
 }

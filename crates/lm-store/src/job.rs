@@ -11,6 +11,7 @@ use lm_types::{
     Dialog, GenerateRequest, Prompt, RequestEvent, SamplingParams, Steering, StopRules,
 };
 
+use crate::erase::{Erase, Erased};
 use crate::{Feedback, FeedbackId, Privacy, Release, RunInfo, StoreError};
 
 pub(crate) type Reply<T> = Sender<Result<T, StoreError>>;
@@ -22,13 +23,15 @@ pub(crate) enum Job {
     Feedback(Feedback, Reply<FeedbackId>),
     BeginRun(RunInfo, Reply<String>),
     Prune(SystemTime, Reply<()>),
+    Erase(Erase, Reply<Erased>),
+    MakeRoom(Reply<()>),
     Flush(Reply<()>),
     Close(Reply<()>),
 }
 
 /// The one place where an answer enters the store: what privacy withholds is not even copied.
 pub(crate) fn admit(event: &RequestEvent, privacy: Privacy) -> Box<RequestEvent> {
-    if privacy == Privacy::Full {
+    if privacy != Privacy::Off {
         return Box::new(event.clone());
     }
     let request = &event.request;
@@ -47,6 +50,7 @@ pub(crate) fn admit(event: &RequestEvent, privacy: Privacy) -> Box<RequestEvent>
             n: request.n,
             priority: request.priority,
             tenant: request.tenant,
+            subject: request.subject.clone(),
             deadline: request.deadline,
             max_queue: request.max_queue,
             steering: Steering { opening: String::new(), rules: None, ..request.steering.clone() },
@@ -57,10 +61,12 @@ pub(crate) fn admit(event: &RequestEvent, privacy: Privacy) -> Box<RequestEvent>
         arrived_at: event.arrived_at,
         outcome: event.outcome.clone(),
         output_text: String::new(),
+        prompt_tokens: Vec::new(),
         output_tokens: Vec::new(),
         hits: event.hits.clone(),
         usage: event.usage,
         timings: event.timings,
+        timeline: event.timeline.clone(),
     })
 }
 
@@ -80,5 +86,7 @@ pub(crate) fn size_bytes(event: &RequestEvent, privacy: Privacy) -> usize {
     };
     let stop: usize = event.request.stop.stop_strings.iter().map(String::len).sum();
     let form = event.request.constraint.as_ref().map_or(0, |asked| asked.form.size_bytes());
-    prompt + stop + form + event.request.dialog.size_bytes() + event.output_text.len()
+    let tokens = size_of_val(event.prompt_tokens.as_slice());
+    let tokens = tokens + size_of_val(event.output_tokens.as_slice());
+    prompt + stop + form + tokens + event.request.dialog.size_bytes() + event.output_text.len()
 }

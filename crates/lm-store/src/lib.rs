@@ -8,21 +8,30 @@
 //! Start reading at [`Store`] (the handle), then `writer` (the one loop) and `schema` (the tables).
 
 mod answers;
+mod costs;
+mod erase;
 mod error;
 mod job;
+mod mask;
 mod options;
 mod read;
+pub mod recipe;
 mod record;
+mod recorded;
 mod retention;
 mod schema;
 mod search;
 mod store;
+mod timeline;
 mod totals;
 mod traffic;
+mod upkeep;
 mod write;
 mod writer;
 
 pub use answers::{Answered, Place};
+pub use costs::{CostBy, CostLine};
+pub use erase::{Erase, Erased};
 pub use error::StoreError;
 pub use options::{Privacy, Retention, StoreOptions};
 pub use read::{Reader, RowCounts};
@@ -30,10 +39,16 @@ pub use record::{
     Feedback, FeedbackId, Rating, Release, Run, RunInfo, RunState, StoredAttempt, StoredError,
     StoredFeedback, StoredRequest,
 };
+pub use recorded::{RecordedAnswer, RecordedRelease};
 pub use search::{FoundRequest, MAX_FOUND, MAX_SEARCHED, Search};
 pub use store::{Store, StoreCounters};
+pub use timeline::{
+    StoredCause, StoredChunk, StoredGap, StoredLoss, StoredMiss, StoredOther, StoredQueue,
+    StoredStall, StoredTimeline,
+};
 pub use totals::{LatencyMs, Totals};
 pub use traffic::Traffic;
+pub use upkeep::{StoreStats, backup, stats, upgrade};
 pub use write::{params_json, priority_text, prompt_json, tenant_text};
 
 #[cfg(test)]

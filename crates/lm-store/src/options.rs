@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use lm_types::Prices;
+
 use crate::StoreError;
 
 /// Limits and habits of one store.
@@ -18,6 +20,8 @@ pub struct StoreOptions {
     pub queue_bytes: usize,
     /// Whether texts are written.
     pub privacy: Privacy,
+    /// By what each answer's cost is written.
+    pub prices: Prices,
     /// When rows are erased.
     pub retention: Retention,
     /// The file does not grow over this; then writes fail with [`StoreError::Full`]. At least
@@ -29,12 +33,19 @@ pub struct StoreOptions {
     pub heartbeat: Duration,
 }
 
-/// Whether texts are written.
+/// Whether texts are written. In every mode but `Full` a subject is written as a keyed hash, so that who asks to be
+/// erased is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Privacy {
     /// Prompts, stop strings, answers, comments, corrections, and the errors that may quote them
     /// are not written: their columns are NULL. Numbers and codes are.
     Off,
+    /// As `Off`, and keyed hashes of prompts and answers, which tell whether two are equal. The key lies in
+    /// `mask.key` beside the store.
+    Hmac,
+    /// Texts are written with secrets and personal data replaced by what they are. Prompts of token ids are withheld,
+    /// as nothing in them could be masked.
+    Redacted,
     /// Everything is written.
     Full,
 }
@@ -57,6 +68,7 @@ impl Default for StoreOptions {
             queue_capacity: 4096,
             queue_bytes: 64 << 20,
             privacy: Privacy::Full,
+            prices: Prices::default(),
             retention: Retention { bodies: 14 * DAY, metadata: 400 * DAY },
             max_bytes: 16 << 30,
             busy_timeout: Duration::from_secs(5),
@@ -72,6 +84,11 @@ impl StoreOptions {
         if !(1..=1_000_000).contains(&self.queue_capacity) {
             let value = self.queue_capacity.to_string();
             return refuse("queue_capacity", value, "between 1 and 1,000,000");
+        }
+        if self.retention.bodies > self.retention.metadata {
+            let days = |age: Duration| age.as_secs() / DAY.as_secs();
+            let value = format!("{} days", days(self.retention.bodies));
+            return refuse("retention.bodies", value, "at most retention.metadata");
         }
         if self.max_bytes < 1 << 20 {
             return refuse("max_bytes", self.max_bytes.to_string(), "at least 1048576 (1 MiB)");

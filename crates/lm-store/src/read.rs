@@ -73,7 +73,7 @@ impl Reader {
             let found = c
                 .prepare_cached(
                     "SELECT release_hash, model, arrived_at_ms, prompt, params, n, priority, \
-                     tenant FROM request WHERE id = ?1",
+                     tenant, subject, prompt_mac FROM request WHERE id = ?1",
                 )?
                 .query_row([id.to_string()], |row| request_row(id, row))
                 .optional()?;
@@ -82,7 +82,8 @@ impl Reader {
                 .prepare_cached(
                     "SELECT choice, release_hash, finish_reason, error_code, error_message, \
                      output_text, prompt_tokens, completion_tokens, cached_tokens, \
-                     queue_wait_ms, ttft_ms, e2e_ms, cpu_seconds, n_preemptions FROM attempt \
+                     queue_wait_ms, ttft_ms, e2e_ms, cpu_seconds, n_preemptions, joules, \
+                     cost, currency, output_mac FROM attempt \
                      WHERE request_id = ?1 ORDER BY choice",
                 )?
                 .query_map([id.to_string()], attempt_row)?
@@ -226,6 +227,17 @@ impl Reader {
     }
 }
 
+impl Reader {
+    /// Runs what may not be in a transaction.
+    pub(crate) fn read_outside<T>(
+        &self,
+        run: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        run(&connection).map_err(|e| self.context.wrap("copy", &e))
+    }
+}
+
 fn request_row(id: RequestId, row: &Row<'_>) -> rusqlite::Result<StoredRequest> {
     let prompt: Option<String> = row.get(3)?;
     Ok(StoredRequest {
@@ -238,6 +250,8 @@ fn request_row(id: RequestId, row: &Row<'_>) -> rusqlite::Result<StoredRequest> 
         n: row.get(5)?,
         priority: row.get(6)?,
         tenant: row.get(7)?,
+        subject: row.get(8)?,
+        prompt_mac: row.get(9)?,
         attempts: Vec::new(),
     })
 }
@@ -258,6 +272,10 @@ pub(crate) fn attempt_row(row: &Row<'_>) -> rusqlite::Result<StoredAttempt> {
         e2e_ms: row.get(11)?,
         cpu_seconds: row.get(12)?,
         n_preemptions: row.get(13)?,
+        joules: row.get(14)?,
+        cost: row.get(15)?,
+        currency: row.get(16)?,
+        output_mac: row.get(17)?,
     })
 }
 

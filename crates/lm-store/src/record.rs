@@ -23,6 +23,8 @@ pub struct Release {
     pub engine_version: String,
     /// Kernel path, KV type, weights digest, tokenizer, chat template and so on, as JSON.
     pub facts: serde_json::Value,
+    /// How it is started again, in words of whoever started it; the newest that is known. No part of the digest.
+    pub how: Option<String>,
 }
 
 /// What somebody says about one answer. At least one of rating, comment and correction.
@@ -128,6 +130,10 @@ pub struct StoredRequest {
     pub priority: String,
     /// On whose behalf, as 16 hexadecimal digits: the id of a key. `None` came without one.
     pub tenant: Option<String>,
+    /// On whose behalf, as the client said, or a keyed hash of that.
+    pub subject: Option<String>,
+    /// A keyed hash of the prompt, in mode `hmac`.
+    pub prompt_mac: Option<String>,
     /// The answers so far, by choice.
     pub attempts: Vec<StoredAttempt>,
 }
@@ -163,6 +169,14 @@ pub struct StoredAttempt {
     pub cpu_seconds: f64,
     /// How often it was preempted.
     pub n_preemptions: u32,
+    /// Its share of what the machine drew; `None` where that could not be read.
+    pub joules: Option<f64>,
+    /// What it cost by the prices of then; `None` when there were none.
+    pub cost: Option<f64>,
+    /// Of the cost.
+    pub currency: Option<String>,
+    /// A keyed hash of the text, in mode `hmac`.
+    pub output_mac: Option<String>,
 }
 
 /// One answer that failed.

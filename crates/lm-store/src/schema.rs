@@ -13,7 +13,7 @@ use crate::{StoreError, StoreOptions};
 
 /// Entry `i` brings a file from schema `i` to schema `i + 1`. Entries are never edited once
 /// released; a change to the tables is a new entry.
-pub(crate) const UPGRADES: [&str; 2] = [
+pub(crate) const UPGRADES: [&str; 3] = [
     r"
 CREATE TABLE release(
     hash TEXT PRIMARY KEY, model TEXT NOT NULL, engine_version TEXT NOT NULL,
@@ -55,6 +55,26 @@ CREATE INDEX run_started ON process_run(started_at_ms);
 -- NULL is who came without a key.
 ALTER TABLE request ADD COLUMN tenant TEXT;
 CREATE INDEX request_tenant ON request(arrived_at_ms) WHERE tenant IS NOT NULL;
+",
+    r"
+-- What an answer is computed again from, what came of it, and what happened to it on its way.
+ALTER TABLE request ADD COLUMN recipe TEXT;
+ALTER TABLE request ADD COLUMN prompt_tokens TEXT;
+ALTER TABLE attempt ADD COLUMN output_tokens TEXT;
+ALTER TABLE attempt ADD COLUMN timeline TEXT;
+ALTER TABLE release ADD COLUMN how TEXT;
+",
+    r"
+-- NULL is unavailable, or without a price.
+ALTER TABLE attempt ADD COLUMN joules REAL;
+ALTER TABLE attempt ADD COLUMN cost REAL;
+ALTER TABLE attempt ADD COLUMN currency TEXT;
+-- Keyed hashes, which tell equal texts without telling the texts.
+ALTER TABLE request ADD COLUMN prompt_mac TEXT;
+ALTER TABLE attempt ADD COLUMN output_mac TEXT;
+-- On whose behalf a client asked, in its own words.
+ALTER TABLE request ADD COLUMN subject TEXT;
+CREATE INDEX request_subject ON request(subject) WHERE subject IS NOT NULL;
 ",
 ];
 
@@ -105,6 +125,13 @@ pub(crate) fn open_reader(path: &Path, context: &ErrorContext) -> Result<Connect
         return Err(StoreError::SchemaOlder { path, found, wanted: SCHEMA_VERSION });
     }
     Ok(connection)
+}
+
+/// The schema of a file, whichever it is.
+pub(crate) fn version(path: &Path, context: &ErrorContext) -> Result<i64, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let opened = Connection::open_with_flags(path, flags);
+    refuse_foreign(&opened.map_err(|e| context.wrap("open", &e))?, context)
 }
 
 /// Returns the schema version of a file that is new, or a store of a known version.
@@ -159,7 +186,7 @@ fn pragma(
 ///
 /// A file that exists is not even opened: closing it would take away the POSIX locks that other
 /// connections of this process hold on it.
-fn create_private(path: &Path) -> Result<(), StoreError> {
+pub(crate) fn create_private(path: &Path) -> Result<(), StoreError> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(|e| io(folder, "create the folder", &e))?;
     }

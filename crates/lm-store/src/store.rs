@@ -11,11 +11,13 @@ use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use crossbeam_channel::{Sender, bounded};
-use lm_types::{Observer, RequestEvent};
+use lm_types::{Observer, Prices, RequestEvent};
 use serde::Serialize;
 
+use crate::erase::{Erase, Erased};
 use crate::error::{ErrorContext, io};
 use crate::job::{self, Job, Reply};
+use crate::mask::Mask;
 use crate::writer::Writer;
 use crate::{Feedback, FeedbackId, Privacy, Reader, Release, RunInfo, StoreError, StoreOptions};
 use crate::{read, schema};
@@ -85,9 +87,10 @@ impl Store {
         };
         let connection = schema::open_writer(path, &options, &context)?;
         let reader = read::Reader::with_context(context.clone())?;
+        let mask = Mask::open(path, options.privacy)?;
         let counters = Arc::new(Counters::default());
         let (sender, jobs) = bounded(options.queue_capacity + RESERVED_SLOTS);
-        let writer = Writer::new(connection, jobs, &options, context, Arc::clone(&counters));
+        let writer = Writer::new(connection, jobs, &options, mask, context, Arc::clone(&counters));
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || writer.run())
@@ -145,6 +148,23 @@ impl Store {
         self.ask(|reply| Job::Prune(now, reply))
     }
 
+    /// Erases all that is stored of somebody, what was recorded before this call included. Answers that are still
+    /// being generated are recorded later.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`], or why it could not be written; what was erased until then stays erased.
+    pub fn erase(&self, what: Erase) -> Result<Erased, StoreError> {
+        self.ask(|reply| Job::Erase(what, reply))
+    }
+
+    /// Erases the oldest texts when the file is nearly as large as it may be. Runs by itself every few seconds.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`], or why it could not be written.
+    pub fn make_room(&self) -> Result<(), StoreError> {
+        self.ask(Job::MakeRoom)
+    }
+
     /// Waits until everything recorded before is committed or counted as a write error.
     ///
     /// # Errors
@@ -172,6 +192,12 @@ impl Store {
     #[must_use]
     pub fn privacy(&self) -> Privacy {
         self.inner.options.privacy
+    }
+
+    /// By what the cost of answers is written.
+    #[must_use]
+    pub fn prices(&self) -> &Prices {
+        &self.inner.options.prices
     }
 
     /// Where the file lies.

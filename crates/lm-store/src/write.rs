@@ -7,15 +7,17 @@
 use std::time::Duration;
 
 use lm_types::{
-    GenerateError, GenerateRequest, Outcome, Priority, Prompt, RequestEvent, TenantId, Timings,
+    GenerateError, GenerateRequest, Outcome, Prices, Priority, Prompt, RequestEvent, TenantId,
+    Timings, TokenId,
 };
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::error::ErrorContext;
+use crate::mask::Masked;
 use crate::record::unix_ms;
-use crate::{Feedback, FeedbackId, Privacy, Rating, Release, RunInfo, StoreError};
+use crate::{Feedback, FeedbackId, Rating, Release, RunInfo, StoreError, StoredTimeline, recipe};
 
 /// Whether an answer was new.
 pub(crate) enum Written {
@@ -24,22 +26,24 @@ pub(crate) enum Written {
 }
 
 const INSERT_REQUEST: &str = "INSERT INTO request(id, release_hash, model, arrived_at_ms, prompt, \
-    params, n, priority, tenant) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING";
+    params, n, priority, tenant, subject, prompt_mac, recipe, prompt_tokens) \
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) ON CONFLICT DO NOTHING";
 
 const INSERT_ATTEMPT: &str = "INSERT INTO attempt(request_id, choice, release_hash, \
     arrived_at_ms, finish_reason, error_code, error_message, output_text, prompt_tokens, \
     completion_tokens, cached_tokens, queue_wait_ms, ttft_ms, e2e_ms, cpu_seconds, \
-    n_preemptions) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16) \
+    n_preemptions, joules, cost, currency, output_mac, output_tokens, timeline) VALUES (?1, ?2, \
+    ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22) \
     ON CONFLICT DO NOTHING";
 
 /// Writes one answer, and its request with the first of them. The server mints the ids, so a
 /// second answer for the same (request, choice) is a fault of a program: the first one is kept.
 pub(crate) fn event(
     connection: &Connection,
-    event: &RequestEvent,
-    privacy: Privacy,
+    answer: &Masked,
+    prices: &Prices,
 ) -> rusqlite::Result<Written> {
-    let full = privacy == Privacy::Full;
+    let event = &answer.event;
     let id = event.request.id.to_string();
     let release = event.release.to_string();
     let arrived_at_ms = unix_ms(event.arrived_at);
@@ -49,18 +53,23 @@ pub(crate) fn event(
             release,
             event.model,
             arrived_at_ms,
-            full.then(|| prompt_json(&event.request).to_string()),
+            answer.prompt,
             params_json(&event.request).to_string(),
             event.request.n,
             priority_text(event.request.priority),
             tenant_text(event.request.tenant),
+            answer.subject,
+            answer.prompt_mac,
+            answer.is_full.then(|| recipe::to_json(&event.request).to_string()),
+            tokens_text(answer.is_full, &event.prompt_tokens),
         ])?;
     }
     let (reason, failure) = match &event.outcome {
         Outcome::Finished(reason) => (Some(reason.as_str()), None),
         Outcome::Failed(error) => (None, Some(error)),
     };
-    let Timings { queue_wait, ttft, e2e, cpu_seconds, n_preemptions, .. } = event.timings;
+    let Timings { queue_wait, ttft, e2e, cpu_seconds, joules, n_preemptions, .. } = event.timings;
+    let cost = prices.of(event.choice, event.usage, &event.timings);
     let n_rows = connection.prepare_cached(INSERT_ATTEMPT)?.execute(params![
         id,
         event.choice,
@@ -68,8 +77,8 @@ pub(crate) fn event(
         arrived_at_ms,
         reason,
         failure.map(GenerateError::code),
-        failure.filter(|e| full || !may_quote(e)).map(ToString::to_string),
-        full.then_some(&event.output_text),
+        answer.error_message,
+        answer.output_text,
         event.usage.prompt_tokens,
         event.usage.completion_tokens,
         event.usage.cached_tokens,
@@ -79,6 +88,12 @@ pub(crate) fn event(
         // SQLite stores NaN as NULL, which the column refuses; `max` turns NaN into 0.
         cpu_seconds.max(0.0),
         n_preemptions,
+        joules.map(|joules| joules.max(0.0)),
+        cost,
+        cost.map(|_| prices.currency.as_str()),
+        answer.output_mac,
+        tokens_text(answer.is_full, &event.output_tokens),
+        StoredTimeline::of(event).to_json(),
     ])?;
     Ok(if n_rows == 1 { Written::New } else { Written::Duplicate })
 }
@@ -87,7 +102,6 @@ pub(crate) fn event(
 pub(crate) fn feedback(
     connection: &Connection,
     feedback: &Feedback,
-    privacy: Privacy,
     now_ms: i64,
     context: &ErrorContext,
 ) -> Result<FeedbackId, StoreError> {
@@ -119,7 +133,6 @@ pub(crate) fn feedback(
         None => (None, None),
     };
     let id = FeedbackId(Uuid::now_v7().as_u128());
-    let keep = |text: &Option<String>| text.clone().filter(|_| privacy == Privacy::Full);
     connection
         .prepare_cached(
             "INSERT INTO feedback(id, request_id, choice, rating_kind, rating, comment, \
@@ -132,8 +145,8 @@ pub(crate) fn feedback(
                 choice,
                 kind,
                 value,
-                keep(comment),
-                keep(correction),
+                comment,
+                correction,
                 now_ms,
                 release,
             ])
@@ -148,14 +161,15 @@ pub(crate) fn release(
     now_ms: i64,
 ) -> rusqlite::Result<()> {
     connection.execute(
-        "INSERT INTO release(hash, model, engine_version, facts, first_seen_ms) \
-         VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
+        "INSERT INTO release(hash, model, engine_version, facts, first_seen_ms, how) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO UPDATE SET how = coalesce(?6, how)",
         params![
             release.hash.to_string(),
             release.model,
             release.engine_version,
             release.facts.to_string(),
-            now_ms
+            now_ms,
+            release.how,
         ],
     )?;
     Ok(())
@@ -259,11 +273,6 @@ pub fn params_json(request: &GenerateRequest) -> Value {
     params
 }
 
-/// Whether the error's sentence may hold words of the prompt.
-fn may_quote(error: &GenerateError) -> bool {
-    matches!(error, GenerateError::InvalidField { .. } | GenerateError::Template { .. })
-}
-
 /// A class, as [`crate::StoredRequest::priority`] has it.
 #[must_use]
 pub fn priority_text(priority: Priority) -> &'static str {
@@ -278,6 +287,11 @@ pub fn priority_text(priority: Priority) -> &'static str {
 #[must_use]
 pub fn tenant_text(tenant: TenantId) -> Option<String> {
     (tenant != TenantId::ANONYMOUS).then(|| format!("{:016x}", tenant.0))
+}
+
+/// `[1,2,3]`, so that people can read it; `None` when nothing is kept or there is nothing.
+fn tokens_text(full: bool, tokens: &[TokenId]) -> Option<String> {
+    (full && !tokens.is_empty()).then(|| json!(tokens).to_string())
 }
 
 fn ms(duration: Duration) -> f64 {

@@ -10,23 +10,29 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
+use lm_types::Prices;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
+use crate::erase::{Erase, Erased, erase};
 use crate::error::ErrorContext;
 use crate::job::{Job, Reply};
+use crate::mask::Mask;
 use crate::options::PRUNE_EVERY;
 use crate::record::unix_ms;
 use crate::store::Counters;
 use crate::write::{self, Written};
-use crate::{Privacy, Retention, StoreError, StoreOptions, retention};
+use crate::{Retention, StoreError, StoreOptions, retention};
 
 /// Most entries of one commit: bounds both the latency of a feedback and the lock's hold time.
 const MAX_GROUP: usize = 512;
+/// How often the file's size is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 pub(crate) struct Writer {
     connection: Connection,
     jobs: Receiver<Job>,
-    privacy: Privacy,
+    mask: Mask,
+    prices: Prices,
     retention: Retention,
     heartbeat: Duration,
     context: ErrorContext,
@@ -34,6 +40,9 @@ pub(crate) struct Writer {
     run_id: Option<String>,
     next_heartbeat: Instant,
     next_prune: Instant,
+    next_look: Instant,
+    /// Whether the file was nearly full at the last look.
+    is_tight: bool,
     /// Writes that failed since the last one that worked.
     n_failing: u64,
 }
@@ -51,6 +60,8 @@ struct Group {
     first_error: Option<StoreError>,
     acks: Vec<Ack>,
     prune: Option<(SystemTime, Reply<()>)>,
+    erasures: Vec<(Erase, Reply<Erased>)>,
+    make_room: Option<Reply<()>>,
     close: Option<Reply<()>>,
 }
 
@@ -59,6 +70,7 @@ impl Writer {
         connection: Connection,
         jobs: Receiver<Job>,
         options: &StoreOptions,
+        mask: Mask,
         context: ErrorContext,
         counters: Arc<Counters>,
     ) -> Writer {
@@ -66,7 +78,8 @@ impl Writer {
         Writer {
             connection,
             jobs,
-            privacy: options.privacy,
+            mask,
+            prices: options.prices.clone(),
             retention: options.retention,
             heartbeat: options.heartbeat,
             context,
@@ -74,6 +87,8 @@ impl Writer {
             run_id: None,
             next_heartbeat: now,
             next_prune: now,
+            next_look: now + LOOK_EVERY,
+            is_tight: false,
             n_failing: 0,
         }
     }
@@ -81,7 +96,7 @@ impl Writer {
     /// Writes until it is told to close; ends only with an empty queue.
     pub(crate) fn run(mut self) {
         loop {
-            let next = self.next_heartbeat.min(self.next_prune);
+            let next = self.next_heartbeat.min(self.next_prune).min(self.next_look);
             let wait = next.saturating_duration_since(Instant::now());
             let first = match self.jobs.recv_timeout(wait) {
                 Ok(job) => Some(job),
@@ -97,6 +112,7 @@ impl Writer {
             }
             self.heartbeat_if_due();
             self.prune_if_due();
+            self.make_room_if_due();
         }
     }
 
@@ -110,8 +126,8 @@ impl Writer {
             .any(|job| matches!(job, Job::Feedback(..) | Job::Release(..) | Job::BeginRun(..)));
         let mut group = Group::default();
         let result = self.commit(jobs, durable, &mut group);
-        let Group { recorded, duplicates, failed, feedback, first_error, acks, prune, close } =
-            group;
+        let Group { recorded, duplicates, failed, feedback, first_error, acks, .. } = group;
+        let Group { prune, erasures, make_room, close, .. } = group;
         let add = |counter: &AtomicU64, n| {
             counter.fetch_add(n, Relaxed);
         };
@@ -126,6 +142,14 @@ impl Writer {
         self.note(result.as_ref().err().or(first_error.as_ref()).cloned());
         for ack in acks {
             ack(&result);
+        }
+        for (what, reply) in erasures {
+            let erased = erase(&self.connection, &what, &self.mask);
+            let _ = reply.send(erased.map_err(|e| self.context.wrap("erase from", &e)));
+        }
+        if let Some(reply) = make_room {
+            let made = retention::make_room(&self.connection, self.context.max_bytes);
+            let _ = reply.send(made.map(drop).map_err(|e| self.context.wrap("make room in", &e)));
         }
         if let Some((now, reply)) = prune {
             let _ = reply.send(self.prune_all(now));
@@ -155,7 +179,8 @@ impl Writer {
                 (Ok(transaction), None) => Ok(transaction),
                 (_, Some(error)) | (Err(error), None) => Err(error.clone()),
             };
-            apply(job, open, self.privacy, context, &mut self.run_id, group);
+            let rules = Rules { mask: &self.mask, prices: &self.prices, context };
+            apply(job, open, &rules, &mut self.run_id, group);
             // A full disk may have rolled back the whole transaction under our feet.
             if let Ok(transaction) = &transaction
                 && fatal.is_none()
@@ -192,6 +217,32 @@ impl Writer {
             .map_err(|e| self.context.wrap("erase old rows", &e));
         if !matches!(result, Ok(n) if n > 0) {
             self.next_prune = Instant::now() + PRUNE_EVERY;
+        }
+        self.count_failure(result.as_ref().err());
+        self.note(result.err());
+    }
+
+    /// Makes room while the file is nearly full, a chunk with each round.
+    fn make_room_if_due(&mut self) {
+        if Instant::now() < self.next_look {
+            return;
+        }
+        let result = retention::make_room(&self.connection, self.context.max_bytes)
+            .map_err(|e| self.context.wrap("make room in", &e));
+        match result {
+            Ok(n_rows) if n_rows > 0 => {
+                if !self.is_tight {
+                    tracing::warn!(
+                        max_bytes = self.context.max_bytes,
+                        "the store is nearly full: its oldest texts are erased"
+                    );
+                }
+                self.is_tight = true;
+            }
+            _ => {
+                self.is_tight = false;
+                self.next_look = Instant::now() + LOOK_EVERY;
+            }
         }
         self.count_failure(result.as_ref().err());
         self.note(result.err());
@@ -242,20 +293,29 @@ impl Writer {
     }
 }
 
+/// What every row is written by.
+#[derive(Clone, Copy)]
+struct Rules<'a> {
+    mask: &'a Mask,
+    prices: &'a Prices,
+    context: &'a ErrorContext,
+}
+
 /// Writes one job into the open transaction, or notes why there is none.
 fn apply(
     job: Job,
     open: Result<&Transaction<'_>, StoreError>,
-    privacy: Privacy,
-    context: &ErrorContext,
+    rules: &Rules<'_>,
     run_id: &mut Option<String>,
     group: &mut Group,
 ) {
+    let Rules { mask, prices, context } = *rules;
     let now_ms = unix_ms(SystemTime::now());
     let wrap = |e: rusqlite::Error| context.wrap("write", &e);
     match job {
         Job::Event { event, .. } => {
-            match open.and_then(|t| write::event(t, &event, privacy).map_err(wrap)) {
+            let answer = mask.answer(event);
+            match open.and_then(|t| write::event(t, &answer, prices).map_err(wrap)) {
                 Ok(Written::New) => group.recorded += 1,
                 Ok(Written::Duplicate) => group.duplicates += 1,
                 Err(error) => {
@@ -265,7 +325,8 @@ fn apply(
             }
         }
         Job::Feedback(feedback, reply) => {
-            let own = open.and_then(|t| write::feedback(t, &feedback, privacy, now_ms, context));
+            let feedback = mask.feedback(feedback);
+            let own = open.and_then(|t| write::feedback(t, &feedback, now_ms, context));
             group.feedback += u64::from(own.is_ok());
             group.acknowledge(reply, own);
         }
@@ -286,6 +347,8 @@ fn apply(
                 let _ = reply.send(Ok(()));
             }));
         }
+        Job::Erase(what, reply) => group.erasures.push((what, reply)),
+        Job::MakeRoom(reply) => group.make_room = Some(reply),
         Job::Prune(now, reply) => group.prune = Some((now, reply)),
         Job::Close(reply) => group.close = Some(reply),
     }

@@ -1,5 +1,7 @@
 //! What form an answer must have, and the tokens that keep to it.
 
+use std::borrow::Cow;
+
 use crate::TokenId;
 
 /// The form that an answer must have, and the field that asked for it.
@@ -34,15 +36,15 @@ pub struct CallForm {
     /// The JSON schema of one call, as JSON text.
     pub schema: String,
     /// Before all calls.
-    pub open: &'static str,
+    pub open: Cow<'static, str>,
     /// Before each call.
-    pub begin: &'static str,
+    pub begin: Cow<'static, str>,
     /// After each call.
-    pub end: &'static str,
+    pub end: Cow<'static, str>,
     /// Between two calls.
-    pub between: &'static str,
+    pub between: Cow<'static, str>,
     /// After all calls.
-    pub close: &'static str,
+    pub close: Cow<'static, str>,
     /// At least one call, and at most this many.
     pub max_calls: usize,
 }

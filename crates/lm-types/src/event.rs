@@ -69,6 +69,8 @@ pub struct Timings {
     pub e2e: Duration,
     /// This answer's share of the process's CPU time in the steps that it took part in.
     pub cpu_seconds: f64,
+    /// Its share of what the machine's processors and memory drew in those steps; `None` where that cannot be read.
+    pub joules: Option<f64>,
     /// How often it was preempted and computed again.
     pub n_preemptions: u32,
     /// KV blocks of the prompt that came from the prefix cache.

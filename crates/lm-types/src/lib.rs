@@ -6,6 +6,7 @@
 //! [`RequestEvent`] (what is remembered).
 
 mod constraint;
+mod cost;
 mod dialog;
 mod event;
 mod id;
@@ -15,8 +16,10 @@ mod request;
 mod sampling;
 mod steering;
 mod time;
+mod timeline;
 
 pub use constraint::{AnswerForm, CallForm, Constraint, TokenMask};
+pub use cost::Prices;
 pub use dialog::Dialog;
 pub use event::{
     CacheMissReason, Finish, FinishReason, GenerateError, GenerateEvent, QueueUnit, Timings,
@@ -24,8 +27,9 @@ pub use event::{
 };
 pub use id::{BlockIdx, ParseIdError, ReleaseHash, RequestId, SeqId, TenantId, TokenId};
 pub use message::{ChatMessage, Role};
-pub use observe::{Observer, Outcome, RequestEvent};
+pub use observe::{AnswerBegun, Observer, Outcome, RequestEvent, StepEvent, StepRow};
 pub use request::{GenerateRequest, Priority, Prompt, StopRules};
 pub use sampling::{Dry, InvalidParam, SamplingParams};
 pub use steering::{Ban, OnHit, OutputRules, PhraseScan, RuleHit, Steering};
 pub use time::Timestamp;
+pub use timeline::{Chunk, Gap, GapCause, Loss, Other, QueueStory, Stall, Timeline};

@@ -27,6 +27,8 @@ pub struct GenerateRequest {
     pub priority: Priority,
     /// On whose behalf.
     pub tenant: TenantId,
+    /// On whose behalf the client says that it asks, in its own words.
+    pub subject: Option<String>,
     /// How long after its arrival its answer is worth nothing.
     pub deadline: Option<Duration>,
     /// How long it may wait before its first step.
@@ -129,6 +131,7 @@ impl GenerateRequest {
             n: 1,
             priority: Priority::Interactive,
             tenant: TenantId::ANONYMOUS,
+            subject: None,
             deadline: None,
             max_queue: None,
             steering: Steering::default(),

@@ -39,8 +39,13 @@ pub fn parse_messages(
         return Err(ApiError::Missing { param, wanted: "an integer of at least 1" });
     }
     refuse_unless(&mut body, "thinking", |value| value["type"] == "disabled")?;
-    // Who asks is known by the key; where blocks may be cached is the server's own business.
-    for name in ["metadata", "service_tier", "cache_control"] {
+    if let Some(user) =
+        body.take("metadata").and_then(|mut metadata| metadata.get_mut("user_id").map(Value::take))
+    {
+        chat.insert("user".to_owned(), user);
+    }
+    // Where blocks may be cached is the server's own business.
+    for name in ["service_tier", "cache_control"] {
         body.take(name);
     }
     tools(&mut body, &mut chat)?;

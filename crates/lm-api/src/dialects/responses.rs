@@ -35,6 +35,8 @@ pub fn parse_responses(
         ("top_k", "top_k"),
         ("min_p", "min_p"),
         ("seed", "seed"),
+        ("user", "user"),
+        ("safety_identifier", "safety_identifier"),
     ];
     take_over(&mut body, &mut chat, &names);
     refuse(&mut body)?;
@@ -42,8 +44,7 @@ pub fn parse_responses(
         warnings.push("store is true, but responses are not kept for later requests".to_owned());
     }
     let metadata = body.take("metadata").unwrap_or_else(|| json!({}));
-    for name in ["user", "safety_identifier", "prompt_cache_key", "service_tier", "stream_options"]
-    {
+    for name in ["prompt_cache_key", "service_tier", "stream_options"] {
         body.take(name);
     }
     let tools = tools(&mut body, &mut chat)?;

@@ -113,6 +113,21 @@ fn each_prompt_becomes_a_request_of_its_own_id_and_seed() {
 }
 
 #[test]
+fn on_whose_behalf_is_asked_is_kept() {
+    let subject = |fields: &str| {
+        let mut parsed = completion(&format!(r#"{{"prompt":["a","b"]{fields}}}"#)).unwrap();
+        let requests = parsed.take_requests(|| RequestId(1));
+        assert_eq!(requests[0].subject, requests[1].subject);
+        requests[0].subject.clone()
+    };
+    assert_eq!(subject(""), None);
+    assert_eq!(subject(r#","user":"""#), None);
+    assert_eq!(subject(r#","user":"ann""#).as_deref(), Some("ann"));
+    assert_eq!(subject(r#","safety_identifier":"h""#).as_deref(), Some("h"));
+    assert_eq!(subject(r#","safety_identifier":"h","user":"ann""#).as_deref(), Some("ann"));
+}
+
+#[test]
 fn feedback_takes_prefixed_ids_and_all_kinds_of_ratings() {
     for prefix in ["", "chatcmpl-", "cmpl-"] {
         for (rating, expect) in [

@@ -18,6 +18,7 @@ fn head(style: Style) -> Head {
         fingerprint: "f".to_owned(),
         warnings: Vec::new(),
         include_usage: false,
+        spent: None,
     }
 }
 

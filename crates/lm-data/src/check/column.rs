@@ -10,8 +10,8 @@ use serde_json::Value;
 use crate::check::Violation;
 use crate::check::contract::{ColumnTerms, Terms};
 use crate::check::language;
-use crate::check::personal::Kind;
 use crate::ingest::CountTokens;
+use lm_privacy::Kind;
 
 /// The rules of all columns.
 pub(crate) struct Columns {

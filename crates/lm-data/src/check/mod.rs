@@ -9,7 +9,6 @@ pub(crate) mod contract;
 pub(crate) mod json;
 pub(crate) mod language;
 pub(crate) mod minhash;
-pub(crate) mod personal;
 pub(crate) mod row;
 pub(crate) mod rule;
 pub(crate) mod text;

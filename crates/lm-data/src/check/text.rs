@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::check::column::{self, Columns};
 use crate::check::contract::TextTerms;
-use crate::check::{Repair, Violation, language, personal, rule};
+use crate::check::{Repair, Violation, language, rule};
 use crate::ingest::CountTokens;
 
 /// The first text rule that the row breaks.
@@ -96,7 +96,7 @@ fn check_text(
         return Err(Violation::new(rule::EMPTY_TEXT, detail));
     }
     if terms.secrets
-        && let Some(kind) = personal::secret(text)
+        && let Some(kind) = lm_privacy::secret(text)
     {
         return Err(Violation::new(rule::SECRET, format!("{place} has {kind}")));
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use lm_store::{Feedback, Rating, Store, StoreOptions};
 use lm_types::{
     ChatMessage, FinishReason, GenerateError, GenerateRequest, Observer, Outcome as Ended, Prompt,
-    ReleaseHash, RequestEvent, RequestId, Role, Timings, Usage,
+    ReleaseHash, RequestEvent, RequestId, Role, Timeline, Timings, Usage,
 };
 
 use crate::{Book, Collected};
@@ -54,8 +54,10 @@ impl Home {
             arrived_at: UNIX_EPOCH + Duration::from_millis(at_ms.cast_unsigned()),
             outcome: ended,
             output_text: output.to_owned(),
-            output_tokens: vec![],
-            hits: vec![],
+            prompt_tokens: Vec::new(),
+            output_tokens: Vec::new(),
+            hits: Vec::new(),
+            timeline: Timeline::default(),
             usage: Usage { prompt_tokens: 10, completion_tokens: 2, cached_tokens: 0 },
             timings: Timings {
                 queue_wait: Duration::ZERO,

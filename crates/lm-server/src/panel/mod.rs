@@ -25,8 +25,8 @@ use crate::watchdog::Condition;
 pub(crate) use charts::chart;
 pub(crate) use live::{now, stream};
 pub(crate) use pages::{page_file, root, wants_page};
-pub(crate) use params::Params;
-pub(crate) use requests::{one, search};
+pub(crate) use params::{Params, invalid};
+pub(crate) use requests::{one, search, timeline};
 
 /// Pages that may be told what goes on, at once; more are refused with 429.
 const MAX_LIVE: usize = 64;

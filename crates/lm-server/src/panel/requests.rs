@@ -1,4 +1,4 @@
-//! `GET /v1/requests` and `GET /v1/requests/{id}/page`: what was asked and answered, as it is stored.
+//! `GET /v1/requests`, `GET /v1/requests/{id}/page` and `GET /v1/requests/{id}/timeline`: what was asked and answered, as it is stored.
 //!
 //! It must never show a request to who did not send it, but to operators.
 //!
@@ -60,10 +60,7 @@ pub(crate) async fn one(
         let mut params = Params::of(&uri)?;
         let width = width(&mut params)?;
         params.end()?;
-        let id: RequestId = bare(&id)
-            .parse()
-            .map_err(|_| invalid("id", &id, "the id of a request: a UUID".to_owned()))?;
-        let page = app.ops.request_page(id, sees(&app, &caller)?).await?;
+        let page = app.ops.request_page(request_id(&id)?, sees(&app, &caller)?).await?;
         let times = page.request.attempts.iter().map(|attempt| AttemptTimes {
             choice: attempt.choice,
             queue_wait_ms: attempt.queue_wait_ms,
@@ -75,6 +72,25 @@ pub(crate) async fn one(
             .map_err(|error| ApiError::Internal { what: error.to_string() })
     };
     answered(shown.await)
+}
+
+pub(crate) async fn timeline(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    uri: Uri,
+) -> Response {
+    let told = async {
+        Params::of(&uri)?.end()?;
+        let page = app.ops.timeline(request_id(&id)?, sees(&app, &caller)?).await?;
+        serde_json::to_string(&page).map_err(|error| ApiError::Internal { what: error.to_string() })
+    };
+    answered(told.await)
+}
+
+fn request_id(text: &str) -> Result<RequestId, ApiError> {
+    let wanted = "the id of a request: a UUID";
+    bare(text).parse().map_err(|_| invalid("id", text, wanted.to_owned()))
 }
 
 fn answered(answer: Result<String, ApiError>) -> Response {

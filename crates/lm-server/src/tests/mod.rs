@@ -4,6 +4,7 @@
 
 mod answers;
 mod client;
+mod costing;
 mod guarding;
 mod keyed;
 mod leaving;
@@ -64,7 +65,17 @@ impl Server {
         placeholder: &str,
         change: impl FnOnce(&mut ServerConfig, &mut RuntimeConfig, &mut Access),
     ) -> Server {
-        let store = Store::open(&folder.path().join("store.db"), StoreOptions::default()).unwrap();
+        Server::start_by(folder, placeholder, StoreOptions::default(), change)
+    }
+
+    /// Serves with the store and the keys of a folder.
+    fn start_by(
+        folder: tempfile::TempDir,
+        placeholder: &str,
+        options: StoreOptions,
+        change: impl FnOnce(&mut ServerConfig, &mut RuntimeConfig, &mut Access),
+    ) -> Server {
+        let store = Store::open(&folder.path().join("store.db"), options).unwrap();
         let overrides = Overrides::open(&folder.path().join("overrides.db"), &store).unwrap();
         let ops = Ops::new(store).with_overrides(overrides);
         let address = "127.0.0.1:0".parse().unwrap();

@@ -161,3 +161,42 @@ fn without_keys_nobody_on_the_network_reads_what_others_asked() {
     assert_eq!(get("/v1/requests/0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b/page").status, 401);
     assert_eq!(get("/v1/models").status, 200);
 }
+
+#[test]
+fn a_timeline_says_what_was_waited_for_and_names_no_stranger() {
+    let (folder, one) = folder_with_key(&[Scope::Infer], KeyLimits::default());
+    let two = add_key(&folder, "two", &[Scope::Infer], KeyLimits::default());
+    let ops = add_key(&folder, "ops", &[Scope::Ops, Scope::Infer], KeyLimits::default());
+    let options = "mode=random,step_ns=1000000,prefill_token_ns=1000000";
+    let server = Server::start_in(folder, options, |_, _, _| {});
+    let body = |prompt: &str, n: u32| {
+        format!(r#"{{"prompt":"{prompt}","max_tokens":{n},"ignore_eos":true}}"#)
+    };
+    let (slow, first) = std::thread::scope(|scope| {
+        let slow = scope.spawn(|| server.post_with(&one, "/v1/completions", &body("hello", 250)));
+        wait_until("the first one runs", || server.runtime.stats().generation_tokens > 20);
+        let long = "many words ".repeat(60);
+        let other = server.post_with(&two, "/v1/completions", &body(&long, 2));
+        (slow.join().unwrap(), other)
+    });
+    let id = |reply: &super::Reply| reply.json()["id"].as_str().unwrap().to_owned();
+    let (slow, first) = (id(&slow), id(&first));
+    let path = |id: &str| format!("/v1/requests/{id}/timeline");
+    wait_until("it is stored", || server.get_with(&one, &path(&slow)).status == 200);
+    let told = server.get_with(&one, &path(&slow)).json();
+    let answer = &told["answers"][0];
+    assert_eq!(answer["completion_tokens"], 250);
+    assert_eq!(answer["first_miss"]["reason"], "partial_block");
+    let gaps = answer["largest_gaps"].as_array().unwrap();
+    let gap = gaps.iter().find(|gap| gap["cause"]["kind"] == "prompt").unwrap();
+    assert!(gap["because"].as_str().unwrap().contains("another key's request"), "{gap}");
+    assert_eq!(gap["cause"]["of"]["request"], serde_json::Value::Null);
+    // An operator sees whose it was.
+    let told = server.get_with(&ops, &path(&slow)).json();
+    let gaps = told["answers"][0]["largest_gaps"].as_array().unwrap();
+    let gap = gaps.iter().find(|gap| gap["cause"]["kind"] == "prompt").unwrap();
+    assert_eq!(first, format!("cmpl-{}", gap["cause"]["of"]["request"].as_str().unwrap()));
+    // A stranger sees nothing.
+    assert_eq!(server.get_with(&two, &path(&slow)).status, 404);
+    assert_eq!(server.get_with(&one, &path("nonsense")).status, 400);
+}

@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+mod costing;
 mod faults;
+mod privacy;
 mod rows;
 mod searching;
 mod tenants;
@@ -12,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use lm_types::{
     ChatMessage, FinishReason, GenerateError, GenerateRequest, Observer, Outcome, Prompt,
-    ReleaseHash, RequestEvent, RequestId, Role, Timings, Usage,
+    ReleaseHash, RequestEvent, RequestId, Role, Timeline, Timings, Usage,
 };
 
 use crate::{Feedback, Privacy, Rating, Store, StoreError, StoreOptions};
@@ -69,8 +71,10 @@ fn event(id: u128) -> RequestEvent {
         arrived_at: SystemTime::now(),
         outcome: Outcome::Finished(FinishReason::Stop),
         output_text: "4".to_owned(),
-        output_tokens: vec![],
+        prompt_tokens: (0..10).collect(),
+        output_tokens: vec![4, 2],
         hits: vec![],
+        timeline: Timeline::default(),
         usage: Usage { prompt_tokens: 10, completion_tokens: 2, cached_tokens: 3 },
         timings: Timings {
             queue_wait: Duration::from_millis(1),

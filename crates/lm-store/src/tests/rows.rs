@@ -224,10 +224,19 @@ fn a_release_is_stored_once() {
         model: "placeholder".to_owned(),
         engine_version: "0.1.0".to_owned(),
         facts: json!({ "kernel_path": "avx2" }),
+        how: Some("one".to_owned()),
     };
     store.put_release(&release).unwrap();
     store.put_release(&release).unwrap();
     assert_eq!(store.reader().counts().unwrap().releases, 1);
+    let again = Release { how: Some("two".to_owned()), ..release.clone() };
+    store.put_release(&again).unwrap();
+    store.put_release(&Release { how: None, ..release }).unwrap();
+    let hash = RELEASE.to_string();
+    let found = store.reader().release(&hash).unwrap().unwrap();
+    assert_eq!(found.how.as_deref(), Some("two"), "the newest that is known");
+    assert_eq!(store.reader().releases(&hash[..4]).unwrap(), [found]);
+    assert!(store.reader().releases("zz").unwrap().is_empty());
 }
 
 #[test]
@@ -252,4 +261,39 @@ fn a_run_is_running_then_stopped() {
     store.close().unwrap();
     let run = doctor.runs(10).unwrap().remove(0);
     assert_eq!(run.state(SystemTime::now() + DAY, patience), RunState::Stopped);
+}
+
+#[test]
+fn what_an_answer_is_computed_again_from_is_kept_and_erased_with_its_text() {
+    let home = Home::new();
+    let day = Duration::from_secs(86_400);
+    let store = home.open_with(|options| options.retention.bodies = day);
+    store.record(&event(1));
+    store.record(&RequestEvent { choice: 1, output_tokens: vec![], ..event(1) });
+    store.flush().unwrap();
+    let answers = store.reader().recorded(RequestId(1)).unwrap();
+    assert_eq!(answers[0].output_tokens, Some(vec![4, 2]));
+    assert_eq!(answers[0].prompt_tokens, Some((0..10).collect()));
+    assert_eq!(answers[1].output_tokens, None);
+    assert!(answers[0].timeline.is_some());
+    let (prompt, recipe) = (answers[0].prompt.clone().unwrap(), answers[0].recipe.clone().unwrap());
+    let again = crate::recipe::from_json(RequestId(1), &prompt, &recipe).unwrap();
+    assert_eq!(again, event(1).request);
+    store.prune(SystemTime::now() + 2 * day).unwrap();
+    let answers = store.reader().recorded(RequestId(1)).unwrap();
+    assert_eq!((&answers[0].recipe, &answers[0].prompt_tokens), (&None, &None));
+    assert_eq!(answers[0].output_tokens, None);
+    assert!(answers[0].timeline.is_some(), "it holds no text");
+}
+
+#[test]
+fn with_privacy_off_only_the_timeline_is_kept() {
+    let home = Home::new();
+    let store = home.open_with(|options| options.privacy = Privacy::Off);
+    store.record(&event(1));
+    store.flush().unwrap();
+    let answer = store.reader().recorded(RequestId(1)).unwrap().remove(0);
+    assert_eq!((&answer.prompt, &answer.recipe, &answer.prompt_tokens), (&None, &None, &None));
+    assert_eq!(answer.output_tokens, None);
+    assert!(answer.timeline.is_some());
 }

@@ -11,12 +11,16 @@ use std::sync::LazyLock;
 use aho_corasick::AhoCorasick;
 use regex::{Captures, Regex};
 
-/// Personal data that a contract may refuse.
+/// Personal data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
+    /// An e-mail address.
     Email,
+    /// A phone number.
     Phone,
+    /// An IBAN whose check digits are right.
     Iban,
+    /// A number of a card network whose check digit is right.
     CreditCard,
 }
 
@@ -74,7 +78,8 @@ static IBAN: LazyLock<Regex> =
 static CARD: LazyLock<Regex> = LazyLock::new(|| regex(r"\b[2-6](?:[ -]?[0-9]){12,18}\b"));
 
 /// What kind of secret the text has.
-pub(crate) fn secret(text: &str) -> Option<&'static str> {
+#[must_use]
+pub fn secret(text: &str) -> Option<&'static str> {
     if !SIGN.is_match(text) {
         return None;
     }
@@ -82,7 +87,9 @@ pub(crate) fn secret(text: &str) -> Option<&'static str> {
 }
 
 impl Kind {
-    pub(crate) fn of(name: &str) -> Option<Kind> {
+    /// The kind of a name, such as `credit_card`.
+    #[must_use]
+    pub fn of(name: &str) -> Option<Kind> {
         Some(match name {
             "email" => Kind::Email,
             "phone" => Kind::Phone,
@@ -93,7 +100,8 @@ impl Kind {
     }
 
     /// Whether the text has such data.
-    pub(crate) fn is_in(self, text: &str) -> bool {
+    #[must_use]
+    pub fn is_in(self, text: &str) -> bool {
         let bytes = text.as_bytes();
         match self {
             Kind::Email => memchr::memchr(b'@', bytes).is_some() && EMAIL.is_match(text),

@@ -1,0 +1,163 @@
+//! `lastmile store`: the store as a file, and what is erased from it.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use lastmile::TenantId;
+use lm_feedback::Book;
+use lm_keys::KeyId;
+use lm_ops::{Erase, Store, StoreOptions, Utc, backup, stats, upgrade};
+use serde_json::json;
+
+use crate::doctor::store_path;
+use crate::keys::key_file;
+use crate::model::home;
+use crate::outcome::{Outcome, WrongUse, human_bytes, print_json, say};
+use crate::store_args::{StoreArgs, StoreVerb, WhoseArgs};
+
+pub(crate) fn store(args: &StoreArgs) -> anyhow::Result<Outcome> {
+    let path = store_path(home()?.path());
+    match &args.verb {
+        StoreVerb::Stats { json } => print_stats(&path, *json)?,
+        StoreVerb::Backup { file, json } => back_up(&path, file, *json)?,
+        StoreVerb::Upgrade { json } => {
+            let (before, now) = upgrade(&path)?;
+            match (json, before == now) {
+                (true, _) => print_json(&json!({ "before": before, "now": now }))?,
+                (false, true) => say!("schema {now}: nothing to upgrade"),
+                (false, false) => say!("upgraded from schema {before} to {now}"),
+            }
+        }
+        StoreVerb::Erase(args) => erase(&path, &args.whose, args.json)?,
+    }
+    Ok(Outcome::Done)
+}
+
+/// Where conclusions lie beside the store.
+pub(crate) fn book_path(store: &Path) -> PathBuf {
+    store.with_file_name("feedback.db")
+}
+
+fn print_stats(path: &Path, json: bool) -> anyhow::Result<()> {
+    let found = stats(path)?;
+    if json {
+        return print_json(&found);
+    }
+    say!("{}, schema {}", found.path.display(), found.schema);
+    say!(
+        "  {}, {} of it free, {} in the log",
+        human_bytes(found.size_bytes),
+        human_bytes(found.free_bytes),
+        human_bytes(found.log_bytes)
+    );
+    let rows = &found.rows;
+    say!(
+        "  {} requests ({} with their prompts), {} answers, {} feedback, {} releases, {} runs",
+        rows.requests,
+        found.prompts,
+        rows.attempts,
+        rows.feedback,
+        rows.releases,
+        rows.runs
+    );
+    if let (Some(oldest), Some(newest)) = (found.oldest_ms, found.newest_ms) {
+        say!("  from {} to {}", Utc(oldest), Utc(newest));
+    }
+    Ok(())
+}
+
+fn back_up(path: &Path, file: &Path, json: bool) -> anyhow::Result<()> {
+    let size_bytes = backup(path, file)?;
+    let book = book_path(path);
+    let conclusions = match book.exists() {
+        true => {
+            let copy = beside(file);
+            Book::open(&book)?.backup(&copy)?;
+            Some(copy)
+        }
+        false => None,
+    };
+    if json {
+        let document =
+            json!({ "file": file, "size_bytes": size_bytes, "conclusions": conclusions });
+        return print_json(&document);
+    }
+    say!("{} in {}", human_bytes(size_bytes), file.display());
+    if let Some(copy) = conclusions {
+        say!("conclusions in {}", copy.display());
+    }
+    Ok(())
+}
+
+/// The name of a backup's conclusions.
+fn beside(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".feedback");
+    PathBuf::from(name)
+}
+
+fn erase(path: &Path, whose: &WhoseArgs, json: bool) -> anyhow::Result<()> {
+    let what = what(whose)?;
+    if !path.exists() {
+        return Err(WrongUse(format!("there is no store at {}", path.display())).into());
+    }
+    let store = Store::open(path, StoreOptions::default())?;
+    let erased = store.erase(what)?;
+    store.close()?;
+    let book = book_path(path);
+    let conclusions = match book.exists() {
+        true => Book::open(&book)?.forget(&erased.request_ids)?,
+        false => 0,
+    };
+    let requests = erased.request_ids.len();
+    if json {
+        let rows = erased.rows;
+        let document = json!({ "requests": requests, "rows": rows, "conclusions": conclusions });
+        return print_json(&document);
+    }
+    say!("erased {requests} requests, {} rows, {conclusions} conclusions", erased.rows);
+    eprintln!(
+        "What a running server still answers is recorded when it ends; backups, the prefix cache"
+    );
+    eprintln!("on disk and published versions of data are not touched.");
+    Ok(())
+}
+
+fn what(whose: &WhoseArgs) -> anyhow::Result<Erase> {
+    let WhoseArgs { subject, tenant, request } = whose;
+    if let Some(subject) = subject {
+        return Ok(Erase::Subject(subject.clone()));
+    }
+    if let Some(tenant) = tenant {
+        return Ok(Erase::Tenant(tenant_of(tenant)?));
+    }
+    let id = request.as_deref().context("clap asks for one of three: this is a bug")?;
+    let bare = ["chatcmpl-", "cmpl-"].iter().find_map(|prefix| id.strip_prefix(prefix));
+    let parsed = bare.unwrap_or(id).parse();
+    let id = parsed.map_err(|_| WrongUse(format!("--request is {id:?}, but must be a UUID")))?;
+    Ok(Erase::Request(id))
+}
+
+/// The tenant of a key's id, also of one that is gone, or of a key's name.
+fn tenant_of(text: &str) -> anyhow::Result<TenantId> {
+    if text == "none" {
+        return Ok(TenantId::ANONYMOUS);
+    }
+    if let Ok(id) = text.parse::<KeyId>() {
+        return Ok(id.tenant());
+    }
+    let records = key_file(&home()?).read()?.unwrap_or_default();
+    let mut named = records.iter().filter(|record| record.name == text);
+    match (named.next(), named.next()) {
+        (Some(record), None) => Ok(record.id.tenant()),
+        (Some(_), Some(_)) => {
+            let what = format!("--tenant is {text:?}, which several keys were called: give an id");
+            Err(WrongUse(what).into())
+        }
+        (None, _) => {
+            let what = format!("--tenant is {text:?}, but must be a key's id or name, or none");
+            Err(WrongUse(what).into())
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! `lastmile why`: what one request waited for, from the store alone.
+
+use std::io::Write;
+
+use anyhow::bail;
+use clap::Args;
+use lastmile::RequestId;
+use lm_ops::{Reader, TimelinePage};
+
+use crate::doctor::store_path;
+use crate::model::home;
+use crate::outcome::{Outcome, WrongUse, print_json};
+
+/// Bare ids are UUIDs; those of answers carry a prefix.
+const ID_PREFIXES: [&str; 4] = ["chatcmpl-", "cmpl-", "resp_", "msg_"];
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lastmile why chatcmpl-0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b")]
+pub(crate) struct WhyArgs {
+    /// The request: the id of its answer, or a UUID.
+    pub(crate) id: String,
+    /// One JSON document: id, model, answers, as of `GET /v1/requests/{id}/timeline`.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+pub(crate) fn why(args: &WhyArgs) -> anyhow::Result<Outcome> {
+    let id = request_id(&args.id)?;
+    let reader = Reader::open(&store_path(home()?.path()))?;
+    let Some(page) = TimelinePage::read(&reader, id, None)? else {
+        bail!(
+            "request {id} is not in the store: it still runs, was erased, or was answered elsewhere"
+        );
+    };
+    if args.json {
+        print_json(&page)?;
+    } else {
+        write!(std::io::stdout(), "{page}")?;
+        std::io::stdout().flush()?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// A request's id as people have it.
+pub(crate) fn request_id(text: &str) -> anyhow::Result<RequestId> {
+    let bare = ID_PREFIXES.iter().find_map(|prefix| text.strip_prefix(prefix)).unwrap_or(text);
+    Ok(bare.parse().map_err(|error| WrongUse(format!("ID: {error}")))?)
+}

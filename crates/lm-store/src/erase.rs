@@ -1,0 +1,87 @@
+//! Erasing everything of one subject, tenant or request, now.
+//!
+//! It must never leave a row behind that speaks of an erased request, in whichever table it stands.
+//!
+//! Start reading at [`erase`].
+
+use lm_types::{RequestId, TenantId};
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+
+use crate::mask::Mask;
+use crate::write::tenant_text;
+
+/// Requests of one transaction.
+const CHUNK: u32 = 500;
+
+/// Whose rows are erased.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Erase {
+    /// Of whom a client said that it asks on their behalf.
+    Subject(String),
+    /// Of a key; `ANONYMOUS` is who came without one.
+    Tenant(TenantId),
+    /// Of one request.
+    Request(RequestId),
+}
+
+/// What was erased.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Erased {
+    /// The requests, in their written form.
+    pub request_ids: Vec<String>,
+    /// Rows that spoke of them: answers, feedback and whatever else.
+    pub rows: u64,
+}
+
+/// Erases what is stored of them; each chunk is a commit, so that the writers of other processes get their turn.
+pub(crate) fn erase(
+    connection: &Connection,
+    what: &Erase,
+    mask: &Mask,
+) -> rusqlite::Result<Erased> {
+    let (filter, [first, second]) = match what {
+        Erase::Subject(subject) => ("subject IN (?1, ?2)", mask.subject_forms(subject)),
+        Erase::Tenant(tenant) => (
+            "coalesce(tenant, '') IN (?1, ?2)",
+            tenant_text(*tenant).map_or_else(Default::default, |t| [t.clone(), t]),
+        ),
+        Erase::Request(id) => ("id IN (?1, ?2)", [id.to_string(), id.to_string()]),
+    };
+    let select = format!("SELECT id FROM request WHERE {filter} LIMIT {CHUNK}");
+    let tables = tables(connection)?;
+    let mut erased = Erased::default();
+    loop {
+        // Takes the lock at once: another process may write, too.
+        let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+        let ids: Vec<String> = transaction
+            .prepare_cached(&select)?
+            .query_map(params![first, second], |row| row.get(0))?
+            .collect::<Result<_, _>>()?;
+        if ids.is_empty() {
+            break;
+        }
+        for id in &ids {
+            for table in &tables {
+                let sql = format!("DELETE FROM {table} WHERE request_id = ?1");
+                erased.rows += transaction.prepare_cached(&sql)?.execute([id])? as u64;
+            }
+            transaction.prepare_cached("DELETE FROM request WHERE id = ?1")?.execute([id])?;
+        }
+        transaction.commit()?;
+        erased.request_ids.extend(ids);
+    }
+    // What was erased also stands in the log, until it is folded into the file.
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    Ok(erased)
+}
+
+/// Every table that speaks of requests, also those of later schemas.
+fn tables(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    connection
+        .prepare(
+            "SELECT DISTINCT t.name FROM sqlite_schema t JOIN pragma_table_info(t.name) c \
+             WHERE t.type = 'table' AND c.name = 'request_id'",
+        )?
+        .query_map([], |row| row.get(0))?
+        .collect()
+}

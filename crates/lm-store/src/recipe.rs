@@ -1,0 +1,367 @@
+//! A request as JSON, from which the same request can be made again.
+//!
+//! It must never leave out what decides an answer.
+//!
+//! Start reading at [`to_json`].
+
+use lm_types::{
+    AnswerForm, CallForm, ChatMessage, Constraint, Dialog, Dry, GenerateRequest, Priority, Prompt,
+    RequestId, Role, SamplingParams, StopRules, TenantId, TokenId,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// Why a request cannot be made again.
+#[derive(Debug, thiserror::Error)]
+pub enum RecipeError {
+    /// The JSON is not of this form.
+    #[error("the recorded request cannot be read: {0}")]
+    Json(#[from] serde_json::Error),
+    /// A word that stands for nothing.
+    #[error("the recorded request's {field} is {value:?}, which this version does not know")]
+    Unknown {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// The prompt is missing.
+    #[error("the recorded request has no prompt")]
+    NoPrompt,
+}
+
+/// Numbers are `f64`, which holds every `f32` exactly.
+#[derive(Serialize, Deserialize)]
+struct Recipe {
+    temperature: f64,
+    top_k: u32,
+    top_p: f64,
+    min_p: f64,
+    typical_p: f64,
+    top_n_sigma: f64,
+    dry: Option<DryRecipe>,
+    logit_bias: Vec<(TokenId, f64)>,
+    allowed_token_ids: Option<Vec<TokenId>>,
+    bad_words: Vec<Vec<TokenId>>,
+    repetition_penalty: f64,
+    presence_penalty: f64,
+    frequency_penalty: f64,
+    seed: u64,
+    logprobs: Option<u32>,
+    max_tokens: Option<u32>,
+    min_tokens: u32,
+    stop: Vec<String>,
+    stop_token_ids: Vec<TokenId>,
+    ignore_eos: bool,
+    n: u32,
+    tools: Option<String>,
+    message_fields: Vec<(usize, String)>,
+    template_kwargs: Option<String>,
+    continues_last: bool,
+    constraint: Option<ConstraintRecipe>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct DryRecipe {
+    multiplier: f64,
+    base: f64,
+    allowed_length: u32,
+    breakers: Vec<TokenId>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ConstraintRecipe {
+    field: String,
+    form: FormRecipe,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum FormRecipe {
+    JsonObject,
+    JsonSchema(String),
+    Regex(String),
+    Choice(Vec<String>),
+    Lark(String),
+    Calls {
+        schema: String,
+        open: String,
+        begin: String,
+        end: String,
+        between: String,
+        close: String,
+        max_calls: usize,
+    },
+}
+
+/// The fields that may ask for a form; errors name them.
+const FORM_FIELDS: [&str; 8] = [
+    "response_format",
+    "structured_outputs",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+    "tool_choice",
+    "format",
+];
+
+/// Everything of a request that decides its answers, but its prompt.
+#[must_use]
+pub fn to_json(request: &GenerateRequest) -> Value {
+    let (sampling, stop, dialog) = (&request.sampling, &request.stop, &request.dialog);
+    let recipe = Recipe {
+        temperature: sampling.temperature.into(),
+        top_k: sampling.top_k,
+        top_p: sampling.top_p.into(),
+        min_p: sampling.min_p.into(),
+        typical_p: sampling.typical_p.into(),
+        top_n_sigma: sampling.top_n_sigma.into(),
+        dry: sampling.dry.as_ref().map(|dry| DryRecipe {
+            multiplier: dry.multiplier.into(),
+            base: dry.base.into(),
+            allowed_length: dry.allowed_length,
+            breakers: dry.breakers.clone(),
+        }),
+        logit_bias: sampling.logit_bias.iter().map(|&(id, bias)| (id, bias.into())).collect(),
+        allowed_token_ids: sampling.allowed_token_ids.clone(),
+        bad_words: sampling.bad_words.clone(),
+        repetition_penalty: sampling.repetition_penalty.into(),
+        presence_penalty: sampling.presence_penalty.into(),
+        frequency_penalty: sampling.frequency_penalty.into(),
+        seed: sampling.seed,
+        logprobs: sampling.logprobs,
+        max_tokens: stop.max_tokens,
+        min_tokens: stop.min_tokens,
+        stop: stop.stop_strings.clone(),
+        stop_token_ids: stop.stop_token_ids.clone(),
+        ignore_eos: stop.ignore_eos,
+        n: request.n,
+        tools: dialog.tools.clone(),
+        message_fields: dialog.message_fields.clone(),
+        template_kwargs: dialog.template_kwargs.clone(),
+        continues_last: dialog.continues_last,
+        constraint: request.constraint.as_ref().map(|constraint| ConstraintRecipe {
+            field: constraint.field.to_owned(),
+            form: form_to(&constraint.form),
+        }),
+    };
+    serde_json::to_value(&recipe).expect("numbers and texts are JSON: this is a bug")
+}
+
+/// The prompt alone, as it is stored beside the recipe.
+#[must_use]
+pub fn prompt_to_json(prompt: &Prompt) -> Value {
+    match prompt {
+        Prompt::Text(text) => json!({ "text": text }),
+        Prompt::Tokens(tokens) => json!({ "tokens": tokens }),
+        Prompt::Chat(messages) => {
+            let message =
+                |m: &ChatMessage| json!({ "role": m.role.as_str(), "content": m.content });
+            json!({ "messages": messages.iter().map(message).collect::<Vec<Value>>() })
+        }
+    }
+}
+
+/// The request again, with neither tenant nor time limits: they decide no token.
+///
+/// # Errors
+/// What cannot be read, or is not known.
+pub fn from_json(
+    id: RequestId,
+    prompt: &Value,
+    recipe: &Value,
+) -> Result<GenerateRequest, RecipeError> {
+    let recipe = Recipe::deserialize(recipe)?;
+    let constraint = recipe.constraint.map(|constraint| {
+        let field = FORM_FIELDS.into_iter().find(|field| *field == constraint.field);
+        Constraint { field: field.unwrap_or("response_format"), form: form_from(constraint.form) }
+    });
+    let sampling = SamplingParams {
+        temperature: recipe.temperature as f32,
+        top_k: recipe.top_k,
+        top_p: recipe.top_p as f32,
+        min_p: recipe.min_p as f32,
+        typical_p: recipe.typical_p as f32,
+        top_n_sigma: recipe.top_n_sigma as f32,
+        dry: recipe.dry.map(|dry| Dry {
+            multiplier: dry.multiplier as f32,
+            base: dry.base as f32,
+            allowed_length: dry.allowed_length,
+            breakers: dry.breakers,
+        }),
+        logit_bias: recipe.logit_bias.into_iter().map(|(id, bias)| (id, bias as f32)).collect(),
+        allowed_token_ids: recipe.allowed_token_ids,
+        bad_words: recipe.bad_words,
+        repetition_penalty: recipe.repetition_penalty as f32,
+        presence_penalty: recipe.presence_penalty as f32,
+        frequency_penalty: recipe.frequency_penalty as f32,
+        seed: recipe.seed,
+        logprobs: recipe.logprobs,
+    };
+    Ok(GenerateRequest {
+        id,
+        prompt: prompt_from(prompt)?,
+        dialog: Dialog {
+            tools: recipe.tools,
+            message_fields: recipe.message_fields,
+            template_kwargs: recipe.template_kwargs,
+            continues_last: recipe.continues_last,
+        },
+        constraint,
+        sampling,
+        stop: StopRules {
+            max_tokens: recipe.max_tokens,
+            min_tokens: recipe.min_tokens,
+            stop_strings: recipe.stop,
+            stop_token_ids: recipe.stop_token_ids,
+            ignore_eos: recipe.ignore_eos,
+        },
+        n: recipe.n,
+        priority: Priority::Interactive,
+        tenant: TenantId::ANONYMOUS,
+        deadline: None,
+        max_queue: None,
+    })
+}
+
+fn prompt_from(prompt: &Value) -> Result<Prompt, RecipeError> {
+    #[derive(Deserialize)]
+    struct Message {
+        role: String,
+        content: String,
+    }
+    if let Some(text) = prompt.get("text") {
+        return Ok(Prompt::Text(String::deserialize(text)?));
+    }
+    if let Some(tokens) = prompt.get("tokens") {
+        return Ok(Prompt::Tokens(Vec::deserialize(tokens)?));
+    }
+    let messages = prompt.get("messages").ok_or(RecipeError::NoPrompt)?;
+    let message = |message: Message| {
+        let roles = [Role::System, Role::User, Role::Assistant, Role::Tool, Role::Developer];
+        let role = roles.into_iter().find(|role| role.as_str() == message.role);
+        let role = role.ok_or(RecipeError::Unknown { field: "role", value: message.role })?;
+        Ok(ChatMessage { role, content: message.content })
+    };
+    let messages = Vec::<Message>::deserialize(messages)?.into_iter().map(message);
+    Ok(Prompt::Chat(messages.collect::<Result<_, RecipeError>>()?))
+}
+
+fn form_to(form: &AnswerForm) -> FormRecipe {
+    match form.clone() {
+        AnswerForm::JsonObject => FormRecipe::JsonObject,
+        AnswerForm::JsonSchema(text) => FormRecipe::JsonSchema(text),
+        AnswerForm::Regex(text) => FormRecipe::Regex(text),
+        AnswerForm::Choice(texts) => FormRecipe::Choice(texts),
+        AnswerForm::Lark(text) => FormRecipe::Lark(text),
+        AnswerForm::Calls(calls) => FormRecipe::Calls {
+            schema: calls.schema,
+            open: calls.open.into_owned(),
+            begin: calls.begin.into_owned(),
+            end: calls.end.into_owned(),
+            between: calls.between.into_owned(),
+            close: calls.close.into_owned(),
+            max_calls: calls.max_calls,
+        },
+    }
+}
+
+fn form_from(form: FormRecipe) -> AnswerForm {
+    match form {
+        FormRecipe::JsonObject => AnswerForm::JsonObject,
+        FormRecipe::JsonSchema(text) => AnswerForm::JsonSchema(text),
+        FormRecipe::Regex(text) => AnswerForm::Regex(text),
+        FormRecipe::Choice(texts) => AnswerForm::Choice(texts),
+        FormRecipe::Lark(text) => AnswerForm::Lark(text),
+        FormRecipe::Calls { schema, open, begin, end, between, close, max_calls } => {
+            AnswerForm::Calls(CallForm {
+                schema,
+                open: open.into(),
+                begin: begin.into(),
+                end: end.into(),
+                between: between.into(),
+                close: close.into(),
+                max_calls,
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(request: &GenerateRequest) {
+        let recipe = to_json(request).to_string();
+        let prompt = prompt_to_json(&request.prompt).to_string();
+        let read = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+        assert_eq!(&from_json(request.id, &read(&prompt), &read(&recipe)).unwrap(), request);
+    }
+
+    #[test]
+    fn a_request_comes_back_as_it_was() {
+        let chat = |role| ChatMessage { role, content: "a \"b\"\n\u{e9}".to_owned() };
+        let prompt = Prompt::Chat([Role::System, Role::Tool, Role::Developer].map(chat).into());
+        let mut request = GenerateRequest::new(RequestId(7), prompt);
+        check(&request);
+        request.dialog = Dialog {
+            tools: Some("[]".to_owned()),
+            message_fields: vec![(1, "{\"name\":\"x\"}".to_owned())],
+            template_kwargs: Some("{}".to_owned()),
+            continues_last: true,
+        };
+        request.sampling = SamplingParams {
+            temperature: 0.7,
+            top_k: 40,
+            top_p: 0.9,
+            min_p: 0.05,
+            typical_p: 0.3,
+            top_n_sigma: 1.1,
+            dry: Some(Dry { multiplier: 0.8, base: 1.75, allowed_length: 2, breakers: vec![1, 9] }),
+            logit_bias: vec![(3, -1.3), (4, f32::MIN_POSITIVE)],
+            allowed_token_ids: Some(vec![1, 2, 3]),
+            bad_words: vec![vec![1], vec![2, 3]],
+            repetition_penalty: 1.1,
+            presence_penalty: -0.1,
+            frequency_penalty: 0.3,
+            seed: u64::MAX - 1,
+            logprobs: Some(5),
+        };
+        request.stop = StopRules {
+            max_tokens: Some(9),
+            min_tokens: 2,
+            stop_strings: vec!["END".to_owned()],
+            stop_token_ids: vec![4],
+            ignore_eos: true,
+        };
+        request.n = 3;
+        check(&request);
+        request.prompt = Prompt::Text("x".to_owned());
+        let calls = CallForm {
+            schema: "{}".to_owned(),
+            open: "[".into(),
+            begin: "<call>\n".into(),
+            end: "</call>".into(),
+            between: ", ".into(),
+            close: "]".into(),
+            max_calls: 4,
+        };
+        let text = || "x".to_owned();
+        for form in [
+            AnswerForm::JsonObject,
+            AnswerForm::JsonSchema(text()),
+            AnswerForm::Regex(text()),
+            AnswerForm::Choice(vec![text()]),
+            AnswerForm::Lark(text()),
+            AnswerForm::Calls(calls),
+        ] {
+            request.constraint = Some(Constraint { field: "guided_regex", form });
+            check(&request);
+        }
+        request.prompt = Prompt::Tokens(vec![1, 2, 3]);
+        check(&request);
+    }
+}
