@@ -36,13 +36,12 @@ pub(crate) struct Job {
 
 /// A model that was started for a replay.
 pub(crate) struct Started {
-    pub(crate) how: How,
     pub(crate) runtime: Runtime,
 }
 
 impl Started {
     pub(crate) fn new(how: &How) -> anyhow::Result<Self> {
-        Ok(Started { runtime: start(how.config()?)?, how: how.clone() })
+        Ok(Started { runtime: start(how.config()?)? })
     }
 
     pub(crate) fn compute(
@@ -76,7 +75,7 @@ pub(crate) fn replay(args: &ReplayArgs) -> anyhow::Result<Outcome> {
         }
     }
     // Each model is started once.
-    jobs.sort_by(|a, b| a.how.text().cmp(&b.how.text()));
+    jobs.sort_by_key(|job| job.how.text());
     for group in jobs.chunk_by(|a, b| a.how == b.how) {
         match Started::new(&group[0].how) {
             Ok(started) => compute(&started, group, &mut reports),

@@ -52,6 +52,7 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
     let address = listener.local_addr()?;
     let store_path = store_path(home()?.path());
     let options = args.store.options(args.host, args.prices.prices());
+    let privacy = options.privacy;
     let store = Store::open(&store_path, options)?;
     let overrides = Overrides::open(&override_path(home()?.path()), &store)?;
     let ops = Ops::new(store).with_overrides(overrides);

@@ -272,7 +272,7 @@ impl Engine {
             is_prompt.then(|| (count(row.start), count(row.n_tokens)))
         };
         // The two largest prompts: each answer's largest other one is among them.
-        let (mut first, mut second): (Option<(SeqId, u32)>, Option<(SeqId, u32)>) = (None, None);
+        let (mut first, mut second) = (None::<(SeqId, u32)>, None::<(SeqId, u32)>);
         let mut n_prompt_tokens = 0;
         for row in &self.rows {
             let Some((_, n)) = prompt_of(row) else { continue };

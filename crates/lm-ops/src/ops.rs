@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use lastmile::{AnswerBegun, ModelInfo, Observer, ReleaseHash, RequestEvent, StepEvent, TenantId};
+use lastmile::{ModelInfo, Observer, ReleaseHash, TenantId};
 use lm_api::{ApiError, FeedbackRating, FeedbackRequest, parse_feedback};
 use lm_recorder::Recorder;
 use lm_store::{

@@ -6,7 +6,7 @@
 
 use lm_types::{
     AnswerForm, CallForm, ChatMessage, Constraint, Dialog, Dry, GenerateRequest, Priority, Prompt,
-    RequestId, Role, SamplingParams, StopRules, TenantId, TokenId,
+    RequestId, Role, SamplingParams, Steering, StopRules, TenantId, TokenId,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -220,8 +220,10 @@ pub fn from_json(
         n: recipe.n,
         priority: Priority::Interactive,
         tenant: TenantId::ANONYMOUS,
+        subject: None,
         deadline: None,
         max_queue: None,
+        steering: Steering::default(),
     })
 }
 

@@ -13,7 +13,7 @@ use crate::{StoreError, StoreOptions};
 
 /// Entry `i` brings a file from schema `i` to schema `i + 1`. Entries are never edited once
 /// released; a change to the tables is a new entry.
-pub(crate) const UPGRADES: [&str; 3] = [
+pub(crate) const UPGRADES: [&str; 4] = [
     r"
 CREATE TABLE release(
     hash TEXT PRIMARY KEY, model TEXT NOT NULL, engine_version TEXT NOT NULL,

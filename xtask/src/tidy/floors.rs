@@ -27,7 +27,6 @@ const FLOORS: [(&str, Floor); 30] = [
     ("lm-backend", Floor::F(1)),
     ("lm-grammar", Floor::F(2)),
     ("lm-chat", Floor::F(2)),
-    ("lm-grammar", Floor::F(2)),
     ("lm-models", Floor::F(2)),
     ("lm-sim", Floor::F(2)),
     ("lm-candle", Floor::F(3)),
