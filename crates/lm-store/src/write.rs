@@ -7,8 +7,7 @@
 use std::time::Duration;
 
 use lm_types::{
-    GenerateError, GenerateRequest, Outcome, Prices, Priority, Prompt, RequestEvent, TenantId,
-    Timings, TokenId,
+    GenerateError, GenerateRequest, Outcome, Prices, Priority, Prompt, TenantId, Timings, TokenId,
 };
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Value, json};
