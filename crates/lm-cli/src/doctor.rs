@@ -18,6 +18,8 @@ use crate::outcome::{Outcome, print_json, say};
 
 /// How long a server may take to say that it is well.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Names a store on a server, as `serve --store` does.
+pub(crate) const STORE_VARIABLE: &str = "LASTMILE_STORE";
 /// Longest answer to a health check.
 const MAX_ANSWER_BYTES: u64 = 64 << 10;
 
@@ -114,7 +116,8 @@ impl std::fmt::Display for FoundIsa {
 pub(crate) fn doctor(args: &DoctorArgs) -> anyhow::Result<Outcome> {
     let home = home()?;
     let path = store_path(home.path());
-    let report = match path.exists() {
+    let is_there = path.exists() || std::env::var_os(STORE_VARIABLE).is_some();
+    let report = match is_there {
         true => Some(Doctor::examine(&Reader::open(&path)?, SystemTime::now())?),
         false => None,
     };
@@ -138,9 +141,15 @@ pub(crate) fn doctor(args: &DoctorArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// Where the store of a home is.
+/// Where the store of a home is: a file, unless `LASTMILE_STORE` names a server.
 pub(crate) fn store_path(home: &Path) -> PathBuf {
-    home.join("store").join("lastmile.db")
+    let named = std::env::var_os(STORE_VARIABLE).filter(|named| !named.is_empty());
+    named.map_or_else(|| store_folder(home).join("lastmile.db"), PathBuf::from)
+}
+
+/// Where a home keeps what belongs to its store, wherever that is.
+pub(crate) fn store_folder(home: &Path) -> PathBuf {
+    home.join("store")
 }
 
 fn print_page(found: &Found) -> anyhow::Result<()> {

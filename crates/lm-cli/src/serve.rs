@@ -17,6 +17,7 @@ use crate::model::home;
 use crate::outcome::{Outcome, WrongUse, human_bytes};
 use crate::served::{Shared, load_default, registry};
 use crate::signals;
+use crate::store::mask_key;
 
 pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
     let started = Instant::now();
@@ -48,8 +49,8 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
         other => other.into(),
     })?;
     let address = listener.local_addr()?;
-    let store_path = store_path(home()?.path());
-    let options = args.store.options(args.host, args.prices.prices());
+    let store_path = args.store.store.clone().unwrap_or(store_path(home()?.path()));
+    let options = args.store.options(args.host, args.prices.prices(), mask_key(home()?.path()));
     let ops = Ops::new(Store::open(&store_path, options)?);
     access.load_keys(&ops)?;
     let observer = charging(Arc::clone(&access.keys), ops.observer());

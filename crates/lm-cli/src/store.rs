@@ -7,10 +7,10 @@ use anyhow::Context;
 use lastmile::TenantId;
 use lm_feedback::Book;
 use lm_keys::KeyId;
-use lm_ops::{Erase, Store, StoreOptions, Utc, backup, stats, upgrade};
+use lm_ops::{Erase, Reader, Store, StoreOptions, Utc, backup, migrate, stats, upgrade};
 use serde_json::json;
 
-use crate::doctor::store_path;
+use crate::doctor::{store_folder, store_path};
 use crate::keys::key_file;
 use crate::model::home;
 use crate::outcome::{Outcome, WrongUse, human_bytes, print_json, say};
@@ -29,14 +29,20 @@ pub(crate) fn store(args: &StoreArgs) -> anyhow::Result<Outcome> {
                 (false, false) => say!("upgraded from schema {before} to {now}"),
             }
         }
+        StoreVerb::Migrate { to, json } => move_to(&path, to, *json)?,
         StoreVerb::Erase(args) => erase(&path, &args.whose, args.json)?,
     }
     Ok(Outcome::Done)
 }
 
-/// Where conclusions lie beside the store.
-pub(crate) fn book_path(store: &Path) -> PathBuf {
-    store.with_file_name("feedback.db")
+/// Where a home keeps the key of keyed hashes.
+pub(crate) fn mask_key(home: &Path) -> PathBuf {
+    store_folder(home).join("mask.key")
+}
+
+/// Where a home keeps its conclusions.
+pub(crate) fn book_path(home: &Path) -> PathBuf {
+    store_folder(home).join("feedback.db")
 }
 
 fn print_stats(path: &Path, json: bool) -> anyhow::Result<()> {
@@ -69,7 +75,7 @@ fn print_stats(path: &Path, json: bool) -> anyhow::Result<()> {
 
 fn back_up(path: &Path, file: &Path, json: bool) -> anyhow::Result<()> {
     let size_bytes = backup(path, file)?;
-    let book = book_path(path);
+    let book = book_path(home()?.path());
     let conclusions = match book.exists() {
         true => {
             let copy = beside(file);
@@ -90,6 +96,21 @@ fn back_up(path: &Path, file: &Path, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn move_to(path: &Path, to: &Path, json: bool) -> anyhow::Result<()> {
+    let tables = migrate(path, to)?;
+    if json {
+        return print_json(&tables);
+    }
+    for table in &tables {
+        say!("{:12} {:>9} rows, {:>9} of them new there", table.table, table.rows, table.copied);
+    }
+    eprintln!(
+        "All rows are there. `LASTMILE_STORE=URL` or `serve --store URL` uses it from now on; the old store"
+    );
+    eprintln!("stays as it is, and so do conclusions (feedback.db) and mask.key in this home.");
+    Ok(())
+}
+
 /// The name of a backup's conclusions.
 fn beside(file: &Path) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
@@ -99,13 +120,13 @@ fn beside(file: &Path) -> PathBuf {
 
 fn erase(path: &Path, whose: &WhoseArgs, json: bool) -> anyhow::Result<()> {
     let what = what(whose)?;
-    if !path.exists() {
-        return Err(WrongUse(format!("there is no store at {}", path.display())).into());
-    }
-    let store = Store::open(path, StoreOptions::default())?;
+    // Looked at first: a store that is not there must not be made.
+    drop(Reader::open(path)?);
+    let mask_key = Some(mask_key(home()?.path()));
+    let store = Store::open(path, StoreOptions { mask_key, ..StoreOptions::default() })?;
     let erased = store.erase(what)?;
     store.close()?;
-    let book = book_path(path);
+    let book = book_path(home()?.path());
     let conclusions = match book.exists() {
         true => Book::open(&book)?.forget(&erased.request_ids)?,
         false => 0,

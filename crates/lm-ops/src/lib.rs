@@ -18,8 +18,8 @@ pub use page::Utc;
 pub use search::{RequestPage, Search};
 
 pub use lm_store::{
-    Erase, Erased, FoundRequest, MAX_FOUND, Privacy, Reader, Retention, Store, StoreCounters,
-    StoreError, StoreOptions, StoreStats, StoredError, Traffic, backup, stats, upgrade,
+    Erase, Erased, FoundRequest, Migrated, MAX_FOUND, Privacy, Reader, Retention, Store, StoreCounters,
+    StoreError, StoreOptions, StoreStats, StoredError, Traffic, backup, migrate, stats, upgrade,
 };
 
 #[cfg(test)]

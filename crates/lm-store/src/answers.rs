@@ -4,11 +4,10 @@
 //!
 //! Start reading at [`Reader::answers`].
 
-use lm_types::RequestId;
-use rusqlite::{Row, params};
-
 use crate::read::{attempt_row, feedback_row, id_at, json_at};
+use crate::sql::{self, Row, params};
 use crate::{Reader, StoreError, StoredAttempt, StoredFeedback};
+use lm_types::RequestId;
 
 /// One answer with what was asked.
 #[derive(Clone, Debug, PartialEq)]
@@ -107,7 +106,7 @@ impl Reader {
         self.read(|c| {
             c.prepare_cached(
                 "SELECT count(*) FROM attempt WHERE arrived_at_ms >= ?1 AND arrived_at_ms < ?2 \
-                 AND (?3 IS NULL OR release_hash = ?3)",
+                 AND (CAST(?3 AS TEXT) IS NULL OR release_hash = ?3)",
             )?
             .query_row(params![from_ms, end_ms, release_hash], |row| row.get::<_, i64>(0))
             .map(i64::cast_unsigned)
@@ -139,7 +138,7 @@ impl Reader {
     }
 }
 
-fn answered_row(row: &Row<'_>) -> rusqlite::Result<Answered> {
+fn answered_row(row: &Row) -> sql::Result<Answered> {
     let prompt: Option<String> = row.get(22)?;
     Ok(Answered {
         attempt: attempt_row(row)?,

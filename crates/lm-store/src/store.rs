@@ -18,6 +18,7 @@ use crate::erase::{Erase, Erased};
 use crate::error::{ErrorContext, io};
 use crate::job::{self, Job, Reply};
 use crate::mask::Mask;
+use crate::sql::shown;
 use crate::writer::Writer;
 use crate::{Feedback, FeedbackId, Privacy, Reader, Release, RunInfo, StoreError, StoreOptions};
 use crate::{read, schema};
@@ -73,7 +74,8 @@ struct Inner {
 }
 
 impl Store {
-    /// Opens the file at `path`, creates or upgrades it when needed, and starts the writer.
+    /// Opens the file at `path`, or the database of a PostgreSQL server where that is a URL such as
+    /// `postgres://user@host/database`; creates or upgrades it when needed, and starts the writer.
     ///
     /// # Errors
     /// An option outside its range; a file that is damaged, of another program or of a later
@@ -81,13 +83,13 @@ impl Store {
     pub fn open(path: &Path, options: StoreOptions) -> Result<Store, StoreError> {
         options.validate()?;
         let context = ErrorContext {
-            path: path.to_owned(),
+            path: shown(path),
             max_bytes: options.max_bytes,
             busy_timeout: options.busy_timeout,
         };
         let connection = schema::open_writer(path, &options, &context)?;
-        let reader = read::Reader::with_context(context.clone())?;
-        let mask = Mask::open(path, options.privacy)?;
+        let reader = read::Reader::with_context(path, context.clone())?;
+        let mask = Mask::open(options.mask_key.as_deref(), path, options.privacy)?;
         let counters = Arc::new(Counters::default());
         let (sender, jobs) = bounded(options.queue_capacity + RESERVED_SLOTS);
         let writer = Writer::new(connection, jobs, &options, mask, context, Arc::clone(&counters));

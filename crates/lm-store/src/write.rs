@@ -7,13 +7,13 @@
 use std::time::Duration;
 
 use lm_types::{GenerateError, Outcome, Prices, Priority, Prompt, RequestEvent, TenantId, Timings};
-use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::error::ErrorContext;
 use crate::mask::Masked;
 use crate::record::unix_ms;
+use crate::sql::{self, Connection, OptionalExtension, params};
 use crate::{Feedback, FeedbackId, Rating, Release, RunInfo, StoreError};
 
 /// Whether an answer was new.
@@ -38,7 +38,7 @@ pub(crate) fn event(
     connection: &Connection,
     answer: &Masked,
     prices: &Prices,
-) -> rusqlite::Result<Written> {
+) -> sql::Result<Written> {
     let event = &answer.event;
     let id = event.request.id.to_string();
     let release = event.release.to_string();
@@ -97,7 +97,7 @@ pub(crate) fn feedback(
     now_ms: i64,
     context: &ErrorContext,
 ) -> Result<FeedbackId, StoreError> {
-    let wrap = |e: rusqlite::Error| context.wrap("write feedback to", &e);
+    let wrap = |e: sql::Error| context.wrap("write feedback to", &e);
     let Feedback { request_id, by, choice, rating, comment, correction } = feedback;
     let found: Option<(u32, String, Option<String>)> = connection
         .prepare_cached(
@@ -147,11 +147,7 @@ pub(crate) fn feedback(
     Ok(id)
 }
 
-pub(crate) fn release(
-    connection: &Connection,
-    release: &Release,
-    now_ms: i64,
-) -> rusqlite::Result<()> {
+pub(crate) fn release(connection: &Connection, release: &Release, now_ms: i64) -> sql::Result<()> {
     connection.execute(
         "INSERT INTO release(hash, model, engine_version, facts, first_seen_ms) \
          VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
@@ -170,7 +166,7 @@ pub(crate) fn begin_run(
     connection: &Connection,
     info: &RunInfo,
     now_ms: i64,
-) -> rusqlite::Result<String> {
+) -> sql::Result<String> {
     let id = Uuid::now_v7().to_string();
     connection.execute(
         "INSERT INTO process_run(id, pid, started_at_ms, last_heartbeat_ms, version, address, \
@@ -188,18 +184,14 @@ pub(crate) fn begin_run(
     Ok(id)
 }
 
-pub(crate) fn heartbeat(
-    connection: &Connection,
-    run_id: &str,
-    now_ms: i64,
-) -> rusqlite::Result<()> {
+pub(crate) fn heartbeat(connection: &Connection, run_id: &str, now_ms: i64) -> sql::Result<()> {
     connection
         .prepare_cached("UPDATE process_run SET last_heartbeat_ms = ?2 WHERE id = ?1")?
         .execute(params![run_id, now_ms])?;
     Ok(())
 }
 
-pub(crate) fn stop_run(connection: &Connection, run_id: &str, now_ms: i64) -> rusqlite::Result<()> {
+pub(crate) fn stop_run(connection: &Connection, run_id: &str, now_ms: i64) -> sql::Result<()> {
     connection.execute(
         "UPDATE process_run SET last_heartbeat_ms = ?2, stopped_at_ms = ?2 WHERE id = ?1",
         params![run_id, now_ms],
@@ -208,7 +200,7 @@ pub(crate) fn stop_run(connection: &Connection, run_id: &str, now_ms: i64) -> ru
 }
 
 /// Spares the JSON of a prompt for every answer but a request's first.
-fn exists(connection: &Connection, id: &str) -> rusqlite::Result<bool> {
+fn exists(connection: &Connection, id: &str) -> sql::Result<bool> {
     connection.prepare_cached("SELECT 1 FROM request WHERE id = ?1")?.exists([id])
 }
 

@@ -57,12 +57,13 @@ const SEE_SCAFFOLDING: [&str; 2] = ["lm-ops", "lm-cli"];
 const BARRED: [(&str, &str); 2] = [("lm-engine", "lm-candle"), ("lm-engine", "lm-cpu")];
 
 /// Dependencies from outside, and the only packages that may have them.
-const RESERVED: [(&str, &[&str]); 8] = [
+const RESERVED: [(&str, &[&str]); 9] = [
     ("anyhow", &["lm-cli", "lm-tests", "xtask"]),
     ("axum", &["lm-ops", "lm-server"]),
     ("candle-core", &["lm-candle"]),
     ("candle-nn", &["lm-candle"]),
     ("clap", &["lm-cli"]),
+    ("postgres", &["lm-store"]),
     ("rusqlite", &["lm-store", "lm-feedback"]),
     ("tokio", &["lm-bench", "lm-ops", "lm-server", "lm-cli"]),
     ("tracing-subscriber", &["lm-cli"]),
