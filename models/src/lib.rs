@@ -17,9 +17,17 @@ mod model;
 mod roles;
 
 mod families;
-mod gemma3;
-mod llama;
+mod plain;
 mod rope;
+
+mod gemma2;
+mod gemma3;
+mod granite;
+mod llama;
+mod olmo2;
+mod phi3;
+mod qwen2;
+mod qwen3;
 
 pub mod gguf;
 mod hf_config;
@@ -49,7 +57,7 @@ pub use model_ref::ModelRef;
 pub use open::{WeightsFrom, open};
 pub use roles::tensor_shapes;
 pub use spec::{
-    Activation, DecoderSpec, LayerTensor, NormPlacement, NormSpec, RopeLayout, RopeScaling,
+    Activation, DecoderSpec, LayerTensor, NormPlacement, NormSpec, QkNorm, RopeLayout, RopeScaling,
     RopeSpec, TensorRole,
 };
 pub use tensor::{TensorType, TensorView};
