@@ -31,6 +31,7 @@ mod registry;
 mod release;
 mod roofline;
 mod runtime;
+mod said;
 mod stream;
 
 pub use calibrate::{
@@ -65,5 +66,5 @@ pub use lm_types::{
     AnswerForm, CacheMissReason, CallForm, ChatMessage, Constraint, Dialog, Dry, Finish,
     FinishReason, GenerateError, GenerateEvent, GenerateRequest, Observer, Outcome, Priority,
     Prompt, QueueUnit, ReleaseHash, RequestEvent, RequestId, Role, SamplingParams, StopRules,
-    TenantId, Timings, TokenId, TokenLogprobs, Usage,
+    TenantId, TextOptions, Timings, TokenId, TokenLogprobs, Usage,
 };

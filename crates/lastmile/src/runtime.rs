@@ -12,7 +12,7 @@ use lm_models::DefaultSampling;
 use lm_tokenizer::{EncodeOptions, Tokenizer};
 use lm_types::{
     ChatMessage, Dialog, GenerateError, GenerateRequest, Observer, Outcome, Prompt, ReleaseHash,
-    RequestEvent, SamplingParams, Timings, TokenId, Usage,
+    RequestEvent, SamplingParams, TextOptions, Timings, TokenId, Usage,
 };
 
 use crate::disk_cache::{self, DiskCache};
@@ -215,18 +215,6 @@ impl Runtime {
         self.tokenizer.token_bytes(token)
     }
 
-    /// The tokens of a text; with `add_special` those that begin and end a text, as far as the model wants them.
-    ///
-    /// # Errors
-    /// The text is too long, or cannot be encoded.
-    pub fn tokenize(&self, text: &str, add_special: bool) -> Result<Vec<TokenId>, GenerateError> {
-        let options = EncodeOptions { add_special, parse_special: true };
-        self.tokenizer.encode(text, options).map_err(|error| GenerateError::InvalidField {
-            field: "prompt",
-            message: format!("the text cannot be tokenised: {error}"),
-        })
-    }
-
     /// A conversation as the model sees it.
     ///
     /// # Errors
@@ -246,9 +234,11 @@ impl Runtime {
     pub fn prompt_tokens(
         &self,
         prompt: &Prompt,
+        text: TextOptions,
         dialog: &Dialog,
     ) -> Result<Vec<TokenId>, GenerateError> {
-        Ok(prepare::tokens(prompt, dialog, &self.tokenizer, self.template.as_ref())?.0)
+        let template = self.template.as_ref();
+        Ok(prepare::tokens(prompt, text, dialog, &self.tokenizer, template)?.0)
     }
 
     /// The text of tokens, control tokens by their names.

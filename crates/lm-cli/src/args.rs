@@ -15,6 +15,7 @@ use crate::net_args::NetArgs;
 use crate::placeholder::PlaceholderFiles;
 use crate::placeholder_args::PlaceholderArgs;
 use crate::served::ServedArgs;
+use crate::tokenize::TokenizeArgs;
 use crate::top_args::TopArgs;
 
 const AFTER_HELP: &str = "\
@@ -61,6 +62,8 @@ pub(crate) enum Verb {
     Plan(PlanArgs),
     /// Say what a model file holds.
     Inspect(InspectArgs),
+    /// Say what tokens a text is.
+    Tokenize(TokenizeArgs),
     /// Measure throughput and latency of a model: of the executor alone, or through the engine.
     Bench(BenchArgs),
     /// Make a placeholder as slow as a real model.

@@ -40,6 +40,7 @@ mod schema_answers;
 mod serve;
 mod served;
 mod signals;
+mod tokenize;
 mod top;
 mod top_args;
 mod top_view;
@@ -97,6 +98,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Eval(args) => fix::eval(&args),
         Verb::Learn(args) => failures::learn(&args),
         Verb::Doctor(args) => doctor::doctor(&args),
+        Verb::Tokenize(args) => tokenize::tokenize(&args),
         Verb::Top(args) => top::top(&args),
     }
 }

@@ -24,6 +24,6 @@ pub use event::{
 pub use id::{BlockIdx, ParseIdError, ReleaseHash, RequestId, SeqId, TenantId, TokenId};
 pub use message::{ChatMessage, Role};
 pub use observe::{Observer, Outcome, RequestEvent};
-pub use request::{GenerateRequest, Priority, Prompt, StopRules};
+pub use request::{GenerateRequest, Priority, Prompt, StopRules, TextOptions};
 pub use sampling::{Dry, InvalidParam, SamplingParams};
 pub use time::Timestamp;
