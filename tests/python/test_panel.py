@@ -183,7 +183,7 @@ def test_the_playground_streams_stops_and_links_its_request(browser, server):
     assert page.get_by_role("button", name="Stop").is_disabled()
     answer.get_by_role("link", name="this request").click()
     page.wait_for_selector(".picture svg")
-    assert page.get_by_text("one two three four five").count() >= 1
+    page.get_by_text("one two three four five").first.wait_for()
     watched.check()
     watched.close()
 

@@ -4,6 +4,7 @@
 //!
 //! Start reading at [`args::Cli`] for the verbs, then at the file of a verb.
 
+mod allocator;
 mod args;
 mod ask;
 mod bench_args;
@@ -66,12 +67,8 @@ use crate::bench_args::BenchVerb;
 use crate::outcome::{Outcome, error_text, exit_code, is_broken_pipe};
 use crate::placeholder_args::PlaceholderVerb;
 
-/// glibc keeps what threads free in arenas of their own: each model that a new thread loads then takes memory that an
-/// unload gives to no other thread.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
+    allocator::configure();
     let cli = Cli::parse();
     start_logging(&cli);
     let outcome = dispatch(cli.verb);

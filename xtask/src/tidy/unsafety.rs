@@ -4,10 +4,11 @@ use super::Finding;
 use super::source::{Source, find_words};
 
 /// Files that may hold unsafe code, and why.
-const OPEN: [(&str, &str); 4] = [
+const OPEN: [(&str, &str); 5] = [
     ("models/src/mapped.rs", "maps model files"),
     ("kernels/src/", "vector instructions, and the pool of workers"),
     ("kernels/examples/rates.rs", "a plain FMA loop as the yardstick"),
+    ("crates/lm-cli/src/allocator.rs", "an option of the allocator"),
     ("crates/lm-cpu/src/arena.rs", "memory on huge pages"),
 ];
 
