@@ -150,6 +150,26 @@ pub(crate) fn gelu_tanh_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
     }
 }
 
+/// The error function within 2e-7 of the value. Source: Abramowitz and Stegun, 7.1.26.
+#[inline(always)]
+fn erf(x: f32) -> f32 {
+    let distance = x.abs();
+    let t = 1.0 / distance.mul_add(0.327_591_1, 1.0);
+    let p = 1.061_405_4f32.mul_add(t, -1.453_152);
+    let p = p.mul_add(t, 1.421_413_7);
+    let p = p.mul_add(t, -0.284_496_74);
+    let p = p.mul_add(t, 0.254_829_6) * t;
+    let tail = p * exp(-distance * distance);
+    (1.0 - tail).copysign(x)
+}
+
+#[inline(always)]
+pub(crate) fn gelu_in_place(x: &mut [f32]) {
+    for x in x {
+        *x = 0.5 * *x * (1.0 + erf(*x * std::f32::consts::FRAC_1_SQRT_2));
+    }
+}
+
 #[inline(always)]
 pub(crate) fn soft_cap(x: &mut [f32], cap: f32) {
     let inverse = 1.0 / cap;

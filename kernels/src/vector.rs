@@ -91,6 +91,11 @@ pub fn gelu_tanh_mul(isa: Isa, gate: &[f32], up: &[f32], out: &mut [f32]) {
     per_isa!(isa, lanes::gelu_tanh_mul(gate: &[f32], up: &[f32], out: &mut [f32]) -> ());
 }
 
+/// `x = gelu(x)` by the error function, within 2e-7 times `x`.
+pub fn gelu_in_place(isa: Isa, x: &mut [f32]) {
+    per_isa!(isa, lanes::gelu_in_place(x: &mut [f32]) -> ());
+}
+
 /// `x = cap * tanh(x / cap)`, `cap` > 0.
 pub fn soft_cap(isa: Isa, x: &mut [f32], cap: f32) {
     per_isa!(isa, lanes::soft_cap(x: &mut [f32], cap: f32) -> ());

@@ -18,7 +18,8 @@ use crate::safetensors::is_plain_name;
 /// The model that is taken when none is named.
 pub(crate) const DEFAULT_CARD: &str = "smollm2-135m-instruct";
 
-const BUILTIN: [(&str, &str); 2] = [
+const BUILTIN: [(&str, &str); 3] = [
+    ("all-minilm-l6-v2.toml", include_str!("../catalog/all-minilm-l6-v2.toml")),
     ("smollm2-135m-instruct.toml", include_str!("../catalog/smollm2-135m-instruct.toml")),
     ("gemma3-270m.toml", include_str!("../catalog/gemma3-270m.toml")),
 ];
@@ -26,7 +27,7 @@ const CARD_LIMIT_BYTES: u64 = 64 << 10;
 const MAX_CARDS: usize = 1_024;
 const MAX_PARTS: usize = 64;
 
-/// What a model is called and where its one file comes from.
+/// What a model is called and where its files come from.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Card {
@@ -45,12 +46,27 @@ pub struct Card {
     /// How requests that say nothing are drawn, where the file does not say it.
     #[serde(default)]
     pub sampling: Option<DefaultSampling>,
+    /// Files beside it, which are installed under these names. A model that has some is opened as a folder.
+    #[serde(default)]
+    pub also: Vec<CardFile>,
     /// Where to look, in this order.
     #[serde(rename = "source")]
     pub sources: Vec<Source>,
 }
 
-/// One place that may hold a model's file.
+/// A file beside a model's first one.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CardFile {
+    /// The name of the installed file.
+    pub file: String,
+    /// Its exact size.
+    pub size_bytes: u64,
+    /// Its SHA-256 in hexadecimal.
+    pub sha256: String,
+}
+
+/// One place that may hold a model's files.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Source {
@@ -62,11 +78,17 @@ pub enum Source {
         file: String,
         /// Branch, tag or commit.
         revision: String,
+        /// The paths of the card's other files, in their order.
+        #[serde(default)]
+        also: Vec<String>,
     },
     /// Members of Python wheels, joined in order.
     Package {
         /// What to join.
         parts: Vec<PackagePart>,
+        /// Where the card's other files are, in their order.
+        #[serde(default)]
+        also: Vec<PackagePart>,
     },
 }
 
@@ -152,6 +174,24 @@ impl Catalog {
 }
 
 impl Card {
+    /// Every file, the one that names the model first.
+    pub fn files(&self) -> impl Iterator<Item = CardFile> {
+        let first = CardFile {
+            file: self.file.clone(),
+            size_bytes: self.size_bytes,
+            sha256: self.sha256.clone(),
+        };
+        std::iter::once(first).chain(self.also.iter().cloned())
+    }
+
+    /// Bytes of all files.
+    #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        self.files().map(|file| file.size_bytes).sum()
+    }
+}
+
+impl CardFile {
     /// The bytes of `sha256`.
     pub(crate) fn digest(&self) -> [u8; 32] {
         from_hex(&self.sha256).expect("a card's sha256 was checked when it was read: this is a bug")
@@ -184,28 +224,42 @@ fn check_card(card: &Card) -> Result<(), String> {
             card.name
         ));
     }
-    if !is_plain_name(&card.file) {
-        return Err(format!("file is {:?}, but must be a file's name alone", card.file));
-    }
-    if card.size_bytes == 0 {
-        return Err("size_bytes is 0, but must be at least 1".to_owned());
-    }
-    if from_hex(&card.sha256).is_none() {
-        return Err(format!("sha256 is {:?}, but must be 64 hexadecimal digits", card.sha256));
+    for CardFile { file, size_bytes, sha256 } in card.files() {
+        if !is_plain_name(&file) {
+            return Err(format!("file is {file:?}, but must be a file's name alone"));
+        }
+        if size_bytes == 0 {
+            return Err("size_bytes is 0, but must be at least 1".to_owned());
+        }
+        if from_hex(&sha256).is_none() {
+            return Err(format!("sha256 is {sha256:?}, but must be 64 hexadecimal digits"));
+        }
+        if card.files().filter(|other| other.file == file).count() > 1 {
+            return Err(format!("file is {file:?} twice, but each must have a name of its own"));
+        }
     }
     if card.sources.is_empty() {
         return Err("there is no [[source]], but there must be at least 1".to_owned());
     }
-    card.sources.iter().try_for_each(check_source)
+    card.sources.iter().try_for_each(|source| check_source(source, card.also.len()))
 }
 
-fn check_source(source: &Source) -> Result<(), String> {
+fn check_source(source: &Source, n_also: usize) -> Result<(), String> {
+    let n_found = match source {
+        Source::Hub { also, .. } => also.len(),
+        Source::Package { also, .. } => also.len(),
+    };
+    if n_found != n_also {
+        return Err(format!(
+            "also has {n_found} items, but must have {n_also}: one for each [[also]]"
+        ));
+    }
     match source {
-        Source::Hub { repo, file, revision } => {
+        Source::Hub { repo, file, revision, also } => {
             if !is_repo(repo) {
                 return Err(format!("repo is {repo:?}, but must be org/name"));
             }
-            if !is_repo_path(file) {
+            if let Some(file) = std::iter::once(file).chain(also).find(|file| !is_repo_path(file)) {
                 return Err(format!("file is {file:?}, but must be a path inside of the repo"));
             }
             if !is_word(revision) {
@@ -214,12 +268,12 @@ fn check_source(source: &Source) -> Result<(), String> {
                 ));
             }
         }
-        Source::Package { parts } => {
+        Source::Package { parts, also } => {
             if parts.is_empty() || parts.len() > MAX_PARTS {
                 let n = parts.len();
                 return Err(format!("parts has {n} items, but must have 1 to {MAX_PARTS}"));
             }
-            for PackagePart { requirement, .. } in parts {
+            for PackagePart { requirement, .. } in parts.iter().chain(also) {
                 let split = requirement.split_once("==");
                 if !split.is_some_and(|(name, version)| is_word(name) && is_word(version)) {
                     return Err(format!(

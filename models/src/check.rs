@@ -27,6 +27,8 @@ pub(crate) fn check_spec(spec: &DecoderSpec) -> Result<(), ModelError> {
     positive("the norm's epsilon", spec.norm.eps)?;
     positive("the scale of attention", spec.attn_scale)?;
     positive("the scale of the embedding", spec.embedding_scale)?;
+    positive("the scale of the residual", spec.residual_scale)?;
+    positive("what divides the logits", spec.logit_divisor)?;
     positive("the soft-cap of attention", spec.attn_softcap.unwrap_or(1.0))?;
     positive("the soft-cap of logits", spec.logit_softcap.unwrap_or(1.0))
 }
@@ -86,14 +88,25 @@ fn check_rope(spec: &DecoderSpec) -> Result<(), ModelError> {
     match &spec.rope.scaling {
         RopeScaling::None => Ok(()),
         RopeScaling::Linear(factor) => positive("the factor of RoPE scaling", *factor),
-        RopeScaling::PerDimension(factors) if factors.len() != n_dims / 2 => {
-            let wanted = format!("half of the rotated dimensions, {}", n_dims / 2);
-            Err(ModelError::invalid("the number of RoPE factors", factors.len(), wanted))
-        }
-        RopeScaling::PerDimension(factors) => {
-            factors.iter().try_for_each(|&factor| positive("a factor of RoPE scaling", factor))
+        RopeScaling::PerDimension(factors) => check_factors(factors, n_dims),
+        RopeScaling::Long { short, long, original_context, magnitude } => {
+            check_factors(short, n_dims)?;
+            check_factors(long, n_dims)?;
+            positive("the magnitude of RoPE", *magnitude)?;
+            match original_context {
+                0 => Err(ModelError::invalid("the original context length", 0, "at least 1")),
+                _ => Ok(()),
+            }
         }
     }
+}
+
+fn check_factors(factors: &[f32], n_dims: usize) -> Result<(), ModelError> {
+    if factors.len() != n_dims / 2 {
+        let wanted = format!("half of the rotated dimensions, {}", n_dims / 2);
+        return Err(ModelError::invalid("the number of RoPE factors", factors.len(), wanted));
+    }
+    factors.iter().try_for_each(|&factor| positive("a factor of RoPE scaling", factor))
 }
 
 fn positive(what: &str, value: f32) -> Result<(), ModelError> {

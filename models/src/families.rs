@@ -6,7 +6,10 @@
 
 use crate::gguf::{GgufFiles, Metadata};
 use crate::hf_config::HfConfig;
-use crate::{DecoderSpec, LayerTensor, ModelError, RopeLayout, TensorType, gemma3, llama};
+use crate::{
+    DecoderSpec, LayerTensor, ModelError, RopeLayout, TensorType, gemma3, granite, llama, olmo2,
+    phi3, qwen2, qwen3,
+};
 
 /// How one family's files are read.
 pub(crate) struct Family {
@@ -20,14 +23,25 @@ pub(crate) struct Family {
     pub(crate) from_gguf: fn(&GgufFacts<'_>) -> Result<DecoderSpec, ModelError>,
     /// Reads a config.json.
     pub(crate) from_config: fn(&HfConfig) -> Result<DecoderSpec, ModelError>,
-    /// What a layer's tensor is called in safetensors, after `model.layers.N.`.
+    /// What a layer's tensor is called in safetensors, after `model.layers.N.`. Tensors with one name
+    /// are one there: their rows one after another, in the order of [`crate::tensor_shapes`].
     pub(crate) hf_layer_name: fn(LayerTensor) -> &'static str,
+    /// As `hf_layer_name`, in GGUF after `blk.N.`.
+    pub(crate) gguf_layer_name: fn(LayerTensor) -> &'static str,
 }
 
 const KEY: &str = "general.architecture";
 
 /// Every family that lastmile runs.
-pub(crate) const FAMILIES: &[Family] = &[llama::FAMILY, gemma3::FAMILY];
+pub(crate) const FAMILIES: &[Family] = &[
+    llama::FAMILY,
+    qwen2::FAMILY,
+    qwen3::FAMILY,
+    phi3::FAMILY,
+    gemma3::FAMILY,
+    granite::FAMILY,
+    olmo2::FAMILY,
+];
 
 /// The family of a GGUF file.
 ///
@@ -73,6 +87,11 @@ impl<'a> GgufFacts<'a> {
     /// The facts of a file of this family.
     pub(crate) fn new(files: &'a GgufFiles, family: &Family) -> Self {
         GgufFacts { files, architecture: family.gguf_architecture }
+    }
+
+    /// The family's name.
+    pub(crate) fn family(&self) -> &'static str {
+        self.architecture
     }
 
     /// The key as the file holds it.
@@ -158,14 +177,14 @@ impl<'a> GgufFacts<'a> {
         Ok(info.shape[0])
     }
 
-    /// What `rope_freqs.weight` divides each frequency by, when the file holds it. \[n_dims / 2\]
+    /// A tensor of numbers that each divide a frequency, when the file holds it. \[n_dims / 2\]
     ///
     /// # Errors
     /// `Unsupported` when it is not F32.
-    pub(crate) fn rope_factors(&self) -> Result<Option<Vec<f32>>, ModelError> {
-        let Some(tensor) = self.files.tensor(ROPE_FACTORS) else { return Ok(None) };
+    pub(crate) fn rope_factors(&self, name: &str) -> Result<Option<Vec<f32>>, ModelError> {
+        let Some(tensor) = self.files.tensor(name) else { return Ok(None) };
         if tensor.dtype != TensorType::F32 {
-            let what = format!("tensor {ROPE_FACTORS}: the type");
+            let what = format!("tensor {name}: the type");
             return Err(ModelError::unsupported(what, tensor.dtype, "F32"));
         }
         let (values, _) = tensor.data.as_chunks::<4>();
@@ -173,5 +192,9 @@ impl<'a> GgufFacts<'a> {
     }
 }
 
-/// Read into the spec when a model is opened; no role stands for it.
-pub(crate) const ROPE_FACTORS: &str = "rope_freqs.weight";
+/// Tensors that are read into the spec when a model is opened; no role stands for them.
+pub(crate) mod rope_factors {
+    pub(crate) const ALL: &str = "rope_freqs.weight";
+    pub(crate) const SHORT: &str = "rope_factors_short.weight";
+    pub(crate) const LONG: &str = "rope_factors_long.weight";
+}

@@ -8,7 +8,7 @@ use crate::check::limits;
 use crate::families::{Family, GgufFacts};
 use crate::hf_config::HfConfig;
 use crate::{
-    Activation, DecoderSpec, LayerTensor, ModelError, NormPlacement, NormSpec, RopeLayout,
+    Activation, DecoderSpec, LayerTensor, ModelError, NormPlacement, NormSpec, QkNorm, RopeLayout,
     RopeSpec, rope,
 };
 
@@ -19,6 +19,7 @@ pub(crate) const FAMILY: Family = Family {
     from_gguf,
     from_config,
     hf_layer_name: LayerTensor::hf_suffix,
+    gguf_layer_name: LayerTensor::gguf_suffix,
 };
 
 const DEFAULT_THETA: f32 = 1_000_000.0;
@@ -45,7 +46,7 @@ fn from_gguf(facts: &GgufFacts<'_>) -> Result<DecoderSpec, ModelError> {
         n_heads,
         head_dim,
         norm_placement: NormPlacement::PreAndPost,
-        qk_norm: true,
+        qk_norm: QkNorm::PerHead,
         activation: Activation::GeluTanh,
         n_kv_heads: facts.need_size("attention.head_count_kv", limits::HEADS)?,
         intermediate_size: facts.need_size("feed_forward_length", limits::WIDTH)?,
@@ -69,6 +70,8 @@ fn from_gguf(facts: &GgufFacts<'_>) -> Result<DecoderSpec, ModelError> {
         tied_head: !facts.has_tensor("output.weight"),
         qkv_bias: false,
         embedding_scale: (hidden_size as f32).sqrt(),
+        residual_scale: 1.0,
+        logit_divisor: 1.0,
     })
 }
 
@@ -97,7 +100,7 @@ fn from_config(config: &HfConfig) -> Result<DecoderSpec, ModelError> {
         n_heads,
         head_dim,
         norm_placement: NormPlacement::PreAndPost,
-        qk_norm: true,
+        qk_norm: QkNorm::PerHead,
         activation: Activation::GeluTanh,
         n_kv_heads: config.size("num_key_value_heads", limits::HEADS)?.unwrap_or(4),
         intermediate_size: config.need_size("intermediate_size", limits::WIDTH)?,
@@ -123,11 +126,13 @@ fn from_config(config: &HfConfig) -> Result<DecoderSpec, ModelError> {
         tied_head: config.bool("tie_word_embeddings")?.unwrap_or(true),
         qkv_bias: false,
         embedding_scale: (hidden_size as f32).sqrt(),
+        residual_scale: 1.0,
+        logit_divisor: 1.0,
     })
 }
 
 /// All layers slide but each `pattern`-th.
-fn windows(n_layers: usize, window: usize, pattern: usize) -> Vec<Option<usize>> {
+pub(crate) fn windows(n_layers: usize, window: usize, pattern: usize) -> Vec<Option<usize>> {
     let slides = |layer_idx: usize| pattern == 0 || !(layer_idx + 1).is_multiple_of(pattern);
     (0..n_layers).map(|layer_idx| slides(layer_idx).then_some(window)).collect()
 }

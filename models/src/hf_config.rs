@@ -174,6 +174,18 @@ impl HfConfig {
         }
     }
 
+    /// A list of numbers.
+    ///
+    /// # Errors
+    /// `Invalid` when it is something else; `MissingKey`.
+    pub(crate) fn need_f32s(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        let numbers = self.typed(name, "a list of numbers", |value| {
+            let numbers = value.as_array()?.iter().map(Value::as_f64);
+            numbers.map(|number| number.map(|number| number as f32)).collect::<Option<Vec<f32>>>()
+        })?;
+        numbers.ok_or_else(|| ModelError::MissingKey { key: self.path(name) })
+    }
+
     /// `layer_types`: for each layer, whether it has a sliding window.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Decoders described as data, weight files, model cards, and where to fetch them.
+//! Decoders and encoders described as data, weight files, model cards, and where to fetch them.
 //!
 //! It must never know a tensor library, an executor, an HTTP server or the JSON of the wire: it
 //! hands out shapes, element types and bytes. Model files are untrusted input, and nothing here
@@ -17,15 +17,26 @@ mod model;
 mod roles;
 
 mod families;
-mod gemma3;
-mod llama;
+mod plain;
 mod rope;
+
+mod gemma3;
+mod granite;
+mod llama;
+mod olmo2;
+mod phi3;
+mod qwen2;
+mod qwen3;
 
 pub mod gguf;
 mod hf_config;
 mod mapped;
 mod random;
 mod safetensors;
+
+mod encoder;
+mod encoder_config;
+mod encoder_spec;
 
 mod inspect;
 
@@ -35,7 +46,12 @@ mod catalog;
 mod fetch;
 mod model_ref;
 
-pub use catalog::{Card, Catalog, PackagePart, Source};
+pub use catalog::{Card, CardFile, Catalog, PackagePart, Source};
+pub use encoder::{EncoderModel, open_encoder};
+pub use encoder_spec::{
+    EncoderActivation, EncoderFamily, EncoderModelSpec, EncoderPart, EncoderTensor, LabelHead,
+    Pooling,
+};
 pub use error::ModelError;
 pub use export::{Assigned, Export, ExportTensor, RECIPES, Recipe, SHAPES, shape};
 pub use fetch::{
@@ -49,7 +65,7 @@ pub use model_ref::ModelRef;
 pub use open::{WeightsFrom, open};
 pub use roles::tensor_shapes;
 pub use spec::{
-    Activation, DecoderSpec, LayerTensor, NormPlacement, NormSpec, RopeLayout, RopeScaling,
+    Activation, DecoderSpec, LayerTensor, NormPlacement, NormSpec, QkNorm, RopeLayout, RopeScaling,
     RopeSpec, TensorRole,
 };
 pub use tensor::{TensorType, TensorView};

@@ -4,6 +4,8 @@
 //!
 //! Start reading at [`Model`].
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -15,9 +17,9 @@ use sha2::{Digest, Sha256};
 use crate::families::Family;
 use crate::gguf::GgufFiles;
 use crate::random::random_tensor;
-use crate::roles::{tensor_shape, tensor_shapes};
+use crate::roles::{layer_shapes, tensor_shape, tensor_shapes};
 use crate::safetensors::SafeTensorsFolder;
-use crate::{DecoderSpec, ModelError, TensorRole, TensorType, TensorView};
+use crate::{DecoderSpec, LayerTensor, ModelError, TensorRole, TensorType, TensorView};
 
 /// A decoder whose tensors were all found and have the shapes that the spec asks for.
 #[derive(Debug)]
@@ -112,32 +114,75 @@ pub(crate) enum Files {
 
 /// How a role becomes a tensor's name.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Naming {
-    Gguf,
-    HuggingFace {
-        /// Before `layers.N.`, `embed_tokens.` and `norm.`.
-        prefix: &'static str,
-        layer_name: fn(crate::LayerTensor) -> &'static str,
-    },
+pub(crate) struct Naming {
+    /// In safetensors what stands before `layers.N.`, `embed_tokens.` and `norm.`.
+    hf_prefix: Option<&'static str>,
+    layer_name: fn(LayerTensor) -> &'static str,
+}
+
+/// A tensor of a file, and the roles whose rows it holds, one after another.
+#[derive(Clone, Debug)]
+pub(crate) struct StoredTensor {
+    pub(crate) name: String,
+    pub(crate) roles: Vec<TensorRole>,
+    /// `[out, in]`, of all roles.
+    pub(crate) shape: Vec<usize>,
 }
 
 impl Naming {
-    /// The names of a family's safetensors.
-    pub(crate) fn hugging_face(family: &Family, prefix: &'static str) -> Naming {
-        Naming::HuggingFace { prefix, layer_name: family.hf_layer_name }
+    /// The names of a family's GGUF files.
+    pub(crate) fn gguf(family: &Family) -> Naming {
+        Naming { hf_prefix: None, layer_name: family.gguf_layer_name }
     }
 
-    /// A tensor's name in the file.
+    /// The names of a family's safetensors.
+    pub(crate) fn hugging_face(family: &Family, prefix: &'static str) -> Naming {
+        Naming { hf_prefix: Some(prefix), layer_name: family.hf_layer_name }
+    }
+
+    /// The name of the tensor that holds a role's rows.
     pub(crate) fn name(self, role: TensorRole) -> String {
-        let Naming::HuggingFace { prefix, layer_name } = self else { return role.gguf_name() };
-        match role {
-            TensorRole::TokenEmbedding => format!("{prefix}embed_tokens.weight"),
-            TensorRole::OutputNorm => format!("{prefix}norm.weight"),
-            TensorRole::OutputHead => "lm_head.weight".to_owned(),
-            TensorRole::Layer(layer_idx, tensor) => {
-                format!("{prefix}layers.{layer_idx}.{}", layer_name(tensor))
+        match (self.hf_prefix, role) {
+            (Some(prefix), TensorRole::TokenEmbedding) => format!("{prefix}embed_tokens.weight"),
+            (Some(prefix), TensorRole::OutputNorm) => format!("{prefix}norm.weight"),
+            (Some(_), TensorRole::OutputHead) => "lm_head.weight".to_owned(),
+            (Some(prefix), TensorRole::Layer(layer_idx, tensor)) => {
+                format!("{prefix}layers.{layer_idx}.{}", (self.layer_name)(tensor))
+            }
+            (None, TensorRole::Layer(layer_idx, tensor)) => {
+                format!("blk.{layer_idx}.{}", (self.layer_name)(tensor))
+            }
+            (None, other) => other.gguf_name(),
+        }
+    }
+
+    /// Every tensor of a file that holds a decoder of this spec.
+    pub(crate) fn stored(self, spec: &DecoderSpec) -> Vec<StoredTensor> {
+        let mut all: Vec<StoredTensor> = Vec::new();
+        let mut indexes = HashMap::new();
+        for (role, shape) in tensor_shapes(spec) {
+            let name = self.name(role);
+            match indexes.entry(name.clone()) {
+                Entry::Occupied(entry) => {
+                    let stored: &mut StoredTensor = &mut all[*entry.get()];
+                    stored.roles.push(role);
+                    stored.shape[0] += shape[0];
+                }
+                Entry::Vacant(entry) => {
+                    entry.insert(all.len());
+                    all.push(StoredTensor { name, roles: vec![role], shape });
+                }
             }
         }
+        all
+    }
+
+    /// The row of its tensor at which a role's rows begin.
+    fn first_row(self, spec: &DecoderSpec, role: TensorRole) -> usize {
+        let TensorRole::Layer(_, wanted) = role else { return 0 };
+        let name = (self.layer_name)(wanted);
+        let before = layer_shapes(spec).into_iter().take_while(|(tensor, _)| *tensor != wanted);
+        before.filter(|(tensor, _)| (self.layer_name)(*tensor) == name).map(|(_, s)| s[0]).sum()
     }
 }
 
@@ -192,7 +237,12 @@ impl Model {
             Files::Gguf(files) => files.tensor(&name),
             Files::SafeTensors(folder) => folder.tensor(&name)?,
         };
-        found.ok_or(ModelError::MissingTensor { name })
+        let tensor = found.ok_or(ModelError::MissingTensor { name })?;
+        if tensor.shape == shape {
+            return Ok(tensor);
+        }
+        let first = self.naming.first_row(&self.spec, role);
+        Ok(tensor.into_rows(first..first + shape[0]))
     }
 
     /// How one tensor's numbers are stored, without touching them.

@@ -8,14 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use crate::check::check_spec;
-use crate::families::{self, GgufFacts, ROPE_FACTORS};
+use crate::families::{self, GgufFacts, rope_factors};
 use crate::gguf::{GgufFiles, read_vocab};
 use crate::hf_config::{HfConfig, read_bounded, read_json};
-use crate::model::{Files, Naming, combine_digests};
+use crate::model::{Files, Naming, StoredTensor, combine_digests};
 use crate::safetensors::{CONFIG, JSON_LIMIT_BYTES, SafeTensorsFolder};
-use crate::{
-    DecoderSpec, DefaultSampling, Model, ModelError, TokenizerSource, fetch, tensor_shapes,
-};
+use crate::{DecoderSpec, DefaultSampling, Model, ModelError, TokenizerSource, fetch};
 
 /// Where the numbers come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +106,7 @@ fn open_gguf(path: &Path) -> Result<Model, ModelError> {
         eos,
         eos_token,
         default_sampling,
-        naming: Naming::Gguf,
+        naming: Naming::gguf(family),
         random_seed: None,
         recorded_digest: recorded_digest(&files.paths()),
         files,
@@ -185,8 +183,7 @@ fn finish(mut model: Model) -> Result<Model, ModelError> {
 
 fn check_tensors(files: &Files, naming: Naming, spec: &DecoderSpec) -> Result<(), ModelError> {
     let mut expected = std::collections::HashSet::new();
-    for (role, wanted) in tensor_shapes(spec) {
-        let name = naming.name(role);
+    for StoredTensor { name, shape: wanted, .. } in naming.stored(spec) {
         match files.info(&name)? {
             None => return Err(ModelError::MissingTensor { name }),
             Some((found, _)) if found != wanted => {
@@ -221,7 +218,7 @@ fn is_harmless(name: &str, spec: &DecoderSpec) -> bool {
         "model.vision_tower.",
         "model.multi_modal_projector.",
     ];
-    name == ROPE_FACTORS
+    [rope_factors::ALL, rope_factors::SHORT, rope_factors::LONG].contains(&name)
         || name.ends_with(".rotary_emb.inv_freq")
         || (spec.tied_head && name.ends_with("lm_head.weight"))
         || VISION.iter().any(|prefix| name.starts_with(prefix))
@@ -300,7 +297,7 @@ fn read_sampling(config: &HfConfig) -> Result<Option<DefaultSampling>, ModelErro
     sampling.checked(|name| config.path(name))
 }
 
-fn stem(path: &Path) -> String {
+pub(crate) fn stem(path: &Path) -> String {
     let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
     name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
 }

@@ -4,7 +4,7 @@
 //!
 //! Start reading at [`tensor_shapes`].
 
-use crate::{DecoderSpec, LayerTensor, NormPlacement, TensorRole};
+use crate::{DecoderSpec, LayerTensor, NormPlacement, QkNorm, TensorRole};
 
 /// Every tensor that a decoder of this spec has, with its shape `[out, in]`.
 #[must_use]
@@ -36,18 +36,17 @@ pub(crate) fn tensor_shape(spec: &DecoderSpec, role: TensorRole) -> Option<Vec<u
     }
 }
 
-fn layer_shapes(spec: &DecoderSpec) -> Vec<(LayerTensor, Vec<usize>)> {
+/// The tensors of a layer, with their shapes.
+pub(crate) fn layer_shapes(spec: &DecoderSpec) -> Vec<(LayerTensor, Vec<usize>)> {
     use LayerTensor as T;
     let (hidden, ffn) = (spec.hidden_size, spec.intermediate_size);
     let q_width = spec.n_heads * spec.head_dim;
     let kv_width = spec.n_kv_heads * spec.head_dim;
     let mut shapes = vec![
-        (T::AttnNorm, vec![hidden]),
         (T::AttnQ, vec![q_width, hidden]),
         (T::AttnK, vec![kv_width, hidden]),
         (T::AttnV, vec![kv_width, hidden]),
         (T::AttnOutput, vec![hidden, q_width]),
-        (T::FfnNorm, vec![hidden]),
         (T::FfnGate, vec![ffn, hidden]),
         (T::FfnUp, vec![ffn, hidden]),
         (T::FfnDown, vec![hidden, ffn]),
@@ -57,15 +56,38 @@ fn layer_shapes(spec: &DecoderSpec) -> Vec<(LayerTensor, Vec<usize>)> {
         shapes.push((T::AttnKBias, vec![kv_width]));
         shapes.push((T::AttnVBias, vec![kv_width]));
     }
-    if spec.qk_norm {
-        shapes.push((T::AttnQNorm, vec![spec.head_dim]));
-        shapes.push((T::AttnKNorm, vec![spec.head_dim]));
+    let qk_norms = match spec.qk_norm {
+        QkNorm::None => None,
+        QkNorm::PerHead => Some((spec.head_dim, spec.head_dim)),
+        QkNorm::Whole => Some((q_width, kv_width)),
+    };
+    if let Some((of_q, of_k)) = qk_norms {
+        shapes.push((T::AttnQNorm, vec![of_q]));
+        shapes.push((T::AttnKNorm, vec![of_k]));
     }
-    if spec.norm_placement == NormPlacement::PreAndPost {
+    if spec.norm_placement.is_before() {
+        shapes.push((T::AttnNorm, vec![hidden]));
+        shapes.push((T::FfnNorm, vec![hidden]));
+    }
+    if spec.norm_placement.is_behind() {
         shapes.push((T::PostAttnNorm, vec![hidden]));
         shapes.push((T::PostFfnNorm, vec![hidden]));
     }
     shapes
+}
+
+impl NormPlacement {
+    /// Whether what attention and MLP get is normalised.
+    #[must_use]
+    pub fn is_before(self) -> bool {
+        self != NormPlacement::Post
+    }
+
+    /// Whether what attention and MLP give is normalised.
+    #[must_use]
+    pub fn is_behind(self) -> bool {
+        self != NormPlacement::Pre
+    }
 }
 
 impl LayerTensor {
@@ -105,7 +127,8 @@ impl LayerTensor {
         }
     }
 
-    fn gguf_suffix(self) -> &'static str {
+    /// What most families call it in GGUF, after `blk.N.`. Source: `tensor_mapping.py` of gguf-py.
+    pub(crate) fn gguf_suffix(self) -> &'static str {
         match self {
             LayerTensor::AttnNorm => "attn_norm.weight",
             LayerTensor::AttnQ => "attn_q.weight",
@@ -137,7 +160,7 @@ impl TensorRole {
         }
     }
 
-    /// GGUF's name, the same in every family. Source: `tensor_mapping.py` of gguf-py.
+    /// What most families call it in GGUF.
     pub(crate) fn gguf_name(self) -> String {
         match self {
             TensorRole::TokenEmbedding => "token_embd.weight".to_owned(),

@@ -4,7 +4,8 @@
 //!
 //! Start reading at [`from_config`].
 
-use crate::families::GgufFacts;
+use crate::check::limits;
+use crate::families::{GgufFacts, rope_factors};
 use crate::hf_config::HfConfig;
 use crate::{ModelError, RopeScaling};
 
@@ -16,13 +17,26 @@ struct Llama3Rule {
     original_context: f32,
 }
 
-/// Reads `rope.scaling.*` of a GGUF file.
+/// Reads `rope.scaling.*` and the tensors of factors of a GGUF file.
 ///
 /// # Errors
-/// `Unsupported` for any rule but a linear factor.
+/// `Unsupported` for any rule but a linear factor and factors of each dimension.
 pub(crate) fn from_gguf(facts: &GgufFacts<'_>) -> Result<RopeScaling, ModelError> {
-    if let Some(factors) = facts.rope_factors()? {
+    if let Some(factors) = facts.rope_factors(rope_factors::ALL)? {
         return Ok(RopeScaling::PerDimension(factors));
+    }
+    let need = |name: &str| {
+        let missing = || ModelError::MissingTensor { name: name.to_owned() };
+        facts.rope_factors(name)?.ok_or_else(missing)
+    };
+    if let Some(short) = facts.rope_factors(rope_factors::SHORT)? {
+        let original = "rope.scaling.original_context_length";
+        return Ok(RopeScaling::Long {
+            short,
+            long: need(rope_factors::LONG)?,
+            original_context: facts.need_size(original, limits::CONTEXT)?,
+            magnitude: facts.f32("rope.scaling.attn_factor")?.unwrap_or(1.0),
+        });
     }
     match facts.str("rope.scaling.type")? {
         None if facts.f32("rope.scale_linear")?.is_some() => {
@@ -40,7 +54,7 @@ pub(crate) fn from_gguf(facts: &GgufFacts<'_>) -> Result<RopeScaling, ModelError
 /// Reads `rope_scaling` of a config.json. `n_dims` dimensions rotate, with base `theta`.
 ///
 /// # Errors
-/// `Unsupported` for any rule but `default`, `linear` and `llama3`.
+/// `Unsupported` for any rule but `default`, `linear`, `llama3` and `longrope`.
 pub(crate) fn from_config(
     config: &HfConfig,
     n_dims: usize,
@@ -63,11 +77,51 @@ pub(crate) fn from_config(
             };
             Ok(RopeScaling::PerDimension(rule.divisors(n_dims, theta)))
         }
+        // The name that Phi 3 was published with.
+        "longrope" | "su" => longrope(config, &rule),
         other => {
             let what = rule.path("rope_type");
-            Err(ModelError::unsupported(what, other, "default, linear and llama3"))
+            Err(ModelError::unsupported(what, other, "default, linear, llama3 and longrope"))
         }
     }
+}
+
+/// How many dimensions of a head rotate.
+///
+/// # Errors
+/// `Invalid` when the factor is no number.
+pub(crate) fn n_dims(config: &HfConfig, head_dim: usize) -> Result<usize, ModelError> {
+    const KEY: &str = "partial_rotary_factor";
+    let nested = parameters(config, "full_attention")?;
+    let factor = match (config.f32(KEY)?, nested) {
+        (None, Some(parameters)) => parameters.f32(KEY)?,
+        (factor, _) => factor,
+    };
+    Ok(factor.map_or(head_dim, |factor| (head_dim as f32 * factor) as usize))
+}
+
+/// Source: `_compute_longrope_parameters` of transformers.
+fn longrope(config: &HfConfig, rule: &HfConfig) -> Result<RopeScaling, ModelError> {
+    const ORIGINAL: &str = "original_max_position_embeddings";
+    let stretched = config.need_size("max_position_embeddings", limits::CONTEXT)?;
+    let original = match config.size(ORIGINAL, limits::CONTEXT)? {
+        None => rule.size(ORIGINAL, limits::CONTEXT)?,
+        original => original,
+    };
+    let (original_context, factor) = match original {
+        Some(original) => (original, stretched as f64 / original.max(1) as f64),
+        None => (stretched, f64::from(rule.need_f32("factor")?)),
+    };
+    let by_length = || {
+        let stretched = 1.0 + factor.ln() / (original_context as f64).ln();
+        if factor <= 1.0 { 1.0 } else { stretched.sqrt() as f32 }
+    };
+    Ok(RopeScaling::Long {
+        short: rule.need_f32s("short_factor")?,
+        long: rule.need_f32s("long_factor")?,
+        original_context,
+        magnitude: rule.f32("attention_factor")?.unwrap_or_else(by_length),
+    })
 }
 
 /// The base of layers that see everything, wherever the config says it.

@@ -27,8 +27,8 @@ pub struct DecoderSpec {
     pub norm: NormSpec,
     /// Where the norms stand.
     pub norm_placement: NormPlacement,
-    /// Whether each head of q and k is normalised before RoPE.
-    pub qk_norm: bool,
+    /// How q and k are normalised before RoPE.
+    pub qk_norm: QkNorm,
     /// Rotary position embedding.
     pub rope: RopeSpec,
     /// Multiplies q·k.
@@ -47,6 +47,10 @@ pub struct DecoderSpec {
     pub tied_head: bool,
     /// Multiplies the embedding.
     pub embedding_scale: f32,
+    /// Multiplies what attention and MLP add to the residual stream.
+    pub residual_scale: f32,
+    /// Divides the logits, before their soft-cap.
+    pub logit_divisor: f32,
 }
 
 /// RMS normalisation: `x / sqrt(mean(x²) + eps) * (weight + weight_offset)`. Source: Zhang & Sennrich 2019.
@@ -65,6 +69,19 @@ pub enum NormPlacement {
     Pre,
     /// Before and after both (Gemma 2 and 3).
     PreAndPost,
+    /// After both, before what they give is added (OLMo 2).
+    Post,
+}
+
+/// What of q and k is normalised together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QkNorm {
+    /// Nothing.
+    None,
+    /// Each head, all by the same weights (Qwen 3, Gemma 3).
+    PerHead,
+    /// All heads as one (OLMo 2).
+    Whole,
 }
 
 /// Rotary position embedding. Source: Su et al. 2021, eq. 34.
@@ -92,6 +109,9 @@ pub enum RopeLayout {
 }
 
 /// How frequencies are stretched beyond the trained context.
+///
+/// Where a rule depends on how long a sequence gets, an executor asks for its longest sequence: K that lies in a
+/// cache was rotated once, and a sequence may grow.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
     /// As trained.
@@ -100,6 +120,17 @@ pub enum RopeScaling {
     Linear(f32),
     /// Each frequency divided by its own factor: `n_dims / 2` of them (`rope_freqs.weight`, or worked out from Llama 3's rule).
     PerDimension(Vec<f32>),
+    /// Each frequency divided by its own factor, of which there are two sets. Source: LongRoPE, Ding et al. 2024.
+    Long {
+        /// Of sequences up to `original_context`. `[n_dims / 2]`
+        short: Vec<f32>,
+        /// Of longer ones. `[n_dims / 2]`
+        long: Vec<f32>,
+        /// Positions before the model was stretched.
+        original_context: usize,
+        /// Multiplies cosines and sines.
+        magnitude: f32,
+    },
 }
 
 /// Between gate and up projection.
@@ -141,9 +172,9 @@ pub enum LayerTensor {
     AttnKBias,
     /// `[n_kv_heads * head_dim]`
     AttnVBias,
-    /// `[head_dim]`
+    /// `[head_dim]`, or `[n_heads * head_dim]` where all heads are one
     AttnQNorm,
-    /// `[head_dim]`
+    /// `[head_dim]`, or `[n_kv_heads * head_dim]` where all heads are one
     AttnKNorm,
     /// `[hidden_size, n_heads * head_dim]`
     AttnOutput,
@@ -162,10 +193,10 @@ pub enum LayerTensor {
 }
 
 impl RopeSpec {
-    /// Angle per position of each rotated pair, in radians: `[n_dims / 2]`. Layers with a sliding
-    /// window have their own base, and then no scaling.
+    /// Angle per position of each rotated pair, in radians, for sequences of at most `max_model_len`:
+    /// `[n_dims / 2]`. Layers with a sliding window may have their own base, and then no scaling.
     #[must_use]
-    pub fn frequencies(&self, is_sliding: bool) -> Vec<f64> {
+    pub fn frequencies(&self, is_sliding: bool, max_model_len: usize) -> Vec<f64> {
         let own_base = self.theta_sliding.filter(|_| is_sliding);
         let theta = f64::from(own_base.unwrap_or(self.theta));
         let half = self.n_dims / 2;
@@ -174,8 +205,23 @@ impl RopeSpec {
             RopeScaling::None => 1.0,
             RopeScaling::Linear(factor) => f64::from(*factor),
             RopeScaling::PerDimension(factors) => f64::from(factors[i]),
+            RopeScaling::Long { short, original_context, .. }
+                if max_model_len <= *original_context =>
+            {
+                f64::from(short[i])
+            }
+            RopeScaling::Long { long, .. } => f64::from(long[i]),
         };
         (0..half).map(|i| theta.powf(-(i as f64) / half as f64) / factor(i)).collect()
+    }
+
+    /// What cosines and sines are multiplied by.
+    #[must_use]
+    pub fn magnitude(&self) -> f32 {
+        match self.scaling {
+            RopeScaling::Long { magnitude, .. } => magnitude,
+            _ => 1.0,
+        }
     }
 }
 

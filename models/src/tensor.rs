@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 
 /// A tensor as stored.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,7 +19,22 @@ pub struct TensorView<'a> {
     pub data: Cow<'a, [u8]>,
 }
 
-impl TensorView<'_> {
+impl<'a> TensorView<'a> {
+    /// Some of its rows, as a tensor.
+    ///
+    /// # Panics
+    /// When there are no such rows.
+    pub(crate) fn into_rows(mut self, rows: Range<usize>) -> TensorView<'a> {
+        let row_bytes = self.data.len() / self.shape[0];
+        let bytes = rows.start * row_bytes..rows.end * row_bytes;
+        self.shape[0] = rows.len();
+        self.data = match self.data {
+            Cow::Borrowed(data) => Cow::Borrowed(&data[bytes]),
+            Cow::Owned(data) => Cow::Owned(data[bytes].to_vec()),
+        };
+        self
+    }
+
     /// Numbers in the tensor.
     #[must_use]
     pub fn n_elements(&self) -> usize {

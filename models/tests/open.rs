@@ -187,7 +187,7 @@ fn gemma3_gguf_gives_its_facts() {
     let spec = Gguf::gemma().open().unwrap().spec;
     assert_eq!(spec.norm_placement, NormPlacement::PreAndPost);
     assert_eq!(spec.activation, Activation::GeluTanh);
-    assert!(spec.qk_norm && spec.tied_head);
+    assert!(spec.qk_norm == lm_models::QkNorm::PerHead && spec.tied_head);
     let local = Some(3);
     assert_eq!(spec.sliding_window, [local, local, local, local, local, None, local]);
     assert_eq!((spec.rope.theta, spec.rope.theta_sliding), (1e6, Some(1e4)));
@@ -496,7 +496,7 @@ fn what_is_wrong_with_a_folder_is_named() {
     check(with("quantization_config", json!({"quant_method": "gptq"})), "gptq");
     check(
         with("num_hidden_layers", json!(3)),
-        "tensor model.layers.2.input_layernorm.weight is mi",
+        "tensor model.layers.2.self_attn.q_proj.weight is mi",
     );
     check(with("num_hidden_layers", json!(1)), "has no place in a llama model, nor have 8 more");
     check(with("eos_token_id", json!([1, 9])), "a special token id is 9, but must be below");

@@ -237,7 +237,11 @@ fn scripted_tokens(
     let mode = match options.mode {
         PlaceholderMode::Replay => "replay",
         PlaceholderMode::Schema => "schema",
-        PlaceholderMode::Random | PlaceholderMode::Echo => return Ok(ScriptedTokens::default()),
+        // Encoders are loaded elsewhere.
+        PlaceholderMode::Random
+        | PlaceholderMode::Echo
+        | PlaceholderMode::Embed
+        | PlaceholderMode::Classify => return Ok(ScriptedTokens::default()),
     };
     if options.script.is_empty() {
         return Err(LoadError::NoAnswers { mode });

@@ -8,6 +8,7 @@ use lm_engine::blocks_on_their_way;
 use lm_models::Model;
 
 use crate::loading::Executor;
+use crate::loading_encoder::encoder_plan;
 use crate::machine::MemoryLimit;
 use crate::{LoadError, ModelSource, RuntimeConfig};
 
@@ -39,6 +40,16 @@ pub struct MemoryPlan {
     pub limit: Option<MemoryLimit>,
 }
 
+/// What an encoder needs, before a weight is read.
+pub(crate) struct EncoderNeed {
+    pub(crate) name: String,
+    pub(crate) executor: &'static str,
+    pub(crate) max_len: usize,
+    pub(crate) weights_bytes: u64,
+    pub(crate) scratch_bytes: u64,
+    pub(crate) vocab_size: usize,
+}
+
 impl MemoryPlan {
     /// What a runtime of this configuration would take. Reads the model's header only.
     ///
@@ -53,6 +64,9 @@ impl MemoryPlan {
         config: &RuntimeConfig,
         limit: Option<MemoryLimit>,
     ) -> Result<Self, LoadError> {
+        if let Some(plan) = encoder_plan(config, limit.as_ref())? {
+            return Ok(plan);
+        }
         match &config.model {
             ModelSource::Placeholder(options) => {
                 Ok(MemoryPlan::of_placeholder(config, limit, options))
@@ -132,6 +146,39 @@ impl MemoryPlan {
         plan
     }
 
+    /// What an encoder takes: there is no KV.
+    pub(crate) fn of_encoder(
+        config: &RuntimeConfig,
+        limit: Option<MemoryLimit>,
+        need: EncoderNeed,
+    ) -> Self {
+        let EncoderNeed { name, executor, max_len, weights_bytes, scratch_bytes, vocab_size } =
+            need;
+        let program = PROGRAM_BYTES + vocab_size as u64 * VOCAB_ENTRY_BYTES;
+        let mut plan = MemoryPlan {
+            name,
+            executor,
+            kv_type: "none",
+            trained_len: max_len,
+            parts: vec![
+                ("weights", weights_bytes),
+                ("scratch", scratch_bytes),
+                ("program", program),
+            ],
+            kv_bytes: 0,
+            kv_block: (0, 1),
+            limit,
+        };
+        plan.reserve(config);
+        plan
+    }
+
+    /// Whether sequences take memory while they run; encoders keep nothing of a text.
+    #[must_use]
+    pub fn has_kv(&self) -> bool {
+        self.kv_block.0 > 0
+    }
+
     /// What the configuration adds besides the model: blocks on their way to disk and back, and what the
     /// program sets aside.
     fn reserve(&mut self, config: &RuntimeConfig) {
@@ -180,7 +227,7 @@ impl MemoryPlan {
     #[must_use]
     pub fn fits(&self) -> bool {
         let limit = self.limit.as_ref().map_or(u64::MAX, |limit| limit.bytes);
-        self.kv_bytes > 0 && self.total_bytes() <= limit
+        (self.kv_bytes > 0 || !self.has_kv()) && self.total_bytes() <= limit
     }
 
     /// How many sequences of `len` tokens a KV cache of `kv_bytes` holds.

@@ -196,11 +196,11 @@ fn export(source: &QuantizeSource) -> Result<Export, QuantizeError> {
 fn entries(export: &Export, options: &QuantizeOptions) -> (Vec<TensorEntry>, usize) {
     let mut n_fallbacks = 0;
     let entry = |tensor: &ExportTensor| {
-        let dtype = match tensor.role {
+        let dtype = match tensor.roles.first() {
             None => tensor.dtype,
             Some(role) => {
                 let assign =
-                    options.recipe.assign(export.spec(), role, &tensor.shape, options.output_type);
+                    options.recipe.assign(export.spec(), *role, &tensor.shape, options.output_type);
                 n_fallbacks += usize::from(assign.is_fallback);
                 assign.dtype
             }

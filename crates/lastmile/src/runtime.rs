@@ -1,27 +1,31 @@
 //! A model, its engine, and the way to ask it.
 
+mod encoding;
+mod texts;
+
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use lm_backend::{Backend, BackendSpec, StepArbiter};
 use lm_chat::{ChatTemplate, ToolFormat};
 use lm_engine::{
-    EngineHandle, EngineParts, EngineStats, NewSubmission, ServedBy, StatsSnapshot, output_pair,
+    EncodeHandle, EngineHandle, EngineParts, EngineStats, NewSubmission, ServedBy, StatsSnapshot,
+    output_pair,
 };
 use lm_models::DefaultSampling;
-use lm_tokenizer::{EncodeOptions, Tokenizer};
+use lm_tokenizer::Tokenizer;
 use lm_types::{
-    ChatMessage, Dialog, GenerateError, GenerateRequest, Observer, Prompt, ReleaseHash,
-    RequestEvent, SamplingParams, TokenId,
+    GenerateError, GenerateRequest, Observer, ReleaseHash, RequestEvent, SamplingParams, TokenId,
 };
 
 use crate::disk_cache::{self, DiskCache};
 use crate::energy::EnergyMeter;
 use crate::grammars::Grammars;
 use crate::loading::{Loaded, Surroundings, load};
+use crate::loading_encoder::load_encoder;
 use crate::machine::MemoryLimit;
 use crate::prepare::{Materials, prepare};
-use crate::{Answer, GenerateStream, LoadError, ReleaseFacts, RuntimeConfig, prepare};
+use crate::{Answer, EncoderInfo, GenerateStream, LoadError, ReleaseFacts, RuntimeConfig};
 
 /// What is recorded of the prompt of a request that was refused: refusals cost their sender nothing, so they
 /// must not fill the store.
@@ -33,7 +37,7 @@ const LAST_WRITES: Duration = Duration::from_secs(5);
 /// A loaded model with its engine. Share it by `Arc`; drop it to unload.
 pub struct Runtime {
     /// `None` once shut down; locked for writing only then.
-    engine: RwLock<Option<EngineHandle>>,
+    engine: RwLock<Option<Running>>,
     /// Ends after the engine.
     disk_cache: Mutex<Option<DiskCache>>,
     max_queued: usize,
@@ -43,6 +47,12 @@ pub struct Runtime {
     grammars: Grammars,
     observer: Arc<dyn Observer>,
     info: ModelInfo,
+}
+
+/// The loop of a model.
+enum Running {
+    Decoder(EngineHandle),
+    Encoder(EncodeHandle),
 }
 
 /// What is loaded, and its limits.
@@ -56,6 +66,8 @@ pub struct ModelInfo {
     pub has_chat_template: bool,
     /// The parameters of a request that says nothing, as far as the model's authors said something.
     pub default_sampling: DefaultSampling,
+    /// What it is besides, if it reads texts and writes none.
+    pub encoder: Option<EncoderInfo>,
     /// What its answers depend on.
     pub release: ReleaseFacts,
     /// The digest of `release`.
@@ -87,8 +99,12 @@ impl Runtime {
         Runtime::start_wrapped(config, limit, arbiter, |backend| backend)
     }
 
-    /// As [`Runtime::start`], on what `wrap` makes of the backend.
-    pub(crate) fn start_on(
+    /// As [`Runtime::start`], on what `wrap` makes of the backend: of the same vocabulary and KV pool. Encoders have
+    /// no [`Backend`], so that nothing is wrapped.
+    ///
+    /// # Errors
+    /// As [`Runtime::start`].
+    pub fn start_on(
         config: RuntimeConfig,
         wrap: impl FnOnce(Box<dyn Backend>) -> Box<dyn Backend>,
     ) -> Result<Self, LoadError> {
@@ -105,6 +121,9 @@ impl Runtime {
         if config.disk_cache.is_some() && !config.engine.prefix_cache {
             return Err(LoadError::CacheWithoutPrefixCache);
         }
+        if let Some(loaded) = load_encoder(&config, limit.as_ref(), arbiter)? {
+            return Ok(Runtime::start_encoder(config, loaded, arbiter));
+        }
         let loaded = load(&config, Surroundings { limit, arbiter })?;
         let Loaded { backend, tokenizer, template, facts, kv_facts, .. } = loaded;
         let Loaded { name, default_sampling, planned_bytes, .. } = loaded;
@@ -116,6 +135,7 @@ impl Runtime {
             backend: backend.spec().clone(),
             has_chat_template: template.is_some(),
             default_sampling,
+            encoder: None,
             release_hash: facts.hash(),
             release: facts,
             loaded_at: SystemTime::now(),
@@ -136,7 +156,7 @@ impl Runtime {
         Ok(Runtime {
             stats: Arc::clone(engine.stats()),
             max_queued: engine.max_queued(),
-            engine: RwLock::new(Some(engine)),
+            engine: RwLock::new(Some(Running::Decoder(engine))),
             disk_cache: Mutex::new(disk_cache),
             tokenizer,
             template,
@@ -208,105 +228,6 @@ impl Runtime {
         self.stats.snapshot()
     }
 
-    /// A token as text, control tokens by their names.
-    #[must_use]
-    pub fn token_text(&self, token: TokenId) -> String {
-        self.tokenizer.token_text(token).into_owned()
-    }
-
-    /// The bytes that a token adds to a text.
-    #[must_use]
-    pub fn token_bytes(&self, token: TokenId) -> &[u8] {
-        self.tokenizer.token_bytes(token)
-    }
-
-    /// The tokens of a text; with `add_special` those that begin and end a text, as far as the model wants them.
-    ///
-    /// # Errors
-    /// The text is too long, or cannot be encoded.
-    pub fn tokenize(&self, text: &str, add_special: bool) -> Result<Vec<TokenId>, GenerateError> {
-        let options = EncodeOptions { add_special, parse_special: true };
-        self.tokenizer.encode(text, options).map_err(|error| GenerateError::InvalidField {
-            field: "prompt",
-            message: format!("the text cannot be tokenised: {error}"),
-        })
-    }
-
-    /// A conversation as the model sees it.
-    ///
-    /// # Errors
-    /// The model has no chat template, or it refuses the conversation.
-    pub fn apply_template(
-        &self,
-        messages: &[ChatMessage],
-        dialog: &Dialog,
-    ) -> Result<String, GenerateError> {
-        prepare::render(messages, dialog, self.template.as_ref())
-    }
-
-    /// The tokens of a prompt, as an answer to it would begin with them.
-    ///
-    /// # Errors
-    /// The prompt cannot be rendered or encoded.
-    pub fn prompt_tokens(
-        &self,
-        prompt: &Prompt,
-        dialog: &Dialog,
-    ) -> Result<Vec<TokenId>, GenerateError> {
-        Ok(prepare::tokens(prompt, dialog, &self.tokenizer, self.template.as_ref())?.0)
-    }
-
-    /// The text of tokens, control tokens by their names.
-    ///
-    /// # Errors
-    /// `UnknownToken`.
-    pub fn detokenize(&self, tokens: &[TokenId]) -> Result<String, GenerateError> {
-        let mut bytes = Vec::new();
-        for &token in tokens {
-            let vocab_size = self.tokenizer.vocab_size();
-            if token as usize >= vocab_size {
-                return Err(GenerateError::UnknownToken { token, vocab_size });
-            }
-            match self.tokenizer.is_control(token) {
-                true => bytes.extend_from_slice(self.tokenizer.token_text(token).as_bytes()),
-                false => bytes.extend_from_slice(self.tokenizer.token_bytes(token)),
-            }
-        }
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    }
-
-    /// The token sequences that spell `words`, at the beginning of a text and after a space.
-    ///
-    /// # Errors
-    /// A word cannot be encoded.
-    pub fn spelled(&self, words: &[String]) -> Result<Vec<Vec<TokenId>>, GenerateError> {
-        let mut spelled = Vec::new();
-        for word in words {
-            for text in [word.clone(), format!(" {}", word.trim_start())] {
-                let tokens = self.tokenizer.encode(&text, EncodeOptions::default());
-                let tokens = tokens.map_err(|error| GenerateError::InvalidField {
-                    field: "bad_words",
-                    message: format!("bad_words holds what cannot be tokenised: {error}"),
-                })?;
-                if !tokens.is_empty() && !spelled.contains(&tokens) {
-                    spelled.push(tokens);
-                }
-            }
-        }
-        Ok(spelled)
-    }
-
-    /// The tokens whose text holds one of `texts`, ascending.
-    #[must_use]
-    pub fn tokens_with(&self, texts: &[String]) -> Vec<TokenId> {
-        let all = 0..self.tokenizer.vocab_size() as TokenId;
-        let holds = |token: &TokenId| {
-            let bytes = String::from_utf8_lossy(self.tokenizer.token_bytes(*token));
-            texts.iter().any(|text| bytes.contains(text.as_str()))
-        };
-        all.filter(holds).collect()
-    }
-
     /// Whether the model ends an answer with this token.
     #[must_use]
     pub fn ends_answer(&self, token: TokenId) -> bool {
@@ -323,8 +244,10 @@ impl Runtime {
     pub fn shutdown(&self, timeout: Duration) {
         // Taken out first, so that requests that come meanwhile are refused at once.
         let engine = self.engine.write().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(mut engine) = engine {
-            engine.shutdown(timeout);
+        match engine {
+            Some(Running::Decoder(mut engine)) => engine.shutdown(timeout),
+            Some(Running::Encoder(mut engine)) => engine.shutdown(timeout),
+            None => {}
         }
         let disk_cache = self.disk_cache.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(disk_cache) = disk_cache {
@@ -337,6 +260,13 @@ impl Runtime {
         requests: &[Arc<GenerateRequest>],
         arrived_at: SystemTime,
     ) -> Result<Vec<Vec<GenerateStream>>, GenerateError> {
+        if self.info.encoder.is_some() {
+            let name = &self.info.name;
+            let message = format!(
+                "model is '{name}', an encoder: it turns texts into vectors or labels, and writes none"
+            );
+            return Err(GenerateError::InvalidField { field: "model", message });
+        }
         let materials = self.materials();
         let mut submissions = Vec::new();
         let mut streams = Vec::new();
@@ -366,7 +296,10 @@ impl Runtime {
             }
         }
         let engine = self.engine.read().unwrap_or_else(PoisonError::into_inner);
-        engine.as_ref().ok_or(GenerateError::ShuttingDown)?.submit(submissions)?;
+        match engine.as_ref() {
+            Some(Running::Decoder(engine)) => engine.submit(submissions)?,
+            Some(Running::Encoder(_)) | None => return Err(GenerateError::ShuttingDown),
+        }
         Ok(streams)
     }
 

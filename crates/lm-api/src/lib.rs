@@ -10,6 +10,7 @@ mod asked_model;
 mod date;
 mod denial;
 mod dialects;
+mod encoders;
 mod error;
 mod feedback;
 mod fields;
@@ -35,6 +36,11 @@ pub use denial::Denial;
 pub use dialects::{
     Dialect, DialectHead, Ending, Frame, Framing, parse_messages, parse_ollama_chat,
     parse_ollama_generate, parse_responses,
+};
+pub use encoders::{
+    ClassifyAsked, EmbeddingsAsked, EmbeddingsStyle, RankAsked, Ranked, ScoredBy, VectorFormat,
+    classify_json, embeddings_json, parse_classify, parse_embeddings, parse_ollama_embed,
+    parse_ollama_embeddings, parse_rerank, parse_score, rerank_json, score_json,
 };
 pub use error::{ApiError, ErrorBody};
 pub use feedback::{FeedbackRating, FeedbackRequest, parse_feedback};

@@ -152,6 +152,7 @@ impl PlaceholderBackend {
         match self.options.mode {
             PlaceholderMode::Random => self.fill_random(row),
             PlaceholderMode::Echo => self.fill_certain(row, self.echoed_token()),
+            PlaceholderMode::Embed | PlaceholderMode::Classify => row.fill(f32::NAN),
             PlaceholderMode::Replay | PlaceholderMode::Schema => {
                 self.fill_certain(row, self.scripted_token());
             }

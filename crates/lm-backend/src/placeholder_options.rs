@@ -51,6 +51,8 @@ pub struct PlaceholderOptions {
     pub n_blocks: usize,
     /// Longest sequence.
     pub max_model_len: usize,
+    /// Labels of mode `classify`.
+    pub labels: usize,
 }
 
 /// What the placeholder answers.
@@ -64,6 +66,10 @@ pub enum PlaceholderMode {
     Replay,
     /// JSON of a schema: see [`PlaceholderScript`].
     Schema,
+    /// Nothing: it is an encoder, and gives vectors. See [`crate::PlaceholderEncoder`].
+    Embed,
+    /// Nothing: it is an encoder, and gives labels; with one label, how well two texts go together.
+    Classify,
 }
 
 /// The tokens that a placeholder gives a meaning to.
@@ -93,7 +99,7 @@ pub enum OptionError {
         "placeholder option {name:?} is unknown; known: mode, seed, mean_tokens, step_ns, \
          decode_row_ns, prefill_token_ns, decode_context_ps, prefill_context_ps, jitter_percent, \
          delay_us, delay_per_token_us, slow_every, slow_us, fail_at_step, fail_every, panic_at_step, hang_at_step, hang_us, nan_at, \
-         nan_at_step, block_size, n_blocks, max_model_len"
+         nan_at_step, block_size, n_blocks, max_model_len, labels"
     )]
     Unknown {
         /// As written.
@@ -134,6 +140,7 @@ impl Default for PlaceholderOptions {
             block_size: 32,
             n_blocks: 4096,
             max_model_len: 8192,
+            labels: 1,
         }
     }
 }
@@ -203,9 +210,20 @@ impl PlaceholderOptions {
             "block_size" => self.block_size = up_to(1024, "a number from 1 to 1024")? as usize,
             "n_blocks" => self.n_blocks = length()?,
             "max_model_len" => self.max_model_len = length()?,
+            "labels" => self.labels = up_to(1024, "a number from 1 to 1024")? as usize,
             _ => return Err(OptionError::Unknown { name: name.to_owned() }),
         }
         Ok(())
+    }
+}
+
+const MODES: &str = "random, echo, replay, schema, embed or classify";
+
+impl PlaceholderMode {
+    /// Whether it reads texts and writes none.
+    #[must_use]
+    pub fn is_encoder(self) -> bool {
+        matches!(self, PlaceholderMode::Embed | PlaceholderMode::Classify)
     }
 }
 
@@ -218,7 +236,9 @@ impl FromStr for PlaceholderMode {
             "echo" => Ok(PlaceholderMode::Echo),
             "replay" => Ok(PlaceholderMode::Replay),
             "schema" => Ok(PlaceholderMode::Schema),
-            _ => Err(invalid("mode", text, "random, echo, replay or schema")),
+            "embed" => Ok(PlaceholderMode::Embed),
+            "classify" => Ok(PlaceholderMode::Classify),
+            _ => Err(invalid("mode", text, MODES)),
         }
     }
 }
@@ -260,7 +280,8 @@ mod tests {
         );
         check(
             "mode=shout",
-            Err("placeholder option mode is \"shout\", but must be random, echo, replay or schema"),
+            Err("placeholder option mode is \"shout\", but must be random, echo, replay, schema, \
+             embed or classify"),
         );
         check(
             "block_size=0",

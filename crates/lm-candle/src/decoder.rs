@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Result, Tensor};
 use candle_nn::ops::rms_norm;
-use lm_models::{Activation, DecoderSpec, LayerTensor, Model, NormPlacement, TensorRole};
+use lm_models::{Activation, DecoderSpec, LayerTensor, Model, QkNorm, TensorRole};
 
 use crate::attention::{attend, heads, soft_cap};
 use crate::rope::{RopeRows, RopeTable};
@@ -26,14 +26,14 @@ pub struct Decoder {
 /// Matrices are `[out, in]`, norms `[n]`.
 #[derive(Debug)]
 struct Layer {
-    attn_norm: Tensor,
+    /// Norms before attention and before the MLP.
+    norms: Option<(Tensor, Tensor)>,
     attn_q: Linear,
     attn_k: Linear,
     attn_v: Linear,
-    /// Norms of each head of q and k.
+    /// Norms of q and k: of each head, or of all as one.
     qk_norms: Option<(Tensor, Tensor)>,
     attn_output: Linear,
-    ffn_norm: Tensor,
     ffn_gate: Linear,
     ffn_up: Linear,
     ffn_down: Linear,
@@ -123,9 +123,7 @@ impl Decoder {
             rope_sliding: self.rope_sliding.rows(positions)?,
         };
         let mut x = self.embedding.index_select(input_ids, 0)?; // [n_tokens, hidden_size]
-        if self.spec.embedding_scale.to_bits() != 1f32.to_bits() {
-            x = (x * f64::from(self.spec.embedding_scale))?;
-        }
+        x = scale(x, self.spec.embedding_scale)?;
         for (i, layer) in self.layers.iter().enumerate() {
             x = layer.forward(&self.spec, i, &x, &inputs, kv)?;
         }
@@ -133,6 +131,7 @@ impl Decoder {
         let x = x.index_select(sample_rows, 0)?; // [n_rows, hidden_size]
         let x = rms_norm(&x, &self.output_norm, self.spec.norm.eps)?;
         let logits = x.matmul(&self.head.t()?)?; // [n_rows, vocab_size]
+        let logits = scale(logits, 1.0 / self.spec.logit_divisor)?;
         Ok(Some(match self.spec.logit_softcap {
             Some(cap) => soft_cap(&logits, cap)?,
             None => logits,
@@ -147,25 +146,28 @@ impl Layer {
         let projection =
             |tensor, bias| Linear::load(loader, i, tensor, spec.qkv_bias.then_some(bias));
         let norm = |tensor| loader.norm(TensorRole::Layer(i, tensor));
+        let pair = |first, second| Ok::<_, LoadError>(Some((norm(first)?, norm(second)?)));
         Ok(Layer {
-            attn_norm: norm(LayerTensor::AttnNorm)?,
+            norms: match spec.norm_placement.is_before() {
+                true => pair(LayerTensor::AttnNorm, LayerTensor::FfnNorm)?,
+                false => None,
+            },
             attn_q: projection(LayerTensor::AttnQ, LayerTensor::AttnQBias)?,
             attn_k: projection(LayerTensor::AttnK, LayerTensor::AttnKBias)?,
             attn_v: projection(LayerTensor::AttnV, LayerTensor::AttnVBias)?,
             qk_norms: match spec.qk_norm {
-                true => Some((norm(LayerTensor::AttnQNorm)?, norm(LayerTensor::AttnKNorm)?)),
-                false => None,
+                QkNorm::None => None,
+                QkNorm::PerHead | QkNorm::Whole => {
+                    pair(LayerTensor::AttnQNorm, LayerTensor::AttnKNorm)?
+                }
             },
             attn_output: linear(LayerTensor::AttnOutput)?,
-            ffn_norm: norm(LayerTensor::FfnNorm)?,
             ffn_gate: linear(LayerTensor::FfnGate)?,
             ffn_up: linear(LayerTensor::FfnUp)?,
             ffn_down: linear(LayerTensor::FfnDown)?,
-            post_norms: match spec.norm_placement {
-                NormPlacement::Pre => None,
-                NormPlacement::PreAndPost => {
-                    Some((norm(LayerTensor::PostAttnNorm)?, norm(LayerTensor::PostFfnNorm)?))
-                }
+            post_norms: match spec.norm_placement.is_behind() {
+                true => pair(LayerTensor::PostAttnNorm, LayerTensor::PostFfnNorm)?,
+                false => None,
             },
         })
     }
@@ -178,24 +180,24 @@ impl Layer {
         inputs: &StepInputs<'_>,
         kv: &mut PagedKv,
     ) -> Result<Tensor> {
-        let eps = spec.norm.eps;
-        let normed = rms_norm(x, &self.attn_norm, eps)?;
-        let mut attended = self.attention(spec, i, &normed, inputs, kv)?;
-        if let Some((after_attention, _)) = &self.post_norms {
-            attended = rms_norm(&attended, after_attention, eps)?;
-        }
-        let x = (x + attended)?;
-        let normed = rms_norm(&x, &self.ffn_norm, eps)?;
+        let norm = |x: &Tensor, weight: Option<&Tensor>| match weight {
+            Some(weight) => rms_norm(x, weight, spec.norm.eps),
+            None => Ok(x.clone()),
+        };
+        let (before, behind) = (self.norms.as_ref(), self.post_norms.as_ref());
+        let normed = norm(x, before.map(|norms| &norms.0))?;
+        let attended = self.attention(spec, i, &normed, inputs, kv)?;
+        let attended = norm(&attended, behind.map(|norms| &norms.0))?;
+        let x = (x + scale(attended, spec.residual_scale)?)?;
+        let normed = norm(&x, before.map(|norms| &norms.1))?;
         let gate = self.ffn_gate.forward(&normed)?;
         let gate = match spec.activation {
             Activation::Silu => gate.silu()?,
             Activation::GeluTanh => gate.gelu()?,
         };
-        let mut mlp = self.ffn_down.forward(&(gate * self.ffn_up.forward(&normed)?)?)?;
-        if let Some((_, after_mlp)) = &self.post_norms {
-            mlp = rms_norm(&mlp, after_mlp, eps)?;
-        }
-        x + mlp
+        let mlp = self.ffn_down.forward(&(gate * self.ffn_up.forward(&normed)?)?)?;
+        let mlp = norm(&mlp, behind.map(|norms| &norms.1))?;
+        x + scale(mlp, spec.residual_scale)?
     }
 
     fn attention(
@@ -206,13 +208,17 @@ impl Layer {
         inputs: &StepInputs<'_>,
         kv: &mut PagedKv,
     ) -> Result<Tensor> {
-        let mut q = heads(&self.attn_q.forward(x)?, spec.n_heads)?; // [n, n_heads, head_dim]
-        let mut k = heads(&self.attn_k.forward(x)?, spec.n_kv_heads)?; // [n, n_kv_heads, head_dim]
+        let norm = |x: Tensor, n_heads, weight: Option<&Tensor>| match (spec.qk_norm, weight) {
+            (QkNorm::PerHead, Some(weight)) => {
+                rms_norm(&heads(&x, n_heads)?, weight, spec.norm.eps)
+            }
+            (QkNorm::Whole, Some(weight)) => heads(&rms_norm(&x, weight, spec.norm.eps)?, n_heads),
+            _ => heads(&x, n_heads),
+        };
+        let norms = self.qk_norms.as_ref();
+        let q = norm(self.attn_q.forward(x)?, spec.n_heads, norms.map(|norms| &norms.0))?; // [n, n_heads, head_dim]
+        let k = norm(self.attn_k.forward(x)?, spec.n_kv_heads, norms.map(|norms| &norms.1))?; // [n, n_kv_heads, head_dim]
         let v = heads(&self.attn_v.forward(x)?, spec.n_kv_heads)?; // [n, n_kv_heads, head_dim]
-        if let Some((q_norm, k_norm)) = &self.qk_norms {
-            q = rms_norm(&q, q_norm, spec.norm.eps)?;
-            k = rms_norm(&k, k_norm, spec.norm.eps)?;
-        }
         let is_sliding = spec.sliding_window[i].is_some();
         let rope = if is_sliding { &inputs.rope_sliding } else { &inputs.rope };
         let (q, k) = (rope.rotate(&q)?, rope.rotate(&k)?);
@@ -241,6 +247,11 @@ impl Linear {
             None => Ok(y),
         }
     }
+}
+
+/// Multiplies all values, unless that changes nothing.
+fn scale(x: Tensor, factor: f32) -> Result<Tensor> {
+    if factor.to_bits() == 1f32.to_bits() { Ok(x) } else { x * f64::from(factor) }
 }
 
 /// The device that a name stands for: `cpu`, `cuda:N` or `metal`.

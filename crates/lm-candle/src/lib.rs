@@ -6,11 +6,12 @@
 //!
 //! It also turns weights from one storage type into another: [`requantize`].
 //!
-//! Start reading at [`CandleBackend`], then [`Decoder::forward`].
+//! Start reading at [`CandleBackend`], then [`Decoder::forward`]; for texts to vectors at [`CandleEncoder`].
 
 mod attention;
 mod backend;
 mod decoder;
+mod encoder;
 mod kv;
 mod quantize;
 mod rope;
@@ -18,5 +19,6 @@ mod weights;
 
 pub use backend::{CandleBackend, CandleOptions, LoadError};
 pub use decoder::Decoder;
+pub use encoder::CandleEncoder;
 pub use kv::{PagedKv, StepSlots};
 pub use quantize::{QuantizeError, requantize};

@@ -30,14 +30,15 @@ impl RopeTable {
         max_model_len: usize,
         device: &Device,
     ) -> Result<Self> {
-        let frequencies = spec.rope.frequencies(is_sliding);
+        let frequencies = spec.rope.frequencies(is_sliding, max_model_len);
+        let magnitude = f64::from(spec.rope.magnitude());
         let half = frequencies.len();
         let angles = (0..max_model_len)
             .flat_map(|position| frequencies.iter().map(move |f| position as f64 * f));
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
         for angle in angles {
-            cos.push(angle.cos() as f32);
-            sin.push(angle.sin() as f32);
+            cos.push((angle.cos() * magnitude) as f32);
+            sin.push((angle.sin() * magnitude) as f32);
         }
         let shape = (max_model_len, half);
         Ok(RopeTable {

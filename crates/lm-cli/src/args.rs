@@ -3,13 +3,16 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 use lastmile::KvType;
 
 use crate::bench_args::BenchArgs;
 use crate::cache_args::CacheArgs;
+use crate::config_file::ConfigArgs;
 use crate::cost::{CostArgs, PriceArgs};
 use crate::data_args::{DataArgs, QuarantineArgs};
+use crate::embed::EmbedArgs;
+use crate::fetch_args::{InspectArgs, ModelsArgs, PullArgs, RmArgs};
 use crate::how::kv_type;
 use crate::keys_args::KeysArgs;
 use crate::loop_args::{EvalArgs, FailuresArgs, FixArgs, LearnArgs, ReviewArgs};
@@ -19,6 +22,7 @@ use crate::placeholder_args::PlaceholderArgs;
 use crate::recorder::{RecorderArgs, RecorderServeArgs};
 use crate::replay_args::{BundleArgs, ReplayArgs};
 use crate::served::ServedArgs;
+use crate::shell::{CompletionsArgs, ManArgs};
 use crate::store_args::{StoreArgs, StoreOptionArgs};
 use crate::top_args::TopArgs;
 
@@ -38,6 +42,15 @@ pub(crate) struct Cli {
     /// How log lines on standard error look.
     #[arg(long, global = true, value_enum, default_value = "text", env = "LASTMILE_LOG_FORMAT")]
     pub(crate) log_format: LogFormat,
+    /// The file with defaults for `serve`; by default `lastmile.toml` of the home, if there is one.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "LASTMILE_CONFIG",
+        hide_short_help = true
+    )]
+    pub(crate) config: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -54,6 +67,8 @@ pub(crate) enum Verb {
     Serve(Box<ServeArgs>),
     /// Answer one prompt and exit.
     Run(RunArgs),
+    /// Turn texts into vectors.
+    Embed(EmbedArgs),
     /// Talk with a model in the terminal.
     Chat(ChatArgs),
     /// Fetch a model.
@@ -106,6 +121,12 @@ pub(crate) enum Verb {
     Store(StoreArgs),
     /// Watch a server that runs, live.
     Top(TopArgs),
+    /// Say what `serve` would be told, and by whom.
+    Config(Box<ConfigArgs>),
+    /// Write completions for a shell to standard output.
+    Completions(CompletionsArgs),
+    /// Write man pages into a folder.
+    Man(ManArgs),
 }
 
 /// Which model, and how it is run.
@@ -116,6 +137,15 @@ pub(crate) struct ModelArgs {
     pub(crate) model: String,
     #[command(flatten)]
     pub(crate) run: RunOptions,
+}
+
+impl RunOptions {
+    /// As when nothing is said on the command line.
+    pub(crate) fn of_defaults() -> anyhow::Result<Self> {
+        let command = RunOptions::augment_args(clap::Command::new("lastmile"));
+        let matches = command.try_get_matches_from(["lastmile"])?;
+        Ok(RunOptions::from_arg_matches(&matches)?)
+    }
 }
 
 #[derive(Clone, Debug, Args)]
@@ -278,38 +308,6 @@ pub(crate) struct ChatArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  lastmile pull gemma3-270m")]
-pub(crate) struct PullArgs {
-    /// A card's name or `hf:org/repo[:file]`.
-    #[arg(default_value = "smollm2-135m-instruct")]
-    pub(crate) model: String,
-    /// Never use the network: only say where the model is, if it is installed.
-    #[arg(long, env = "LASTMILE_OFFLINE", conflicts_with = "force")]
-    pub(crate) offline: bool,
-    /// Fetch again even when it is installed.
-    #[arg(long)]
-    pub(crate) force: bool,
-    /// One JSON document: name, path, files.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  lastmile models --json")]
-pub(crate) struct ModelsArgs {
-    /// One JSON document: a list of name, description, license, size_bytes, installed, path.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  lastmile rm gemma3-270m")]
-pub(crate) struct RmArgs {
-    /// A card's name or `hf:org/repo[:file]`.
-    pub(crate) model: String,
-}
-
-#[derive(Debug, Args)]
 #[command(after_help = "Example:\n  lastmile plan model.gguf --kv-cache int8 --memory-limit 4096")]
 pub(crate) struct PlanArgs {
     /// A card's name, a file, a folder, `hf:org/repo[:file]`, or `placeholder[:options]`.
@@ -317,17 +315,6 @@ pub(crate) struct PlanArgs {
     pub(crate) model: String,
     #[command(flatten)]
     pub(crate) run: RunOptions,
-    /// One JSON document.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  lastmile inspect model.gguf")]
-pub(crate) struct InspectArgs {
-    /// A card's name, a file, a folder, or `hf:org/repo[:file]`; it must be there already.
-    #[arg(default_value = "smollm2-135m-instruct")]
-    pub(crate) model: String,
     /// One JSON document.
     #[arg(long)]
     pub(crate) json: bool,

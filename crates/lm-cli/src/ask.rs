@@ -2,14 +2,17 @@
 //!
 //! It must never pass a case that was not answered.
 
+use std::cell::OnceCell;
 use std::time::Duration;
 
+use lastmile::{EncodeRequest, EncoderText, RequestId, Runtime, Task, normalize};
 use lm_feedback::{Case, Outcome as Said, Score, Scorer, Summary, judge_prompt, judge_says};
 use serde_json::{Value, json};
 use ureq::Agent;
 
 use crate::failures::{failed_line, wrong_use};
 use crate::loop_args::AskArgs;
+use crate::model::{runtime_config, start};
 
 /// The longest wait for one answer.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -20,6 +23,8 @@ pub(crate) struct Asker<'a> {
     agent: Agent,
     args: &'a AskArgs,
     model: String,
+    /// Loaded when the first answer is to be compared.
+    encoder: OnceCell<Runtime>,
 }
 
 /// What became of the cases.
@@ -38,7 +43,7 @@ impl<'a> Asker<'a> {
             .proxy(None)
             .build()
             .into();
-        let mut asker = Asker { agent, args, model: String::new() };
+        let mut asker = Asker { agent, args, model: String::new(), encoder: OnceCell::new() };
         asker.model = match &args.model {
             Some(model) => model.clone(),
             None => {
@@ -75,6 +80,10 @@ impl<'a> Asker<'a> {
                 }
                 said.judged = judge_says(&reply.text);
             }
+            if matches!(case.scorer, Scorer::Similarity(_)) && said.error.is_none() {
+                let expected = case.expected.as_deref().unwrap_or_default();
+                said.similarity = Some(self.similarity(&said.text, expected)?);
+            }
             let score = case.score(&said);
             if !score.pass {
                 let question = case.messages.last().and_then(|last| last["content"].as_str());
@@ -83,6 +92,27 @@ impl<'a> Asker<'a> {
             scores.push(score);
         }
         Ok(Asked { summary: Summary::of(scores.iter()), failed })
+    }
+
+    /// The cosine between two texts' vectors, by an encoder of this machine. Long texts are compared by their
+    /// beginnings.
+    fn similarity(&self, answer: &str, expected: &str) -> anyhow::Result<f64> {
+        let encoder = match self.encoder.get() {
+            Some(encoder) => encoder,
+            None => {
+                let options = crate::args::RunOptions::of_defaults()?;
+                let started = start(runtime_config(&self.args.encoder, &options)?)?;
+                self.encoder.get_or_init(|| started)
+            }
+        };
+        let texts = [answer, expected].map(|text| EncoderText::Text(text.to_owned())).to_vec();
+        let request = EncodeRequest {
+            truncate: true,
+            ..EncodeRequest::new(RequestId(0), Task::Embed, texts)
+        };
+        let mut rows = encoder.encode(&request)?.wait()?.rows;
+        rows.iter_mut().for_each(|row| normalize(row));
+        Ok(rows[0].iter().zip(&rows[1]).map(|(a, b)| f64::from(a * b)).sum())
     }
 
     /// Greedy, so that the same release says the same every time.
@@ -120,6 +150,7 @@ impl<'a> Asker<'a> {
             finish_reason: choice["finish_reason"].as_str().map(str::to_owned),
             error: None,
             judged: None,
+            similarity: None,
         }
     }
 }

@@ -2,10 +2,10 @@
 
 use std::io::Write;
 
-use lm_models::{Catalog, Installed, ModelRef, PullOptions, Summary, WeightsFrom};
+use lm_models::{Catalog, EncoderModel, Installed, ModelRef, PullOptions, Summary, WeightsFrom};
 use serde_json::{Value, json};
 
-use crate::args::{InspectArgs, ModelsArgs, PullArgs, RmArgs};
+use crate::fetch_args::{InspectArgs, ModelsArgs, PullArgs, RmArgs};
 use crate::model::{home, model_ref};
 use crate::outcome::{Outcome, WrongUse, human_bytes, print_json, say};
 use crate::progress::Drawn;
@@ -38,7 +38,7 @@ pub(crate) fn models(args: &ModelsArgs) -> anyhow::Result<Outcome> {
             "name": card.name,
             "description": card.description,
             "license": card.license,
-            "size_bytes": card.size_bytes,
+            "size_bytes": card.total_bytes(),
             "installed": find(&card.name).is_some(),
             "path": find(&card.name).map(|model| model.path.clone()),
         })
@@ -84,9 +84,15 @@ pub(crate) fn inspect(args: &InspectArgs) -> anyhow::Result<Outcome> {
     let Some(path) = lm_models::locate(&model, &home)? else {
         anyhow::bail!("{model} is not there; `lastmile pull {model}` fetches it");
     };
+    if let Some(model) = lm_models::open_encoder(&path)? {
+        return say_facts(args.json, encoder_json(&model)?);
+    }
     let summary = Summary::of(&lm_models::open(&path, WeightsFrom::File)?)?;
-    let document = summary_json(&summary);
-    if args.json {
+    say_facts(args.json, summary_json(&summary))
+}
+
+fn say_facts(as_json: bool, document: Value) -> anyhow::Result<Outcome> {
+    if as_json {
         print_json(&document)?;
     } else if let Value::Object(facts) = document {
         for (name, value) in facts {
@@ -95,6 +101,29 @@ pub(crate) fn inspect(args: &InspectArgs) -> anyhow::Result<Outcome> {
         }
     }
     Ok(Outcome::Done)
+}
+
+fn encoder_json(model: &EncoderModel) -> anyhow::Result<Value> {
+    let (spec, (types, n_params)) = (&model.spec, model.tensor_types()?);
+    let types = types.iter().map(|(dtype, n)| (dtype.as_str().to_owned(), json!(n)));
+    Ok(json!({
+        "name": model.name,
+        "architecture": spec.family.as_str(),
+        "kind": "encoder",
+        "parameters": n_params,
+        "size_bytes": model.size_bytes(),
+        "tensors_by_type": types.collect::<serde_json::Map<_, _>>(),
+        "tokenizer": "tokenizer.json",
+        "vocab_size": spec.vocab_size,
+        "n_layers": spec.n_layers,
+        "hidden_size": spec.hidden_size,
+        "n_heads": spec.n_heads,
+        "intermediate_size": spec.intermediate_size,
+        "context_length": spec.max_len,
+        "positions": spec.n_positions - spec.first_position,
+        "pooling": format!("{:?}", spec.pooling).to_lowercase(),
+        "labels": spec.head.as_ref().map(|head| &head.labels),
+    }))
 }
 
 fn installed_json(installed: &Installed) -> Value {

@@ -175,6 +175,9 @@ pub(crate) struct AskArgs {
     /// The model that judges, for the scorer `judge`; by default the same.
     #[arg(long, value_name = "MODEL")]
     pub(crate) judge: Option<String>,
+    /// The encoder that compares texts, for the scorer `similarity`. It runs here, not on the server.
+    #[arg(long, default_value = "all-minilm-l6-v2", value_name = "MODEL")]
+    pub(crate) encoder: String,
     /// A key of the server.
     #[arg(long, env = "LASTMILE_API_KEY", hide_env_values = true)]
     pub(crate) api_key: Option<String>,
@@ -191,7 +194,8 @@ pub(crate) struct EvalArgs {
     /// Of a dataset: the beginning of a version's id; by default the newest.
     #[arg(long)]
     pub(crate) version: Option<String>,
-    /// For rows that name none: `exact`, `contains`, `regex`, `json`, `json_schema`, `not:KIND`, `answered` or `judge`.
+    /// For rows that name none: `exact`, `contains`, `regex`, `json`, `json_schema`, `not:KIND`, `answered`, `judge` or
+    /// `similarity:COSINE`.
     #[arg(long, value_name = "SCORER")]
     pub(crate) scorer: Option<String>,
     /// At most so many rows.

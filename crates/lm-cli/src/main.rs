@@ -15,13 +15,16 @@ mod bench_serve_args;
 mod cache_args;
 mod calibrate;
 mod chat;
+mod config_file;
 mod cost;
 mod data;
 mod data_args;
 mod data_versions;
 mod doctor;
+mod embed;
 mod failures;
 mod fetch;
+mod fetch_args;
 mod fix;
 mod how;
 mod keys;
@@ -47,6 +50,7 @@ mod run;
 mod schema_answers;
 mod serve;
 mod served;
+mod shell;
 mod signals;
 mod store;
 mod store_args;
@@ -59,19 +63,18 @@ mod why;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 use tracing_subscriber::EnvFilter;
 
 use crate::args::{Cli, LogFormat, Verb};
 use crate::bench_args::BenchVerb;
+use crate::config_file::{config, with_file};
 use crate::outcome::{Outcome, error_text, exit_code, is_broken_pipe};
 use crate::placeholder_args::PlaceholderVerb;
 
 fn main() -> ExitCode {
     allocator::configure();
-    let cli = Cli::parse();
-    start_logging(&cli);
-    let outcome = dispatch(cli.verb);
+    let outcome = run_verb();
     if let Err(error) = outcome.as_ref()
         && !is_broken_pipe(error)
     {
@@ -80,10 +83,22 @@ fn main() -> ExitCode {
     exit_code(&outcome)
 }
 
+fn run_verb() -> anyhow::Result<Outcome> {
+    let (command, file) = with_file(Cli::command())?;
+    let matches = command.clone().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    start_logging(&cli);
+    match (&cli.verb, matches.subcommand()) {
+        (Verb::Config(args), Some((_, matches))) => config(args, &command, matches, &file),
+        _ => dispatch(cli.verb),
+    }
+}
+
 fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
     match verb {
         Verb::Serve(args) => serve::serve(&args),
         Verb::Run(args) => run::run(&args),
+        Verb::Embed(args) => embed::embed(&args),
         Verb::Chat(args) => chat::chat(&args),
         Verb::Pull(args) => fetch::pull(&args),
         Verb::Models(args) => fetch::models(&args),
@@ -112,6 +127,10 @@ fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Cost(args) => cost::cost(&args),
         Verb::Store(args) => store::store(&args),
         Verb::Top(args) => top::top(&args),
+        // It is asked with what the command line says, before.
+        Verb::Config(_) => unreachable!("config has matches: this is a bug"),
+        Verb::Completions(args) => shell::completions(&args),
+        Verb::Man(args) => shell::man(&args),
         Verb::Why(args) => why::why(&args),
         Verb::Recorder(args) => recorder::recorder(&args),
         Verb::Replay(args) => replay::replay(&args),

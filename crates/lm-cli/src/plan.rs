@@ -23,7 +23,8 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Outcome> {
     let predictions = predictions(&config, costs)?;
     let max_num_seqs = config.engine.max_num_seqs as u64;
     let plan = MemoryPlan::of(&config)?;
-    let rows = rows(&plan, config.max_model_len.unwrap_or(plan.trained_len));
+    let longest = config.max_model_len.unwrap_or(plan.trained_len);
+    let rows = if plan.has_kv() { rows(&plan, longest) } else { Vec::new() };
     if args.json {
         let mut document = as_json(&plan, &rows);
         document["predictions"] = predict::as_json(&predictions);
@@ -83,13 +84,10 @@ fn print(plan: &MemoryPlan, rows: &[Row], max_num_seqs: u64) -> anyhow::Result<(
     for (name, bytes) in &plan.parts {
         say!("  {name:<12}{:>10}", human_bytes(*bytes));
     }
-    let slots = plan.n_slots();
-    say!(
-        "  {:<12}{:>10}  {slots} tokens in {}",
-        "KV cache",
-        human_bytes(plan.kv_bytes),
-        plan.kv_type
-    );
+    if plan.has_kv() {
+        let (slots, kv) = (plan.n_slots(), human_bytes(plan.kv_bytes));
+        say!("  {:<12}{kv:>10}  {slots} tokens in {}", "KV cache", plan.kv_type);
+    }
     say!("  {:<12}{:>10}", "total", human_bytes(plan.total_bytes()));
     match &plan.limit {
         Some(limit) => {
@@ -98,6 +96,13 @@ fn print(plan: &MemoryPlan, rows: &[Row], max_num_seqs: u64) -> anyhow::Result<(
             say!("  {:<12}{bytes:>10}  {}: {verdict}", "limit", limit.source);
         }
         None => say!("  limit       unknown: this system does not say; give --memory-limit"),
+    }
+    if !plan.has_kv() {
+        say!(
+            "\n  an encoder: texts of at most {} tokens, nothing is kept of them",
+            plan.trained_len
+        );
+        return Ok(());
     }
     say!("\n  context  sequences at once  with the largest KV cache that fits");
     for row in rows {

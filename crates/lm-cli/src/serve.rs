@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use lastmile::{Registry, Runtime};
+use lastmile::{EncoderOutput, Registry, Runtime};
 use lm_keys::KeyRing;
 use lm_ops::{Ops, Store};
 use lm_server::{Access, ServeError, ServerConfig, ServiceManager, Tls, bind, charging, now};
@@ -130,7 +130,12 @@ fn banner(
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let (weights, kv) = (human_bytes(backend.weights_bytes), human_bytes(backend.kv_bytes));
     let positions = backend.n_blocks * backend.block_size;
-    let (route, body) = if info.has_chat_template {
+    let (route, body) = if let Some(encoder) = &info.encoder {
+        match encoder.spec.output {
+            EncoderOutput::Vector { .. } => ("embeddings", r#"{"input": "Hello!"}"#),
+            EncoderOutput::Labels { .. } => ("classify", r#"{"input": "Hello!"}"#),
+        }
+    } else if info.has_chat_template {
         ("chat/completions", r#"{"messages": [{"role": "user", "content": "Hello!"}]}"#)
     } else {
         ("completions", r#"{"prompt": "Once upon a time", "max_tokens": 50}"#)
@@ -140,12 +145,15 @@ fn banner(
     eprintln!("  model     {} on {}", info.name, backend.kernel_path);
     eprintln!("  release   {}", info.release_hash);
     eprintln!("  context   {} tokens", backend.max_model_len);
-    eprintln!("  memory    weights {weights}, KV cache {kv} for {positions} tokens");
+    match &info.encoder {
+        Some(_) => eprintln!("  memory    weights {weights}; an encoder keeps nothing of a text"),
+        None => eprintln!("  memory    weights {weights}, KV cache {kv} for {positions} tokens"),
+    }
     eprintln!("  threads   {threads}");
-    eprintln!(
-        "  sampling  temperature {}, top_p {} by default",
-        sampling.temperature, sampling.top_p
-    );
+    if info.encoder.is_none() {
+        let (temperature, top_p) = (sampling.temperature, sampling.top_p);
+        eprintln!("  sampling  temperature {temperature}, top_p {top_p} by default");
+    }
     eprintln!("  store     keeps {kept}");
     let scheme = if access.tls.is_some() { "https" } else { "http" };
     let (who, header) = match (access.keys.is_required(), args.insecure) {

@@ -3,7 +3,7 @@
 
 use lm_backend::{Batch, LogitsBuf, StepArbiter};
 use lm_kernels::{Isa, KV_PAGE, Pool, Put, add_assign, dequantize_row, rms_norm, store_k, store_v};
-use lm_models::{DecoderSpec, Model, TensorRole};
+use lm_models::{DecoderSpec, Model, QkNorm, TensorRole};
 
 use crate::LoadError;
 use crate::attention::LayerAttention;
@@ -51,7 +51,9 @@ impl Executor {
         let layers = (0..model.spec.n_layers).map(|i| loader.layer(i));
         let layers = layers.collect::<Result<_, _>>()?;
         let head = loader.stacked(&[head])?;
-        let output_norm = loader.norm(TensorRole::OutputNorm)?;
+        let mut output_norm = loader.norm(TensorRole::OutputNorm)?;
+        // The head is linear: what divides its output may as well scale its input.
+        scale(&mut output_norm, 1.0 / model.spec.logit_divisor);
         let mut windows = model.spec.sliding_window.clone();
         windows.sort_unstable();
         windows.dedup();
@@ -100,7 +102,7 @@ impl Executor {
             isa: self.isa,
             spec,
             post: post_norm.map(|norms| &norms.1),
-            next: &self.output_norm,
+            next: Some(&self.output_norm),
         };
         let head = head::Head { matrices: &self.head, norms: last };
         head.logits(&mut self.pool, batch, scratch, logits);
@@ -117,9 +119,7 @@ impl Executor {
         self.pool.for_chunks(&mut self.scratch.x, n, |row, x| {
             let token = batch.input_ids[row] as usize;
             dequantize_row(weight, &data[token * row_bytes..(token + 1) * row_bytes], x);
-            if spec.embedding_scale != 1.0 {
-                x.iter_mut().for_each(|x| *x *= spec.embedding_scale);
-            }
+            scale(x, spec.embedding_scale);
         });
         Ok(())
     }
@@ -130,8 +130,8 @@ impl Executor {
         let Scratch { rows, x, added, acts, qkv, .. } = &mut self.scratch;
         let (pool, m) = (&mut self.pool, rows.len());
         let before = i.checked_sub(1).and_then(|i| self.layers[i].post_norms.as_ref());
-        let norms =
-            RowNorms { isa, spec, post: before.map(|norms| &norms.1), next: &layer.attn_norm };
+        let next = layer.norms.as_ref().map(|norms| &norms.0);
+        let norms = RowNorms { isa, spec, post: before.map(|norms| &norms.1), next };
         norms.fill(pool, m, layer.attn_qkv.is_quantised(), (x, added), acts);
         let width = layer.attn_qkv.n_rows();
         qkv.resize(m * width, 0.0);
@@ -174,6 +174,7 @@ impl Executor {
         attention.attend(pool, (qkv, width), kv, partials);
         acts.fill(pool, isa, (m, q_width), layer.attn_output.is_quantised(), |row, out| {
             attention.merge(partials, row, out);
+            scale(out, spec.residual_scale);
         });
         let has_post_norm = layer.post_norms.is_some();
         add_product(isa, pool, &layer.attn_output, acts, has_post_norm, (x, added));
@@ -184,7 +185,8 @@ impl Executor {
         let Scratch { rows, x, added, acts, hidden, .. } = &mut self.scratch;
         let (pool, m) = (&mut self.pool, rows.len());
         let post = layer.post_norms.as_ref().map(|norms| &norms.0);
-        let norms = RowNorms { isa, spec, post, next: &layer.ffn_norm };
+        let next = layer.norms.as_ref().map(|norms| &norms.1);
+        let norms = RowNorms { isa, spec, post, next };
         let is_quantised = layer.ffn_gate.is_quantised() || layer.ffn_up.is_quantised();
         norms.fill(pool, m, is_quantised, (x, added), acts);
         let gate_and_up = mlp::GateAndUp { isa, spec, layer, acts };
@@ -193,13 +195,13 @@ impl Executor {
     }
 }
 
-/// The norm behind a block, if the model has one, and the one before the next.
+/// The norm behind a block and the one before the next, where the model has them.
 #[derive(Clone, Copy)]
 pub(crate) struct RowNorms<'a> {
     pub(crate) isa: Isa,
     pub(crate) spec: &'a DecoderSpec,
     pub(crate) post: Option<&'a Vec<f32>>,
-    pub(crate) next: &'a [f32],
+    pub(crate) next: Option<&'a Vec<f32>>,
 }
 
 impl RowNorms<'_> {
@@ -231,7 +233,17 @@ impl RowNorms<'_> {
     }
 
     pub(crate) fn norm(&self, x: &[f32], out: &mut [f32]) {
-        rms_norm(self.isa, x, self.next, self.spec.norm.eps, out);
+        match self.next {
+            Some(next) => rms_norm(self.isa, x, next, self.spec.norm.eps, out),
+            None => out.copy_from_slice(x),
+        }
+    }
+}
+
+/// Multiplies all values, unless that changes nothing.
+pub(crate) fn scale(values: &mut [f32], factor: f32) {
+    if factor != 1.0 {
+        values.iter_mut().for_each(|value| *value *= factor);
     }
 }
 
@@ -251,7 +263,7 @@ fn add_product(
     matrices.multiply(isa, pool, acts, Put::Add, x);
 }
 
-/// Norms each head of q and k if the model does, rotates them, and scales q.
+/// Norms q and k if the model does, rotates their heads, and scales q.
 fn turn(
     spec: &DecoderSpec,
     layer: &Layer,
@@ -264,8 +276,11 @@ fn turn(
     let k = &mut kv[..spec.n_kv_heads * spec.head_dim];
     let norms = layer.qk_norms.as_ref();
     for (heads, norm) in [(&mut *q, norms.map(|n| &n.0)), (k, norms.map(|n| &n.1))] {
+        if let Some(norm) = norm.filter(|_| spec.qk_norm == QkNorm::Whole) {
+            lm_kernels::rms_norm_in_place(isa, heads, norm, spec.norm.eps);
+        }
         for head in heads.chunks_exact_mut(spec.head_dim) {
-            if let Some(norm) = norm {
+            if let Some(norm) = norm.filter(|_| spec.qk_norm == QkNorm::PerHead) {
                 lm_kernels::rms_norm_in_place(isa, head, norm, spec.norm.eps);
             }
             rope.rotate(isa, head, position);

@@ -2,7 +2,7 @@
 
 use lm_backend::StepArbiter;
 use lm_kernels::{Pool, WeightType, dequantize_row};
-use lm_models::{LayerTensor, Model, NormPlacement, TensorRole};
+use lm_models::{LayerTensor, Model, QkNorm, TensorRole};
 
 use crate::LoadError;
 use crate::matrix::{Matrix, Stacked, weight_type};
@@ -10,14 +10,15 @@ use crate::matrix::{Matrix, Stacked, weight_type};
 /// Norms are `[n]` f32, with the family's offset already added; biases `[n]` f32.
 #[derive(Debug)]
 pub(crate) struct Layer {
-    pub(crate) attn_norm: Vec<f32>,
+    /// Before attention and before the MLP.
+    pub(crate) norms: Option<(Vec<f32>, Vec<f32>)>,
     /// Q, k and v.
     pub(crate) attn_qkv: Stacked,
     /// Of q, k and v, one after another.
     pub(crate) qkv_bias: Option<Vec<f32>>,
+    /// Of each head of q and k, or of all their heads as one.
     pub(crate) qk_norms: Option<(Vec<f32>, Vec<f32>)>,
     pub(crate) attn_output: Stacked,
-    pub(crate) ffn_norm: Vec<f32>,
     pub(crate) ffn_gate: Matrix,
     pub(crate) ffn_up: Matrix,
     pub(crate) ffn_down: Stacked,
@@ -76,15 +77,17 @@ impl Loader<'_> {
         };
         Ok(Layer {
             qkv_bias: spec.qkv_bias.then(biases).transpose()?,
-            attn_norm: self.norm(role(T::AttnNorm))?,
-            ffn_norm: self.norm(role(T::FfnNorm))?,
-            qk_norms: match spec.qk_norm {
-                true => pair(self, T::AttnQNorm, T::AttnKNorm)?,
+            norms: match spec.norm_placement.is_before() {
+                true => pair(self, T::AttnNorm, T::FfnNorm)?,
                 false => None,
             },
-            post_norms: match spec.norm_placement {
-                NormPlacement::Pre => None,
-                NormPlacement::PreAndPost => pair(self, T::PostAttnNorm, T::PostFfnNorm)?,
+            qk_norms: match spec.qk_norm {
+                QkNorm::None => None,
+                QkNorm::PerHead | QkNorm::Whole => pair(self, T::AttnQNorm, T::AttnKNorm)?,
+            },
+            post_norms: match spec.norm_placement.is_behind() {
+                true => pair(self, T::PostAttnNorm, T::PostFfnNorm)?,
+                false => None,
             },
             attn_qkv: self.stacked(&[T::AttnQ, T::AttnK, T::AttnV].map(role))?,
             attn_output: self.stacked(&[role(T::AttnOutput)])?,

@@ -2,7 +2,7 @@
 
 use lm_backend::{MemoryNeed, StepLimits};
 use lm_kernels::{ActBlock, KV_PAGE, PANEL_ROWS, SPAN, panel_bytes};
-use lm_models::{DecoderSpec, Model, NormPlacement, TensorRole, tensor_shapes};
+use lm_models::{DecoderSpec, Model, TensorRole, tensor_shapes};
 
 use crate::kv::KvCache;
 use crate::matrix::{ACT_BLOCK, weight_type};
@@ -46,7 +46,7 @@ fn scratch_bytes(spec: &DecoderSpec, limits: StepLimits) -> usize {
     let (hidden, q_width) = (spec.hidden_size, spec.n_heads * spec.head_dim);
     let qkv = q_width + 2 * spec.n_kv_heads * spec.head_dim;
     let acts = |k: usize| k * F32 + k / ACT_BLOCK * size_of::<ActBlock>();
-    let added = if spec.norm_placement == NormPlacement::PreAndPost { hidden } else { 0 };
+    let added = if spec.norm_placement.is_behind() { hidden } else { 0 };
     // Every span of every row leaves m, l and a sum of values for each head.
     let n_windows = spec.sliding_window.iter().collect::<std::collections::BTreeSet<_>>().len();
     let partials = max_model_len.div_ceil(SPAN) * spec.n_heads * (spec.head_dim + 2);

@@ -6,6 +6,7 @@ use lm_kernels::{
 };
 use lm_models::{Activation, DecoderSpec};
 
+use crate::executor::scale;
 use crate::layer::Layer;
 use crate::matrix::{ACT_BLOCK, RowActs, rows_per_item};
 
@@ -94,6 +95,7 @@ impl GateAndUp<'_> {
                 Activation::Silu => silu_mul(self.isa, gate, up, values),
                 Activation::GeluTanh => gelu_tanh_mul(self.isa, gate, up, values),
             }
+            scale(values, self.spec.residual_scale);
             take(row + i, values);
         }
     }

@@ -15,10 +15,13 @@ pub(crate) struct RopeTable {
 impl RopeTable {
     /// The table of layers that see everything, or of those with a sliding window.
     pub(crate) fn new(spec: &DecoderSpec, is_sliding: bool, max_model_len: usize) -> Self {
-        let frequencies = spec.rope.frequencies(is_sliding);
+        let frequencies = spec.rope.frequencies(is_sliding, max_model_len);
+        let magnitude = f64::from(spec.rope.magnitude());
         let angles = (0..max_model_len)
             .flat_map(|position| frequencies.iter().map(move |f| position as f64 * f));
-        let (cos, sin) = angles.map(|a| (a.cos() as f32, a.sin() as f32)).unzip();
+        let (cos, sin) = angles
+            .map(|angle| ((angle.cos() * magnitude) as f32, (angle.sin() * magnitude) as f32))
+            .unzip();
         RopeTable { cos, sin, half: frequencies.len(), layout: spec.rope.layout }
     }
 

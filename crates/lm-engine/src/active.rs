@@ -9,7 +9,7 @@ use lm_scheduler::Sequence;
 use lm_tokenizer::{DecodeStream, StopMatcher, StopScan, Tokenizer};
 use lm_types::{
     AnswerBegun, Finish, FinishReason, GenerateError, GenerateRequest, Other, Outcome, ReleaseHash,
-    RequestEvent, SamplingParams, StepRow, Timestamp, Timings, TokenId, TokenLogprobs, Usage,
+    RequestEvent, SamplingParams, StepRow, Task, Timestamp, Timings, TokenId, TokenLogprobs, Usage,
 };
 
 use crate::chronicle::Story;
@@ -237,6 +237,7 @@ impl Active {
             seq.map_or_else(Default::default, |seq| seq.tokens().split_at(seq.n_prompt()));
         let event = RequestEvent {
             request: Arc::unwrap_or_clone(self.request),
+            task: Task::Generate,
             choice: self.choice,
             model: served_by.model.clone(),
             release: served_by.release,

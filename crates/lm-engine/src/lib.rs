@@ -2,7 +2,8 @@
 //!
 //! It must never know HTTP, JSON, files, model families or tensors, and links neither executor.
 //!
-//! Start reading at [`Engine::step`]; it is the table of contents of the whole runtime.
+//! Start reading at [`Engine::step`]; it is the table of contents of the whole runtime. Models that only read
+//! have a loop of their own: [`EncodeHandle`].
 
 mod account;
 mod active;
@@ -10,6 +11,7 @@ mod block_store;
 mod chronicle;
 mod cpu_time;
 mod draw;
+mod encode;
 mod engine;
 mod exchange;
 mod histogram;
@@ -26,6 +28,9 @@ pub use active::ServedBy;
 pub use block_store::{
     BlockKeeper, BlockStore, BlockStoreCounters, BlockStoreSnapshot, MovedBlock, NotKept,
     StoreOrder, StoreReport, Unusable, block_store, blocks_on_their_way,
+};
+pub use encode::{
+    EncodeHandle, EncodeLimits, EncodeParts, EncodeReply, EncodeSubmission, EncodeText, Encoded,
 };
 pub use engine::{Engine, EngineParts, TakeJoules};
 pub use histogram::{Histogram, HistogramSnapshot};

@@ -286,6 +286,36 @@ impl EngineStats {
         }
     }
 
+    /// Requests of an encoder that are in batches, that wait, and the tokens that do.
+    pub(crate) fn set_queue(&self, (n_running, n_waiting, n_tokens): (usize, usize, usize)) {
+        self.n_running.store(n_running as u64, Relaxed);
+        self.n_waiting.store(n_waiting as u64, Relaxed);
+        self.queued_tokens.store(n_tokens as u64, Relaxed);
+    }
+
+    /// A request of an encoder ended.
+    pub(crate) fn count_encoded(&self, finish: &Finish) {
+        self.finished[finish.reason as usize].fetch_add(1, Relaxed);
+        self.prompt_tokens.fetch_add(u64::from(finish.usage.prompt_tokens), Relaxed);
+        self.e2e.record(finish.timings.e2e);
+        self.queue_wait.record(finish.timings.queue_wait);
+    }
+
+    /// A time limit passed, before the first batch or after it.
+    pub(crate) fn count_expired(&self, is_running: bool) {
+        let counter = if is_running { &self.expired_running } else { &self.expired_waiting };
+        counter.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn count_failed_step(&self) {
+        self.failed_steps.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn add_cpu(&self, spent: Duration) {
+        self.steps.fetch_add(1, Relaxed);
+        self.cpu_nanos.fetch_add(spent.as_nanos() as u64, Relaxed);
+    }
+
     /// Reads all counters. Never waits for the engine.
     #[must_use]
     pub fn snapshot(&self) -> StatsSnapshot {

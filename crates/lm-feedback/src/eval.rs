@@ -32,6 +32,8 @@ pub enum Scorer {
     Answered,
     /// A model says that it is as good as the expected one.
     Judge,
+    /// Its vector and that of the expected text have at least this cosine.
+    Similarity(f64),
 }
 
 /// One row of a dataset as a question with its check.
@@ -54,7 +56,7 @@ enum Check {
 }
 
 /// What was answered.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outcome {
     /// The text; empty after an error.
     pub text: String,
@@ -64,6 +66,8 @@ pub struct Outcome {
     pub error: Option<String>,
     /// What the judge said, for [`Scorer::Judge`].
     pub judged: Option<bool>,
+    /// The cosine to the expected text, for [`Scorer::Similarity`].
+    pub similarity: Option<f64>,
 }
 
 /// Whether an answer is good, and why not.
@@ -89,8 +93,10 @@ pub struct Summary {
 }
 
 const SCORERS: &str = "exact, contains:TEXT, regex:PATTERN, json, json_schema:SCHEMA, not:KIND, \
-    answered or judge; similarity needs an embedding model, of which there is none, and token \
-    log-probabilities of a given answer are not served";
+    answered, judge, similarity or similarity:COSINE; token log-probabilities of a given answer are \
+    not served";
+/// What `similarity` without a cosine asks for.
+const SIMILAR: f64 = 0.8;
 
 impl Scorer {
     /// Reads `NAME` or `NAME:OPERAND`; the operand is what is expected.
@@ -110,6 +116,13 @@ impl Scorer {
             ("json_schema", _) => Scorer::JsonSchema,
             ("answered", None) => Scorer::Answered,
             ("judge", _) => Scorer::Judge,
+            ("similarity", least) => {
+                let least = least.as_deref().map_or(Ok(SIMILAR), str::parse);
+                let least = least.ok().filter(|least| (-1.0..=1.0).contains(least));
+                let limit = "similarity:COSINE, from -1 to 1";
+                let least = least.ok_or_else(|| FeedbackError::invalid("scorer", text, limit))?;
+                return Ok((Scorer::Similarity(least), None));
+            }
             ("not", Some(kind)) => {
                 let kind = Kind::of(kind)?;
                 if shows(kind, "", None).is_none() {
@@ -129,11 +142,18 @@ impl Scorer {
 
 impl Check {
     fn of(scorer: &Scorer, expected: Option<&str>) -> Result<Check, FeedbackError> {
-        let needs =
-            matches!(scorer, Scorer::Exact | Scorer::Contains | Scorer::Regex | Scorer::JsonSchema);
+        let needs = matches!(
+            scorer,
+            Scorer::Exact
+                | Scorer::Contains
+                | Scorer::Regex
+                | Scorer::JsonSchema
+                | Scorer::Similarity(_)
+        );
         match (scorer, expected) {
             (_, None) if needs => {
-                let limit = "given for the scorers exact, contains, regex and json_schema";
+                let limit =
+                    "given for the scorers exact, contains, regex, json_schema and similarity";
                 Err(FeedbackError::invalid("expected", "absent", limit))
             }
             (Scorer::Regex, Some(pattern)) => {
@@ -232,6 +252,14 @@ impl Case {
             (Scorer::Judge, _) => match outcome.judged {
                 Some(good) => score(good, "the judge says so"),
                 None => score(false, "the judge said neither PASS nor FAIL"),
+            },
+            (Scorer::Similarity(least), _) => match outcome.similarity {
+                Some(found) => {
+                    let why =
+                        format!("its cosine to the expected text is {found:.3}, below {least}");
+                    score(found >= *least, &why)
+                }
+                None => score(false, "it was not compared with the expected text"),
             },
             _ => score(text.trim() == expected.trim(), "it is not the expected text"),
         }

@@ -26,6 +26,8 @@ pub fn file(name: &str) -> Option<File> {
         "index.html" => found(HTML, include_str!("../pages/index.html")),
         "style.css" => found(STYLE, include_str!("../pages/style.css")),
         "icon.svg" => found(IMAGE, include_str!("../pages/icon.svg")),
+        "docs.html" => found(HTML, include_str!("../pages/docs.html")),
+        "docs.js" => found(SCRIPT, include_str!("../pages/docs.js")),
         "main.js" => found(SCRIPT, include_str!("../pages/main.js")),
         "api.js" => found(SCRIPT, include_str!("../pages/api.js")),
         "dom.js" => found(SCRIPT, include_str!("../pages/dom.js")),
@@ -44,7 +46,8 @@ pub fn file(name: &str) -> Option<File> {
 mod tests {
     use super::file;
 
-    const SCRIPTS: [&str; 9] = [
+    const SCRIPTS: [&str; 10] = [
+        "docs.js",
         "main.js",
         "timeline.js",
         "api.js",
@@ -61,12 +64,14 @@ mod tests {
 
     #[test]
     fn pages_need_no_other_host_and_no_inline_script() {
-        let page = file("index.html").unwrap().text;
-        for word in ["http:", "https:", "style=", "onclick", "javascript:"] {
-            assert!(!page.contains(word), "{word} in index.html");
-        }
-        for tag in page.split("<script").skip(1) {
-            assert!(tag.starts_with(" type=\"module\" src=\"/panel/"), "{tag}");
+        for name in ["index.html", "docs.html"] {
+            let page = file(name).unwrap().text;
+            for word in ["http:", "https:", "style=", "onclick", "javascript:"] {
+                assert!(!page.contains(word), "{word} in {name}");
+            }
+            for tag in page.split("<script").skip(1) {
+                assert!(tag.starts_with(" type=\"module\" src=\"/panel/"), "{tag}");
+            }
         }
         for name in SCRIPTS {
             let text = file(name).unwrap().text.replace(NAMESPACE, "");

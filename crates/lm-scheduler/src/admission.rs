@@ -25,7 +25,7 @@ const GRACE: Duration = Duration::from_secs(10);
 const EARLY: Duration = Duration::from_millis(20);
 /// Promises are further apart than the requests before them should take, by this factor: a machine that
 /// is slower than it seems still keeps them.
-const CAUTION: f64 = 1.15;
+const CAUTION: f64 = 1.05;
 /// While promises are open, others are admitted only up to this part of their time limit.
 const OPEN_PART: f64 = 0.7;
 /// Promises take at most one place in so many.

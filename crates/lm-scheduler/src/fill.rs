@@ -18,6 +18,9 @@ const MOST_PART: f64 = 0.95;
 /// Prefill tokens that a step may hold whatever they take, so that no prompt waits for ever. Chunks that
 /// do not end a prompt are multiples of it, as kernels take rows in such tiles.
 pub(crate) const LEAST_CHUNK: usize = 16;
+/// The same where streams run and [`LEAST_CHUNK`] would break the bound, as it does late in a long prompt.
+/// With fewer, the weights would be read for too little.
+const LEAST_BESIDE: usize = LEAST_CHUNK / 2;
 /// Where decodes alone exceed the bound they take turns; one that was left out of so many steps goes
 /// first, whatever its class and tenant.
 const MOST_LEFT_OUT: u64 = 32;
@@ -208,7 +211,9 @@ impl Scheduler {
         let is_prompt = seq.n_remaining() > 1 || self.step.rows.is_empty();
         let chunk = match in_time {
             _ if in_time >= most => most,
-            _ if in_time < LEAST_CHUNK && !room.has_prefill && is_prompt => LEAST_CHUNK.min(most),
+            _ if in_time < LEAST_CHUNK && !room.has_prefill && is_prompt => {
+                self.least_chunk(seq.n_computed, room).min(most)
+            }
             _ => in_time - in_time % LEAST_CHUNK,
         };
         if chunk > 0 {
@@ -216,6 +221,20 @@ impl Scheduler {
             self.schedule_row(id, chunk, room);
         }
         chunk > 0 || most == 0
+    }
+
+    /// What a prompt gets from position `start` on however long it takes.
+    fn least_chunk(&self, start: usize, room: &Room) -> usize {
+        let fits = |(seconds, _)| {
+            let longest = self.cost.longest_chunk(&self.step.shape, start, MOST_PART * seconds);
+            longest >= LEAST_CHUNK
+        };
+        let has_decodes = self.step.shape.n_decodes > 0;
+        if !has_decodes || self.time_bounds(room).is_none_or(fits) {
+            LEAST_CHUNK
+        } else {
+            LEAST_BESIDE
+        }
     }
 
     /// Puts the next `n_tokens` of a sequence into the step, and blocks under them.

@@ -113,6 +113,24 @@ fn batch_waits_no_longer_than_its_patience() {
 }
 
 #[test]
+fn beside_a_stream_the_least_chunk_is_halved_where_it_breaks_the_bound() {
+    // 16 tokens beside one decode take 11 ms: more than 0.6 times the bound, less than 0.95 times, more.
+    for (gap_ms, beside) in [(40, 32), (15, 16), (10, 8)] {
+        let mut rig = Rig::new(|config| config.max_token_gap = Duration::from_millis(gap_ms));
+        rig.add(1, 1, Priority::Interactive, 10);
+        (0..200).for_each(|_| drop(rig.step()));
+        rig.add(2, 1, Priority::Interactive, 500);
+        let mut chunks = vec![];
+        while rig.scheduler.sequence(SeqId(2)).is_none_or(|seq| seq.n_generated() == 0) {
+            rig.step();
+            chunks.push(rig.scheduler.step().shape.n_prefill_tokens);
+        }
+        chunks.sort_unstable();
+        assert_eq!(chunks[chunks.len() / 2], beside, "{gap_ms} ms: {chunks:?}");
+    }
+}
+
+#[test]
 fn decodes_that_exceed_the_bound_take_turns() {
     let mut rig = Rig::new(|config| config.max_num_seqs = 32);
     // 32 rows take 34 ms, and 20 may be taken.

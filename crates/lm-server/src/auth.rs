@@ -97,13 +97,13 @@ fn caller(keys: &KeyRing, request: &Request) -> Result<Caller, Denial> {
 fn need(route: Option<&str>, wants_page: bool) -> Need {
     match route {
         // The dashboard's files say nothing of this server; what its pages ask for needs a key.
-        Some("/panel/{file}") => Need::Nothing,
+        Some("/panel/{file}" | "/docs" | "/openapi.json") => Need::Nothing,
         Some("/") if wants_page => Need::Nothing,
         // Whoever has a key sees the own requests.
         Some("/v1/requests" | "/v1/requests/{id}/page" | "/v1/requests/{id}/timeline") => Need::Key,
         Some("/health" | "/health/live" | "/health/ready") => Need::Nothing,
         Some("/metrics") => Need::Scope(Scope::Metrics),
-        Some(route) if route.starts_with("/v1/") || route.starts_with("/api/") => {
+        Some(route) if ["/v1/", "/v2/", "/api/"].iter().any(|api| route.starts_with(api)) => {
             Need::Scope(Scope::Infer)
         }
         Some("/tokenize" | "/detokenize" | "/apply-template" | "/abort") => {
@@ -189,7 +189,10 @@ mod tests {
     fn every_route_but_health_and_the_pages_files_needs_something() {
         for route in ROUTES {
             let path = route.split(' ').nth(1);
-            let is_open = |path: &str| path.starts_with("/health") || path == "/panel/{file}";
+            let is_open = |path: &str| {
+                path.starts_with("/health")
+                    || ["/panel/{file}", "/docs", "/openapi.json"].contains(&path)
+            };
             for wants_page in [false, true] {
                 let is_open = path.is_some_and(is_open) || (wants_page && path == Some("/"));
                 assert_eq!(need(path, wants_page) == Need::Nothing, is_open, "{route}");

@@ -250,7 +250,7 @@ pub(crate) fn launch(
 }
 
 /// A header may be given again, with the same value.
-fn said_once(headers: &HeaderMap, name: &'static str) -> Result<(), ApiError> {
+pub(crate) fn said_once(headers: &HeaderMap, name: &'static str) -> Result<(), ApiError> {
     let mut values = headers.get_all(name).into_iter();
     let Some(first) = values.next() else { return Ok(()) };
     let Some(other) = values.find(|&value| value != first) else { return Ok(()) };

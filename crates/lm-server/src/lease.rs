@@ -17,7 +17,7 @@ use crate::auth::{Caller, now};
 /// What is set aside for an answer that may be of any length.
 const UNBOUNDED_ANSWER_TOKENS: u64 = 256;
 /// Bytes of a prompt that make a token, about.
-const BYTES_PER_TOKEN: u64 = 4;
+pub(crate) const BYTES_PER_TOKEN: u64 = 4;
 
 /// A request's place, given back when it is dropped.
 #[derive(Debug)]

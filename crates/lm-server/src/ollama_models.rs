@@ -53,9 +53,10 @@ pub(crate) async fn show(
         let asked = asked.ok_or(ApiError::Missing { param, wanted: "a model's name" })?;
         let runtime = app.models.resolve(Some(asked.trim_end_matches(":latest"))).await?;
         let info = runtime.info();
-        let capabilities: &[&str] = match info.has_chat_template {
-            true => &["completion", "tools"],
-            false => &["completion"],
+        let capabilities: &[&str] = match (&info.encoder, info.has_chat_template) {
+            (Some(_), _) => &["embedding"],
+            (None, true) => &["completion", "tools"],
+            (None, false) => &["completion"],
         };
         let body = json!({
             "modelfile": "",

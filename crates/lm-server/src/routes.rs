@@ -19,8 +19,8 @@ use crate::headers::{cors, secure};
 use crate::origin::guard;
 use crate::request_log::{RequestEntry, track};
 use crate::{
-    body, costs, dialects, generate, health, metrics, model_ops, models, ollama_models, panel,
-    reply, texts,
+    body, costs, dialects, encoders, generate, health, metrics, model_ops, models, ollama_models,
+    openapi, panel, reply, texts,
 };
 
 /// Every route, as `GET /` lists them.
@@ -30,6 +30,11 @@ pub(crate) const ROUTES: &[&str] = &[
     "POST /v1/responses",
     "POST /v1/messages",
     "POST /v1/messages/count_tokens",
+    "POST /v1/embeddings",
+    "POST /v1/rerank",
+    "POST /v2/rerank",
+    "POST /v1/score",
+    "POST /v1/classify",
     "POST /v1/feedback",
     "POST /tokenize",
     "POST /detokenize",
@@ -37,6 +42,8 @@ pub(crate) const ROUTES: &[&str] = &[
     "POST /abort",
     "POST /api/chat",
     "POST /api/generate",
+    "POST /api/embed",
+    "POST /api/embeddings",
     "POST /api/show",
     "GET /api/tags",
     "GET /api/ps",
@@ -59,6 +66,8 @@ pub(crate) const ROUTES: &[&str] = &[
     "GET /ops/v1/now/stream",
     "GET /ops/v1/cost",
     "GET /ops/v1/charts/{name}",
+    "GET /openapi.json",
+    "GET /docs",
     "GET /panel/{file}",
     "GET /",
 ];
@@ -72,6 +81,13 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/messages/count_tokens", post(dialects::count_tokens))
         .route("/api/chat", post(dialects::ollama_chat))
         .route("/api/generate", post(dialects::ollama_generate))
+        .route("/v1/embeddings", post(encoders::embeddings))
+        .route("/v1/rerank", post(encoders::rerank))
+        .route("/v2/rerank", post(encoders::rerank))
+        .route("/v1/score", post(encoders::score))
+        .route("/v1/classify", post(encoders::classify))
+        .route("/api/embed", post(encoders::ollama_embed))
+        .route("/api/embeddings", post(encoders::ollama_embeddings))
         .route("/api/show", post(ollama_models::show))
         .route("/api/tags", get(ollama_models::tags))
         .route("/api/ps", get(ollama_models::ps))
@@ -97,6 +113,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/ops/v1/now/stream", get(panel::stream))
         .route("/ops/v1/cost", get(costs::cost))
         .route("/ops/v1/charts/{name}", get(panel::chart))
+        .route("/openapi.json", get(openapi::document))
+        .route("/docs", get(openapi::docs))
         .route("/panel/{file}", get(panel::page_file))
         .route("/", get(panel::root))
         .fallback(no_route)

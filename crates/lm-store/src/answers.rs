@@ -64,7 +64,7 @@ impl Place {
 }
 
 impl Reader {
-    /// The answers after a place whose requests arrived before `end_ms` (Unix milliseconds), in order. At most 10,000.
+    /// The generated answers after a place whose requests arrived before `end_ms` (Unix milliseconds), in order. At most 10,000.
     ///
     /// # Errors
     /// Why the file could not be read.
@@ -83,6 +83,7 @@ impl Reader {
                  r.params FROM attempt a JOIN request r ON r.id = a.request_id \
                  WHERE a.arrived_at_ms >= ?1 AND a.arrived_at_ms < ?4 \
                  AND (a.arrived_at_ms, a.request_id, a.choice) > (?1, ?2, ?3) \
+                 AND json_extract(r.params, '$.task') IS NULL \
                  ORDER BY a.arrived_at_ms, a.request_id, a.choice LIMIT ?5",
             )?
             .query_map(
@@ -93,7 +94,7 @@ impl Reader {
         })
     }
 
-    /// How many answers there are whose requests arrived from `from_ms` and before `end_ms`, in Unix milliseconds, and
+    /// How many generated answers there are whose requests arrived from `from_ms` and before `end_ms`, in Unix milliseconds, and
     /// of one release when it is given.
     ///
     /// # Errors
@@ -106,8 +107,10 @@ impl Reader {
     ) -> Result<u64, StoreError> {
         self.read(|c| {
             c.prepare_cached(
-                "SELECT count(*) FROM attempt WHERE arrived_at_ms >= ?1 AND arrived_at_ms < ?2 \
-                 AND (?3 IS NULL OR release_hash = ?3)",
+                "SELECT count(*) FROM attempt a JOIN request r ON r.id = a.request_id \
+                 WHERE a.arrived_at_ms >= ?1 AND a.arrived_at_ms < ?2 \
+                 AND (?3 IS NULL OR a.release_hash = ?3) \
+                 AND json_extract(r.params, '$.task') IS NULL",
             )?
             .query_row(params![from_ms, end_ms, release_hash], |row| row.get::<_, i64>(0))
             .map(i64::cast_unsigned)

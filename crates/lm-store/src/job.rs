@@ -52,6 +52,7 @@ pub(crate) fn admit(event: &RequestEvent, privacy: Privacy) -> Box<RequestEvent>
             deadline: request.deadline,
             max_queue: request.max_queue,
         },
+        task: event.task,
         choice: event.choice,
         model: event.model.clone(),
         release: event.release,

@@ -7,7 +7,8 @@
 use std::time::Duration;
 
 use lm_types::{
-    GenerateError, Outcome, Prices, Priority, Prompt, RequestEvent, TenantId, Timings, TokenId,
+    GenerateError, Outcome, Prices, Priority, Prompt, RequestEvent, Task, TenantId, Timings,
+    TokenId,
 };
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Value, json};
@@ -59,7 +60,8 @@ pub(crate) fn event(
             tenant_text(event.request.tenant),
             answer.subject,
             answer.prompt_mac,
-            answer.is_full.then(|| recipe::to_json(&event.request).to_string()),
+            (answer.is_full && event.task == Task::Generate)
+                .then(|| recipe::to_json(&event.request).to_string()),
             tokens_text(answer.is_full, &event.prompt_tokens),
         ])?;
     }
@@ -241,6 +243,9 @@ pub(crate) fn prompt_json(event: &RequestEvent) -> Value {
 
 fn params_json(event: &RequestEvent) -> Value {
     let (sampling, stop) = (&event.request.sampling, &event.request.stop);
+    if event.task != Task::Generate {
+        return json!({ "task": event.task.as_str() });
+    }
     json!({
         "temperature": sampling.temperature,
         "top_k": sampling.top_k,

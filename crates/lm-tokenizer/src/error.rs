@@ -154,7 +154,7 @@ pub enum TokenizerError {
     },
     /// A `tokenizer.json` whose tokens cannot be told as bytes.
     #[error(
-        "{path} decodes by {decoder}, but only ByteLevel, ByteFallback and Metaspace are known"
+        "{path} decodes by {decoder}, but only ByteLevel, ByteFallback, Metaspace and WordPiece are known"
     )]
     UnknownDecoder {
         /// The file.

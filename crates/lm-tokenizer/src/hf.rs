@@ -10,7 +10,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use tokenizers::{
-    AddedVocabulary, DecoderWrapper, Model as _, OffsetType, PreTokenizer as _,
+    AddedVocabulary, DecoderWrapper, Encoding, Model as _, OffsetType, PreTokenizer as _,
     Tokenizer as HfTokenizer,
 };
 
@@ -37,6 +37,9 @@ pub(crate) struct Hf {
 enum Spelling {
     ByteLevel,
     SentencePiece,
+    /// Pieces that go on within a word begin with `##`; the others begin one. Spaces are not told, so a text
+    /// does not come back as it was.
+    WordPiece,
 }
 
 impl Hf {
@@ -47,6 +50,26 @@ impl Hf {
         parse_special: bool,
         out: &mut Vec<u32>,
     ) -> Result<(), TokenizerError> {
+        out.extend_from_slice(self.pieces(text, parse_special)?.get_ids());
+        Ok(())
+    }
+
+    /// The tokens of a text or of a pair with those around them, and of each token the text that it is of: 0
+    /// or 1. No text becomes a special token.
+    pub(crate) fn encode_pair(
+        &self,
+        first: &str,
+        second: Option<&str>,
+    ) -> Result<(Vec<u32>, Vec<u32>), TokenizerError> {
+        let failed = |e: tokenizers::Error| TokenizerError::Encode { message: e.to_string() };
+        let mut first = self.pieces(first, false)?;
+        first.set_sequence_id(0);
+        let second = second.map(|text| self.pieces(text, false)).transpose()?;
+        let whole = self.tokenizer.post_process(first, second, true).map_err(failed)?;
+        Ok((whole.get_ids().to_vec(), whole.get_type_ids().to_vec()))
+    }
+
+    fn pieces(&self, text: &str, parse_special: bool) -> Result<Encoding, TokenizerError> {
         let failed = |e: tokenizers::Error| TokenizerError::Encode { message: e.to_string() };
         let added = if parse_special { self.tokenizer.get_added_vocabulary() } else { &self.plain };
         let mut pieces = added.extract_and_normalize(self.tokenizer.get_normalizer(), text);
@@ -54,9 +77,7 @@ impl Hf {
             words.pre_tokenize(&mut pieces).map_err(failed)?;
         }
         self.tokenizer.get_model().tokenize_in_pretokenized(&mut pieces, None).map_err(failed)?;
-        let encoding = pieces.into_encoding(None, 0, OffsetType::None).map_err(failed)?;
-        out.extend_from_slice(encoding.get_ids());
-        Ok(())
+        pieces.into_encoding(None, 0, OffsetType::None).map_err(failed)
     }
 }
 
@@ -134,6 +155,7 @@ fn spelling(tokenizer: &HfTokenizer, path: &Path) -> Result<Spelling, TokenizerE
             DecoderWrapper::ByteFallback(_) | DecoderWrapper::Metaspace(_) => {
                 Some(Spelling::SentencePiece)
             }
+            DecoderWrapper::WordPiece(_) => Some(Spelling::WordPiece),
             DecoderWrapper::Sequence(sequence) => sequence.get_decoders().iter().find_map(of),
             _ => None,
         }
@@ -173,6 +195,10 @@ fn build_table(
         } else if spelling == Spelling::ByteLevel {
             bytes_of(text, &to_byte, &mut bytes);
             table.push(&bytes)?;
+        } else if spelling == Spelling::WordPiece {
+            let begins_word = format!(" {text}");
+            let piece = text.strip_prefix("##").unwrap_or(&begins_word);
+            table.push(piece.as_bytes())?;
         } else if let Some(byte) = parse_byte(text) {
             table.push(&[byte])?;
         } else {

@@ -137,6 +137,40 @@ impl Tokenizer {
         Ok(ids)
     }
 
+    /// The tokens that end a text.
+    #[must_use]
+    pub fn suffix(&self) -> &[u32] {
+        &self.suffix
+    }
+
+    /// The tokens that an encoder reads of a text or of a pair of texts, with those around them, and of each
+    /// token whether it is of the first text or the second: 0 or 1. No text becomes a special token.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_pair(
+        &self,
+        first: &str,
+        second: Option<&str>,
+    ) -> Result<(Vec<u32>, Vec<u32>), TokenizerError> {
+        let bytes = first.len() + second.map_or(0, str::len);
+        if bytes > Self::MAX_TEXT_BYTES {
+            return Err(TokenizerError::TextTooLong { bytes, limit: Self::MAX_TEXT_BYTES });
+        }
+        if let Model::Hf(hf) = &self.model {
+            return hf.encode_pair(first, second);
+        }
+        let with_special = EncodeOptions { add_special: true, parse_special: false };
+        let mut ids = self.encode(first, with_special)?;
+        let mut types = vec![0; ids.len()];
+        if let Some(second) = second {
+            ids.extend(self.encode(second, EncodeOptions::default())?);
+            ids.extend_from_slice(&self.suffix);
+            types.resize(ids.len(), 1);
+        }
+        Ok((ids, types))
+    }
+
     /// How many bytes of `text` the vocabulary cannot spell, so that [`Self::encode`] leaves them
     /// out: some byte-level vocabularies lack rare control characters. A `tokenizer.json` does not
     /// tell; there it is 0.

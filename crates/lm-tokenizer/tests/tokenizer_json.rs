@@ -98,13 +98,13 @@ fn tokens_know_their_bytes_and_the_config_names_the_special_ones() {
 
 #[test]
 fn files_that_cannot_be_used_are_named() {
-    let mut word_piece = byte_level();
-    word_piece["decoder"] = json!({"type": "WordPiece", "prefix": "##", "cleanup": true});
-    let error = load(&word_piece, None).unwrap_err();
+    let mut other = byte_level();
+    other["decoder"] = json!({"type": "BPEDecoder", "suffix": "</w>"});
+    let error = load(&other, None).unwrap_err();
     assert_eq!(
         error,
-        "/tokenizer.json decodes by WordPiece, \
-         but only ByteLevel, ByteFallback and Metaspace are known"
+        "/tokenizer.json decodes by BPEDecoder, \
+         but only ByteLevel, ByteFallback, Metaspace and WordPiece are known"
     );
     assert!(
         load(&json!({"no": 1}), None).unwrap_err().starts_with("cannot understand /tokenizer.json")

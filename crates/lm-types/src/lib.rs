@@ -26,7 +26,7 @@ pub use event::{
 };
 pub use id::{BlockIdx, ParseIdError, ReleaseHash, RequestId, SeqId, TenantId, TokenId};
 pub use message::{ChatMessage, Role};
-pub use observe::{AnswerBegun, Observer, Outcome, RequestEvent, StepEvent, StepRow};
+pub use observe::{AnswerBegun, Observer, Outcome, RequestEvent, StepEvent, StepRow, Task};
 pub use request::{GenerateRequest, Priority, Prompt, StopRules};
 pub use sampling::{Dry, InvalidParam, SamplingParams};
 pub use time::Timestamp;

@@ -13,6 +13,8 @@ use crate::{
 pub struct RequestEvent {
     /// What was asked.
     pub request: GenerateRequest,
+    /// What was done with the prompt.
+    pub task: Task,
     /// Which of the request's `n` answers this is, from 0.
     pub choice: u32,
     /// The model's name as served.
@@ -49,6 +51,7 @@ impl RequestEvent {
     ) -> Self {
         RequestEvent {
             request,
+            task: Task::Generate,
             choice: 0,
             model,
             release,
@@ -60,6 +63,33 @@ impl RequestEvent {
             usage: Usage::default(),
             timings: Timings::default(),
             timeline: Timeline::default(),
+        }
+    }
+}
+
+/// What is done with a prompt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Task {
+    /// It is continued.
+    #[default]
+    Generate,
+    /// It becomes a vector.
+    Embed,
+    /// It is compared with other texts.
+    Rank,
+    /// It is given labels.
+    Classify,
+}
+
+impl Task {
+    /// A stable word for programs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Task::Generate => "generate",
+            Task::Embed => "embed",
+            Task::Rank => "rank",
+            Task::Classify => "classify",
         }
     }
 }

@@ -19,13 +19,14 @@ use std::path::{Path, PathBuf};
 pub use recipe::{Assigned, RECIPES, Recipe};
 pub use shape::{SHAPES, shape};
 
-use crate::families::{self, ROPE_FACTORS};
+use crate::families::{self, rope_factors};
 use crate::gguf::{GgufFiles, Metadata, Value};
-use crate::model::Files;
+use crate::model::{Files, Naming, StoredTensor};
 use crate::random::random_tensor;
+use crate::roles::tensor_shape;
 use crate::{
     DecoderSpec, LayerTensor, Model, ModelError, NormSpec, RopeLayout, RopeScaling, RopeSpec,
-    TensorRole, TensorType, TensorView, TokenizerSource, WeightsFrom, tensor_shapes,
+    TensorRole, TensorType, TensorView, TokenizerSource, WeightsFrom,
 };
 
 /// ggml's version of its block layouts. Source: `GGML_QNT_VERSION` of ggml.
@@ -48,8 +49,8 @@ pub struct Export {
 pub struct ExportTensor {
     /// GGUF's name.
     pub name: String,
-    /// `None` for what is kept as it stands, such as the factors of RoPE.
-    pub role: Option<TensorRole>,
+    /// Whose rows it holds, one after another; none for what is kept as it stands, such as the factors of RoPE.
+    pub roles: Vec<TensorRole>,
     /// `[out, in]`, row-major.
     pub shape: Vec<usize>,
     /// How the source stores it.
@@ -61,7 +62,7 @@ pub struct ExportTensor {
 #[derive(Debug)]
 enum Weights {
     Model(Box<Model>),
-    Random { spec: DecoderSpec, seed: u64 },
+    Random { spec: Box<DecoderSpec>, seed: u64 },
 }
 
 impl Weights {
@@ -91,10 +92,11 @@ impl Export {
             let (mut metadata, infos) = files.reread()?;
             // The file that is written is one file, aligned by the default.
             metadata.retain(|key| !key.starts_with("split.") && key != "general.alignment");
-            let roles: HashMap<String, TensorRole> =
-                tensor_shapes(&model.spec).into_iter().map(|(r, _)| (r.gguf_name(), r)).collect();
+            let stored = model.naming.stored(&model.spec).into_iter();
+            let mut roles: HashMap<String, Vec<TensorRole>> =
+                stored.map(|stored| (stored.name, stored.roles)).collect();
             let tensors = infos.into_iter().map(|info| ExportTensor {
-                role: roles.get(&info.name).copied(),
+                roles: roles.remove(&info.name).unwrap_or_default(),
                 name: info.name,
                 shape: info.shape,
                 dtype: info.dtype,
@@ -150,7 +152,7 @@ impl Export {
     ) -> Result<Export, ModelError> {
         let mut metadata = Metadata::default();
         spec.vocab_size = vocab_keys::copy(tokenizer_from, &mut metadata)?;
-        Export::anew(Weights::Random { spec, seed }, name, metadata, Vec::new())
+        Export::anew(Weights::Random { spec: Box::new(spec), seed }, name, metadata, Vec::new())
     }
 
     /// The keys and tensors of weights that are in no GGUF file yet.
@@ -168,23 +170,21 @@ impl Export {
             ..source.clone()
         };
         spec_keys::write_spec(&mut metadata, &spec, name);
-        let mut tensors = Vec::new();
-        if let RopeScaling::PerDimension(factors) = &spec.rope.scaling {
+        let factors = factors(&spec.rope.scaling).into_iter().map(|(name, factors)| ExportTensor {
+            name: name.to_owned(),
+            roles: Vec::new(),
+            shape: vec![factors.len()],
+            dtype: TensorType::F32,
+            add: 0.0,
+        });
+        let mut tensors: Vec<ExportTensor> = factors.collect();
+        for StoredTensor { name, roles, shape } in Naming::gguf(family).stored(&spec) {
+            let is_norm = roles[0].is_norm();
             tensors.push(ExportTensor {
-                name: ROPE_FACTORS.to_owned(),
-                role: None,
-                shape: vec![factors.len()],
-                dtype: TensorType::F32,
-                add: 0.0,
-            });
-        }
-        for (role, shape) in tensor_shapes(&spec) {
-            let is_norm = role.is_norm();
-            tensors.push(ExportTensor {
-                name: role.gguf_name(),
-                role: Some(role),
+                dtype: weights.tensor_type(roles[0])?,
+                name,
+                roles,
                 shape,
-                dtype: weights.tensor_type(role)?,
                 add: if is_norm { source.norm.weight_offset } else { 0.0 },
             });
         }
@@ -240,21 +240,38 @@ impl Export {
     /// `MissingTensor` when it is none of [`Self::tensors`].
     pub fn tensor(&self, tensor: &ExportTensor) -> Result<TensorView<'_>, ModelError> {
         let missing = || ModelError::MissingTensor { name: tensor.name.clone() };
-        let Some(role) = tensor.role else {
-            return match (&self.weights, &self.spec.rope.scaling) {
-                (Weights::Model(model), scaling) => match (&model.files, scaling) {
-                    (Files::Gguf(files), _) => files.tensor(&tensor.name).ok_or_else(missing),
-                    (_, RopeScaling::PerDimension(factors)) => Ok(f32_view(factors)),
-                    _ => Err(missing()),
-                },
-                (_, RopeScaling::PerDimension(factors)) => Ok(f32_view(factors)),
-                _ => Err(missing()),
-            };
-        };
+        match tensor.roles.as_slice() {
+            [] => {
+                if let Weights::Model(model) = &self.weights
+                    && let Files::Gguf(files) = &model.files
+                {
+                    return files.tensor(&tensor.name).ok_or_else(missing);
+                }
+                let mut factors = factors(&self.spec.rope.scaling).into_iter();
+                let (_, values) = factors.find(|(n, _)| *n == tensor.name).ok_or_else(missing)?;
+                Ok(f32_view(values))
+            }
+            [role] => self.of_role(*role),
+            roles => {
+                let parts: Result<Vec<_>, _> = roles.iter().map(|r| self.of_role(*r)).collect();
+                let parts = parts?;
+                let alike = parts.iter().all(|part| part.dtype == tensor.dtype);
+                assert!(alike, "what is one tensor in GGUF is one in its source: this is a bug");
+                let data: Vec<u8> =
+                    parts.iter().flat_map(|part| part.data.iter().copied()).collect();
+                let (shape, dtype) = (tensor.shape.clone(), tensor.dtype);
+                Ok(TensorView { shape, dtype, data: data.into() })
+            }
+        }
+    }
+
+    /// The rows of one role in the order of the file.
+    fn of_role(&self, role: TensorRole) -> Result<TensorView<'_>, ModelError> {
         let view = match &self.weights {
             Weights::Model(model) => model.tensor(role)?,
             Weights::Random { spec, seed } => {
-                random_tensor(role, tensor.shape.clone(), *seed, spec.norm.weight_offset)
+                let shape = tensor_shape(spec, role).expect("it is of this spec: this is a bug");
+                random_tensor(role, shape, *seed, spec.norm.weight_offset)
             }
         };
         let stored = self.weights.spec().rope.layout;
@@ -284,6 +301,17 @@ impl Export {
                 let what = "as GGUF, a generation that ends at token";
                 Err(ModelError::unsupported(what, id, format!("{:?}", written.eos)))
             }
+        }
+    }
+}
+
+/// The tensors that a rule of RoPE is in GGUF, by name.
+fn factors(scaling: &RopeScaling) -> Vec<(&'static str, &[f32])> {
+    match scaling {
+        RopeScaling::None | RopeScaling::Linear(_) => Vec::new(),
+        RopeScaling::PerDimension(factors) => vec![(rope_factors::ALL, factors)],
+        RopeScaling::Long { short, long, .. } => {
+            vec![(rope_factors::LONG, long), (rope_factors::SHORT, short)]
         }
     }
 }

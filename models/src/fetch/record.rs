@@ -16,7 +16,7 @@ use super::home::{Home, hub_folder};
 use super::install::lock;
 use super::progress::NoProgress;
 use crate::ModelRef;
-use crate::catalog::{Catalog, is_word};
+use crate::catalog::{CardFile, Catalog, is_word};
 use crate::hf_config::read_bounded;
 use crate::safetensors::is_plain_name;
 
@@ -159,8 +159,11 @@ pub(super) fn find(model: &ModelRef, home: &Home) -> Result<Option<Installed>, F
         ModelRef::Card(name) => {
             let catalog = Catalog::load(home)?;
             let card = catalog.get(name)?;
-            let same = record.file(&card.file).and_then(|file| from_hex(&file.sha256));
-            if same != Some(card.digest()) {
+            let is_same = |file: CardFile| {
+                let installed = record.file(&file.file).and_then(|file| from_hex(&file.sha256));
+                installed == Some(file.digest())
+            };
+            if !card.files().all(is_same) {
                 return Ok(None);
             }
         }

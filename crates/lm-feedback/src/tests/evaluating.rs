@@ -81,8 +81,25 @@ fn rows_that_cannot_be_asked_are_refused() {
     refused(json!({ "messages": [] }), None, "messages");
     refused(json!({ "prompt": "x" }), None, "expected");
     refused(json!({ "prompt": "x", "expected": "(" }), Some("regex"), "regular expression");
-    refused(json!({ "prompt": "x" }), Some("similarity"), "embedding model");
+    refused(json!({ "prompt": "x" }), Some("similarity"), "expected is absent");
+    refused(json!({ "prompt": "x", "expected": "y" }), Some("similarity:2"), "from -1 to 1");
     refused(json!({ "prompt": "x" }), Some("not:disliked"), "not:refusal");
     let summary = Summary::of([].iter());
     assert_eq!((summary.n, summary.rate_low), (0, 0.0));
+}
+
+#[test]
+fn similar_answers_pass_from_a_cosine_on() {
+    let case = |scorer: &str| Case::of(&json!({ "prompt": "q", "expected": "a" }), Some(scorer));
+    let passes = |scorer: &str, similarity| {
+        let outcome = Outcome { similarity, ..Outcome::default() };
+        case(scorer).unwrap().score(&outcome)
+    };
+    assert!(passes("similarity", Some(0.8)).pass && !passes("similarity", Some(0.79)).pass);
+    assert!(passes("similarity:0.5", Some(0.5)).pass && !passes("similarity:0.5", None).pass);
+    assert!(passes("similarity", Some(0.25)).why.contains("0.250, below 0.8"));
+    for wrong in ["similarity:2", "similarity:x"] {
+        assert!(case(wrong).unwrap_err().to_string().contains("from -1 to 1"));
+    }
+    assert!(Case::of(&json!({ "prompt": "q" }), Some("similarity")).is_err());
 }

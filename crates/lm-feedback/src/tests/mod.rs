@@ -11,7 +11,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use lm_store::{Feedback, Rating, Store, StoreOptions};
 use lm_types::{
     ChatMessage, FinishReason, GenerateError, GenerateRequest, Observer, Outcome as Ended, Prompt,
-    ReleaseHash, RequestEvent, RequestId, Role, Timeline, Timings, Usage,
+    ReleaseHash, RequestEvent, RequestId, Role, Task, Timeline, Timings, Usage,
 };
 
 use crate::{Book, Collected};
@@ -48,6 +48,7 @@ impl Home {
         let prompt = Prompt::Chat(asked.iter().map(message).collect());
         self.store.record(&RequestEvent {
             request: GenerateRequest::new(id, prompt),
+            task: Task::Generate,
             choice: 0,
             model: "placeholder".to_owned(),
             release: ReleaseHash([7; 16]),

@@ -181,9 +181,9 @@ fn a_problem_that_no_text_shows_needs_an_expectation() {
     assert_eq!(rows[0]["scorer"], "contains:hello");
     assert_eq!(rows[0]["lineage"]["request_id"], id.as_str());
     assert!(Scorer::parse(rows[0]["scorer"].as_str().unwrap()).is_ok());
-    let wrong = Fix { expect: Some("similarity".to_owned()), ..fix };
+    let wrong = Fix { expect: Some("similarity:2".to_owned()), ..fix };
     let error = home.book.add_fix(wrong).unwrap_err().to_string();
-    assert!(error.contains("embedding model"), "{error}");
+    assert!(error.contains("similarity:COSINE") && error.contains("-1 to 1"), "{error}");
     let wrong =
         Fix { template: Some("Say it.".to_owned()), ..home.book.fixes().unwrap().remove(0) };
     let error = home.book.add_fix(wrong).unwrap_err().to_string();

@@ -24,7 +24,7 @@ use crate::watchdog::Condition;
 
 pub(crate) use charts::chart;
 pub(crate) use live::{now, stream};
-pub(crate) use pages::{page_file, root, wants_page};
+pub(crate) use pages::{page, page_file, root, wants_page};
 pub(crate) use params::{Params, invalid};
 pub(crate) use requests::{one, search, timeline};
 

@@ -42,6 +42,11 @@ pub(crate) async fn page_file(Path(name): Path<String>, request: Request) -> Res
     }
 }
 
+/// A page of its own; its name is one of the files'.
+pub(crate) fn page(name: &str) -> Response {
+    answer(lm_panel::file(name).expect("the page is in the binary: this is a bug"))
+}
+
 fn answer(file: lm_panel::File) -> Response {
     let headers = [(CONTENT_TYPE, file.media_type), (CONTENT_SECURITY_POLICY, POLICY)];
     (headers, file.text).into_response()

@@ -35,7 +35,7 @@ struct Shown {
 const MAX_TEXT_BYTES: usize = 1000;
 const DEFAULT_FOUND: u32 = 50;
 /// Bare ids are UUIDs; those of answers carry a prefix.
-const ID_PREFIXES: [&str; 2] = ["chatcmpl-", "cmpl-"];
+const ID_PREFIXES: [&str; 6] = ["chatcmpl-", "cmpl-", "embd-", "rerank-", "score-", "classify-"];
 
 pub(crate) async fn search(
     State(app): State<Arc<App>>,

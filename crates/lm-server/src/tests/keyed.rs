@@ -24,7 +24,7 @@ fn check(reply: &Reply, status: u16, code: &str) {
 }
 
 #[test]
-fn without_a_key_nothing_but_health_answers() {
+fn without_a_key_nothing_answers_that_tells_of_this_server() {
     let (folder, key) = folder_with_key(&[Scope::Infer], NO_LIMITS);
     let server = Server::start_in(folder, "mode=echo", |_, _, _| {});
     for route in ROUTES {
@@ -32,12 +32,13 @@ fn without_a_key_nothing_but_health_answers() {
         let reply = exchange(server.address, method, path, "");
         match path {
             _ if path.starts_with("/health") => assert_eq!(reply.status, 200, "{route}"),
-            // The pages' files are the same for everybody; there is none of this name.
+            // What is the same for everybody: the API's description, and the pages' files, of which none has this name.
+            "/openapi.json" | "/docs" => assert_eq!(reply.status, 200, "{route}"),
             "/panel/{file}" => assert_eq!(reply.status, 404, "{route}"),
             _ => check(&reply, 401, "missing_api_key"),
         }
     }
-    // Nor does it tell which routes there are.
+    // A route that there is not looks like one that there is.
     check(&server.get("/ops/anything"), 401, "missing_api_key");
     check(&server.post_with("none", CHAT, &hello("")), 401, "invalid_api_key");
     check(&server.post_with(&key[..40], CHAT, &hello("")), 401, "invalid_api_key");

@@ -5,6 +5,7 @@
 mod answers;
 mod client;
 mod costing;
+mod encoding;
 mod guarding;
 mod keyed;
 mod leaving;

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use lm_types::{
     ChatMessage, FinishReason, GenerateError, GenerateRequest, Observer, Outcome, Prompt,
-    ReleaseHash, RequestEvent, RequestId, Role, Timeline, Timings, Usage,
+    ReleaseHash, RequestEvent, RequestId, Role, Task, Timeline, Timings, Usage,
 };
 
 use crate::{Feedback, Privacy, Rating, Store, StoreError, StoreOptions};
@@ -65,6 +65,7 @@ fn event(id: u128) -> RequestEvent {
     request.n = 2;
     RequestEvent {
         request,
+        task: Task::Generate,
         choice: 0,
         model: "placeholder".to_owned(),
         release: RELEASE,
