@@ -11,6 +11,7 @@ mod spec;
 mod tensor;
 
 mod open;
+mod open_tokenizer;
 
 mod check;
 mod model;
@@ -63,6 +64,7 @@ pub use lm_tokenizer::GgufVocab;
 pub use model::{DefaultSampling, Model, TokenizerSource};
 pub use model_ref::ModelRef;
 pub use open::{WeightsFrom, open};
+pub use open_tokenizer::open_tokenizer;
 pub use roles::tensor_shapes;
 pub use spec::{
     Activation, DecoderSpec, LayerTensor, NormPlacement, NormSpec, QkNorm, RopeLayout, RopeScaling,

@@ -21,3 +21,4 @@ mod pull;
 mod quantize;
 mod real_model;
 mod structured;
+mod tokenize;

@@ -130,6 +130,7 @@ mod registry;
 mod release;
 mod roofline;
 mod runtime;
+mod said;
 mod stream;
 
 pub use calibrate::{
@@ -169,6 +170,6 @@ pub use lm_types::{
     AnswerBegun, AnswerForm, CacheMissReason, CallForm, ChatMessage, Constraint, Dialog, Dry,
     Finish, FinishReason, GenerateError, GenerateEvent, GenerateRequest, Observer, Outcome, Prices,
     Priority, Prompt, QueueUnit, ReleaseHash, RequestEvent, RequestId, Role, SamplingParams,
-    StepEvent, StepRow, StopRules, Task, TenantId, Timeline, Timings, TokenId, TokenLogprobs,
+    StepEvent, StepRow, StopRules, Task, TenantId, TextOptions, Timeline, Timings, TokenId, TokenLogprobs,
     Usage,
 };

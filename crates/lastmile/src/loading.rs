@@ -9,7 +9,7 @@ use lm_chat::ChatTemplate;
 use lm_cpu::{CpuBackend, CpuOptions};
 use lm_models::{DefaultSampling, Model, TokenizerSource};
 use lm_tokenizer::{EncodeOptions, Tokenizer, placeholder};
-use lm_types::{Dialog, Prompt};
+use lm_types::{Dialog, Prompt, TextOptions};
 
 use crate::machine::MemoryLimit;
 use crate::memory::MemoryPlan;
@@ -251,8 +251,10 @@ fn scripted_tokens(
         let of_text = |prompt: &&Prompt| !matches!(prompt, Prompt::Tokens(_));
         let prompt = prompt.as_ref().filter(of_text);
         // A prompt that this template cannot render is never asked either.
-        let prompt =
-            prompt.and_then(|prompt| tokens(prompt, &Dialog::default(), tokenizer, template).ok());
+        let prompt = prompt.and_then(|prompt| {
+            let (text, dialog) = (TextOptions::default(), Dialog::default());
+            tokens(prompt, text, &dialog, tokenizer, template).ok()
+        });
         let answer = tokenizer.encode(answer, EncodeOptions::default())?;
         script.push(prompt.map(|(tokens, _)| tokens), answer);
     }

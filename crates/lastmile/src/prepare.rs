@@ -4,10 +4,12 @@ use lm_chat::{ChatTemplate, RenderOptions};
 use lm_grammar::GrammarState;
 use lm_tokenizer::{EncodeOptions, StopMatcher, Tokenizer, TokenizerError};
 use lm_types::{
-    ChatMessage, Dialog, GenerateError, GenerateRequest, Prompt, SamplingParams, StopRules, TokenId,
+    ChatMessage, Dialog, GenerateError, GenerateRequest, Prompt, SamplingParams, StopRules,
+    TextOptions, TokenId,
 };
 
 use crate::grammars::Grammars;
+use crate::said::{NoGuard, Said};
 
 /// Most answers that one request may ask for.
 const MAX_N: u32 = 64;
@@ -50,7 +52,8 @@ pub(crate) fn prepare(
         let message = format!("stop_token_ids holds {token}, but ids end at {}", vocab_size - 1);
         return Err(invalid("stop_token_ids", message));
     }
-    let (prompt, warnings) = tokens(&request.prompt, &request.dialog, tokenizer, template)?;
+    let (prompt, warnings) =
+        tokens(&request.prompt, request.text, &request.dialog, tokenizer, template)?;
     if let Some(token) = prompt.iter().copied().find(out_of_vocabulary) {
         return Err(GenerateError::UnknownToken { token, vocab_size });
     }
@@ -81,24 +84,43 @@ fn check_tokens(sampling: &SamplingParams, vocab_size: usize) -> Result<(), Gene
 /// The prompt's tokens, and what of it they do not hold.
 pub(crate) fn tokens(
     prompt: &Prompt,
+    text_options: TextOptions,
     dialog: &Dialog,
     tokenizer: &Tokenizer,
     template: Option<&ChatTemplate>,
 ) -> Result<(Vec<TokenId>, Vec<String>), GenerateError> {
-    let encode = |text: &str, add_special| {
-        let options = EncodeOptions { add_special, parse_special: true };
-        let tokens = tokenizer.encode(text, options).map_err(|error: TokenizerError| {
-            invalid("prompt", format!("the prompt cannot be tokenised: {error}"))
-        })?;
+    let failed = |error: TokenizerError| {
+        invalid("prompt", format!("the prompt cannot be tokenised: {error}"))
+    };
+    let lost = |text: &str| {
         let n_lost = tokenizer.unspelled_bytes(text);
         let warning = || format!("{n_lost} bytes of the prompt are not in the model's vocabulary");
-        Ok((tokens, (n_lost > 0).then(warning).into_iter().collect()))
+        (n_lost > 0).then(warning).into_iter().collect()
     };
     match prompt {
-        Prompt::Text(text) => encode(text, true),
+        Prompt::Text(text) => {
+            let TextOptions { add_special, parse_special } = text_options;
+            let options = EncodeOptions { add_special, parse_special };
+            Ok((tokenizer.encode(text, options).map_err(failed)?, lost(text)))
+        }
         Prompt::Tokens(tokens) => Ok((tokens.clone(), vec![])),
         Prompt::Chat(messages) => {
-            let (mut tokens, warnings) = encode(&render(messages, dialog, template)?, false)?;
+            let said = Said::of(messages, dialog, tokenizer).map_err(|NoGuard| {
+                let what = "messages hold names of control tokens and all of U+FDD0 to U+FDEF";
+                invalid("messages", what.to_owned())
+            })?;
+            let (mut tokens, warnings) = match said {
+                None => {
+                    let text = render(messages, dialog, template)?;
+                    let options = EncodeOptions { add_special: false, parse_special: true };
+                    (tokenizer.encode(&text, options).map_err(failed)?, lost(&text))
+                }
+                Some(Said { messages, dialog, guard }) => {
+                    let text = render(&messages, &dialog, template)?;
+                    let tokens = tokenizer.encode_guarded(&text, guard).map_err(failed)?;
+                    (tokens, lost(&text.replace(guard, "")))
+                }
+            };
             // Templates that do not write the beginning of a text themselves rely on the tokenizer.
             if let Some(bos) = tokenizer.bos().filter(|_| tokenizer.adds_bos())
                 && tokens.first() != Some(&bos)

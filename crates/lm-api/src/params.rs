@@ -6,7 +6,7 @@
 
 use lastmile::{
     Constraint, Dialog, GenerateRequest, Prompt, RequestId, SamplingParams, StopRules, TenantId,
-    ToolFormat,
+    TextOptions, ToolFormat,
 };
 use serde_json::Value;
 
@@ -45,6 +45,8 @@ pub struct Parsed {
     pub model: Option<String>,
     /// At least one; a chat has exactly one.
     pub prompts: Vec<Prompt>,
+    /// How a raw prompt becomes tokens.
+    pub text: TextOptions,
     /// What the chat template is given besides the messages.
     pub dialog: Dialog,
     /// The tools that may be called.
@@ -88,6 +90,7 @@ impl Parsed {
             GenerateRequest {
                 id: mint(),
                 prompt,
+                text: self.text,
                 dialog: self.dialog.clone(),
                 constraint: self.constraint.clone(),
                 sampling,
@@ -150,6 +153,7 @@ pub(crate) fn read(
     Ok(Parsed {
         model,
         prompts,
+        text: TextOptions::default(),
         dialog,
         tools,
         constraint,

@@ -4,7 +4,7 @@
 //!
 //! Start reading at [`parse_completion`].
 
-use lastmile::{Dialog, Prompt};
+use lastmile::{Dialog, Prompt, TextOptions};
 use serde_json::Value;
 
 use crate::ApiError;
@@ -31,12 +31,26 @@ pub fn parse_completion(body: &[u8], options: &ParseOptions<'_>) -> Result<Parse
         None => return Err(ApiError::Missing { param: "prompt".to_owned(), wanted: WANTED }),
     };
     let logprobs = params::completion_logprobs(&mut fields)?;
+    let text = text_options(&mut fields)?;
     let mut parsed = {
         let dialog = Dialog::default();
         params::read(fields, Warnings::default(), prompts, dialog, logprobs, options)?
     };
+    parsed.text = text;
     parsed.stop.max_tokens.get_or_insert(DEFAULT_MAX_TOKENS.max(parsed.stop.min_tokens));
     Ok(parsed)
+}
+
+/// Reads `add_special_tokens` and `parse_special`, both true unless the body says otherwise.
+///
+/// # Errors
+/// A field is no boolean.
+pub(crate) fn text_options(fields: &mut Fields) -> Result<TextOptions, ApiError> {
+    let usual = TextOptions::default();
+    Ok(TextOptions {
+        add_special: fields.boolean("add_special_tokens")?.unwrap_or(usual.add_special),
+        parse_special: fields.boolean("parse_special")?.unwrap_or(usual.parse_special),
+    })
 }
 
 fn prompts(value: &Value) -> Option<Vec<Prompt>> {

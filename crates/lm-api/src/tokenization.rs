@@ -4,13 +4,14 @@
 //!
 //! Start reading at [`parse_tokenize`].
 
-use lastmile::{Dialog, Prompt, RequestId};
+use lastmile::{Dialog, Prompt, RequestId, TextOptions};
 use serde_json::Value;
 
 use crate::error::shorten;
 use crate::fields::{Fields, Warnings};
 use crate::messages::conversation;
 use crate::params::token_id;
+use crate::prompts::text_options;
 use crate::{ApiError, ParseOptions, tools};
 
 /// Tokens that are decoded at once.
@@ -25,8 +26,8 @@ pub struct Text {
     pub prompt: Prompt,
     /// What its template is given besides the messages.
     pub dialog: Dialog,
-    /// Add the tokens that begin and end a text; of a text alone.
-    pub add_special: bool,
+    /// How a text alone becomes tokens.
+    pub how: TextOptions,
     /// The tokens' texts are wanted, too.
     pub wants_texts: bool,
     /// What was ignored.
@@ -39,7 +40,7 @@ pub struct Text {
 /// The first field that is malformed or, in strict mode, unknown.
 pub fn parse_tokenize(body: &[u8], options: &ParseOptions<'_>) -> Result<Text, ApiError> {
     let mut fields = Fields::parse(body)?;
-    let add_special = fields.boolean("add_special_tokens")?.unwrap_or(true);
+    let how = text_options(&mut fields)?;
     let wants_texts = fields.boolean("return_token_strs")?.unwrap_or(false);
     match fields.string("prompt")? {
         Some(text) => {
@@ -48,7 +49,7 @@ pub fn parse_tokenize(body: &[u8], options: &ParseOptions<'_>) -> Result<Text, A
             fields.finish(options.strict, &mut warnings)?;
             let (prompt, dialog) = (Prompt::Text(text), Dialog::default());
             let warnings = warnings.into_list();
-            Ok(Text { prompt, dialog, add_special, wants_texts, warnings })
+            Ok(Text { prompt, dialog, how, wants_texts, warnings })
         }
         None => Ok(Text { wants_texts, ..chat_text(fields, options)? }),
     }
@@ -72,7 +73,7 @@ fn chat_text(mut fields: Fields, options: &ParseOptions<'_>) -> Result<Text, Api
     Ok(Text {
         prompt: Prompt::Chat(messages),
         dialog,
-        add_special: false,
+        how: TextOptions::default(),
         wants_texts: false,
         warnings: warnings.into_list(),
     })

@@ -24,6 +24,7 @@ use crate::replay_args::{BundleArgs, ReplayArgs};
 use crate::served::ServedArgs;
 use crate::shell::{CompletionsArgs, ManArgs};
 use crate::store_args::{StoreArgs, StoreOptionArgs};
+use crate::tokenize::TokenizeArgs;
 use crate::top_args::TopArgs;
 
 const AFTER_HELP: &str = "\
@@ -81,6 +82,8 @@ pub(crate) enum Verb {
     Plan(PlanArgs),
     /// Say what a model file holds.
     Inspect(InspectArgs),
+    /// Say what tokens a text is.
+    Tokenize(TokenizeArgs),
     /// Measure throughput and latency of a model: of the executor alone, or through the engine.
     Bench(BenchArgs),
     /// Make a placeholder as slow as a real model.

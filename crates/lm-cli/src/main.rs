@@ -54,6 +54,7 @@ mod shell;
 mod signals;
 mod store;
 mod store_args;
+mod tokenize;
 mod top;
 mod top_args;
 mod top_view;
@@ -126,6 +127,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Doctor(args) => doctor::doctor(&args),
         Verb::Cost(args) => cost::cost(&args),
         Verb::Store(args) => store::store(&args),
+        Verb::Tokenize(args) => tokenize::tokenize(&args),
         Verb::Top(args) => top::top(&args),
         // It is asked with what the command line says, before.
         Verb::Config(_) => unreachable!("config has matches: this is a bug"),

@@ -96,16 +96,21 @@ fn conversation(system: Option<&str>, prompt: String) -> Vec<ChatMessage> {
     system.into_iter().chain([ChatMessage { role: Role::User, content: prompt }]).collect()
 }
 
-fn read_stdin() -> anyhow::Result<String> {
+/// The text that was piped in.
+pub(crate) fn read_stdin() -> anyhow::Result<String> {
     let stdin = std::io::stdin();
     if stdin.is_terminal() {
         return Err(WrongUse("give a prompt, or pipe one into standard input".to_owned()).into());
     }
     let mut text = String::new();
     stdin
-        .take(MAX_STDIN_BYTES)
+        .take(MAX_STDIN_BYTES + 1)
         .read_to_string(&mut text)
         .context("standard input is not UTF-8 text")?;
+    if text.len() as u64 > MAX_STDIN_BYTES {
+        let why = format!("standard input has over {MAX_STDIN_BYTES} bytes, the most");
+        return Err(WrongUse(why).into());
+    }
     Ok(text)
 }
 

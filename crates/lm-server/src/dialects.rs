@@ -102,7 +102,8 @@ pub(crate) async fn count_tokens(
             let options = parse_options(&app, &runtime, &defaults, id);
             let (parsed, _) = parse_messages(&body, true, &options)?;
             let prompt = parsed.prompts.first();
-            let tokens = prompt.map(|prompt| runtime.prompt_tokens(prompt, &parsed.dialog));
+            let tokens =
+                prompt.map(|prompt| runtime.prompt_tokens(prompt, parsed.text, &parsed.dialog));
             let tokens = tokens.transpose().map_err(|error| refused(error, Style::Chat))?;
             Ok(tokens.unwrap_or_default().len())
         })

@@ -31,10 +31,7 @@ pub(crate) async fn tokenize(
 ) -> Response {
     respond(app, entry, caller, request, |body, runtime, options| {
         let text = parse_tokenize(body, options)?;
-        let tokens = match &text.prompt {
-            Prompt::Text(prompt) => runtime.tokenize(prompt, text.add_special),
-            other => runtime.prompt_tokens(other, &text.dialog),
-        };
+        let tokens = runtime.prompt_tokens(&text.prompt, text.how, &text.dialog);
         let tokens = tokens.map_err(refused)?;
         let texts = text.wants_texts.then(|| {
             tokens.iter().map(|&token| runtime.token_text(token)).collect::<Vec<String>>()

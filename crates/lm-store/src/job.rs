@@ -37,6 +37,7 @@ pub(crate) fn admit(event: &RequestEvent, privacy: Privacy) -> Box<RequestEvent>
         request: GenerateRequest {
             id: request.id,
             prompt: Prompt::Text(String::new()),
+            text: request.text,
             dialog: Dialog::default(),
             constraint: None,
             sampling: SamplingParams { bad_words: Vec::new(), ..request.sampling.clone() },

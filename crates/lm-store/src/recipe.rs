@@ -6,7 +6,7 @@
 
 use lm_types::{
     AnswerForm, CallForm, ChatMessage, Constraint, Dialog, Dry, GenerateRequest, Priority, Prompt,
-    RequestId, Role, SamplingParams, StopRules, TenantId, TokenId,
+    RequestId, Role, SamplingParams, StopRules, TenantId, TextOptions, TokenId,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -59,6 +59,15 @@ struct Recipe {
     template_kwargs: Option<String>,
     continues_last: bool,
     constraint: Option<ConstraintRecipe>,
+    #[serde(default = "as_before")]
+    add_special: bool,
+    #[serde(default = "as_before")]
+    parse_special: bool,
+}
+
+/// What was done before it could be said.
+fn as_before() -> bool {
+    true
 }
 
 #[derive(Serialize, Deserialize)]
@@ -145,6 +154,8 @@ pub fn to_json(request: &GenerateRequest) -> Value {
             field: constraint.field.to_owned(),
             form: form_to(&constraint.form),
         }),
+        add_special: request.text.add_special,
+        parse_special: request.text.parse_special,
     };
     serde_json::to_value(&recipe).expect("numbers and texts are JSON: this is a bug")
 }
@@ -202,6 +213,10 @@ pub fn from_json(
     Ok(GenerateRequest {
         id,
         prompt: prompt_from(prompt)?,
+        text: TextOptions {
+            add_special: recipe.add_special,
+            parse_special: recipe.parse_special,
+        },
         dialog: Dialog {
             tools: recipe.tools,
             message_fields: recipe.message_fields,
@@ -341,6 +356,7 @@ mod tests {
         request.n = 3;
         check(&request);
         request.prompt = Prompt::Text("x".to_owned());
+        request.text = TextOptions { add_special: false, parse_special: false };
         let calls = CallForm {
             schema: "{}".to_owned(),
             open: "[".into(),

@@ -10,7 +10,9 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
     /// A kind of vocabulary that this crate cannot run.
-    #[error("tokenizer.ggml.model is {model:?}, but only \"gpt2\" and \"llama\" are supported")]
+    #[error(
+        "tokenizer.ggml.model is {model:?}, but only \"gpt2\", \"llama\" and \"bert\" are supported"
+    )]
     UnknownModel {
         /// What the metadata says.
         model: String,
@@ -94,6 +96,9 @@ pub enum TokenizerError {
         /// Byte tokens that it has.
         n_byte_tokens: usize,
     },
+    /// A WordPiece vocabulary that cannot spell every text.
+    #[error("unknown_token_id is not set, but a WordPiece vocabulary needs it")]
+    NoUnknown,
     /// A matcher for words or special tokens could not be built.
     #[error("the matcher for {what} could not be built: {message}")]
     Matcher {

@@ -14,6 +14,7 @@ use crate::spm::{SPACE, Spm, parse_byte};
 use crate::token_table::{MAX_TOKENS, TokenTable};
 use crate::tokenizer::{Model, Tokenizer};
 use crate::vocab::GgufVocab;
+use crate::wordpiece::WordPiece;
 
 /// What a token is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,9 +32,10 @@ enum Kind {
 /// Builds the tokenizer that `vocab` describes.
 pub(crate) fn build(vocab: &GgufVocab) -> Result<Tokenizer, TokenizerError> {
     check_shape(vocab)?;
-    let is_bpe = match vocab.model.as_str() {
-        "gpt2" => true,
-        "llama" => false,
+    let (is_bpe, is_wordpiece) = match vocab.model.as_str() {
+        "gpt2" => (true, false),
+        "llama" => (false, false),
+        "bert" => (false, true),
         _ => return Err(TokenizerError::UnknownModel { model: vocab.model.clone() }),
     };
     let (kinds, eog) = sort_tokens(vocab);
@@ -43,6 +45,8 @@ pub(crate) fn build(vocab: &GgufVocab) -> Result<Tokenizer, TokenizerError> {
     let (model, add_bos) = if is_bpe {
         let rule = Rule::named(vocab.pre.as_deref())?;
         (Model::Bpe(Bpe::new(vocab, rule, &table, is_text)?), rule.add_bos)
+    } else if is_wordpiece {
+        (Model::WordPiece(WordPiece::new(vocab, is_text)?), true)
     } else {
         (Model::Spm(Spm::new(vocab, byte_ids(vocab, &kinds)?, is_text)?), true)
     };
@@ -55,7 +59,7 @@ pub(crate) fn build(vocab: &GgufVocab) -> Result<Tokenizer, TokenizerError> {
         (Some(true), Some(bos)) => vec![bos],
         (None, Some(bos)) => Vec::from_iter(add_bos.then_some(bos)),
     };
-    let suffix = match (vocab.add_eos.unwrap_or(false), vocab.eos) {
+    let suffix = match (vocab.add_eos.unwrap_or(is_wordpiece), vocab.eos) {
         (false, _) => Vec::new(),
         (true, Some(eos)) => vec![eos],
         (true, None) => {

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use ahash::AHashMap;
 use serde_json::Value;
 use tokenizers::{
     AddedVocabulary, DecoderWrapper, Encoding, Model as _, OffsetType, PreTokenizer as _,
@@ -17,7 +18,7 @@ use tokenizers::{
 use crate::TokenizerError;
 use crate::bpe::{alphabet_to_byte, bytes_of};
 use crate::end_tokens::EndTokens;
-use crate::special::SpecialMatcher;
+use crate::special::{Fragment, SpecialMatcher};
 use crate::spm::{SPACE, parse_byte};
 use crate::token_table::{MAX_TOKENS, TokenTable};
 use crate::tokenizer::{Model, Tokenizer};
@@ -30,6 +31,10 @@ const MAX_FILE_BYTES: u64 = 64 << 20;
 pub(crate) struct Hf {
     tokenizer: HfTokenizer,
     plain: AddedVocabulary,
+    /// The special ones by name.
+    names: SpecialMatcher,
+    /// Of the special ones that take white space beside them: whether before and behind.
+    strips: AHashMap<u32, (bool, bool)>,
 }
 
 /// How a token's text tells its bytes.
@@ -43,6 +48,41 @@ enum Spelling {
 }
 
 impl Hf {
+    /// The names of special tokens.
+    pub(crate) fn names(&self) -> &SpecialMatcher {
+        &self.names
+    }
+
+    /// As [`Self::encode`] with special tokens read, after which `guard` is taken out of the text between them.
+    pub(crate) fn encode_guarded(
+        &self,
+        text: &str,
+        guard: char,
+        out: &mut Vec<u32>,
+    ) -> Result<(), TokenizerError> {
+        let strips = |fragment: Option<&Fragment<'_>>| match fragment {
+            Some(Fragment::Token(id)) => self.strips.get(id).copied().unwrap_or_default(),
+            _ => (false, false),
+        };
+        let fragments: Vec<Fragment<'_>> = self.names.split(text, true).collect();
+        for (i, fragment) in fragments.iter().enumerate() {
+            match fragment {
+                Fragment::Token(id) => out.push(*id),
+                Fragment::Text(text) => {
+                    let mut text = *text;
+                    if i > 0 && strips(fragments.get(i - 1)).1 {
+                        text = text.trim_start();
+                    }
+                    if strips(fragments.get(i + 1)).0 {
+                        text = text.trim_end();
+                    }
+                    self.encode(&text.replace(guard, ""), false, out)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Appends the tokens of `text` to `out`, without those that begin or end a text.
     pub(crate) fn encode(
         &self,
@@ -110,7 +150,13 @@ pub(crate) fn build(path: &Path, config_path: Option<&Path>) -> Result<Tokenizer
     let mut fingerprint = [0; 16];
     fingerprint.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
     let special = SpecialMatcher::new(&[], &[])?;
-    let model = Model::Hf(Box::new(Hf { tokenizer, plain }));
+    let added = tokenizer.get_added_tokens_decoder();
+    let added: Vec<_> = added.iter().filter(|(_, token)| token.special).collect();
+    let names: Vec<_> = added.iter().map(|(id, token)| (token.content.as_bytes(), **id)).collect();
+    let names = SpecialMatcher::new(&[], &names)?;
+    let strips = added.iter().filter(|(_, token)| token.lstrip || token.rstrip);
+    let strips = strips.map(|(id, token)| (**id, (token.lstrip, token.rstrip))).collect();
+    let model = Model::Hf(Box::new(Hf { tokenizer, plain, names, strips }));
     Ok(Tokenizer { model, special, table, prefix, suffix, bos, eog, fingerprint })
 }
 

@@ -10,6 +10,7 @@ mod decode;
 mod end_tokens;
 mod error;
 mod gguf;
+mod guard;
 mod hf;
 mod merge;
 pub mod placeholder;
@@ -20,6 +21,7 @@ mod stop;
 mod token_table;
 mod tokenizer;
 mod vocab;
+mod wordpiece;
 
 pub use decode::DecodeStream;
 pub use error::TokenizerError;

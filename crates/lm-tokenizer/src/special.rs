@@ -4,6 +4,8 @@
 //!
 //! Start reading at [`SpecialMatcher::split`].
 
+use std::ops::Range;
+
 use aho_corasick::{AhoCorasick, MatchKind};
 
 use crate::TokenizerError;
@@ -14,6 +16,8 @@ use crate::TokenizerError;
 pub(crate) struct SpecialMatcher {
     user_defined: TokenFinder,
     with_control: TokenFinder,
+    /// The first patterns of `with_control` are these many user-defined ones.
+    n_user_defined: usize,
 }
 
 /// A part of the text.
@@ -40,10 +44,19 @@ impl SpecialMatcher {
         user_defined: &[(&[u8], u32)],
         control: &[(&[u8], u32)],
     ) -> Result<Self, TokenizerError> {
+        let user_defined_finder = TokenFinder::new(user_defined)?;
         Ok(SpecialMatcher {
-            user_defined: TokenFinder::new(user_defined)?,
+            n_user_defined: user_defined_finder.ids.len(),
+            user_defined: user_defined_finder,
             with_control: TokenFinder::new(&[user_defined, control].concat())?,
         })
+    }
+
+    /// Where `text` holds names of control tokens.
+    pub(crate) fn control_ranges(&self, text: &str) -> impl Iterator<Item = Range<usize>> {
+        let found = self.with_control.automaton.iter().flat_map(move |a| a.find_iter(text));
+        let n_user_defined = self.n_user_defined;
+        found.filter(move |m| m.pattern().as_usize() >= n_user_defined).map(|m| m.range())
     }
 
     /// Cuts `text` at its special tokens.

@@ -14,6 +14,7 @@ use crate::merge::Merger;
 use crate::special::{Fragment, SpecialMatcher};
 use crate::spm::Spm;
 use crate::token_table::TokenTable;
+use crate::wordpiece::WordPiece;
 use crate::{GgufVocab, TokenizerError, gguf, hf, placeholder};
 
 /// Text to token ids, and token ids to bytes.
@@ -36,6 +37,7 @@ pub struct Tokenizer {
 pub(crate) enum Model {
     Bpe(Bpe),
     Spm(Spm),
+    WordPiece(WordPiece),
     Hf(Box<Hf>),
     Placeholder(SpecialMatcher),
 }
@@ -69,7 +71,7 @@ impl Tokenizer {
     /// The longest text that is encoded at once: 16 MiB.
     pub const MAX_TEXT_BYTES: usize = 16 << 20;
 
-    /// The tokenizer of a GGUF file: `gpt2` (byte-level BPE) or `llama` (SentencePiece BPE).
+    /// The tokenizer of a GGUF file: `gpt2` (byte-level BPE), `llama` (SentencePiece BPE) or `bert` (WordPiece).
     ///
     /// # Errors
     /// `UnknownModel`, `UnknownPre`, and what else does not fit together in the metadata.
@@ -105,6 +107,26 @@ impl Tokenizer {
     /// `TextTooLong` above [`Self::MAX_TEXT_BYTES`]; `Encode` when the tokenizer of a
     /// `tokenizer.json` fails.
     pub fn encode(&self, text: &str, opts: EncodeOptions) -> Result<Vec<u32>, TokenizerError> {
+        self.encode_with(text, opts, None)
+    }
+
+    /// The names of control tokens, in the vocabulary or added to it.
+    pub(crate) fn control_names(&self) -> &SpecialMatcher {
+        match &self.model {
+            Model::Hf(hf) => hf.names(),
+            Model::Bpe(_) | Model::Spm(_) | Model::WordPiece(_) | Model::Placeholder(_) => {
+                &self.special
+            }
+        }
+    }
+
+    /// Encodes; between control tokens `guard` is taken out of the text.
+    pub(crate) fn encode_with(
+        &self,
+        text: &str,
+        opts: EncodeOptions,
+        guard: Option<char>,
+    ) -> Result<Vec<u32>, TokenizerError> {
         if text.len() > Self::MAX_TEXT_BYTES {
             let (bytes, limit) = (text.len(), Self::MAX_TEXT_BYTES);
             return Err(TokenizerError::TextTooLong { bytes, limit });
@@ -116,20 +138,22 @@ impl Tokenizer {
         let mut merger = Merger::default();
         let mut begins = true;
         for fragment in self.special.split(text, opts.parse_special) {
-            match (fragment, &self.model) {
-                (Fragment::Token(id), _) => ids.push(id),
-                (Fragment::Text(text), Model::Bpe(bpe)) => bpe.encode(text, &mut merger, &mut ids),
-                (Fragment::Text(text), Model::Spm(spm)) => {
-                    spm.encode(text, begins, &mut merger, &mut ids);
-                }
-                (Fragment::Text(text), Model::Hf(hf)) => {
-                    hf.encode(text, opts.parse_special, &mut ids)?;
-                }
-                (Fragment::Text(text), Model::Placeholder(words)) => {
-                    placeholder::encode(words, text, &mut ids);
-                }
+            if let Fragment::Token(id) = fragment {
+                ids.push(id);
+                begins = true;
+                continue;
             }
-            begins = matches!(fragment, Fragment::Token(_));
+            let Fragment::Text(text) = fragment else { continue };
+            let clean = guard.map_or(Cow::Borrowed(text), |guard| text.replace(guard, "").into());
+            match (&self.model, guard) {
+                (Model::Bpe(bpe), _) => bpe.encode(&clean, &mut merger, &mut ids),
+                (Model::Spm(spm), _) => spm.encode(&clean, begins, &mut merger, &mut ids),
+                (Model::WordPiece(pieces), _) => pieces.encode(&clean, &mut ids)?,
+                (Model::Hf(hf), None) => hf.encode(text, opts.parse_special, &mut ids)?,
+                (Model::Hf(hf), Some(guard)) => hf.encode_guarded(text, guard, &mut ids)?,
+                (Model::Placeholder(words), _) => placeholder::encode(words, &clean, &mut ids),
+            }
+            begins = false;
         }
         if opts.add_special {
             ids.extend_from_slice(&self.suffix);
@@ -178,7 +202,7 @@ impl Tokenizer {
     pub fn unspelled_bytes(&self, text: &str) -> usize {
         match &self.model {
             Model::Bpe(bpe) => text.bytes().filter(|&byte| !bpe.spells(byte)).count(),
-            Model::Spm(_) | Model::Hf(_) | Model::Placeholder(_) => 0,
+            Model::Spm(_) | Model::WordPiece(_) | Model::Hf(_) | Model::Placeholder(_) => 0,
         }
     }
 

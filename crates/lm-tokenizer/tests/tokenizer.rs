@@ -161,8 +161,8 @@ fn metadata_that_does_not_fit_together_is_refused() {
     let bpe = bpe_vocab;
     let merges = |merge: &str| vec![merge.to_owned()];
     check_error(
-        GgufVocab { model: "bert".to_owned(), ..bpe() },
-        "tokenizer.ggml.model is \"bert\", but only \"gpt2\" and \"llama\" are supported",
+        GgufVocab { model: "t5".to_owned(), ..bpe() },
+        "tokenizer.ggml.model is \"t5\", but only \"gpt2\", \"llama\" and \"bert\" are supported",
     );
     check_error(
         GgufVocab { tokens: Vec::new(), ..bpe() },
@@ -280,4 +280,40 @@ proptest! {
         let spelled: usize = ids.iter().map(|&id| bpe.token_bytes(id).len()).sum();
         prop_assert_eq!(spelled + bpe.unspelled_bytes(&text), text.len());
     }
+}
+
+#[test]
+fn guarded_names_are_text_between_real_tokens() {
+    let bpe = Tokenizer::from_gguf(&bpe_vocab()).unwrap();
+    let spm = Tokenizer::from_gguf(&spm_vocab(&[("▁", -1.0), ("a", -2.0), ("▁a", -0.5)])).unwrap();
+    for (tokenizer, end) in [(bpe, "<|im_end|>"), (spm, "<end_of_turn>")] {
+        let said = format!("a{end} <tool>hello{end}");
+        assert!(tokenizer.names_control(&said) && !tokenizer.names_control("a <tool>"));
+        let guard = Tokenizer::guard_for(std::iter::once(said.as_str())).unwrap();
+        let text = format!("{end}{}{end}", tokenizer.guarded(&said, guard));
+        let expect = [
+            tokenizer.encode(end, SPECIAL).unwrap().pop().into_iter().collect(),
+            tokenizer.encode(&said, PLAIN).unwrap(),
+        ];
+        let found = tokenizer.encode_guarded(&text, guard).unwrap();
+        assert_eq!(found, [&expect[0][..], &expect[1], &expect[0]].concat());
+    }
+    let all: String = ('\u{fdd0}'..='\u{fdef}').collect();
+    assert_eq!(Tokenizer::guard_for(std::iter::once(all.as_str())), None);
+}
+
+#[test]
+fn wordpiece_takes_the_longest_pieces_of_lower_case_words() {
+    let mut tokens = vec![("[PAD]", 3), ("[UNK]", 3), ("[CLS]", 3), ("[SEP]", 3)];
+    tokens
+        .extend(["▁un", "▁cafe", "▁hello", "▁,", "▁日", "able", "aff", "▁a", "s"].map(|t| (t, 1)));
+    let vocab = GgufVocab { bos: Some(2), eos: Some(3), unk: Some(1), ..vocab("bert", &tokens) };
+    let around = EncodeOptions { add_special: true, parse_special: false };
+    let found = ["[CLS]", " un", "aff", "able", " hello", " ,", "[SEP]"];
+    check(&vocab, "Unaffable HELLO,", around, &found);
+    check(&vocab, "Cafés a日", PLAIN, &[" cafe", "s", " a", " 日"]);
+    check(&vocab, "xyz 👍 a[SEP]", PLAIN, &["[UNK]", "[UNK]", " a", "[UNK]", "[UNK]", "[UNK]"]);
+    check(&vocab, "a[SEP]a", SPECIAL, &["[CLS]", " a", "[SEP]", " a", "[SEP]"]);
+    let expect = "unknown_token_id is not set, but a WordPiece vocabulary needs it";
+    check_error(GgufVocab { unk: None, ..vocab }, expect);
 }

@@ -114,3 +114,23 @@ fn files_that_cannot_be_used_are_named() {
         missing.unwrap_err().to_string().starts_with("cannot read no-such-folder/tokenizer.json")
     );
 }
+
+#[test]
+fn guarded_names_are_text_between_real_tokens() {
+    let mut file = byte_level();
+    let tokenizer = load(&file, None).unwrap();
+    let guard = Tokenizer::guard_for(["a\u{fdd0}"].into_iter()).unwrap();
+    assert_eq!(guard, '\u{fdd1}');
+    let encode = |tokenizer: &Tokenizer, said: &str| {
+        let text = format!("<s>{} ab<|im_end|> ab", tokenizer.guarded(said, guard));
+        tokenizer.encode_guarded(&text, guard).unwrap()
+    };
+    assert_eq!(encode(&tokenizer, "ab"), [0, 6, 7, 1, 7]);
+    assert_eq!(encode(&tokenizer, "<s><tool>ab"), [0, 8, 10, 11, 2, 6, 7, 1, 7]);
+    assert!(tokenizer.names_control("ab<s>") && !tokenizer.names_control("ab<tool>"));
+    // A special token may take the white space behind it, as Phi 3's do.
+    file["added_tokens"][1]["rstrip"] = json!(true);
+    let tokenizer = load(&file, None).unwrap();
+    let usual = tokenizer.encode("<s>ab ab<|im_end|> ab", SPECIAL).unwrap();
+    assert_eq!(usual[1..], encode(&tokenizer, "ab"));
+}

@@ -27,7 +27,7 @@ pub use event::{
 pub use id::{BlockIdx, ParseIdError, ReleaseHash, RequestId, SeqId, TenantId, TokenId};
 pub use message::{ChatMessage, Role};
 pub use observe::{AnswerBegun, Observer, Outcome, RequestEvent, StepEvent, StepRow, Task};
-pub use request::{GenerateRequest, Priority, Prompt, StopRules};
+pub use request::{GenerateRequest, Priority, Prompt, StopRules, TextOptions};
 pub use sampling::{Dry, InvalidParam, SamplingParams};
 pub use time::Timestamp;
 pub use timeline::{Chunk, Gap, GapCause, Loss, Other, QueueStory, Stall, Timeline};

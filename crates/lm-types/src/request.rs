@@ -11,6 +11,8 @@ pub struct GenerateRequest {
     pub id: RequestId,
     /// What to continue.
     pub prompt: Prompt,
+    /// How a raw text becomes tokens; of no use when the prompt is anything else.
+    pub text: TextOptions,
     /// What its chat template is given besides the messages; nothing when the prompt is no chat.
     pub dialog: Dialog,
     /// The form that the answer must have.
@@ -42,6 +44,21 @@ pub enum Prompt {
     Tokens(Vec<TokenId>),
     /// A conversation, rendered by the model's chat template.
     Chat(Vec<ChatMessage>),
+}
+
+/// How a raw text becomes tokens. What is said in a chat is always text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TextOptions {
+    /// Add the tokens that begin and end a text, as far as the model wants them.
+    pub add_special: bool,
+    /// Read names of control tokens, such as `<|im_end|>`, as these tokens.
+    pub parse_special: bool,
+}
+
+impl Default for TextOptions {
+    fn default() -> Self {
+        TextOptions { add_special: true, parse_special: true }
+    }
 }
 
 impl Prompt {
@@ -120,6 +137,7 @@ impl GenerateRequest {
         GenerateRequest {
             id,
             prompt,
+            text: TextOptions::default(),
             dialog: Dialog::default(),
             constraint: None,
             sampling: SamplingParams::default(),

@@ -67,11 +67,16 @@ pub(crate) fn read_vocab(
             }
         }
     };
+    // BERT's vocabularies call what stands around a text otherwise, and one name is misspelt everywhere.
+    let around = |name: &str, of_bert: &str| match id(name)? {
+        None if model == "bert" => id(of_bert),
+        found => Ok(found),
+    };
     Ok(GgufVocab {
         pre: text("pre")?,
         merges,
-        bos: id("bos")?,
-        eos: id("eos")?,
+        bos: around("bos", "cls")?,
+        eos: around("eos", "seperator")?,
         eot: id("eot")?,
         unk: id("unknown")?,
         pad: id("padding")?,

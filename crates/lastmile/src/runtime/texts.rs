@@ -1,7 +1,7 @@
 //! Texts to tokens and back, without the engine.
 
 use lm_tokenizer::EncodeOptions;
-use lm_types::{ChatMessage, Dialog, GenerateError, Prompt, TokenId};
+use lm_types::{ChatMessage, Dialog, GenerateError, Prompt, TextOptions, TokenId};
 
 use super::Runtime;
 use crate::prepare;
@@ -50,9 +50,11 @@ impl Runtime {
     pub fn prompt_tokens(
         &self,
         prompt: &Prompt,
+        text: TextOptions,
         dialog: &Dialog,
     ) -> Result<Vec<TokenId>, GenerateError> {
-        Ok(prepare::tokens(prompt, dialog, &self.tokenizer, self.template.as_ref())?.0)
+        let template = self.template.as_ref();
+        Ok(prepare::tokens(prompt, text, dialog, &self.tokenizer, template)?.0)
     }
 
     /// The text of tokens, control tokens by their names.

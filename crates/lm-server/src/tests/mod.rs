@@ -17,6 +17,7 @@ mod several;
 mod strangers;
 mod streams;
 mod tls;
+mod tokens;
 #[cfg(unix)]
 mod wedged;
 
