@@ -132,6 +132,7 @@ mod roofline;
 mod runtime;
 mod said;
 mod stream;
+mod told;
 
 pub use calibrate::{
     CalibrateError, Fit, Prediction, StepRecord, SweepOptions, fit_costs, record_steps,
@@ -167,9 +168,9 @@ pub use lm_engine::{
 };
 pub use lm_models::{DefaultSampling, Pooling, WeightsFrom};
 pub use lm_types::{
-    AnswerBegun, AnswerForm, CacheMissReason, CallForm, ChatMessage, Constraint, Dialog, Dry,
-    Finish, FinishReason, GenerateError, GenerateEvent, GenerateRequest, Observer, Outcome, Prices,
-    Priority, Prompt, QueueUnit, ReleaseHash, RequestEvent, RequestId, Role, SamplingParams,
-    StepEvent, StepRow, StopRules, Task, TenantId, TextOptions, Timeline, Timings, TokenId, TokenLogprobs,
-    Usage,
+    AnswerBegun, AnswerForm, Ban, CacheMissReason, CallForm, ChatMessage, Constraint, Dialog, Dry,
+    Finish, FinishReason, GenerateError, GenerateEvent, GenerateRequest, Observer, OnHit, Outcome,
+    OutputRules, Prices, Priority, Prompt, QueueUnit, ReleaseHash, RequestEvent, RequestId, Role,
+    RuleHit, SamplingParams, Steering, StepEvent, StepRow, StopRules, Task, TenantId, TextOptions,
+    Timeline, Timings, TokenId, TokenLogprobs, Usage,
 };

@@ -52,13 +52,19 @@ pub(crate) fn prepare(
         let message = format!("stop_token_ids holds {token}, but ids end at {}", vocab_size - 1);
         return Err(invalid("stop_token_ids", message));
     }
-    let (prompt, warnings) =
+    let (mut prompt, warnings) =
         tokens(&request.prompt, request.text, &request.dialog, tokenizer, template)?;
     if let Some(token) = prompt.iter().copied().find(out_of_vocabulary) {
         return Err(GenerateError::UnknownToken { token, vocab_size });
     }
     if prompt.is_empty() {
         return Err(GenerateError::EmptyPrompt);
+    }
+    if !request.steering.opening.is_empty() {
+        let opening = tokenizer.encode(&request.steering.opening, EncodeOptions::default());
+        prompt.extend(opening.map_err(|error| {
+            invalid("opening", format!("the answer's beginning cannot be tokenised: {error}"))
+        })?);
     }
     let max_new_tokens = max_new_tokens(&request.stop, prompt.len(), max_model_len)?;
     let grammars = materials.grammars.states(request, tokenizer, vocab_size)?;

@@ -14,9 +14,7 @@ use lm_engine::{
 };
 use lm_models::DefaultSampling;
 use lm_tokenizer::Tokenizer;
-use lm_types::{
-    GenerateError, GenerateRequest, Observer, ReleaseHash, RequestEvent, SamplingParams, TokenId,
-};
+use lm_types::{GenerateError, GenerateRequest, Observer, ReleaseHash, SamplingParams, TokenId};
 
 use crate::disk_cache::{self, DiskCache};
 use crate::energy::EnergyMeter;
@@ -26,10 +24,6 @@ use crate::loading_encoder::load_encoder;
 use crate::machine::MemoryLimit;
 use crate::prepare::{Materials, prepare};
 use crate::{Answer, EncoderInfo, GenerateStream, LoadError, ReleaseFacts, RuntimeConfig};
-
-/// What is recorded of the prompt of a request that was refused: refusals cost their sender nothing, so they
-/// must not fill the store.
-const MAX_REFUSED_BYTES: usize = 4096;
 
 /// How long a shutdown waits for blocks of the prefix cache to be written.
 const LAST_WRITES: Duration = Duration::from_secs(5);
@@ -45,7 +39,7 @@ pub struct Runtime {
     tokenizer: Arc<Tokenizer>,
     template: Option<ChatTemplate>,
     grammars: Grammars,
-    observer: Arc<dyn Observer>,
+    pub(crate) observer: Arc<dyn Observer>,
     info: ModelInfo,
 }
 
@@ -311,21 +305,5 @@ impl Runtime {
             vocab_size: self.info.backend.vocab_size,
             max_model_len: self.info.backend.max_model_len,
         }
-    }
-
-    /// Tells the observer of a request that the engine never saw.
-    fn record_refusal(
-        &self,
-        request: &Arc<GenerateRequest>,
-        arrived_at: SystemTime,
-        error: &GenerateError,
-    ) {
-        let request = GenerateRequest {
-            prompt: request.prompt.excerpt(MAX_REFUSED_BYTES),
-            ..(**request).clone()
-        };
-        let (model, release) = (self.info.name.clone(), self.info.release_hash);
-        let event = RequestEvent::refused(request, model, release, arrived_at, error.clone());
-        self.observer.record(&event);
     }
 }

@@ -11,7 +11,7 @@ use lastmile::{GenerateError, RequestId};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{Denial, ModelRefusal};
+use crate::{Denial, ModelRefusal, OverrideRefusal};
 
 /// Why a request is answered with an error.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -119,6 +119,9 @@ pub enum ApiError {
     /// The model exists and does not answer now.
     #[error(transparent)]
     Model(ModelRefusal),
+    /// An override leaves the request unanswered, or cannot be had.
+    #[error(transparent)]
+    Overridden(OverrideRefusal),
     /// No route has this path.
     #[error("there is no route {path}; GET / lists the routes")]
     RouteNotFound {
@@ -240,6 +243,7 @@ impl ApiError {
             ApiError::HostNotAllowed { .. } | ApiError::OriginNotAllowed { .. } => 403,
             ApiError::Denied(denial) => denial.status(),
             ApiError::Model(refusal) => refusal.status(),
+            ApiError::Overridden(refusal) => refusal.status(),
             ApiError::MethodNotAllowed { .. } => 405,
             ApiError::BodyTimeout { .. } => 408,
             ApiError::BodyTooLarge { .. } => 413,
@@ -273,6 +277,7 @@ impl ApiError {
             ApiError::OriginNotAllowed { .. } => "origin_not_allowed",
             ApiError::Denied(denial) => denial.code(),
             ApiError::Model(refusal) => refusal.code(),
+            ApiError::Overridden(refusal) => refusal.code(),
             ApiError::RouteNotFound { .. } => "route_not_found",
             ApiError::MethodNotAllowed { .. } => "method_not_allowed",
             ApiError::BodyTooLarge { .. } => "body_too_large",

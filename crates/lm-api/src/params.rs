@@ -5,8 +5,8 @@
 //! Start reading at [`Parsed`].
 
 use lastmile::{
-    Constraint, Dialog, GenerateRequest, Prompt, RequestId, SamplingParams, StopRules, TenantId,
-    TextOptions, ToolFormat,
+    Constraint, Dialog, GenerateRequest, Prompt, RequestId, SamplingParams, Steering, StopRules,
+    TenantId, TextOptions, ToolFormat,
 };
 use serde_json::Value;
 
@@ -101,6 +101,7 @@ impl Parsed {
                 subject: self.subject.clone(),
                 deadline: self.urgency.deadline,
                 max_queue: self.urgency.max_queue,
+                steering: Steering::default(),
             }
         };
         prompts.into_iter().enumerate().map(request).collect()

@@ -17,6 +17,7 @@ use crate::how::kv_type;
 use crate::keys_args::KeysArgs;
 use crate::loop_args::{EvalArgs, FailuresArgs, FixArgs, LearnArgs, ReviewArgs};
 use crate::net_args::NetArgs;
+use crate::override_args::OverrideArgs;
 use crate::placeholder::PlaceholderFiles;
 use crate::placeholder_args::PlaceholderArgs;
 use crate::recorder::{RecorderArgs, RecorderServeArgs};
@@ -108,6 +109,8 @@ pub(crate) enum Verb {
     Eval(EvalArgs),
     /// Say how long it takes from a failure to its proved fix.
     Learn(LearnArgs),
+    /// Put something in the place of a model's answers: rules, switches, people.
+    Override(OverrideArgs),
     /// Say what runs, since when, and what went wrong.
     Doctor(DoctorArgs),
     /// Say what one request waited for, and behind whom.

@@ -33,6 +33,8 @@ mod loop_args;
 mod model;
 mod net_args;
 mod outcome;
+mod override_args;
+mod overrides;
 mod perplexity;
 mod placeholder;
 mod placeholder_args;
@@ -124,6 +126,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Fix(args) => fix::fix(&args),
         Verb::Eval(args) => fix::eval(&args),
         Verb::Learn(args) => failures::learn(&args),
+        Verb::Override(args) => overrides::overrides(&args),
         Verb::Doctor(args) => doctor::doctor(&args),
         Verb::Cost(args) => cost::cost(&args),
         Verb::Store(args) => store::store(&args),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use lastmile::{EncoderOutput, Registry, Runtime};
 use lm_keys::KeyRing;
-use lm_ops::{Ops, Store};
+use lm_ops::{Ops, Overrides, Store};
 use lm_server::{Access, ServeError, ServerConfig, ServiceManager, Tls, bind, charging, now};
 
 use crate::args::ServeArgs;
@@ -15,6 +15,7 @@ use crate::doctor::store_path;
 use crate::keys::key_file;
 use crate::model::home;
 use crate::outcome::{Outcome, WrongUse, human_bytes};
+use crate::overrides::override_path;
 use crate::recorder::recording;
 use crate::served::{Shared, load_default, registry};
 use crate::signals;
@@ -52,7 +53,9 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
     let store_path = store_path(home()?.path());
     let options = args.store.options(args.host, args.prices.prices());
     let privacy = options.privacy;
-    let ops = Ops::new(Store::open(&store_path, options)?);
+    let store = Store::open(&store_path, options)?;
+    let overrides = Overrides::open(&override_path(home()?.path()), &store)?;
+    let ops = Ops::new(store).with_overrides(overrides);
     let ops = recording(ops, args.recorder, privacy)?;
     access.load_keys(&ops)?;
     let observer = charging(Arc::clone(&access.keys), ops.observer());

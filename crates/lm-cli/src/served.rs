@@ -29,6 +29,9 @@ pub(crate) struct ServedArgs {
         env = "LASTMILE_MODEL"
     )]
     pub(crate) models: Vec<String>,
+    /// The same as `--model`.
+    #[arg(value_name = "[NAME=]MODEL", conflicts_with = "models", hide_short_help = true)]
+    pub(crate) positional: Vec<String>,
     /// Another name for a model; may be given again.
     #[arg(long = "alias", value_name = "ALIAS=NAME")]
     pub(crate) aliases: Vec<String>,
@@ -64,7 +67,8 @@ pub(crate) fn registry(
     shared: &Shared,
 ) -> anyhow::Result<Registry> {
     let mut declared = Vec::new();
-    for (i, text) in args.models.iter().enumerate() {
+    let models = if args.positional.is_empty() { &args.models } else { &args.positional };
+    for (i, text) in models.iter().enumerate() {
         declared.push(declare(args, text, served_name.filter(|_| i == 0), i == 0, shared)?);
     }
     for text in &args.aliases {

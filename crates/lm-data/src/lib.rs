@@ -37,6 +37,7 @@ mod stage;
 mod version;
 mod watch;
 
+pub use check::language::{must_exist as language_must_exist, of as language_of};
 pub use check::minhash::{N_BINS, Sketch, similarity};
 pub use check::rule::Repair;
 pub use check::tokenizer_of;

@@ -5,33 +5,43 @@ use std::time::{Duration, SystemTime};
 
 use lm_grammar::{GrammarError, GrammarState};
 use lm_sampler::{History, Sampled};
-use lm_scheduler::Sequence;
+use lm_scheduler::{NewSequence, Sequence};
 use lm_tokenizer::{DecodeStream, StopMatcher, StopScan, Tokenizer};
 use lm_types::{
     AnswerBegun, Finish, FinishReason, GenerateError, GenerateRequest, Other, Outcome, ReleaseHash,
-    RequestEvent, SamplingParams, StepRow, Task, Timestamp, Timings, TokenId, TokenLogprobs, Usage,
+    RequestEvent, SamplingParams, SeqId, StepRow, Task, Timestamp, Timings, TokenId, TokenLogprobs,
+    Usage,
 };
 
 use crate::chronicle::Story;
+use crate::guard::{Before, Guard};
 use crate::submit::QueuePlace;
 use crate::{EngineStats, NewSubmission, OutputWriter};
 
 /// One answer while the engine works on it.
 #[derive(Debug)]
 pub(crate) struct Active {
-    request: Arc<GenerateRequest>,
+    pub(crate) request: Arc<GenerateRequest>,
     choice: u32,
     pub(crate) sampling: SamplingParams,
-    max_new_tokens: usize,
+    pub(crate) max_new_tokens: usize,
     /// Tokens that end the answer; banned until `min_tokens` were generated.
-    end_tokens: Vec<TokenId>,
-    decode: DecodeStream,
+    pub(crate) end_tokens: Vec<TokenId>,
+    pub(crate) decode: DecodeStream,
     stop: StopMatcher,
     /// The form that the answer must have, and how far it is.
-    grammar: Option<GrammarState>,
-    /// Text that may still turn out to begin a stop string.
-    held_back: String,
-    text: String,
+    pub(crate) grammar: Option<GrammarState>,
+    /// Text that may still turn out to begin a stop string or a banned phrase.
+    pub(crate) held_back: String,
+    pub(crate) text: String,
+    /// What overrides forbid it to hold.
+    pub(crate) guard: Option<Guard>,
+    /// Tokens of the answer that stand in its sequence's prompt, because it turned back.
+    pub(crate) carried: usize,
+    /// Tokens of the answer that its grammar took.
+    pub(crate) n_in_grammar: usize,
+    /// What is known of its sequence before it turned back for the first time.
+    pub(crate) before: Option<Before>,
     pub(crate) output: OutputWriter,
     /// Held until first scheduled.
     queue_place: Option<QueuePlace>,
@@ -47,6 +57,17 @@ pub(crate) struct Active {
     pub(crate) joules: Option<f64>,
 }
 
+/// What becomes of an answer with a token that was drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Accepted {
+    GoesOn,
+    Ends(FinishReason),
+    /// It goes on another way from this byte of its text.
+    TurnsBack {
+        cut: usize,
+    },
+}
+
 impl Active {
     pub(crate) fn new(
         new: NewSubmission,
@@ -59,6 +80,10 @@ impl Active {
         if !rules.ignore_eos {
             end_tokens.extend_from_slice(tokenizer.eog_ids());
         }
+        let steering = &new.request.steering;
+        let guard = steering.rules.as_ref().map(|rules| Guard::new(Arc::clone(rules)));
+        let mut held_back = String::with_capacity(4 * StopMatcher::MAX_STOP_BYTES);
+        held_back.push_str(&steering.opening);
         let mut sampling = new.request.sampling.clone();
         sampling.seed = sampling.seed.wrapping_add(u64::from(new.choice));
         Active {
@@ -67,7 +92,11 @@ impl Active {
             max_new_tokens: new.max_new_tokens,
             end_tokens,
             decode: DecodeStream::new(),
-            held_back: String::with_capacity(4 * StopMatcher::MAX_STOP_BYTES),
+            held_back,
+            guard,
+            carried: 0,
+            n_in_grammar: 0,
+            before: None,
             stop: new.stop,
             grammar: new.grammar,
             text: String::with_capacity(8 * new.max_new_tokens.min(1024)),
@@ -136,9 +165,14 @@ impl Active {
 
     /// What a draw for this answer looks back at.
     pub(crate) fn history<'a>(&'a self, seq: &'a Sequence) -> History<'a> {
-        let (prompt, generated) = seq.tokens().split_at(seq.n_prompt());
+        let (prompt, generated) = seq.tokens().split_at(seq.n_prompt() - self.carried);
         let ends_too_early = generated.len() < self.request.stop.min_tokens as usize;
-        let banned: &[TokenId] = if ends_too_early { &self.end_tokens } else { &[] };
+        let at_cut = self.guard.as_ref().and_then(|guard| guard.banned_at(generated.len()));
+        let banned: &[TokenId] = match at_cut {
+            Some(banned) => banned,
+            None if ends_too_early => &self.end_tokens,
+            None => &[],
+        };
         History { prompt, generated, banned, mask: self.grammar.as_ref().map(GrammarState::mask) }
     }
 
@@ -152,7 +186,7 @@ impl Active {
         logprobs: Option<TokenLogprobs>,
         n_generated: usize,
         tokenizer: &Tokenizer,
-    ) -> Result<Option<FinishReason>, GrammarError> {
+    ) -> Result<Accepted, GrammarError> {
         let (mut n_safe, mut reason) = (0, None);
         if self.end_tokens.contains(&token) {
             self.decode.finish(&mut self.held_back);
@@ -169,22 +203,45 @@ impl Active {
         }
         if reason.is_none()
             && let Some(grammar) = &mut self.grammar
-            && grammar.accept(token)?
         {
-            self.decode.finish(&mut self.held_back);
-            reason = Some(FinishReason::Stop);
+            self.n_in_grammar += 1;
+            if grammar.accept(token)? {
+                self.decode.finish(&mut self.held_back);
+                reason = Some(FinishReason::Stop);
+            }
         }
-        if reason.is_none() && n_generated >= self.max_new_tokens {
+        if reason.is_none() && self.carried + n_generated >= self.max_new_tokens {
             self.decode.finish(&mut self.held_back);
             reason = Some(FinishReason::Length);
         }
         if reason.is_some() {
             n_safe = self.held_back.len();
         }
+        if self.guard.is_some() {
+            return Ok(self.guarded(token, logprobs, n_safe, reason, tokenizer));
+        }
         self.text.push_str(&self.held_back[..n_safe]);
         self.output.push(token, &self.held_back[..n_safe], logprobs);
         self.held_back.drain(..n_safe);
-        Ok(reason)
+        Ok(reason.map_or(Accepted::GoesOn, Accepted::Ends))
+    }
+
+    /// The sequence that computes it, from `prompt` on.
+    pub(crate) fn sequence(&self, id: SeqId, prompt: Vec<TokenId>) -> NewSequence {
+        let request = &self.request;
+        // Who turned back has begun.
+        let start_by = request.max_queue.filter(|_| self.before.is_none());
+        NewSequence {
+            id,
+            prompt,
+            max_new_tokens: self.max_new_tokens - self.carried,
+            priority: request.priority,
+            tenant: request.tenant,
+            arrived: self.arrival,
+            start_by: start_by.map(|limit| self.arrival + limit),
+            deadline: request.deadline.map(|limit| self.arrival + limit),
+            cache_salt: request.tenant.0,
+        }
     }
 
     /// Notes when a token came.
@@ -213,12 +270,17 @@ impl Active {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         // What never left the queue took nothing.
         let computed = seq.filter(|seq| seq.first_scheduled().is_some());
-        let usage = computed.map_or(Usage::default(), |seq| Usage {
-            prompt_tokens: count(seq.n_prompt()),
-            completion_tokens: count(seq.n_generated()),
-            cached_tokens: count(seq.n_cached()),
+        let before = self.before.or_else(|| computed.map(Before::of));
+        let kept = self.guard.as_ref().and_then(Guard::n_kept);
+        let answer = computed.map_or(&[][..], |seq| &seq.tokens()[seq.n_prompt() - self.carried..]);
+        let answer = &answer[..kept.unwrap_or(answer.len()).min(answer.len())];
+        let usage = before.as_ref().map_or(Usage::default(), |before| Usage {
+            prompt_tokens: count(before.n_prompt),
+            completion_tokens: count(answer.len()),
+            cached_tokens: count(before.n_cached),
         });
-        let scheduled = seq.and_then(Sequence::first_scheduled);
+        let scheduled = before.as_ref().map(|before| before.first_scheduled);
+        let scheduled = scheduled.unwrap_or_else(|| seq.and_then(Sequence::first_scheduled));
         let timings = Timings {
             queue_wait: scheduled.unwrap_or(now) - self.arrival,
             ttft: self.first_token.map_or_else(Default::default, |t| t - self.arrival),
@@ -226,15 +288,20 @@ impl Active {
             cpu_seconds: self.cpu_seconds,
             joules: self.joules,
             n_preemptions: seq.map_or(0, Sequence::n_preemptions),
-            n_cached_blocks: computed.map_or(0, |seq| count(seq.n_cached_blocks())),
-            first_miss: computed.and_then(Sequence::first_miss),
+            n_cached_blocks: before.as_ref().map_or(0, |before| count(before.n_cached_blocks)),
+            first_miss: before.as_ref().and_then(|before| before.first_miss),
         };
+        // Rules of the request count once, however many answers it has.
+        let mut hits = match self.choice {
+            0 => self.request.steering.hits.clone(),
+            _ => Vec::new(),
+        };
+        hits.extend(self.guard.map(Guard::into_hits).into_iter().flatten());
         let end = match &outcome {
             Outcome::Finished(reason) => Ok(Finish { reason: *reason, usage, timings }),
             Outcome::Failed(error) => Err(error.clone()),
         };
-        let (prompt, generated) =
-            seq.map_or_else(Default::default, |seq| seq.tokens().split_at(seq.n_prompt()));
+        let prompt = seq.map_or(&[][..], |seq| &seq.tokens()[..seq.n_prompt() - self.carried]);
         let event = RequestEvent {
             request: Arc::unwrap_or_clone(self.request),
             task: Task::Generate,
@@ -245,7 +312,8 @@ impl Active {
             outcome,
             output_text: self.text,
             prompt_tokens: prompt.to_vec(),
-            output_tokens: generated.to_vec(),
+            output_tokens: answer.to_vec(),
+            hits,
             usage,
             timings,
             timeline: self.story.timeline,

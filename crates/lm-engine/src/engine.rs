@@ -9,12 +9,12 @@ use std::time::Duration;
 use lm_backend::{Activity, Backend, Batch, LogitsBuf, StepArbiter};
 use lm_sampler::{Sampled, Sampler};
 use lm_scheduler::{
-    ConfigError, Drawn, Expired, NewSequence, ScheduledRow, Scheduler, SchedulerConfig, Sequence,
+    ConfigError, Drawn, Expired, ScheduledRow, Scheduler, SchedulerConfig, Sequence,
 };
 use lm_tokenizer::Tokenizer;
 use lm_types::{FinishReason, GenerateError, Observer, Outcome, SeqId, Timestamp, TokenLogprobs};
 
-use crate::active::{Active, ServedBy};
+use crate::active::{Accepted, Active, ServedBy};
 use crate::chronicle::Chronicle;
 use crate::draw::{Draw, panic_message};
 use crate::exchange::Exchange;
@@ -53,7 +53,7 @@ pub struct Engine {
     pub(crate) active: BTreeMap<SeqId, Active>,
     pub(crate) exchange: Option<Exchange>,
     pub(crate) chronicle: Chronicle,
-    next_seq: u64,
+    pub(crate) next_seq: u64,
     /// The bound as it was configured; engines that have work at the same time share it.
     max_token_gap: Duration,
     /// While there is something to do.
@@ -165,19 +165,10 @@ impl Engine {
         }
         let id = SeqId(self.next_seq);
         self.next_seq += 1;
-        let sequence = NewSequence {
-            id,
-            prompt: std::mem::take(&mut new.prompt),
-            max_new_tokens: new.max_new_tokens,
-            priority: new.request.priority,
-            tenant: new.request.tenant,
-            arrived: arrival,
-            start_by: new.request.max_queue.map(|limit| arrival + limit),
-            deadline: new.request.deadline.map(|limit| arrival + limit),
-            cache_salt: new.request.tenant.0,
-        };
+        let prompt = std::mem::take(&mut new.prompt);
         let mut active = Active::new(new, place, arrival, &self.parts.tokenizer);
         active.joules = self.parts.take_joules.as_ref().map(|_| 0.0);
+        let sequence = active.sequence(id, prompt);
         self.active.insert(id, active);
         if let Err(refused) = self.scheduler.add(sequence) {
             self.end(id, Outcome::Failed(never_runs(&refused)));
@@ -302,9 +293,10 @@ impl Engine {
         let tokenizer = &self.parts.tokenizer;
         let accept = || active.accept(sampled.token, logprobs, n_generated, tokenizer);
         match catch_unwind(AssertUnwindSafe(accept)) {
-            Ok(Ok(None)) => {}
+            Ok(Ok(Accepted::GoesOn)) => {}
             Ok(Err(error)) => self.end(id, Active::fault(error.to_string())),
-            Ok(Ok(Some(reason))) => self.end(id, Outcome::Finished(reason)),
+            Ok(Ok(Accepted::Ends(reason))) => self.end(id, Outcome::Finished(reason)),
+            Ok(Ok(Accepted::TurnsBack { cut })) => self.turn_back(id, cut),
             Err(panic) => self.end(id, Active::fault(panic_message(&*panic))),
         }
     }
@@ -341,7 +333,7 @@ impl Engine {
     }
 
     /// Forgets an answer, records it, then tells its reader. Its blocks are free at once.
-    fn end(&mut self, id: SeqId, outcome: Outcome) {
+    pub(crate) fn end(&mut self, id: SeqId, outcome: Outcome) {
         let is_broken = matches!(outcome, Outcome::Failed(GenerateError::Sequence { .. }));
         let seq = match is_broken {
             true => self.scheduler.remove_broken(id),
@@ -350,7 +342,7 @@ impl Engine {
         self.finish(id, seq.as_ref(), outcome);
     }
 
-    fn finish(&mut self, id: SeqId, seq: Option<&Sequence>, outcome: Outcome) {
+    pub(crate) fn finish(&mut self, id: SeqId, seq: Option<&Sequence>, outcome: Outcome) {
         let active = self.active.remove(&id).expect("an answer ends once: this is a bug");
         let now = self.stats.now();
         if let (Some(seq), Outcome::Finished(FinishReason::Stop | FinishReason::Length)) =

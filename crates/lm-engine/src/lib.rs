@@ -14,6 +14,7 @@ mod draw;
 mod encode;
 mod engine;
 mod exchange;
+mod guard;
 mod histogram;
 mod output;
 mod stats;
@@ -34,7 +35,7 @@ pub use encode::{
 };
 pub use engine::{Engine, EngineParts, TakeJoules};
 pub use histogram::{Histogram, HistogramSnapshot};
-pub use output::{Aborter, OutputReader, OutputWriter, output_pair};
+pub use output::{Aborter, OutputReader, OutputWriter, output_pair, told};
 pub use stats::{EngineStats, StatsSnapshot};
 pub use submit::NewSubmission;
 pub use thread::{EngineHandle, EngineOptions};

@@ -52,6 +52,15 @@ pub fn output_pair(max_new_tokens: usize) -> (OutputWriter, OutputReader) {
     (OutputWriter(Arc::clone(&slot)), OutputReader(slot))
 }
 
+/// The reader of an answer that no engine computed: this text, and this end.
+#[must_use]
+pub fn told(text: &str, finish: Finish) -> OutputReader {
+    let (writer, reader) = output_pair(1);
+    writer.push_all(std::iter::empty(), text);
+    writer.end(Ok(finish));
+    reader
+}
+
 impl Slot {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -99,6 +108,21 @@ impl OutputWriter {
             state.tokens.push(token);
             state.text.push_str(text);
             state.logprobs.extend(logprobs);
+        });
+    }
+
+    /// Appends tokens that became certain together, and their text.
+    pub(crate) fn push_all(
+        &self,
+        certain: impl Iterator<Item = (TokenId, Option<TokenLogprobs>)>,
+        text: &str,
+    ) {
+        self.0.write(|state| {
+            for (token, logprobs) in certain {
+                state.tokens.push(token);
+                state.logprobs.extend(logprobs);
+            }
+            state.text.push_str(text);
         });
     }
 

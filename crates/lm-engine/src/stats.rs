@@ -34,7 +34,7 @@ pub struct EngineStats {
     pub(crate) cpu_nanos: AtomicU64,
     /// `UNREADABLE` where the machine does not say.
     microjoules: AtomicU64,
-    finished: [AtomicU64; 3],
+    finished: [AtomicU64; 4],
     /// By code. Touched at the end of a failed request only.
     failed: Mutex<BTreeMap<&'static str, u64>>,
     pub(crate) ttft: Histogram,
@@ -106,7 +106,7 @@ pub struct StatsSnapshot {
     /// What the machine drew meanwhile; `None` where that cannot be read.
     pub joules: Option<f64>,
     /// Answers by how they ended.
-    pub finished: [(FinishReason, u64); 3],
+    pub finished: [(FinishReason, u64); 4],
     /// Answers that were refused or failed, by code.
     pub failed: Vec<(&'static str, u64)>,
     /// From arrival to first token.
@@ -147,7 +147,8 @@ pub struct StatsSnapshot {
 
 const UNREADABLE: u64 = u64::MAX;
 
-const REASONS: [FinishReason; 3] = [FinishReason::Stop, FinishReason::Length, FinishReason::Abort];
+const REASONS: [FinishReason; 4] =
+    [FinishReason::Stop, FinishReason::Length, FinishReason::Abort, FinishReason::Filtered];
 
 impl EngineStats {
     pub(crate) fn new(started: Instant) -> Self {
@@ -173,7 +174,7 @@ impl EngineStats {
             preemptions: zero(),
             cpu_nanos: zero(),
             microjoules: AtomicU64::new(UNREADABLE),
-            finished: [zero(), zero(), zero()],
+            finished: [zero(), zero(), zero(), zero()],
             failed: Mutex::new(BTreeMap::new()),
             ttft: Histogram::default(),
             itl: Histogram::default(),

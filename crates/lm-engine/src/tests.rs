@@ -1,6 +1,7 @@
 //! The engine on the test's own thread, with the placeholder behind it.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod guarded;
 mod timelines;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

@@ -258,7 +258,18 @@ fn each_page(
 
 /// A request's answers, one by one.
 pub(crate) fn answers_of(request: StoredRequest) -> Vec<Answered> {
-    let StoredRequest { id, model, arrived_at_ms, prompt, params, tenant, attempts, .. } = request;
+    let StoredRequest {
+        id,
+        model,
+        arrived_at_ms,
+        prompt,
+        params,
+        tenant,
+        attempts,
+        n,
+        priority,
+        ..
+    } = request;
     let with_attempt = |attempt| Answered {
         request_id: id,
         model: model.clone(),
@@ -266,6 +277,8 @@ pub(crate) fn answers_of(request: StoredRequest) -> Vec<Answered> {
         arrived_at_ms,
         prompt: prompt.clone(),
         params: params.clone(),
+        n,
+        priority: priority.clone(),
         attempt,
     };
     attempts.into_iter().map(with_attempt).collect()

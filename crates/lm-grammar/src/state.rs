@@ -47,6 +47,14 @@ impl GrammarState {
         self.matcher.consume_token(token).map_err(|error| stuck(&error))?;
         Ok(self.matcher.is_stopped())
     }
+
+    /// Takes the last `n_tokens` back.
+    ///
+    /// # Errors
+    /// `Stuck` when it did not take so many.
+    pub fn rollback(&mut self, n_tokens: usize) -> Result<(), GrammarError> {
+        self.matcher.rollback(n_tokens).map_err(|error| stuck(&error))
+    }
 }
 
 impl fmt::Debug for GrammarState {

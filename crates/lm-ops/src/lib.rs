@@ -8,6 +8,7 @@
 mod cost;
 mod doctor;
 mod ops;
+mod overrides;
 mod page;
 mod replay;
 mod search;
@@ -17,6 +18,7 @@ mod why;
 pub use cost::{CostBy, CostCount, CostCounters, CostReport, Spending};
 pub use doctor::{Doctor, RunReport, is_alive};
 pub use ops::{FeedbackReceipt, Ops};
+pub use overrides::{Overrides, now_ms, refusal as override_refusal};
 pub use page::Utc;
 pub use replay::{Bundle, Factor, Recorded, ReplayError, Verdict};
 pub use search::{RequestPage, Search};
@@ -26,9 +28,14 @@ pub use lm_recorder::{
     Flight, InFlight, RecordedStep, RecordedToken, Recorder, RecorderCounters, RecorderError,
     RecorderOptions,
 };
+pub use lm_rollout::{
+    Asked, Desk, Item, ItemState, NewItem, Policy, RolloutError, Route, Rule, Standing, Via, Way,
+    dry_run,
+};
 pub use lm_store::{
     Erase, Erased, FoundRequest, MAX_FOUND, Privacy, Reader, Retention, Store, StoreCounters,
-    StoreError, StoreOptions, StoreStats, StoredError, Traffic, backup, stats, upgrade,
+    StoreError, StoreOptions, StoreStats, StoredError, Traffic, backup, stats, tenant_text,
+    upgrade,
 };
 
 #[cfg(test)]

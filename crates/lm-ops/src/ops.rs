@@ -11,15 +11,19 @@ use std::time::SystemTime;
 use lastmile::{ModelInfo, Observer, ReleaseHash, TenantId};
 use lm_api::{ApiError, FeedbackRating, FeedbackRequest, parse_feedback};
 use lm_recorder::Recorder;
-use lm_store::{Feedback, FeedbackId, Rating, Release, RunInfo, Store, StoreCounters, StoreError};
+use lm_store::{
+    Feedback, FeedbackId, Rating, Reader, Release, RunInfo, Store, StoreCounters, StoreError,
+};
 use serde::Serialize;
 
+use crate::Overrides;
 use crate::cost::{CostCounters, Recording};
 
 /// What runs beside one engine. Clones share one store.
 #[derive(Clone)]
 pub struct Ops {
     pub(crate) store: Store,
+    overrides: Option<Overrides>,
     recorder: Option<Recorder>,
     pub(crate) costs: Arc<CostCounters>,
 }
@@ -40,7 +44,25 @@ impl Ops {
     /// Records into `store`.
     #[must_use]
     pub fn new(store: Store) -> Self {
-        Ops { store, recorder: None, costs: Arc::default() }
+        Ops { store, overrides: None, recorder: None, costs: Arc::default() }
+    }
+
+    /// With overrides; without, every request is the model's.
+    #[must_use]
+    pub fn with_overrides(self, overrides: Overrides) -> Self {
+        Ops { overrides: Some(overrides), ..self }
+    }
+
+    /// The overrides, where there are any.
+    #[must_use]
+    pub fn overrides(&self) -> Option<&Overrides> {
+        self.overrides.as_ref()
+    }
+
+    /// What is stored.
+    #[must_use]
+    pub fn reader(&self) -> &Reader {
+        self.store.reader()
     }
 
     /// Also tells a flight recorder of every step.
@@ -52,11 +74,15 @@ impl Ops {
     /// What a runtime is started with, so that each of its answers is recorded.
     #[must_use]
     pub fn observer(&self) -> Arc<dyn Observer> {
-        Arc::new(Recording {
+        let recording: Arc<dyn Observer> = Arc::new(Recording {
             store: self.store.clone(),
             counters: Arc::clone(&self.costs),
             recorder: self.recorder.clone(),
-        })
+        });
+        match &self.overrides {
+            Some(overrides) => overrides.observer(recording),
+            None => recording,
+        }
     }
 
     /// Stores what is loaded, the default model first, and notes that this process serves `models` at

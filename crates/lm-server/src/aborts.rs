@@ -11,7 +11,14 @@ use lastmile::{Aborter, RequestId, TenantId};
 
 /// The running answers; as many as there are open requests.
 #[derive(Default)]
-pub(crate) struct Aborts(Mutex<BTreeMap<RequestId, (TenantId, Vec<Aborter>)>>);
+pub(crate) struct Aborts(Mutex<BTreeMap<RequestId, Answers>>);
+
+/// The running answers of one request.
+struct Answers {
+    tenant: TenantId,
+    route: &'static str,
+    aborters: Vec<Aborter>,
+}
 
 /// Forgets its requests when dropped.
 pub(crate) struct Listed {
@@ -20,28 +27,37 @@ pub(crate) struct Listed {
 }
 
 impl Aborts {
-    /// Lists the answers of requests of `tenant`.
+    /// Lists the answers of requests of `tenant` that came by `route`.
     pub(crate) fn list(
         self: &Arc<Self>,
         tenant: TenantId,
+        route: &'static str,
         running: Vec<(RequestId, Vec<Aborter>)>,
     ) -> Listed {
         let ids = running.iter().map(|(id, _)| *id).collect();
-        self.lock().extend(running.into_iter().map(|(id, aborters)| (id, (tenant, aborters))));
+        let answers = |aborters| Answers { tenant, route, aborters };
+        self.lock().extend(running.into_iter().map(|(id, aborters)| (id, answers(aborters))));
         Listed { aborts: Arc::clone(self), ids }
     }
 
     /// Ends the answers of a request of `tenant`; `false` when none of this id runs.
     pub(crate) fn abort(&self, tenant: TenantId, id: RequestId) -> bool {
         let running = self.lock();
-        let Some((_, aborters)) = running.get(&id).filter(|(owner, _)| *owner == tenant) else {
+        let Some(answers) = running.get(&id).filter(|answers| answers.tenant == tenant) else {
             return false;
         };
-        aborters.iter().for_each(Aborter::abort);
+        answers.aborters.iter().for_each(Aborter::abort);
         true
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<RequestId, (TenantId, Vec<Aborter>)>> {
+    /// Ends the answers of all requests that came by a route. Says of how many.
+    pub(crate) fn abort_route(&self, route: &str) -> usize {
+        let running = self.lock();
+        let of_route = running.values().filter(|answers| answers.route == route);
+        of_route.inspect(|answers| answers.aborters.iter().for_each(Aborter::abort)).count()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<RequestId, Answers>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

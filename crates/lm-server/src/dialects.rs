@@ -17,7 +17,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt, stream};
-use lastmile::{AnswerPart, GenerateError, GenerateEvent, ToolCallParser};
+use lastmile::{AnswerPart, GenerateError, GenerateEvent, Runtime, ToolCallParser};
 use lm_api::{
     ApiError, Dialect, DialectHead, Ending, Frame, Framing, ParseOptions, Parsed, Style,
     parse_messages, parse_ollama_chat, parse_ollama_generate, parse_responses,
@@ -26,11 +26,12 @@ use serde_json::json;
 
 use crate::app::App;
 use crate::auth::Caller;
-use crate::generate::{Call, Running, launch, off_thread, parse_options, refused, with_headers};
+use crate::generate::{Call, Running, off_thread, parse_options, refused, with_headers};
 use crate::intake::{Asked, take};
-use crate::reply;
 use crate::request_log::RequestEntry;
+use crate::steer::{Started, asked_model};
 use crate::streamed::{KEEP_ALIVE, X_ACCEL_BUFFERING};
+use crate::{reply, steer};
 
 /// One of the APIs.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -129,21 +130,28 @@ async fn respond(
             // The usual tag of Ollama's clients says nothing.
             model = model.map(|name| name.trim_end_matches(":latest").to_owned());
         }
+        let model = asked_model(&app, model)?;
         let began = Instant::now();
         let runtime = app.models.resolve(model.as_deref()).await?;
         let waited = began.elapsed();
         let style = Style::Chat;
         let call = Call { entry: Arc::clone(&entry), caller, headers, body, style };
-        let transcript = off_thread(move || {
+        let read = move |app: &App, call: &Call, runtime: &Runtime| {
             let defaults = runtime.default_sampling();
-            let options = parse_options(&app, &runtime, &defaults, call.entry.id);
+            let options = parse_options(app, runtime, &defaults, call.entry.id);
             let (mut parsed, dialect) = api.parse(&call.body, &options)?;
             with_headers(&mut parsed, &call.headers)?;
             let has_stops = !parsed.stop.stop_strings.is_empty();
-            let running = launch(&app, Arc::clone(&runtime), waited, &call, parsed)?;
-            Ok(Transcript::new(running, dialect, call.entry, has_stops))
-        })
-        .await?;
+            Ok((parsed, (dialect, has_stops)))
+        };
+        let (started, (dialect, has_stops)) =
+            steer::start(Arc::clone(&app), runtime, waited, call, read).await?;
+        let transcript = match started {
+            Started::Told(response) => return Ok(response),
+            Started::Running(running) => {
+                Transcript::new(running, dialect, Arc::clone(&entry), has_stops)
+            }
+        };
         if transcript.running.stream {
             return Ok(transcript.streamed());
         }

@@ -15,8 +15,8 @@ use axum::response::Response;
 use futures_util::StreamExt;
 use futures_util::stream::{BoxStream, SelectAll};
 use lastmile::{
-    GenerateError, GenerateEvent, GenerateStream, Prices, RequestId, Runtime, SamplingParams,
-    TokenId, TokenLogprobs, ToolCallParser, ToolFormat,
+    GenerateError, GenerateEvent, GenerateRequest, GenerateStream, Prices, RequestId, Runtime,
+    SamplingParams, TokenId, TokenLogprobs, ToolCallParser, ToolFormat,
 };
 use lm_api::{
     ApiError, Head, LogprobEntry, ParseOptions, Parsed, Style, TextOffset, TokenName, Urgency,
@@ -30,7 +30,8 @@ use crate::intake::{Asked, take};
 use crate::lease::estimated_tokens;
 use crate::registry::LOAD_WAIT;
 use crate::request_log::RequestEntry;
-use crate::{reply, streamed, whole};
+use crate::steer::{Started, asked_model};
+use crate::{reply, steer, streamed, whole};
 
 /// The running answers of one HTTP request. Dropping it aborts them.
 pub(crate) struct Running {
@@ -80,12 +81,19 @@ async fn respond(
     let answer = async {
         let Asked { headers, body, model } = take(&app, &entry, &caller, request).await?;
         let call = Call { entry: Arc::clone(&entry), caller, headers, body, style };
+        let model = asked_model(&app, model)?;
         let (call, runtime, waited) = model_for(&app, call, model).await?;
-        let running = off_thread(move || start(&app, runtime, waited, &call)).await?;
-        if running.stream {
-            return Ok(streamed::response(Arc::clone(&entry), running));
+        let read = |app: &App, call: &Call, runtime: &Runtime| {
+            let (defaults, tools) = (runtime.default_sampling(), runtime.tool_format());
+            Ok((parse(call, &defaults, tools, app.config.strict)?, ()))
+        };
+        match steer::start(Arc::clone(&app), runtime, waited, call, read).await?.0 {
+            Started::Told(response) => Ok(response),
+            Started::Running(running) if running.stream => {
+                Ok(streamed::response(Arc::clone(&entry), running))
+            }
+            Started::Running(running) => whole::response(&entry, running).await,
         }
-        whole::response(&entry, running).await
     };
     answer.await.unwrap_or_else(|error: ApiError| {
         entry.failed(&error);
@@ -161,18 +169,6 @@ pub(crate) fn with_headers(parsed: &mut Parsed, headers: &HeaderMap) -> Result<(
     Ok(())
 }
 
-/// Parses, tokenises and queues. `waited` of its time has passed already.
-fn start(
-    app: &App,
-    runtime: Arc<Runtime>,
-    waited: Duration,
-    call: &Call,
-) -> Result<Running, ApiError> {
-    let defaults = runtime.default_sampling();
-    let parsed = parse(call, &defaults, runtime.tool_format(), app.config.strict)?;
-    launch(app, runtime, waited, call, parsed)
-}
-
 /// What parsing needs of the server and of the model.
 pub(crate) fn parse_options<'a>(
     app: &App,
@@ -185,37 +181,53 @@ pub(crate) fn parse_options<'a>(
     ParseOptions { defaults, entropy: id.0 as u64, tool_format, strict }
 }
 
-/// Tokenises and queues.
-pub(crate) fn launch(
-    app: &App,
-    runtime: Arc<Runtime>,
+/// The requests of a body, of which `waited` of their time has passed already.
+pub(crate) fn requests_of(
+    runtime: &Runtime,
     waited: Duration,
     call: &Call,
-    mut parsed: Parsed,
-) -> Result<Running, ApiError> {
-    let Call { entry, caller, style, .. } = call;
-    let (id, style) = (entry.id, *style);
-    let info = runtime.info();
-    parsed.sampling.bad_words =
-        runtime.spelled(&parsed.words.bad).map_err(|error| refused(error, style))?;
+    parsed: &mut Parsed,
+) -> Result<Vec<GenerateRequest>, ApiError> {
+    let bad_words = runtime.spelled(&parsed.words.bad);
+    parsed.sampling.bad_words = bad_words.map_err(|error| refused(error, call.style))?;
     if let Some(dry) = &mut parsed.sampling.dry {
         dry.breakers = runtime.tokens_with(&parsed.words.dry_breakers);
     }
-    let mut first_id = Some(id);
+    let mut first_id = Some(call.entry.id);
     let mut requests = parsed.take_requests(|| first_id.take().unwrap_or_else(mint_id));
     // Whose prefixes and fairness these are is the server's to say.
     for request in &mut requests {
-        request.tenant = caller.tenant();
+        request.tenant = call.caller.tenant();
+        request.steering.route = call.entry.route();
         for limit in [&mut request.deadline, &mut request.max_queue].into_iter().flatten() {
             *limit = limit.saturating_sub(waited);
         }
     }
+    Ok(requests)
+}
+
+/// Tokenises and queues; or answers with `told`, without the model.
+pub(crate) fn launch(
+    app: &App,
+    runtime: Arc<Runtime>,
+    call: &Call,
+    parsed: Parsed,
+    requests: Vec<GenerateRequest>,
+    told: Option<&str>,
+) -> Result<Running, ApiError> {
+    let Call { entry, caller, style, .. } = call;
+    let (id, style) = (entry.id, *style);
+    let info = runtime.info();
     entry.reserve(|| estimated_tokens(&requests))?;
     let request_ids: Vec<RequestId> = requests.iter().map(|request| request.id).collect();
     let mut aborters = Vec::new();
     let mut events = SelectAll::new();
     let mut warnings = parsed.warnings;
-    for answers in runtime.generate_all(requests).map_err(|error| refused(error, style))? {
+    let started = match told {
+        Some(text) => runtime.tell(requests, text),
+        None => runtime.generate_all(requests).map_err(|error| refused(error, style))?,
+    };
+    for answers in started {
         warnings.extend(answers.iter().take(1).flat_map(|answer| answer.warnings().to_vec()));
         aborters.push(answers.iter().map(GenerateStream::aborter).collect());
         for answer in answers {
@@ -245,7 +257,7 @@ pub(crate) fn launch(
         stream: parsed.stream,
         prices: parsed.timings.then(|| app.ops.prices().clone()),
         tools: parsed.tools.map(|tools| tools.names),
-        _listed: app.aborts.list(caller.tenant(), running),
+        _listed: app.aborts.list(caller.tenant(), entry.route(), running),
     })
 }
 

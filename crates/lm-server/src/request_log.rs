@@ -22,8 +22,11 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::app::{App, mint_id};
 use crate::auth::Caller;
 use crate::lease::Place;
+use crate::routes::ROUTES;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Says who answered in the place of the model.
+const X_LASTMILE_OVERRIDE: HeaderName = HeaderName::from_static("x-lastmile-override");
 /// What is logged when the client left before the end of the response.
 const CLIENT_GONE: u16 = 499;
 /// Characters of what the client chose that a log line holds.
@@ -44,6 +47,8 @@ pub(crate) struct RequestEntry {
     error: OnceLock<&'static str>,
     key: OnceLock<KeyId>,
     place: OnceLock<Place>,
+    /// The rule, or who else, in the place of the model.
+    overridden: OnceLock<String>,
     /// What the body takes of the room for all.
     body_room: OnceLock<OwnedSemaphorePermit>,
 }
@@ -61,6 +66,10 @@ pub(crate) async fn track(
     let id = HeaderValue::from_str(&entry.id.to_string())
         .expect("a UUID is a header value: this is a bug");
     response.headers_mut().insert(X_REQUEST_ID, id);
+    let by = entry.overridden.get().and_then(|by| HeaderValue::from_str(by).ok());
+    if let Some(by) = by {
+        response.headers_mut().insert(X_LASTMILE_OVERRIDE, by);
+    }
     response
 }
 
@@ -82,8 +91,20 @@ impl RequestEntry {
             error: OnceLock::new(),
             key: OnceLock::new(),
             place: OnceLock::new(),
+            overridden: OnceLock::new(),
             body_room: OnceLock::new(),
         }
+    }
+
+    /// The route, as the router names it.
+    pub(crate) fn route(&self) -> &'static str {
+        let paths = ROUTES.iter().filter_map(|route| route.split(' ').nth(1));
+        paths.into_iter().find(|path| *path == self.route).unwrap_or_default()
+    }
+
+    /// Somebody else than the model answers.
+    pub(crate) fn overridden(&self, by: &str) {
+        self.overridden.get_or_init(|| by.to_owned());
     }
 
     /// Keeps the place among the open requests until the response has ended.
@@ -146,6 +167,7 @@ impl Drop for RequestEntry {
             prompt_tokens = self.prompt_tokens.load(Relaxed),
             completion_tokens = self.completion_tokens.load(Relaxed),
             error = self.error.get(),
+            overridden = self.overridden.get(),
             "request"
         );
     }

@@ -20,7 +20,7 @@ use crate::origin::guard;
 use crate::request_log::{RequestEntry, track};
 use crate::{
     body, costs, dialects, encoders, generate, health, metrics, model_ops, models, ollama_models,
-    openapi, panel, reply, texts,
+    openapi, override_routes, panel, reply, texts,
 };
 
 /// Every route, as `GET /` lists them.
@@ -54,6 +54,11 @@ pub(crate) const ROUTES: &[&str] = &[
     "POST /ops/v1/models/{name}/load",
     "POST /ops/v1/models/{name}/unload",
     "POST /ops/v1/models/{name}/reload",
+    "GET /ops/v1/overrides",
+    "POST /ops/v1/overrides",
+    "GET /ops/v1/overrides/{id}",
+    "POST /ops/v1/overrides/{verb}",
+    "GET /v1/overrides/items/{id}",
     "GET /health",
     "GET /health/live",
     "GET /health/ready",
@@ -101,6 +106,9 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/models/{*id}", get(models::one))
         .route("/ops/v1/models", get(model_ops::list))
         .route("/ops/v1/models/{*rest}", post(model_ops::act))
+        .route("/ops/v1/overrides", get(override_routes::list).post(override_routes::add))
+        .route("/ops/v1/overrides/{*rest}", get(override_routes::show).post(override_routes::act))
+        .route("/v1/overrides/items/{id}", get(override_routes::item))
         .route("/health", get(health::health))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::health))

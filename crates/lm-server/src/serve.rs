@@ -20,7 +20,7 @@ use crate::app::App;
 use crate::connections::serve_connections;
 use crate::registry::Models;
 use crate::watchdog::watch;
-use crate::{Access, ServeError, ServerConfig, panel, routes};
+use crate::{Access, ServeError, ServerConfig, panel, routes, steer};
 
 /// How long connections may take to hand over what is written, once all answers have ended.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -51,6 +51,7 @@ pub async fn serve(
     beside.spawn(keep_current(Arc::clone(&app)));
     beside.spawn(watch(Arc::clone(&app)));
     beside.spawn(panel::watch(Arc::clone(&app)));
+    beside.spawn(steer::obey(Arc::clone(&app)));
     let router = routes::router(Arc::clone(&app));
     let peers = Arc::clone(&app.peers);
     let drained = Arc::new(Notify::new());

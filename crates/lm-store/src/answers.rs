@@ -25,6 +25,10 @@ pub struct Answered {
     pub prompt: Option<serde_json::Value>,
     /// As of [`crate::StoredRequest::params`].
     pub params: serde_json::Value,
+    /// How many answers were asked for.
+    pub n: u32,
+    /// `interactive`, `batch` or `background`.
+    pub priority: String,
     /// The answer.
     pub attempt: StoredAttempt,
 }
@@ -80,7 +84,7 @@ impl Reader {
                  a.error_message, a.output_text, a.prompt_tokens, a.completion_tokens, \
                  a.cached_tokens, a.queue_wait_ms, a.ttft_ms, a.e2e_ms, a.cpu_seconds, \
                  a.n_preemptions, a.joules, a.cost, a.currency, a.output_mac, a.request_id, r.model, r.tenant, a.arrived_at_ms, r.prompt, \
-                 r.params FROM attempt a JOIN request r ON r.id = a.request_id \
+                 r.params, r.n, r.priority FROM attempt a JOIN request r ON r.id = a.request_id \
                  WHERE a.arrived_at_ms >= ?1 AND a.arrived_at_ms < ?4 \
                  AND (a.arrived_at_ms, a.request_id, a.choice) > (?1, ?2, ?3) \
                  AND json_extract(r.params, '$.task') IS NULL \
@@ -152,5 +156,7 @@ fn answered_row(row: &Row<'_>) -> rusqlite::Result<Answered> {
         arrived_at_ms: row.get(21)?,
         prompt: prompt.map(|text| json_at(22, &text)).transpose()?,
         params: json_at(23, &row.get::<_, String>(23)?)?,
+        n: row.get(24)?,
+        priority: row.get(25)?,
     })
 }

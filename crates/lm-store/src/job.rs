@@ -7,7 +7,9 @@
 use std::time::SystemTime;
 
 use crossbeam_channel::Sender;
-use lm_types::{Dialog, GenerateRequest, Prompt, RequestEvent, SamplingParams, StopRules};
+use lm_types::{
+    Dialog, GenerateRequest, Prompt, RequestEvent, SamplingParams, Steering, StopRules,
+};
 
 use crate::erase::{Erase, Erased};
 use crate::{Feedback, FeedbackId, Privacy, Release, RunInfo, StoreError};
@@ -52,6 +54,7 @@ pub(crate) fn admit(event: &RequestEvent, privacy: Privacy) -> Box<RequestEvent>
             subject: request.subject.clone(),
             deadline: request.deadline,
             max_queue: request.max_queue,
+            steering: Steering { opening: String::new(), rules: None, ..request.steering.clone() },
         },
         task: event.task,
         choice: event.choice,
@@ -62,6 +65,7 @@ pub(crate) fn admit(event: &RequestEvent, privacy: Privacy) -> Box<RequestEvent>
         output_text: String::new(),
         prompt_tokens: Vec::new(),
         output_tokens: Vec::new(),
+        hits: event.hits.clone(),
         usage: event.usage,
         timings: event.timings,
         timeline: event.timeline.clone(),

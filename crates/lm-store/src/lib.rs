@@ -49,6 +49,7 @@ pub use timeline::{
 pub use totals::{LatencyMs, Totals};
 pub use traffic::Traffic;
 pub use upkeep::{StoreStats, backup, stats, upgrade};
+pub use write::{params_json, priority_text, prompt_json, tenant_text};
 
 #[cfg(test)]
 mod tests;

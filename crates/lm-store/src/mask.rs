@@ -70,7 +70,7 @@ impl Mask {
         match self.privacy {
             Privacy::Off => {}
             Privacy::Hmac => {
-                let prompt = prompt_json(event).to_string();
+                let prompt = prompt_json(&event.request).to_string();
                 masked.prompt_mac = Some(self.key.mac("prompt", &prompt));
                 masked.output_mac = Some(self.key.mac("answer", &event.output_text));
             }
@@ -78,11 +78,11 @@ impl Mask {
                 // What token ids spell is not known here, so nothing in them could be masked.
                 let is_readable = !matches!(event.request.prompt, Prompt::Tokens(_));
                 redact(event);
-                masked.prompt = is_readable.then(|| prompt_json(event).to_string());
+                masked.prompt = is_readable.then(|| prompt_json(&event.request).to_string());
                 masked.output_text = Some(event.output_text.clone());
             }
             Privacy::Full => {
-                masked.prompt = Some(prompt_json(event).to_string());
+                masked.prompt = Some(prompt_json(&event.request).to_string());
                 masked.output_text = Some(std::mem::take(&mut event.output_text));
             }
         }

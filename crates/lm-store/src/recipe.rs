@@ -6,7 +6,7 @@
 
 use lm_types::{
     AnswerForm, CallForm, ChatMessage, Constraint, Dialog, Dry, GenerateRequest, Priority, Prompt,
-    RequestId, Role, SamplingParams, StopRules, TenantId, TextOptions, TokenId,
+    RequestId, Role, SamplingParams, Steering, StopRules, TenantId, TextOptions, TokenId,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -213,10 +213,7 @@ pub fn from_json(
     Ok(GenerateRequest {
         id,
         prompt: prompt_from(prompt)?,
-        text: TextOptions {
-            add_special: recipe.add_special,
-            parse_special: recipe.parse_special,
-        },
+        text: TextOptions { add_special: recipe.add_special, parse_special: recipe.parse_special },
         dialog: Dialog {
             tools: recipe.tools,
             message_fields: recipe.message_fields,
@@ -238,6 +235,7 @@ pub fn from_json(
         subject: None,
         deadline: None,
         max_queue: None,
+        steering: Steering::default(),
     })
 }
 

@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use lm_types::{
-    GenerateError, Outcome, Prices, Priority, Prompt, RequestEvent, Task, TenantId, Timings,
-    TokenId,
+    GenerateError, GenerateRequest, Outcome, Prices, Priority, Prompt, RequestEvent, Task,
+    TenantId, Timings, TokenId,
 };
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Value, json};
@@ -54,9 +54,9 @@ pub(crate) fn event(
             event.model,
             arrived_at_ms,
             answer.prompt,
-            params_json(event).to_string(),
+            asked_json(event).to_string(),
             event.request.n,
-            priority(event.request.priority),
+            priority_text(event.request.priority),
             tenant_text(event.request.tenant),
             answer.subject,
             answer.prompt_mac,
@@ -222,9 +222,10 @@ fn exists(connection: &Connection, id: &str) -> rusqlite::Result<bool> {
     connection.prepare_cached("SELECT 1 FROM request WHERE id = ?1")?.exists([id])
 }
 
-/// What was asked, with its stop strings.
-pub(crate) fn prompt_json(event: &RequestEvent) -> Value {
-    let mut prompt = match &event.request.prompt {
+/// A request's prompt, as [`crate::StoredRequest::prompt`] has it.
+#[must_use]
+pub fn prompt_json(request: &GenerateRequest) -> Value {
+    let mut prompt = match &request.prompt {
         Prompt::Text(text) => json!({ "text": text }),
         Prompt::Tokens(tokens) => json!({ "tokens": tokens }),
         Prompt::Chat(messages) => {
@@ -235,18 +236,25 @@ pub(crate) fn prompt_json(event: &RequestEvent) -> Value {
             json!({ "messages": messages })
         }
     };
-    if !event.request.stop.stop_strings.is_empty() {
-        prompt["stop"] = json!(event.request.stop.stop_strings);
+    if !request.stop.stop_strings.is_empty() {
+        prompt["stop"] = json!(request.stop.stop_strings);
     }
     prompt
 }
 
-fn params_json(event: &RequestEvent) -> Value {
-    let (sampling, stop) = (&event.request.sampling, &event.request.stop);
-    if event.task != Task::Generate {
-        return json!({ "task": event.task.as_str() });
+/// What was asked for: an encoder's requests have no parameters.
+fn asked_json(event: &RequestEvent) -> Value {
+    match event.task {
+        Task::Generate => params_json(&event.request),
+        task => json!({ "task": task.as_str() }),
     }
-    json!({
+}
+
+/// A request's parameters, as [`crate::StoredRequest::params`] has them.
+#[must_use]
+pub fn params_json(request: &GenerateRequest) -> Value {
+    let (sampling, stop) = (&request.sampling, &request.stop);
+    let mut params = json!({
         "temperature": sampling.temperature,
         "top_k": sampling.top_k,
         "top_p": sampling.top_p,
@@ -260,10 +268,23 @@ fn params_json(event: &RequestEvent) -> Value {
         "min_tokens": stop.min_tokens,
         "stop_token_ids": stop.stop_token_ids,
         "ignore_eos": stop.ignore_eos,
-    })
+    });
+    if !request.steering.route.is_empty() {
+        params["route"] = request.steering.route.into();
+    }
+    // A form that an override gave is none that was asked for.
+    if request.constraint.as_ref().is_some_and(|asked| asked.field != "override") {
+        params["constrained"] = true.into();
+    }
+    if let Some(asked) = &request.steering.asked {
+        params["override"] = asked.as_str().into();
+    }
+    params
 }
 
-fn priority(priority: Priority) -> &'static str {
+/// A class, as [`crate::StoredRequest::priority`] has it.
+#[must_use]
+pub fn priority_text(priority: Priority) -> &'static str {
     match priority {
         Priority::Interactive => "interactive",
         Priority::Batch => "batch",
@@ -272,7 +293,8 @@ fn priority(priority: Priority) -> &'static str {
 }
 
 /// `None` for who came without a key.
-pub(crate) fn tenant_text(tenant: TenantId) -> Option<String> {
+#[must_use]
+pub fn tenant_text(tenant: TenantId) -> Option<String> {
     (tenant != TenantId::ANONYMOUS).then(|| format!("{:016x}", tenant.0))
 }
 

@@ -43,6 +43,8 @@ pub enum FinishReason {
     Length,
     /// The client left or asked for it.
     Abort,
+    /// An override ended it.
+    Filtered,
 }
 
 /// Tokens in and out of one answer.
@@ -320,6 +322,7 @@ impl FinishReason {
             FinishReason::Stop => "stop",
             FinishReason::Length => "length",
             FinishReason::Abort => "abort",
+            FinishReason::Filtered => "content_filter",
         }
     }
 }

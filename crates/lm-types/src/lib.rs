@@ -14,6 +14,7 @@ mod message;
 mod observe;
 mod request;
 mod sampling;
+mod steering;
 mod time;
 mod timeline;
 
@@ -29,5 +30,6 @@ pub use message::{ChatMessage, Role};
 pub use observe::{AnswerBegun, Observer, Outcome, RequestEvent, StepEvent, StepRow, Task};
 pub use request::{GenerateRequest, Priority, Prompt, StopRules, TextOptions};
 pub use sampling::{Dry, InvalidParam, SamplingParams};
+pub use steering::{Ban, OnHit, OutputRules, PhraseScan, RuleHit, Steering};
 pub use time::Timestamp;
 pub use timeline::{Chunk, Gap, GapCause, Loss, Other, QueueStory, Stall, Timeline};

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::{
-    FinishReason, GenerateError, GenerateRequest, ReleaseHash, RequestId, Timeline, Timings,
-    TokenId, Usage,
+    FinishReason, GenerateError, GenerateRequest, ReleaseHash, RequestId, RuleHit, Timeline,
+    Timings, TokenId, Usage,
 };
 
 /// Everything worth remembering of one answer, refused requests included.
@@ -29,8 +29,10 @@ pub struct RequestEvent {
     pub output_text: String,
     /// The prompt's tokens; empty when the engine never saw them.
     pub prompt_tokens: Vec<TokenId>,
-    /// The tokens that were drawn, the ending one included.
+    /// The answer's tokens, the ending one included; what an override took out of it is not among them.
     pub output_tokens: Vec<TokenId>,
+    /// Overrides that changed it, each once; those of the request with its first answer.
+    pub hits: Vec<RuleHit>,
     /// Tokens in and out.
     pub usage: Usage,
     /// Where the time went, and the CPU seconds.
@@ -50,6 +52,7 @@ impl RequestEvent {
         error: GenerateError,
     ) -> Self {
         RequestEvent {
+            hits: request.steering.hits.clone(),
             request,
             task: Task::Generate,
             choice: 0,

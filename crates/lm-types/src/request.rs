@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::{ChatMessage, Constraint, Dialog, RequestId, SamplingParams, TenantId, TokenId};
+use crate::{
+    ChatMessage, Constraint, Dialog, RequestId, SamplingParams, Steering, TenantId, TokenId,
+};
 
 /// One request of a client, ready to be tokenised.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,6 +35,8 @@ pub struct GenerateRequest {
     pub deadline: Option<Duration>,
     /// How long it may wait before its first step.
     pub max_queue: Option<Duration>,
+    /// How it came, and what overrides do to its answers.
+    pub steering: Steering,
 }
 
 /// What to continue.
@@ -148,6 +152,7 @@ impl GenerateRequest {
             subject: None,
             deadline: None,
             max_queue: None,
+            steering: Steering::default(),
         }
     }
 }

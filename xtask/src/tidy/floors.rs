@@ -46,6 +46,7 @@ const FLOORS: [(&str, Floor); 30] = [
     ("lm-data", Floor::S(2)),
     ("lm-recorder", Floor::S(2)),
     ("lm-feedback", Floor::S(3)),
+    ("lm-rollout", Floor::S(3)),
     ("lm-tests", Floor::Outside),
     ("xtask", Floor::Outside),
 ];
@@ -63,7 +64,7 @@ const RESERVED: [(&str, &[&str]); 8] = [
     ("candle-core", &["lm-candle"]),
     ("candle-nn", &["lm-candle"]),
     ("clap", &["lm-cli"]),
-    ("rusqlite", &["lm-store", "lm-feedback"]),
+    ("rusqlite", &["lm-store", "lm-feedback", "lm-rollout"]),
     ("tokio", &["lm-bench", "lm-ops", "lm-server", "lm-cli"]),
     ("tracing-subscriber", &["lm-cli"]),
 ];

@@ -228,7 +228,7 @@ impl ResponsesDialect {
     }
 
     fn response(&self, head: &DialectHead, ending: Option<&Ending>) -> Value {
-        let is_cut = ending.is_some_and(|ending| ending.reason == FinishReason::Length);
+        let is_cut = ending.is_some_and(|ending| is_cut(ending.reason));
         let status = match ending {
             None => "in_progress",
             Some(_) if is_cut => "incomplete",
@@ -252,13 +252,17 @@ impl ResponsesDialect {
             })
         });
         let created = head.created.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let why = match ending.map(|ending| ending.reason) {
+            Some(FinishReason::Filtered) => "content_filter",
+            _ => "max_output_tokens",
+        };
         let mut body = json!({
             "id": format!("resp_{}", head.id),
             "object": "response",
             "created_at": created,
             "status": status,
             "error": null,
-            "incomplete_details": is_cut.then(|| json!({ "reason": "max_output_tokens" })),
+            "incomplete_details": is_cut.then(|| json!({ "reason": why })),
             "model": head.model,
             "output": output,
             "usage": usage,
@@ -364,7 +368,7 @@ impl Dialect for ResponsesDialect {
 
     fn end(&mut self, head: &DialectHead, ending: &Ending) -> Vec<Frame> {
         let mut frames = Vec::new();
-        let is_cut = ending.reason == FinishReason::Length;
+        let is_cut = is_cut(ending.reason);
         let (status, name) = match is_cut {
             true => ("incomplete", "response.incomplete"),
             false => ("completed", "response.completed"),
@@ -384,6 +388,11 @@ impl Dialect for ResponsesDialect {
         let data = json!({ "code": body.code, "message": body.message, "param": body.param });
         self.event("error", data)
     }
+}
+
+/// Whether there is less of an answer than its model would have said.
+fn is_cut(reason: FinishReason) -> bool {
+    matches!(reason, FinishReason::Length | FinishReason::Filtered)
 }
 
 fn text_part(text: &str) -> Value {

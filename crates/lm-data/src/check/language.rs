@@ -41,7 +41,11 @@ const MIN_WORDS: usize = 12;
 const MAX_WORDS: usize = 400;
 const SCRIPTS: [&str; 9] = ["ru", "el", "he", "ar", "hi", "th", "ja", "ko", "zh"];
 
-pub(crate) fn must_exist(code: &str) -> Result<(), String> {
+/// That there are texts of this language, as far as can be told.
+///
+/// # Errors
+/// Which languages can be told.
+pub fn must_exist(code: &str) -> Result<(), String> {
     if WORDS.iter().any(|(known, _)| *known == code) || SCRIPTS.contains(&code) {
         return Ok(());
     }
@@ -51,7 +55,8 @@ pub(crate) fn must_exist(code: &str) -> Result<(), String> {
 }
 
 /// The ISO 639-1 code of the language that the text surely has. All Cyrillic counts as `ru`.
-pub(crate) fn of(text: &str) -> Option<&'static str> {
+#[must_use]
+pub fn of(text: &str) -> Option<&'static str> {
     by_script(text).or_else(|| by_words(text))
 }
 

@@ -7,7 +7,7 @@
 mod column;
 pub(crate) mod contract;
 pub(crate) mod json;
-mod language;
+pub(crate) mod language;
 pub(crate) mod minhash;
 pub(crate) mod row;
 pub(crate) mod rule;

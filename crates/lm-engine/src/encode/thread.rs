@@ -353,6 +353,7 @@ impl Life {
             usage: usage_of(job),
             timings: timings_of(job),
             timeline: Timeline::default(),
+            hits: Vec::new(),
         });
     }
 }

@@ -57,6 +57,7 @@ impl Home {
             output_text: output.to_owned(),
             prompt_tokens: Vec::new(),
             output_tokens: Vec::new(),
+            hits: Vec::new(),
             timeline: Timeline::default(),
             usage: Usage { prompt_tokens: 10, completion_tokens: 2, cached_tokens: 0 },
             timings: Timings {

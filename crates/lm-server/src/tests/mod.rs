@@ -11,6 +11,7 @@ mod keyed;
 mod leaving;
 mod limits;
 mod observing;
+mod overriding;
 mod paneling;
 mod refusals;
 mod several;
@@ -29,7 +30,7 @@ use lastmile::{
     Configure, Declared, ModelSource, Registry, RegistryOptions, Runtime, RuntimeConfig,
 };
 use lm_keys::{KeyFile, KeyLimits, NewKey, Scope};
-use lm_ops::{Ops, Store, StoreOptions};
+use lm_ops::{Ops, Overrides, Store, StoreOptions};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
@@ -77,7 +78,8 @@ impl Server {
         change: impl FnOnce(&mut ServerConfig, &mut RuntimeConfig, &mut Access),
     ) -> Server {
         let store = Store::open(&folder.path().join("store.db"), options).unwrap();
-        let ops = Ops::new(store);
+        let overrides = Overrides::open(&folder.path().join("overrides.db"), &store).unwrap();
+        let ops = Ops::new(store).with_overrides(overrides);
         let address = "127.0.0.1:0".parse().unwrap();
         let mut config = ServerConfig { address, ..ServerConfig::default() };
         let mut model = RuntimeConfig::new(ModelSource::placeholder(placeholder).unwrap());

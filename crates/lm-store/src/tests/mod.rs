@@ -74,6 +74,7 @@ fn event(id: u128) -> RequestEvent {
         output_text: "4".to_owned(),
         prompt_tokens: (0..10).collect(),
         output_tokens: vec![4, 2],
+        hits: vec![],
         timeline: Timeline::default(),
         usage: Usage { prompt_tokens: 10, completion_tokens: 2, cached_tokens: 3 },
         timings: Timings {

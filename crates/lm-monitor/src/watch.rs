@@ -1,0 +1,287 @@
+//! Every signal of a stream of answers beside what is usual, with limits for a promised rate of false alarms.
+//!
+//! Numbers are standardised by the hour of the week and go through a two-sided CUSUM, shares through a CUSUM of likelihood
+//! ratios. A limit is `ln(L) / theta`, where `L` is how many answers there shall be between two false alarms and `theta` solves
+//! `E[exp(theta * step)] = 1` over the steps of the baseline: then there are at least `L`, however skewed the values are
+//! (Lorden 1971; Wald's identity). Windows of at least 200 values are compared with the baseline's by their deciles and by
+//! Kolmogorov and Smirnov's distance, and must differ by both.
+//!
+//! It must never read a clock, and never grow with the traffic.
+//!
+//! Start reading at [`Watcher::add`].
+
+use crate::signal::Kind;
+use crate::{Baseline, Deciles, Reading, Signal, kolmogorov_smirnov, psi, psi_limit};
+
+/// Half the shift that is to be found, in standard deviations.
+const SLACK: f64 = 0.25;
+/// Values further out count as this far.
+const CLIP: f64 = 4.0;
+/// Limits are so much higher, because the baseline is an estimate itself.
+const MARGIN: f64 = 1.2;
+/// Values without which a window says nothing.
+pub const MIN_WINDOW: usize = 200;
+const MAX_WINDOW: usize = 4096;
+const MAX_EXAMPLES: usize = 5;
+
+/// How often false alarms may come.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Promise {
+    /// Over all signals.
+    pub false_alarms_per_week: f64,
+    /// How many answers there are, as a rule.
+    pub answers_per_week: f64,
+}
+
+/// Something changed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Alarm {
+    /// What.
+    pub signal: Signal,
+    /// Whether it is more than usual; `None` when it is otherwise distributed.
+    pub is_up: Option<bool>,
+    /// `cusum` or `window`.
+    pub by: &'static str,
+    /// How many answers ago it began, as far as can be said.
+    pub began_ago: u64,
+    /// The requests that are most unlike what is usual, at most five.
+    pub examples: Vec<u128>,
+}
+
+/// How a signal stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// There is no baseline of it.
+    Unknown,
+    /// As usual.
+    Ok,
+    /// Half way to an alarm.
+    Warning,
+}
+
+/// Watches every signal of which there is a baseline.
+#[derive(Clone, Debug)]
+pub struct Watcher {
+    plans: Vec<Plan>,
+}
+
+#[derive(Clone, Debug)]
+struct Plan {
+    signal: Signal,
+    means: Vec<f64>,
+    sd: f64,
+    sides: Vec<Side>,
+    usual: Vec<f64>,
+    window: Vec<f64>,
+}
+
+/// One side of a CUSUM.
+#[derive(Clone, Debug)]
+struct Side {
+    is_up: bool,
+    limit: f64,
+    sum: f64,
+    n_since_zero: u64,
+    /// The furthest out since the sum was zero, the furthest first.
+    furthest: Vec<(f64, u128)>,
+}
+
+impl Watcher {
+    /// Calibrates a limit for each signal of which there is a baseline.
+    ///
+    /// # Panics
+    /// When the promise is not above 0.
+    #[must_use]
+    pub fn new(baseline: &Baseline, promise: Promise) -> Watcher {
+        let Promise { false_alarms_per_week, answers_per_week } = promise;
+        assert!(false_alarms_per_week > 0.0 && answers_per_week > 0.0, "{promise:?}");
+        let known: Vec<_> = Signal::ALL.into_iter().filter(|s| baseline.of(*s).is_some()).collect();
+        let n_sides = (2 * known.len()).max(1) as f64;
+        let between = (answers_per_week * n_sides / false_alarms_per_week).max(2.0);
+        let plan = |signal: Signal| Plan::new(signal, baseline, between.ln() * MARGIN);
+        Watcher { plans: known.into_iter().filter_map(plan).collect() }
+    }
+
+    /// Takes an answer in, and says what is unusual with it.
+    pub fn add(&mut self, reading: &Reading) -> Vec<Alarm> {
+        self.plans.iter_mut().flat_map(|plan| plan.add(reading)).collect()
+    }
+
+    /// Compares what came since the last window with what is usual, by tests that each err with probability `alpha`. A signal
+    /// with fewer than 200 values goes on.
+    pub fn close_window(&mut self, alpha: f64) -> Vec<Alarm> {
+        self.plans.iter_mut().filter_map(|plan| plan.close_window(alpha)).collect()
+    }
+
+    /// How a signal stands.
+    #[must_use]
+    pub fn standing(&self, signal: Signal) -> Standing {
+        let Some(plan) = self.plans.iter().find(|plan| plan.signal == signal) else {
+            return Standing::Unknown;
+        };
+        match plan.sides.iter().any(|side| side.sum > side.limit / 2.0) {
+            true => Standing::Warning,
+            false => Standing::Ok,
+        }
+    }
+
+    /// The standard deviation that a signal is measured in, of its logarithm where that is watched.
+    #[must_use]
+    pub fn sd(&self, signal: Signal) -> Option<f64> {
+        self.plans.iter().find(|plan| plan.signal == signal).map(|plan| plan.sd)
+    }
+
+    /// The limits, for who wants to check them: signal, side, limit.
+    #[must_use]
+    pub fn limits(&self) -> Vec<(Signal, bool, f64)> {
+        let of_plan = |plan: &Plan| {
+            let signal = plan.signal;
+            plan.sides.iter().map(|side| (signal, side.is_up, side.limit)).collect::<Vec<_>>()
+        };
+        self.plans.iter().flat_map(of_plan).collect()
+    }
+}
+
+impl Plan {
+    fn new(signal: Signal, baseline: &Baseline, log_between: f64) -> Option<Plan> {
+        let usual = baseline.of(signal)?;
+        let means = usual.means();
+        let residual = |&(hour, value): &(u8, f64)| value - means[usize::from(hour)];
+        let n = usual.sample.len() as f64;
+        let variance = usual.sample.iter().map(|one| residual(one).powi(2)).sum::<f64>() / n;
+        let sd = variance.sqrt().max(1e-3);
+        let side = |is_up: bool, limit: f64| Side {
+            is_up,
+            limit,
+            sum: 0.0,
+            n_since_zero: 0,
+            furthest: Vec::with_capacity(MAX_EXAMPLES + 1),
+        };
+        let z: Vec<f64> = match signal.kind() {
+            Kind::Rate(_) => Vec::new(),
+            _ => usual.sample.iter().map(|one| (residual(one) / sd).clamp(-CLIP, CLIP)).collect(),
+        };
+        let sides = match signal.kind() {
+            // Steps that are likelihood ratios have theta 1; a fall of a share of failures alarms nobody.
+            Kind::Rate(_) => vec![side(true, log_between)],
+            _ => [true, false]
+                .map(|is_up| {
+                    let sign = if is_up { 1.0 } else { -1.0 };
+                    let steps: Vec<f64> = z.iter().map(|z| sign * z - SLACK).collect();
+                    side(is_up, log_between / theta(&steps))
+                })
+                .into(),
+        };
+        // Numbers that are often the same, such as a share that is 0, must stay the same in a window.
+        let usual = match signal.kind() {
+            Kind::Number => usual.sample.iter().map(|(_, value)| *value).collect(),
+            _ => z,
+        };
+        Some(Plan { signal, means, sd, sides, usual, window: Vec::new() })
+    }
+
+    fn add(&mut self, reading: &Reading) -> Vec<Alarm> {
+        let Some(value) = reading.values[self.signal as usize] else { return Vec::new() };
+        let mean = self.means[usize::from(reading.hour) % self.means.len()];
+        let value = self.signal.watched(value);
+        let z = ((value - mean) / self.sd).clamp(-CLIP, CLIP);
+        let kind = self.signal.kind();
+        if self.window.len() < MAX_WINDOW {
+            match kind {
+                Kind::Positive => self.window.push(z),
+                Kind::Number => self.window.push(value),
+                Kind::Rate(_) => {}
+            }
+        }
+        let mut alarms = Vec::new();
+        for side in &mut self.sides {
+            let step = match kind {
+                Kind::Rate(shift) => likelihood_ratio(value > 0.5, mean, shift),
+                _ if side.is_up => z - SLACK,
+                _ => -z - SLACK,
+            };
+            let out = if side.is_up { value - mean } else { mean - value };
+            if side.add(step, out, reading.id) {
+                alarms.push(Alarm {
+                    signal: self.signal,
+                    is_up: Some(side.is_up),
+                    by: "cusum",
+                    began_ago: side.n_since_zero,
+                    examples: side.furthest.iter().map(|(_, id)| *id).collect(),
+                });
+                side.begin_anew();
+            }
+        }
+        alarms
+    }
+
+    fn close_window(&mut self, alpha: f64) -> Option<Alarm> {
+        if self.window.len() < MIN_WINDOW {
+            return None;
+        }
+        let window = std::mem::take(&mut self.window);
+        let bins = Deciles::of(&self.usual)?;
+        let (usual, found) = (bins.count(&self.usual), bins.count(&window));
+        if usual.len() < 2 {
+            return None;
+        }
+        let limit = psi_limit(self.usual.len() as u64, window.len() as u64, usual.len(), alpha);
+        let (_, p) = kolmogorov_smirnov(&self.usual, &window)?;
+        let differs = psi(&usual, &found) > limit && p < alpha;
+        differs.then(|| Alarm {
+            signal: self.signal,
+            is_up: None,
+            by: "window",
+            began_ago: window.len() as u64,
+            examples: Vec::new(),
+        })
+    }
+}
+
+impl Side {
+    /// Whether the sum exceeds its limit.
+    fn add(&mut self, step: f64, out: f64, id: u128) -> bool {
+        self.sum += step;
+        if self.sum <= 0.0 {
+            self.begin_anew();
+            return false;
+        }
+        self.n_since_zero += 1;
+        let place = self.furthest.partition_point(|(other, _)| *other >= out);
+        if place < MAX_EXAMPLES {
+            self.furthest.insert(place, (out, id));
+            self.furthest.truncate(MAX_EXAMPLES);
+        }
+        self.sum > self.limit
+    }
+
+    fn begin_anew(&mut self) {
+        self.sum = 0.0;
+        self.n_since_zero = 0;
+        self.furthest.clear();
+    }
+}
+
+/// How much more likely a yes or no is at a share that rose by `shift`. The usual share is taken a little higher than it
+/// was found, as it is an estimate.
+fn likelihood_ratio(is_so: bool, share: f64, shift: f64) -> f64 {
+    let usual = (share * 1.05 + 0.002).clamp(0.002, 0.95);
+    let risen = (usual + shift).min(0.99);
+    if is_so { (risen / usual).ln() } else { ((1.0 - risen) / (1.0 - usual)).ln() }
+}
+
+/// The positive solution of `mean(exp(theta * step)) = 1` for steps whose mean is negative.
+fn theta(steps: &[f64]) -> f64 {
+    let excess = |theta: f64| {
+        steps.iter().map(|step| (theta * step).exp_m1()).sum::<f64>() / steps.len() as f64
+    };
+    let (mut low, mut high) = (1e-3, 8.0);
+    if excess(high) <= 0.0 {
+        return high;
+    }
+    for _ in 0..60 {
+        let middle = f64::midpoint(low, high);
+        if excess(middle) > 0.0 { high = middle } else { low = middle }
+    }
+    low
+}

@@ -1,0 +1,312 @@
+//! Overrides, as a server needs them: the policy of now, breakers, hits, and what waits for a person.
+//!
+//! It must never be waited for on the way of a request but for the policy, which lies in memory: what writes or reads the
+//! file blocks, and belongs on a thread of its own.
+//!
+//! Start reading at [`Overrides::policy`].
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use lastmile::{
+    AnswerBegun, GenerateError, Observer, Outcome, RequestEvent, RequestId, RuleHit, StepEvent,
+};
+use lm_api::{ApiError, OverrideRefusal};
+use lm_rollout::{Breakers, Counted, Desk, Policy, RolloutError};
+use lm_store::{Feedback, Rating, Store};
+use tokio::sync::watch;
+
+/// How often it is looked whether somebody else wrote to the file.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Answers with hits that wait to be counted; more are dropped and counted as such.
+const MAX_WAITING_HITS: usize = 4096;
+
+/// The overrides of one server. Clones share them.
+#[derive(Clone)]
+pub struct Overrides(Arc<Inner>);
+
+struct Inner {
+    desk: Mutex<Desk>,
+    policy: RwLock<Arc<Policy>>,
+    breakers: Mutex<Breakers>,
+    hits: SyncSender<Hit>,
+    n_dropped_hits: AtomicU64,
+    changes: watch::Sender<u64>,
+}
+
+/// An answer for which rules held.
+struct Hit {
+    request_id: RequestId,
+    choice: u32,
+    at_ms: i64,
+    hits: Vec<RuleHit>,
+}
+
+impl Overrides {
+    /// Opens the file of overrides; what they do becomes feedback in `store`.
+    ///
+    /// # Errors
+    /// The file cannot be used, or holds a rule that this version cannot compile.
+    ///
+    /// # Panics
+    /// When the system has no thread left.
+    pub fn open(path: &Path, store: &Store) -> Result<Overrides, RolloutError> {
+        let desk = Desk::open(path)?;
+        let generation = desk.generation()?;
+        let policy = RwLock::new(Arc::new(desk.policy()?));
+        let (hits, waiting) = sync_channel(MAX_WAITING_HITS);
+        let inner = Arc::new(Inner {
+            desk: Mutex::new(desk),
+            policy,
+            breakers: Mutex::default(),
+            hits,
+            n_dropped_hits: AtomicU64::new(0),
+            changes: watch::Sender::new(0),
+        });
+        let (weak, store) = (Arc::downgrade(&inner), store.clone());
+        std::thread::Builder::new()
+            .name("lm-overrides".to_owned())
+            .spawn(move || keep(&weak, &waiting, &store, generation))
+            .expect("the system has a thread for overrides");
+        Ok(Overrides(inner))
+    }
+
+    /// What holds now. Never waits.
+    #[must_use]
+    pub fn policy(&self) -> Arc<Policy> {
+        self.0.policy()
+    }
+
+    /// Changes the overrides; they hold when this returns. Blocks.
+    ///
+    /// # Errors
+    /// Why it was refused.
+    pub fn act<T>(
+        &self,
+        act: impl FnOnce(&mut Desk) -> Result<T, RolloutError>,
+    ) -> Result<T, ApiError> {
+        let mut desk = self.0.desk();
+        let done = act(&mut desk).map_err(refusal)?;
+        self.0.reload(&desk).map_err(refusal)?;
+        Ok(done)
+    }
+
+    /// Reads what is kept. Blocks.
+    ///
+    /// # Errors
+    /// Why it could not be read.
+    pub fn read<T>(
+        &self,
+        read: impl FnOnce(&Desk) -> Result<T, RolloutError>,
+    ) -> Result<T, ApiError> {
+        read(&self.0.desk()).map_err(refusal)
+    }
+
+    /// Counts up with every change.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+
+    /// Whether a model's breaker lets a request through.
+    #[must_use]
+    pub fn may_ask(&self, model: &str) -> bool {
+        self.0.breakers().may_ask(model, now_ms())
+    }
+
+    /// A model could not be had.
+    pub fn note_failure(&self, model: &str) {
+        self.0.breakers().note(model, true, now_ms());
+    }
+
+    /// The breakers of models that failed lately.
+    #[must_use]
+    pub fn breakers(&self) -> Breakers {
+        self.0.breakers().clone()
+    }
+
+    /// Answers whose hits were not counted.
+    #[must_use]
+    pub fn n_dropped_hits(&self) -> u64 {
+        self.0.n_dropped_hits.load(Relaxed)
+    }
+
+    /// Hears of each answer after `observer`.
+    #[must_use]
+    pub(crate) fn observer(&self, observer: Arc<dyn Observer>) -> Arc<dyn Observer> {
+        Arc::new(Watching { observer, overrides: self.clone() })
+    }
+}
+
+impl Inner {
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn breakers(&self) -> MutexGuard<'_, Breakers> {
+        self.breakers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn reload(&self, desk: &Desk) -> Result<(), RolloutError> {
+        let policy = Arc::new(desk.policy()?);
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = policy;
+        self.changes.send_modify(|n| *n += 1);
+        Ok(())
+    }
+}
+
+struct Watching {
+    observer: Arc<dyn Observer>,
+    overrides: Overrides,
+}
+
+impl Observer for Watching {
+    fn wants_steps(&self) -> bool {
+        self.observer.wants_steps()
+    }
+
+    fn began(&self, begun: &AnswerBegun<'_>) {
+        self.observer.began(begun);
+    }
+
+    fn stepped(&self, step: &StepEvent<'_>) {
+        self.observer.stepped(step);
+    }
+
+    fn record(&self, event: &RequestEvent) {
+        self.observer.record(event);
+        let inner = &self.overrides.0;
+        // What a client did wrong, or the load, says nothing of the model.
+        let failed = match &event.outcome {
+            Outcome::Finished(_) => Some(false),
+            Outcome::Failed(
+                GenerateError::Backend { .. }
+                | GenerateError::Sequence { .. }
+                | GenerateError::EngineDied,
+            ) => Some(true),
+            Outcome::Failed(_) => None,
+        };
+        if let Some(failed) = failed {
+            inner.breakers().note(&event.model, failed, now_ms());
+        }
+        if event.hits.is_empty() {
+            return;
+        }
+        let hit = Hit {
+            request_id: event.request.id,
+            choice: event.choice,
+            at_ms: unix_ms(event.arrived_at),
+            hits: event.hits.clone(),
+        };
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = inner.hits.try_send(hit)
+        {
+            inner.n_dropped_hits.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+/// Counts hits, turns them into feedback, and sees what others wrote. Ends with the last handle.
+fn keep(overrides: &Weak<Inner>, waiting: &Receiver<Hit>, store: &Store, mut generation: i64) {
+    loop {
+        let mut batch = Vec::new();
+        match waiting.recv_timeout(LOOK_EVERY) {
+            Ok(hit) => batch.push(hit),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        batch.extend(waiting.try_iter().take(MAX_WAITING_HITS));
+        let Some(inner) = overrides.upgrade() else { return };
+        if !batch.is_empty() {
+            count(&inner, &batch);
+            batch.iter().for_each(|hit| tell(store, hit));
+        }
+        let desk = inner.desk();
+        match desk.generation() {
+            Ok(found) if found != generation => match inner.reload(&desk) {
+                Ok(()) => generation = found,
+                Err(error) => {
+                    generation = found;
+                    tracing::error!(%error, "the overrides that held before go on");
+                }
+            },
+            Ok(_) => {}
+            Err(error) => tracing::error!(%error, "the overrides cannot be read"),
+        }
+    }
+}
+
+fn count(inner: &Inner, batch: &[Hit]) {
+    let counted = batch.iter().flat_map(|hit| {
+        hit.hits.iter().map(|one| Counted {
+            rule: one.rule.to_string(),
+            request_id: hit.request_id.to_string(),
+            choice: hit.choice,
+            action: one.action,
+            at_ms: hit.at_ms,
+        })
+    });
+    let counted: Vec<Counted> = counted.collect();
+    if let Err(error) = inner.desk().count(&counted) {
+        inner.n_dropped_hits.fetch_add(batch.len() as u64, Relaxed);
+        tracing::error!(%error, "hits of overrides were not counted");
+    }
+}
+
+/// What was overridden is something to learn from: what a model said and must not say counts as bad.
+fn tell(store: &Store, hit: &Hit) {
+    for RuleHit { rule, action } in &hit.hits {
+        let was_bad = action.starts_with("ban");
+        let feedback = Feedback {
+            request_id: hit.request_id,
+            by: None,
+            choice: hit.choice,
+            rating: was_bad.then_some(Rating::Boolean(false)),
+            comment: Some(format!("override {rule}: {action}")),
+            correction: None,
+        };
+        if let Err(error) = store.feedback(feedback) {
+            tracing::warn!(%error, "an override did not become feedback");
+        }
+    }
+}
+
+/// The error as clients see it: files are the operator's.
+#[must_use]
+pub fn refusal(error: RolloutError) -> ApiError {
+    let message = error.to_string();
+    match error {
+        RolloutError::Invalid { field, value, wanted } => {
+            ApiError::Invalid { param: field, found: value, wanted }
+        }
+        RolloutError::Unreadable { what } => ApiError::Json { param: "body".to_owned(), what },
+        RolloutError::Unknown { .. } => ApiError::Overridden(OverrideRefusal::Unknown { message }),
+        RolloutError::WrongState { .. } => {
+            ApiError::Overridden(OverrideRefusal::WrongState { message })
+        }
+        RolloutError::QueueFull { .. } => {
+            ApiError::Overridden(OverrideRefusal::QueueFull { message })
+        }
+        RolloutError::Store(_) | RolloutError::Database { .. } | RolloutError::Foreign { .. } => {
+            tracing::error!(error = message, "an override could not be read or written");
+            ApiError::Internal { what: "the overrides could not be read or written".to_owned() }
+        }
+    }
+}
+
+/// Unix milliseconds of now.
+#[must_use]
+pub fn now_ms() -> i64 {
+    unix_ms(SystemTime::now())
+}
+
+fn unix_ms(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

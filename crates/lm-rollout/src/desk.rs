@@ -1,0 +1,368 @@
+//! Where overrides are kept: rules, the operator's switches, hits, what waits for a person, and who did what.
+//!
+//! A SQLite file of its own beside the store: people write to it at a terminal while a server runs, which sees by
+//! [`Desk::generation`] that something changed.
+//!
+//! It must never be asked on the way of a request.
+//!
+//! Start reading at [`Desk::open`], then [`Desk::policy`].
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use serde::{Deserialize, Serialize};
+
+use crate::error::database;
+use crate::{Operator, Policy, RolloutError, Rule, schema};
+
+/// Rules that there may be.
+const MAX_RULES: usize = 1000;
+const MAX_KILLED: usize = 64;
+
+/// The file of overrides.
+pub struct Desk {
+    pub(crate) connection: Connection,
+    path: PathBuf,
+}
+
+/// A rule, and how it stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Standing {
+    /// The rule.
+    pub rule: Rule,
+    /// Unix milliseconds.
+    pub added_at_ms: i64,
+    /// Who added it.
+    pub added_by: String,
+    /// When it ends, in Unix milliseconds.
+    pub expires_at_ms: i64,
+    /// Since when it holds, in Unix milliseconds; `None` is a draft.
+    pub published_at_ms: Option<i64>,
+}
+
+/// How things stood before a change.
+#[derive(Serialize, Deserialize)]
+struct Snapshot {
+    operator: Operator,
+    rules: Vec<Standing>,
+}
+
+impl Standing {
+    /// `draft`, `published` or `expired`.
+    #[must_use]
+    pub fn state(&self, now_ms: i64) -> &'static str {
+        match self.published_at_ms {
+            _ if self.expires_at_ms <= now_ms => "expired",
+            None => "draft",
+            Some(_) => "published",
+        }
+    }
+}
+
+impl Desk {
+    /// Opens the file, and makes it and its folder when there are none.
+    ///
+    /// # Errors
+    /// [`RolloutError::Foreign`] for another file, [`RolloutError::Database`].
+    pub fn open(path: &Path) -> Result<Desk, RolloutError> {
+        Ok(Desk { connection: schema::open(path)?, path: path.to_owned() })
+    }
+
+    /// Another number when somebody else wrote to the file.
+    ///
+    /// # Errors
+    /// [`RolloutError::Database`].
+    pub fn generation(&self) -> Result<i64, RolloutError> {
+        let read = self.connection.pragma_query_value(None, "data_version", |row| row.get(0));
+        read.map_err(self.wrap("read"))
+    }
+
+    /// What holds now, compiled.
+    ///
+    /// # Errors
+    /// [`RolloutError::Database`], or a rule that this version cannot compile.
+    pub fn policy(&self) -> Result<Policy, RolloutError> {
+        let rules = self.rules()?;
+        let published = rules.iter().filter(|standing| standing.published_at_ms.is_some());
+        let published = published.map(|standing| (&standing.rule, standing.expires_at_ms));
+        Policy::compile(published, self.operator()?)
+    }
+
+    /// Every rule, by id.
+    ///
+    /// # Errors
+    /// [`RolloutError::Database`].
+    pub fn rules(&self) -> Result<Vec<Standing>, RolloutError> {
+        rules_of(&self.connection).map_err(self.wrap("read"))
+    }
+
+    /// One rule.
+    ///
+    /// # Errors
+    /// [`RolloutError::Unknown`], [`RolloutError::Database`].
+    pub fn rule(&self, id: &str) -> Result<Standing, RolloutError> {
+        let found = self.rules()?.into_iter().find(|standing| standing.rule.id == id);
+        found.ok_or_else(|| RolloutError::Unknown { what: "rule", id: id.to_owned() })
+    }
+
+    /// The operator's switches.
+    ///
+    /// # Errors
+    /// [`RolloutError::Database`].
+    pub fn operator(&self) -> Result<Operator, RolloutError> {
+        operator_of(&self.connection).map_err(self.wrap("read"))
+    }
+
+    /// Adds a rule as a draft.
+    ///
+    /// # Errors
+    /// [`RolloutError::Invalid`], [`RolloutError::WrongState`] when there is one of this id.
+    pub fn add(&mut self, rule: &Rule, who: &str, now_ms: i64) -> Result<Standing, RolloutError> {
+        rule.validate()?;
+        let standing = Standing {
+            rule: rule.clone(),
+            added_at_ms: now_ms,
+            added_by: who.to_owned(),
+            expires_at_ms: now_ms + rule.span_ms()?,
+            published_at_ms: None,
+        };
+        // A rule that would be one too many is refused before it is kept.
+        drop(Policy::compile([(rule, i64::MAX)], Operator::default())?);
+        let all = self.rules()?;
+        if all.iter().any(|other| other.rule.id == rule.id) {
+            let (id, state) = (rule.id.clone(), "there".to_owned());
+            let wanted = "remove it first, or choose another id";
+            return Err(RolloutError::WrongState { what: "rule", id, state, wanted });
+        }
+        if all.len() >= MAX_RULES {
+            let wanted = format!("below {MAX_RULES}: remove some");
+            return Err(RolloutError::invalid("rules", all.len(), wanted));
+        }
+        let detail = json_of(rule);
+        self.change("add", &rule.id, &detail, who, now_ms, |t| insert_rule(t, &standing))?;
+        Ok(standing)
+    }
+
+    /// Lets a draft hold from now on.
+    ///
+    /// # Errors
+    /// [`RolloutError::Unknown`], [`RolloutError::WrongState`].
+    pub fn publish(&mut self, id: &str, who: &str, now_ms: i64) -> Result<Standing, RolloutError> {
+        let standing = self.rule(id)?;
+        let state = standing.state(now_ms);
+        if state != "draft" {
+            let (id, state) = (id.to_owned(), state.to_owned());
+            let wanted = "only a draft can be published";
+            return Err(RolloutError::WrongState { what: "rule", id, state, wanted });
+        }
+        let mut all = self.rules()?;
+        all.retain(|other| other.published_at_ms.is_some() || other.rule.id == id);
+        let together = all.iter().map(|other| (&other.rule, other.expires_at_ms));
+        drop(Policy::compile(together, Operator::default())?);
+        self.change("publish", id, "", who, now_ms, |t| {
+            let sql = "UPDATE rule SET published_at_ms = ?2 WHERE id = ?1";
+            t.execute(sql, params![id, now_ms]).map(drop)
+        })?;
+        self.rule(id)
+    }
+
+    /// Ends a rule now.
+    ///
+    /// # Errors
+    /// [`RolloutError::Unknown`].
+    pub fn expire(&mut self, id: &str, who: &str, now_ms: i64) -> Result<Standing, RolloutError> {
+        drop(self.rule(id)?);
+        self.change("expire", id, "", who, now_ms, |t| {
+            let sql = "UPDATE rule SET expires_at_ms = min(expires_at_ms, ?2) WHERE id = ?1";
+            t.execute(sql, params![id, now_ms]).map(drop)
+        })?;
+        self.rule(id)
+    }
+
+    /// Removes a rule. Its hits and its place in the audit log stay.
+    ///
+    /// # Errors
+    /// [`RolloutError::Unknown`].
+    pub fn remove(&mut self, id: &str, who: &str, now_ms: i64) -> Result<Standing, RolloutError> {
+        let standing = self.rule(id)?;
+        let detail = json_of(&standing.rule);
+        self.change("remove", id, &detail, who, now_ms, |t| {
+            t.execute("DELETE FROM rule WHERE id = ?1", [id]).map(drop)
+        })?;
+        Ok(standing)
+    }
+
+    /// Lets a route answer nothing from now on.
+    ///
+    /// # Errors
+    /// [`RolloutError::Invalid`].
+    pub fn kill(&mut self, route: &str, who: &str, now_ms: i64) -> Result<Operator, RolloutError> {
+        if !route.starts_with('/') || route.len() > 128 {
+            let wanted = "a route such as /v1/chat/completions";
+            return Err(RolloutError::invalid("route", format!("{route:?}"), wanted));
+        }
+        let mut operator = self.operator()?;
+        if !operator.killed.iter().any(|killed| killed == route) {
+            operator.killed.push(route.to_owned());
+        }
+        if operator.killed.len() > MAX_KILLED {
+            let wanted = format!("at most {MAX_KILLED} routes");
+            return Err(RolloutError::invalid("killed", operator.killed.len(), wanted));
+        }
+        self.switch("kill", route, operator, who, now_ms)
+    }
+
+    /// Lets one model or release answer everything from now on.
+    ///
+    /// # Errors
+    /// [`RolloutError::Invalid`].
+    pub fn pin(&mut self, target: &str, who: &str, now_ms: i64) -> Result<Operator, RolloutError> {
+        if !(1..=256).contains(&target.len()) {
+            let value = format!("{} bytes long", target.len());
+            return Err(RolloutError::invalid("pin", value, "a model's name or a release's hash"));
+        }
+        let operator = Operator { pin: Some(target.to_owned()), ..self.operator()? };
+        self.switch("pin", target, operator, who, now_ms)
+    }
+
+    /// Takes the last change back that was not taken back, and those before it one by one when called again. Says which.
+    ///
+    /// # Errors
+    /// [`RolloutError::WrongState`] when there is nothing to take back.
+    pub fn rollback(&mut self, who: &str, now_ms: i64) -> Result<String, RolloutError> {
+        let wrap = self.wrap("read");
+        let last: Option<(String, String)> = self
+            .connection
+            .query_row("SELECT action, target FROM audit WHERE before IS NOT NULL ORDER BY id DESC LIMIT 1", [], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .optional()
+            .map_err(&wrap)?;
+        let below = match last {
+            Some((action, target)) if action == "rollback" => target.parse().unwrap_or(i64::MAX),
+            _ => i64::MAX,
+        };
+        let found: Option<(i64, String, String, String)> = self
+            .connection
+            .query_row(
+                "SELECT id, action, target, before FROM audit WHERE before IS NOT NULL AND action <> 'rollback' \
+                 AND id < ?1 ORDER BY id DESC LIMIT 1",
+                [below],
+                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+            )
+            .optional()
+            .map_err(&wrap)?;
+        let nothing = || RolloutError::WrongState {
+            what: "override",
+            id: "history".to_owned(),
+            state: "empty".to_owned(),
+            wanted: "there is no change to take back",
+        };
+        let (id, action, target, before) = found.ok_or_else(nothing)?;
+        let before: Snapshot = serde_json::from_str(&before)
+            .map_err(|error| RolloutError::Unreadable { what: error.to_string() })?;
+        let what = format!("{action} {target}");
+        self.change("rollback", &id.to_string(), &what, who, now_ms, |t| {
+            t.execute("DELETE FROM rule", [])?;
+            before.rules.iter().try_for_each(|standing| insert_rule(t, standing))?;
+            put_operator(t, &before.operator)
+        })?;
+        Ok(what)
+    }
+
+    fn switch(
+        &mut self,
+        action: &'static str,
+        target: &str,
+        operator: Operator,
+        who: &str,
+        now_ms: i64,
+    ) -> Result<Operator, RolloutError> {
+        let detail = json_of(&operator);
+        self.change(action, target, &detail, who, now_ms, |t| put_operator(t, &operator))?;
+        Ok(operator)
+    }
+
+    /// Changes something and notes it, or neither.
+    fn change(
+        &mut self,
+        action: &str,
+        target: &str,
+        detail: &str,
+        who: &str,
+        now_ms: i64,
+        apply: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>,
+    ) -> Result<(), RolloutError> {
+        let wrap = self.wrap("write");
+        let done = || {
+            let transaction =
+                self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let before =
+                Snapshot { operator: operator_of(&transaction)?, rules: rules_of(&transaction)? };
+            apply(&transaction)?;
+            transaction.execute(
+                "INSERT INTO audit(at_ms, who, action, target, detail, before) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                params![now_ms, who, action, target, detail, json_of(&before)],
+            )?;
+            transaction.commit()
+        };
+        done().map_err(wrap)
+    }
+
+    /// For `map_err`.
+    pub(crate) fn wrap(
+        &self,
+        action: &'static str,
+    ) -> impl Fn(rusqlite::Error) -> RolloutError + use<> {
+        database(action, &self.path)
+    }
+}
+
+fn insert_rule(connection: &Connection, standing: &Standing) -> rusqlite::Result<()> {
+    let Standing { rule, added_at_ms, added_by, expires_at_ms, published_at_ms } = standing;
+    let sql = "INSERT INTO rule(id, body, added_at_ms, added_by, expires_at_ms, published_at_ms) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    let row =
+        params![rule.id, json_of(rule), added_at_ms, added_by, expires_at_ms, published_at_ms];
+    connection.execute(sql, row).map(drop)
+}
+
+fn put_operator(connection: &Connection, operator: &Operator) -> rusqlite::Result<()> {
+    connection.execute("UPDATE operator SET body = ?1", [json_of(operator)]).map(drop)
+}
+
+fn operator_of(connection: &Connection) -> rusqlite::Result<Operator> {
+    connection.query_row("SELECT body FROM operator", [], |row| json_at(row, 0))
+}
+
+fn rules_of(connection: &Connection) -> rusqlite::Result<Vec<Standing>> {
+    connection
+        .prepare_cached(
+            "SELECT body, added_at_ms, added_by, expires_at_ms, published_at_ms FROM rule ORDER BY id",
+        )?
+        .query_map([], |row| {
+            Ok(Standing {
+                rule: json_at(row, 0)?,
+                added_at_ms: row.get(1)?,
+                added_by: row.get(2)?,
+                expires_at_ms: row.get(3)?,
+                published_at_ms: row.get(4)?,
+            })
+        })?
+        .collect()
+}
+
+pub(crate) fn json_of(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("plain data serialises: this is a bug")
+}
+
+fn json_at<T: for<'de> Deserialize<'de>>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+    let text: String = row.get(column)?;
+    serde_json::from_str(&text).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(
+            column,
+            rusqlite::types::Type::Text,
+            Box::new(error),
+        )
+    })
+}

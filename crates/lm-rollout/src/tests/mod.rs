@@ -1,0 +1,242 @@
+//! Overrides through their public face.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+use lm_types::{ChatMessage, GenerateRequest, OnHit, Prompt, RequestId, Role, TenantId};
+
+use crate::{
+    Asked, BreakerState, Breakers, Counted, Desk, ItemState, NewItem, Operator, Policy,
+    RolloutError, Rule, Via, Way,
+};
+
+/// Some day, in Unix milliseconds.
+const NOW: i64 = 1_790_000_000_000;
+const DAY_MS: i64 = 86_400_000;
+
+fn rule(more: &str) -> Rule {
+    Rule::parse(&format!("owner = \"ana\"\nreason = \"a test\"\n{more}")).unwrap()
+}
+
+fn canned(id: &str, head: &str, text: &str) -> Rule {
+    rule(&format!("id = {id:?}\n{head}\n[then]\naction = \"canned\"\ntext = {text:?}"))
+}
+
+fn request(text: &str) -> GenerateRequest {
+    let message = ChatMessage { role: Role::User, content: text.to_owned() };
+    let mut request = GenerateRequest::new(RequestId(1), Prompt::Chat(vec![message]));
+    request.steering.route = "/v1/chat/completions";
+    request
+}
+
+fn policy(rules: &[Rule]) -> Policy {
+    Policy::compile(rules.iter().map(|rule| (rule, NOW + DAY_MS)), Operator::default()).unwrap()
+}
+
+#[track_caller]
+fn check_way(rules: &[Rule], text: &str, asked: Option<Asked>, expect: Way) {
+    let via = Via { model: "m", asked: asked.as_ref(), now_ms: NOW };
+    assert_eq!(policy(rules).route(&request(text), via).unwrap().way, expect);
+}
+
+#[test]
+fn operators_come_before_users_and_users_before_rules() {
+    let say = |text: &str| Way::Canned(text.to_owned());
+    let low = canned("low", "priority = 1", "low");
+    let high = canned("high", "priority = 2", "high");
+    let must = canned("must", "priority = -5\nmandatory = true", "must");
+    let offer = canned("offer", "[when]\nasked = true", "offer");
+    let asks = || Some(Asked::Canned("offer".to_owned()));
+    check_way(&[], "x", None, Way::Model);
+    check_way(&[low.clone(), high.clone()], "x", None, say("high"));
+    check_way(&[low.clone(), high.clone(), offer.clone()], "x", asks(), say("offer"));
+    check_way(&[low.clone(), offer.clone()], "x", Some(Asked::Bypass), Way::Model);
+    check_way(&[low.clone(), must.clone(), offer.clone()], "x", asks(), say("must"));
+    check_way(&[low, must], "x", Some(Asked::Bypass), say("must"));
+    check_way(&[offer], "x", None, Way::Model);
+}
+
+#[test]
+fn rules_are_about_what_they_say() {
+    let holds = |when: &str, request: &GenerateRequest| {
+        let rule = canned("r", &format!("[when]\n{when}"), "x");
+        let via = Via { model: "m", asked: None, now_ms: NOW };
+        policy(&[rule]).route(request, via).unwrap().way != Way::Model
+    };
+    let mut asks = request("Please send me the refund");
+    asks.tenant = TenantId(0xab);
+    asks.sampling.temperature = 0.7;
+    for (when, expect) in [
+        ("", true),
+        ("routes = [\"/v1/chat/completions\"]", true),
+        ("routes = [\"/v1/completions\"]", false),
+        ("models = [\"n\", \"m\"]", true),
+        ("models = [\"n\"]", false),
+        ("tenants = [\"00000000000000ab\"]", true),
+        ("tenants = [\"anonymous\"]", false),
+        ("prompt = \"(?i)REFUND$\"", true),
+        ("prompt = \"^refund\"", false),
+        ("json = [{ path = \"$.temperature\", equals = 0.7 }]", true),
+        ("json = [{ path = \"$.temperature\", equals = 0.8 }]", false),
+        ("json = [{ path = \"$.messages[0].role\", equals = \"user\" }]", true),
+        ("json = [{ path = \"$.messages[*].content\", matches = \"send\" }]", true),
+        ("json = [{ path = \"$.messages[1].content\", matches = \"send\" }]", false),
+        ("json = [{ path = \"$.route\", equals = \"/v1/chat/completions\" }]", true),
+        ("json = [{ path = \"$.priority\", equals = \"batch\" }]", false),
+        ("language = \"de\"", false),
+    ] {
+        assert_eq!(holds(when, &asks), expect, "{when}");
+    }
+    let german = "Ich weiß nicht, ob das Paket noch kommt, aber es ist wie immer zu spät und die \
+                  Lieferung war nicht für uns";
+    assert!(holds("language = \"de\"", &request(german)));
+    assert!(!holds("prompt = \"x\"", &GenerateRequest::new(RequestId(1), Prompt::Tokens(vec![1]))));
+}
+
+#[test]
+fn phrases_add_up_and_a_rule_ends() {
+    let ban = |id: &str, phrase: &str| {
+        rule(&format!(
+            "id = {id:?}\n[then]\naction = \"ban\"\nphrases = [{phrase:?}]\non_hit = \"resubmit\""
+        ))
+    };
+    let rules = [ban("a", "one"), ban("b", "two")];
+    let ends = [NOW + 1, NOW + 2];
+    let policy = Policy::compile(rules.iter().zip(ends), Operator::default()).unwrap();
+    let n_bans = |now_ms| {
+        let via = Via { model: "m", asked: None, now_ms };
+        policy.route(&request("x"), via).unwrap().output.map_or(0, |output| {
+            assert!(output.bans.iter().all(|ban| ban.then == OnHit::Resubmit));
+            output.bans.len()
+        })
+    };
+    assert_eq!([NOW, NOW + 1, NOW + 2].map(n_bans), [2, 1, 0]);
+}
+
+fn desk(folder: &tempfile::TempDir) -> Desk {
+    Desk::open(&folder.path().join("overrides.db")).unwrap()
+}
+
+#[test]
+fn drafts_do_nothing_and_what_is_done_can_be_taken_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut desk, other) = (desk(&folder), desk(&folder));
+    let seen = other.generation().unwrap();
+    let way = |desk: &Desk| {
+        let via = Via { model: "m", asked: None, now_ms: NOW };
+        desk.policy().unwrap().route(&request("x"), via).unwrap().way
+    };
+    let added = desk.add(&canned("r", "", "hello"), "ana", NOW).unwrap();
+    assert_eq!((added.state(NOW), added.expires_at_ms), ("draft", NOW + 14 * DAY_MS));
+    assert_eq!(way(&desk), Way::Model);
+    assert_ne!(other.generation().unwrap(), seen, "another handle sees that something changed");
+    assert!(matches!(
+        desk.add(&canned("r", "", "x"), "ana", NOW),
+        Err(RolloutError::WrongState { .. })
+    ));
+    desk.publish("r", "ben", NOW).unwrap();
+    assert_eq!(way(&other), Way::Canned("hello".to_owned()));
+    assert!(matches!(desk.publish("r", "ben", NOW), Err(RolloutError::WrongState { .. })));
+    desk.kill("/v1/completions", "cem", NOW).unwrap();
+    desk.remove("r", "ana", NOW).unwrap();
+    assert_eq!(way(&desk), Way::Model);
+    assert_eq!(desk.rollback("dia", NOW).unwrap(), "remove r");
+    assert_eq!(way(&desk), Way::Canned("hello".to_owned()));
+    assert!(desk.policy().unwrap().is_killed("/v1/completions"));
+    assert_eq!(desk.rollback("dia", NOW).unwrap(), "kill /v1/completions");
+    assert_eq!(desk.rollback("dia", NOW).unwrap(), "publish r");
+    assert_eq!(way(&desk), Way::Model);
+    assert_eq!(desk.rollback("dia", NOW).unwrap(), "add r");
+    assert!(desk.rollback("dia", NOW).is_err());
+    let said: Vec<_> = desk.audit(100).unwrap().into_iter().map(|e| (e.who, e.action)).collect();
+    assert_eq!(said.len(), 8);
+    assert_eq!(said[7], ("ana".to_owned(), "add".to_owned()));
+    for sql in ["DELETE FROM audit", "UPDATE audit SET who = 'nobody'"] {
+        let refused = desk.connection.execute(sql, []).unwrap_err().to_string();
+        assert!(refused.contains("append-only"), "{refused}");
+    }
+}
+
+#[test]
+fn an_answer_counts_once_for_a_rule() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut desk = desk(&folder);
+    let hit = |rule: &str, request: &str, choice, at_ms| Counted {
+        rule: rule.to_owned(),
+        request_id: request.to_owned(),
+        choice,
+        action: "ban_stop",
+        at_ms,
+    };
+    desk.count(&[hit("a", "1", 0, NOW), hit("a", "1", 0, NOW), hit("a", "1", 1, NOW)]).unwrap();
+    desk.count(&[hit("b", "1", 0, NOW + 5)]).unwrap();
+    assert_eq!(
+        desk.hits(0).unwrap().into_iter().collect::<Vec<_>>(),
+        [("a".to_owned(), 2), ("b".to_owned(), 1)]
+    );
+    assert_eq!(desk.hits(NOW + 1).unwrap().len(), 1);
+}
+
+#[test]
+fn an_item_is_answered_once_or_late() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut desk = desk(&folder);
+    let item = |id: &str, deadline_ms| NewItem {
+        id: id.to_owned(),
+        tenant: None,
+        rule: "r".to_owned(),
+        prompt: serde_json::json!({ "text": "why?" }),
+        deadline_ms,
+        canned: "later".to_owned(),
+    };
+    desk.enqueue(&item("1", NOW + 10), NOW).unwrap();
+    desk.enqueue(&item("2", NOW + 5), NOW).unwrap();
+    let ids: Vec<_> = desk.waiting(NOW).unwrap().into_iter().map(|item| item.id).collect();
+    assert_eq!(ids, ["2", "1"], "what is due first comes first");
+    let answered = desk.answer("1", "because", "ana", NOW + 1).unwrap();
+    assert_eq!(
+        (answered.state, answered.answer.as_deref()),
+        (ItemState::Answered, Some("because"))
+    );
+    assert_eq!(answered.prompt, None, "what is answered is not kept");
+    assert!(desk.answer("1", "no", "ben", NOW + 2).is_err());
+    let late = desk.item("2", NOW + 5).unwrap();
+    assert_eq!((late.state, late.answer.as_deref()), (ItemState::Late, Some("later")));
+    assert!(desk.answer("2", "now", "ana", NOW + 5).is_err());
+    assert!(matches!(desk.item("3", NOW), Err(RolloutError::Unknown { .. })));
+    for i in 0..1000 {
+        desk.enqueue(&item(&format!("n{i}"), NOW + 100), NOW + 20).unwrap();
+    }
+    assert!(matches!(
+        desk.enqueue(&item("over", NOW + 100), NOW + 20),
+        Err(RolloutError::QueueFull { .. })
+    ));
+}
+
+#[test]
+fn a_breaker_opens_on_errors_and_one_request_tries() {
+    let mut breakers = Breakers::default();
+    for i in 0..4 {
+        breakers.note("m", true, NOW + i);
+        breakers.note("m", false, NOW + i);
+    }
+    assert!(breakers.may_ask("m", NOW + 4));
+    breakers.note("m", true, NOW + 5);
+    assert!(!breakers.may_ask("m", NOW + 6), "5 of 9 failed");
+    assert_eq!(breakers.states()["m"], BreakerState::Open);
+    assert!(breakers.may_ask("other", NOW + 6));
+    // Who was asked before it opened changes nothing.
+    breakers.note("m", false, NOW + 7);
+    assert!(!breakers.may_ask("m", NOW + 8));
+    assert!(breakers.may_ask("m", NOW + 40_000));
+    assert!(!breakers.may_ask("m", NOW + 40_001), "one tries at a time");
+    breakers.note("m", true, NOW + 40_100);
+    assert!(!breakers.may_ask("m", NOW + 50_000));
+    assert!(breakers.may_ask("m", NOW + 80_000));
+    breakers.note("m", false, NOW + 80_100);
+    assert_eq!(breakers.states()["m"], BreakerState::Closed);
+    // Errors of long ago say nothing.
+    for i in 0..10 {
+        breakers.note("slow", true, NOW + i * 61_000);
+    }
+    assert!(breakers.may_ask("slow", NOW + 700_000));
+}

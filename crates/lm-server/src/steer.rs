@@ -1,0 +1,310 @@
+//! What becomes of a request before it is admitted: by the operator, its sender, or a rule.
+//!
+//! It must never read a file on the way of a request that a model answers.
+//!
+//! Start reading at [`steered`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use lastmile::{AnswerForm, Constraint, GenerateRequest, Prompt, Runtime};
+use lm_api::{ApiError, OverrideRefusal, Parsed};
+use lm_keys::Scope;
+use lm_ops::{Asked, NewItem, Overrides, Policy, Via, Way, now_ms};
+use serde_json::json;
+
+use crate::app::App;
+use crate::auth::Caller;
+use crate::generate::{Call, Running, launch, off_thread, requests_of, said_once};
+use crate::reply;
+
+const HEADER: &str = "x-lastmile-override";
+/// Bytes of a chat that a person is shown.
+const MAX_SHOWN_BYTES: usize = 256 << 10;
+
+/// What a request became.
+pub(crate) enum Started {
+    /// Answers that come.
+    Running(Running),
+    /// A response of its own: somebody else answers.
+    Told(Response),
+}
+
+/// The model that a request is for, with what the operator pinned.
+pub(crate) fn asked_model(app: &App, model: Option<String>) -> Result<Option<String>, ApiError> {
+    let Some(overrides) = app.ops.overrides() else { return Ok(model) };
+    let policy = overrides.policy();
+    let Some(pin) = &policy.operator().pin else { return Ok(model) };
+    if app.models.status_of(pin).is_ok() {
+        return Ok(Some(pin.clone()));
+    }
+    let is_pinned = |runtime: &&Arc<Runtime>| {
+        let hash = runtime.info().release_hash.to_string();
+        pin.len() >= 8 && hash.starts_with(pin.as_str())
+    };
+    let loaded = app.models.loaded();
+    let found = loaded.iter().find(is_pinned).map(|runtime| runtime.info().name.clone());
+    let missing = || ApiError::Overridden(OverrideRefusal::PinMissing { pin: pin.clone() });
+    found.map(Some).ok_or_else(missing)
+}
+
+/// Reads, decides, and lets somebody answer. Blocks, on a thread of its own.
+pub(crate) fn steered<T>(
+    app: &App,
+    asked: Arc<Runtime>,
+    waited: Duration,
+    call: &Call,
+    parse: impl Fn(&Runtime) -> Result<(Parsed, T), ApiError>,
+) -> Result<(Started, T), ApiError> {
+    let (mut parsed, mut rest) = parse(&asked)?;
+    let mut requests = requests_of(&asked, waited, call, &mut parsed)?;
+    let Some(overrides) = app.ops.overrides() else {
+        let running = launch(app, asked, call, parsed, requests, None)?;
+        return Ok((Started::Running(running), rest));
+    };
+    let policy = overrides.policy();
+    let route = call.entry.route();
+    if policy.is_killed(route) {
+        let route = route.to_owned();
+        return Err(ApiError::Overridden(OverrideRefusal::Killed { route }));
+    }
+    let by_header = asked_by(&call.headers, &call.caller)?;
+    let plan = Plan::of(&policy, &asked.info().name, by_header.as_ref(), &requests)?;
+    let mut runtime = asked;
+    let told = match &plan.way {
+        Way::Fallback { models, on_errors } => {
+            let chain = chain(&runtime.info().name, models, *on_errors);
+            let next = first_that_can(app, overrides, &chain)?;
+            if next.info().name != runtime.info().name {
+                // Another model has other defaults, and another form of calls.
+                (parsed, rest) = parse(&next)?;
+                requests = requests_of(&next, waited, call, &mut parsed)?;
+            }
+            runtime = next;
+            None
+        }
+        Way::Canned(text) => Some(text.as_str()),
+        Way::Model | Way::Human { .. } | Way::Stop(_) => None,
+    };
+    let stays = may_stay(&plan.way) && runtime.info().name == plan.model;
+    plan.apply(&mut requests, &mut parsed, stays, by_header.as_ref());
+    if !stays && let Some(by) = &plan.by {
+        call.entry.overridden(by);
+    }
+    match &plan.way {
+        Way::Human { deadline, text } => {
+            let response = hand_off(app, overrides, &runtime, requests, &plan, (*deadline, text))?;
+            Ok((Started::Told(response), rest))
+        }
+        Way::Stop(text) => {
+            requests.into_iter().for_each(|request| runtime.note_unanswered(request));
+            let text = text.clone();
+            Err(ApiError::Overridden(OverrideRefusal::Stopped { text }))
+        }
+        _ => {
+            let running = launch(app, runtime, call, parsed, requests, told)?;
+            // A route that was switched off meanwhile may have been before these answers were listed.
+            if overrides.policy().is_killed(route) {
+                let route = route.to_owned();
+                return Err(ApiError::Overridden(OverrideRefusal::Killed { route }));
+            }
+            Ok((Started::Running(running), rest))
+        }
+    }
+}
+
+/// What was decided for all prompts of a request.
+struct Plan {
+    way: Way,
+    by: Option<String>,
+    /// The model that was asked for.
+    model: String,
+    routes: Vec<lm_ops::Route>,
+}
+
+impl Plan {
+    fn of(
+        policy: &Policy,
+        model: &str,
+        asked: Option<&Asked>,
+        requests: &[GenerateRequest],
+    ) -> Result<Plan, ApiError> {
+        let via = Via { model, asked, now_ms: now_ms() };
+        let routes = requests.iter().map(|request| policy.route(request, via));
+        let routes = routes.collect::<Result<Vec<_>, _>>().map_err(lm_ops::override_refusal)?;
+        // Several prompts have one response, so that who answers one answers all.
+        let first = routes.iter().find(|route| route.way != Way::Model);
+        let way = first.map_or(Way::Model, |route| route.way.clone());
+        let by = first.and_then(|route| route.by.as_ref()).map(ToString::to_string);
+        Ok(Plan { way, by, model: model.to_owned(), routes })
+    }
+
+    /// Writes the decision into the requests. A model that `stays` although there is another for its errors was not
+    /// overridden.
+    fn apply(
+        &self,
+        requests: &mut [GenerateRequest],
+        parsed: &mut Parsed,
+        stays: bool,
+        asked: Option<&Asked>,
+    ) {
+        for (request, route) in requests.iter_mut().zip(&self.routes) {
+            let steering = &mut request.steering;
+            steering.opening.clone_from(&route.opening);
+            steering.rules.clone_from(&route.output);
+            steering.asked = asked.map(asked_text);
+            steering.hits.clone_from(&route.hits);
+            if stays {
+                steering.hits.retain(|hit| hit.action != "fallback");
+            }
+            if let Some(schema) = &route.schema {
+                let form = AnswerForm::JsonSchema(schema.clone());
+                request.constraint = Some(Constraint { field: "override", form });
+            }
+            for note in &route.notes {
+                if !parsed.warnings.contains(note) {
+                    parsed.warnings.push(note.clone());
+                }
+            }
+        }
+    }
+}
+
+/// Whether the model that was asked for may answer after all.
+fn may_stay(way: &Way) -> bool {
+    matches!(way, Way::Fallback { on_errors: true, .. })
+}
+
+fn chain(asked: &str, models: &[String], on_errors: bool) -> Vec<String> {
+    let own = on_errors.then(|| asked.to_owned());
+    own.into_iter().chain(models.iter().cloned()).collect()
+}
+
+/// The first model of a chain whose breaker lets a request through and that can be had.
+fn first_that_can(
+    app: &App,
+    overrides: &Overrides,
+    chain: &[String],
+) -> Result<Arc<Runtime>, ApiError> {
+    let handle = tokio::runtime::Handle::current();
+    for model in chain.iter().filter(|model| overrides.may_ask(model)) {
+        match handle.block_on(app.models.resolve(Some(model))) {
+            Ok(runtime) => return Ok(runtime),
+            Err(error) => {
+                overrides.note_failure(model);
+                tracing::warn!(%error, model, "a model of a fallback chain cannot be had");
+            }
+        }
+    }
+    let models = chain.join("', '");
+    Err(ApiError::Overridden(OverrideRefusal::NoFallback { models }))
+}
+
+/// What a sender asks for.
+fn asked_by(headers: &HeaderMap, caller: &Caller) -> Result<Option<Asked>, ApiError> {
+    said_once(headers, HEADER)?;
+    let Some(value) = headers.get(HEADER) else { return Ok(None) };
+    let asked = Asked::parse(value.to_str().unwrap_or_default());
+    let asked = asked.map_err(lm_ops::override_refusal)?;
+    let is_operator = caller.holder.as_ref().is_none_or(|holder| holder.may(Scope::Ops));
+    if asked == Asked::Bypass && !is_operator {
+        let scope = Scope::Ops.as_str();
+        return Err(ApiError::Denied(lm_api::Denial::ScopeMissing { scope }));
+    }
+    Ok(Some(asked))
+}
+
+fn asked_text(asked: &Asked) -> String {
+    match asked {
+        Asked::Human => "human".to_owned(),
+        Asked::Fallback => "fallback".to_owned(),
+        Asked::Bypass => "bypass".to_owned(),
+        Asked::Canned(name) => format!("canned:{name}"),
+    }
+}
+
+/// Lets requests wait for a person. Each prompt is an item of its own.
+fn hand_off(
+    app: &App,
+    overrides: &Overrides,
+    runtime: &Runtime,
+    requests: Vec<GenerateRequest>,
+    plan: &Plan,
+    (deadline, canned): (Duration, &str),
+) -> Result<Response, ApiError> {
+    let now_ms = now_ms();
+    let deadline_ms =
+        now_ms.saturating_add(i64::try_from(deadline.as_millis()).unwrap_or(i64::MAX));
+    let mut items = Vec::new();
+    for request in requests {
+        let item = NewItem {
+            id: request.id.to_string(),
+            tenant: lm_ops::tenant_text(request.tenant),
+            rule: plan.by.clone().unwrap_or_default(),
+            prompt: shown(&request.prompt),
+            deadline_ms,
+            canned: canned.to_owned(),
+        };
+        // The store knows the request before somebody may answer it.
+        runtime.note_unanswered(request);
+        overrides.act(|desk| desk.enqueue(&item, now_ms))?;
+        items.push(json!({
+            "id": item.id,
+            "object": "override.item",
+            "state": "waiting",
+            "deadline_ms": deadline_ms,
+            "url": format!("/v1/overrides/items/{}", item.id),
+        }));
+    }
+    tracing::info!(
+        n = items.len(),
+        rule = plan.by,
+        draining = app.is_draining(),
+        "handed to a person"
+    );
+    let first = items.first().cloned().unwrap_or_default();
+    let body = if items.len() > 1 { json!({ "object": "list", "data": items }) } else { first };
+    Ok(reply::json(StatusCode::ACCEPTED, body.to_string()))
+}
+
+fn shown(prompt: &Prompt) -> serde_json::Value {
+    match prompt.excerpt(MAX_SHOWN_BYTES) {
+        Prompt::Text(text) => json!({ "text": text }),
+        Prompt::Tokens(tokens) => json!({ "tokens": tokens }),
+        Prompt::Chat(messages) => {
+            let message = |m: &lastmile::ChatMessage| json!({ "role": m.role.as_str(), "content": m.content });
+            json!({ "messages": messages.iter().map(message).collect::<Vec<_>>() })
+        }
+    }
+}
+
+/// Ends what runs on routes that were switched off, as soon as they are. Never ends by itself.
+pub(crate) async fn obey(app: Arc<App>) {
+    let Some(overrides) = app.ops.overrides().cloned() else { return };
+    let mut changes = overrides.changes();
+    loop {
+        for route in &overrides.policy().operator().killed {
+            let n = app.aborts.abort_route(route);
+            if n > 0 {
+                tracing::warn!(route, n, "requests on a route that was switched off were ended");
+            }
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Reads and starts on a thread that may block.
+pub(crate) async fn start<T: Send + 'static>(
+    app: Arc<App>,
+    runtime: Arc<Runtime>,
+    waited: Duration,
+    call: Call,
+    parse: impl Fn(&App, &Call, &Runtime) -> Result<(Parsed, T), ApiError> + Send + 'static,
+) -> Result<(Started, T), ApiError> {
+    off_thread(move || steered(&app, runtime, waited, &call, |runtime| parse(&app, &call, runtime)))
+        .await
+}
