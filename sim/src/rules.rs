@@ -84,7 +84,7 @@ fn check_time(scheduler: &Scheduler, config: &SchedulerConfig) -> Result<(), Str
         false => 1.0,
     };
     // Beside streams, half of it where the whole would break the bound.
-    let breaks = begins_with_decode && step.predicted_seconds > 0.95 * bound + 1e-9;
+    let breaks = begins_with_decode && step.predicted_seconds > 0.8 * bound + 1e-9;
     let least = if breaks { LEAST_CHUNK / 2 } else { LEAST_CHUNK };
     let is_least = n_prefill <= least && (n_prefill > 0 || n_decodes <= 1);
     if step.predicted_seconds > part * bound + 1e-9 && !is_least {

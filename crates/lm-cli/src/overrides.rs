@@ -55,6 +55,11 @@ pub(crate) fn overrides(args: &OverrideArgs) -> anyhow::Result<Outcome> {
             }
         }
         OverrideVerb::Kill { route } => {
+            if !lm_server::KILLABLE_ROUTES.contains(&route.as_str()) {
+                let known = lm_server::KILLABLE_ROUTES.join(", ");
+                let message = format!("ROUTE is {route:?}, but must be one of {known}");
+                return Err(WrongUse(message).into());
+            }
             let operator = desk.kill(route, &who, now_ms).map_err(wrong_use)?;
             tell(json, &operator, || format!("{route} answers nothing; rollback takes it back"))?;
         }

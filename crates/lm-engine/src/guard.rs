@@ -213,6 +213,11 @@ impl Active {
         let answer = &old.tokens()[n_before..];
         let is_kept = |place: &Place| place.end <= cut && place.is_whole;
         let n_kept = guard.places.iter().rposition(is_kept).map_or(0, |last| last + 1);
+        // A character that two tokens share is out with the first of them, though the answer cannot end between them.
+        let n_handed_out = guard.places.len() - guard.held.len();
+        if n_kept < n_handed_out {
+            return None;
+        }
         let kept_end = n_kept.checked_sub(1).map_or(n_opening, |last| guard.places[last].end);
         let (in_text, at) = (self.text.len(), cut - self.text.len());
         // The beginning of the token in which the phrase begins is spelled anew.
@@ -248,7 +253,6 @@ impl Active {
                 bad_words.extend(word.filter(|word| !bad_words.contains(word)));
             }
         }
-        let n_handed_out = guard.places.len() - guard.held.len();
         guard.held.truncate(n_kept - n_handed_out);
         guard.places.truncate(n_kept);
         let mut end = kept_end;

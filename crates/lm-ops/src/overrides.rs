@@ -105,6 +105,18 @@ impl Overrides {
         read(&self.0.desk()).map_err(refusal)
     }
 
+    /// Reads for long, while others change them. Blocks.
+    ///
+    /// # Errors
+    /// Why it could not be read.
+    pub fn read_apart<T>(
+        &self,
+        read: impl FnOnce(&Desk) -> Result<T, RolloutError>,
+    ) -> Result<T, ApiError> {
+        let desk = self.0.desk().again().map_err(refusal)?;
+        read(&desk).map_err(refusal)
+    }
+
     /// Counts up with every change.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {

@@ -68,6 +68,14 @@ impl Desk {
         Ok(Desk { connection: schema::open(path)?, path: path.to_owned() })
     }
 
+    /// The same file once more, for reads that take long.
+    ///
+    /// # Errors
+    /// [`RolloutError::Database`].
+    pub fn again(&self) -> Result<Desk, RolloutError> {
+        Desk::open(&self.path)
+    }
+
     /// Another number when somebody else wrote to the file.
     ///
     /// # Errors
@@ -231,23 +239,14 @@ impl Desk {
     /// [`RolloutError::WrongState`] when there is nothing to take back.
     pub fn rollback(&mut self, who: &str, now_ms: i64) -> Result<String, RolloutError> {
         let wrap = self.wrap("read");
-        let last: Option<(String, String)> = self
-            .connection
-            .query_row("SELECT action, target FROM audit WHERE before IS NOT NULL ORDER BY id DESC LIMIT 1", [], |row| {
-                Ok((row.get(0)?, row.get(1)?))
-            })
-            .optional()
-            .map_err(&wrap)?;
-        let below = match last {
-            Some((action, target)) if action == "rollback" => target.parse().unwrap_or(i64::MAX),
-            _ => i64::MAX,
-        };
+        // What was taken back once is not taken back again.
         let found: Option<(i64, String, String, String)> = self
             .connection
             .query_row(
                 "SELECT id, action, target, before FROM audit WHERE before IS NOT NULL AND action <> 'rollback' \
-                 AND id < ?1 ORDER BY id DESC LIMIT 1",
-                [below],
+                 AND id NOT IN (SELECT CAST(target AS INTEGER) FROM audit WHERE action = 'rollback') \
+                 ORDER BY id DESC LIMIT 1",
+                [],
                 |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
             )
             .optional()

@@ -259,8 +259,8 @@ impl Policy {
                 _ => return Err(unknown("published rule with the action", "fallback")),
             },
             Asked::Canned(name) => {
-                let text = live.clone().filter(|rule| *rule.id == **name);
-                let found = text.clone().find_map(|rule| match &rule.effect {
+                let named = |rule: &&Compiled| *rule.id == **name && rule.condition.holds(subject);
+                let found = live.clone().filter(named).find_map(|rule| match &rule.effect {
                     Effect::Way(way @ Way::Canned(_)) => {
                         Some((Some(Arc::clone(&rule.id)), way.clone()))
                     }
@@ -293,6 +293,14 @@ impl Route {
     fn apply(&mut self, rule: &Compiled, bans: &mut Vec<Ban>, has_form: bool) {
         let action = match &rule.effect {
             Effect::Ban(more) => return bans.extend(more.iter().cloned()),
+            Effect::Prefix(_) if has_form && rule.mandatory && self.by.is_none() => {
+                let id = &rule.id;
+                let text = format!(
+                    "rule {id} gives answers a beginning, which none of the form that was asked for can have"
+                );
+                (self.way, self.by) = (Way::Stop(text), Some(Arc::clone(id)));
+                "stop"
+            }
             Effect::Prefix(_) if has_form || self.schema.is_some() => {
                 let why = "the answer's form is given";
                 return self.notes.push(format!("rule {} was not applied: {why}", rule.id));
@@ -301,7 +309,7 @@ impl Route {
                 self.opening.clone_from(text);
                 "prefix"
             }
-            Effect::Schema(_) if has_form => {
+            Effect::Schema(_) if has_form && !rule.mandatory => {
                 let why = "the request asks for a form of its own";
                 return self.notes.push(format!("rule {} was not applied: {why}", rule.id));
             }

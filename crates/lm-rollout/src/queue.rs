@@ -4,7 +4,7 @@
 //!
 //! Start reading at [`Desk::enqueue`].
 
-use rusqlite::{OptionalExtension, Row, params};
+use rusqlite::{OptionalExtension, Row, TransactionBehavior, params};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -12,6 +12,8 @@ use crate::{Desk, RolloutError};
 
 /// Requests that may wait at once.
 const MAX_WAITING: u64 = 1000;
+/// The same of one key.
+const MAX_OF_TENANT: u64 = MAX_WAITING / 10;
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 
 /// A request for a person.
@@ -67,42 +69,49 @@ pub enum ItemState {
 }
 
 impl Desk {
-    /// Lets a request wait.
+    /// Lets the requests of one sender wait, all or none.
     ///
     /// # Errors
     /// [`RolloutError::QueueFull`], [`RolloutError::Database`].
-    pub fn enqueue(&mut self, new: &NewItem, now_ms: i64) -> Result<(), RolloutError> {
+    pub fn enqueue(&mut self, new: &[NewItem], now_ms: i64) -> Result<(), RolloutError> {
         let wrap = self.wrap("write");
-        let waiting: i64 = self
+        let Some(tenant) = new.first().map(|item| &item.tenant) else { return Ok(()) };
+        let transaction = self
             .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(&wrap)?;
+        let (waiting, own): (i64, i64) = transaction
             .query_row(
-                "SELECT count(*) FROM queue WHERE answered_at_ms IS NULL AND deadline_ms > ?1",
-                [now_ms],
-                |row| row.get(0),
+                "SELECT count(*), count(*) FILTER (WHERE tenant IS ?2) FROM queue \
+                 WHERE answered_at_ms IS NULL AND deadline_ms > ?1",
+                params![now_ms, tenant],
+                |row| Ok((row.get(0)?, row.get(1)?)),
             )
             .map_err(&wrap)?;
-        let (waiting, limit) = (waiting.cast_unsigned(), MAX_WAITING);
-        if waiting >= limit {
+        let n_new = new.len() as u64;
+        let is_over = |waiting: i64, limit| waiting.cast_unsigned() + n_new > limit;
+        if tenant.is_some() && is_over(own, MAX_OF_TENANT) {
+            let (waiting, limit) = (own.cast_unsigned(), MAX_OF_TENANT);
+            return Err(RolloutError::QueueFull { waiting, limit });
+        }
+        if is_over(waiting, MAX_WAITING) {
+            let (waiting, limit) = (waiting.cast_unsigned(), MAX_WAITING);
             return Err(RolloutError::QueueFull { waiting, limit });
         }
         let sql = "UPDATE queue SET prompt = NULL WHERE prompt IS NOT NULL AND deadline_ms <= ?1";
-        self.connection.execute(sql, [now_ms]).map_err(&wrap)?;
-        self.connection
-            .execute(
-                "INSERT INTO queue(id, tenant, rule, prompt, queued_at_ms, deadline_ms, canned) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-                params![
-                    new.id,
-                    new.tenant,
-                    new.rule,
-                    new.prompt.to_string(),
-                    now_ms,
-                    new.deadline_ms,
-                    new.canned
-                ],
-            )
-            .map(drop)
-            .map_err(&wrap)
+        transaction.execute(sql, [now_ms]).map_err(&wrap)?;
+        for new in new {
+            let prompt = new.prompt.to_string();
+            let NewItem { id, tenant, rule, deadline_ms, canned, .. } = new;
+            transaction
+                .execute(
+                    "INSERT INTO queue(id, tenant, rule, prompt, queued_at_ms, deadline_ms, canned) \
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                    params![id, tenant, rule, prompt, now_ms, deadline_ms, canned],
+                )
+                .map_err(&wrap)?;
+        }
+        transaction.commit().map_err(&wrap)
     }
 
     /// A request for a person.

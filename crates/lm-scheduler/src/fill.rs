@@ -18,9 +18,11 @@ const MOST_PART: f64 = 0.95;
 /// Prefill tokens that a step may hold whatever they take, so that no prompt waits for ever. Chunks that
 /// do not end a prompt are multiples of it, as kernels take rows in such tiles.
 pub(crate) const LEAST_CHUNK: usize = 16;
-/// The same where streams run and [`LEAST_CHUNK`] would break the bound, as it does late in a long prompt.
-/// With fewer, the weights would be read for too little.
+/// The same where streams run and [`LEAST_CHUNK`] would take more than [`LEAST_CHUNK_PART`] of the bound, as it
+/// does late in a long prompt. With fewer, the weights would be read for too little.
 const LEAST_BESIDE: usize = LEAST_CHUNK / 2;
+/// Between what steps with a prompt are meant to take and the bound, with room for what cannot be predicted.
+const LEAST_CHUNK_PART: f64 = 0.8;
 /// Where decodes alone exceed the bound they take turns; one that was left out of so many steps goes
 /// first, whatever its class and tenant.
 const MOST_LEFT_OUT: u64 = 32;
@@ -226,7 +228,8 @@ impl Scheduler {
     /// What a prompt gets from position `start` on however long it takes.
     fn least_chunk(&self, start: usize, room: &Room) -> usize {
         let fits = |(seconds, _)| {
-            let longest = self.cost.longest_chunk(&self.step.shape, start, MOST_PART * seconds);
+            let longest =
+                self.cost.longest_chunk(&self.step.shape, start, LEAST_CHUNK_PART * seconds);
             longest >= LEAST_CHUNK
         };
         let has_decodes = self.step.shape.n_decodes > 0;

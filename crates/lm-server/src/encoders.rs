@@ -29,6 +29,7 @@ use crate::lease::BYTES_PER_TOKEN;
 use crate::registry::LOAD_WAIT;
 use crate::reply;
 use crate::request_log::RequestEntry;
+use crate::steer::not_killed;
 
 type Entry = Extension<Arc<RequestEntry>>;
 
@@ -227,6 +228,7 @@ async fn read<T: Send + 'static>(
     urgency: fn(&T) -> Urgency,
 ) -> Result<Read<T>, ApiError> {
     let began = Instant::now();
+    not_killed(app, entry.route())?;
     let Asked { headers, body, model } = take(app, entry, caller, request).await?;
     let strict = app.config.strict;
     let n_bytes = body.len() as u64;

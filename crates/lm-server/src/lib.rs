@@ -51,6 +51,7 @@ mod write_deadline;
 pub use access::Access;
 pub use auth::{charging, now};
 pub use config::{ServeError, ServerConfig, bind};
+pub use override_routes::KILLABLE_ROUTES;
 pub use serve::serve;
 pub use service_manager::ServiceManager;
 pub use tls::{Tls, TlsError};

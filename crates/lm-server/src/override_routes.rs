@@ -26,6 +26,22 @@ use crate::panel::Params;
 use crate::request_log::RequestEntry;
 use crate::{body, reply};
 
+/// The routes whose answers are computed.
+pub const KILLABLE_ROUTES: &[&str] = &[
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/messages",
+    "/api/chat",
+    "/api/generate",
+    "/v1/embeddings",
+    "/v1/rerank",
+    "/v2/rerank",
+    "/v1/score",
+    "/v1/classify",
+    "/api/embed",
+    "/api/embeddings",
+];
 /// How long one poll waits at most.
 const MAX_WAIT_MS: u64 = 60_000;
 const DAY_MS: i64 = 86_400_000;
@@ -46,8 +62,8 @@ pub(crate) async fn list(State(app): State<Arc<App>>) -> Response {
         let overrides = overrides(&app)?;
         let body = off_thread(move || {
             let now_ms = now_ms();
-            let (rules, hits, operator) =
-                overrides.read(|desk| Ok((desk.rules()?, desk.hits(0)?, desk.operator()?)))?;
+            let (rules, hits, operator) = overrides
+                .read_apart(|desk| Ok((desk.rules()?, desk.hits(0)?, desk.operator()?)))?;
             let one = |standing: &Standing| {
                 let mut one = described(standing, now_ms);
                 one["hits"] = hits.get(&standing.rule.id).copied().unwrap_or(0).into();
@@ -103,7 +119,7 @@ pub(crate) async fn show(
         let body = off_thread(move || {
             let now_ms = now_ms();
             match rest.as_str() {
-                "audit" => Ok(json!(overrides.read(|desk| desk.audit(AUDIT_ENTRIES))?)),
+                "audit" => Ok(json!(overrides.read_apart(|desk| desk.audit(AUDIT_ENTRIES))?)),
                 "queue" => Ok(json!(overrides.read(|desk| desk.waiting(now_ms))?)),
                 id => Ok(described(&overrides.read(|desk| desk.rule(id))?, now_ms)),
             }
@@ -192,6 +208,10 @@ fn switch(visit: &Visit, verb: &str, now_ms: i64) -> Result<Option<Value>, ApiEr
     Ok(match verb {
         "kill" => {
             let route: String = field(&visit.body, "route")?;
+            if !KILLABLE_ROUTES.contains(&route.as_str()) {
+                let wanted = format!("one of {}", KILLABLE_ROUTES.join(", "));
+                return Err(ApiError::Invalid { param: "route".to_owned(), found: route, wanted });
+            }
             Some(json!(overrides.act(|desk| desk.kill(&route, who, now_ms))?))
         }
         "pin" => {
@@ -226,7 +246,7 @@ fn on_rule(visit: &Visit, id: &str, verb: &str, now_ms: i64) -> Result<Option<Va
             let since_ms = params.number("since_ms", 0..=i64::MAX)?.unwrap_or(now_ms - 7 * DAY_MS);
             params.end()?;
             let reader = visit.app.ops.reader();
-            let run = overrides.read(|desk| dry_run(desk, reader, id, since_ms, now_ms))?;
+            let run = overrides.read_apart(|desk| dry_run(desk, reader, id, since_ms, now_ms))?;
             return Ok(Some(json!(run)));
         }
         _ => return Ok(None),

@@ -50,6 +50,16 @@ pub(crate) fn asked_model(app: &App, model: Option<String>) -> Result<Option<Str
     found.map(Some).ok_or_else(missing)
 }
 
+/// Refuses what comes on a route that was switched off.
+pub(crate) fn not_killed(app: &App, route: &str) -> Result<(), ApiError> {
+    match app.ops.overrides() {
+        Some(overrides) if overrides.policy().is_killed(route) => {
+            Err(ApiError::Overridden(OverrideRefusal::Killed { route: route.to_owned() }))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Reads, decides, and lets somebody answer. Blocks, on a thread of its own.
 pub(crate) fn steered<T>(
     app: &App,
@@ -66,10 +76,7 @@ pub(crate) fn steered<T>(
     };
     let policy = overrides.policy();
     let route = call.entry.route();
-    if policy.is_killed(route) {
-        let route = route.to_owned();
-        return Err(ApiError::Overridden(OverrideRefusal::Killed { route }));
-    }
+    not_killed(app, route)?;
     let by_header = asked_by(&call.headers, &call.caller)?;
     let plan = Plan::of(&policy, &asked.info().name, by_header.as_ref(), &requests)?;
     let mut runtime = asked;
@@ -106,10 +113,7 @@ pub(crate) fn steered<T>(
         _ => {
             let running = launch(app, runtime, call, parsed, requests, told)?;
             // A route that was switched off meanwhile may have been before these answers were listed.
-            if overrides.policy().is_killed(route) {
-                let route = route.to_owned();
-                return Err(ApiError::Overridden(OverrideRefusal::Killed { route }));
-            }
+            not_killed(app, route)?;
             Ok((Started::Running(running), rest))
         }
     }
@@ -135,7 +139,9 @@ impl Plan {
         let routes = requests.iter().map(|request| policy.route(request, via));
         let routes = routes.collect::<Result<Vec<_>, _>>().map_err(lm_ops::override_refusal)?;
         // Several prompts have one response, so that who answers one answers all.
-        let first = routes.iter().find(|route| route.way != Way::Model);
+        // The strictest way, and of equals the first.
+        let strictest = routes.iter().rev().max_by_key(|route| strictness(&route.way));
+        let first = strictest.filter(|route| route.way != Way::Model);
         let way = first.map_or(Way::Model, |route| route.way.clone());
         let by = first.and_then(|route| route.by.as_ref()).map(ToString::to_string);
         Ok(Plan { way, by, model: model.to_owned(), routes })
@@ -169,6 +175,18 @@ impl Plan {
                 }
             }
         }
+    }
+}
+
+/// How far a way is from letting the model that was asked for answer.
+fn strictness(way: &Way) -> u8 {
+    match way {
+        Way::Model => 0,
+        Way::Fallback { on_errors: true, .. } => 1,
+        Way::Fallback { on_errors: false, .. } => 2,
+        Way::Canned(_) => 3,
+        Way::Human { .. } => 4,
+        Way::Stop(_) => 5,
     }
 }
 
@@ -237,27 +255,28 @@ fn hand_off(
     let now_ms = now_ms();
     let deadline_ms =
         now_ms.saturating_add(i64::try_from(deadline.as_millis()).unwrap_or(i64::MAX));
-    let mut items = Vec::new();
-    for request in requests {
-        let item = NewItem {
-            id: request.id.to_string(),
-            tenant: lm_ops::tenant_text(request.tenant),
-            rule: plan.by.clone().unwrap_or_default(),
-            prompt: shown(&request.prompt),
-            deadline_ms,
-            canned: canned.to_owned(),
-        };
-        // The store knows the request before somebody may answer it.
-        runtime.note_unanswered(request);
-        overrides.act(|desk| desk.enqueue(&item, now_ms))?;
-        items.push(json!({
+    let new_item = |request: &GenerateRequest| NewItem {
+        id: request.id.to_string(),
+        tenant: lm_ops::tenant_text(request.tenant),
+        rule: plan.by.clone().unwrap_or_default(),
+        prompt: shown(&request.prompt),
+        deadline_ms,
+        canned: canned.to_owned(),
+    };
+    let new: Vec<NewItem> = requests.iter().map(new_item).collect();
+    // The store knows the requests before somebody may answer them.
+    requests.into_iter().for_each(|request| runtime.note_unanswered(request));
+    overrides.act(|desk| desk.enqueue(&new, now_ms))?;
+    let item = |item: &NewItem| {
+        json!({
             "id": item.id,
             "object": "override.item",
             "state": "waiting",
             "deadline_ms": deadline_ms,
             "url": format!("/v1/overrides/items/{}", item.id),
-        }));
-    }
+        })
+    };
+    let items: Vec<serde_json::Value> = new.iter().map(item).collect();
     tracing::info!(
         n = items.len(),
         rule = plan.by,

@@ -17,7 +17,7 @@ enum Floor {
     Outside,
 }
 
-const FLOORS: [(&str, Floor); 30] = [
+const FLOORS: [(&str, Floor); 31] = [
     ("lm-types", Floor::F(0)),
     ("lm-kernels", Floor::F(0)),
     ("lm-keys", Floor::F(1)),

@@ -109,6 +109,16 @@ fn a_banned_phrase_never_leaves_however_it_is_cut_into_tokens() {
 }
 
 #[test]
+fn a_phrase_behind_half_a_character_ends_the_answer_and_not_the_engine() {
+    // The first byte is out as U+FFFD before the phrase is known, and no answer goes on from within a character.
+    let mut tokens = bytes_of("tell \u{e9}bad");
+    tokens.remove(6);
+    let (got, event) = echo(&tokens, &["bad"], &OnHit::Resubmit);
+    assert_eq!((got.text.as_str(), got.end), ("tell \u{fffd}", Some(FinishReason::Filtered)));
+    assert_eq!(event.hits.len(), 1);
+}
+
+#[test]
 fn what_only_begins_as_a_phrase_comes_whole() {
     for text in ["the secre", "the secrex t", "path\\", "a\\u00e"] {
         let (got, event) = echo(&bytes_of(text), &["secret", "é"], &OnHit::Stop);

@@ -188,8 +188,8 @@ fn an_item_is_answered_once_or_late() {
         deadline_ms,
         canned: "later".to_owned(),
     };
-    desk.enqueue(&item("1", NOW + 10), NOW).unwrap();
-    desk.enqueue(&item("2", NOW + 5), NOW).unwrap();
+    desk.enqueue(&[item("1", NOW + 10)], NOW).unwrap();
+    desk.enqueue(&[item("2", NOW + 5)], NOW).unwrap();
     let ids: Vec<_> = desk.waiting(NOW).unwrap().into_iter().map(|item| item.id).collect();
     assert_eq!(ids, ["2", "1"], "what is due first comes first");
     let answered = desk.answer("1", "because", "ana", NOW + 1).unwrap();
@@ -203,13 +203,21 @@ fn an_item_is_answered_once_or_late() {
     assert_eq!((late.state, late.answer.as_deref()), (ItemState::Late, Some("later")));
     assert!(desk.answer("2", "now", "ana", NOW + 5).is_err());
     assert!(matches!(desk.item("3", NOW), Err(RolloutError::Unknown { .. })));
-    for i in 0..1000 {
-        desk.enqueue(&item(&format!("n{i}"), NOW + 100), NOW + 20).unwrap();
+    // One key may have a tenth of the places, and what does not fit whole leaves nothing.
+    let of_key = |n: u64, from: u64| {
+        let item =
+            |i| NewItem { tenant: Some("k".to_owned()), ..item(&format!("k{i}"), NOW + 100) };
+        (from..from + n).map(item).collect::<Vec<_>>()
+    };
+    desk.enqueue(&of_key(99, 0), NOW + 20).unwrap();
+    let full = desk.enqueue(&of_key(2, 99), NOW + 20);
+    assert!(matches!(full, Err(RolloutError::QueueFull { waiting: 99, limit: 100 })), "{full:?}");
+    desk.enqueue(&of_key(1, 99), NOW + 20).unwrap();
+    for i in 0..900 {
+        desk.enqueue(&[item(&format!("n{i}"), NOW + 100)], NOW + 20).unwrap();
     }
-    assert!(matches!(
-        desk.enqueue(&item("over", NOW + 100), NOW + 20),
-        Err(RolloutError::QueueFull { .. })
-    ));
+    let full = desk.enqueue(&[item("over", NOW + 100)], NOW + 20);
+    assert!(matches!(full, Err(RolloutError::QueueFull { waiting: 1000, .. })), "{full:?}");
 }
 
 #[test]
