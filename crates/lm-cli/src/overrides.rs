@@ -55,11 +55,7 @@ pub(crate) fn overrides(args: &OverrideArgs) -> anyhow::Result<Outcome> {
             }
         }
         OverrideVerb::Kill { route } => {
-            if !lm_server::KILLABLE_ROUTES.contains(&route.as_str()) {
-                let known = lm_server::KILLABLE_ROUTES.join(", ");
-                let message = format!("ROUTE is {route:?}, but must be one of {known}");
-                return Err(WrongUse(message).into());
-            }
+            check_route(route)?;
             let operator = desk.kill(route, &who, now_ms).map_err(wrong_use)?;
             tell(json, &operator, || format!("{route} answers nothing; rollback takes it back"))?;
         }
@@ -91,6 +87,14 @@ pub(crate) fn overrides(args: &OverrideArgs) -> anyhow::Result<Outcome> {
         }
     }
     Ok(Outcome::Done)
+}
+
+fn check_route(route: &str) -> Result<(), WrongUse> {
+    if lm_server::KILLABLE_ROUTES.contains(&route) {
+        return Ok(());
+    }
+    let known = lm_server::KILLABLE_ROUTES.join(", ");
+    Err(WrongUse(format!("ROUTE is {route:?}, but must be one of {known}")))
 }
 
 fn list(desk: &Desk, now_ms: i64, json: bool) -> anyhow::Result<()> {

@@ -215,9 +215,7 @@ impl Active {
         let n_kept = guard.places.iter().rposition(is_kept).map_or(0, |last| last + 1);
         // A character that two tokens share is out with the first of them, though the answer cannot end between them.
         let n_handed_out = guard.places.len() - guard.held.len();
-        if n_kept < n_handed_out {
-            return None;
-        }
+        let n_still_held = n_kept.checked_sub(n_handed_out)?;
         let kept_end = n_kept.checked_sub(1).map_or(n_opening, |last| guard.places[last].end);
         let (in_text, at) = (self.text.len(), cut - self.text.len());
         // The beginning of the token in which the phrase begins is spelled anew.
@@ -246,14 +244,8 @@ impl Active {
         // Without it the same would be drawn; after a beginning that was spelled anew something else is, as a rule.
         banned.extend(answer.get(n_kept).filter(|_| spelled.is_empty()));
         guard.banned = Some((n_carried, banned));
-        for ban in guard.rules.bans.iter().filter(|ban| ban.then == OnHit::Resubmit) {
-            for text in [ban.phrase.clone(), format!(" {}", ban.phrase.trim_start())] {
-                let word = spell(&text).filter(|word| !word.is_empty());
-                let bad_words = &mut self.sampling.bad_words;
-                bad_words.extend(word.filter(|word| !bad_words.contains(word)));
-            }
-        }
-        guard.held.truncate(n_kept - n_handed_out);
+        avoid(&guard.rules, &mut self.sampling.bad_words, spell);
+        guard.held.truncate(n_still_held);
         guard.places.truncate(n_kept);
         let mut end = kept_end;
         for &token in &spelled {
@@ -294,6 +286,20 @@ impl Engine {
         self.active.insert(id, active);
         if let Err(refused) = self.scheduler.add(sequence) {
             self.end(id, Outcome::Failed(never_runs(&refused)));
+        }
+    }
+}
+
+/// Lets no phrase be drawn again as it is spelled at the beginning of a text and after a space.
+fn avoid(
+    rules: &OutputRules,
+    bad_words: &mut Vec<Vec<TokenId>>,
+    spell: impl Fn(&str) -> Option<Vec<TokenId>>,
+) {
+    for ban in rules.bans.iter().filter(|ban| ban.then == OnHit::Resubmit) {
+        for text in [ban.phrase.clone(), format!(" {}", ban.phrase.trim_start())] {
+            let word = spell(&text).filter(|word| !word.is_empty());
+            bad_words.extend(word.filter(|word| !bad_words.contains(word)));
         }
     }
 }

@@ -28,5 +28,3 @@ pub use window::{
 
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod watch_tests;

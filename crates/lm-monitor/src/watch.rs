@@ -285,3 +285,6 @@ fn theta(steps: &[f64]) -> f64 {
     }
     low
 }
+
+#[cfg(test)]
+mod tests;

@@ -149,7 +149,7 @@ async fn respond(
         let transcript = match started {
             Started::Told(response) => return Ok(response),
             Started::Running(running) => {
-                Transcript::new(running, dialect, Arc::clone(&entry), has_stops)
+                Transcript::new(*running, dialect, Arc::clone(&entry), has_stops)
             }
         };
         if transcript.running.stream {

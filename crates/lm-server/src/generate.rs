@@ -90,9 +90,9 @@ async fn respond(
         match steer::start(Arc::clone(&app), runtime, waited, call, read).await?.0 {
             Started::Told(response) => Ok(response),
             Started::Running(running) if running.stream => {
-                Ok(streamed::response(Arc::clone(&entry), running))
+                Ok(streamed::response(Arc::clone(&entry), *running))
             }
-            Started::Running(running) => whole::response(&entry, running).await,
+            Started::Running(running) => whole::response(&entry, *running).await,
         }
     };
     answer.await.unwrap_or_else(|error: ApiError| {

@@ -27,7 +27,7 @@ const MAX_SHOWN_BYTES: usize = 256 << 10;
 /// What a request became.
 pub(crate) enum Started {
     /// Answers that come.
-    Running(Running),
+    Running(Box<Running>),
     /// A response of its own: somebody else answers.
     Told(Response),
 }
@@ -72,7 +72,7 @@ pub(crate) fn steered<T>(
     let mut requests = requests_of(&asked, waited, call, &mut parsed)?;
     let Some(overrides) = app.ops.overrides() else {
         let running = launch(app, asked, call, parsed, requests, None)?;
-        return Ok((Started::Running(running), rest));
+        return Ok((Started::Running(Box::new(running)), rest));
     };
     let policy = overrides.policy();
     let route = call.entry.route();
@@ -114,7 +114,7 @@ pub(crate) fn steered<T>(
             let running = launch(app, runtime, call, parsed, requests, told)?;
             // A route that was switched off meanwhile may have been before these answers were listed.
             not_killed(app, route)?;
-            Ok((Started::Running(running), rest))
+            Ok((Started::Running(Box::new(running)), rest))
         }
     }
 }
