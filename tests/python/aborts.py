@@ -78,8 +78,8 @@ def measure(server, n, **options):
         free = total(server, "lastmile_kv_blocks_free")
         return {"free_blocks": free, "files": files, "rss_kb": status_kb(server, "VmRSS")}
 
-    # Buffers, the KV pool and the store's caches are touched first.
-    asyncio.run(abort_all(port, max(100, n // 10), seed=0, **options))
+    # Buffers, every block of the KV pool and the store's caches are touched first: blocks are taken in turn.
+    asyncio.run(abort_all(port, max(300, n // 10), seed=0, **options))
     before, begun = state(), time.monotonic()
     counts = asyncio.run(abort_all(port, n, **options))
     took = time.monotonic() - begun
