@@ -153,6 +153,26 @@ def test_the_disk_of_the_store_is_full(disk):
         assert store.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
+def test_a_server_that_starts_on_a_full_disk_still_obeys(tmp_path):
+    disk = SmallDisk(tmp_path / "disk")
+    server = Server(disk.home, "--model", MODEL, limits=disk.limits)
+    killed = server.post("/ops/v1/overrides/kill", {"route": "/v1/chat/completions"})
+    assert killed.status == 200, killed.body
+    assert server.stop() == 0
+    disk.fill()
+    server = Server(disk.home, "--model", MODEL, limits=disk.limits)
+    body = completion("a b c", 4)
+    assert whole(server, body)[2]["choices"][0]["text"] == expected(body)
+    messages = [{"role": "user", "content": "a"}]
+    refused = server.post("/v1/chat/completions", {"messages": messages})
+    assert (refused.status, refused.json["error"]["code"]) == (503, "route_killed")
+    # What cannot be written down does not happen.
+    assert server.post("/ops/v1/overrides/rollback", {}).status == 500
+    assert server.post("/v1/chat/completions", {"messages": messages}).status == 503
+    assert server.stop() == 0
+    disk.close()
+
+
 def test_an_ingest_finds_the_disk_full(disk, tmp_path):
     (tmp_path / "contract.toml").write_text("format = 1\n" + CONTRACT)
 

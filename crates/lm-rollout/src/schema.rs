@@ -65,7 +65,8 @@ pub(crate) fn open(path: &Path) -> Result<Connection, RolloutError> {
         let path = path.to_owned();
         return Err(RolloutError::Foreign { path, application_id, schema, known });
     }
-    connection.pragma_update(None, "journal_mode", "WAL").map_err(&wrap)?;
+    // A write-ahead log would need room to be opened at all: on a full disk the rules must still hold.
+    connection.pragma_update(None, "journal_mode", "DELETE").map_err(&wrap)?;
     connection.pragma_update(None, "secure_delete", true).map_err(&wrap)?;
     let transaction =
         connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&wrap)?;
