@@ -1,17 +1,33 @@
-//! The program's allocator.
+//! How the program's allocator keeps memory.
+//!
+//! The system's allocator is used as it is, but for glibc's habits, which are those of a program that runs alone: it
+//! raises by itself the size from which it gives memory straight back, and keeps an arena for each thread, so that what
+//! one thread freed (a model's file, a burst of bodies) is given neither to another nor to the system.
 
-/// glibc keeps what threads free in arenas of their own: each model that a new thread loads then takes memory that an
-/// unload gives to no other thread.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+/// From this size on an allocation is a mapping of its own, which goes back to the system when it is freed.
+#[cfg(target_env = "gnu")]
+const MAPPED_FROM_BYTES: libc::c_int = 256 << 10;
+/// Arenas: enough that threads seldom wait for each other, few enough that little lies about in them.
+#[cfg(target_env = "gnu")]
+const MAX_ARENAS: libc::c_int = 4;
+/// How much free memory may stay at the end of an arena.
+#[cfg(target_env = "gnu")]
+const TRIMMED_FROM_BYTES: libc::c_int = 1 << 20;
 
-/// `mi_option_purge_delay` in mimalloc 3, a name that the bindings leave out.
-const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
-
-/// Gives freed pages back to the system at once instead of after seconds: what a burst took would else still be counted
-/// against the memory limit when the next one comes. `MIMALLOC_PURGE_DELAY` (in ms) overrules it.
-#[expect(unsafe_code, reason = "mimalloc has no other way to set an option")]
+/// Sets what the tables of glibc start with. `GLIBC_TUNABLES` is overruled.
+#[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "glibc has no other way to set an option")]
 pub(crate) fn configure() {
-    // SAFETY: writes one word of a table that is there from the start; no other thread runs yet.
-    unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, 0) };
+    for (option, value) in [
+        (libc::M_MMAP_THRESHOLD, MAPPED_FROM_BYTES),
+        (libc::M_ARENA_MAX, MAX_ARENAS),
+        (libc::M_TRIM_THRESHOLD, TRIMMED_FROM_BYTES),
+    ] {
+        // SAFETY: takes two integers and locks what it changes.
+        unsafe { libc::mallopt(option, value) };
+    }
 }
+
+/// Other systems' allocators are used as they are.
+#[cfg(not(target_env = "gnu"))]
+pub(crate) fn configure() {}

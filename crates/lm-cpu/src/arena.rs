@@ -4,8 +4,17 @@
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use memory::{map, unmap};
+use memory::{map, populate, unmap};
+
+/// Bytes that are taken from the system at a time.
+const PIECE: usize = 8 << 20;
+/// The part of one core that taking memory beforehand may use: one in so many.
+const ONE_IN: u32 = 4;
 
 /// A number of which all bit patterns are values, zero bytes among them.
 ///
@@ -23,6 +32,7 @@ pub(crate) struct Arena<T> {
     start: NonNull<T>,
     len: usize,
     owns: PhantomData<T>,
+    toucher: Option<Toucher>,
 }
 
 // SAFETY: the mapping belongs to this value alone, as the memory of a `Box<[T]>` does.
@@ -38,11 +48,20 @@ impl<T: Plain> Arena<T> {
     pub(crate) fn new(len: usize) -> std::io::Result<Self> {
         let owns = PhantomData;
         if len == 0 {
-            return Ok(Arena { start: NonNull::dangling(), len, owns });
+            return Ok(Arena { start: NonNull::dangling(), len, owns, toucher: None });
         }
         let too_long = || std::io::Error::from(std::io::ErrorKind::OutOfMemory);
         let n_bytes = len.checked_mul(size_of::<T>()).ok_or_else(too_long)?;
-        Ok(Arena { start: map(n_bytes)?.cast(), len, owns })
+        Ok(Arena { start: map(n_bytes)?.cast(), len, owns, toucher: None })
+    }
+
+    /// Has the system back all of it from now on, on a thread that goes gently, so that what is planned is taken early and
+    /// memory in use stays where it is. Systems that cannot do so back it when it is touched.
+    pub(crate) fn touch_all(&mut self) {
+        let n_bytes = self.len * size_of::<T>();
+        if self.toucher.is_none() && n_bytes > 0 {
+            self.toucher = Toucher::start(self.start.cast(), n_bytes);
+        }
     }
 }
 
@@ -65,9 +84,52 @@ impl<T> DerefMut for Arena<T> {
 
 impl<T> Drop for Arena<T> {
     fn drop(&mut self) {
+        self.toucher = None;
         if self.len > 0 {
             // SAFETY: the mapping was made in `new` with as many bytes, and no borrow outlives this value.
             unsafe { unmap(self.start.cast(), self.len * size_of::<T>()) };
+        }
+    }
+}
+
+/// A thread that has the system back a mapping; gone when this is dropped.
+#[derive(Debug)]
+struct Toucher {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Toucher {
+    /// `None` where no thread can be had: the mapping works all the same.
+    fn start(start: NonNull<u8>, n_bytes: usize) -> Option<Self> {
+        let (stop, first) = (Arc::new(AtomicBool::new(false)), start.as_ptr().expose_provenance());
+        let is_over = Arc::clone(&stop);
+        let touch = move || {
+            for at in (0..n_bytes).step_by(PIECE) {
+                let begun = Instant::now();
+                let len = PIECE.min(n_bytes - at);
+                // SAFETY: the range is within the mapping, which outlives this thread: `Arena` drops the toucher first.
+                let is_backed = unsafe { populate(first + at, len) };
+                if !is_backed || is_over.load(Ordering::Relaxed) {
+                    return;
+                }
+                std::thread::park_timeout(
+                    (ONE_IN - 1) * begun.elapsed().max(Duration::from_micros(100)),
+                );
+            }
+        };
+        let thread = std::thread::Builder::new().name("lm-touch".into()).spawn(touch).ok()?;
+        Some(Toucher { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Toucher {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            // It holds nothing that a panic could have left half done.
+            let _ = thread.join();
         }
     }
 }
@@ -87,6 +149,24 @@ mod memory {
         // SAFETY: the range is the mapping just made. Systems without huge pages refuse; that costs speed only.
         let _ = unsafe { madvise(start, n_bytes, Advice::LinuxHugepage) };
         Ok(NonNull::new(start.cast()).expect("a mapping is not at address 0"))
+    }
+
+    /// Backs a part of a mapping, whose content stays as it is; whether the system did.
+    ///
+    /// # Safety
+    /// The range lies within a mapping of [`map`] that stays until this returns.
+    pub(super) unsafe fn populate(start: usize, n_bytes: usize) -> bool {
+        #[cfg(target_os = "linux")]
+        {
+            let start = std::ptr::with_exposed_provenance_mut(start);
+            // SAFETY: as the caller promises; populating writes nothing that a reader could tell.
+            unsafe { madvise(start, n_bytes, Advice::LinuxPopulateWrite) }.is_ok()
+        }
+        #[cfg(not(target_os = "linux"))]
+        {
+            let _ = (start, n_bytes);
+            false
+        }
     }
 
     /// # Safety
@@ -114,6 +194,12 @@ mod memory {
     }
 
     /// # Safety
+    /// None: the heap is backed already.
+    pub(super) unsafe fn populate(_start: usize, _n_bytes: usize) -> bool {
+        false
+    }
+
+    /// # Safety
     /// [`map`] gave `start` for as many bytes, and nobody uses them any more.
     pub(super) unsafe fn unmap(start: NonNull<u8>, n_bytes: usize) {
         // SAFETY: `map` made this layout of the same size, and nobody else frees it.
@@ -135,5 +221,16 @@ mod tests {
             assert!(arena.iter().all(|&x| x == 0x0777));
         }
         assert!(Arena::<u16>::new(usize::MAX).is_err());
+    }
+
+    #[test]
+    fn touching_changes_no_content_and_ends_with_the_arena() {
+        let many = if cfg!(miri) { 5_000 } else { 20_000_000 };
+        let mut arena = Arena::<u16>::new(many).expect("there is room");
+        arena.touch_all();
+        arena.fill(0x0777);
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(arena.iter().all(|&x| x == 0x0777));
+        drop(arena);
     }
 }

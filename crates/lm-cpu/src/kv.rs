@@ -1,4 +1,4 @@
-//! The paged KV cache. Each layer has its own pages, so that what one layer reads lies close together, and a page has all its KV heads, so that memory is backed as sequences grow.
+//! The paged KV cache. Each layer has its own pages, so that what one layer reads lies close together, and a page has all its KV heads.
 
 use std::ops::Range;
 
@@ -34,7 +34,9 @@ impl KvCache {
         n_pages: usize,
     ) -> std::io::Result<Self> {
         let (n_kv_heads, head_dim) = (spec.n_kv_heads, spec.head_dim);
-        let words = Arena::new(n_pages * KvCache::block_bytes(spec, kv_type) / size_of::<u16>())?;
+        let n_words = n_pages * KvCache::block_bytes(spec, kv_type) / size_of::<u16>();
+        let mut words = Arena::new(n_words)?;
+        words.touch_all();
         let (k, v) = (kv_type.k_words(head_dim), kv_type.v_words(head_dim));
         let mut bounds: Vec<usize> = (0..=n_kv_heads).map(|head| head * k).collect();
         bounds.extend((1..=n_kv_heads).map(|head| n_kv_heads * k + head * v));
