@@ -208,14 +208,28 @@ macro_rules! attention {
                     let rows = page.v[row * n_words..].chunks_exact(n_words);
                     for (i, v) in rows.take(n).enumerate() {
                         let v = &v[at / PER_WORD..][..LANES * VECTORS / PER_WORD];
-                        let mut weight = [$zero(); G];
-                        for g in 0..G {
-                            weight[g] = $set1(some[g][i]);
-                        }
-                        for i in 0..VECTORS {
-                            let v = load::$numbers(v, LANES * i / PER_WORD);
+                        // Whichever are fewer stay in registers beside the sums, which must not be spilled.
+                        if G < VECTORS {
+                            let mut weight = [$zero(); G];
                             for g in 0..G {
-                                sums[g][i] = $fmadd(weight[g], v, sums[g][i]);
+                                weight[g] = $set1(some[g][i]);
+                            }
+                            for j in 0..VECTORS {
+                                let v = load::$numbers(v, LANES * j / PER_WORD);
+                                for g in 0..G {
+                                    sums[g][j] = $fmadd(weight[g], v, sums[g][j]);
+                                }
+                            }
+                        } else {
+                            let mut numbers = [$zero(); VECTORS];
+                            for j in 0..VECTORS {
+                                numbers[j] = load::$numbers(v, LANES * j / PER_WORD);
+                            }
+                            for g in 0..G {
+                                let weight = $set1(some[g][i]);
+                                for j in 0..VECTORS {
+                                    sums[g][j] = $fmadd(weight, numbers[j], sums[g][j]);
+                                }
                             }
                         }
                     }
