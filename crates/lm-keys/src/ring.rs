@@ -158,6 +158,17 @@ impl KeyRing {
         }
     }
 
+    /// Whether a tenant's key was taken back, or is in no file any more. Who came without a key had none.
+    #[must_use]
+    pub fn is_revoked(&self, tenant: TenantId) -> bool {
+        let state = self.lock();
+        let is_fixed = state.fixed.as_ref().is_some_and(|fixed| fixed.record.id.tenant() == tenant);
+        let filed = state.by_id.get(&KeyId(tenant.0));
+        tenant != TenantId::ANONYMOUS
+            && !is_fixed
+            && filed.is_none_or(|holder| holder.record.revoked_at.is_some())
+    }
+
     /// Counts tokens that a tenant's answer used. Tenants without a key are not counted.
     pub fn charge(&self, tenant: TenantId, n_tokens: u64, now: Now) {
         if let Some(holder) = self.lock().by_id.get(&KeyId(tenant.0)) {

@@ -57,6 +57,13 @@ impl Aborts {
         of_route.inspect(|answers| answers.aborters.iter().for_each(Aborter::abort)).count()
     }
 
+    /// Ends the answers of all requests of tenants that `is_out` names. Says of how many requests.
+    pub(crate) fn abort_tenants(&self, is_out: impl Fn(TenantId) -> bool) -> usize {
+        let running = self.lock();
+        let of_tenants = running.values().filter(|answers| is_out(answers.tenant));
+        of_tenants.inspect(|answers| answers.aborters.iter().for_each(Aborter::abort)).count()
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<RequestId, Answers>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -19,7 +19,7 @@ use crate::app::App;
 use crate::auth::now;
 use crate::{ServiceManager, Tls};
 
-/// How often the key file is looked at. A key that was revoked works at most so much longer.
+/// How often the key file is looked at. A key that was revoked works at most so much longer, and so do its answers.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// How often it is said again that the key file cannot be read.
@@ -90,6 +90,11 @@ pub(crate) async fn keep_current(app: Arc<App>) {
         let (task_app, before) = (Arc::clone(&app), seen);
         let looked = spawn_blocking(move || look(&task_app, before, was_told)).await;
         seen = looked.unwrap_or(seen);
+        // Each time, as a request may have been let in just before its key was read as revoked.
+        let n_ended = app.aborts.abort_tenants(|tenant| access.keys.is_revoked(tenant));
+        if n_ended > 0 {
+            tracing::warn!(n_ended, "answers for revoked keys ended");
+        }
     }
 }
 

@@ -103,6 +103,28 @@ fn keys_come_and_go_while_the_server_runs() {
 }
 
 #[test]
+fn answers_of_a_revoked_key_end_and_those_of_others_go_on() {
+    let (folder, lost) = folder_with_key(&[Scope::Infer], NO_LIMITS);
+    let server = Server::start_in(folder, "mode=random,delay_us=10000", |_, _, _| {});
+    let kept = add_key(&server.folder, "kept", &[Scope::Infer], NO_LIMITS);
+    server.access.reload.notify_one();
+    wait_until("the key is known", || server.post_with(&kept, CHAT, "{}").status != 401);
+    let endless = hello(r#""ignore_eos":true,"max_tokens":3000"#);
+    let short = hello(r#""ignore_eos":true,"max_tokens":600"#);
+    std::thread::scope(|scope| {
+        let lost = scope.spawn(|| server.post_with(&lost, CHAT, &endless));
+        let kept = scope.spawn(|| server.post_with(&kept, CHAT, &short));
+        server.wait_for_running(2, 0);
+        key_file(&server.folder).revoke("one", 5).unwrap();
+        server.wait_for_running(1, 0);
+        let lost = lost.join().unwrap();
+        assert_eq!(lost.json()["choices"][0]["finish_reason"], "abort", "{}", lost.body);
+        let kept = kept.join().unwrap();
+        assert_eq!(kept.json()["usage"]["completion_tokens"], 600, "{}", kept.body);
+    });
+}
+
+#[test]
 fn a_key_file_that_breaks_or_goes_opens_nothing() {
     let (folder, key) = folder_with_key(&[Scope::Infer], NO_LIMITS);
     let second = tempfile::tempdir().unwrap();
