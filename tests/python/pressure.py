@@ -31,10 +31,10 @@ def post(url, body, headers=None):
     return answer
 
 
-def token_times(url, body, stop=None):
+def token_times(url, body, stop=None, ids=None):
     """Sends a streamed completion; the times of its chunks with text, counted from its start.
 
-    With `stop`, an event, it leaves once that is set.
+    With `stop`, an event, it leaves once that is set. The request's id is put into `ids`.
     """
     connection = connect(url)
     start = time.perf_counter()
@@ -42,6 +42,8 @@ def token_times(url, body, stop=None):
     connection.request("POST", "/v1/completions", body, {"content-type": "application/json"})
     response = connection.getresponse()
     assert response.status == 200, response.read()
+    if ids is not None:
+        ids.append(response.getheader("x-request-id"))
     times = []
     for line in response:
         if line.startswith(b"data: {") and b'"finish_reason":null' in line:
@@ -73,13 +75,31 @@ def jitter(stop, gaps):
         last = now
 
 
+def largest_engine_gaps(url, request_id):
+    """The largest gaps of one answer as the engine saw them, in seconds, the largest first."""
+    for _ in range(100):
+        connection = connect(url)
+        connection.request("GET", f"/v1/requests/{request_id}/timeline")
+        response = connection.getresponse()
+        answer = json.loads(response.read())
+        connection.close()
+        # It is there once the answer is over and written.
+        if response.status == 200 and answer["answers"][0].get("is_recorded"):
+            return [gap["ms"] / 1000 for gap in answer["answers"][0]["largest_gaps"]]
+        time.sleep(0.1)
+    raise AssertionError(f"no timeline of {request_id}: {answer}")
+
+
 def gaps_while_a_prompt_arrives(url, rng, n_prompt=3000, vocab=(1000, 40000), n_stream_tokens=4000):
-    """Gaps of one running stream around a long prompt, in seconds; the prompt's TTFT alone and then."""
+    """Gaps of one running stream around a long prompt, in seconds; the prompt's TTFT alone and then.
+
+    `engine` has the largest gaps of the whole stream as the engine saw them, `client` as many as the client saw.
+    """
     long = {"max_tokens": 1, "ignore_eos": True, "temperature": 0}
     alone = token_times(url, long | {"prompt": fresh_prompt(rng, n_prompt, vocab)})[0]
     body = long | {"prompt": fresh_prompt(rng, 20, vocab), "max_tokens": n_stream_tokens}
-    times, stop, late = [], threading.Event(), []
-    stream = threading.Thread(target=lambda: times.extend(token_times(url, body, stop)))
+    times, stop, late, ids = [], threading.Event(), [], []
+    stream = threading.Thread(target=lambda: times.extend(token_times(url, body, stop, ids)))
     watch = threading.Thread(target=jitter, args=(stop, late))
     begin = time.perf_counter()
     stream.start()
@@ -92,8 +112,16 @@ def gaps_while_a_prompt_arrives(url, rng, n_prompt=3000, vocab=(1000, 40000), n_
     stop.set()
     stream.join()
     watch.join()
-    pairs = [(b - a) for a, b in zip(times, times[1:], strict=False) if b >= sent and a <= got]
-    return {"gaps": pairs, "ttft_alone": alone, "ttft_beside": beside, "jitter": max(late)}
+    pairs = list(zip(times, times[1:], strict=False))
+    engine = largest_engine_gaps(url, ids[0])
+    return {
+        "gaps": [b - a for a, b in pairs if b >= sent and a <= got],
+        "client": sorted((b - a for a, b in pairs), reverse=True)[: len(engine)],
+        "engine": engine,
+        "ttft_alone": alone,
+        "ttft_beside": beside,
+        "jitter": max(late),
+    }
 
 
 def main():
@@ -114,6 +142,7 @@ def main():
                     "p50_ms": round(percentile(gaps, 50), 1),
                     "p99_ms": round(percentile(gaps, 99), 1),
                     "worst_ms": round(max(gaps), 1),
+                    "largest_ms": {who: [round(1000 * gap, 1) for gap in found[who]] for who in ("client", "engine")},
                     "ttft_alone_ms": round(1000 * found["ttft_alone"]),
                     "ttft_ratio": round(found["ttft_beside"] / found["ttft_alone"], 2),
                     "jitter_ms": round(1000 * found["jitter"], 1),

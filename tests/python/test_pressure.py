@@ -28,6 +28,10 @@ def test_a_stream_goes_on_while_a_long_prompt_arrives(slow):
     assert percentile(gaps, 50) <= 0.070 + late, gaps
     assert percentile(gaps, 99) <= 0.100 + late, gaps
     assert max(gaps) <= 0.150 + late, gaps
+    # The engine saw the same.
+    assert found["engine"], found
+    for client, engine in zip(found["client"], found["engine"], strict=True):
+        assert abs(client - engine) <= 0.030 + late, found
     assert found["ttft_beside"] <= 1.3 * found["ttft_alone"] + late, found
 
 
