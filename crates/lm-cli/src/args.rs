@@ -117,6 +117,8 @@ pub(crate) enum Verb {
     Why(crate::why::WhyArgs),
     /// Compute recorded answers again, and say whether they are identical.
     Replay(ReplayArgs),
+    /// Find the release since which a recorded answer is another one.
+    Bisect(crate::bisect::BisectArgs),
     /// Write everything that is recorded of one request into a file.
     Bundle(BundleArgs),
     /// See what the flight recorder holds.

@@ -12,6 +12,7 @@ mod bench_engine;
 mod bench_loop;
 mod bench_serve;
 mod bench_serve_args;
+mod bisect;
 mod cache_args;
 mod calibrate;
 mod chat;
@@ -139,6 +140,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Why(args) => why::why(&args),
         Verb::Recorder(args) => recorder::recorder(&args),
         Verb::Replay(args) => replay::replay(&args),
+        Verb::Bisect(args) => bisect::bisect(&args),
         Verb::Bundle(args) => replay::bundle(&args),
     }
 }

@@ -33,9 +33,9 @@ pub use lm_rollout::{
     dry_run,
 };
 pub use lm_store::{
-    Erase, Erased, FoundRequest, MAX_FOUND, Privacy, Reader, Retention, Store, StoreCounters,
-    StoreError, StoreOptions, StoreStats, StoredError, Traffic, backup, stats, tenant_text,
-    upgrade,
+    Erase, Erased, FoundRequest, MAX_FOUND, Privacy, Reader, RecordedRelease, Retention, Store,
+    StoreCounters, StoreError, StoreOptions, StoreStats, StoredError, Traffic, backup, stats,
+    tenant_text, upgrade,
 };
 
 #[cfg(test)]
