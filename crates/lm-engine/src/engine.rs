@@ -76,10 +76,11 @@ pub struct Engine {
 impl Engine {
     pub(crate) fn new(
         mut parts: EngineParts,
-        config: SchedulerConfig,
+        mut config: SchedulerConfig,
         stats: Arc<EngineStats>,
     ) -> Result<Self, ConfigError> {
         let (n_seqs, vocab_size) = (config.max_num_seqs, parts.backend.spec().vocab_size);
+        config.speculate &= parts.backend.spec().rows_are_exact;
         let n_logits = n_seqs + config.max_extra_logits;
         // Checks the limits before memory is set aside for them.
         let mut scheduler = Scheduler::new(config.clone())?;

@@ -216,9 +216,8 @@ impl Scheduler {
         let (blocks, block_size) = (&mut self.blocks, self.config.block_size);
         seq.drop_drafts();
         let n_blocks = seq.tokens.len().div_ceil(block_size);
-        for block in seq.block_table.drain(n_blocks.min(seq.block_table.len())..) {
-            blocks.release(block);
-        }
+        let spare = seq.block_table.drain(n_blocks.min(seq.block_table.len())..);
+        spare.for_each(|block| blocks.release(block));
         if self.config.prefix_cache {
             name_full_blocks(seq, blocks, self.outside.as_mut(), block_size);
         }
