@@ -27,6 +27,7 @@ fn main() -> ExitCode {
 fn run(seeds: std::ops::Range<u64>) -> ExitCode {
     let n_seeds = seeds.end - seeds.start;
     let (mut steps, mut answers, mut preemptions, mut hits, mut imported) = (0, 0, 0, 0, 0);
+    let (mut drafted, mut accepted) = (0, 0);
     for seed in seeds {
         let Ok(outcome) = catch_unwind(AssertUnwindSafe(|| simulate(seed))) else {
             eprintln!("sim: seed {seed} panicked; again with: cargo sim --seed {seed}");
@@ -39,6 +40,8 @@ fn run(seeds: std::ops::Range<u64>) -> ExitCode {
                 preemptions += report.preemptions;
                 hits += report.prefix_hit_tokens;
                 imported += report.imported;
+                drafted += report.drafted;
+                accepted += report.accepted;
             }
             Err(failure) => {
                 eprintln!("sim: {failure}; again with: cargo sim --seed {seed}");
@@ -49,7 +52,7 @@ fn run(seeds: std::ops::Range<u64>) -> ExitCode {
     println!(
         "sim: {n_seeds} seeds hold: {steps} steps, {answers} answers equal to their references, \
          {preemptions} preemptions, {hits} prompt tokens from the prefix cache, {imported} blocks \
-         from outside of the pool"
+         from outside of the pool, {accepted} of {drafted} guesses right"
     );
     ExitCode::SUCCESS
 }

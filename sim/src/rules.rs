@@ -73,11 +73,14 @@ fn check_time(scheduler: &Scheduler, config: &SchedulerConfig) -> Result<(), Str
     if config.max_token_gap == Duration::ZERO || step.rows.is_empty() {
         return Ok(());
     }
-    let begins_with_decode = step.rows[0].n_tokens == 1 && step.rows[0].start > 0;
+    let begins_with_decode = n_known(&step.rows[0]) == 1 && step.rows[0].start > 0;
     let (n_decodes, n_prefill) = (step.shape.n_decodes, step.shape.n_prefill_tokens);
     let is_one_prompt = scheduler.n_waiting() == 0
         && scheduler.n_running() == step.rows.len()
-        && step.rows.iter().filter(|row| row.n_tokens > 1).count() <= 1;
+        && step.rows.iter().filter(|row| n_known(row) > 1).count() <= 1;
+    if step.shape.n_drafts > 0 && (n_prefill > 0 || step.predicted_seconds > 0.6 * bound + 1e-9) {
+        return Err(format!("guesses in a step of {} s", step.predicted_seconds));
+    }
     let part = match n_prefill > 0 && begins_with_decode {
         true if is_one_prompt => 0.6,
         true => 0.95,
@@ -97,6 +100,11 @@ fn check_time(scheduler: &Scheduler, config: &SchedulerConfig) -> Result<(), Str
     Ok(())
 }
 
+/// Tokens of a row that are no guesses.
+fn n_known(row: &ScheduledRow) -> usize {
+    row.n_tokens - row.n_drafts
+}
+
 /// Background has no row in a step in which anybody else prefills.
 fn check_background(scheduler: &Scheduler) -> Result<(), String> {
     let rows = scheduler.step().rows.iter();
@@ -104,7 +112,7 @@ fn check_background(scheduler: &Scheduler) -> Result<(), String> {
     let is_background = |id: SeqId| class(id) == Some(Priority::Background);
     let (background, others): (Vec<&ScheduledRow>, Vec<&ScheduledRow>) =
         rows.partition(|row| is_background(row.seq));
-    match (background.first(), others.iter().find(|row| row.n_tokens > 1)) {
+    match (background.first(), others.iter().find(|row| n_known(row) > 1)) {
         (Some(row), Some(other)) => Err(format!("{} runs while {} prefills", row.seq, other.seq)),
         _ => Ok(()),
     }

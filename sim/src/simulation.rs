@@ -5,7 +5,9 @@ use std::fmt;
 
 use lm_backend::{Backend, BackendError, Batch, LogitsBuf, PlaceholderBackend, Want};
 use lm_sampler::{History, Sampler};
-use lm_scheduler::{Admission, Drawn, NewSequence, Offer, RefusedBecause, Scheduler, Ticket};
+use lm_scheduler::{
+    Admission, Drawn, NewSequence, Offer, RefusedBecause, ScheduledRow, Scheduler, Ticket,
+};
 use lm_types::{SeqId, Timestamp, TokenId};
 
 use crate::disk::SimDisk;
@@ -44,6 +46,12 @@ pub struct Report {
     pub imported: u64,
     /// Blocks that did not come back, or not in time.
     pub lost_imports: u64,
+    /// Tokens that were guessed.
+    pub drafted: u64,
+    /// Guesses that were right.
+    pub accepted: u64,
+    /// Tokens of prompts whose likelihood was wanted, and seen once.
+    pub scored: u64,
 }
 
 /// An invariant that did not hold.
@@ -78,6 +86,8 @@ pub fn simulate(seed: u64) -> Result<Report, Failure> {
         pauses: counters.pauses,
         evictions: counters.evictions,
         imported: counters.imported,
+        drafted: counters.draft_tokens,
+        accepted: counters.accepted_tokens,
         lost_imports: counters.imports - counters.imported,
         ..run.report
     })
@@ -111,6 +121,8 @@ struct Active {
     has_started: bool,
     /// Steps since its last row in which it could have had one.
     left_out: u64,
+    /// Positions of its prompt whose logits came.
+    n_scored: usize,
 }
 
 impl Run {
@@ -183,6 +195,7 @@ impl Run {
                         deadline: client.limits.deadline.map(at),
                         has_started: false,
                         left_out: 0,
+                        n_scored: 0,
                     };
                     let added = self.scheduler.add(NewSequence {
                         id,
@@ -194,6 +207,8 @@ impl Run {
                         start_by: active.start_by,
                         deadline: active.deadline,
                         cache_salt: client.cache_salt,
+                        may_draft: true,
+                        scores_prompt: client.scores_prompt,
                     });
                     added.map_err(|error| format!("{id} refused: {error}"))?;
                     self.active.insert(id, active);
@@ -266,7 +281,8 @@ impl Run {
     fn check_rows(&mut self) -> Result<(), String> {
         let mut in_step = BTreeSet::new();
         for row in &self.scheduler.step().rows {
-            if row.n_tokens > self.workload.config.max_prefill_chunk || !in_step.insert(row.seq) {
+            let n_known = row.n_tokens - row.n_drafts;
+            if n_known > self.workload.config.max_prefill_chunk || !in_step.insert(row.seq) {
                 return Err(format!("{} has too many tokens, or two rows", row.seq));
             }
             let active = self.active.get_mut(&row.seq).ok_or("a stranger runs")?;
@@ -298,29 +314,37 @@ impl Run {
         self.batch.clear();
         for row in &self.scheduler.step().rows {
             let seq = self.scheduler.sequence(row.seq).expect("a scheduled sequence is known");
-            self.batch.push_sequence(
-                &seq.tokens()[row.start..row.start + row.n_tokens],
-                row.start,
-                seq.block_table(),
-                self.workload.config.block_size,
-                row.samples.then_some(Want::Full),
-            );
+            let tokens = &seq.tokens_and_drafts()[row.start..row.start + row.n_tokens];
+            let block_size = self.workload.config.block_size;
+            self.batch.push_sequence(tokens, row.start, seq.block_table(), block_size, None);
+            self.batch.sample_last(row.n_logits, Want::Full);
         }
     }
 
     fn draw(&mut self) -> Result<(), String> {
         let mut drawn = Vec::new();
         let mut broken = Vec::new();
-        let sampling_rows = self.scheduler.step().rows.iter().filter(|row| row.samples);
-        for (i, row) in sampling_rows.enumerate() {
+        let rows = self.scheduler.step().rows.clone();
+        let mut first = 0;
+        for row in &rows {
+            let n_drawn = if row.samples { row.n_drafts + 1 } else { 0 };
+            self.score(row, row.n_logits - n_drawn)?;
             let seq = self.scheduler.sequence(row.seq).expect("a scheduled sequence is known");
             let client = &self.workload.clients[self.active[&row.seq].client];
-            let position = seq.tokens().len();
-            let logits = self.logits.row(i);
-            match self.sampler.sample(logits, &client.sampling, History::default(), position) {
-                Ok(sampled) => drawn.push(Drawn { seq: row.seq, token: sampled.token }),
-                Err(_) => broken.push(row.seq),
+            for i in 0..n_drawn {
+                let (position, history) = (seq.tokens().len() + i, History::default());
+                let logits = self.logits.row(first + row.n_logits - n_drawn + i);
+                let sampled = self.sampler.sample(logits, &client.sampling, history, position);
+                let Ok(sampled) = sampled else {
+                    broken.push(row.seq);
+                    break;
+                };
+                drawn.push(Drawn { seq: row.seq, token: sampled.token });
+                if seq.tokens_and_drafts().get(position) != Some(&sampled.token) {
+                    break;
+                }
             }
+            first += row.n_logits;
         }
         self.scheduler.complete(&drawn);
         for id in broken {
@@ -328,16 +352,47 @@ impl Run {
             self.end_early(id);
         }
         self.report.steps += 1;
-        drawn.iter().try_for_each(|drawn| self.finish_if_done(drawn))
+        for of_one in drawn.chunk_by(|a, b| a.seq == b.seq) {
+            let n_tokens = self.scheduler.sequence(of_one[0].seq).map_or(0, |s| s.tokens().len());
+            for (i, drawn) in of_one.iter().enumerate() {
+                // What follows the token that ends an answer is not drawn.
+                if self.active.contains_key(&drawn.seq) {
+                    self.finish_if_done(drawn, n_tokens + i + 1 - of_one.len())?;
+                }
+            }
+        }
+        Ok(())
     }
 
-    fn finish_if_done(&mut self, drawn: &Drawn) -> Result<(), String> {
+    /// The first `n` rows of logits of a row belong to its prompt: each position has them once, in order.
+    fn score(&mut self, row: &ScheduledRow, n: usize) -> Result<(), String> {
+        let seq = self.scheduler.sequence(row.seq).expect("a scheduled sequence is known");
+        let n_prompt = seq.n_prompt();
+        let active = self.active.get_mut(&row.seq).expect("a scheduled sequence is active");
+        let from = row.start + row.n_tokens - row.n_logits;
+        if n > 0 && from != active.n_scored {
+            return Err(format!("{} has logits from {from}, not {}", row.seq, active.n_scored));
+        }
+        active.n_scored += n;
+        self.report.scored += n as u64;
+        let is_wanted = self.workload.clients[active.client].scores_prompt;
+        let wanted = if is_wanted { n_prompt - 1 } else { 0 };
+        match row.samples && active.n_scored != wanted {
+            true => Err(format!("{} has logits of {} positions", row.seq, active.n_scored)),
+            false => Ok(()),
+        }
+    }
+
+    /// Ends an answer whose last token this is, the one that makes `n_tokens` of its sequence.
+    fn finish_if_done(&mut self, drawn: &Drawn, n_tokens: usize) -> Result<(), String> {
         let client = &self.workload.clients[self.active[&drawn.seq].client];
         let seq = self.scheduler.sequence(drawn.seq).expect("a drawn-for sequence is known");
-        if drawn.token != vocab().turn_end && seq.n_generated() < client.max_new_tokens {
+        if drawn.token != vocab().turn_end && n_tokens - seq.n_prompt() < client.max_new_tokens {
             return Ok(());
         }
         let expected = self.reference(client)?;
+        self.scheduler.cut(drawn.seq, n_tokens);
+        let seq = self.scheduler.sequence(drawn.seq).expect("a drawn-for sequence is known");
         if seq.tokens()[seq.n_prompt()..] != expected {
             let found = &seq.tokens()[seq.n_prompt()..];
             return Err(format!("{} answered {found:?}, alone {expected:?}", drawn.seq));
@@ -400,7 +455,7 @@ mod tests {
 
     #[test]
     fn a_hundred_seeds_hold_and_meet_every_interesting_case() {
-        let total = (0..100).map(|seed| simulate(seed).unwrap()).fold([0; 12], |t, r| {
+        let total = (0..100).map(|seed| simulate(seed).unwrap()).fold([0; 15], |t, r| {
             let found = [
                 [
                     r.preemptions,
@@ -412,7 +467,9 @@ mod tests {
                 ],
                 [r.answers, r.ended_early, r.queue_full, r.unreachable, r.expired, r.lost_imports],
             ];
-            std::array::from_fn(|i| t[i] + found.as_flattened()[i])
+            let guessed = [r.drafted, r.accepted, r.scored];
+            let found: Vec<u64> = found.as_flattened().iter().chain(&guessed).copied().collect();
+            std::array::from_fn(|i| t[i] + found[i])
         });
         assert!(total.iter().all(|&n| n > 20), "{total:?}");
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lm_backend::{PlaceholderOptions, PlaceholderVocab};
+use lm_backend::{PlaceholderMode, PlaceholderOptions, PlaceholderVocab};
 use lm_scheduler::{SchedulerConfig, StepShape, TimeLimits};
 use lm_types::{Priority, SamplingParams, TenantId, TokenId};
 
@@ -39,6 +39,8 @@ pub(crate) struct Machine {
     seed: u64,
     /// Microseconds of a step, of a decode row, of a prefill token, and of a hundred attended tokens.
     micros: [usize; 4],
+    /// Microseconds of a guess.
+    draft: usize,
     /// In percent of the steps it is taken away for a while.
     away: usize,
 }
@@ -51,7 +53,8 @@ impl Machine {
         let work = fixed
             + decode * shape.n_decodes
             + prefill * shape.n_prefill_tokens
-            + attended * attending / 100;
+            + attended * attending / 100
+            + self.draft * shape.n_drafts;
         let mut random = Random::new(self.seed ^ step);
         let jitter = random.between(95, 105);
         let away = if random.chance(self.away) { random.between(2, 10) } else { 1 };
@@ -70,6 +73,8 @@ pub(crate) struct Client {
     pub(crate) limits: TimeLimits,
     pub(crate) cache_salt: u64,
     pub(crate) sampling: SamplingParams,
+    /// Wants the logits after each token of its prompt.
+    pub(crate) scores_prompt: bool,
     /// Leaves when it has been there for so many steps.
     pub(crate) leaves_after: Option<u64>,
 }
@@ -89,6 +94,7 @@ pub(crate) fn vocab() -> PlaceholderVocab {
 impl Workload {
     pub(crate) fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
+        let mut guessing = Random::new(seed ^ 0x6969);
         let block_size = *random.pick(&[1, 2, 4, 8]);
         let n_blocks = random.between(4, 40);
         let max_model_len = (block_size * n_blocks).min(96);
@@ -105,6 +111,8 @@ impl Workload {
             max_token_gap: Duration::from_millis(*random.pick(&[0, 2, 5, 20, 100])),
             batch_patience: Duration::from_millis(random.between(5, 200) as u64),
             prefix_cache: random.chance(75),
+            speculate: guessing.chance(60),
+            max_extra_logits: guessing.between(0, 20),
         };
         let machine = Machine {
             seed: seed ^ 0x5a5a,
@@ -114,10 +122,13 @@ impl Workload {
                 random.between(10, 500),
                 random.between(0, 20),
             ],
+            draft: guessing.between(0, 200),
             away: *random.pick(&[0, 0, 5]),
         };
         let fails = random.chance(30);
+        let repeats = guessing.chance(50);
         let backend = PlaceholderOptions {
+            mode: if repeats { PlaceholderMode::Echo } else { PlaceholderMode::Random },
             seed: seed ^ 0xa5a5,
             mean_tokens: 24,
             fail_every: fails.then(|| random.between(5, 30) as u64),
@@ -136,6 +147,11 @@ impl Workload {
                 step += random.between(0, 6) as u64;
                 let mut client = client(&mut random, &stems, max_model_len, step);
                 client.tenant = TenantId(random.between(1, n_tenants) as u64);
+                client.scores_prompt = guessing.chance(20);
+                if repeats {
+                    client.prompt.pop();
+                    client.prompt.push(vocab().sep);
+                }
                 if alike {
                     client.priority = Priority::Interactive;
                 }
@@ -191,6 +207,7 @@ fn client(
         tenant: TenantId::ANONYMOUS,
         limits: TimeLimits { deadline: time(random, 400), max_queue: time(random, 100) },
         cache_salt: u64::from(random.chance(20)),
+        scores_prompt: false,
         sampling: if random.chance(50) { SamplingParams::greedy() } else { sampled },
         leaves_after: random.chance(15).then(|| random.between(0, 30) as u64),
     }

@@ -126,3 +126,54 @@ fn real_model_answers_on_the_reference_executor_do_not_depend_on_company() {
     // 4 bytes a number here, and 8 tokens a block.
     check_all(SHORT, &base, |config| config.kv_bytes = Some(46_080 * 8 * 25));
 }
+
+/// Prompts whose answers are copies, and others; greedy, and drawn with a seed and penalties.
+fn with_and_without_guesses(base: &RuntimeConfig, copies: &[Prompt]) {
+    let ask = |runtime: &Runtime, i: usize| {
+        let mut asked = request(i);
+        if let Some(copy) = copies.get(i / 3) {
+            asked.prompt = copy.clone();
+        }
+        let sampling = &mut asked.sampling;
+        sampling.seed = i as u64;
+        match i % 3 {
+            0 => {}
+            1 => (sampling.temperature, sampling.top_p) = (0.7, 0.9),
+            _ => (sampling.temperature, sampling.repetition_penalty) = (0.3, 1.02),
+        }
+        sampling.logprobs = (i % 4 == 3).then_some(2);
+        runtime.generate(asked).unwrap().remove(0)
+    };
+    let run = |speculate: bool| {
+        let runtime = start(base, |config| config.engine.speculate = speculate);
+        let mut all: Vec<Answer> =
+            (0..12).map(|i| ask(&runtime, i).collect_answer().unwrap()).collect();
+        let crowd: Vec<_> = (0..12).map(|i| ask(&runtime, i)).collect();
+        all.extend(crowd.into_iter().map(|stream| stream.collect_answer().unwrap()));
+        (all, runtime.stats().accepted_tokens)
+    };
+    let ((with, accepted), (without, none)) = (run(true), run(false));
+    assert_eq!(none, 0);
+    assert!(accepted > 50, "only {accepted} guesses were right");
+    for (i, (with, without)) in with.iter().zip(&without).enumerate() {
+        assert_eq!(with.tokens, without.tokens, "request {i}: {:?}", with.text);
+        assert_eq!((&with.text, &with.logprobs), (&without.text, &without.logprobs), "request {i}");
+    }
+}
+
+#[test]
+fn answers_of_the_placeholder_do_not_depend_on_guesses() {
+    let model = ModelSource::placeholder("mode=echo,delay_us=300").unwrap();
+    with_and_without_guesses(&RuntimeConfig::new(model), &[]);
+}
+
+#[test]
+fn real_model_answers_do_not_depend_on_guesses() {
+    let text = "Marta counted the crates of herring twice, wrote the number 417 in her notebook, and \
+        tied the last rope to an iron ring. A boy from the market asked her about the ferry.";
+    let other = "The deepest of the lakes reached 143 metres near its shore.";
+    let copy = format!("Text: {other}\nAgain: {other}\n\nText: {text}\nAgain:");
+    let list = "apple, pear, plum, cherry, apple, pear, plum, cherry, apple, pear, plum,";
+    let copies = [copy.as_str(), list].map(|text| Prompt::Text(text.to_owned()));
+    with_and_without_guesses(&smollm2("cpu"), &copies);
+}

@@ -87,7 +87,9 @@ impl MemoryPlan {
     ) -> Result<Self, LoadError> {
         let (spec, engine) = (&model.spec, &config.engine);
         let trained_len = spec.max_position_embeddings;
-        let (max_batch_tokens, max_num_seqs) = (engine.max_batch_tokens, engine.max_num_seqs);
+        let max_batch_tokens = engine.max_batch_tokens;
+        // What an executor sizes by it are rows of logits.
+        let max_num_seqs = engine.max_num_seqs + engine.max_extra_logits;
         let need_for = |max_model_len: usize| -> Result<MemoryNeed, LoadError> {
             let limits = StepLimits { max_batch_tokens, max_num_seqs, max_model_len };
             Ok(match executor {
@@ -104,7 +106,7 @@ impl MemoryPlan {
         let n_slots =
             usize::try_from(n_blocks).unwrap_or(usize::MAX).saturating_mul(one.block_size);
         let need = need_for(config.max_model_len.unwrap_or(trained_len).min(n_slots))?;
-        let logits = (engine.max_num_seqs * spec.vocab_size * size_of::<f32>()) as u64;
+        let logits = (max_num_seqs * spec.vocab_size * size_of::<f32>()) as u64;
         let program = PROGRAM_BYTES + spec.vocab_size as u64 * VOCAB_ENTRY_BYTES;
         let mut plan = MemoryPlan {
             name: model.name.clone(),

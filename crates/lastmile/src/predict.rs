@@ -40,6 +40,8 @@ pub fn predict(
         max_token_gap: engine.max_token_gap,
         batch_patience: engine.batch_patience,
         prefix_cache: false,
+        speculate: false,
+        max_extra_logits: engine.max_extra_logits,
     })?;
     if streams == 0 || prompt_tokens == 0 || output_tokens == 0 {
         let name = "streams, prompt_tokens and output_tokens";
@@ -81,6 +83,8 @@ impl Simulated {
             start_by: None,
             deadline: None,
             cache_salt: 0,
+            may_draft: false,
+            scores_prompt: false,
         };
         self.answers.push((self.now, None, None));
         self.scheduler.add(new).expect("the limits are made for it: this is a bug");

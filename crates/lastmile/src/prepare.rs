@@ -4,8 +4,8 @@ use lm_chat::{ChatTemplate, RenderOptions};
 use lm_grammar::GrammarState;
 use lm_tokenizer::{EncodeOptions, StopMatcher, Tokenizer, TokenizerError};
 use lm_types::{
-    ChatMessage, Dialog, GenerateError, GenerateRequest, Prompt, SamplingParams, StopRules,
-    TextOptions, TokenId,
+    ChatMessage, Dialog, GenerateError, GenerateRequest, Prompt, PromptReport, SamplingParams,
+    StopRules, TextOptions, TokenId,
 };
 
 use crate::grammars::Grammars;
@@ -66,7 +66,9 @@ pub(crate) fn prepare(
             invalid("opening", format!("the answer's beginning cannot be tokenised: {error}"))
         })?);
     }
-    let max_new_tokens = max_new_tokens(&request.stop, prompt.len(), max_model_len)?;
+    let max_new_tokens =
+        max_new_tokens(&request.stop, request.report, prompt.len(), max_model_len)?;
+    check_report(request)?;
     let grammars = materials.grammars.states(request, tokenizer, vocab_size)?;
     Ok(Prepared { prompt, max_new_tokens, stop, grammars, warnings })
 }
@@ -159,8 +161,20 @@ pub(crate) fn render(
         .map_err(|error| GenerateError::Template { message: error.to_string() })
 }
 
+/// More alternatives than these would be most of the vocabulary, for each token of a prompt.
+fn check_report(request: &GenerateRequest) -> Result<(), GenerateError> {
+    match request.report.logprobs {
+        Some(n) if n > 20 => {
+            let message = format!("prompt_logprobs is {n}, but must be at most 20");
+            Err(invalid("prompt_logprobs", message))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn max_new_tokens(
     rules: &StopRules,
+    report: PromptReport,
     prompt_tokens: usize,
     max_model_len: usize,
 ) -> Result<usize, GenerateError> {
@@ -169,8 +183,11 @@ fn max_new_tokens(
     }
     let room = max_model_len - prompt_tokens;
     let max_tokens = rules.max_tokens.map_or(room, |n| n as usize);
-    if max_tokens == 0 {
-        return Err(invalid("max_tokens", "max_tokens is 0, but must be at least 1".to_owned()));
+    // Without an answer there must be something to say of the prompt.
+    if max_tokens == 0 && !report.is_wanted() {
+        let message = "max_tokens is 0, but must be at least 1 unless the prompt is told back: echo or \
+                       prompt_logprobs";
+        return Err(invalid("max_tokens", message.to_owned()));
     }
     if max_tokens > room {
         return Err(GenerateError::MaxTokensTooLarge { prompt_tokens, max_tokens, max_model_len });

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use futures_core::Stream;
 use lm_engine::{Aborter, OutputReader};
-use lm_types::{Finish, GenerateError, GenerateEvent, TokenId, TokenLogprobs};
+use lm_types::{Finish, GenerateError, GenerateEvent, PromptLogprob, TokenId, TokenLogprobs};
 
 /// One answer as it comes. An iterator for threads, a `Stream` for tasks. The last event is `Finished`
 /// or `Failed`. Dropping it before that aborts the answer.
@@ -20,6 +20,10 @@ pub struct GenerateStream {
 pub struct Answer {
     /// What was generated.
     pub text: String,
+    /// The prompt's tokens, when asked for.
+    pub prompt_tokens: Vec<TokenId>,
+    /// One entry per token of the prompt after the first, when asked for; of the first answer.
+    pub prompt_logprobs: Vec<PromptLogprob>,
     /// Its tokens, the ending one included.
     pub tokens: Vec<TokenId>,
     /// One entry per token when asked for.
@@ -51,8 +55,12 @@ impl GenerateStream {
     /// The answer ended early.
     pub fn collect_answer(self) -> Result<Answer, GenerateError> {
         let (mut whole, mut all_tokens, mut all_logprobs) = (String::new(), vec![], vec![]);
+        let (mut prompt_tokens, mut prompt_logprobs) = (vec![], vec![]);
         for event in self {
             match event {
+                GenerateEvent::Prompt { tokens, logprobs } => {
+                    (prompt_tokens, prompt_logprobs) = (tokens, logprobs);
+                }
                 GenerateEvent::Delta { text, tokens, logprobs } => {
                     whole.push_str(&text);
                     all_tokens.extend(tokens);
@@ -60,7 +68,14 @@ impl GenerateStream {
                 }
                 GenerateEvent::Finished(finish) => {
                     let (text, tokens, logprobs) = (whole, all_tokens, all_logprobs);
-                    return Ok(Answer { text, tokens, logprobs, finish });
+                    return Ok(Answer {
+                        text,
+                        prompt_tokens,
+                        prompt_logprobs,
+                        tokens,
+                        logprobs,
+                        finish,
+                    });
                 }
                 GenerateEvent::Failed(error) => return Err(error),
             }

@@ -16,14 +16,14 @@ pub struct TokenName {
     pub bytes: Vec<u8>,
 }
 
-/// One drawn token with its alternatives. There is one for each generated token, the ending one
-/// included.
+/// One token with its alternatives. There is one for each generated token, the ending one included, and before
+/// them one for each token of an echoed prompt.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LogprobEntry {
-    /// The token that was drawn.
+    /// The token.
     pub token: TokenName,
-    /// Its natural log-probability.
-    pub logprob: f32,
+    /// Its natural log-probability; none for a prompt's first token, before which nothing stands.
+    pub logprob: Option<f32>,
     /// The most likely tokens, most likely first.
     pub top: Vec<(TokenName, f32)>,
     /// Whole characters of the answer before the token; completions alone show it.
@@ -66,8 +66,8 @@ struct ChatAlternative<'a> {
 #[derive(serde::Serialize)]
 pub(crate) struct TextLogprobs<'a> {
     tokens: Vec<&'a str>,
-    token_logprobs: Vec<f32>,
-    top_logprobs: Vec<TextAlternatives<'a>>,
+    token_logprobs: Vec<Option<f32>>,
+    top_logprobs: Vec<Option<TextAlternatives<'a>>>,
     text_offset: Vec<usize>,
 }
 
@@ -99,7 +99,7 @@ impl TextOffset {
 
 pub(crate) fn chat(entries: &[LogprobEntry]) -> ChatLogprobs<'_> {
     let content = entries.iter().map(|entry| ChatToken {
-        token: alternative(&entry.token, entry.logprob),
+        token: alternative(&entry.token, entry.logprob.unwrap_or(IMPOSSIBLE)),
         top_logprobs: entry.top.iter().map(|(name, logprob)| alternative(name, *logprob)).collect(),
     });
     ChatLogprobs { content: content.collect(), refusal: None }
@@ -112,13 +112,16 @@ fn alternative(name: &TokenName, logprob: f32) -> ChatAlternative<'_> {
 pub(crate) fn text(entries: &[LogprobEntry]) -> TextLogprobs<'_> {
     TextLogprobs {
         tokens: entries.iter().map(|entry| entry.token.text.as_str()).collect(),
-        token_logprobs: entries.iter().map(|entry| finite(entry.logprob)).collect(),
-        top_logprobs: entries.iter().map(|entry| TextAlternatives(&entry.top)).collect(),
+        token_logprobs: entries.iter().map(|entry| entry.logprob.map(finite)).collect(),
+        top_logprobs: entries
+            .iter()
+            .map(|entry| entry.logprob.map(|_| TextAlternatives(&entry.top)))
+            .collect(),
         text_offset: entries.iter().map(|entry| entry.text_offset).collect(),
     }
 }
 
-fn finite(logprob: f32) -> f32 {
+pub(crate) fn finite(logprob: f32) -> f32 {
     if logprob.is_finite() { logprob } else { IMPOSSIBLE }
 }
 

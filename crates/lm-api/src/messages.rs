@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::error::{ApiError, shown};
 use crate::fields::{Fields, Warnings};
 use crate::params::{self, ParseOptions, Parsed};
+use crate::prompt_report::Told;
 use crate::tools;
 
 /// Reads the body of a chat completion. Text parts of one message are joined by a line break.
@@ -17,18 +18,22 @@ use crate::tools;
 /// # Errors
 /// The first field that is malformed, outside its range, unsupported or, in strict mode, unknown.
 pub fn parse_chat(body: &[u8], options: &ParseOptions<'_>) -> Result<Parsed, ApiError> {
-    read_chat(Fields::parse(body)?, Warnings::default(), options)
+    let mut fields = Fields::parse(body)?;
+    let told = Told::of_chat(&mut fields)?;
+    read_chat(fields, Warnings::default(), told, options)
 }
 
 /// Reads a chat completion whose fields are parsed already.
 pub(crate) fn read_chat(
     mut fields: Fields,
     mut warnings: Warnings,
+    told: Told,
     options: &ParseOptions<'_>,
 ) -> Result<Parsed, ApiError> {
     let (messages, dialog) = conversation(&mut fields, options, &mut warnings)?;
     let logprobs = params::chat_logprobs(&mut fields)?;
-    params::read(fields, warnings, vec![Prompt::Chat(messages)], dialog, logprobs, options)
+    let prompts = vec![Prompt::Chat(messages)];
+    params::read(fields, warnings, prompts, dialog, logprobs, told, options)
 }
 
 /// The messages, and what the template is given besides them.

@@ -5,13 +5,14 @@
 //! Start reading at [`Parsed`].
 
 use lastmile::{
-    Constraint, Dialog, GenerateRequest, Prompt, RequestId, SamplingParams, Steering, StopRules,
-    TenantId, TextOptions, ToolFormat,
+    Constraint, Dialog, GenerateRequest, Prompt, PromptReport, RequestId, SamplingParams, Steering,
+    StopRules, TenantId, TextOptions, ToolFormat,
 };
 use serde_json::Value;
 
 use crate::error::shown;
 use crate::fields::{Fields, Warnings};
+use crate::prompt_report::Told;
 use crate::samplers::{self, Words};
 use crate::tools::ToolUse;
 use crate::{ApiError, Urgency, structured, tools, unsupported};
@@ -23,7 +24,7 @@ const MAX_STOP_TOKENS: usize = 64;
 /// Answers of one prompt.
 const MAX_N: i64 = 64;
 /// Alternatives that a token's log-probability comes with.
-const MAX_TOP_LOGPROBS: i64 = 20;
+pub(crate) const MAX_TOP_LOGPROBS: i64 = 20;
 
 /// What parsing needs besides the body.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +64,12 @@ pub struct Parsed {
     pub stop: StopRules,
     /// Answers for each prompt.
     pub n: u32,
+    /// What is told of each prompt.
+    pub report: PromptReport,
+    /// Each answer's text begins with its prompt's.
+    pub echo: bool,
+    /// Whether the body wants `prompt_logprobs` by that name.
+    pub has_prompt_logprobs: bool,
     /// How urgent it is; headers may say more.
     pub urgency: Urgency,
     /// Answer by server-sent events.
@@ -96,6 +103,7 @@ impl Parsed {
                 sampling,
                 stop: self.stop.clone(),
                 n: self.n,
+                report: self.report,
                 priority: self.urgency.priority.unwrap_or_default(),
                 tenant: TenantId::ANONYMOUS,
                 subject: self.subject.clone(),
@@ -115,6 +123,7 @@ pub(crate) fn read(
     prompts: Vec<Prompt>,
     mut dialog: Dialog,
     logprobs: Option<u32>,
+    told: Told,
     options: &ParseOptions<'_>,
 ) -> Result<Parsed, ApiError> {
     let tools = match prompts.first() {
@@ -143,13 +152,14 @@ pub(crate) fn read(
     samplers::read(&mut fields, &mut sampling, &mut words)?;
     let sampling =
         basic_sampling(&mut fields, logprobs, seed.unwrap_or(options.entropy), &sampling)?;
-    let stop = stop_rules(&mut fields)?;
+    let stop = stop_rules(&mut fields, told.report)?;
     let (stream, include_usage) = streaming(&mut fields, &mut warnings, options.strict)?;
     let subject = subject(&mut fields)?;
     let timings = fields.boolean("timings")?.unwrap_or(false);
     let urgency = Urgency::read(&mut fields)?;
     let model = fields.string("model")?;
     let n = fields.integer("n", 1..=MAX_N)?.unwrap_or(1) as u32;
+    told.check_stream(stream, n)?;
     fields.finish(options.strict, &mut warnings)?;
     Ok(Parsed {
         model,
@@ -163,6 +173,9 @@ pub(crate) fn read(
         has_seed: seed.is_some(),
         stop,
         n,
+        report: told.report,
+        echo: told.echo,
+        has_prompt_logprobs: told.has_prompt_logprobs,
         urgency,
         stream,
         include_usage,
@@ -241,9 +254,11 @@ fn basic_sampling(
     Ok(sampling)
 }
 
-fn stop_rules(fields: &mut Fields) -> Result<StopRules, ApiError> {
+fn stop_rules(fields: &mut Fields, report: PromptReport) -> Result<StopRules, ApiError> {
+    // Without an answer there must be something to say of the prompt.
+    let least = u32::from(!report.is_wanted());
     Ok(StopRules {
-        max_tokens: max_tokens(fields)?,
+        max_tokens: max_tokens(fields, least)?,
         min_tokens: fields.count("min_tokens", 0)?.unwrap_or(0),
         stop_strings: stop_strings(fields)?,
         stop_token_ids: stop_token_ids(fields)?,
@@ -251,9 +266,9 @@ fn stop_rules(fields: &mut Fields) -> Result<StopRules, ApiError> {
     })
 }
 
-fn max_tokens(fields: &mut Fields) -> Result<Option<u32>, ApiError> {
-    let old = fields.count("max_tokens", 1)?;
-    let new = fields.count("max_completion_tokens", 1)?;
+fn max_tokens(fields: &mut Fields, least: u32) -> Result<Option<u32>, ApiError> {
+    let old = fields.count("max_tokens", least)?;
+    let new = fields.count("max_completion_tokens", least)?;
     match (old, new) {
         (Some(old), Some(new)) if old != new => Err(ApiError::Conflict {
             param: "max_tokens",

@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::ApiError;
 use crate::fields::{Fields, Warnings};
 use crate::params::{self, ParseOptions, Parsed, token_id};
+use crate::prompt_report::Told;
 
 /// Prompts of one request.
 const MAX_PROMPTS: usize = 64;
@@ -31,10 +32,11 @@ pub fn parse_completion(body: &[u8], options: &ParseOptions<'_>) -> Result<Parse
         None => return Err(ApiError::Missing { param: "prompt".to_owned(), wanted: WANTED }),
     };
     let logprobs = params::completion_logprobs(&mut fields)?;
+    let told = Told::of_completion(&mut fields, logprobs)?;
     let text = text_options(&mut fields)?;
     let mut parsed = {
         let dialog = Dialog::default();
-        params::read(fields, Warnings::default(), prompts, dialog, logprobs, options)?
+        params::read(fields, Warnings::default(), prompts, dialog, logprobs, told, options)?
     };
     parsed.text = text;
     parsed.stop.max_tokens.get_or_insert(DEFAULT_MAX_TOKENS.max(parsed.stop.min_tokens));

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::logprobs::{self, ChatLogprobs, TextLogprobs};
 use crate::tools::{CallBody, ToolCall};
-use crate::{LogprobEntry, Spent};
+use crate::{LogprobEntry, ScoredToken, Spent};
 
 /// Which of OpenAI's two APIs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub struct Head {
     pub include_usage: bool,
     /// What it took, where that is asked for and known: in a whole body, and in the last chunk that has choices or usage.
     pub spent: Option<Spent>,
+    /// Of a chat, in a whole body: as in [`Choice`].
+    pub prompt_logprobs: Option<Vec<Option<ScoredToken>>>,
 }
 
 /// One whole answer.
@@ -52,6 +54,8 @@ pub struct Choice {
     pub tool_calls: Vec<ToolCall>,
     /// When asked for.
     pub logprobs: Option<Vec<LogprobEntry>>,
+    /// When asked for: one entry for each token of the prompt, of which the first has none.
+    pub prompt_logprobs: Option<Vec<Option<ScoredToken>>>,
     /// Why it ended.
     pub finish_reason: FinishReason,
     /// The id of its own request, when the response spans several.
@@ -71,6 +75,9 @@ struct Envelope<'a, C> {
     usage: Option<Option<UsageBody>>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     warnings: &'a [String],
+    /// Of a chat; a completion has them with each choice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_logprobs: Option<&'a [Option<ScoredToken>]>,
     #[serde(rename = "timings", skip_serializing_if = "Option::is_none")]
     spent: Option<&'a Spent>,
 }
@@ -142,12 +149,14 @@ struct FunctionDelta<'a> {
 }
 
 /// The same in a whole body and in a chunk.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct TextChoice<'a> {
     index: u32,
     text: &'a str,
     logprobs: Option<TextLogprobs<'a>>,
     finish_reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_logprobs: Option<&'a [Option<ScoredToken>]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<&'a str>,
 }
@@ -174,6 +183,7 @@ impl Head {
                     text: &choice.text,
                     logprobs: choice.logprobs.as_deref().map(logprobs::text),
                     finish_reason: Some(choice.finish_reason.as_str()),
+                    prompt_logprobs: choice.prompt_logprobs.as_deref(),
                     request_id: choice.request_id.as_deref(),
                 });
                 let choices: Vec<_> = choices.collect();
@@ -199,8 +209,7 @@ impl Head {
             }
             Style::Text => {
                 let logprobs = logprobs.map(logprobs::text);
-                let choice =
-                    TextChoice { index, text, logprobs, finish_reason: None, request_id: None };
+                let choice = TextChoice { index, text, logprobs, ..TextChoice::default() };
                 self.json("text_completion", &[choice], self.no_usage(), &[])
             }
         }
@@ -250,7 +259,7 @@ impl Head {
             Style::Chat => self.chat_chunk(index, Delta::default(), None, finish_reason, warnings),
             Style::Text => {
                 let choice =
-                    TextChoice { index, text: "", logprobs: None, finish_reason, request_id };
+                    TextChoice { index, finish_reason, request_id, ..TextChoice::default() };
                 self.json("text_completion", &[choice], self.no_usage(), warnings)
             }
         }
@@ -299,6 +308,7 @@ impl Head {
             choices,
             usage,
             warnings,
+            prompt_logprobs: self.prompt_logprobs.as_deref(),
             spent: self.spent.as_ref(),
         };
         serde_json::to_string(&envelope)

@@ -21,6 +21,10 @@ pub struct Spent {
     /// A number, or `"unavailable"`.
     #[serde(serialize_with = "or_unavailable")]
     pub joules: Option<f64>,
+    /// Tokens that were guessed ahead.
+    pub draft_n: u64,
+    /// Those of them that were right.
+    pub draft_n_accepted: u64,
     /// What it costs by the server's prices, if there are any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cost: Option<Cost>,
@@ -52,6 +56,8 @@ impl Spent {
             e2e_ms: timings().map(|t| ms(t.e2e)).fold(0.0, f64::max),
             cpu_seconds: timings().map(|t| t.cpu_seconds).sum(),
             joules: timings().map(|t| t.joules).sum(),
+            draft_n: timings().map(|t| u64::from(t.n_drafted)).sum(),
+            draft_n_accepted: timings().map(|t| u64::from(t.n_accepted)).sum(),
             cost: costs
                 .sum::<Option<f64>>()
                 .filter(|_| prices.are_set())
@@ -104,14 +110,14 @@ mod tests {
         let spent = serde_json::to_value(Spent::of(&both, 2, &prices));
         let expect = json!({
             "queue_wait_ms": 1.0, "ttft_ms": 20.0, "e2e_ms": 70.0, "cpu_seconds": 1.0,
-            "joules": 3.0, "cost": { "amount": 5.0, "currency": "EUR" },
+            "joules": 3.0, "draft_n": 0, "draft_n_accepted": 0, "cost": { "amount": 5.0, "currency": "EUR" },
         });
         assert_eq!(spent.ok(), Some(expect));
         let unknown = [finish(50, 20, Some(2.5)), finish(70, 30, None)];
         let spent = serde_json::to_value(Spent::of(&unknown, 1, &Prices::default()));
         let expect = json!({
             "queue_wait_ms": 1.0, "ttft_ms": 20.0, "e2e_ms": 70.0, "cpu_seconds": 1.0,
-            "joules": "unavailable",
+            "joules": "unavailable", "draft_n": 0, "draft_n_accepted": 0,
         });
         assert_eq!(spent.ok(), Some(expect));
     }

@@ -41,7 +41,9 @@ const TABLE: &[(&str, Neutral)] = &[
     ("function_call", Neutral::Word(&["none", "auto"])),
     ("suffix", Neutral::Empty),
     ("best_of", Neutral::Number(1.0)),
+    // A completion takes these two before, and a chat the second one.
     ("echo", Neutral::Is(false)),
+    ("prompt_logprobs", Neutral::Never),
     ("audio", Neutral::Never),
     ("modalities", Neutral::OnlyText),
     ("prediction", Neutral::Never),
@@ -58,7 +60,6 @@ const TABLE: &[(&str, Neutral)] = &[
     ("length_penalty", Neutral::Number(1.0)),
     ("use_beam_search", Neutral::Is(false)),
     ("logits_processors", Neutral::Empty),
-    ("prompt_logprobs", Neutral::Never),
     ("grammar", Neutral::Empty),
     ("json_schema", Neutral::Never),
 ];

@@ -47,6 +47,8 @@ pub struct BackendSpec {
     pub kernel_path: String,
     /// The type that K and V are stored in, such as `f32`. Part of the release.
     pub kv_type: &'static str,
+    /// Whether a row's logits have the same bits whatever rows are beside it. Without that nothing is guessed ahead.
+    pub rows_are_exact: bool,
     /// Entries of the vocabulary: the length of a row of logits.
     pub vocab_size: usize,
     /// Positions in one KV block.

@@ -121,6 +121,18 @@ impl Batch {
         }
     }
 
+    /// Draws after each of the last `n` tokens of the sequence that was appended last.
+    ///
+    /// # Panics
+    /// When it has fewer.
+    pub fn sample_last(&mut self, n: usize, want: Want) {
+        let end = self.input_ids.len();
+        let n_tokens = self.n_sequences().checked_sub(1).map_or(0, |s| self.tokens_of(s).len());
+        assert!(n <= n_tokens, "a sequence has a token for each of its rows of logits");
+        let row = |token_idx| SampleRow { token_idx: narrow(token_idx), want };
+        self.sample_rows.extend((end - n..end).map(row));
+    }
+
     /// Tokens in the step.
     #[must_use]
     pub fn n_tokens(&self) -> usize {

@@ -49,6 +49,7 @@ impl PlaceholderBackend {
         let n_slots = options.n_blocks * options.block_size;
         PlaceholderBackend {
             spec: BackendSpec {
+                rows_are_exact: true,
                 kernel_path: "placeholder".to_owned(),
                 kv_type: "token_ids",
                 vocab_size: vocab.vocab_size,

@@ -94,6 +94,7 @@ impl CandleBackend {
             Device::Metal(_) => "metal",
         };
         let spec = BackendSpec {
+            rows_are_exact: false,
             kernel_path: format!("candle-{place}-f32"),
             kv_type: "f32",
             vocab_size: model.spec.vocab_size,

@@ -73,6 +73,7 @@ fn one(runtime: &Runtime, args: &BenchLoopArgs, i: usize) -> Result<Sample, Gene
     let mut stream = runtime.generate(request)?.remove(0);
     loop {
         match stream.next() {
+            Some(GenerateEvent::Prompt { .. }) => {}
             Some(GenerateEvent::Delta { .. }) => {
                 last = Instant::now();
                 first.get_or_insert(last);

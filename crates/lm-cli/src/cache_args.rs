@@ -33,3 +33,12 @@ impl CacheArgs {
         Some(DiskCacheConfig { folder, max_bytes: self.cache_disk_bytes })
     }
 }
+
+/// Whether tokens are guessed and verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Speculate {
+    /// Where it is expected to pay.
+    Auto,
+    /// Never.
+    Off,
+}

@@ -8,6 +8,7 @@ use lastmile::{EngineOptions, LoadError, ModelSource, Runtime, RuntimeConfig, We
 use lm_models::{Catalog, FetchError, Home, ModelRef, PullOptions};
 
 use crate::args::RunOptions;
+use crate::cache_args::Speculate;
 use crate::outcome::WrongUse;
 use crate::placeholder::placeholder_options;
 use crate::progress::Drawn;
@@ -75,6 +76,7 @@ pub(crate) fn runtime_config(model: &str, options: &RunOptions) -> anyhow::Resul
         max_queued_tokens: options.max_queued_tokens,
         max_token_gap: Duration::from_millis(options.max_token_gap_ms),
         prefix_cache: !options.no_prefix_cache,
+        speculate: options.speculate == Speculate::Auto,
         ..EngineOptions::default()
     };
     Ok(config)

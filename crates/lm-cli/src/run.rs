@@ -81,6 +81,7 @@ pub(crate) fn stream_to_stdout(
                     return Ok(whole);
                 }
             }
+            GenerateEvent::Prompt { .. } => {}
             GenerateEvent::Finished(_) => writeln!(out)?,
             GenerateEvent::Failed(error) => {
                 writeln!(out)?;

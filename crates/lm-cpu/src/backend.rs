@@ -153,6 +153,7 @@ impl CpuBackend {
         let kv = KvCache::new(&model.spec, options.kv_type, n_blocks)?;
         let executor = Executor::load(model, isa, n_threads, max_model_len, arbiter)?;
         let spec = BackendSpec {
+            rows_are_exact: true,
             // Activations are 13-bit numbers: another precision would be another release.
             kernel_path: format!("cpu-{}-a13", isa.name()),
             kv_type: options.kv_type.as_str(),

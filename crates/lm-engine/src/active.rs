@@ -8,9 +8,9 @@ use lm_sampler::{History, Sampled};
 use lm_scheduler::{NewSequence, Sequence};
 use lm_tokenizer::{DecodeStream, StopMatcher, StopScan, Tokenizer};
 use lm_types::{
-    AnswerBegun, Finish, FinishReason, GenerateError, GenerateRequest, Other, Outcome, ReleaseHash,
-    RequestEvent, SamplingParams, SeqId, StepRow, Task, Timestamp, Timings, TokenId, TokenLogprobs,
-    Usage,
+    AnswerBegun, Finish, FinishReason, GenerateError, GenerateRequest, Other, Outcome,
+    PromptLogprob, ReleaseHash, RequestEvent, SamplingParams, SeqId, StepRow, Task, Timestamp,
+    Timings, TokenId, TokenLogprobs, Usage,
 };
 
 use crate::chronicle::Story;
@@ -22,7 +22,7 @@ use crate::{EngineStats, NewSubmission, OutputWriter};
 #[derive(Debug)]
 pub(crate) struct Active {
     pub(crate) request: Arc<GenerateRequest>,
-    choice: u32,
+    pub(crate) choice: u32,
     pub(crate) sampling: SamplingParams,
     pub(crate) max_new_tokens: usize,
     /// Tokens that end the answer; banned until `min_tokens` were generated.
@@ -43,6 +43,10 @@ pub(crate) struct Active {
     /// What is known of its sequence before it turned back for the first time.
     pub(crate) before: Option<Before>,
     pub(crate) output: OutputWriter,
+    /// Whether its reader is to hear of the prompt, and did not yet.
+    pub(crate) prompt_is_due: bool,
+    /// How likely the prompt's tokens were, from the second on.
+    pub(crate) prompt_logprobs: Vec<PromptLogprob>,
     /// Held until first scheduled.
     queue_place: Option<QueuePlace>,
     arrival: Timestamp,
@@ -101,6 +105,8 @@ impl Active {
             grammar: new.grammar,
             text: String::with_capacity(8 * new.max_new_tokens.min(1024)),
             output: new.output,
+            prompt_is_due: new.request.report.is_wanted(),
+            prompt_logprobs: Vec::new(),
             predicted_ttft: queue_place.predicted_ttft,
             queue_place: Some(queue_place),
             arrival,
@@ -155,7 +161,8 @@ impl Active {
 
     /// Whether a draw may change any logit.
     pub(crate) fn must_see_all(&self, seq: &Sequence) -> bool {
-        self.grammar.is_some() || !self.history(seq).banned.is_empty()
+        let position = seq.tokens().len();
+        self.grammar.is_some() || !self.history(seq, position).banned.is_empty()
     }
 
     /// Computes which tokens the answer's grammar allows next.
@@ -163,9 +170,10 @@ impl Active {
         self.grammar.as_mut().map_or(Ok(()), GrammarState::update)
     }
 
-    /// What a draw for this answer looks back at.
-    pub(crate) fn history<'a>(&'a self, seq: &'a Sequence) -> History<'a> {
-        let (prompt, generated) = seq.tokens().split_at(seq.n_prompt() - self.carried);
+    /// What a draw at `position` of this answer's sequence looks back at.
+    pub(crate) fn history<'a>(&'a self, seq: &'a Sequence, position: usize) -> History<'a> {
+        let before = &seq.tokens_and_drafts()[..position];
+        let (prompt, generated) = before.split_at(seq.n_prompt() - self.carried);
         let ends_too_early = generated.len() < self.request.stop.min_tokens as usize;
         let at_cut = self.guard.as_ref().and_then(|guard| guard.banned_at(generated.len()));
         let banned: &[TokenId] = match at_cut {
@@ -234,13 +242,19 @@ impl Active {
         NewSequence {
             id,
             prompt,
-            max_new_tokens: self.max_new_tokens - self.carried,
+            // What is asked for its prompt alone computes that, and draws nothing.
+            max_new_tokens: (self.max_new_tokens - self.carried).max(1),
             priority: request.priority,
             tenant: request.tenant,
             arrived: self.arrival,
             start_by: start_by.map(|limit| self.arrival + limit),
             deadline: request.deadline.map(|limit| self.arrival + limit),
             cache_salt: request.tenant.0,
+            // A grammar's state goes one way only.
+            may_draft: self.grammar.is_none(),
+            scores_prompt: self.prompt_is_due
+                && self.choice == 0
+                && request.report.logprobs.is_some(),
         }
     }
 
@@ -281,6 +295,7 @@ impl Active {
         });
         let scheduled = before.as_ref().map(|before| before.first_scheduled);
         let scheduled = scheduled.unwrap_or_else(|| seq.and_then(Sequence::first_scheduled));
+        let (n_drafted, n_accepted) = seq.map_or((0, 0), Sequence::n_drafted_accepted);
         let timings = Timings {
             queue_wait: scheduled.unwrap_or(now) - self.arrival,
             ttft: self.first_token.map_or_else(Default::default, |t| t - self.arrival),
@@ -288,6 +303,8 @@ impl Active {
             cpu_seconds: self.cpu_seconds,
             joules: self.joules,
             n_preemptions: seq.map_or(0, Sequence::n_preemptions),
+            n_drafted,
+            n_accepted,
             n_cached_blocks: before.as_ref().map_or(0, |before| count(before.n_cached_blocks)),
             first_miss: before.as_ref().and_then(|before| before.first_miss),
         };

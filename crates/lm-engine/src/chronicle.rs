@@ -230,12 +230,17 @@ impl Engine {
             return;
         }
         self.chronicle.rows.clear();
-        let mut draws = self.draws.iter();
+        let mut draws = self.draws.iter().peekable();
         for row in &self.rows {
-            let drawn = if row.samples { draws.next() } else { None };
-            let drawn = drawn.and_then(|draw| draw.sampled.as_ref().ok());
             let Some(active) = self.active.get(&row.seq) else { continue };
-            self.chronicle.rows.push(active.step_row(row.n_tokens, drawn));
+            let mut next = || draws.next_if(|draw| draw.seq == row.seq);
+            let sampled = |draw: &'_ crate::draw::Draw| draw.sampled.as_ref().ok().cloned();
+            let first = next().and_then(sampled);
+            self.chronicle.rows.push(active.step_row(row.n_tokens, first.as_ref()));
+            // Tokens that were drawn with the first one; what they took is in its row.
+            while let Some(draw) = next() {
+                self.chronicle.rows.push(active.step_row(0, draw.sampled.as_ref().ok()));
+            }
         }
         let event = StepEvent {
             number: step.number,
@@ -268,8 +273,9 @@ impl Engine {
         let (scheduler, active) = (&self.scheduler, &mut self.active);
         let prompt_of = |row: &lm_scheduler::ScheduledRow| {
             let n_prompt = scheduler.sequence(row.seq).map_or(0, |seq| seq.n_prompt());
-            let is_prompt = row.n_tokens > 1 || row.start < n_prompt;
-            is_prompt.then(|| (count(row.start), count(row.n_tokens)))
+            let n_tokens = row.n_tokens - row.n_drafts;
+            let is_prompt = n_tokens > 1 || row.start < n_prompt;
+            is_prompt.then(|| (count(row.start), count(n_tokens)))
         };
         // The two largest prompts: each answer's largest other one is among them.
         let (mut first, mut second) = (None::<(SeqId, u32)>, None::<(SeqId, u32)>);

@@ -1,16 +1,119 @@
-//! One draw of a step: what it gave.
+//! The draws of a step: what each row of logits gives.
 //!
-//! It must never know other rows.
+//! It must never let what one row gives depend on other rows.
 //!
-//! Start reading at [`Draw`].
+//! Start reading at [`Engine::sample`].
 
-use lm_sampler::Sampled;
-use lm_types::SeqId;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use lm_sampler::{Sampled, Sampler};
+use lm_scheduler::ScheduledRow;
+use lm_types::{PromptLogprob, SeqId};
+
+use crate::Engine;
 
 /// What sampling one row gave.
 pub(crate) struct Draw {
     pub(crate) seq: SeqId,
+    /// The place of the drawn token in its sequence.
+    pub(crate) position: usize,
     pub(crate) sampled: Result<Sampled, String>,
+}
+
+impl Engine {
+    /// Draws from the step's logits.
+    pub(crate) fn sample(&mut self) {
+        self.draws.clear();
+        let rows = std::mem::take(&mut self.rows);
+        let mut first = 0;
+        for row in &rows {
+            let n_drawn = if row.samples { row.n_drafts + 1 } else { 0 };
+            let n_scored = row.n_logits - n_drawn;
+            match self.score(row, first, n_scored) {
+                Ok(()) if row.samples => self.draw(row, first + n_scored),
+                Ok(()) => {}
+                Err(message) => {
+                    let (seq, position) = (row.seq, row.start + row.n_tokens);
+                    self.draws.push(Draw { seq, position, sampled: Err(message) });
+                }
+            }
+            first += row.n_logits;
+        }
+        self.rows = rows;
+    }
+
+    /// Draws after a sequence's last token, and after each draft for as long as drafts are right: what is drawn is
+    /// what would be drawn without them. `first` is its first row of logits.
+    fn draw(&mut self, row: &ScheduledRow, first: usize) {
+        let seq = self.scheduler.sequence(row.seq).expect("a scheduled sequence is known");
+        let active = self.active.get_mut(&row.seq).expect("a scheduled sequence is active");
+        if active.max_new_tokens == 0 {
+            return;
+        }
+        let (sampler, logits, known) = (&mut self.sampler, &self.logits, seq.tokens().len());
+        for position in known..=known + row.n_drafts {
+            let i = first + position - known;
+            let draw = || -> Result<Sampled, String> {
+                if let Some(greatest) = logits.greatest(i) {
+                    let sampled = Sampler::greedy(greatest.token, greatest.logit);
+                    return sampled.map_err(|error| error.to_string());
+                }
+                active.update_mask().map_err(|error| error.to_string())?;
+                let history = active.history(seq, position);
+                let sampled = sampler.sample(logits.row(i), &active.sampling, history, position);
+                sampled.map_err(|error| error.to_string())
+            };
+            let sampled = match catch_unwind(AssertUnwindSafe(draw)) {
+                Ok(sampled) => sampled,
+                Err(panic) => Err(panic_message(&*panic)),
+            };
+            let token = sampled.as_ref().ok().map(|sampled| sampled.token);
+            self.draws.push(Draw { seq: row.seq, position, sampled });
+            let goes_on = token.is_some_and(|token| !active.end_tokens.contains(&token));
+            if !goes_on || seq.tokens_and_drafts().get(position).copied() != token {
+                return;
+            }
+        }
+    }
+
+    /// Looks up how likely the prompt's tokens were that follow the first `n` of a row's logits.
+    fn score(&mut self, row: &ScheduledRow, first: usize, n: usize) -> Result<(), String> {
+        if n == 0 {
+            return Ok(());
+        }
+        let seq = self.scheduler.sequence(row.seq).expect("a scheduled sequence is known");
+        let active = self.active.get_mut(&row.seq).expect("a scheduled sequence is active");
+        let n_top = active.request.report.logprobs.unwrap_or(0) as usize;
+        let from = row.start + row.n_tokens - row.n_logits + 1;
+        let (sampler, logits) = (&mut self.sampler, &self.logits);
+        let mut score = || -> Result<(), String> {
+            for (i, &token) in seq.tokens().iter().skip(from).take(n).enumerate() {
+                let row = logits.row(first + i);
+                let scored = sampler.score(row, token, n_top).map_err(|error| error.to_string())?;
+                active.prompt_logprobs.push(scored);
+            }
+            Ok(())
+        };
+        match catch_unwind(AssertUnwindSafe(&mut score)) {
+            Ok(scored) => scored,
+            Err(panic) => Err(panic_message(&*panic)),
+        }
+    }
+
+    /// Tells of the prompts that are complete with this step, before their answers begin.
+    pub(crate) fn tell_prompts(&mut self) {
+        for row in self.rows.iter().filter(|row| row.samples) {
+            let (Some(seq), Some(active)) =
+                (self.scheduler.sequence(row.seq), self.active.get_mut(&row.seq))
+            else {
+                continue;
+            };
+            if std::mem::take(&mut active.prompt_is_due) {
+                let scored: Vec<PromptLogprob> = std::mem::take(&mut active.prompt_logprobs);
+                active.output.push_prompt(&seq.tokens()[..seq.n_prompt()], scored);
+            }
+        }
+    }
 }
 
 /// What a panic said.

@@ -18,7 +18,8 @@ use crate::active::{Accepted, Active, ServedBy};
 use crate::chronicle::Chronicle;
 use crate::draw::{Draw, panic_message};
 use crate::exchange::Exchange;
-use crate::submit::{Door, QueuePlace, never_runs};
+use crate::siblings::Sibling;
+use crate::submit::{Door, QueuePlace};
 use crate::want::want;
 use crate::{BlockStore, EngineStats, NewSubmission};
 
@@ -48,19 +49,23 @@ pub struct Engine {
     pub(crate) parts: EngineParts,
     pub(crate) scheduler: Scheduler,
     door: Door,
-    sampler: Sampler,
+    pub(crate) sampler: Sampler,
     pub(crate) stats: Arc<EngineStats>,
     pub(crate) active: BTreeMap<SeqId, Active>,
     pub(crate) exchange: Option<Exchange>,
     pub(crate) chronicle: Chronicle,
     pub(crate) next_seq: u64,
+    /// The first answer of the request that came last.
+    pub(crate) last_first: Option<SeqId>,
+    /// Answers whose prompt is being computed for another one.
+    pub(crate) siblings: Vec<Sibling>,
     /// The bound as it was configured; engines that have work at the same time share it.
     max_token_gap: Duration,
     /// While there is something to do.
     activity: Option<Activity>,
     // Buffers of one step, reused.
     batch: Batch,
-    logits: LogitsBuf,
+    pub(crate) logits: LogitsBuf,
     pub(crate) rows: Vec<ScheduledRow>,
     pub(crate) draws: Vec<Draw>,
     drawn: Vec<Drawn>,
@@ -71,10 +76,12 @@ pub struct Engine {
 impl Engine {
     pub(crate) fn new(
         mut parts: EngineParts,
-        config: SchedulerConfig,
+        mut config: SchedulerConfig,
         stats: Arc<EngineStats>,
     ) -> Result<Self, ConfigError> {
         let (n_seqs, vocab_size) = (config.max_num_seqs, parts.backend.spec().vocab_size);
+        config.speculate &= parts.backend.spec().rows_are_exact;
+        let n_logits = n_seqs + config.max_extra_logits;
         // Checks the limits before memory is set aside for them.
         let mut scheduler = Scheduler::new(config.clone())?;
         let block_store = parts.block_store.take();
@@ -84,10 +91,10 @@ impl Engine {
         stats.measures_energy(parts.take_joules.is_some());
         Ok(Engine {
             batch: Batch::with_capacity(config.max_batch_tokens, n_seqs, 2 * config.n_blocks),
-            logits: LogitsBuf::with_capacity(n_seqs, vocab_size),
+            logits: LogitsBuf::with_capacity(n_logits, vocab_size),
             rows: Vec::with_capacity(n_seqs),
-            draws: Vec::with_capacity(n_seqs),
-            drawn: Vec::with_capacity(n_seqs),
+            draws: Vec::with_capacity(n_logits),
+            drawn: Vec::with_capacity(n_logits),
             leaving: Vec::with_capacity(n_seqs),
             shares: Vec::with_capacity(n_seqs),
             sampler: Sampler::new(vocab_size, config.max_model_len),
@@ -95,8 +102,10 @@ impl Engine {
             scheduler,
             active: BTreeMap::new(),
             exchange,
-            chronicle: Chronicle::new(parts.observer.wants_steps(), n_seqs),
+            chronicle: Chronicle::new(parts.observer.wants_steps(), n_logits),
             next_seq: 0,
+            last_first: None,
+            siblings: Vec::new(),
             max_token_gap: config.max_token_gap,
             activity: None,
             stats,
@@ -169,11 +178,9 @@ impl Engine {
         let mut active = Active::new(new, place, arrival, &self.parts.tokenizer);
         active.joules = self.parts.take_joules.as_ref().map(|_| 0.0);
         let sequence = active.sequence(id, prompt);
+        let (request, choice) = (Arc::clone(&active.request), active.choice);
         self.active.insert(id, active);
-        if let Err(refused) = self.scheduler.add(sequence) {
-            self.end(id, Outcome::Failed(never_runs(&refused)));
-        }
-        self.note_arrival(id);
+        self.add_or_hold(&request, choice, id, sequence);
     }
 
     /// Ends every answer at once.
@@ -194,6 +201,7 @@ impl Engine {
     }
 
     fn schedule(&mut self, now: Timestamp) {
+        self.release_siblings();
         // Between two tokens of an answer every engine that has work runs a step.
         let n_engines = self.parts.arbiter.n_active().max(1) as u32;
         self.scheduler.set_max_token_gap(self.max_token_gap / n_engines);
@@ -216,14 +224,13 @@ impl Engine {
         for row in &self.rows {
             let seq = self.scheduler.sequence(row.seq).expect("a scheduled sequence is known");
             let active = &self.active[&row.seq];
-            let must_see_all = active.must_see_all(seq);
-            self.batch.push_sequence(
-                &seq.tokens()[row.start..row.start + row.n_tokens],
-                row.start,
-                seq.block_table(),
-                block_size,
-                row.samples.then(|| want(&active.sampling, must_see_all)),
-            );
+            let must_see_all = active.must_see_all(seq) || row.n_logits > row.n_drafts + 1;
+            let tokens = &seq.tokens_and_drafts()[row.start..row.start + row.n_tokens];
+            self.batch.push_sequence(tokens, row.start, seq.block_table(), block_size, None);
+            if row.n_logits > 0 {
+                let must_see_all = must_see_all || !row.samples;
+                self.batch.sample_last(row.n_logits, want(&active.sampling, must_see_all));
+            }
         }
     }
 
@@ -234,30 +241,6 @@ impl Engine {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(GenerateError::Backend { message: error.to_string() }),
             Err(panic) => Err(GenerateError::Backend { message: panic_message(&*panic) }),
-        }
-    }
-
-    fn sample(&mut self) {
-        self.draws.clear();
-        for (i, row) in self.rows.iter().filter(|row| row.samples).enumerate() {
-            let seq = self.scheduler.sequence(row.seq).expect("a scheduled sequence is known");
-            let active = self.active.get_mut(&row.seq).expect("a scheduled sequence is active");
-            let (sampler, logits) = (&mut self.sampler, &self.logits);
-            let draw = || -> Result<Sampled, String> {
-                if let Some(greatest) = logits.greatest(i) {
-                    let sampled = Sampler::greedy(greatest.token, greatest.logit);
-                    return sampled.map_err(|error| error.to_string());
-                }
-                active.update_mask().map_err(|error| error.to_string())?;
-                let (position, history) = (seq.tokens().len(), active.history(seq));
-                let sampled = sampler.sample(logits.row(i), &active.sampling, history, position);
-                sampled.map_err(|error| error.to_string())
-            };
-            let sampled = match catch_unwind(AssertUnwindSafe(draw)) {
-                Ok(sampled) => sampled,
-                Err(panic) => Err(panic_message(&*panic)),
-            };
-            self.draws.push(Draw { seq: row.seq, sampled });
         }
     }
 
@@ -273,26 +256,42 @@ impl Engine {
 
     fn emit(&mut self) {
         let now = self.stats.now();
+        self.tell_prompts();
         let mut draws = std::mem::take(&mut self.draws);
-        for Draw { seq, sampled } in draws.drain(..) {
+        for Draw { seq, position, sampled } in draws.drain(..) {
+            // What was drawn after an answer's end is not drawn.
+            if !self.active.contains_key(&seq) {
+                continue;
+            }
             match sampled {
-                Ok(sampled) => self.emit_token(seq, sampled, now),
+                Ok(sampled) => self.emit_token(seq, position, sampled, now),
                 Err(message) => self.end(seq, Active::fault(message)),
             }
         }
         self.draws = draws;
+        for i in 0..self.rows.len() {
+            let row = self.rows[i];
+            let is_prompt_alone = |active: &Active| active.max_new_tokens == 0;
+            if row.samples && self.active.get(&row.seq).is_some_and(is_prompt_alone) {
+                self.end(row.seq, Outcome::Finished(FinishReason::Length));
+            }
+        }
     }
 
-    fn emit_token(&mut self, id: SeqId, sampled: Sampled, now: Timestamp) {
-        let n_generated =
-            self.scheduler.sequence(id).expect("a drawn-for sequence is known").n_generated();
+    fn emit_token(&mut self, id: SeqId, position: usize, sampled: Sampled, now: Timestamp) {
+        let seq = self.scheduler.sequence(id).expect("a drawn-for sequence is known");
+        let n_generated = position + 1 - seq.n_prompt();
         let active = self.active.get_mut(&id).expect("a drawn-for sequence is active");
         self.stats.generation_tokens.fetch_add(1, Relaxed);
         active.clock_token(now, &self.stats);
         let logprobs: Option<TokenLogprobs> = sampled.logprobs;
         let tokenizer = &self.parts.tokenizer;
         let accept = || active.accept(sampled.token, logprobs, n_generated, tokenizer);
-        match catch_unwind(AssertUnwindSafe(accept)) {
+        let accepted = catch_unwind(AssertUnwindSafe(accept));
+        if !matches!(accepted, Ok(Ok(Accepted::GoesOn))) {
+            self.scheduler.cut(id, position + 1);
+        }
+        match accepted {
             Ok(Ok(Accepted::GoesOn)) => {}
             Ok(Err(error)) => self.end(id, Active::fault(error.to_string())),
             Ok(Ok(Accepted::Ends(reason))) => self.end(id, Outcome::Finished(reason)),
@@ -369,12 +368,14 @@ impl Engine {
         }
         let (stats, counters) = (&self.stats, self.scheduler.counters());
         stats.n_running.store(self.scheduler.n_running() as u64, Relaxed);
-        stats.n_waiting.store(self.scheduler.n_waiting() as u64, Relaxed);
+        let n_waiting = self.scheduler.n_waiting() + self.siblings.len();
+        stats.n_waiting.store(n_waiting as u64, Relaxed);
         stats.n_free_blocks.store(self.scheduler.blocks().n_free() as u64, Relaxed);
         stats.prefix_query_tokens.store(counters.prefix_query_tokens, Relaxed);
         stats.prefix_hit_tokens.store(counters.prefix_hit_tokens, Relaxed);
         stats.preemptions.store(counters.preemptions, Relaxed);
         stats.pauses.store(counters.pauses, Relaxed);
+        stats.record_drafts(&counters);
         stats.record_cache(&counters, self.scheduler.n_dropped_exports());
         let mut admission = self.door.lock();
         admission.observe(&self.scheduler);

@@ -17,6 +17,7 @@ mod exchange;
 mod guard;
 mod histogram;
 mod output;
+mod siblings;
 mod stats;
 mod submit;
 mod thread;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use lm_types::{Finish, GenerateError, GenerateEvent, TokenId, TokenLogprobs};
+use lm_types::{Finish, GenerateError, GenerateEvent, PromptLogprob, TokenId, TokenLogprobs};
 
 /// The engine's end.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ struct Slot {
 
 #[derive(Debug, Default)]
 struct State {
+    /// What is told of the prompt, first of all.
+    prompt: Option<(Vec<TokenId>, Vec<PromptLogprob>)>,
     text: String,
     tokens: Vec<TokenId>,
     logprobs: Vec<TokenLogprobs>,
@@ -81,6 +83,9 @@ impl Slot {
 
 impl State {
     fn take_event(&mut self) -> Option<GenerateEvent> {
+        if let Some((tokens, logprobs)) = self.prompt.take() {
+            return Some(GenerateEvent::Prompt { tokens, logprobs });
+        }
         if !self.text.is_empty() || !self.tokens.is_empty() {
             // Copied rather than taken, so that the writer keeps its warm buffers.
             let event = GenerateEvent::Delta {
@@ -102,6 +107,11 @@ impl State {
 }
 
 impl OutputWriter {
+    /// Tells of the prompt, before anything of the answer.
+    pub(crate) fn push_prompt(&self, tokens: &[TokenId], logprobs: Vec<PromptLogprob>) {
+        self.0.write(|state| state.prompt = Some((tokens.to_vec(), logprobs)));
+    }
+
     /// Appends a drawn token, and the text that became certain with it.
     pub(crate) fn push(&self, token: TokenId, text: &str, logprobs: Option<TokenLogprobs>) {
         self.0.write(|state| {

@@ -31,6 +31,9 @@ pub struct EngineStats {
     pub(crate) prefix_query_tokens: AtomicU64,
     pub(crate) prefix_hit_tokens: AtomicU64,
     pub(crate) preemptions: AtomicU64,
+    drafts: AtomicU64,
+    draft_tokens: AtomicU64,
+    accepted_tokens: AtomicU64,
     pub(crate) cpu_nanos: AtomicU64,
     /// `UNREADABLE` where the machine does not say.
     microjoules: AtomicU64,
@@ -101,6 +104,12 @@ pub struct StatsSnapshot {
     pub prefix_hit_tokens: u64,
     /// Sequences that lost their blocks.
     pub preemptions: u64,
+    /// Times that guesses of a sequence's next tokens were verified.
+    pub drafts: u64,
+    /// Tokens that were guessed.
+    pub draft_tokens: u64,
+    /// Those of them that were right.
+    pub accepted_tokens: u64,
     /// CPU time of the process while sequences were active.
     pub cpu_seconds: f64,
     /// What the machine drew meanwhile; `None` where that cannot be read.
@@ -172,6 +181,9 @@ impl EngineStats {
             prefix_query_tokens: zero(),
             prefix_hit_tokens: zero(),
             preemptions: zero(),
+            drafts: zero(),
+            draft_tokens: zero(),
+            accepted_tokens: zero(),
             cpu_nanos: zero(),
             microjoules: AtomicU64::new(UNREADABLE),
             finished: [zero(), zero(), zero(), zero()],
@@ -212,6 +224,13 @@ impl EngineStats {
 
     pub(crate) fn keep_store_counters(&self, store: &BlockStore) {
         self.block_store.get_or_init(|| Arc::clone(&store.counters));
+    }
+
+    /// How guesses fared.
+    pub(crate) fn record_drafts(&self, counters: &SchedulerCounters) {
+        self.drafts.store(counters.drafts, Relaxed);
+        self.draft_tokens.store(counters.draft_tokens, Relaxed);
+        self.accepted_tokens.store(counters.accepted_tokens, Relaxed);
     }
 
     /// How prompts fared at the prefix cache.
@@ -341,6 +360,9 @@ impl EngineStats {
             prefix_query_tokens: get(&self.prefix_query_tokens),
             prefix_hit_tokens: get(&self.prefix_hit_tokens),
             preemptions: get(&self.preemptions),
+            drafts: get(&self.drafts),
+            draft_tokens: get(&self.draft_tokens),
+            accepted_tokens: get(&self.accepted_tokens),
             cpu_seconds: get(&self.cpu_nanos) as f64 / 1e9,
             joules: Some(get(&self.microjoules))
                 .filter(|&micro| micro != UNREADABLE)

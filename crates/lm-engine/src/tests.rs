@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod guarded;
+mod speculating;
 mod timelines;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -47,11 +48,11 @@ impl Rig {
     }
 
     fn with_store(options: &str, block_store: Option<BlockStore>) -> Self {
-        Rig::with_parts(options, block_store, None, |backend| Box::new(backend))
+        Rig::with_parts(options, block_store, None, |backend| Box::new(backend), |_| ())
     }
 
     fn burning() -> Self {
-        Rig::with_parts("", None, None, |backend| Box::new(Burning(backend)))
+        Rig::with_parts("", None, None, |backend| Box::new(Burning(backend)), |_| ())
     }
 
     fn with_parts(
@@ -59,6 +60,7 @@ impl Rig {
         block_store: Option<BlockStore>,
         take_joules: Option<TakeJoules>,
         wrap: impl FnOnce(PlaceholderBackend) -> Box<dyn Backend>,
+        change: impl FnOnce(&mut SchedulerConfig),
     ) -> Self {
         let options = format!("block_size=8,n_blocks=512,max_model_len=1024,{options}");
         let vocab = PlaceholderVocab {
@@ -70,7 +72,7 @@ impl Rig {
             newline: placeholder::FIRST_BYTE + u32::from(b'\n'),
             words: placeholder::FIRST_WORD..placeholder::FIRST_BYTE,
         };
-        let config = SchedulerConfig {
+        let mut config = SchedulerConfig {
             block_size: 8,
             n_blocks: 512,
             max_model_len: 1024,
@@ -82,7 +84,10 @@ impl Rig {
             max_token_gap: Duration::from_millis(100),
             batch_patience: Duration::from_secs(10),
             prefix_cache: true,
+            speculate: true,
+            max_extra_logits: 16,
         };
+        change(&mut config);
         let stats = Arc::new(EngineStats::new(Instant::now()));
         let observer = Arc::new(Remember::default());
         let parts = EngineParts {
@@ -142,6 +147,7 @@ fn answer(reader: &OutputReader) -> (String, Result<FinishReason, GenerateError>
     let mut whole = String::new();
     loop {
         match reader.next_blocking().unwrap() {
+            GenerateEvent::Prompt { .. } => {}
             GenerateEvent::Delta { text, .. } => whole.push_str(&text),
             GenerateEvent::Finished(finish) => return (whole, Ok(finish.reason)),
             GenerateEvent::Failed(error) => return (whole, Err(error)),
@@ -296,7 +302,7 @@ fn joules_are_shared_out_whole_and_are_unknown_when_a_part_is() {
         let n_taken = Arc::clone(&n_taken);
         let take: TakeJoules =
             Arc::new(move || (n_taken.fetch_add(1, Relaxed) != fails_at).then_some(0.5));
-        let mut rig = Rig::with_parts("", None, Some(take), |backend| Box::new(backend));
+        let mut rig = Rig::with_parts("", None, Some(take), |backend| Box::new(backend), |_| ());
         let readers: Vec<_> = (0..12).map(|i| rig.add(prompt(i), |_| ())).collect();
         rig.run();
         drop(readers);

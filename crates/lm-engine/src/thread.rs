@@ -42,6 +42,12 @@ pub struct EngineOptions {
     pub batch_patience: Duration,
     /// Whether blocks of equal prefixes are shared.
     pub prefix_cache: bool,
+    /// Whether tokens that the text so far suggests are computed ahead where that is expected to pay. No answer
+    /// differs by it.
+    pub speculate: bool,
+    /// Rows of logits in one step beyond one for each sequence, for guesses and for prompts whose
+    /// log-probabilities are wanted.
+    pub max_extra_logits: usize,
 }
 
 /// A running engine. Dropping the last handle ends every answer and the thread.
@@ -72,6 +78,8 @@ impl Default for EngineOptions {
             max_token_gap: Duration::from_millis(100),
             batch_patience: Duration::from_secs(10),
             prefix_cache: true,
+            speculate: true,
+            max_extra_logits: 32,
         }
     }
 }
@@ -99,6 +107,8 @@ impl EngineHandle {
             max_token_gap: options.max_token_gap,
             batch_patience: options.batch_patience,
             prefix_cache: options.prefix_cache,
+            speculate: options.speculate,
+            max_extra_logits: options.max_extra_logits,
         };
         let max_queued = options.max_queued_requests;
         // Checks the limits before memory is set aside for them.

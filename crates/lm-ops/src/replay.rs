@@ -281,7 +281,7 @@ impl Recorded {
                         break;
                     }
                 }
-                GenerateEvent::Finished(_) => {}
+                GenerateEvent::Prompt { .. } | GenerateEvent::Finished(_) => {}
                 GenerateEvent::Failed(error) => return Err(error.into()),
             }
         }

@@ -1,6 +1,6 @@
 //! The order of operations behind one draw.
 
-use lm_types::{SamplingParams, TokenId, TokenLogprobs, TokenMask};
+use lm_types::{PromptLogprob, SamplingParams, TokenId, TokenLogprobs, TokenMask};
 
 use crate::candidates::Candidates;
 use crate::repeat;
@@ -211,6 +211,22 @@ impl Sampler {
                 *logit = change(*logit, run.len() as f32);
             }
         }
+    }
+
+    /// How likely `token` was in a row of logits, `[vocab_size]`, with the `n_top` most likely ones.
+    ///
+    /// # Errors
+    /// The row holds NaN or +infinity, or no token is left.
+    pub fn score(
+        &mut self,
+        logits: &[f32],
+        token: TokenId,
+        n_top: usize,
+    ) -> Result<PromptLogprob, SampleError> {
+        let TokenLogprobs { token, logprob, top } = self.logprobs(logits, token, n_top)?;
+        let own = logits[token as usize];
+        let rank = 1 + logits.iter().filter(|&&logit| logit > own).count() as u32;
+        Ok(PromptLogprob { token, logprob, rank, top })
     }
 
     fn logprobs(

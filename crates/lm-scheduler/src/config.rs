@@ -28,6 +28,10 @@ pub struct SchedulerConfig {
     pub batch_patience: Duration,
     /// Whether blocks of equal prefixes are shared.
     pub prefix_cache: bool,
+    /// Whether tokens are guessed and verified where that is expected to pay.
+    pub speculate: bool,
+    /// Rows of logits in one step beyond one for each sequence: after guesses, and after tokens of prompts.
+    pub max_extra_logits: usize,
 }
 
 /// Limits that contradict each other.
@@ -98,6 +102,7 @@ impl SchedulerConfig {
             ("n_blocks", self.n_blocks, 1 << 28),
             ("max_model_len", self.max_model_len, 1 << 28),
             ("max_num_seqs", self.max_num_seqs, 1 << 14),
+            ("max_extra_logits", self.max_extra_logits, 1 << 14),
             ("max_batch_tokens", self.max_batch_tokens, 1 << 18),
             ("max_queued_requests", self.max_queued_requests, 1 << 16),
             ("max_queued_tokens", self.max_queued_tokens, 1 << 28),

@@ -7,10 +7,11 @@
 use crate::ScheduledRow;
 
 /// Terms of the model: fixed, per decode row, per prefill token, per KV token that a decode row
-/// attends to, per KV token that a prefill token attends to.
-const N_TERMS: usize = 5;
+/// attends to, per KV token that a prefill token or a draft attends to, per draft, and per row of logits that
+/// belongs to a prompt.
+const N_TERMS: usize = 7;
 /// What a model that has seen nothing assumes, in seconds: a small model on two cores.
-const PRIOR: [f64; N_TERMS] = [1e-3, 5e-4, 5e-4, 5e-8, 5e-8];
+const PRIOR: [f64; N_TERMS] = [1e-3, 5e-4, 5e-4, 5e-8, 5e-8, 2e-4, 1e-4];
 /// What remains of a measurement's weight after the next one of its kind.
 const FORGETTING: f64 = 0.98;
 /// Weight of what was believed before, beside one measurement.
@@ -36,8 +37,12 @@ pub struct StepShape {
     pub n_prefill_tokens: usize,
     /// KV tokens that decode rows attend to, summed over rows.
     pub decode_attended: usize,
-    /// KV tokens that prefill tokens attend to, summed over tokens.
+    /// KV tokens that prefill tokens and drafts attend to, summed over tokens.
     pub prefill_attended: usize,
+    /// Guessed tokens of decode rows.
+    pub n_drafts: usize,
+    /// Rows of logits beyond those that a token is drawn from, of prompts.
+    pub n_scored: usize,
 }
 
 /// Predicts a step's duration, in seconds, as a sum of non-negative costs for each of its parts, times
@@ -74,12 +79,29 @@ impl StepShape {
     /// the late chunks of a long prompt cost more than the early ones.
     pub fn add_prefill(&mut self, start: usize, n_tokens: usize) {
         self.n_prefill_tokens += n_tokens;
+        self.attend(start, n_tokens);
+    }
+
+    /// Adds guesses for the positions `start..start + n_drafts` of a row.
+    pub fn add_drafts(&mut self, start: usize, n_drafts: usize) {
+        self.n_drafts += n_drafts;
+        self.attend(start, n_drafts);
+    }
+
+    fn attend(&mut self, start: usize, n_tokens: usize) {
         self.prefill_attended += n_tokens * start + n_tokens * (n_tokens + 1) / 2;
     }
 
     fn terms(&self) -> [f64; N_TERMS] {
-        let Self { n_decodes, n_prefill_tokens, decode_attended, prefill_attended } = *self;
-        let counts = [1, n_decodes, n_prefill_tokens, decode_attended, prefill_attended];
+        let counts = [
+            1,
+            self.n_decodes,
+            self.n_prefill_tokens,
+            self.decode_attended,
+            self.prefill_attended,
+            self.n_drafts,
+            self.n_scored,
+        ];
         counts.map(|count| count as f64)
     }
 }
@@ -111,14 +133,11 @@ impl CostModel {
     pub fn shares(&self, rows: &[ScheduledRow], shares: &mut Vec<f64>) {
         let fixed = self.predict(&StepShape::default()) / rows.len().max(1) as f64;
         shares.clear();
-        shares.extend(rows.iter().map(|row| {
-            let mut shape = StepShape::default();
-            match row.n_tokens {
-                1 => shape.add_decode(row.start),
-                n_tokens => shape.add_prefill(row.start, n_tokens),
-            }
-            self.predict(&shape) - self.predict(&StepShape::default()) + fixed
-        }));
+        shares.extend(
+            rows.iter().map(|row| {
+                self.predict(&row.shape()) - self.predict(&StepShape::default()) + fixed
+            }),
+        );
         // A model that was taught that nothing costs anything.
         if shares.iter().sum::<f64>() <= 0.0 {
             shares.clear();
@@ -128,16 +147,23 @@ impl CostModel {
         shares.iter_mut().for_each(|share| *share /= whole);
     }
 
-    /// The longest chunk from position `start` on with which a step of `shape` takes at most `seconds`.
+    /// The longest chunk from position `start` on, with logits after each token or after none, with which a step of `shape` takes at most `seconds`.
     #[must_use]
-    pub fn longest_chunk(&self, shape: &StepShape, start: usize, seconds: f64) -> usize {
+    pub fn longest_chunk(
+        &self,
+        shape: &StepShape,
+        start: usize,
+        is_scored: bool,
+        seconds: f64,
+    ) -> usize {
         let left = seconds / self.slowness - dot(&self.costs, &shape.terms());
         if left <= 0.0 {
             return 0;
         }
         // n tokens cost `square * n^2 + linear * n`.
         let square = self.costs[4] / 2.0;
-        let linear = self.costs[2] + self.costs[4] * (start as f64 + 0.5);
+        let scoring = if is_scored { self.costs[6] } else { 0.0 };
+        let linear = self.costs[2] + scoring + self.costs[4] * (start as f64 + 0.5);
         let root = (linear * linear + 4.0 * square * left).sqrt();
         (2.0 * left / (linear + root)) as usize
     }
@@ -216,7 +242,7 @@ mod tests {
 
     /// A machine: fixed 4 ms, 1 ms a row, 0.7 ms a prefill token, 40 ns and 90 ns an attended token.
     fn seconds(shape: &StepShape) -> f64 {
-        dot(&[4e-3, 1e-3, 7e-4, 4e-8, 9e-8], &shape.terms())
+        dot(&[4e-3, 1e-3, 7e-4, 4e-8, 9e-8, 3e-4, 2e-4], &shape.terms())
     }
 
     fn step(n_decodes: usize, context: usize, start: usize, n_prefill: usize) -> StepShape {
@@ -265,13 +291,14 @@ mod tests {
     fn late_chunks_are_shorter_and_fit_the_time() {
         let model = taught(100, |_| 1.0);
         let decodes = step(4, 300, 0, 0);
-        let lengths = [0, 3000, 30_000].map(|start| model.longest_chunk(&decodes, start, 0.06));
+        let lengths =
+            [0, 3000, 30_000].map(|start| model.longest_chunk(&decodes, start, false, 0.06));
         assert!(lengths[0] > lengths[1] && lengths[1] > lengths[2], "{lengths:?}");
         for (start, n) in [0, 3000, 30_000].into_iter().zip(lengths) {
             assert!(model.predict(&step(4, 300, start, n)) <= 0.06);
             assert!(model.predict(&step(4, 300, start, n + 1)) > 0.06);
         }
-        assert_eq!(model.longest_chunk(&step(400, 300, 0, 0), 0, 0.06), 0);
+        assert_eq!(model.longest_chunk(&step(400, 300, 0, 0), 0, false, 0.06), 0);
     }
 
     #[test]
@@ -305,7 +332,10 @@ mod tests {
     #[test]
     fn a_step_is_shared_by_what_its_rows_take() {
         let model = taught(300, |_| 1.0);
-        let row = |start, n_tokens| ScheduledRow { seq: SeqId(0), start, n_tokens, samples: true };
+        let row = |start, n_tokens| {
+            let (seq, n_drafts, n_logits, samples) = (SeqId(0), 0, 1, true);
+            ScheduledRow { seq, start, n_tokens, n_drafts, n_logits, samples }
+        };
         let mut shares = vec![9.0];
         let rows = [row(100, 1), row(100, 1), row(30_000, 1), row(4000, 256)];
         model.shares(&rows, &mut shares);

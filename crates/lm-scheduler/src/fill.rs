@@ -44,6 +44,8 @@ pub(crate) struct Candidate {
 /// What is left of a step.
 struct Room {
     tokens: usize,
+    /// Rows of logits beyond one for each sequence.
+    extra_logits: usize,
     /// What part of the bound decodes and prefill together may take.
     mixed_part: f64,
     /// Whether background sequences get rows.
@@ -64,6 +66,7 @@ impl Scheduler {
         let background = !self.has_urgent_work();
         let mut room = Room {
             tokens: self.config.max_batch_tokens,
+            extra_logits: self.config.max_extra_logits,
             mixed_part: self.mixed_part(),
             background,
             has_prefill: false,
@@ -81,6 +84,7 @@ impl Scheduler {
             }
             self.schedule_prefills(&mut room);
         }
+        self.draft(room.tokens);
     }
 
     /// The seconds that a step of decodes may take, and one of decodes and prefill. Without decodes
@@ -194,7 +198,7 @@ impl Scheduler {
 
     /// Whether there is time for one more chunk.
     fn has_time(&self, room: &Room) -> bool {
-        let longest = |(_, mixed)| self.cost.longest_chunk(&self.step.shape, 0, mixed);
+        let longest = |(_, mixed)| self.cost.longest_chunk(&self.step.shape, 0, false, mixed);
         !room.has_prefill
             || self.time_bounds(room).is_none_or(|bounds| longest(bounds) >= LEAST_CHUNK)
     }
@@ -204,10 +208,15 @@ impl Scheduler {
     fn schedule_chunk(&mut self, id: SeqId, room: &mut Room) -> bool {
         let seq = &self.sequences[&id];
         let n_slots = (seq.block_table.len() + self.blocks.n_free()) * self.config.block_size;
-        let limits = [room.tokens, self.config.max_prefill_chunk, n_slots - seq.n_computed];
+        let is_scored = seq.unscored_from.is_some();
+        // Before the first position whose logits are wanted, any number; from there on each takes a row.
+        let n_free_rows = seq.n_scored().saturating_sub(seq.n_computed);
+        let n_rows = n_free_rows.saturating_add(room.extra_logits + 1);
+        let n_free_slots = n_slots - seq.n_computed;
+        let limits = [room.tokens, self.config.max_prefill_chunk, n_free_slots, n_rows];
         let most = limits.into_iter().fold(seq.n_remaining(), usize::min);
         let in_time = self.time_bounds(room).map_or(most, |(_, seconds)| {
-            self.cost.longest_chunk(&self.step.shape, seq.n_computed, seconds)
+            self.cost.longest_chunk(&self.step.shape, seq.n_computed, is_scored, seconds)
         });
         // One that was paused between two tokens takes its turn among the decodes.
         let is_prompt = seq.n_remaining() > 1 || self.step.rows.is_empty();
@@ -229,7 +238,7 @@ impl Scheduler {
     fn least_chunk(&self, start: usize, room: &Room) -> usize {
         let fits = |(seconds, _)| {
             let longest =
-                self.cost.longest_chunk(&self.step.shape, start, LEAST_CHUNK_PART * seconds);
+                self.cost.longest_chunk(&self.step.shape, start, false, LEAST_CHUNK_PART * seconds);
             longest >= LEAST_CHUNK
         };
         let has_decodes = self.step.shape.n_decodes > 0;
@@ -264,7 +273,13 @@ impl Scheduler {
         self.n_rows += 1;
         (seq.last_step, seq.last_row) = (self.n_steps, self.n_rows);
         let samples = end == seq.tokens.len();
-        self.step.rows.push(ScheduledRow { seq: id, start, n_tokens, samples });
+        let n_scored = if seq.n_generated() == 0 { seq.n_scored().max(start) } else { usize::MAX };
+        let n_logits = end.saturating_sub(n_scored).max(usize::from(samples));
+        let n_extra = n_logits.saturating_sub(1);
+        self.step.shape.n_scored += n_extra;
+        let row = ScheduledRow { seq: id, start, n_tokens, n_drafts: 0, n_logits, samples };
+        self.step.rows.push(row);
         room.tokens -= n_tokens;
+        room.extra_logits -= n_extra;
     }
 }

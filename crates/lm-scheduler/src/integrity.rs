@@ -60,6 +60,9 @@ impl Scheduler {
             })?;
         }
         Broken::unless(n_running <= max_num_seqs, || format!("{n_running} sequences run"))?;
+        let (n_logits, most) = (self.step().n_logits(), self.config().max_extra_logits);
+        let n_most = self.step().rows.len() + most;
+        Broken::unless(n_logits <= n_most, || format!("{n_logits} rows of logits in a step"))?;
         let n_tokens = self.step().n_tokens();
         Broken::unless(n_tokens <= max_batch_tokens, || format!("{n_tokens} tokens in a step"))?;
         self.blocks().check_integrity(&n_holders)

@@ -11,6 +11,7 @@ mod admission;
 mod blocks;
 mod config;
 mod cost;
+mod draft;
 mod fairness;
 mod fill;
 mod forecast;

@@ -193,7 +193,7 @@ impl Scheduler {
         let (block_size, blocks) = (self.config.block_size, &mut self.blocks);
         let Some(outside) = &mut self.outside else { return };
         let seq = self.sequences.get_mut(&id).expect("an admitted sequence is known");
-        let n_full = (seq.tokens.len() - 1) / block_size;
+        let n_full = (seq.tokens.len() - 1).min(seq.n_scored()) / block_size;
         let (mut hash, first) = (seq.last_hash, seq.n_hashed_blocks);
         for i in first..n_full {
             let tokens = &seq.tokens[i * block_size..(i + 1) * block_size];

@@ -40,6 +40,8 @@ pub struct Scheduler {
     pub(crate) now: Timestamp,
     /// The last step in which a sequence lost its blocks to another tenant.
     pub(crate) last_fair_preemption: u64,
+    /// The last step with guesses.
+    pub(crate) last_draft_step: u64,
     n_added: u64,
     /// What is kept outside of the pool, where anything is.
     pub(crate) outside: Option<Outside>,
@@ -62,6 +64,12 @@ pub struct SchedulerCounters {
     /// Prompts by why their first block that was not in the prefix cache was not, in the order of
     /// [`CacheMissReason::ALL`].
     pub first_misses: [u64; CacheMissReason::ALL.len()],
+    /// Steps of a sequence that verified drafts.
+    pub drafts: u64,
+    /// Tokens that were guessed.
+    pub draft_tokens: u64,
+    /// Those of them that were drawn.
+    pub accepted_tokens: u64,
     /// Blocks that were asked for from outside of the pool.
     pub imports: u64,
     /// Those that came in time.
@@ -121,6 +129,7 @@ impl Scheduler {
             n_rows: 0,
             now: Timestamp(0),
             last_fair_preemption: 0,
+            last_draft_step: 0,
             n_added: 0,
             outside: None,
             counters: SchedulerCounters::default(),
@@ -181,17 +190,45 @@ impl Scheduler {
     pub fn complete(&mut self, drawn: &[Drawn]) {
         for row in &self.step.rows {
             let Some(seq) = self.sequences.get_mut(&row.seq) else { continue };
-            seq.n_computed = row.start + row.n_tokens;
-            if self.config.prefix_cache {
-                let (blocks, outside) = (&mut self.blocks, self.outside.as_mut());
-                name_full_blocks(seq, blocks, outside, self.config.block_size);
-            }
+            seq.n_computed = row.start + row.n_tokens - row.n_drafts;
+            let wanted = seq.unscored_from.filter(|_| seq.n_computed < seq.n_prompt);
+            seq.unscored_from = wanted.map(|from| from.max(seq.n_computed));
         }
-        for Drawn { seq, token } in drawn {
-            let seq = self.sequences.get_mut(seq).expect("drawn for a known sequence");
-            assert!(seq.n_remaining() == 0, "drawn after the sequence's last token");
-            seq.tokens.push(*token);
+        for of_one in drawn.chunk_by(|a, b| a.seq == b.seq) {
+            let id = of_one[0].seq;
+            let seq = self.sequences.get_mut(&id).expect("drawn for a known sequence");
+            self.counters.draft_tokens += seq.n_drafts as u64;
+            self.counters.drafts += u64::from(seq.n_drafts > 0);
+            self.counters.accepted_tokens += of_one.len() as u64 - 1;
+            seq.accept(of_one.iter().map(|drawn| drawn.token));
+            let n_unpaid = seq.n_computed.saturating_sub(seq.n_charged);
+            seq.n_charged += n_unpaid;
+            self.tenants.charge(seq.tenant, 0, n_unpaid);
         }
+        for i in 0..self.step.rows.len() {
+            self.settle(self.step.rows[i].seq);
+        }
+    }
+
+    /// Gives back what unverified drafts took, and names the blocks that the step filled.
+    fn settle(&mut self, id: SeqId) {
+        let Some(seq) = self.sequences.get_mut(&id) else { return };
+        let (blocks, block_size) = (&mut self.blocks, self.config.block_size);
+        seq.drop_drafts();
+        let n_blocks = seq.tokens.len().div_ceil(block_size);
+        let spare = seq.block_table.drain(n_blocks.min(seq.block_table.len())..);
+        spare.for_each(|block| blocks.release(block));
+        if self.config.prefix_cache {
+            name_full_blocks(seq, blocks, self.outside.as_mut(), block_size);
+        }
+    }
+
+    /// A sequence ended before the last of the tokens that a step drew, so that it has only the first `n_tokens`.
+    /// It must be removed next.
+    pub fn cut(&mut self, id: SeqId, n_tokens: usize) {
+        let Some(seq) = self.sequences.get_mut(&id) else { return };
+        seq.tokens.truncate(n_tokens);
+        seq.n_computed = seq.n_computed.min(n_tokens.saturating_sub(1));
     }
 
     /// Forgets a sequence whose KV cannot be trusted: nobody will share its blocks from now on.
@@ -208,6 +245,7 @@ impl Scheduler {
     /// Forgets a sequence, whatever its state; its blocks are free at once.
     pub fn remove(&mut self, id: SeqId) -> Option<Sequence> {
         let mut seq = self.sequences.remove(&id)?;
+        seq.drop_drafts();
         let was_waiting = self.waiting.remove(seq.class, seq.tenant, seq.arrival);
         self.running.retain(|other| *other != id);
         self.paused.retain(|other| *other != id);

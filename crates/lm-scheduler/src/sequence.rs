@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use lm_types::{BlockIdx, CacheMissReason, Priority, SeqId, TenantId, Timestamp, TokenId};
 
 use crate::BlockHash;
+use crate::draft::Drafter;
 
 /// A sequence that asks for admission.
 #[derive(Clone, Debug)]
@@ -27,13 +28,23 @@ pub struct NewSequence {
     pub deadline: Option<Timestamp>,
     /// Prefixes are shared among sequences of one salt only.
     pub cache_salt: u64,
+    /// Whether tokens may be drafted for it, as far as the scheduler drafts at all.
+    pub may_draft: bool,
+    /// Whether the logits after each token of its prompt are wanted. They are computed once.
+    pub scores_prompt: bool,
 }
 
 /// A sequence in the scheduler.
 #[derive(Clone, Debug)]
 pub struct Sequence {
     pub(crate) id: SeqId,
+    /// While a step runs its last `n_drafts` are drafts.
     pub(crate) tokens: Vec<TokenId>,
+    pub(crate) n_drafts: usize,
+    /// `None` when nothing is drafted for it.
+    pub(crate) drafter: Option<Drafter>,
+    /// The logits after this position and later ones of the prompt are wanted.
+    pub(crate) unscored_from: Option<usize>,
     pub(crate) n_prompt: usize,
     pub(crate) max_new_tokens: usize,
     pub(crate) n_computed: usize,
@@ -80,6 +91,9 @@ impl Sequence {
         Sequence {
             id: new.id,
             tokens,
+            n_drafts: 0,
+            drafter: new.may_draft.then(Drafter::default),
+            unscored_from: new.scores_prompt.then_some(0),
             n_prompt,
             max_new_tokens: new.max_new_tokens,
             n_computed: 0,
@@ -109,7 +123,19 @@ impl Sequence {
     /// Prompt and answer so far. `[n_prompt + n_generated]`
     #[must_use]
     pub fn tokens(&self) -> &[TokenId] {
+        &self.tokens[..self.tokens.len() - self.n_drafts]
+    }
+
+    /// The same, and while a step runs, what is guessed to follow.
+    #[must_use]
+    pub fn tokens_and_drafts(&self) -> &[TokenId] {
         &self.tokens
+    }
+
+    /// Tokens that were guessed so far, and how many of those were right.
+    #[must_use]
+    pub fn n_drafted_accepted(&self) -> (u32, u32) {
+        self.drafter.as_ref().map_or((0, 0), |drafter| (drafter.n_drafted, drafter.n_accepted))
     }
 
     /// Tokens of the prompt.
@@ -121,7 +147,7 @@ impl Sequence {
     /// Tokens generated so far.
     #[must_use]
     pub fn n_generated(&self) -> usize {
-        self.tokens.len() - self.n_prompt
+        self.tokens().len() - self.n_prompt
     }
 
     /// The blocks that hold its KV, in order of position.
@@ -201,6 +227,11 @@ impl Sequence {
 
     /// Tokens whose KV is not yet computed.
     pub(crate) fn n_remaining(&self) -> usize {
-        self.tokens.len() - self.n_computed
+        self.tokens().len() - self.n_computed
+    }
+
+    /// Positions, counted from the first, whose logits are not wanted any more.
+    pub(crate) fn n_scored(&self) -> usize {
+        self.unscored_from.unwrap_or(usize::MAX)
     }
 }

@@ -203,7 +203,7 @@ impl Scheduler {
 /// Takes the blocks of the longest known prefix. At least one token is left to compute, since only a
 /// computed token has logits.
 fn share_prefix(seq: &mut Sequence, blocks: &mut BlockManager, block_size: usize) {
-    let n_full = (seq.tokens.len() - 1) / block_size;
+    let n_full = (seq.tokens.len() - 1).min(seq.n_scored()) / block_size;
     let mut first_miss = (n_full, CacheMissReason::PartialBlock);
     for i in 0..n_full {
         let hash = seq.last_hash.child(&seq.tokens[i * block_size..(i + 1) * block_size]);

@@ -30,8 +30,27 @@ pub struct ScheduledRow {
     pub start: usize,
     /// How many; at least 1.
     pub n_tokens: usize,
-    /// Whether its last token is the sequence's last, so that the next one is drawn.
+    /// How many of them, the last ones, are guesses that stand in [`Sequence::tokens_and_drafts`].
+    pub n_drafts: usize,
+    /// After how many of them, the last ones, logits are wanted.
+    pub n_logits: usize,
+    /// Whether its last token that is no guess is the sequence's last, so that the next one is drawn.
     pub samples: bool,
+}
+
+impl ScheduledRow {
+    /// What its duration depends on.
+    #[must_use]
+    pub fn shape(&self) -> StepShape {
+        let (mut shape, n_tokens) = (StepShape::default(), self.n_tokens - self.n_drafts);
+        match n_tokens {
+            1 => shape.add_decode(self.start),
+            _ => shape.add_prefill(self.start, n_tokens),
+        }
+        shape.add_drafts(self.start + n_tokens, self.n_drafts);
+        shape.n_scored += (self.n_logits - self.n_drafts).saturating_sub(1);
+        shape
+    }
 }
 
 /// A sequence that lost its slot or its blocks.
@@ -64,6 +83,12 @@ impl Step {
         self.displaced.clear();
         self.shape = StepShape::default();
         self.predicted_seconds = 0.0;
+    }
+
+    /// Rows of logits that the step computes.
+    #[must_use]
+    pub fn n_logits(&self) -> usize {
+        self.rows.iter().map(|row| row.n_logits).sum()
     }
 
     /// Tokens in the step.

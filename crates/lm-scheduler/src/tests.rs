@@ -30,6 +30,8 @@ impl Rig {
             max_token_gap: Duration::from_millis(20),
             batch_patience: Duration::from_secs(10),
             prefix_cache: false,
+            speculate: false,
+            max_extra_logits: 16,
         };
         change(&mut config);
         Rig { scheduler: Scheduler::new(config).unwrap(), now: Timestamp(0) }
@@ -46,6 +48,8 @@ impl Rig {
             start_by: None,
             deadline: None,
             cache_salt: 0,
+            may_draft: true,
+            scores_prompt: false,
         };
         self.scheduler.add(new).unwrap();
     }

@@ -205,6 +205,7 @@ impl Transcript {
     /// Takes in what the engine says next. The end, once it is there.
     async fn advance(&mut self) -> Result<Option<Ending>, GenerateError> {
         match self.running.events.next().await {
+            Some((_, GenerateEvent::Prompt { .. })) => Ok(None),
             Some((_, GenerateEvent::Delta { text, tokens, .. })) => {
                 let last = tokens.last();
                 self.ends_by_model =

@@ -15,8 +15,8 @@ use axum::response::Response;
 use futures_util::StreamExt;
 use futures_util::stream::{BoxStream, SelectAll};
 use lastmile::{
-    GenerateError, GenerateEvent, GenerateRequest, GenerateStream, Prices, RequestId, Runtime,
-    SamplingParams, TokenId, TokenLogprobs, ToolCallParser, ToolFormat,
+    GenerateError, GenerateEvent, GenerateRequest, GenerateStream, Prices, Prompt, RequestId,
+    Runtime, SamplingParams, TokenId, TokenLogprobs, ToolCallParser, ToolFormat,
 };
 use lm_api::{
     ApiError, Head, LogprobEntry, ParseOptions, Parsed, Style, TextOffset, TokenName, Urgency,
@@ -45,6 +45,11 @@ pub(crate) struct Running {
     /// The prompts' requests; the first one's id is the response's.
     pub(crate) request_ids: Vec<RequestId>,
     pub(crate) has_logprobs: bool,
+    /// The prompts' texts, when answers begin with them.
+    pub(crate) echo: Option<Vec<String>>,
+    pub(crate) has_prompt_logprobs: bool,
+    /// Alternatives of each token, where log-probabilities are wanted.
+    pub(crate) n_top: usize,
     pub(crate) stream: bool,
     /// When the answer is to say what it took.
     pub(crate) prices: Option<Prices>,
@@ -220,6 +225,9 @@ pub(crate) fn launch(
     let info = runtime.info();
     entry.reserve(|| estimated_tokens(&requests))?;
     let request_ids: Vec<RequestId> = requests.iter().map(|request| request.id).collect();
+    let texts = || requests.iter().map(|request| prompt_text(&runtime, request)).collect();
+    let echo: Option<Result<Vec<String>, _>> = parsed.echo.then(texts);
+    let echo = echo.transpose().map_err(|error| refused(error, style))?;
     let mut aborters = Vec::new();
     let mut events = SelectAll::new();
     let mut warnings = parsed.warnings;
@@ -247,6 +255,7 @@ pub(crate) fn launch(
             warnings,
             include_usage: parsed.include_usage,
             spent: None,
+            prompt_logprobs: None,
         },
         runtime: Arc::clone(&runtime),
         n_choices: events.len(),
@@ -254,6 +263,9 @@ pub(crate) fn launch(
         n: parsed.n as usize,
         request_ids,
         has_logprobs: parsed.sampling.logprobs.is_some(),
+        echo,
+        has_prompt_logprobs: parsed.has_prompt_logprobs,
+        n_top: parsed.sampling.logprobs.unwrap_or(0) as usize,
         stream: parsed.stream,
         prices: parsed.timings.then(|| app.ops.prices().clone()),
         tools: parsed.tools.map(|tools| tools.names),
@@ -298,6 +310,15 @@ pub(crate) fn refused(error: GenerateError, style: Style) -> ApiError {
     ApiError::Generate { error, prompt_param }
 }
 
+/// A completion's prompt as text.
+fn prompt_text(runtime: &Runtime, request: &GenerateRequest) -> Result<String, GenerateError> {
+    match &request.prompt {
+        Prompt::Text(text) => Ok(text.clone()),
+        Prompt::Tokens(tokens) => runtime.detokenize(tokens),
+        Prompt::Chat(_) => Ok(String::new()),
+    }
+}
+
 /// Log-probabilities with their tokens' names. `text_offset` follows one choice through all calls.
 pub(crate) fn named(
     runtime: &Runtime,
@@ -311,7 +332,7 @@ pub(crate) fn named(
     let entry = |one: &TokenLogprobs| LogprobEntry {
         text_offset: text_offset.advance(runtime.token_bytes(one.token)),
         token: name(one.token),
-        logprob: one.logprob,
+        logprob: Some(one.logprob),
         top: one.top.iter().map(|&(token, logprob)| (name(token), logprob)).collect(),
     };
     logprobs.iter().map(entry).collect()

@@ -34,6 +34,7 @@ mod origin;
 mod override_routes;
 mod panel;
 mod peers;
+mod prompt_told;
 mod registry;
 mod reply;
 mod request_log;

@@ -123,6 +123,24 @@ pub(crate) const NUMBERS: &[Number] = &[
         m.stats.preemptions as f64
     }),
     counter(
+        "spec_decode_drafts_total",
+        Some("spec_decode_num_drafts_total"),
+        "Times that guesses of a sequence's next tokens were verified.",
+        |m| m.stats.drafts as f64,
+    ),
+    counter(
+        "spec_decode_draft_tokens_total",
+        Some("spec_decode_num_draft_tokens_total"),
+        "Tokens that were guessed ahead.",
+        |m| m.stats.draft_tokens as f64,
+    ),
+    counter(
+        "spec_decode_accepted_tokens_total",
+        Some("spec_decode_num_accepted_tokens_total"),
+        "Guessed tokens that were right.",
+        |m| m.stats.accepted_tokens as f64,
+    ),
+    counter(
         "pauses_total",
         None,
         "Sequences that lost their slot for a while and kept their blocks.",

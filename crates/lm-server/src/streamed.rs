@@ -20,6 +20,7 @@ use lastmile::{
 use lm_api::{Spent, TextOffset, sum_usage};
 
 use crate::generate::{Running, named, refused};
+use crate::prompt_told::{ToldPrompt, echoed};
 use crate::request_log::RequestEntry;
 
 /// A comment is sent when nothing else was for so long, so that proxies keep the connection.
@@ -80,6 +81,9 @@ impl Transcript {
                 return None;
             }
             match self.running.events.next().await {
+                Some((index, GenerateEvent::Prompt { tokens, logprobs: scored })) => {
+                    self.prompt(index, &ToldPrompt { tokens, scored });
+                }
                 Some((index, GenerateEvent::Delta { text, logprobs, .. })) => {
                     self.delta(index, &text, &logprobs);
                 }
@@ -88,6 +92,17 @@ impl Transcript {
                 None => self.failed(GenerateError::ShuttingDown),
             }
         }
+    }
+
+    /// A completion that echoes its prompt begins with it.
+    fn prompt(&mut self, index: usize, told: &ToldPrompt) {
+        let Running { runtime, echo, has_logprobs, n, n_top, .. } = &self.running;
+        let Some(texts) = echo else { return };
+        let text_offset = &mut self.choices[index].text_offset;
+        let entries = has_logprobs.then(|| echoed(runtime, told, *n_top, text_offset));
+        let text = &texts[index / (*n).max(1)];
+        let chunk = self.running.head.delta_chunk(index as u32, text, entries.as_deref());
+        self.pending.push_back(data(chunk));
     }
 
     fn delta(&mut self, index: usize, text: &str, logprobs: &[TokenLogprobs]) {

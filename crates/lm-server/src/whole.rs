@@ -8,10 +8,11 @@
 use axum::http::StatusCode;
 use axum::response::Response;
 use futures_util::StreamExt;
-use lastmile::{AnswerPart, Finish, GenerateError, GenerateEvent, Usage};
-use lm_api::{ApiError, Choice, LogprobEntry, Spent, TextOffset, ToolCall, sum_usage};
+use lastmile::{AnswerPart, Finish, GenerateError, GenerateEvent, TokenLogprobs, Usage};
+use lm_api::{ApiError, Choice, LogprobEntry, Spent, Style, TextOffset, ToolCall, sum_usage};
 
 use crate::generate::{Running, named, refused};
+use crate::prompt_told::{ToldPrompt, echoed, scored};
 use crate::reply;
 use crate::request_log::RequestEntry;
 
@@ -19,9 +20,9 @@ use crate::request_log::RequestEntry;
 #[derive(Default)]
 struct Part {
     text: String,
-    logprobs: Vec<LogprobEntry>,
-    text_offset: TextOffset,
+    logprobs: Vec<TokenLogprobs>,
     finish: Option<Finish>,
+    prompt: ToldPrompt,
 }
 
 /// Waits for all answers.
@@ -35,15 +36,23 @@ pub(crate) async fn response(
     while let Some((index, event)) = running.events.next().await {
         let part = &mut parts[index];
         match event {
+            GenerateEvent::Prompt { tokens, logprobs: scored } => {
+                part.prompt = ToldPrompt { tokens, scored };
+            }
             GenerateEvent::Delta { text, logprobs, .. } => {
                 part.text.push_str(&text);
-                part.logprobs.extend(named(&running.runtime, &logprobs, &mut part.text_offset));
+                part.logprobs.extend(logprobs);
             }
             GenerateEvent::Finished(finish) => part.finish = Some(finish),
             GenerateEvent::Failed(error) => return Err(refused(error, style)),
         }
     }
-    let (choices, finishes) = choices(&running, parts).map_err(|error| refused(error, style))?;
+    let (mut choices, finishes) =
+        choices(&running, parts).map_err(|error| refused(error, style))?;
+    if style == Style::Chat {
+        running.head.prompt_logprobs =
+            choices.first_mut().and_then(|choice| choice.prompt_logprobs.take());
+    }
     let usages: Vec<Usage> = finishes.iter().map(|finish| finish.usage).collect();
     let usage = sum_usage(&usages, running.n);
     let prices = running.prices.as_ref();
@@ -56,20 +65,39 @@ fn choices(
     running: &Running,
     parts: Vec<Part>,
 ) -> Result<(Vec<Choice>, Vec<Finish>), GenerateError> {
+    // What is known of a prompt came with the first of its answers.
+    let n = running.n.max(1);
+    let told: Vec<ToldPrompt> = parts.iter().step_by(n).map(|part| part.prompt.clone()).collect();
     let choice = |(index, mut part): (usize, Part)| {
+        let told = &told[index / n];
         let finish = part.finish.ok_or(GenerateError::ShuttingDown)?;
         let tool_calls = take_calls(running, index, &mut part.text);
+        let logprobs = running.has_logprobs.then(|| entries(running, told, &part.logprobs));
+        let prompt_logprobs = running.has_prompt_logprobs.then(|| scored(&running.runtime, told));
+        let echo = running.echo.as_ref().map_or("", |texts| &texts[index / n]);
         let choice = Choice {
             index: index as u32,
-            text: part.text,
+            text: format!("{echo}{}", part.text),
             tool_calls,
-            logprobs: running.has_logprobs.then_some(part.logprobs),
+            logprobs,
+            prompt_logprobs,
             finish_reason: finish.reason,
             request_id: running.own_id(index),
         };
         Ok((choice, finish))
     };
     parts.into_iter().enumerate().map(choice).collect()
+}
+
+/// The log-probabilities of an answer, and before it of a prompt that is echoed.
+fn entries(running: &Running, told: &ToldPrompt, drawn: &[TokenLogprobs]) -> Vec<LogprobEntry> {
+    let (runtime, mut text_offset) = (&running.runtime, TextOffset::default());
+    let mut entries = match running.echo {
+        Some(_) => echoed(runtime, told, running.n_top, &mut text_offset),
+        None => Vec::new(),
+    };
+    entries.extend(named(runtime, drawn, &mut text_offset));
+    entries
 }
 
 /// Takes the calls of tools out of an answer's text.

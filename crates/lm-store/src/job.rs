@@ -49,6 +49,7 @@ pub(crate) fn admit(event: &RequestEvent, privacy: Privacy) -> Box<RequestEvent>
                 ..request.stop
             },
             n: request.n,
+            report: request.report,
             priority: request.priority,
             tenant: request.tenant,
             subject: request.subject.clone(),

@@ -6,7 +6,8 @@
 
 use lm_types::{
     AnswerForm, CallForm, ChatMessage, Constraint, Dialog, Dry, GenerateRequest, Priority, Prompt,
-    RequestId, Role, SamplingParams, Steering, StopRules, TenantId, TextOptions, TokenId,
+    PromptReport, RequestId, Role, SamplingParams, Steering, StopRules, TenantId, TextOptions,
+    TokenId,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -230,6 +231,7 @@ pub fn from_json(
             ignore_eos: recipe.ignore_eos,
         },
         n: recipe.n,
+        report: PromptReport::default(),
         priority: Priority::Interactive,
         tenant: TenantId::ANONYMOUS,
         subject: None,

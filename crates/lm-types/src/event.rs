@@ -8,6 +8,13 @@ use crate::TokenId;
 /// One thing that a stream of an answer says. Tokens that were not yet read are joined into one event.
 #[derive(Clone, Debug, PartialEq)]
 pub enum GenerateEvent {
+    /// The prompt, before anything of the answer, where it was asked for.
+    Prompt {
+        /// Its tokens.
+        tokens: Vec<TokenId>,
+        /// One entry for each token after the first, when they were asked for and this is the first answer.
+        logprobs: Vec<PromptLogprob>,
+    },
     /// More of the answer.
     Delta {
         /// Whole characters only; may be empty while a character or a possible stop string is incomplete.
@@ -73,6 +80,10 @@ pub struct Timings {
     pub joules: Option<f64>,
     /// How often it was preempted and computed again.
     pub n_preemptions: u32,
+    /// Tokens that were guessed ahead, since it last turned back.
+    pub n_drafted: u32,
+    /// Guessed tokens that were right.
+    pub n_accepted: u32,
     /// KV blocks of the prompt that came from the prefix cache.
     pub n_cached_blocks: u32,
     /// The prompt's first block that had to be computed, counted from 0, and why; `None` when it was never
@@ -94,7 +105,7 @@ pub enum CacheMissReason {
     Corrupt,
     /// Its file on disk could not be read, or not in time.
     Unreadable,
-    /// The prefix cache is off.
+    /// The prefix cache is off, or every token of the prompt was to be computed, as for its log-probabilities.
     Disabled,
 }
 
@@ -130,6 +141,19 @@ pub struct TokenLogprobs {
     pub token: TokenId,
     /// Its natural log-probability.
     pub logprob: f32,
+    /// The most likely tokens, most likely first.
+    pub top: Vec<(TokenId, f32)>,
+}
+
+/// How likely a prompt's token was, given those before it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PromptLogprob {
+    /// The token.
+    pub token: TokenId,
+    /// Its natural log-probability.
+    pub logprob: f32,
+    /// Tokens that were more likely, and this one.
+    pub rank: u32,
     /// The most likely tokens, most likely first.
     pub top: Vec<(TokenId, f32)>,
 }

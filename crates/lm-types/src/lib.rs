@@ -22,13 +22,13 @@ pub use constraint::{AnswerForm, CallForm, Constraint, TokenMask};
 pub use cost::Prices;
 pub use dialog::Dialog;
 pub use event::{
-    CacheMissReason, Finish, FinishReason, GenerateError, GenerateEvent, QueueUnit, Timings,
-    TokenLogprobs, Usage,
+    CacheMissReason, Finish, FinishReason, GenerateError, GenerateEvent, PromptLogprob, QueueUnit,
+    Timings, TokenLogprobs, Usage,
 };
 pub use id::{BlockIdx, ParseIdError, ReleaseHash, RequestId, SeqId, TenantId, TokenId};
 pub use message::{ChatMessage, Role};
 pub use observe::{AnswerBegun, Observer, Outcome, RequestEvent, StepEvent, StepRow, Task};
-pub use request::{GenerateRequest, Priority, Prompt, StopRules, TextOptions};
+pub use request::{GenerateRequest, Priority, Prompt, PromptReport, StopRules, TextOptions};
 pub use sampling::{Dry, InvalidParam, SamplingParams};
 pub use steering::{Ban, OnHit, OutputRules, PhraseScan, RuleHit, Steering};
 pub use time::Timestamp;

@@ -25,6 +25,8 @@ pub struct GenerateRequest {
     pub stop: StopRules,
     /// How many independent answers.
     pub n: u32,
+    /// What is told of the prompt, besides the answers.
+    pub report: PromptReport,
     /// Who goes first when there is too little room.
     pub priority: Priority,
     /// On whose behalf.
@@ -122,6 +124,24 @@ pub struct StopRules {
     pub ignore_eos: bool,
 }
 
+/// What is told of a prompt, besides its answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PromptReport {
+    /// Its tokens.
+    pub tokens: bool,
+    /// How likely each token after the first was, with so many alternatives. At most 20. Told with the first
+    /// answer.
+    pub logprobs: Option<u32>,
+}
+
+impl PromptReport {
+    /// Whether anything is told.
+    #[must_use]
+    pub fn is_wanted(self) -> bool {
+        self.tokens || self.logprobs.is_some()
+    }
+}
+
 /// Who goes first. Lower classes are preempted first and admitted last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Priority {
@@ -147,6 +167,7 @@ impl GenerateRequest {
             sampling: SamplingParams::default(),
             stop: StopRules::default(),
             n: 1,
+            report: PromptReport::default(),
             priority: Priority::Interactive,
             tenant: TenantId::ANONYMOUS,
             subject: None,

@@ -62,6 +62,8 @@ impl World {
             max_token_gap: Duration::from_millis(100),
             batch_patience: Duration::from_secs(10),
             prefix_cache: false,
+            speculate: false,
+            max_extra_logits: 0,
         });
         let scheduler = scheduler.unwrap();
         World {
@@ -115,6 +117,8 @@ impl World {
                     start_by: self.limits.max_queue.map(|limit| at + limit),
                     deadline: self.limits.deadline.map(|limit| at + limit),
                     cache_salt: 0,
+                    may_draft: false,
+                    scores_prompt: false,
                 };
                 self.scheduler.add(new).unwrap();
                 self.active.insert(id, (tickets[0], request));

@@ -41,6 +41,7 @@ impl Mutant {
 const BLOCKS: &str = "crates/lm-scheduler/src/blocks.rs";
 const PREFIX: &str = "crates/lm-scheduler/src/prefix.rs";
 const SCHEDULER: &str = "crates/lm-scheduler/src/scheduler.rs";
+const DRAFT: &str = "crates/lm-scheduler/src/draft.rs";
 const FILL: &str = "crates/lm-scheduler/src/fill.rs";
 const SLOTS: &str = "crates/lm-scheduler/src/slots.rs";
 const WAITING: &str = "crates/lm-scheduler/src/waiting.rs";
@@ -49,7 +50,7 @@ const BATCH: &str = "crates/lm-backend/src/batch.rs";
 
 const OUTSIDE: &str = "crates/lm-scheduler/src/outside.rs";
 
-pub(super) const MUTANTS: [Mutant; 27] = [
+pub(super) const MUTANTS: [Mutant; 33] = [
     Mutant {
         name: "double free",
         file: SCHEDULER,
@@ -120,8 +121,8 @@ pub(super) const MUTANTS: [Mutant; 27] = [
     Mutant {
         name: "whole prompt taken from the cache",
         file: SLOTS,
-        find: "let n_full = (seq.tokens.len() - 1) / block_size;",
-        replace: "let n_full = seq.tokens.len() / block_size;",
+        find: "let n_full = (seq.tokens.len() - 1).min(seq.n_scored()) / block_size;",
+        replace: "let n_full = seq.tokens.len().min(seq.n_scored()) / block_size;",
         judge: Judge::Simulation,
     },
     Mutant {
@@ -244,6 +245,48 @@ pub(super) const MUTANTS: [Mutant; 27] = [
         find: "self.queued.len() + n_promised.min(self.max_requests / MOST_RESERVED)",
         replace: "self.queued.len() + 0 * n_promised",
         judge: Judge::UnitTests,
+    },
+    Mutant {
+        name: "wrong guesses count as computed",
+        file: SCHEDULER,
+        find: "seq.n_computed = row.start + row.n_tokens - row.n_drafts;",
+        replace: "seq.n_computed = row.start + row.n_tokens;",
+        judge: Judge::Simulation,
+    },
+    Mutant {
+        name: "one guess too many counts as right",
+        file: DRAFT,
+        find: "        self.n_computed += n_right;\n",
+        replace: "        self.n_computed += n_right + usize::from(n_right > 1);\n",
+        judge: Judge::Simulation,
+    },
+    Mutant {
+        name: "guesses beside prompts",
+        file: DRAFT,
+        find: "|| self.step.shape.n_prefill_tokens > 0",
+        replace: "|| self.step.shape.n_prefill_tokens > 1 << 20",
+        judge: Judge::Simulation,
+    },
+    Mutant {
+        name: "guesses over the bound",
+        file: DRAFT,
+        find: "|| predicted > longest",
+        replace: "|| predicted > 4.0 * longest",
+        judge: Judge::Simulation,
+    },
+    Mutant {
+        name: "more rows of logits than there is room",
+        file: FILL,
+        find: "let n_rows = n_free_rows.saturating_add(room.extra_logits + 1);",
+        replace: "let n_rows = n_free_rows.saturating_add(self.config.max_batch_tokens);",
+        judge: Judge::Simulation,
+    },
+    Mutant {
+        name: "likelihoods of what came from the cache",
+        file: SLOTS,
+        find: "(seq.tokens.len() - 1).min(seq.n_scored())",
+        replace: "(seq.tokens.len() - 1)",
+        judge: Judge::Simulation,
     },
 ];
 

@@ -25,6 +25,7 @@ impl Runtime {
         let info = ModelInfo {
             name: config.served_name.unwrap_or(name),
             backend: BackendSpec {
+                rows_are_exact: false,
                 kernel_path: spec.kernel_path.clone(),
                 kv_type: "none",
                 vocab_size: spec.vocab_size,

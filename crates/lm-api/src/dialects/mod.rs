@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 
 use crate::fields::{Fields, Warnings};
 use crate::messages::read_chat;
+use crate::prompt_report::Told;
 use crate::{ApiError, ParseOptions, Parsed};
 
 pub use messages_api::parse_messages;
@@ -120,7 +121,7 @@ pub(crate) fn finish(
 ) -> Result<Parsed, ApiError> {
     body.finish(options.strict, &mut warnings)?;
     chat.retain(|_, value| !value.is_null());
-    read_chat(Fields::of(chat), warnings, options)
+    read_chat(Fields::of(chat), warnings, Told::default(), options)
 }
 
 /// Moves fields that both APIs have under their names.

@@ -142,6 +142,8 @@ fn known_fields_that_would_change_the_answer_are_never_ignored() {
     ] {
         check(chat_with(fields), "unsupported_field", param, "does not support");
     }
+    let found = completion(r#"{"prompt":"a","best_of":2}"#);
+    check(found, "unsupported_field", "best_of", "does not support");
     let found = completion(r#"{"prompt":"a","tools":[{}]}"#);
     check(found, "unsupported_field", "tools", "does not support");
 }

@@ -19,6 +19,7 @@ fn head(style: Style) -> Head {
         warnings: Vec::new(),
         include_usage: false,
         spent: None,
+        prompt_logprobs: None,
     }
 }
 
@@ -30,7 +31,7 @@ fn entry() -> LogprobEntry {
     let name = |text: &str, bytes: &[u8]| TokenName { text: text.to_owned(), bytes: bytes.into() };
     LogprobEntry {
         token: name("é", "é".as_bytes()),
-        logprob: -0.1,
+        logprob: Some(-0.1),
         top: vec![
             (name("é", "é".as_bytes()), -0.1),
             (name("\u{fffd}", &[0xc3]), f32::NEG_INFINITY),
@@ -45,6 +46,7 @@ fn choice(index: u32) -> Choice {
         text: "é \"quoted\"\n".to_owned(),
         tool_calls: Vec::new(),
         logprobs: None,
+        prompt_logprobs: None,
         finish_reason: FinishReason::Stop,
         request_id: None,
     }

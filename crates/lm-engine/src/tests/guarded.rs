@@ -39,6 +39,7 @@ fn read(reader: &OutputReader) -> Got {
     let mut got = Got::default();
     while let Some(event) = reader.next_blocking() {
         match event {
+            GenerateEvent::Prompt { .. } => {}
             GenerateEvent::Delta { text, tokens, logprobs } => {
                 got.text.push_str(&text);
                 got.tokens.extend(tokens);

@@ -1,0 +1,286 @@
+//! Tokens that probably come next, looked up in the sequence's own text, and whether computing them ahead pays.
+//!
+//! It must never change what is drawn: a draft is a guess that a step verifies, see [`Sequence::accept`].
+//!
+//! Start reading at [`Scheduler::draft`]. Source: Saxena 2023, "Prompt Lookup Decoding"; verification draws
+//! as decoding does, so that Leviathan et al. 2023 is not needed.
+
+use std::time::Duration;
+
+use lm_types::{SeqId, TokenId};
+
+use crate::{Scheduler, Sequence};
+
+/// Drafts of one sequence in one step, at most.
+pub(crate) const MAX_DRAFTS: usize = 15;
+/// Fewer equal tokens before it tell nothing of the next one.
+const LEAST_MATCH: usize = 3;
+/// More of them tell nothing more.
+const LONGEST_MATCH: usize = 16;
+/// A match of so many tokens is a copy rather than a turn of phrase.
+const COPY: usize = 6;
+/// How much more a draft must be expected to gain than it costs, as predictions err.
+const MARGIN: f64 = 1.3;
+/// What part of the token gap's bound a step with drafts may take.
+const PART: f64 = 0.6;
+/// What a guess is believed to take, in parts of the step without any, until so many steps with guesses were
+/// measured, and again when none was for long: on what is never tried nothing is learnt.
+const HOPED_PART: f64 = 0.1;
+const N_TRIALS: u64 = 4;
+const TRIAL_EVERY: u64 = 512;
+/// What remains of a verdict's weight after the next one.
+const FORGETTING: f64 = 0.8;
+/// The same for each time that a match was not tried, so that a text which becomes a copy late is found out.
+const FADING: f64 = 0.99;
+
+/// How often drafts of a sequence were right.
+#[derive(Clone, Debug)]
+pub(crate) struct Drafter {
+    /// After short matches, and after those of [`COPY`] tokens and more.
+    records: [Record; 2],
+    /// Whose drafts are being verified.
+    tried: usize,
+    pub(crate) n_drafted: u32,
+    pub(crate) n_accepted: u32,
+}
+
+/// Verdicts over drafts, the older the less weight.
+#[derive(Clone, Copy, Debug)]
+struct Record {
+    /// What is believed before any verdict.
+    prior: f64,
+    right: f64,
+    tried: f64,
+}
+
+/// Where an earlier text goes on that equals the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Match {
+    next: usize,
+    length: usize,
+}
+
+impl Default for Drafter {
+    fn default() -> Self {
+        let record = |prior| Record { prior, right: 0.0, tried: 0.0 };
+        Drafter { records: [record(0.4), record(0.8)], tried: 0, n_drafted: 0, n_accepted: 0 }
+    }
+}
+
+impl Drafter {
+    /// The probability that a draft is right when all before it are.
+    fn likelihood(&self, kind: usize) -> f64 {
+        let Record { prior, right, tried } = self.records[kind];
+        (prior + right) / (1.0 + tried)
+    }
+
+    fn fade(&mut self, kind: usize) {
+        self.records[kind].right *= FADING;
+        self.records[kind].tried *= FADING;
+    }
+
+    /// Of `n_drafts` so many were right.
+    pub(crate) fn judge(&mut self, n_drafts: usize, n_right: usize) {
+        let record = &mut self.records[self.tried];
+        record.right = FORGETTING * record.right + n_right as f64;
+        let n_judged = n_right + usize::from(n_right < n_drafts);
+        record.tried = FORGETTING * record.tried + n_judged as f64;
+        self.n_drafted = self.n_drafted.saturating_add(n_drafts as u32);
+        self.n_accepted = self.n_accepted.saturating_add(n_right as u32);
+    }
+}
+
+impl Scheduler {
+    /// Appends drafts to the step's decodes where they are expected to gain more tokens than the time that they
+    /// take would otherwise. They come after everything else: nobody waits or loses blocks for a guess, and a
+    /// step with prompts, which has other use for its time, has none.
+    pub(crate) fn draft(&mut self, mut n_tokens: usize) {
+        if !self.config.speculate || self.step.shape.n_prefill_tokens > 0 {
+            return;
+        }
+        let mut n_extra = self.config.max_extra_logits;
+        for i in 0..self.step.rows.len() {
+            let id = self.step.rows[i].seq;
+            let most = n_tokens.min(n_extra).min(MAX_DRAFTS).min(self.free_positions(id));
+            let n_drafts = self.draft_for(id, most);
+            let row = &mut self.step.rows[i];
+            row.n_tokens += n_drafts;
+            row.n_drafts = n_drafts;
+            row.n_logits += n_drafts;
+            n_tokens -= n_drafts;
+            n_extra -= n_drafts;
+        }
+    }
+
+    /// How many positions after its next one a sequence can have: within its limits, and in blocks that leave
+    /// one for each runner.
+    fn free_positions(&self, id: SeqId) -> usize {
+        let seq = &self.sequences[&id];
+        let n_blocks = self.blocks.n_free().saturating_sub(self.running.len());
+        let n_slots = (seq.block_table.len() + n_blocks) * self.config.block_size;
+        // The step draws one token more than it verifies.
+        let n_left = seq.max_new_tokens - seq.n_generated();
+        (n_left - 1).min(n_slots.saturating_sub(seq.tokens.len()))
+    }
+
+    /// Drafts for a sequence of the step, and blocks under them. How many.
+    fn draft_for(&mut self, id: SeqId, most: usize) -> usize {
+        let Some(mut drafter) = self.sequences[&id].drafter.clone().filter(|_| most > 0) else {
+            return 0;
+        };
+        let likeliest = (0..2).map(|kind| drafter.likelihood(kind)).fold(0.0, f64::max);
+        let start = self.sequences[&id].n_computed + 1;
+        // Most of the time in a large batch: nothing pays, whatever the text.
+        let mut n_drafts = 0;
+        if self.n_paying(likeliest, start, most) > 0
+            && let Some(found) = find(&self.sequences[&id].tokens)
+        {
+            let kind = usize::from(found.length >= COPY);
+            n_drafts = self.n_paying(drafter.likelihood(kind), start, most);
+            drafter.tried = kind;
+            if n_drafts == 0 {
+                drafter.fade(kind);
+            }
+            let seq = self.sequences.get_mut(&id).expect("a scheduled sequence is known");
+            seq.guess(found.next, n_drafts);
+            while seq.block_table.len() * self.config.block_size < seq.tokens.len() {
+                let block = self.blocks.allocate().expect("free blocks were counted: a bug");
+                seq.block_table.push(block);
+            }
+            self.step.shape.add_drafts(start, n_drafts);
+            if n_drafts > 0 {
+                self.last_draft_step = self.n_steps;
+            }
+        } else {
+            (0..2).for_each(|kind| drafter.fade(kind));
+        }
+        let seq = self.sequences.get_mut(&id).expect("a scheduled sequence is known");
+        seq.drafter = Some(drafter);
+        n_drafts
+    }
+
+    /// How many drafts from position `start` on are worth their time, each right with this probability when all
+    /// before it are.
+    fn n_paying(&self, likelihood: f64, start: usize, most: usize) -> usize {
+        let shape = &self.step.shape;
+        let bound = self.config.max_token_gap;
+        let longest =
+            if bound == Duration::ZERO { f64::INFINITY } else { PART * bound.as_secs_f64() };
+        let before = self.cost.predict(shape);
+        let is_trial =
+            self.counters.drafts < N_TRIALS || self.n_steps - self.last_draft_step > TRIAL_EVERY;
+        let n_decodes = shape.n_decodes as f64;
+        let mut gained = 1.0;
+        let mut last = before;
+        for n in 1..=most {
+            gained *= likelihood;
+            let mut with = *shape;
+            with.add_drafts(start, n);
+            let predicted = self.cost.predict(&with);
+            let hoped = before * (1.0 + n as f64 * HOPED_PART);
+            let seconds = if is_trial { predicted.min(hoped) } else { predicted };
+            // [tokens] against [seconds * tokens / second] as without drafts.
+            let costs = (seconds - last).max(0.0) * n_decodes / before.max(f64::MIN_POSITIVE);
+            if gained < MARGIN * costs || gained < 0.05 || predicted > longest {
+                return n - 1;
+            }
+            last = seconds;
+        }
+        most
+    }
+}
+
+impl Sequence {
+    /// Appends `n` drafts: what followed at `next`, which may be a draft itself where a text repeats itself.
+    fn guess(&mut self, next: usize, n: usize) {
+        for i in next..next + n {
+            self.tokens.push(self.tokens[i]);
+        }
+        self.n_drafts = n;
+    }
+
+    /// Takes in what was drawn after its last token, and after each draft before the first wrong one.
+    ///
+    /// # Panics
+    /// When something was drawn after a wrong draft, or its KV is not in place.
+    pub(crate) fn accept(&mut self, drawn: impl ExactSizeIterator<Item = TokenId> + Clone) {
+        let (known, n_drawn) = (self.tokens.len() - self.n_drafts, drawn.len());
+        assert!(self.n_computed == known, "drawn after the sequence's last token");
+        assert!(n_drawn <= self.n_drafts + 1, "at most one token more than drafts is drawn");
+        let n_right = n_drawn.saturating_sub(1);
+        let is_right =
+            drawn.clone().take(n_right).eq(self.tokens[known..][..n_right].iter().copied());
+        assert!(is_right, "nothing is drawn after a wrong draft");
+        if self.n_drafts > 0
+            && let Some(drafter) = &mut self.drafter
+        {
+            drafter.judge(self.n_drafts, n_right);
+        }
+        self.drop_drafts();
+        self.tokens.extend(drawn);
+        // The KV of right drafts is in place.
+        self.n_computed += n_right;
+    }
+
+    /// Forgets the drafts that were not verified.
+    pub(crate) fn drop_drafts(&mut self) {
+        self.tokens.truncate(self.tokens.len() - self.n_drafts);
+        self.n_drafts = 0;
+    }
+}
+
+/// The longest earlier text that equals the end, the last one among equals.
+fn find(tokens: &[TokenId]) -> Option<Match> {
+    let (&last, before) = tokens.split_last()?;
+    let mut best = None::<Match>;
+    for end in (LEAST_MATCH - 1..before.len()).rev() {
+        if tokens[end] != last {
+            continue;
+        }
+        let backwards = tokens[..end].iter().rev().zip(before.iter().rev());
+        let length = 1 + backwards.take(LONGEST_MATCH - 1).take_while(|(a, b)| a == b).count();
+        if length >= LEAST_MATCH && best.is_none_or(|best| length > best.length) {
+            best = Some(Match { next: end + 1, length });
+            if length == LONGEST_MATCH {
+                break;
+            }
+        }
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(tokens: &[TokenId], expect: Option<(usize, usize)>) {
+        let found = find(tokens).map(|found| (found.next, found.length));
+        assert_eq!(found, expect);
+    }
+
+    #[test]
+    fn the_longest_and_then_the_last_match_is_found() {
+        check(&[], None);
+        check(&[1, 2, 3], None);
+        check(&[1, 2, 3, 9, 2, 3], None);
+        check(&[1, 2, 3, 9, 1, 2, 3], Some((3, 3)));
+        check(&[0, 1, 2, 3, 9, 1, 2, 3, 8, 0, 1, 2, 3], Some((4, 4)));
+        check(&[1, 2, 3, 9, 1, 2, 3, 8, 1, 2, 3], Some((7, 3)));
+        check(&[7; 5], Some((4, 4)));
+        check(&[7; 50], Some((49, 16)));
+    }
+
+    #[test]
+    fn what_is_wrong_is_tried_less_and_less_and_once_more_later() {
+        let mut drafter = Drafter::default();
+        let before = drafter.likelihood(0);
+        (0..5).for_each(|_| drafter.judge(1, 0));
+        let after = drafter.likelihood(0);
+        assert!(after < before / 3.0, "{after} after {before}");
+        (0..300).for_each(|_| drafter.fade(0));
+        assert!(drafter.likelihood(0) > 0.7 * before);
+        (0..5).for_each(|_| drafter.judge(4, 4));
+        assert!(drafter.likelihood(0) > 0.9);
+    }
+}
