@@ -93,10 +93,7 @@ pub(crate) fn write_adapter(
         .iter()
         .flat_map(|(module, Module { a, b, n_in, n_out })| {
             let name = |which| format!("base_model.model.{module}.lora_{which}.weight");
-            [
-                (name("A"), vec![RANK, *n_in], bytes(a)),
-                (name("B"), vec![*n_out, RANK], bytes(b)),
-            ]
+            [(name("A"), vec![RANK, *n_in], bytes(a)), (name("B"), vec![*n_out, RANK], bytes(b))]
         })
         .collect();
     let views = stored.iter().map(|(name, shape, data)| {
@@ -165,7 +162,8 @@ struct Piece<'a> {
 impl Executor {
     fn new(path: &Path, device: &str, adapters: &[&Path]) -> Executor {
         let model = lm_models::open(path, WeightsFrom::File).unwrap();
-        let loras: Vec<_> = adapters.iter().map(|path| open_lora(path, &model.spec).unwrap()).collect();
+        let loras: Vec<_> =
+            adapters.iter().map(|path| open_lora(path, &model.spec).unwrap()).collect();
         let ids = 1..;
         let kv_bytes = 4 << 20;
         let backend: Box<dyn Backend> = if device == "cpu" {
@@ -176,7 +174,8 @@ impl Executor {
             Box::new(backend)
         } else {
             let device = "cpu".to_owned();
-            let options = CandleOptions { device, block_size: BLOCK, kv_bytes, max_model_len: None };
+            let options =
+                CandleOptions { device, block_size: BLOCK, kv_bytes, max_model_len: None };
             let backend = CandleBackend::load(&model, &options).unwrap();
             let host = backend.adapters();
             ids.zip(&loras).for_each(|(id, lora)| host.put(id, lora).unwrap());
@@ -276,8 +275,7 @@ fn biases_and_scales() {
 
 #[test]
 fn fused_projections() {
-    let modules =
-        ["self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj"];
+    let modules = ["self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj"];
     check("phi3", &modules);
 }
 
@@ -299,9 +297,8 @@ fn rows_of_different_adapters_share_a_step() {
             adapter: adapters[i],
             place: i as u32,
         };
-        let alone: Vec<_> = (0..6)
-            .map(|i| executor.step(&[of(i, &prompts[i][..], 0)]).remove(0))
-            .collect();
+        let alone: Vec<_> =
+            (0..6).map(|i| executor.step(&[of(i, &prompts[i][..], 0)]).remove(0)).collect();
         let pieces: Vec<_> = (0..6).map(|i| of(i, &prompts[i][..], 0)).collect();
         assert_eq!(executor.step(&pieces), alone, "together");
         for chunk in [1, 7] {

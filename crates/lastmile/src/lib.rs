@@ -111,6 +111,7 @@
 //!
 //! Start reading at [`Runtime`].
 
+mod adapters;
 mod calibrate;
 mod config;
 mod disk_cache;
@@ -134,6 +135,7 @@ mod said;
 mod stream;
 mod told;
 
+pub use adapters::{AdapterError, AdapterInfo, AdapterSource};
 pub use calibrate::{
     CalibrateError, Fit, Prediction, StepRecord, SweepOptions, fit_costs, record_steps,
 };

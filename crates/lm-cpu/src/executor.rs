@@ -171,7 +171,8 @@ impl Executor {
 
     fn attention(&mut self, i: usize, kv: &mut KvCache) {
         let (spec, layer, isa) = (&self.model.spec, &self.layers[i], self.isa);
-        let Scratch { rows, adapters, plans, x, added, acts, qkv, partials, .. } = &mut self.scratch;
+        let Scratch { rows, adapters, plans, x, added, acts, qkv, partials, .. } =
+            &mut self.scratch;
         let (pool, m) = (&mut self.pool, rows.len());
         let (width, head_dim) = (layer.attn_qkv.n_rows(), spec.head_dim);
         let q_width = spec.n_heads * head_dim;

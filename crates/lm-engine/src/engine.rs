@@ -224,6 +224,9 @@ impl Engine {
                 block_size,
                 row.samples.then(|| want(&active.sampling, must_see_all)),
             );
+            if let Some(adapter) = &active.adapter {
+                self.batch.set_adapter(adapter.id);
+            }
         }
     }
 

@@ -51,6 +51,7 @@ pub(crate) fn admit(event: &RequestEvent, privacy: Privacy) -> Box<RequestEvent>
             n: request.n,
             priority: request.priority,
             tenant: request.tenant,
+            adapter: request.adapter.clone(),
             subject: request.subject.clone(),
             deadline: request.deadline,
             max_queue: request.max_queue,

@@ -29,6 +29,8 @@ pub struct GenerateRequest {
     pub priority: Priority,
     /// On whose behalf.
     pub tenant: TenantId,
+    /// The adapter that it is computed with, by its name; `None` is the model as it is.
+    pub adapter: Option<String>,
     /// On whose behalf the client says that it asks, in its own words.
     pub subject: Option<String>,
     /// How long after its arrival its answer is worth nothing.
@@ -149,6 +151,7 @@ impl GenerateRequest {
             n: 1,
             priority: Priority::Interactive,
             tenant: TenantId::ANONYMOUS,
+            adapter: None,
             subject: None,
             deadline: None,
             max_queue: None,
