@@ -7,8 +7,8 @@
 use crate::gguf::{GgufFiles, Metadata};
 use crate::hf_config::HfConfig;
 use crate::{
-    DecoderSpec, LayerTensor, ModelError, RopeLayout, TensorType, gemma3, granite, llama, olmo2,
-    phi3, qwen2, qwen3,
+    DecoderSpec, LayerTensor, ModelError, RopeLayout, TensorType, gemma2, gemma3, granite, llama,
+    olmo2, phi3, qwen2, qwen3,
 };
 
 /// How one family's files are read.
@@ -38,6 +38,7 @@ pub(crate) const FAMILIES: &[Family] = &[
     qwen2::FAMILY,
     qwen3::FAMILY,
     phi3::FAMILY,
+    gemma2::FAMILY,
     gemma3::FAMILY,
     granite::FAMILY,
     olmo2::FAMILY,

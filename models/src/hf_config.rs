@@ -78,6 +78,11 @@ impl HfConfig {
         self.fields.get(name).filter(|value| !value.is_null())
     }
 
+    /// All fields, `null` ones too.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.fields.iter().map(|(name, value)| (name.as_str(), value))
+    }
+
     /// A text.
     ///
     /// # Errors
@@ -100,6 +105,14 @@ impl HfConfig {
     /// `Invalid` when it is something else.
     pub(crate) fn f32(&self, name: &str) -> Result<Option<f32>, ModelError> {
         Ok(self.typed(name, "a number", Value::as_f64)?.map(|value| value as f32))
+    }
+
+    /// A number; `null` is none, and what is absent is `default`.
+    ///
+    /// # Errors
+    /// `Invalid` when it is something else.
+    pub(crate) fn f32_or(&self, name: &str, default: f32) -> Result<Option<f32>, ModelError> {
+        if self.fields.contains_key(name) { self.f32(name) } else { Ok(Some(default)) }
     }
 
     /// A whole number that fits 32 bits, such as a token id.

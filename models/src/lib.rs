@@ -21,6 +21,7 @@ mod families;
 mod plain;
 mod rope;
 
+mod gemma2;
 mod gemma3;
 mod granite;
 mod llama;
@@ -40,6 +41,8 @@ mod encoder_config;
 mod encoder_spec;
 
 mod inspect;
+
+mod lora;
 
 mod export;
 
@@ -61,6 +64,7 @@ pub use fetch::{
 };
 pub use inspect::{Summary, TensorTypeCount};
 pub use lm_tokenizer::GgufVocab;
+pub use lora::{LoraAdapter, LoraPart, open_lora};
 pub use model::{DefaultSampling, Model, TokenizerSource};
 pub use model_ref::ModelRef;
 pub use open::{WeightsFrom, open};

@@ -48,11 +48,10 @@ impl SafeTensorsFolder {
     /// What is wrong with which file.
     pub(crate) fn open(folder: &Path) -> Result<SafeTensorsFolder, ModelError> {
         let index = folder.join(INDEX);
-        let mut all = SafeTensorsFolder { shards: Vec::new(), tensors: HashMap::new() };
         if !index.exists() {
-            all.add(&folder.join(SINGLE))?;
-            return Ok(all);
+            return SafeTensorsFolder::open_file(&folder.join(SINGLE));
         }
+        let mut all = SafeTensorsFolder { shards: Vec::new(), tensors: HashMap::new() };
         let weight_map = read_index(&index).map_err(|error| error.in_file(&index))?;
         let files: BTreeSet<&String> = weight_map.values().collect();
         if files.len() > MAX_SHARDS {
@@ -70,6 +69,16 @@ impl SafeTensorsFolder {
                 return Err(error.in_file(&folder.join(file)));
             }
         }
+        Ok(all)
+    }
+
+    /// Maps one file that stands alone.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub(crate) fn open_file(path: &Path) -> Result<SafeTensorsFolder, ModelError> {
+        let mut all = SafeTensorsFolder { shards: Vec::new(), tensors: HashMap::new() };
+        all.add(path)?;
         Ok(all)
     }
 

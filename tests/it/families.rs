@@ -220,6 +220,11 @@ fn phi3() {
 }
 
 #[test]
+fn gemma2() {
+    check("gemma2", TOLERANCE);
+}
+
+#[test]
 fn granite() {
     check("granite", TOLERANCE);
 }

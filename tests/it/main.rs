@@ -13,6 +13,7 @@ mod families;
 mod inspect;
 mod invariance;
 mod keys;
+mod lora;
 mod memory;
 mod models;
 mod parity;

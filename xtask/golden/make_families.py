@@ -127,7 +127,7 @@ CONFIGS = {
         "rms_norm_eps": 1e-6,
         "query_pre_attn_scalar": 16,
         "attn_logit_softcapping": 6.0,
-        "final_logit_softcapping": 25.0,
+        "final_logit_softcapping": 1.5,
         "rope_theta": 10000.0,
         "sliding_window": 20,
         "attention_bias": False,
@@ -175,7 +175,7 @@ def random_weights(model, seed):
     """Attention and MLP that matter, norms that differ from 1, biases that are not 0; all exact in F16."""
     generator = torch.Generator().manual_seed(seed)
     offset = 0.0 if "gemma" in model.config.model_type else 1.0
-    embedding_scale = {"gemma2": 0.2, "granite": 0.35}.get(model.config.model_type, 0.4)
+    embedding_scale = {"gemma2": 0.03, "granite": 0.35}.get(model.config.model_type, 0.4)
     for name, tensor in sorted(model.state_dict().items()):
         noise = torch.randn(tensor.shape, generator=generator)
         if tensor.dim() == 1:

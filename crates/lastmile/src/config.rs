@@ -11,8 +11,11 @@ use lm_scheduler::ConfigError;
 use lm_tokenizer::TokenizerError;
 use lm_types::{Observer, RequestEvent};
 
-use crate::DiskCacheConfig;
 use crate::machine::MemoryLimit;
+use crate::{AdapterError, AdapterSource, DiskCacheConfig};
+
+/// Adapters that may be loaded at once where nobody says.
+const DEFAULT_MAX_ADAPTERS: usize = 8;
 
 /// Where answers come from.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,6 +56,10 @@ pub struct RuntimeConfig {
     pub max_model_len: Option<usize>,
     /// How requests that say nothing are drawn, where the model's files do not say it.
     pub default_sampling: DefaultSampling,
+    /// Adapters that are loaded with the model.
+    pub adapters: Vec<AdapterSource>,
+    /// Adapters that may be loaded at once; those count that only finish their answers.
+    pub max_adapters: usize,
     /// A Jinja template instead of the model's own.
     pub chat_template: Option<String>,
     /// Where blocks of the prefix cache are kept over restarts; nowhere by default.
@@ -82,6 +89,14 @@ pub enum LoadError {
     /// The CPU executor.
     #[error(transparent)]
     Cpu(#[from] lm_cpu::LoadError),
+    /// An adapter that was to be loaded with the model.
+    #[error("adapter '{name}': {source}")]
+    Adapter {
+        /// Its name.
+        name: String,
+        /// Why not.
+        source: Box<AdapterError>,
+    },
     /// Limits that contradict each other.
     #[error(transparent)]
     Limits(#[from] ConfigError),
@@ -208,6 +223,8 @@ impl RuntimeConfig {
             block_size: 32,
             max_model_len: None,
             default_sampling: DefaultSampling::default(),
+            adapters: Vec::new(),
+            max_adapters: DEFAULT_MAX_ADAPTERS,
             chat_template: None,
             disk_cache: None,
             reserved_bytes: 0,

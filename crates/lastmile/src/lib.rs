@@ -74,6 +74,20 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! Low-rank adapters, as PEFT writes them, are loaded and unloaded while the model answers; a request names one:
+//!
+//! ```no_run
+//! # use lastmile::{GenerateRequest, ModelSource, Prompt, RequestId, Runtime, RuntimeConfig};
+//! let runtime = Runtime::start(RuntimeConfig::new(ModelSource::path("/models/llama")))?;
+//! runtime.load_adapter("sql", "/adapters/sql")?;
+//! let mut request = GenerateRequest::new(RequestId(1), Prompt::Text("All users:".to_owned()));
+//! request.adapter = Some("sql".to_owned());
+//! let answers = runtime.complete(request)?;
+//! // Answers that still run go on to their end.
+//! runtime.unload_adapter("sql")?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! What computes may be one's own: a [`Backend`] is given token ids and blocks, and gives logits.
 //!
 //! ```
@@ -111,6 +125,7 @@
 //!
 //! Start reading at [`Runtime`].
 
+mod adapters;
 mod calibrate;
 mod config;
 mod disk_cache;
@@ -134,6 +149,7 @@ mod said;
 mod stream;
 mod told;
 
+pub use adapters::{AdapterError, AdapterInfo, AdapterSource};
 pub use calibrate::{
     CalibrateError, Fit, Prediction, StepRecord, SweepOptions, fit_costs, record_steps,
 };

@@ -11,6 +11,7 @@ use lm_models::{DefaultSampling, Model, TokenizerSource};
 use lm_tokenizer::{EncodeOptions, Tokenizer, placeholder};
 use lm_types::{Dialog, Prompt, TextOptions};
 
+use crate::adapters::{AdapterBase, AdapterHost};
 use crate::machine::MemoryLimit;
 use crate::memory::MemoryPlan;
 use crate::prepare::tokens;
@@ -27,6 +28,10 @@ pub(crate) struct Loaded {
     pub(crate) facts: ReleaseFacts,
     /// What it takes in all.
     pub(crate) planned_bytes: u64,
+    /// Where adapters go; `None` where it can have none.
+    pub(crate) adapters: Option<AdapterBase>,
+    /// Of `planned_bytes`, what is for those that it is started with.
+    pub(crate) adapter_bytes: u64,
     /// What the bits of its KV depend on.
     pub(crate) kv_facts: Vec<(&'static str, String)>,
 }
@@ -86,11 +91,14 @@ fn real_model(
     let plan = MemoryPlan::of_model(config, around.limit, &executor, &model)?;
     plan.check()?;
     let decoder = format!("{:?}", model.spec);
-    let backend = executor.load(config, model, plan.kv_bytes, around.arbiter)?;
+    let spec = model.spec.clone();
+    let (backend, host) = executor.load(config, model, plan.kv_bytes, around.arbiter)?;
     let kv_facts = kv_facts(backend.as_ref(), format!("{weights} {decoder}"));
     let facts = facts(backend.as_ref(), weights, &tokenizer, template_digest);
     let planned_bytes = plan.total_bytes();
     Ok(Loaded {
+        adapters: Some(AdapterBase { host, spec }),
+        adapter_bytes: plan.adapter_bytes(),
         name,
         facts,
         kv_facts,
@@ -167,16 +175,20 @@ impl Executor {
         model: Model,
         kv_bytes: u64,
         arbiter: &StepArbiter,
-    ) -> Result<Box<dyn Backend>, LoadError> {
+    ) -> Result<(Box<dyn Backend>, AdapterHost), LoadError> {
         match self {
             Executor::Cpu => {
                 let options = CpuOptions { kv_bytes, ..self.cpu_options(config) };
-                Ok(Box::new(CpuBackend::load_in_turns(model, &options, arbiter)?))
+                let backend = CpuBackend::load_in_turns(model, &options, arbiter)?;
+                let host = AdapterHost::Cpu(backend.adapters());
+                Ok((Box::new(backend), host))
             }
             Executor::Candle { device } => {
                 fixed_kv_type(config, device, self.kv_type(config))?;
                 let options = CandleOptions { kv_bytes, ..self.candle_options(config, device) };
-                Ok(Box::new(CandleBackend::load(&model, &options)?))
+                let backend = CandleBackend::load(&model, &options)?;
+                let host = AdapterHost::Candle(backend.adapters());
+                Ok((Box::new(backend), host))
             }
         }
     }
@@ -223,6 +235,8 @@ fn placeholder_model(
         backend: Box::new(backend),
         template,
         default_sampling: DefaultSampling::default(),
+        adapters: None,
+        adapter_bytes: 0,
         planned_bytes: plan.total_bytes(),
         tokenizer,
     })

@@ -2,15 +2,15 @@
 //! that a model that is too large is refused instead of ending the process later.
 
 use lm_backend::{MemoryNeed, PlaceholderOptions, StepLimits};
-use lm_candle::CandleBackend;
-use lm_cpu::CpuBackend;
+use lm_candle::{CandleAdapters, CandleBackend};
+use lm_cpu::{CpuAdapters, CpuBackend};
 use lm_engine::blocks_on_their_way;
-use lm_models::Model;
+use lm_models::{DecoderSpec, Model, open_lora};
 
 use crate::loading::Executor;
 use crate::loading_encoder::encoder_plan;
 use crate::machine::MemoryLimit;
-use crate::{LoadError, ModelSource, RuntimeConfig};
+use crate::{AdapterSource, LoadError, ModelSource, RuntimeConfig};
 
 /// The KV pool of a configuration that does not say how large it is to be, where there is room.
 const DEFAULT_KV_BYTES: u64 = 1 << 30;
@@ -18,6 +18,9 @@ const DEFAULT_KV_BYTES: u64 = 1 << 30;
 const PROGRAM_BYTES: u64 = 48 << 20;
 /// What the tokenizer and the sampler keep of an entry of the vocabulary.
 const VOCAB_ENTRY_BYTES: u64 = 256;
+
+/// The part of a plan that is for adapters.
+const ADAPTERS: &str = "adapters";
 
 /// What a model takes on this machine, and what there is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,6 +126,9 @@ impl MemoryPlan {
             kv_block: (need.kv_block_bytes, need.block_size),
             limit,
         };
+        if !config.adapters.is_empty() {
+            plan.parts.push((ADAPTERS, adapter_bytes(config, executor, spec)?));
+        }
         plan.reserve(config);
         plan.kv_bytes = plan.kv_bytes_of(config, &need);
         Ok(plan)
@@ -173,6 +179,11 @@ impl MemoryPlan {
         };
         plan.reserve(config);
         plan
+    }
+
+    /// What is for the adapters that the model is started with.
+    pub(crate) fn adapter_bytes(&self) -> u64 {
+        self.parts.iter().filter(|(name, _)| *name == ADAPTERS).map(|(_, bytes)| bytes).sum()
     }
 
     /// Whether sequences take memory while they run; encoders keep nothing of a text.
@@ -252,4 +263,24 @@ impl MemoryPlan {
             kv_room: self.kv_room() / self.kv_block.0.max(1) * self.kv_block.0,
         })
     }
+}
+
+/// What the adapters take that a model is started with.
+fn adapter_bytes(
+    config: &RuntimeConfig,
+    executor: &Executor,
+    spec: &DecoderSpec,
+) -> Result<u64, LoadError> {
+    let mut n_bytes = 0;
+    for AdapterSource { name, path } in &config.adapters {
+        let adapter = open_lora(path, spec).map_err(|source| LoadError::Adapter {
+            name: name.clone(),
+            source: Box::new(source.into()),
+        })?;
+        n_bytes += match executor {
+            Executor::Cpu => CpuAdapters::size_bytes(&adapter),
+            Executor::Candle { .. } => CandleAdapters::size_bytes(&adapter),
+        };
+    }
+    Ok(n_bytes)
 }

@@ -10,6 +10,14 @@ pub struct ReleaseFacts {
 }
 
 impl ReleaseFacts {
+    /// The same facts, but for one of them.
+    pub(crate) fn with(&self, name: &str, value: String) -> Self {
+        let mut facts = self.facts.clone();
+        let fact = facts.iter_mut().find(|(known, _)| *known == name);
+        fact.expect("a fact of every release: this is a bug").1 = value;
+        ReleaseFacts { facts }
+    }
+
     /// The digest of all facts.
     #[must_use]
     pub fn hash(&self) -> ReleaseHash {

@@ -16,6 +16,7 @@ use lm_models::DefaultSampling;
 use lm_tokenizer::Tokenizer;
 use lm_types::{GenerateError, GenerateRequest, Observer, ReleaseHash, SamplingParams, TokenId};
 
+use crate::adapters::{AdapterLimits, Adapters};
 use crate::disk_cache::{self, DiskCache};
 use crate::energy::EnergyMeter;
 use crate::grammars::Grammars;
@@ -23,7 +24,9 @@ use crate::loading::{Loaded, Surroundings, load};
 use crate::loading_encoder::load_encoder;
 use crate::machine::MemoryLimit;
 use crate::prepare::{Materials, prepare};
-use crate::{Answer, EncoderInfo, GenerateStream, LoadError, ReleaseFacts, RuntimeConfig};
+use crate::{
+    AdapterSource, Answer, EncoderInfo, GenerateStream, LoadError, ReleaseFacts, RuntimeConfig,
+};
 
 /// How long a shutdown waits for blocks of the prefix cache to be written.
 const LAST_WRITES: Duration = Duration::from_secs(5);
@@ -39,6 +42,7 @@ pub struct Runtime {
     tokenizer: Arc<Tokenizer>,
     template: Option<ChatTemplate>,
     grammars: Grammars,
+    pub(crate) adapters: Adapters,
     pub(crate) observer: Arc<dyn Observer>,
     info: ModelInfo,
 }
@@ -118,9 +122,10 @@ impl Runtime {
         if let Some(loaded) = load_encoder(&config, limit.as_ref(), arbiter)? {
             return Ok(Runtime::start_encoder(config, loaded, arbiter));
         }
+        let limit_bytes = limit.as_ref().map(|limit| limit.bytes);
         let loaded = load(&config, Surroundings { limit, arbiter })?;
         let Loaded { backend, tokenizer, template, facts, kv_facts, .. } = loaded;
-        let Loaded { name, default_sampling, planned_bytes, .. } = loaded;
+        let Loaded { name, default_sampling, planned_bytes, adapters, adapter_bytes, .. } = loaded;
         let disk_cache = config.disk_cache.as_ref();
         let opened = disk_cache.map(|disk| disk_cache::open(disk, backend.as_ref(), &kv_facts));
         let (disk_cache, block_store) = opened.transpose()?.unzip();
@@ -147,7 +152,13 @@ impl Runtime {
             take_joules: EnergyMeter::of_this_machine().map(EnergyMeter::taken_by_engines),
         };
         let engine = EngineHandle::spawn(parts, &config.engine)?;
-        Ok(Runtime {
+        let limits = AdapterLimits {
+            max_loaded: config.max_adapters,
+            planned_bytes,
+            reserved_bytes: adapter_bytes,
+            limit_bytes,
+        };
+        let runtime = Runtime {
             stats: Arc::clone(engine.stats()),
             max_queued: engine.max_queued(),
             engine: RwLock::new(Some(Running::Decoder(engine))),
@@ -155,9 +166,17 @@ impl Runtime {
             tokenizer,
             template,
             grammars: Grammars::default(),
+            adapters: Adapters::new(adapters, limits),
             observer: config.observer,
             info,
-        })
+        };
+        for AdapterSource { name, path } in &config.adapters {
+            runtime.load_adapter(name, path).map_err(|source| LoadError::Adapter {
+                name: name.clone(),
+                source: Box::new(source),
+            })?;
+        }
+        Ok(runtime)
     }
 
     /// Starts the request's `n` answers. Returns as soon as they are queued: it tokenises on the
@@ -266,6 +285,7 @@ impl Runtime {
         let mut streams = Vec::new();
         for request in requests {
             let mut prepared = prepare(request, &materials)?;
+            let adapter = self.adapters.of_request(request.adapter.as_deref())?;
             let choices = (0..request.n).map(|choice| {
                 let (output, reader) = output_pair(prepared.max_new_tokens);
                 submissions.push(NewSubmission {
@@ -276,6 +296,7 @@ impl Runtime {
                     stop: prepared.stop.clone(),
                     grammar: prepared.grammars.pop(),
                     arrived_at,
+                    adapter: adapter.clone(),
                     output,
                 });
                 GenerateStream::new(reader, prepared.warnings.clone())

@@ -6,6 +6,7 @@
 //!
 //! Start reading at [`parse_chat`] (in), [`Head`] (out) and [`ApiError`].
 
+mod adapters;
 mod asked_model;
 mod date;
 mod denial;
@@ -32,6 +33,7 @@ mod unique;
 mod unsupported;
 mod urgency;
 
+pub use adapters::{LoadAdapterRequest, parse_load_adapter, parse_unload_adapter};
 pub use asked_model::asked_model;
 pub use date::{CivilTime, rfc3339};
 pub use denial::Denial;

@@ -37,6 +37,16 @@ pub enum ModelRefusal {
         /// For operators.
         why: Option<String>,
     },
+    /// An adapter cannot be loaded or unloaded.
+    #[error("{message}")]
+    Adapter {
+        /// Why not.
+        message: String,
+        /// The HTTP status.
+        status: u16,
+        /// A stable word for programs.
+        code: &'static str,
+    },
     /// What runs on it does not end, so that it cannot be replaced.
     #[error("{message}")]
     StillBusy {
@@ -53,6 +63,7 @@ impl ModelRefusal {
             | ModelRefusal::OutOfMemory { .. } => 503,
             ModelRefusal::Failed { .. } => 500,
             ModelRefusal::StillBusy { .. } => 409,
+            ModelRefusal::Adapter { status, .. } => *status,
         }
     }
 
@@ -63,6 +74,7 @@ impl ModelRefusal {
             ModelRefusal::OutOfMemory { .. } => "insufficient_memory",
             ModelRefusal::Failed { .. } => "model_load_failed",
             ModelRefusal::StillBusy { .. } => "model_busy",
+            ModelRefusal::Adapter { code, .. } => code,
         }
     }
 }

@@ -26,6 +26,12 @@ pub struct ModelEntry {
     pub aliases: Vec<String>,
     /// What its answers depend on, as a digest; known while it is loaded.
     pub release: Option<String>,
+    /// Of an adapter: the model that it is for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// Of an adapter: where it was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub root: Option<String>,
 }
 
 /// A list of models.

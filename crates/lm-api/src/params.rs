@@ -106,6 +106,8 @@ impl Parsed {
                 report: self.report,
                 priority: self.urgency.priority.unwrap_or_default(),
                 tenant: TenantId::ANONYMOUS,
+                // The server knows which names are adapters'.
+                adapter: None,
                 subject: self.subject.clone(),
                 deadline: self.urgency.deadline,
                 max_queue: self.urgency.max_queue,

@@ -12,7 +12,8 @@ pub trait Backend: Send {
     /// Runs one step: writes K and V of every token of `batch` to its slot, then fills one row of
     /// `logits` for each of `batch.sample_rows`, `[n_sample_rows, vocab_size]` f32.
     ///
-    /// A row's logits depend on the tokens that its block table leads to, and on nothing else.
+    /// A row's logits depend on the tokens that its block table leads to and on its sequence's adapter, and on
+    /// nothing else.
     ///
     /// # Errors
     /// The step failed as a whole. The KV of its tokens is then undefined; older KV is intact.

@@ -133,6 +133,14 @@ impl Batch {
         self.sample_rows.extend((end - n..end).map(row));
     }
 
+    /// The adapter of the sequence that was appended last; 0 is none.
+    ///
+    /// # Panics
+    /// When there is no sequence.
+    pub fn set_adapter(&mut self, id: u32) {
+        *self.adapter_ids.last_mut().expect("an adapter belongs to a sequence") = id;
+    }
+
     /// Tokens in the step.
     #[must_use]
     pub fn n_tokens(&self) -> usize {

@@ -5,7 +5,7 @@ use lm_backend::{Backend, BackendError, BackendSpec, Batch, LogitsBuf, MemoryNee
 use lm_models::{Model, ModelError, TensorRole};
 
 use crate::decoder::device;
-use crate::{Decoder, PagedKv, StepSlots};
+use crate::{CandleAdapters, Decoder, PagedKv, StepSlots};
 
 /// What a candle backend is given besides the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +27,7 @@ pub struct CandleBackend {
     decoder: Decoder,
     kv: PagedKv,
     device: Device,
+    adapters: CandleAdapters,
 }
 
 /// Why a model cannot be run.
@@ -104,7 +105,14 @@ impl CandleBackend {
             weights_bytes: Decoder::weights_bytes(&model.spec),
             kv_bytes: n_blocks as u64 * block_bytes,
         };
-        Ok(CandleBackend { spec, decoder, kv, device })
+        let adapters = CandleAdapters::new(&device);
+        Ok(CandleBackend { spec, decoder, kv, device, adapters })
+    }
+
+    /// Where its adapters are taken in and given up, while it computes.
+    #[must_use]
+    pub fn adapters(&self) -> CandleAdapters {
+        self.adapters.clone()
     }
 
     /// What `model` will need, as f32, without reading its weights. The buffers of a step are an estimate:
@@ -129,10 +137,12 @@ impl CandleBackend {
         let rows: Vec<u32> = batch.sample_rows.iter().map(|row| row.token_idx).collect();
         let sample_rows = if rows.is_empty() { None } else { Some(tensor(&rows)?) };
         let slots = StepSlots::new(batch, self.spec.block_size, device)?;
+        let adapters = self.adapters.of_step(batch)?;
         let output = self.decoder.forward(
             &tensor(&batch.input_ids)?,
             &tensor(&batch.positions)?,
             &slots,
+            &adapters,
             sample_rows.as_ref(),
             &mut self.kv,
         )?;

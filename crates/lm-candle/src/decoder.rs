@@ -5,6 +5,7 @@ use candle_nn::ops::rms_norm;
 use lm_models::{Activation, DecoderSpec, LayerTensor, Model, QkNorm, TensorRole};
 
 use crate::attention::{attend, heads, soft_cap};
+use crate::lora::StepAdapters;
 use crate::rope::{RopeRows, RopeTable};
 use crate::weights::WeightLoader;
 use crate::{LoadError, PagedKv, StepSlots};
@@ -51,6 +52,7 @@ struct Linear {
 /// What all layers of a step share.
 struct StepInputs<'a> {
     slots: &'a StepSlots,
+    adapters: &'a StepAdapters,
     rope: RopeRows,
     rope_sliding: RopeRows,
 }
@@ -104,8 +106,8 @@ impl Decoder {
 
     /// Runs the step's tokens through all layers, and the head for `sample_rows` only.
     ///
-    /// `input_ids`, `positions`: `[n_tokens]` u32; `sample_rows`: `[n_rows]` u32, indexes of tokens.
-    /// Gives `[n_rows, vocab_size]` f32; `None` when nothing samples.
+    /// `input_ids`, `positions`: `[n_tokens]` u32; `sample_rows`: `[n_rows]` u32, indexes of tokens; `adapters`: of
+    /// the tokens. Gives `[n_rows, vocab_size]` f32; `None` when nothing samples.
     ///
     /// # Errors
     /// The tensor library failed.
@@ -114,11 +116,13 @@ impl Decoder {
         input_ids: &Tensor,
         positions: &Tensor,
         slots: &StepSlots,
+        adapters: &StepAdapters,
         sample_rows: Option<&Tensor>,
         kv: &mut PagedKv,
     ) -> Result<Option<Tensor>> {
         let inputs = StepInputs {
             slots,
+            adapters,
             rope: self.rope.rows(positions)?,
             rope_sliding: self.rope_sliding.rows(positions)?,
         };
@@ -190,12 +194,16 @@ impl Layer {
         let attended = norm(&attended, behind.map(|norms| &norms.0))?;
         let x = (x + scale(attended, spec.residual_scale)?)?;
         let normed = norm(&x, before.map(|norms| &norms.1))?;
-        let gate = self.ffn_gate.forward(&normed)?;
+        let project = |linear: &Linear, x: &Tensor, tensor| {
+            inputs.adapters.add(i, tensor, x, linear.forward(x)?)
+        };
+        let gate = project(&self.ffn_gate, &normed, LayerTensor::FfnGate)?;
         let gate = match spec.activation {
             Activation::Silu => gate.silu()?,
             Activation::GeluTanh => gate.gelu()?,
         };
-        let mlp = self.ffn_down.forward(&(gate * self.ffn_up.forward(&normed)?)?)?;
+        let up = project(&self.ffn_up, &normed, LayerTensor::FfnUp)?;
+        let mlp = project(&self.ffn_down, &(gate * up)?, LayerTensor::FfnDown)?;
         let mlp = norm(&mlp, behind.map(|norms| &norms.1))?;
         x + scale(mlp, spec.residual_scale)?
     }
@@ -215,16 +223,24 @@ impl Layer {
             (QkNorm::Whole, Some(weight)) => heads(&rms_norm(&x, weight, spec.norm.eps)?, n_heads),
             _ => heads(&x, n_heads),
         };
+        let project = |linear: &Linear, x: &Tensor, tensor| {
+            inputs.adapters.add(i, tensor, x, linear.forward(x)?)
+        };
         let norms = self.qk_norms.as_ref();
-        let q = norm(self.attn_q.forward(x)?, spec.n_heads, norms.map(|norms| &norms.0))?; // [n, n_heads, head_dim]
-        let k = norm(self.attn_k.forward(x)?, spec.n_kv_heads, norms.map(|norms| &norms.1))?; // [n, n_kv_heads, head_dim]
-        let v = heads(&self.attn_v.forward(x)?, spec.n_kv_heads)?; // [n, n_kv_heads, head_dim]
+        let (q, k) = (
+            project(&self.attn_q, x, LayerTensor::AttnQ)?,
+            project(&self.attn_k, x, LayerTensor::AttnK)?,
+        );
+        let q = norm(q, spec.n_heads, norms.map(|norms| &norms.0))?; // [n, n_heads, head_dim]
+        let k = norm(k, spec.n_kv_heads, norms.map(|norms| &norms.1))?; // [n, n_kv_heads, head_dim]
+        let v = project(&self.attn_v, x, LayerTensor::AttnV)?;
+        let v = heads(&v, spec.n_kv_heads)?; // [n, n_kv_heads, head_dim]
         let is_sliding = spec.sliding_window[i].is_some();
         let rope = if is_sliding { &inputs.rope_sliding } else { &inputs.rope };
         let (q, k) = (rope.rotate(&q)?, rope.rotate(&k)?);
         kv.write(i, &k, &v, inputs.slots)?;
         let attended = attend(spec, i, &q, kv, inputs.slots)?; // [n, n_heads * head_dim]
-        self.attn_output.forward(&attended)
+        project(&self.attn_output, &attended, LayerTensor::AttnOutput)
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Args, FromArgMatches};
-use lastmile::{KvType, RuntimeConfig};
+use lastmile::{AdapterSource, KvType, RuntimeConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::args::RunOptions;
@@ -25,6 +25,16 @@ pub(crate) struct How {
     pub(crate) chat_template: Option<String>,
     pub(crate) placeholder_costs: Option<PathBuf>,
     pub(crate) placeholder_schema: Option<PathBuf>,
+    /// Of a release with an adapter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) adapter: Option<HowAdapter>,
+}
+
+/// Where an adapter was read.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct HowAdapter {
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
 }
 
 impl How {
@@ -41,6 +51,7 @@ impl How {
             chat_template: config.chat_template.clone(),
             placeholder_costs: absolute(run.placeholder.placeholder_costs.as_ref()),
             placeholder_schema: absolute(run.placeholder.placeholder_schema.as_ref()),
+            adapter: None,
         }
     }
 
@@ -57,6 +68,7 @@ impl How {
             chat_template: None,
             placeholder_costs: None,
             placeholder_schema: None,
+            adapter: None,
         }
     }
 
@@ -83,6 +95,13 @@ impl How {
         run.placeholder.placeholder_schema.clone_from(&self.placeholder_schema);
         let mut config = runtime_config(&self.model, &run)?;
         config.chat_template.clone_from(&self.chat_template);
+        let adapter = self.adapter.iter();
+        config.adapters = adapter
+            .map(|HowAdapter { name, path }| AdapterSource {
+                name: name.clone(),
+                path: path.clone(),
+            })
+            .collect();
         Ok(config)
     }
 }

@@ -263,6 +263,7 @@ pub(crate) fn differences(started: &Started, job: &Job) -> Vec<Factor> {
         let (recorded, here) = (job.recorded.system().to_owned(), now.system().to_owned());
         all.push(Factor { name: "system_prompt".to_owned(), recorded, here });
     }
-    all.extend(job.recorded.differences(started.runtime.info()));
+    let adapter = now.adapter.as_deref().and_then(|name| started.runtime.adapter(name));
+    all.extend(job.recorded.differences(started.runtime.info(), adapter.as_ref()));
     all
 }

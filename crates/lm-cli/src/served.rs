@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use clap::Args;
 use lastmile::{
-    Configure, Declared, DiskCacheConfig, LoadError, MemoryPlan, Observer, Registry, RegistryError,
-    RegistryOptions, Runtime, RuntimeConfig,
+    AdapterSource, Configure, Declared, DiskCacheConfig, LoadError, MemoryPlan, Observer, Registry,
+    RegistryError, RegistryOptions, Runtime, RuntimeConfig,
 };
 
 use crate::args::RunOptions;
@@ -47,6 +47,19 @@ pub(crate) struct ServedArgs {
         hide_short_help = true
     )]
     pub(crate) model_idle_timeout: Option<Duration>,
+    /// A low-rank adapter of the first model, a folder as PEFT writes it; clients ask for it as NAME. May be given
+    /// again.
+    #[arg(long = "lora", value_name = "NAME=PATH")]
+    pub(crate) loras: Vec<String>,
+    /// Adapters of a model that may be loaded at once.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 8,
+        env = "LASTMILE_MAX_LORAS",
+        hide_short_help = true
+    )]
+    pub(crate) max_loras: usize,
     #[command(flatten)]
     pub(crate) run: RunOptions,
 }
@@ -88,8 +101,18 @@ pub(crate) fn registry(
         idle_timeout: args.model_idle_timeout,
         memory_limit: args.run.memory_limit.map(|mib| mib.saturating_mul(1 << 20)),
     };
-    Ok(Registry::new(declared, options)
-        .map_err(|error| WrongUse(format!("{error}; NAME=MODEL gives a model another name")))?)
+    let registry = Registry::new(declared, options)
+        .map_err(|error| WrongUse(format!("{error}; NAME=MODEL gives a model another name")))?;
+    for text in &args.loras {
+        let named =
+            text.split_once('=').filter(|(name, path)| !name.is_empty() && !path.is_empty());
+        let (name, path) =
+            named.ok_or_else(|| WrongUse(format!("--lora is {text:?}, but must be NAME=PATH")))?;
+        let source = AdapterSource { name: name.to_owned(), path: path.into() };
+        let declared = registry.declare_adapter(None, source);
+        declared.map_err(|error| WrongUse(format!("--lora {text}: {error}")))?;
+    }
+    Ok(registry)
 }
 
 /// Loads the default model; limits that contradict each other are a mistake of the caller.
@@ -120,13 +143,14 @@ fn declare(
     let observer = Arc::clone(&shared.observer);
     let disk_cache = shared.disk_cache.clone();
     // What requests need is planned once, with the model that is loaded first.
+    let max_adapters = args.max_loras;
     let reserved_bytes = if is_default { shared.request_bytes } else { 0 };
     let configure: Configure = Arc::new(move || {
         let config = runtime_config(&source, &run)
             .map_err(|error| LoadError::Configure { message: format!("{error:#}") })?;
         let (observer, disk_cache) = (Arc::clone(&observer), disk_cache.clone());
         let how = Some(How::of(&source, &run, &config).text());
-        Ok(RuntimeConfig { observer, disk_cache, reserved_bytes, how, ..config })
+        Ok(RuntimeConfig { observer, disk_cache, reserved_bytes, max_adapters, how, ..config })
     });
     Ok(Declared { name, aliases: Vec::new(), configure })
 }

@@ -9,6 +9,7 @@ use lm_types::BlockIdx;
 
 use crate::executor::{Executor, MAX_HEAD_DIM};
 use crate::kv::KvCache;
+use crate::lora::CpuAdapters;
 use crate::matrix::weight_type;
 use crate::memory;
 
@@ -165,6 +166,12 @@ impl CpuBackend {
             kv_bytes: n_blocks as u64 * block_bytes,
         };
         Ok(CpuBackend { spec, executor, kv })
+    }
+
+    /// Where its adapters are taken in and given up, while it computes.
+    #[must_use]
+    pub fn adapters(&self) -> CpuAdapters {
+        self.executor.adapters().clone()
     }
 }
 

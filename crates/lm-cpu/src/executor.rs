@@ -3,12 +3,13 @@
 
 use lm_backend::{Batch, LogitsBuf, StepArbiter};
 use lm_kernels::{Isa, KV_PAGE, Pool, Put, add_assign, dequantize_row, rms_norm, store_k, store_v};
-use lm_models::{DecoderSpec, Model, QkNorm, TensorRole};
+use lm_models::{DecoderSpec, LayerTensor, Model, QkNorm, TensorRole};
 
 use crate::LoadError;
 use crate::attention::LayerAttention;
 use crate::kv::{KvCache, Part};
 use crate::layer::{Layer, Loader};
+use crate::lora::{CpuAdapters, UnknownAdapter};
 use crate::matrix::{RowActs, Stacked, weight_type};
 use crate::rope::RopeTable;
 use crate::scratch::Scratch;
@@ -31,7 +32,17 @@ pub(crate) struct Executor {
     rope_sliding: RopeTable,
     /// The different windows of the layers.
     windows: Vec<Option<usize>>,
+    adapters: CpuAdapters,
     scratch: Scratch,
+}
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StepError {
+    #[error(transparent)]
+    Model(#[from] lm_models::ModelError),
+    #[error(transparent)]
+    Adapter(#[from] UnknownAdapter),
 }
 
 impl Executor {
@@ -61,6 +72,7 @@ impl Executor {
             windows,
             rope: RopeTable::new(&model.spec, false, max_model_len),
             rope_sliding: RopeTable::new(&model.spec, true, max_model_len),
+            adapters: CpuAdapters::default(),
             scratch: Scratch::default(),
             isa,
             pool,
@@ -69,6 +81,11 @@ impl Executor {
             head,
             model,
         })
+    }
+
+    /// The adapters that batches may name.
+    pub(crate) fn adapters(&self) -> &CpuAdapters {
+        &self.adapters
     }
 
     pub(crate) fn weights_bytes(&self) -> usize {
@@ -81,10 +98,11 @@ impl Executor {
         batch: &Batch,
         kv: &mut KvCache,
         logits: &mut LogitsBuf,
-    ) -> Result<(), LoadError> {
+    ) -> Result<(), StepError> {
         lm_kernels::flush_denormals();
         let spec = &self.model.spec;
         self.scratch.rows.fill(batch);
+        self.scratch.adapters.fill(batch, &self.adapters)?;
         let Scratch { rows, plans, .. } = &mut self.scratch;
         plans.resize_with(self.windows.len(), Default::default);
         for (plan, window) in plans.iter_mut().zip(&self.windows) {
@@ -96,6 +114,7 @@ impl Executor {
             self.attention(i, kv);
             self.mlp(i);
         }
+        self.scratch.adapters.clear();
         let (spec, scratch) = (&self.model.spec, &mut self.scratch);
         let post_norm = self.layers.last().and_then(|layer| layer.post_norms.as_ref());
         let last = RowNorms {
@@ -109,7 +128,7 @@ impl Executor {
         Ok(())
     }
 
-    fn embed(&mut self, batch: &Batch) -> Result<(), LoadError> {
+    fn embed(&mut self, batch: &Batch) -> Result<(), StepError> {
         let spec = &self.model.spec;
         let view = self.model.tensor(TensorRole::TokenEmbedding)?;
         let weight = weight_type(view.dtype).expect("it was checked at load: this is a bug");
@@ -127,7 +146,7 @@ impl Executor {
     /// Queries, keys and values of all rows, turned and scaled.
     fn qkv(&mut self, i: usize) {
         let (spec, layer, isa) = (&self.model.spec, &self.layers[i], self.isa);
-        let Scratch { rows, x, added, acts, qkv, .. } = &mut self.scratch;
+        let Scratch { rows, adapters, x, added, acts, qkv, .. } = &mut self.scratch;
         let (pool, m) = (&mut self.pool, rows.len());
         let before = i.checked_sub(1).and_then(|i| self.layers[i].post_norms.as_ref());
         let next = layer.norms.as_ref().map(|norms| &norms.0);
@@ -136,6 +155,10 @@ impl Executor {
         let width = layer.attn_qkv.n_rows();
         qkv.resize(m * width, 0.0);
         layer.attn_qkv.multiply(isa, pool, acts, Put::Store, qkv);
+        let (q_width, kv_width) = (spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim);
+        let q = (LayerTensor::AttnQ, q_width);
+        let parts = [q, (LayerTensor::AttnK, kv_width), (LayerTensor::AttnV, kv_width)];
+        adapters.add(pool, isa, i, &parts, (&acts.floats, spec.hidden_size), qkv);
         let is_sliding = spec.sliding_window[i].is_some();
         let rope = if is_sliding { &self.rope_sliding } else { &self.rope };
         pool.for_chunks(qkv, width, |row, qkv| {
@@ -148,7 +171,8 @@ impl Executor {
 
     fn attention(&mut self, i: usize, kv: &mut KvCache) {
         let (spec, layer, isa) = (&self.model.spec, &self.layers[i], self.isa);
-        let Scratch { rows, plans, x, added, acts, qkv, partials, .. } = &mut self.scratch;
+        let Scratch { rows, adapters, plans, x, added, acts, qkv, partials, .. } =
+            &mut self.scratch;
         let (pool, m) = (&mut self.pool, rows.len());
         let (width, head_dim) = (layer.attn_qkv.n_rows(), spec.head_dim);
         let q_width = spec.n_heads * head_dim;
@@ -178,20 +202,28 @@ impl Executor {
         });
         let has_post_norm = layer.post_norms.is_some();
         add_product(isa, pool, &layer.attn_output, acts, has_post_norm, (x, added));
+        let out = if has_post_norm { added } else { x };
+        let part = [(LayerTensor::AttnOutput, spec.hidden_size)];
+        adapters.add(pool, isa, i, &part, (&acts.floats, q_width), out);
     }
 
     fn mlp(&mut self, i: usize) {
         let (spec, layer, isa) = (&self.model.spec, &self.layers[i], self.isa);
-        let Scratch { rows, x, added, acts, hidden, .. } = &mut self.scratch;
+        let Scratch { rows, adapters, x, added, acts, hidden, .. } = &mut self.scratch;
         let (pool, m) = (&mut self.pool, rows.len());
         let post = layer.post_norms.as_ref().map(|norms| &norms.0);
         let next = layer.norms.as_ref().map(|norms| &norms.1);
         let norms = RowNorms { isa, spec, post, next };
         let is_quantised = layer.ffn_gate.is_quantised() || layer.ffn_up.is_quantised();
         norms.fill(pool, m, is_quantised, (x, added), acts);
-        let gate_and_up = mlp::GateAndUp { isa, spec, layer, acts };
+        adapters.begin_gate_and_up(pool, isa, i, (&acts.floats, spec.hidden_size));
+        let gate_and_up = mlp::GateAndUp { isa, spec, layer, layer_idx: i, acts, adapters };
         gate_and_up.fill(pool, m, hidden);
-        add_product(isa, pool, &layer.ffn_down, hidden, layer.post_norms.is_some(), (x, added));
+        let has_post_norm = layer.post_norms.is_some();
+        add_product(isa, pool, &layer.ffn_down, hidden, has_post_norm, (x, added));
+        let out = if has_post_norm { added } else { x };
+        let part = [(LayerTensor::FfnDown, spec.hidden_size)];
+        adapters.add(pool, isa, i, &part, (&hidden.floats, spec.intermediate_size), out);
     }
 }
 

@@ -12,6 +12,7 @@ mod executor;
 mod head;
 mod kv;
 mod layer;
+mod lora;
 mod matrix;
 mod memory;
 mod mlp;
@@ -21,4 +22,5 @@ mod scratch;
 
 pub use backend::{CpuBackend, CpuOptions, LoadError};
 pub use lm_kernels::KvType;
+pub use lora::CpuAdapters;
 pub use probe::MachineProbe;

@@ -214,6 +214,18 @@ impl RowActs {
     }
 }
 
+impl RowActs {
+    /// Quantises rows of `k` values that are there as floats.
+    pub(crate) fn quantise(&mut self, pool: &mut Pool, isa: Isa, k: usize) {
+        let n_blocks = k / ACT_BLOCK;
+        self.blocks.resize(self.floats.len() / ACT_BLOCK, ActBlock::default());
+        let floats = &self.floats;
+        pool.for_chunks(&mut self.blocks, n_blocks, |row, blocks| {
+            quantize_activations(isa, &floats[row * k..][..k], blocks);
+        });
+    }
+}
+
 pub(crate) fn weight_type(dtype: TensorType) -> Option<WeightType> {
     WeightType::from_ggml_id(dtype.ggml_number())
 }

@@ -4,10 +4,11 @@
 use lm_kernels::{
     ActBlock, Columns, Isa, Pool, Put, gelu_tanh_mul, quantize_activations, silu_mul,
 };
-use lm_models::{Activation, DecoderSpec};
+use lm_models::{Activation, DecoderSpec, LayerTensor};
 
 use crate::executor::scale;
 use crate::layer::Layer;
+use crate::lora::StepAdapters;
 use crate::matrix::{ACT_BLOCK, RowActs, rows_per_item};
 
 /// Columns that are worked on together: one block of activations.
@@ -21,7 +22,9 @@ pub(crate) struct GateAndUp<'a> {
     pub(crate) isa: Isa,
     pub(crate) spec: &'a DecoderSpec,
     pub(crate) layer: &'a Layer,
+    pub(crate) layer_idx: usize,
     pub(crate) acts: &'a RowActs,
+    pub(crate) adapters: &'a StepAdapters,
 }
 
 impl GateAndUp<'_> {
@@ -31,17 +34,14 @@ impl GateAndUp<'_> {
             (&self.layer.ffn_gate, &self.layer.ffn_up, self.spec.intermediate_size);
         let n_bytes = gate.size_bytes() + up.size_bytes();
         let n = (rows_per_item(width, n_bytes, pool.n_threads()) / COLUMNS).max(1) * COLUMNS;
-        if !self.layer.ffn_down.is_quantised() {
-            hidden.floats.resize(m * width, 0.0);
-            let out = Columns::new(&mut hidden.floats, width);
-            return pool.for_columns(out, n, |item, mut out| {
-                for first in (0..out.width()).step_by(COLUMNS) {
-                    let columns = first..out.width().min(first + COLUMNS);
-                    self.some_columns(m, item * n + first, columns.len(), |row, values| {
-                        out.row(row)[columns.clone()].copy_from_slice(values);
-                    });
-                }
-            });
+        let is_quantised = self.layer.ffn_down.is_quantised();
+        // An adapter of the next matrix multiplies numbers as they are.
+        if !is_quantised || self.adapters.adapts(self.layer_idx, LayerTensor::FfnDown) {
+            self.fill_floats(pool, m, n, hidden);
+            if is_quantised {
+                hidden.quantise(pool, self.isa, width);
+            }
+            return;
         }
         let n_blocks = width / COLUMNS;
         hidden.blocks.resize(m * n_blocks, ActBlock::default());
@@ -51,6 +51,20 @@ impl GateAndUp<'_> {
                 self.some_columns(m, item * n + block * COLUMNS, COLUMNS, |row, values| {
                     let block = std::slice::from_mut(&mut out.row(row)[block]);
                     quantize_activations(self.isa, values, block);
+                });
+            }
+        });
+    }
+
+    /// As [`GateAndUp::fill`], not quantised, `n` columns at a time.
+    fn fill_floats(&self, pool: &mut Pool, m: usize, n: usize, hidden: &mut RowActs) {
+        let width = self.spec.intermediate_size;
+        hidden.floats.resize(m * width, 0.0);
+        pool.for_columns(Columns::new(&mut hidden.floats, width), n, |item, mut out| {
+            for first in (0..out.width()).step_by(COLUMNS) {
+                let columns = first..out.width().min(first + COLUMNS);
+                self.some_columns(m, item * n + first, columns.len(), |row, values| {
+                    out.row(row)[columns.clone()].copy_from_slice(values);
                 });
             }
         });
@@ -89,8 +103,9 @@ impl GateAndUp<'_> {
             matrix.multiply_part(self.isa, first, self.acts, rows.clone(), Put::Store, out);
         }
         let mut values = [0.0; COLUMNS];
-        for (i, (gate, up)) in gate.iter().zip(&up).take(n).enumerate() {
-            let (gate, up, values) = (&gate[..width], &up[..width], &mut values[..width]);
+        for (i, (gate, up)) in gate.iter_mut().zip(&mut up).take(n).enumerate() {
+            let (gate, up, values) = (&mut gate[..width], &mut up[..width], &mut values[..width]);
+            self.adapters.add_gate_and_up(self.isa, self.layer_idx, row + i, first, gate, up);
             match self.spec.activation {
                 Activation::Silu => silu_mul(self.isa, gate, up, values),
                 Activation::GeluTanh => gelu_tanh_mul(self.isa, gate, up, values),

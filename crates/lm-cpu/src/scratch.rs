@@ -3,6 +3,7 @@
 use lm_backend::{Batch, Greatest};
 
 use crate::attention::Plan;
+use crate::lora::StepAdapters;
 use crate::matrix::RowActs;
 
 /// What the phases need to know of each row of a step.
@@ -54,6 +55,8 @@ impl StepRows {
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     pub(crate) rows: StepRows,
+    /// The adapters of the rows.
+    pub(crate) adapters: StepAdapters,
     /// Attention of the layers with each window.
     pub(crate) plans: Vec<Plan>,
     /// The residual stream. `[m, hidden_size]`

@@ -16,7 +16,7 @@ use lm_types::{
 use crate::chronicle::Story;
 use crate::guard::{Before, Guard};
 use crate::submit::QueuePlace;
-use crate::{EngineStats, NewSubmission, OutputWriter};
+use crate::{EngineStats, NewSubmission, OutputWriter, ServedAdapter};
 
 /// One answer while the engine works on it.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub(crate) struct Active {
     pub(crate) request: Arc<GenerateRequest>,
     pub(crate) choice: u32,
     pub(crate) sampling: SamplingParams,
+    /// Held for as long as the answer is computed with it.
+    pub(crate) adapter: Option<Arc<ServedAdapter>>,
     pub(crate) max_new_tokens: usize,
     /// Tokens that end the answer; banned until `min_tokens` were generated.
     pub(crate) end_tokens: Vec<TokenId>,
@@ -92,6 +94,7 @@ impl Active {
         sampling.seed = sampling.seed.wrapping_add(u64::from(new.choice));
         Active {
             sampling,
+            adapter: new.adapter,
             choice: new.choice,
             max_new_tokens: new.max_new_tokens,
             end_tokens,
@@ -120,6 +123,11 @@ impl Active {
         }
     }
 
+    /// What computes it: the model, or the model with an adapter.
+    fn served_by<'a>(&'a self, model: &'a ServedBy) -> &'a ServedBy {
+        self.adapter.as_ref().map_or(model, |adapter| &adapter.served_by)
+    }
+
     /// How others name it.
     pub(crate) fn other(&self) -> Other {
         Other { request: self.request.id, tenant: self.request.tenant }
@@ -131,6 +139,7 @@ impl Active {
         prompt: &'a [TokenId],
         served_by: &'a ServedBy,
     ) -> AnswerBegun<'a> {
+        let served_by = self.served_by(served_by);
         AnswerBegun {
             request: &self.request,
             choice: self.choice,
@@ -249,7 +258,10 @@ impl Active {
             arrived: self.arrival,
             start_by: start_by.map(|limit| self.arrival + limit),
             deadline: request.deadline.map(|limit| self.arrival + limit),
-            cache_salt: request.tenant.0,
+            cache_salt: match &self.adapter {
+                Some(adapter) => adapter.cache_salt(request.tenant),
+                None => request.tenant.0,
+            },
             // A grammar's state goes one way only.
             may_draft: self.grammar.is_none(),
             scores_prompt: self.prompt_is_due
@@ -282,6 +294,7 @@ impl Active {
         served_by: &ServedBy,
     ) -> (RequestEvent, EndSignal) {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let served_by = self.served_by(served_by).clone();
         // What never left the queue took nothing.
         let computed = seq.filter(|seq| seq.first_scheduled().is_some());
         let before = self.before.or_else(|| computed.map(Before::of));
@@ -323,7 +336,7 @@ impl Active {
             request: Arc::unwrap_or_clone(self.request),
             task: Task::Generate,
             choice: self.choice,
-            model: served_by.model.clone(),
+            model: served_by.model,
             release: served_by.release,
             arrived_at: self.arrived_at,
             outcome,

@@ -231,6 +231,9 @@ impl Engine {
                 let must_see_all = must_see_all || !row.samples;
                 self.batch.sample_last(row.n_logits, want(&active.sampling, must_see_all));
             }
+            if let Some(adapter) = &active.adapter {
+                self.batch.set_adapter(adapter.id);
+            }
         }
     }
 

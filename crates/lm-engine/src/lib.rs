@@ -7,6 +7,7 @@
 
 mod account;
 mod active;
+mod adapter;
 mod block_store;
 mod chronicle;
 mod cpu_time;
@@ -27,6 +28,7 @@ mod want;
 mod tests;
 
 pub use active::ServedBy;
+pub use adapter::ServedAdapter;
 pub use block_store::{
     BlockKeeper, BlockStore, BlockStoreCounters, BlockStoreSnapshot, MovedBlock, NotKept,
     StoreOrder, StoreReport, Unusable, block_store, blocks_on_their_way,

@@ -11,7 +11,7 @@ use lm_scheduler::{
 use lm_tokenizer::StopMatcher;
 use lm_types::{GenerateError, GenerateRequest, QueueUnit, Timestamp, TokenId};
 
-use crate::OutputWriter;
+use crate::{OutputWriter, ServedAdapter};
 
 /// One answer to compute: validated and tokenised.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub struct NewSubmission {
     pub grammar: Option<GrammarState>,
     /// When the request arrived, by the wall clock.
     pub arrived_at: SystemTime,
+    /// The adapter that it is computed with.
+    pub adapter: Option<Arc<ServedAdapter>>,
     /// Where the answer goes.
     pub output: OutputWriter,
 }
@@ -95,6 +97,7 @@ fn fingerprint(all: &[NewSubmission]) -> u64 {
     let mut hasher = DefaultHasher::new();
     for new in all {
         (&new.prompt, new.max_new_tokens, new.choice, new.request.priority).hash(&mut hasher);
+        new.adapter.as_ref().map(|adapter| adapter.digest).hash(&mut hasher);
     }
     hasher.finish()
 }

@@ -116,6 +116,7 @@ impl Rig {
         let max_new_tokens = request.stop.max_tokens.unwrap() as usize;
         let (output, reader) = output_pair(max_new_tokens);
         let new = NewSubmission {
+            adapter: None,
             grammar: None,
             stop: StopMatcher::new(&request.stop.stop_strings).unwrap(),
             request: Arc::new(request),
@@ -428,6 +429,7 @@ fn a_deadline_that_cannot_be_met_is_refused_with_both_numbers_and_a_time() {
     let mut request = GenerateRequest::new(RequestId(0), Prompt::Tokens(prompt(20)));
     request.max_queue = Some(Duration::from_millis(50));
     let new = NewSubmission {
+        adapter: None,
         grammar: None,
         stop: StopMatcher::new(&[]).unwrap(),
         request: Arc::new(request),

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use lastmile::{ModelInfo, Observer, ReleaseHash, TenantId};
+use lastmile::{AdapterInfo, ModelInfo, Observer, ReleaseHash, TenantId};
 use lm_api::{ApiError, FeedbackRating, FeedbackRequest, parse_feedback};
 use lm_recorder::Recorder;
 use lm_store::{
@@ -120,6 +120,27 @@ impl Ops {
             engine_version: env!("CARGO_PKG_VERSION").to_owned(),
             facts: serde_json::Value::Object(facts.collect()),
             how: info.how.clone(),
+        })
+    }
+
+    /// Stores what the answers with an adapter depend on; how it is started again is how its model is, and where
+    /// the adapter lies. Blocks until it is durable.
+    ///
+    /// # Errors
+    /// Why it could not be written.
+    pub fn note_adapter(&self, model: &ModelInfo, adapter: &AdapterInfo) -> Result<(), StoreError> {
+        let how = model.how.as_deref().and_then(|how| {
+            let mut how: serde_json::Value = serde_json::from_str(how).ok()?;
+            let source = serde_json::json!({ "name": adapter.name, "path": adapter.path });
+            how.as_object_mut()?.insert("adapter".to_owned(), source);
+            Some(how.to_string())
+        });
+        self.note_release(&ModelInfo {
+            name: adapter.name.clone(),
+            release: adapter.release.clone(),
+            release_hash: adapter.release_hash,
+            how,
+            ..model.clone()
         })
     }
 

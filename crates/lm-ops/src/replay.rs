@@ -5,8 +5,8 @@
 //! Start reading at [`Recorded`], then [`Recorded::verdict`].
 
 use lastmile::{
-    ChatMessage, GenerateError, GenerateEvent, GenerateRequest, GenerateStream, ModelInfo, Prompt,
-    RequestId, Role, Runtime, TokenId,
+    AdapterInfo, ChatMessage, GenerateError, GenerateEvent, GenerateRequest, GenerateStream,
+    ModelInfo, Prompt, RequestId, Role, Runtime, TokenId,
 };
 use lm_recorder::Flight;
 use lm_store::recipe::{self, RecipeError};
@@ -291,14 +291,15 @@ impl Recorded {
         })
     }
 
-    /// What of the release that computes now is not as it was.
+    /// What of the release that computes now, with an adapter where the request has one, is not as it was.
     #[must_use]
-    pub fn differences(&self, here: &ModelInfo) -> Vec<Factor> {
+    pub fn differences(&self, here: &ModelInfo, adapter: Option<&AdapterInfo>) -> Vec<Factor> {
+        let release = adapter.map_or(&here.release, |adapter| &adapter.release);
         let recorded = |name: &str| {
             let fact = self.release.facts.get(name).and_then(Value::as_str);
             fact.unwrap_or("unknown").to_owned()
         };
-        let facts = here.release.facts.iter();
+        let facts = release.facts.iter();
         let factors = facts.map(|(name, value)| Factor {
             name: (*name).to_owned(),
             recorded: recorded(name),

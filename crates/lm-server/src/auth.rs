@@ -102,6 +102,8 @@ fn need(route: Option<&str>, wants_page: bool) -> Need {
         // Whoever has a key sees the own requests.
         Some("/v1/requests" | "/v1/requests/{id}/page" | "/v1/requests/{id}/timeline") => Need::Key,
         Some("/health" | "/health/live" | "/health/ready") => Need::Nothing,
+        // They read folders of the server's machine.
+        Some("/v1/load_lora_adapter" | "/v1/unload_lora_adapter") => Need::Scope(Scope::Ops),
         Some("/metrics") => Need::Scope(Scope::Metrics),
         Some(route) if ["/v1/", "/v2/", "/api/"].iter().any(|api| route.starts_with(api)) => {
             Need::Scope(Scope::Infer)

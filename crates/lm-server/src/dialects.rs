@@ -135,7 +135,8 @@ async fn respond(
         let runtime = app.models.resolve(model.as_deref()).await?;
         let waited = began.elapsed();
         let style = Style::Chat;
-        let call = Call { entry: Arc::clone(&entry), caller, headers, body, style };
+        let adapter = app.models.adapter_name(model.as_deref());
+        let call = Call { entry: Arc::clone(&entry), caller, headers, body, style, adapter };
         let read = move |app: &App, call: &Call, runtime: &Runtime| {
             let defaults = runtime.default_sampling();
             let options = parse_options(app, runtime, &defaults, call.entry.id);

@@ -85,8 +85,9 @@ async fn respond(
 ) -> Response {
     let answer = async {
         let Asked { headers, body, model } = take(&app, &entry, &caller, request).await?;
-        let call = Call { entry: Arc::clone(&entry), caller, headers, body, style };
         let model = asked_model(&app, model)?;
+        let adapter = app.models.adapter_name(model.as_deref());
+        let call = Call { entry: Arc::clone(&entry), caller, headers, body, style, adapter };
         let (call, runtime, waited) = model_for(&app, call, model).await?;
         let read = |app: &App, call: &Call, runtime: &Runtime| {
             let (defaults, tools) = (runtime.default_sampling(), runtime.tool_format());
@@ -113,6 +114,8 @@ pub(crate) struct Call {
     pub(crate) headers: HeaderMap,
     pub(crate) body: Vec<u8>,
     pub(crate) style: Style,
+    /// The adapter that it names in the place of a model.
+    pub(crate) adapter: Option<String>,
 }
 
 pub(crate) async fn off_thread<T: Send + 'static>(
@@ -203,6 +206,7 @@ pub(crate) fn requests_of(
     // Whose prefixes and fairness these are is the server's to say.
     for request in &mut requests {
         request.tenant = call.caller.tenant();
+        request.adapter.clone_from(&call.adapter);
         request.steering.route = call.entry.route();
         for limit in [&mut request.deadline, &mut request.max_queue].into_iter().flatten() {
             *limit = limit.saturating_sub(waited);
@@ -224,6 +228,12 @@ pub(crate) fn launch(
     let (id, style) = (entry.id, *style);
     let info = runtime.info();
     entry.reserve(|| estimated_tokens(&requests))?;
+    let adapter = requests.first().and_then(|request| request.adapter.as_deref());
+    let adapter = adapter.and_then(|name| runtime.adapter(name));
+    let (model, release) = match adapter {
+        Some(adapter) => (adapter.name, adapter.release_hash),
+        None => (info.name.clone(), info.release_hash),
+    };
     let request_ids: Vec<RequestId> = requests.iter().map(|request| request.id).collect();
     let texts = || requests.iter().map(|request| prompt_text(&runtime, request)).collect();
     let echo: Option<Result<Vec<String>, _>> = parsed.echo.then(texts);
@@ -250,8 +260,8 @@ pub(crate) fn launch(
             style,
             id: format!("{prefix}-{id}"),
             created: unix_seconds(SystemTime::now()),
-            model: info.name.clone(),
-            fingerprint: info.release_hash.to_string(),
+            model,
+            fingerprint: release.to_string(),
             warnings,
             include_usage: parsed.include_usage,
             spent: None,

@@ -7,6 +7,7 @@
 
 mod aborts;
 mod access;
+mod adapters;
 mod app;
 mod auth;
 mod body;

@@ -81,7 +81,7 @@ fn described(model: &ModelStatus) -> Value {
         "aliases": model.aliases,
         "state": state_word(model.state),
         "release": info.map(|info| info.release_hash.to_string()),
-        "planned_bytes": info.map(|info| info.planned_bytes),
+        "planned_bytes": model.runtime.as_ref().map(|runtime| runtime.planned_bytes()),
         "running": stats.as_ref().map(|stats| stats.n_running),
         "waiting": stats.as_ref().map(|stats| stats.n_waiting),
         "retiring_engines": model.n_retiring,

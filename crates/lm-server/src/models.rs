@@ -10,7 +10,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use lastmile::{ModelState, ModelStatus};
+use lastmile::{AdapterSource, ModelState, ModelStatus};
 use lm_api::{ModelEntry, model_list};
 use serde_json::json;
 
@@ -18,7 +18,12 @@ use crate::app::{App, unix_seconds};
 use crate::{reply, routes};
 
 pub(crate) async fn list(State(app): State<Arc<App>>) -> Response {
-    let all: Vec<_> = app.models.status().iter().map(|model| entry(&app, model)).collect();
+    let models = app.models.status();
+    let mut all: Vec<_> = models.iter().map(|model| entry(&app, model)).collect();
+    for (model, adapter) in app.models.adapters() {
+        let parent = models.iter().find(|status| status.name == model);
+        all.extend(parent.map(|parent| adapter_entry(&app, parent, &adapter)));
+    }
     reply::json(StatusCode::OK, model_list(&all).to_string())
 }
 
@@ -29,7 +34,15 @@ pub(crate) async fn one(
     // An id that is not even text is no model's name.
     let id = id.map_or_else(|_| "?".to_owned(), |Path(id)| id);
     match app.models.status_of(&id) {
-        Ok(model) => reply::json(StatusCode::OK, json!(entry(&app, &model)).to_string()),
+        Ok(model) => {
+            let adapters = app.models.adapters();
+            let adapter = adapters.iter().find(|(_, adapter)| adapter.name == id);
+            let entry = match adapter {
+                Some((_, adapter)) => adapter_entry(&app, &model, adapter),
+                None => entry(&app, &model),
+            };
+            reply::json(StatusCode::OK, json!(entry).to_string())
+        }
         Err(error) => reply::error(&error),
     }
 }
@@ -68,6 +81,22 @@ fn entry(app: &App, model: &ModelStatus) -> ModelEntry {
         state: state_word(model.state),
         aliases: model.aliases.clone(),
         release: info.map(|info| info.release_hash.to_string()),
+        parent: None,
+        root: None,
+    }
+}
+
+/// An adapter as a model, whose parent is `model`.
+fn adapter_entry(app: &App, model: &ModelStatus, adapter: &AdapterSource) -> ModelEntry {
+    let info = model.runtime.as_ref().and_then(|runtime| runtime.adapter(&adapter.name));
+    ModelEntry {
+        id: adapter.name.clone(),
+        created: unix_seconds(info.as_ref().map_or(app.started_at, |info| info.loaded_at)),
+        aliases: Vec::new(),
+        release: info.map(|info| info.release_hash.to_string()),
+        parent: Some(model.name.clone()),
+        root: Some(adapter.path.display().to_string()),
+        ..entry(app, model)
     }
 }
 

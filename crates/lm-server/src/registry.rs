@@ -6,10 +6,14 @@
 //! Start reading at [`Models::resolve`].
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use lastmile::{GenerateError, ModelStatus, Registry, RegistryError, Runtime};
+use lastmile::{
+    AdapterError, AdapterInfo, AdapterSource, GenerateError, ModelStatus, Registry, RegistryError,
+    Runtime,
+};
 use lm_api::{ApiError, ModelRefusal};
 use lm_ops::Ops;
 use tokio::sync::watch;
@@ -116,6 +120,38 @@ impl Models {
         self.registry.unload(name).map_err(|error| self.refusal(&error, Some(name)))
     }
 
+    /// The adapters of all models, with the names of their models.
+    pub(crate) fn adapters(&self) -> Vec<(String, AdapterSource)> {
+        self.registry.adapters()
+    }
+
+    /// The name, if it is an adapter's.
+    pub(crate) fn adapter_name(&self, name: Option<&str>) -> Option<String> {
+        name.filter(|name| self.registry.is_adapter(name)).map(str::to_owned)
+    }
+
+    /// Loads an adapter of a model; without a name, of the default one. Blocks.
+    pub(crate) fn load_adapter(
+        &self,
+        model: Option<&str>,
+        name: &str,
+        path: &Path,
+    ) -> Result<AdapterInfo, ApiError> {
+        let loaded = self.registry.load_adapter(model, name, path);
+        let (runtime, adapter) = loaded.map_err(|error| self.refusal(&error, model))?;
+        note(&self.ops, &runtime);
+        let model = &runtime.info().name;
+        tracing::info!(adapter = name, model, release = %adapter.release_hash, "loaded");
+        Ok(adapter)
+    }
+
+    /// Takes an adapter out of service.
+    pub(crate) fn unload_adapter(&self, name: &str) -> Result<(), ApiError> {
+        self.registry.unload_adapter(name).map_err(|error| self.refusal(&error, Some(name)))?;
+        tracing::info!(adapter = name, "unloaded");
+        Ok(())
+    }
+
     /// Loads a model anew while its old engine goes on.
     pub(crate) async fn reload(&self, name: &str, may_drain: bool) -> Result<(), ApiError> {
         let (registry, ops) = (Arc::clone(&self.registry), self.ops.clone());
@@ -182,7 +218,11 @@ impl Models {
 
 /// Tells the store what answers from now on. A store that cannot write is no reason not to serve.
 fn note(ops: &Ops, runtime: &Runtime) {
-    if let Err(error) = ops.note_release(runtime.info()) {
+    let adapters = runtime.adapters();
+    let noted = ops.note_release(runtime.info()).and_then(|()| {
+        adapters.iter().try_for_each(|adapter| ops.note_adapter(runtime.info(), adapter))
+    });
+    if let Err(error) = noted {
         tracing::error!(%error, "what was loaded could not be noted in the store");
     }
 }
@@ -197,6 +237,16 @@ fn refusal(error: &RegistryError) -> ApiError {
         RegistryError::AllBusy { .. } => ApiError::Model(ModelRefusal::AllBusy { message }),
         RegistryError::StillBusy { .. } => ApiError::Model(ModelRefusal::StillBusy { message }),
         error if error.is_out_of_memory() => ApiError::Model(ModelRefusal::OutOfMemory { message }),
+        RegistryError::Adapter { source } => {
+            let (status, code) = match **source {
+                AdapterError::Unknown { .. } => (404, "adapter_not_found"),
+                AdapterError::NameTaken { .. } => (409, "adapter_exists"),
+                AdapterError::TooMany { .. } => (409, "adapters_full"),
+                AdapterError::OutOfMemory { .. } => (503, "insufficient_memory"),
+                _ => (400, "invalid_adapter"),
+            };
+            ApiError::Model(ModelRefusal::Adapter { message, status, code })
+        }
         RegistryError::Load { name, .. } => {
             ApiError::Model(ModelRefusal::Failed { model: name.clone(), why: None })
         }

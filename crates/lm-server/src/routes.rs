@@ -19,8 +19,8 @@ use crate::headers::{cors, secure};
 use crate::origin::guard;
 use crate::request_log::{RequestEntry, track};
 use crate::{
-    body, costs, dialects, encoders, generate, health, metrics, model_ops, models, ollama_models,
-    openapi, override_routes, panel, reply, texts,
+    adapters, body, costs, dialects, encoders, generate, health, metrics, model_ops, models,
+    ollama_models, openapi, override_routes, panel, reply, texts,
 };
 
 /// Every route, as `GET /` lists them.
@@ -50,6 +50,8 @@ pub(crate) const ROUTES: &[&str] = &[
     "GET /api/version",
     "GET /v1/models",
     "GET /v1/models/{id}",
+    "POST /v1/load_lora_adapter",
+    "POST /v1/unload_lora_adapter",
     "GET /ops/v1/models",
     "POST /ops/v1/models/{name}/load",
     "POST /ops/v1/models/{name}/unload",
@@ -102,6 +104,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/apply-template", post(texts::apply_template))
         .route("/abort", post(texts::abort))
         .route("/v1/feedback", post(feedback))
+        .route("/v1/load_lora_adapter", post(adapters::load))
+        .route("/v1/unload_lora_adapter", post(adapters::unload))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one))
         .route("/ops/v1/models", get(model_ops::list))

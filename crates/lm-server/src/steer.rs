@@ -88,6 +88,8 @@ pub(crate) fn steered<T>(
                 // Another model has other defaults, and another form of calls.
                 (parsed, rest) = parse(&next)?;
                 requests = requests_of(&next, waited, call, &mut parsed)?;
+                // An adapter is of the model that was asked for.
+                requests.iter_mut().for_each(|request| request.adapter = None);
             }
             runtime = next;
             None

@@ -52,6 +52,7 @@ pub(crate) fn admit(event: &RequestEvent, privacy: Privacy) -> Box<RequestEvent>
             report: request.report,
             priority: request.priority,
             tenant: request.tenant,
+            adapter: request.adapter.clone(),
             subject: request.subject.clone(),
             deadline: request.deadline,
             max_queue: request.max_queue,

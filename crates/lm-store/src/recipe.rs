@@ -60,6 +60,8 @@ struct Recipe {
     template_kwargs: Option<String>,
     continues_last: bool,
     constraint: Option<ConstraintRecipe>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    adapter: Option<String>,
     #[serde(default = "as_before")]
     add_special: bool,
     #[serde(default = "as_before")]
@@ -155,6 +157,7 @@ pub fn to_json(request: &GenerateRequest) -> Value {
             field: constraint.field.to_owned(),
             form: form_to(&constraint.form),
         }),
+        adapter: request.adapter.clone(),
         add_special: request.text.add_special,
         parse_special: request.text.parse_special,
     };
@@ -234,6 +237,7 @@ pub fn from_json(
         report: PromptReport::default(),
         priority: Priority::Interactive,
         tenant: TenantId::ANONYMOUS,
+        adapter: recipe.adapter,
         subject: None,
         deadline: None,
         max_queue: None,
@@ -354,6 +358,7 @@ mod tests {
             ignore_eos: true,
         };
         request.n = 3;
+        request.adapter = Some("sql".to_owned());
         check(&request);
         request.prompt = Prompt::Text("x".to_owned());
         request.text = TextOptions { add_special: false, parse_special: false };

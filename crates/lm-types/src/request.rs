@@ -31,6 +31,8 @@ pub struct GenerateRequest {
     pub priority: Priority,
     /// On whose behalf.
     pub tenant: TenantId,
+    /// The adapter that it is computed with, by its name; `None` is the model as it is.
+    pub adapter: Option<String>,
     /// On whose behalf the client says that it asks, in its own words.
     pub subject: Option<String>,
     /// How long after its arrival its answer is worth nothing.
@@ -170,6 +172,7 @@ impl GenerateRequest {
             report: PromptReport::default(),
             priority: Priority::Interactive,
             tenant: TenantId::ANONYMOUS,
+            adapter: None,
             subject: None,
             deadline: None,
             max_queue: None,

@@ -323,7 +323,7 @@ fn is_rotated(role: TensorRole) -> bool {
 
 /// Rows of each head from (0, n/2), (1, n/2 + 1), … to (0, 1), (2, 3), …: row `s * n/2 + j` of a head
 /// becomes row `2j + s`. Source: `permute` of llama.cpp's convert_hf_to_gguf.py.
-fn interleave_heads<'a>(view: &TensorView<'_>, head_dim: usize) -> TensorView<'a> {
+pub(crate) fn interleave_heads<'a>(view: &TensorView<'_>, head_dim: usize) -> TensorView<'a> {
     let row_bytes = view.data.len() / view.shape[0];
     let half = head_dim / 2;
     let mut data = Vec::with_capacity(view.data.len());

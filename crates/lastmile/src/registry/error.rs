@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::LoadError;
+use crate::{AdapterError, LoadError};
 
 /// Why a model of a registry cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +44,12 @@ pub enum RegistryError {
         name: String,
         /// Why not.
         source: Box<LoadError>,
+    },
+    /// An adapter cannot be loaded or unloaded.
+    #[error(transparent)]
+    Adapter {
+        /// Why not.
+        source: Box<AdapterError>,
     },
     /// What ran on a model did not end in time, so that it is still the old one.
     #[error("what runs on the model '{name}' did not end within {} s: it stays as it was", after.as_secs())]

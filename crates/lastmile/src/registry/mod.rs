@@ -6,6 +6,7 @@
 //!
 //! Start reading at [`Registry::get`] and [`Registry::load`].
 
+mod adapters;
 mod declared;
 mod error;
 mod ledger;
@@ -73,6 +74,7 @@ impl Registry {
         let max_loaded = options.max_loaded.unwrap_or(declared.len()).max(1);
         let state = State {
             slots: declared.iter().map(|_| Slot::default()).collect(),
+            adapters: Vec::new(),
             retiring: Vec::new(),
             ending: Vec::new(),
             ending_bytes: 0,
@@ -256,7 +258,8 @@ impl Shared {
         let Some(name) = name else { return Ok(0) };
         let known = || self.names.keys().cloned().collect();
         let unknown = || RegistryError::Unknown { name: name.to_owned(), known: known() };
-        self.names.get(name).copied().ok_or_else(unknown)
+        let found = self.names.get(name).copied();
+        found.or_else(|| self.of_adapter(name)).ok_or_else(unknown)
     }
 
     fn load_error(&self, i: usize, source: LoadError) -> RegistryError {
@@ -266,7 +269,8 @@ impl Shared {
     fn configure(&self, i: usize) -> Result<RuntimeConfig, RegistryError> {
         let model = &self.declared[i];
         let config = (model.configure)().map_err(|source| self.load_error(i, source))?;
-        Ok(RuntimeConfig { served_name: Some(model.name.clone()), ..config })
+        let (served_name, adapters) = (Some(model.name.clone()), self.adapters_of(i));
+        Ok(RuntimeConfig { served_name, adapters, ..config })
     }
 
     fn begin_loading(&self, i: usize) -> Result<Loading<'_>, RegistryError> {

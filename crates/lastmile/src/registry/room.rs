@@ -86,7 +86,7 @@ impl Shared {
         let (taken, old) = {
             let state = self.state();
             let old = state.slots[i].runtime.as_ref();
-            (state.taken_bytes(), old.map_or(0, |runtime| runtime.info().planned_bytes))
+            (state.taken_bytes(), old.map_or(0, |runtime| runtime.planned_bytes()))
         };
         // The old one is not given up for one that does not fit in its place either.
         if !self.ledger.would_grant(config, taken, old) {
@@ -145,7 +145,7 @@ impl Shared {
         if ended.is_empty() {
             return state;
         }
-        let bytes: u64 = ended.iter().map(|(_, runtime)| runtime.info().planned_bytes).sum();
+        let bytes: u64 = ended.iter().map(|(_, runtime)| runtime.planned_bytes()).sum();
         state.ending_bytes += bytes;
         let models: Vec<usize> = ended.iter().map(|(i, _)| *i).collect();
         state.ending.extend(&models);

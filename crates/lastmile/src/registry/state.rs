@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::Runtime;
+use crate::{AdapterSource, Runtime};
 
 pub(super) struct State {
     /// One for each declared model.
     pub(super) slots: Vec<Slot>,
+    /// What models are loaded with, and which model that is.
+    pub(super) adapters: Vec<(usize, AdapterSource)>,
     /// Engines that take nothing more in.
     pub(super) retiring: Vec<(usize, Arc<Runtime>)>,
     /// Models of engines that nobody uses any more, whose memory is being freed.
@@ -29,8 +31,7 @@ pub(super) struct Slot {
 impl State {
     /// What engines take or are about to give back.
     pub(super) fn taken_bytes(&self) -> u64 {
-        let planned =
-            self.engines().iter().map(|runtime| runtime.info().planned_bytes).sum::<u64>();
+        let planned = self.engines().iter().map(|runtime| runtime.planned_bytes()).sum::<u64>();
         planned + self.ending_bytes
     }
 
@@ -38,7 +39,7 @@ impl State {
     pub(super) fn idle_bytes(&self, but: usize) -> u64 {
         let idle = self.slots.iter().enumerate().filter(|(i, slot)| *i != but && slot.is_idle());
         let runtimes = idle.filter_map(|(_, slot)| slot.runtime.as_ref());
-        runtimes.map(|runtime| runtime.info().planned_bytes).sum()
+        runtimes.map(|runtime| runtime.planned_bytes()).sum()
     }
 
     pub(super) fn engines(&self) -> Vec<Arc<Runtime>> {

@@ -9,6 +9,7 @@ use lm_models::DefaultSampling;
 use lm_types::{GenerateError, RequestId, Task};
 
 use super::{ModelInfo, Running, Runtime};
+use crate::adapters::{AdapterLimits, Adapters};
 use crate::encoding::prepare_texts;
 use crate::grammars::Grammars;
 use crate::loading_encoder::LoadedEncoder;
@@ -64,6 +65,7 @@ impl Runtime {
             tokenizer: Arc::new(tokenizer),
             template: None,
             grammars: Grammars::default(),
+            adapters: Adapters::new(None, AdapterLimits::default()),
             observer: config.observer,
             info,
         }
