@@ -7,7 +7,7 @@ use clap::{Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 use lastmile::KvType;
 
 use crate::bench_args::BenchArgs;
-use crate::cache_args::CacheArgs;
+use crate::cache_args::{CacheArgs, Speculate};
 use crate::config_file::ConfigArgs;
 use crate::cost::{CostArgs, PriceArgs};
 use crate::data_args::{DataArgs, QuarantineArgs};

@@ -223,7 +223,7 @@ impl Scheduler {
         let chunk = match in_time {
             _ if in_time >= most => most,
             _ if in_time < LEAST_CHUNK && !room.has_prefill && is_prompt => {
-                self.least_chunk(seq.n_computed, room).min(most)
+                self.least_chunk(seq.n_computed, is_scored, room).min(most)
             }
             _ => in_time - in_time % LEAST_CHUNK,
         };
@@ -235,11 +235,10 @@ impl Scheduler {
     }
 
     /// What a prompt gets from position `start` on however long it takes.
-    fn least_chunk(&self, start: usize, room: &Room) -> usize {
+    fn least_chunk(&self, start: usize, is_scored: bool, room: &Room) -> usize {
         let fits = |(seconds, _)| {
-            let longest =
-                self.cost.longest_chunk(&self.step.shape, start, false, LEAST_CHUNK_PART * seconds);
-            longest >= LEAST_CHUNK
+            let (shape, seconds) = (&self.step.shape, LEAST_CHUNK_PART * seconds);
+            self.cost.longest_chunk(shape, start, is_scored, seconds) >= LEAST_CHUNK
         };
         let has_decodes = self.step.shape.n_decodes > 0;
         if !has_decodes || self.time_bounds(room).is_none_or(fits) {
