@@ -299,7 +299,8 @@ impl Run {
             let decodes = seq.is_running() && seq.n_generated() > 0;
             let may_run = decodes && seq.class() < lm_types::Priority::Background;
             let is_left_out = may_run && !in_step.contains(id);
-            let is_left_out = is_left_out && !seq.is_importing();
+            // A step without rows leaves nobody out: all wait for blocks that come from outside, or are given up.
+            let is_left_out = is_left_out && !seq.is_importing() && !in_step.is_empty();
             is_capped |= is_left_out;
             active.left_out = if is_left_out { active.left_out + 1 } else { 0 };
             if active.left_out > 32 + 2 * self.workload.config.max_num_seqs as u64 {

@@ -130,7 +130,7 @@ fn real_model_answers_on_the_reference_executor_do_not_depend_on_company() {
 /// Prompts whose answers are copies, and others; greedy, and drawn with a seed and penalties.
 fn with_and_without_guesses(base: &RuntimeConfig, copies: &[Prompt]) {
     let ask = |runtime: &Runtime, i: usize| {
-        let mut asked = request(i);
+        let mut asked = request(i, WHOLE);
         if let Some(copy) = copies.get(i / 3) {
             asked.prompt = copy.clone();
         }

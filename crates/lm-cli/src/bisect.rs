@@ -220,7 +220,9 @@ fn compute(
     let how = release.how.as_deref().context("how it was started is not recorded")?;
     let started = Started::new(&How::read(how)?)?;
     let as_of_release = Recorded { release: release.clone(), ..recorded.clone() };
-    let differs = as_of_release.differences(started.runtime.info());
+    let adapter =
+        recorded.request.adapter.as_deref().and_then(|name| started.runtime.adapter(name));
+    let differs = as_of_release.differences(started.runtime.info(), adapter.as_ref());
     let verdict = started.compute(recorded, &recorded.request)?;
     Ok((verdict, differs.into_iter().map(|factor| factor.name).collect()))
 }

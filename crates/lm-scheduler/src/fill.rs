@@ -216,7 +216,14 @@ impl Scheduler {
         let limits = [room.tokens, self.config.max_prefill_chunk, n_free_slots, n_rows];
         let most = limits.into_iter().fold(seq.n_remaining(), usize::min);
         let in_time = self.time_bounds(room).map_or(most, |(_, seconds)| {
-            self.cost.longest_chunk(&self.step.shape, seq.n_computed, is_scored, seconds)
+            let shape = &self.step.shape;
+            if seq.n_remaining() == 1 {
+                // It counts as a decode.
+                let mut with = *shape;
+                with.add_decode(seq.n_computed);
+                return usize::from(self.cost.predict(&with) <= seconds);
+            }
+            self.cost.longest_chunk(shape, seq.n_computed, is_scored, seconds)
         });
         // One that was paused between two tokens takes its turn among the decodes.
         let is_prompt = seq.n_remaining() > 1 || self.step.rows.is_empty();

@@ -120,6 +120,8 @@ fn models() {
         max_model_len: Some(8192),
         state: "loaded",
         aliases: vec!["fast".to_owned()],
+        parent: None,
+        root: None,
         release: Some("f".to_owned()),
     };
     assert_snapshot!(model_list(&[loaded]));

@@ -213,6 +213,7 @@ fn the_answers_of_a_request_compute_its_prompt_once() {
         .into_iter()
         .enumerate()
         .map(|(choice, output)| NewSubmission {
+            adapter: None,
             grammar: None,
             stop: StopMatcher::new(&[]).unwrap(),
             request: Arc::clone(&request),
