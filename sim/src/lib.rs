@@ -7,6 +7,7 @@
 
 mod disk;
 mod random;
+mod report;
 mod rules;
 mod simulation;
 mod workload;
@@ -14,4 +15,5 @@ mod workload;
 #[cfg(test)]
 mod tests;
 
-pub use simulation::{Failure, Report, simulate};
+pub use report::{Failure, Report};
+pub use simulation::simulate;

@@ -158,15 +158,20 @@ impl Workload {
                 client
             })
             .collect();
-        let disk = random.chance(60).then(|| Disk {
-            seed: seed ^ 0x3c3c,
-            most_steps: *random.pick(&[1, 2, 10, 300]),
-            fails: *random.pick(&[0, 10, 50]),
-            loses: *random.pick(&[0, 0, 0, 5]),
-            drops: *random.pick(&[0, 20]),
-        });
+        let disk = disk(&mut random, seed);
         Workload { config, backend, machine, disk, clients }
     }
+}
+
+/// Where blocks are kept outside of the pool, in some runs.
+fn disk(random: &mut Random, seed: u64) -> Option<Disk> {
+    random.chance(60).then(|| Disk {
+        seed: seed ^ 0x3c3c,
+        most_steps: *random.pick(&[1, 2, 10, 300]),
+        fails: *random.pick(&[0, 10, 50]),
+        loses: *random.pick(&[0, 0, 0, 5]),
+        drops: *random.pick(&[0, 20]),
+    })
 }
 
 /// Beginnings that prompts share.

@@ -53,6 +53,7 @@ pub(crate) struct ServedArgs {
     pub(crate) loras: Vec<String>,
     /// Adapters of a model that may be loaded at once.
     #[arg(
+        hide_short_help = true,
         long,
         value_name = "N",
         default_value_t = 8,

@@ -19,6 +19,7 @@ mod guard;
 mod histogram;
 mod output;
 mod siblings;
+mod snapshot;
 mod stats;
 mod submit;
 mod thread;
@@ -39,6 +40,7 @@ pub use encode::{
 pub use engine::{Engine, EngineParts, TakeJoules};
 pub use histogram::{Histogram, HistogramSnapshot};
 pub use output::{Aborter, OutputReader, OutputWriter, output_pair, told};
-pub use stats::{EngineStats, StatsSnapshot};
+pub use snapshot::StatsSnapshot;
+pub use stats::EngineStats;
 pub use submit::NewSubmission;
 pub use thread::{EngineHandle, EngineOptions};

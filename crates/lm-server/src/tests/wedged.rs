@@ -35,7 +35,9 @@ fn a_step_that_does_not_end_is_seen_written_down_once_and_forgiven() {
     let text = std::fs::read_to_string(&path).unwrap();
     let state: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!((&state["running"], &state["waiting"]), (&1.into(), &0.into()));
-    assert_eq!((&state["step"]["sequences"], &state["step"]["tokens"]), (&1.into(), &1.into()));
+    assert_eq!(state["step"]["sequences"], 1);
+    // One, and what was guessed of those after it.
+    assert!(state["step"]["tokens"].as_u64() >= Some(1), "{state}");
     assert!(!text.contains("hello"), "prompts are nobody's business");
     wait_until("the engine goes on", || server.get("/health/ready").status == 200);
     let page = server.get("/metrics").body;
