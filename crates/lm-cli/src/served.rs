@@ -47,9 +47,8 @@ pub(crate) struct ServedArgs {
         hide_short_help = true
     )]
     pub(crate) model_idle_timeout: Option<Duration>,
-    /// A low-rank adapter of the first model, a folder as PEFT writes it; clients ask for it as NAME. May be given
-    /// again.
-    #[arg(long = "lora", value_name = "NAME=PATH")]
+    /// A low-rank adapter of the first model, a folder as PEFT writes it; clients ask for it as NAME. May be given again.
+    #[arg(long = "lora", value_name = "NAME=PATH", hide_short_help = true)]
     pub(crate) loras: Vec<String>,
     /// Adapters of a model that may be loaded at once.
     #[arg(
