@@ -56,6 +56,10 @@ impl Answer {
         let about = feedback
             .iter()
             .filter(|said| said.request_id == row.request_id && said.choice == attempt.choice);
+        // Nobody left what nobody waited for: it made way.
+        let made_way = row.priority == "background";
+        let finish_reason =
+            attempt.finish_reason.as_ref().filter(|why| !(made_way && *why == "abort"));
         Answer {
             request_id: row.request_id.to_string(),
             choice: attempt.choice,
@@ -65,7 +69,7 @@ impl Answer {
             arrived_at_ms: row.arrived_at_ms,
             ended_at_ms: row.arrived_at_ms.saturating_add(attempt.e2e_ms as i64),
             messages: row.prompt.as_ref().map(messages).unwrap_or_default(),
-            finish_reason: attempt.finish_reason.clone(),
+            finish_reason: finish_reason.cloned(),
             error_code: attempt.error_code.clone(),
             output: attempt.output_text.clone(),
             opinions: about.map(Opinion::of).collect(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use lastmile::{AnswerForm, Constraint, GenerateRequest, Prompt, Runtime};
+use lastmile::{AnswerForm, Constraint, GenerateRequest, Prompt, Runtime, SamplingParams};
 use lm_api::{ApiError, OverrideRefusal, Parsed};
 use lm_keys::Scope;
 use lm_ops::{Asked, NewItem, Overrides, Policy, Via, Way, now_ms};
@@ -19,6 +19,7 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::generate::{Call, Running, launch, off_thread, requests_of, said_once};
 use crate::reply;
+use crate::trial::Trial;
 
 const HEADER: &str = "x-lastmile-override";
 /// Bytes of a chat that a person is shown.
@@ -62,13 +63,14 @@ pub(crate) fn not_killed(app: &App, route: &str) -> Result<(), ApiError> {
 
 /// Reads, decides, and lets somebody answer. Blocks, on a thread of its own.
 pub(crate) fn steered<T>(
-    app: &App,
+    app: &Arc<App>,
     asked: Arc<Runtime>,
     waited: Duration,
     call: &Call,
-    parse: impl Fn(&Runtime) -> Result<(Parsed, T), ApiError>,
+    parse: impl Fn(&Runtime, &SamplingParams) -> Result<(Parsed, T), ApiError>,
 ) -> Result<(Started, T), ApiError> {
-    let (mut parsed, mut rest) = parse(&asked)?;
+    app.shadow.make_way();
+    let (mut parsed, mut rest) = parse(&asked, &asked.default_sampling())?;
     let mut requests = requests_of(&asked, waited, call, &mut parsed)?;
     let Some(overrides) = app.ops.overrides() else {
         let running = launch(app, asked, call, parsed, requests, None)?;
@@ -86,7 +88,7 @@ pub(crate) fn steered<T>(
             let next = first_that_can(app, overrides, &chain)?;
             if next.info().name != runtime.info().name {
                 // Another model has other defaults, and another form of calls.
-                (parsed, rest) = parse(&next)?;
+                (parsed, rest) = parse(&next, &next.default_sampling())?;
                 requests = requests_of(&next, waited, call, &mut parsed)?;
             }
             runtime = next;
@@ -95,28 +97,50 @@ pub(crate) fn steered<T>(
         Way::Canned(text) => Some(text.as_str()),
         Way::Model | Way::Human { .. } | Way::Stop(_) => None,
     };
+    let base = Arc::clone(&runtime);
+    let is_free = plan.is_models() && by_header.is_none() && policy.operator().pin.is_none();
+    let trial = if is_free { drawn(app, &mut runtime, call, &requests) } else { None };
+    if let Some(trial) = &trial {
+        if trial.has_defaults() {
+            (parsed, rest) = parse(&runtime, &trial.defaults(&runtime))?;
+            requests = requests_of(&runtime, waited, call, &mut parsed)?;
+        }
+        trial.apply(&mut requests);
+        call.entry.is_in(trial.name());
+    }
     let stays = may_stay(&plan.way) && runtime.info().name == plan.model;
     plan.apply(&mut requests, &mut parsed, stays, by_header.as_ref());
-    if !stays && let Some(by) = &plan.by {
-        call.entry.overridden(by);
-    }
+    plan.by.iter().filter(|_| !stays).for_each(|by| call.entry.overridden(by));
     match &plan.way {
         Way::Human { deadline, text } => {
-            let response = hand_off(app, overrides, &runtime, requests, &plan, (*deadline, text))?;
-            Ok((Started::Told(response), rest))
+            let told = hand_off(app, overrides, &runtime, requests, &plan, (*deadline, text));
+            told.map(|response| (Started::Told(response), rest))
         }
         Way::Stop(text) => {
             requests.into_iter().for_each(|request| runtime.note_unanswered(request));
-            let text = text.clone();
-            Err(ApiError::Overridden(OverrideRefusal::Stopped { text }))
+            Err(ApiError::Overridden(OverrideRefusal::Stopped { text: text.clone() }))
         }
         _ => {
             let running = launch(app, runtime, call, parsed, requests, told)?;
             // A route that was switched off meanwhile may have been before these answers were listed.
             not_killed(app, route)?;
+            let read = |to: &Runtime, defaults: &SamplingParams| {
+                requests_of(to, waited, call, &mut parse(to, defaults)?.0)
+            };
+            trial.iter().for_each(|trial| trial.shadow(app, &base, read));
             Ok((Started::Running(Box::new(running)), rest))
         }
     }
+}
+
+/// The part of a request in an experiment, with the model of its arm. What is overridden takes no part.
+fn drawn(
+    app: &App,
+    runtime: &mut Arc<Runtime>,
+    call: &Call,
+    requests: &[GenerateRequest],
+) -> Option<Trial> {
+    Trial::of(app, runtime, call, requests)?.on_its_model(app, runtime)
 }
 
 /// What was decided for all prompts of a request.
@@ -145,6 +169,11 @@ impl Plan {
         let way = first.map_or(Way::Model, |route| route.way.clone());
         let by = first.and_then(|route| route.by.as_ref()).map(ToString::to_string);
         Ok(Plan { way, by, model: model.to_owned(), routes })
+    }
+
+    /// Whether a model answers as if there were no overrides.
+    fn is_models(&self) -> bool {
+        self.way == Way::Model
     }
 
     /// Writes the decision into the requests. A model that `stays` although there is another for its errors was not
@@ -322,8 +351,14 @@ pub(crate) async fn start<T: Send + 'static>(
     runtime: Arc<Runtime>,
     waited: Duration,
     call: Call,
-    parse: impl Fn(&App, &Call, &Runtime) -> Result<(Parsed, T), ApiError> + Send + 'static,
+    parse: impl Fn(&App, &Call, &Runtime, &SamplingParams) -> Result<(Parsed, T), ApiError>
+    + Send
+    + 'static,
 ) -> Result<(Started, T), ApiError> {
-    off_thread(move || steered(&app, runtime, waited, &call, |runtime| parse(&app, &call, runtime)))
-        .await
+    off_thread(move || {
+        let parse =
+            |runtime: &Runtime, defaults: &SamplingParams| parse(&app, &call, runtime, defaults);
+        steered(&app, runtime, waited, &call, parse)
+    })
+    .await
 }

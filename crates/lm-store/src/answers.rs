@@ -146,7 +146,7 @@ impl Reader {
     }
 }
 
-fn answered_row(row: &Row<'_>) -> rusqlite::Result<Answered> {
+pub(crate) fn answered_row(row: &Row<'_>) -> rusqlite::Result<Answered> {
     let prompt: Option<String> = row.get(22)?;
     Ok(Answered {
         attempt: attempt_row(row)?,
