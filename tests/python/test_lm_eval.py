@@ -13,7 +13,7 @@ PAIRS = [
 
 
 def tokens_of(server, text):
-    return server.post("/tokenize", {"prompt": text}).json()["tokens"]
+    return server.post("/tokenize", {"prompt": text}).json["tokens"]
 
 
 def score(server, pairs):
@@ -26,7 +26,7 @@ def score(server, pairs):
     reply = server.post("/v1/completions", body)
     assert reply.status == 200, reply.body
     scores = []
-    choices = sorted(reply.json()["choices"], key=lambda choice: choice["index"])
+    choices = sorted(reply.json["choices"], key=lambda choice: choice["index"])
     for choice, context, whole in zip(choices, contexts, wholes, strict=True):
         logprobs = choice["logprobs"]
         n = len(context)
@@ -53,9 +53,9 @@ def test_continuations_are_scored(request, name):
 def test_a_score_is_what_generation_says(smollm2):
     prompt = tokens_of(smollm2, "Once upon a time")
     body = {"prompt": prompt, "temperature": 0, "max_tokens": 12, "logprobs": 1, "ignore_eos": True}
-    drawn = smollm2.post("/v1/completions", body).json()["choices"][0]
+    drawn = smollm2.post("/v1/completions", body).json["choices"][0]
     whole = prompt + tokens_of(smollm2, drawn["text"])
     body = {"prompt": whole, "max_tokens": 0, "logprobs": 1, "echo": True}
-    told = smollm2.post("/v1/completions", body).json()["choices"][0]
+    told = smollm2.post("/v1/completions", body).json["choices"][0]
     assert told["text"].endswith(drawn["text"])
     assert told["logprobs"]["token_logprobs"][len(prompt):] == drawn["logprobs"]["token_logprobs"]

@@ -37,7 +37,8 @@ def chat(server, content, **fields):
 def server(tmp_path_factory):
     """A server that has something to show."""
     home = tmp_path_factory.mktemp("panel")
-    server = Server(home, "--model", "placeholder:mode=echo,delay_us=3000")
+    # Guesses would be right all the time, and an answer of many seconds soon over.
+    server = Server(home, "--model", "placeholder:mode=echo,delay_us=3000", "--speculate", "off")
     for i in range(30):
         assert chat(server, f"Question {i}: why is the sky blue at noon and red at dusk?").status == 200
     assert chat(server, HOSTILE).status == 200

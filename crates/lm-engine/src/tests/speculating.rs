@@ -53,7 +53,7 @@ fn to_echo(i: u32) -> Vec<TokenId> {
 /// Requests that draw in every way there is.
 fn change(i: u32, request: &mut GenerateRequest) {
     request.stop.max_tokens = Some(60);
-    request.stop.ignore_eos = i % 2 == 0;
+    request.stop.ignore_eos = i.is_multiple_of(2);
     let sampling = &mut request.sampling;
     sampling.seed = u64::from(i);
     match i % 8 {
