@@ -25,6 +25,7 @@
 //!     match event {
 //!         GenerateEvent::Delta { text: more, .. } => text.push_str(&more),
 //!         GenerateEvent::Finished(finish) => assert!(finish.usage.completion_tokens > 0),
+//!         GenerateEvent::Prompt { .. } => {} // only where it was asked for
 //!         GenerateEvent::Failed(error) => return Err(error.into()),
 //!     }
 //! }
