@@ -65,6 +65,24 @@ def ask_health(port, stop, times):
     asyncio.run(ask())
 
 
+class HealthWatch:
+    """A process that asks `/health` for as long as this is open; `found` has its times afterwards."""
+
+    def __init__(self, port):
+        self.stop, self.times = multiprocessing.Event(), multiprocessing.Queue()
+        args = (port, self.stop, self.times)
+        self.process = multiprocessing.Process(target=ask_health, args=args)
+
+    def __enter__(self):
+        self.process.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        self.found = self.times.get(timeout=60)
+        self.process.join()
+
+
 def rss_kb(pid):
     text = Path(f"/proc/{pid}/status").read_text()
     return int(re.search(r"VmRSS:\s+(\d+) kB", text).group(1))
@@ -129,14 +147,10 @@ class Overload:
             watch.cancel()
 
     def run(self):
-        stop, times = multiprocessing.Event(), multiprocessing.Queue()
-        health = multiprocessing.Process(target=ask_health, args=(self.port, stop, times))
-        health.start()
-        asyncio.run(self.crowd())
-        self.elapsed = time.perf_counter() - self.begun
-        stop.set()
-        self.health, self.late = times.get(timeout=60)
-        health.join()
+        with HealthWatch(self.port) as watch:
+            asyncio.run(self.crowd())
+            self.elapsed = time.perf_counter() - self.begun
+        self.health, self.late = watch.found
         return self
 
     def report(self):
@@ -175,9 +189,11 @@ def capacity(url, body, n_clients, seconds):
         end = time.perf_counter() + seconds
         await asyncio.gather(*(client(i, end) for i in range(n_clients)))
 
-    begun = time.perf_counter()
-    asyncio.run(crowd())
-    elapsed = time.perf_counter() - begun
+    # What watches the overloaded server runs beside this, too: the two are compared.
+    with HealthWatch(port):
+        begun = time.perf_counter()
+        asyncio.run(crowd())
+        elapsed = time.perf_counter() - begun
     return len(done) / elapsed, sum(done) / elapsed
 
 
