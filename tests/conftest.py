@@ -77,13 +77,13 @@ class Server:
         options = {"timeout": 300, "max_retries": 0, "api_key": "none"} | options
         return openai.OpenAI(base_url=self.url + "/v1", **options)
 
-    def get(self, path):
-        return self._send(urllib.request.Request(self.url + path))
+    def get(self, path, headers=None):
+        return self._send(urllib.request.Request(self.url + path, headers=headers or {}))
 
-    def post(self, path, body):
+    def post(self, path, body, headers=None):
         """Sends bytes as they are, anything else as JSON."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        headers = {"content-type": "application/json"}
+        headers = {"content-type": "application/json"} | (headers or {})
         return self._send(urllib.request.Request(self.url + path, data, headers))
 
     def _send(self, request):

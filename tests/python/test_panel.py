@@ -11,7 +11,7 @@ from test_keys import make_key
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
 HOSTILE = '<img src=x onerror="window.pwned=1"><script>window.pwned=1</script>'
-PAGES = ["now", "requests", "request", "models", "playground"]
+PAGES = ["now", "requests", "request", "models", "experiments", "experiment", "playground"]
 # The console tells of each answer with an error status; those are asked for here.
 REFUSALS = r"Failed to load resource: the server responded with a status of (401|403)"
 
@@ -43,6 +43,12 @@ def server(tmp_path_factory):
         assert chat(server, f"Question {i}: why is the sky blue at noon and red at dusk?").status == 200
     assert chat(server, HOSTILE).status == 200
     assert chat(server, "too long", max_tokens=10_000_000).status == 400
+    experiment = {
+        "name": "shown", "owner": "ana", "reason": HOSTILE, "model": "placeholder", "from": "50",
+        "candidate": {"params": {"top_k": 3}}, "goal": {"metric": "not_failure"},
+        "guardrails": [{"metric": "e2e_ms", "quantile": 0.9, "max_ratio": 9.0}],
+    }
+    assert server.post("/ops/v1/experiments", experiment).status == 201
     stop = threading.Event()
 
     def keep_asking():
@@ -65,6 +71,8 @@ def newest(server, **query):
 
 
 def path_of(name, server):
+    if name == "experiment":
+        return "experiments/shown"
     if name != "request":
         return name
     return f"requests/{newest(server, status='stop', limit=1)[0]['id']}"
@@ -76,6 +84,8 @@ READY = {
     "requests": "tbody tr",
     "request": ".picture svg",
     "models": ".picture svg",
+    "experiments": "tbody tr",
+    "experiment": ".picture svg",
     "playground": "#pg-model option",
 }
 
@@ -109,6 +119,28 @@ def test_numbers_move_and_charts_have_tables(browser, server):
     rows = page.locator(".picture").first.locator("tbody tr")
     rows.first.wait_for()
     assert page.get_by_text("context_length_exceeded").count() >= 1, "the last error is shown"
+    watched.check()
+    watched.close()
+
+
+def test_an_experiment_is_shown_and_moved(browser, server):
+    spec = {
+        "name": "moved", "owner": "ana", "reason": "a look", "model": "nobody asks for this",
+        "candidate": {"params": {"top_k": 3}}, "goal": {"metric": "not_failure"},
+    }
+    assert server.post("/ops/v1/experiments", spec).status == 201
+    watched = Watched(browser, server.url)
+    page = watched.page
+    watched.go("experiments")
+    page.get_by_role("link", name="moved").click()
+    page.get_by_role("img", name="Gain of not_failure (points)").wait_for()
+    page.get_by_role("button", name="rollback").click()
+    # It needs a reason.
+    assert server.get("/ops/v1/experiments/moved").json["status"] == "running"
+    page.get_by_label("Why").fill("seen enough")
+    page.get_by_role("button", name="rollback").click()
+    page.get_by_role("cell", name="from shadow: seen enough").wait_for()
+    assert server.get("/ops/v1/experiments/moved").json["status"] == "rolled_back"
     watched.check()
     watched.close()
 

@@ -111,6 +111,8 @@ pub(crate) enum Verb {
     Learn(LearnArgs),
     /// Put something in the place of a model's answers: rules, switches, people.
     Override(OverrideArgs),
+    /// Try a candidate beside what answers, in stages, by evidence.
+    Exp(crate::exp_args::ExpArgs),
     /// Say what runs, since when, and what went wrong.
     Doctor(DoctorArgs),
     /// Say what one request waited for, and behind whom.

@@ -23,6 +23,8 @@ pub(crate) struct Asker<'a> {
     agent: Agent,
     args: &'a AskArgs,
     model: String,
+    /// The experiment and arm that answers, where it is not drawn.
+    arm: Option<String>,
     /// Loaded when the first answer is to be compared.
     encoder: OnceCell<Runtime>,
 }
@@ -37,13 +39,7 @@ pub(crate) struct Asked {
 impl<'a> Asker<'a> {
     /// Finds out what the server serves, when no model is named.
     pub(crate) fn new(args: &'a AskArgs) -> anyhow::Result<Asker<'a>> {
-        let agent = Agent::config_builder()
-            .timeout_global(Some(PATIENCE))
-            .http_status_as_error(false)
-            .proxy(None)
-            .build()
-            .into();
-        let mut asker = Asker { agent, args, model: String::new(), encoder: OnceCell::new() };
+        let mut asker = Asker::of(args);
         asker.model = match &args.model {
             Some(model) => model.clone(),
             None => {
@@ -65,16 +61,31 @@ impl<'a> Asker<'a> {
         Ok(asker)
     }
 
+    /// Has an arm of an experiment answer for `model`, which is an operator's to say.
+    pub(crate) fn of_arm(args: &'a AskArgs, model: &str, arm: &str) -> Asker<'a> {
+        Asker { model: model.to_owned(), arm: Some(arm.to_owned()), ..Asker::of(args) }
+    }
+
+    fn of(args: &'a AskArgs) -> Asker<'a> {
+        let agent = Agent::config_builder()
+            .timeout_global(Some(PATIENCE))
+            .http_status_as_error(false)
+            .proxy(None)
+            .build()
+            .into();
+        Asker { agent, args, model: String::new(), arm: None, encoder: OnceCell::new() }
+    }
+
     /// Asks all of them.
     pub(crate) fn ask_all(&self, cases: &[Case]) -> anyhow::Result<Asked> {
         let mut scores: Vec<Score> = Vec::with_capacity(cases.len());
         let mut failed = Vec::new();
         for case in cases {
-            let mut said = self.say(&self.model, &case.messages);
+            let mut said = self.say(&self.model, self.arm.as_deref(), &case.messages);
             if matches!(case.scorer, Scorer::Judge) && said.error.is_none() {
                 let judge = self.args.judge.as_deref().unwrap_or(&self.model);
                 let asked = json!({ "role": "user", "content": judge_prompt(case, &said.text) });
-                let reply = self.say(judge, &[asked]);
+                let reply = self.say(judge, None, &[asked]);
                 if let Some(error) = reply.error {
                     anyhow::bail!("the judge {judge} does not answer: {error}");
                 }
@@ -116,7 +127,7 @@ impl<'a> Asker<'a> {
     }
 
     /// Greedy, so that the same release says the same every time.
-    fn say(&self, model: &str, messages: &[Value]) -> Said {
+    fn say(&self, model: &str, arm: Option<&str>, messages: &[Value]) -> Said {
         let url = format!("{}/v1/chat/completions", self.args.base_url.trim_end_matches('/'));
         let body = json!({
             "model": model,
@@ -128,6 +139,9 @@ impl<'a> Asker<'a> {
         let mut request = self.agent.post(&url).header("content-type", "application/json");
         if let Some(key) = &self.args.api_key {
             request = request.header("authorization", format!("Bearer {key}"));
+        }
+        if let Some(arm) = arm {
+            request = request.header("x-lastmile-arm", arm);
         }
         let error = |error: String| Said { error: Some(error), ..Said::default() };
         let mut answer = match request.send(body.to_string()) {

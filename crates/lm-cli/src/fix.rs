@@ -154,6 +154,27 @@ fn gate(args: &AskArgs, json: bool) -> anyhow::Result<Outcome> {
     Ok(if is_broken { Outcome::No } else { Outcome::Done })
 }
 
+/// The first gate that an arm of an experiment does not pass, in words. Nobody is asked when there is none.
+pub(crate) fn broken_gate(
+    args: &AskArgs,
+    model: &str,
+    arm: &str,
+) -> anyhow::Result<Option<String>> {
+    let fixes = Loop::open()?.book.fixes()?;
+    let home = data_home()?;
+    for fix in fixes {
+        let Some(dataset) = &fix.gate else { continue };
+        let cases = cases(&rows_of(&home, dataset, None, usize::MAX)?, None)?;
+        let asker = Asker::of_arm(args, args.model.as_deref().unwrap_or(model), arm);
+        let summary = asker.ask_all(&cases)?.summary;
+        if summary.n_passed < summary.n {
+            let (n, n_passed) = (summary.n, summary.n_passed);
+            return Ok(Some(format!("{} passes {n_passed} of {n} ({})", fix.id, fix.note)));
+        }
+    }
+    Ok(None)
+}
+
 pub(crate) fn eval(args: &EvalArgs) -> anyhow::Result<Outcome> {
     if !(0.0..=1.0).contains(&args.min_pass) {
         let text = format!("--min-pass is {}, but must be from 0 to 1", args.min_pass);

@@ -23,6 +23,8 @@ mod data_args;
 mod data_versions;
 mod doctor;
 mod embed;
+mod exp;
+mod exp_args;
 mod failures;
 mod fetch;
 mod fetch_args;
@@ -128,6 +130,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Eval(args) => fix::eval(&args),
         Verb::Learn(args) => failures::learn(&args),
         Verb::Override(args) => overrides::overrides(&args),
+        Verb::Exp(args) => exp::experiments(&args),
         Verb::Doctor(args) => doctor::doctor(&args),
         Verb::Cost(args) => cost::cost(&args),
         Verb::Store(args) => store::store(&args),

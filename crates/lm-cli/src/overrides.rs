@@ -172,7 +172,7 @@ fn line(standing: &Standing, now_ms: i64, hits: Option<u64>) -> String {
     )
 }
 
-fn tell(
+pub(crate) fn tell(
     json: bool,
     document: &impl Serialize,
     text: impl FnOnce() -> String,
@@ -184,7 +184,7 @@ fn tell(
     Ok(())
 }
 
-fn read(file: &str) -> anyhow::Result<String> {
+pub(crate) fn read(file: &str) -> anyhow::Result<String> {
     let mut text = String::new();
     let source: Box<dyn Read> = match file {
         "-" => Box::new(std::io::stdin()),
@@ -201,7 +201,7 @@ fn read(file: &str) -> anyhow::Result<String> {
 }
 
 /// Who acts, as the system knows them.
-fn who() -> String {
+pub(crate) fn who() -> String {
     let name =
         ["USER", "LOGNAME", "USERNAME"].into_iter().find_map(|name| std::env::var(name).ok());
     name.filter(|name| !name.is_empty()).unwrap_or_else(|| "somebody at a terminal".to_owned())

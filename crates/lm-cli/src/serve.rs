@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use lastmile::{EncoderOutput, Registry, Runtime};
 use lm_keys::KeyRing;
-use lm_ops::{Ops, Overrides, Store};
+use lm_ops::{Experiments, Ops, Overrides, Store};
 use lm_server::{Access, ServeError, ServerConfig, ServiceManager, Tls, bind, charging, now};
 
 use crate::args::ServeArgs;
 use crate::doctor::store_path;
+use crate::exp::experiment_path;
 use crate::keys::key_file;
 use crate::model::home;
 use crate::outcome::{Outcome, WrongUse, human_bytes};
@@ -55,7 +56,10 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
     let privacy = options.privacy;
     let store = Store::open(&store_path, options)?;
     let overrides = Overrides::open(&override_path(home()?.path()), &store)?;
-    let ops = Ops::new(store).with_overrides(overrides);
+    let home_path = home()?.path().to_owned();
+    let experiments =
+        Experiments::open(&experiment_path(&home_path), &home_path.join("feedback.db"), &store)?;
+    let ops = Ops::new(store).with_overrides(overrides).with_experiments(experiments);
     let ops = recording(ops, args.recorder, privacy)?;
     access.load_keys(&ops)?;
     let observer = charging(Arc::clone(&access.keys), ops.observer());

@@ -4,19 +4,27 @@
 //! It must never know what the numbers are about, read a clock, or draw at random. The state of each
 //! sequence is plain counts and sums: stored and read again, it concludes the same.
 //!
-//! Start reading at [`Proportion`] (one rate), then [`compare`] (two rates, before and after).
+//! Start reading at [`Proportion`] (one rate), then [`compare`] (two rates, before and after), and [`Difference`] (two means
+//! side by side, by lot).
 
 mod compare;
+mod difference;
+mod exact;
 mod proportion;
 mod quantile;
+mod ratio;
 mod score;
+mod sketch;
 mod solve;
 mod wilson;
 
 pub use compare::{Comparison, Verdict, compare};
+pub use difference::Difference;
 pub use proportion::{Counts, Proportion};
 pub use quantile::{QuantileRanks, quantile_interval, quantile_ranks};
+pub use ratio::SampleRatio;
 pub use score::BoundedScore;
+pub use sketch::Sketch;
 pub use wilson::{Z_95, wilson};
 
 /// Both ends belong to it.
@@ -36,5 +44,7 @@ impl Interval {
     }
 }
 
+#[cfg(test)]
+mod experiments;
 #[cfg(test)]
 mod simulations;

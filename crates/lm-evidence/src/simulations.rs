@@ -4,21 +4,21 @@ use crate::compare::verdict;
 use crate::{BoundedScore, Counts, Proportion, Verdict, compare, quantile_interval};
 
 /// Marsaglia's xorshift64*, seeded: a failure names its seed.
-struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
-    fn new(seed: u64) -> Dice {
+    pub(crate) fn new(seed: u64) -> Dice {
         Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    fn uniform(&mut self) -> f64 {
+    pub(crate) fn uniform(&mut self) -> f64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    fn hit(&mut self, rate: f64) -> bool {
+    pub(crate) fn hit(&mut self, rate: f64) -> bool {
         self.uniform() < rate
     }
 }

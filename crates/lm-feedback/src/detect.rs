@@ -209,7 +209,8 @@ pub(crate) fn shows(kind: Kind, text: &str, finish_reason: Option<&str>) -> Opti
 }
 
 /// The JSON value that an answer is, in a fence of Markdown or not.
-pub(crate) fn json_of(text: &str) -> Option<Value> {
+#[must_use]
+pub fn json_of(text: &str) -> Option<Value> {
     let text = text.trim();
     let inner = text.strip_prefix("```").and_then(|rest| rest.strip_suffix("```"));
     let inner = inner.map_or(text, |inner| inner.strip_prefix("json").unwrap_or(inner));

@@ -7,6 +7,7 @@
 
 mod cost;
 mod doctor;
+mod experiments;
 mod ops;
 mod overrides;
 mod page;
@@ -17,13 +18,19 @@ mod why;
 
 pub use cost::{CostBy, CostCount, CostCounters, CostReport, Spending};
 pub use doctor::{Doctor, RunReport, is_alive};
+pub use experiments::{Experiments, collect_experiment, experiment_refusal};
 pub use ops::{FeedbackReceipt, Ops};
 pub use overrides::{Overrides, now_ms, refusal as override_refusal};
 pub use page::Utc;
 pub use replay::{Bundle, Factor, Recorded, ReplayError, Verdict};
 pub use search::{RequestPage, Search};
-pub use timeline::{AnswerTimeline, GapView, LossView, StallView, TimelinePage};
+pub use timeline::{AnswerTimeline, ArmView, GapView, LossView, StallView, TimelinePage};
 
+pub use lm_experiment::{
+    Advice, AuditEntry as ExperimentEntry, Book as ExperimentBook, Experiment, ExperimentError,
+    Forced, GuardReport, Live, Params, Point, PromptVersion, Report, Spec, Stage,
+    Status as ExperimentStatus, Unit, UnitBy,
+};
 pub use lm_recorder::{
     Flight, InFlight, RecordedStep, RecordedToken, Recorder, RecorderCounters, RecorderError,
     RecorderOptions,

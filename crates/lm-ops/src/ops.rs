@@ -16,14 +16,15 @@ use lm_store::{
 };
 use serde::Serialize;
 
-use crate::Overrides;
 use crate::cost::{CostCounters, Recording};
+use crate::{Experiments, Overrides};
 
 /// What runs beside one engine. Clones share one store.
 #[derive(Clone)]
 pub struct Ops {
     pub(crate) store: Store,
     overrides: Option<Overrides>,
+    experiments: Option<Experiments>,
     recorder: Option<Recorder>,
     pub(crate) costs: Arc<CostCounters>,
 }
@@ -44,13 +45,25 @@ impl Ops {
     /// Records into `store`.
     #[must_use]
     pub fn new(store: Store) -> Self {
-        Ops { store, overrides: None, recorder: None, costs: Arc::default() }
+        Ops { store, overrides: None, experiments: None, recorder: None, costs: Arc::default() }
     }
 
     /// With overrides; without, every request is the model's.
     #[must_use]
     pub fn with_overrides(self, overrides: Overrides) -> Self {
         Ops { overrides: Some(overrides), ..self }
+    }
+
+    /// With experiments; without, every request has the model that it asks for.
+    #[must_use]
+    pub fn with_experiments(self, experiments: Experiments) -> Self {
+        Ops { experiments: Some(experiments), ..self }
+    }
+
+    /// The experiments, where there are any.
+    #[must_use]
+    pub fn experiments(&self) -> Option<&Experiments> {
+        self.experiments.as_ref()
     }
 
     /// The overrides, where there are any.

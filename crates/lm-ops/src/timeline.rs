@@ -26,8 +26,26 @@ pub struct TimelinePage {
     pub arrived_at_ms: i64,
     /// `interactive`, `batch` or `background`.
     pub priority: String,
+    /// The experiment that it was part of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arm: Option<ArmView>,
     /// Its answers, by choice.
     pub answers: Vec<AnswerTimeline>,
+}
+
+/// A request's place in an experiment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ArmView {
+    /// The experiment's name.
+    pub experiment: String,
+    /// `primary`, `candidate` or `shadow`.
+    pub arm: &'static str,
+    /// The candidate's share when it was assigned, in percent.
+    pub percent: u8,
+    /// The digest of model, system prompt and parameters.
+    pub variant: String,
+    /// The request that a shadow is a copy of.
+    pub shadow_of: Option<String>,
 }
 
 /// One answer's way through the engine.
@@ -146,10 +164,18 @@ impl TimelinePage {
             answer(attempt, timeline)
         });
         let answers = answers.collect();
+        let arm = reader.arm_of(id)?.map(|assigned| ArmView {
+            experiment: assigned.tag.experiment,
+            arm: assigned.tag.arm.as_str(),
+            percent: assigned.tag.percent,
+            variant: assigned.tag.variant,
+            shadow_of: assigned.tag.shadow_of.map(|id| id.to_string()),
+        });
         Ok(Some(TimelinePage {
             id: id.to_string(),
             arrived_at_ms: request.arrived_at_ms,
             answers,
+            arm,
             model: request.model,
             priority: request.priority,
         }))

@@ -5,10 +5,11 @@ import { h, said } from "./dom.js";
 import { nowPage } from "./now.js";
 import { requestsPage, requestPage } from "./requests.js";
 import { modelsPage } from "./models.js";
+import { experimentsPage } from "./experiments.js";
 import { playgroundPage } from "./playground.js";
 
 const main = document.getElementById("main");
-const pages = { now: nowPage, requests: requestsPage, models: modelsPage, playground: playgroundPage };
+const pages = { now: nowPage, requests: requestsPage, models: modelsPage, experiments: experimentsPage, playground: playgroundPage };
 let leave = () => {};
 let isFirst = true;
 

@@ -36,6 +36,7 @@ pub fn file(name: &str) -> Option<File> {
         "requests.js" => found(SCRIPT, include_str!("../pages/requests.js")),
         "timeline.js" => found(SCRIPT, include_str!("../pages/timeline.js")),
         "models.js" => found(SCRIPT, include_str!("../pages/models.js")),
+        "experiments.js" => found(SCRIPT, include_str!("../pages/experiments.js")),
         "playground.js" => found(SCRIPT, include_str!("../pages/playground.js")),
         _ => None,
     }
@@ -46,7 +47,8 @@ pub fn file(name: &str) -> Option<File> {
 mod tests {
     use super::file;
 
-    const SCRIPTS: [&str; 10] = [
+    const SCRIPTS: [&str; 11] = [
+        "experiments.js",
         "docs.js",
         "main.js",
         "timeline.js",

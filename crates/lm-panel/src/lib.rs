@@ -8,6 +8,7 @@
 
 mod alert;
 pub mod chart;
+mod evidence;
 mod files;
 mod history;
 mod lanes;
@@ -16,6 +17,7 @@ mod now;
 mod paint;
 
 pub use alert::{Alert, Level, alerts};
+pub use evidence::{Bounds, evidence};
 pub use files::{File, file};
 pub use history::{History, Point, TICK};
 pub use lanes::{Lane, Lanes, Span};

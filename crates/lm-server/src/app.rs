@@ -21,6 +21,7 @@ use crate::lease::{Lease, Place};
 use crate::panel::Panel;
 use crate::peers::Peers;
 use crate::registry::Models;
+use crate::shadow::Shadow;
 use crate::{Access, ServerConfig};
 
 /// What all handlers share.
@@ -39,6 +40,8 @@ pub(crate) struct App {
     pub(crate) http: HttpCounts,
     pub(crate) denials: DenialCounts,
     pub(crate) panel: Panel,
+    /// Copies for candidates of experiments.
+    pub(crate) shadow: Shadow,
     draining: watch::Sender<bool>,
     n_stalls: AtomicU64,
 }
@@ -80,6 +83,7 @@ impl App {
             http: HttpCounts::default(),
             denials: DenialCounts::default(),
             panel: Panel::default(),
+            shadow: Shadow::default(),
             draining: watch::Sender::new(false),
             n_stalls: AtomicU64::new(0),
         }

@@ -14,7 +14,7 @@ use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::middleware::Next;
 use axum::response::Response;
-use lastmile::{AnswerBegun, Observer, RequestEvent, StepEvent, TenantId};
+use lastmile::{AnswerBegun, Arm, Observer, RequestEvent, StepEvent, TenantId};
 use lm_api::{ApiError, Denial};
 use lm_keys::{Holder, KeyRing, Now, Scope};
 
@@ -160,7 +160,10 @@ impl Observer for Charging {
         // The answers of one prompt share it.
         let prompt_tokens = if event.choice == 0 { usage.prompt_tokens } else { 0 };
         let n_tokens = u64::from(prompt_tokens) + u64::from(usage.completion_tokens);
-        if event.request.tenant != TenantId::ANONYMOUS {
+        // A copy for an experiment is the operator's.
+        let arm = event.request.steering.arm.as_ref();
+        let is_copy = arm.is_some_and(|tag| tag.arm == Arm::Shadow);
+        if event.request.tenant != TenantId::ANONYMOUS && !is_copy {
             self.keys.charge(event.request.tenant, n_tokens, now());
         }
         self.observer.record(event);

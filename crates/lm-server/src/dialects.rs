@@ -17,7 +17,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt, stream};
-use lastmile::{AnswerPart, GenerateError, GenerateEvent, Runtime, ToolCallParser};
+use lastmile::{AnswerPart, GenerateError, GenerateEvent, Runtime, SamplingParams, ToolCallParser};
 use lm_api::{
     ApiError, Dialect, DialectHead, Ending, Frame, Framing, ParseOptions, Parsed, Style,
     parse_messages, parse_ollama_chat, parse_ollama_generate, parse_responses,
@@ -137,9 +137,8 @@ async fn respond(
         let style = Style::Chat;
         let adapter = app.models.adapter_name(model.as_deref());
         let call = Call { entry: Arc::clone(&entry), caller, headers, body, style, adapter };
-        let read = move |app: &App, call: &Call, runtime: &Runtime| {
-            let defaults = runtime.default_sampling();
-            let options = parse_options(app, runtime, &defaults, call.entry.id);
+        let read = move |app: &App, call: &Call, runtime: &Runtime, defaults: &SamplingParams| {
+            let options = parse_options(app, runtime, defaults, call.entry.id);
             let (mut parsed, dialect) = api.parse(&call.body, &options)?;
             with_headers(&mut parsed, &call.headers)?;
             let has_stops = !parsed.stop.stop_strings.is_empty();

@@ -89,9 +89,8 @@ async fn respond(
         let adapter = app.models.adapter_name(model.as_deref());
         let call = Call { entry: Arc::clone(&entry), caller, headers, body, style, adapter };
         let (call, runtime, waited) = model_for(&app, call, model).await?;
-        let read = |app: &App, call: &Call, runtime: &Runtime| {
-            let (defaults, tools) = (runtime.default_sampling(), runtime.tool_format());
-            Ok((parse(call, &defaults, tools, app.config.strict)?, ()))
+        let read = |app: &App, call: &Call, runtime: &Runtime, defaults: &SamplingParams| {
+            Ok((parse(call, defaults, runtime.tool_format(), app.config.strict)?, ()))
         };
         match steer::start(Arc::clone(&app), runtime, waited, call, read).await?.0 {
             Started::Told(response) => Ok(response),

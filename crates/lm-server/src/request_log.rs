@@ -27,6 +27,8 @@ use crate::routes::ROUTES;
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Says who answered in the place of the model.
 const X_LASTMILE_OVERRIDE: HeaderName = HeaderName::from_static("x-lastmile-override");
+/// Says which side of an experiment answered.
+const X_LASTMILE_ARM: HeaderName = HeaderName::from_static("x-lastmile-arm");
 /// What is logged when the client left before the end of the response.
 const CLIENT_GONE: u16 = 499;
 /// Characters of what the client chose that a log line holds.
@@ -49,6 +51,8 @@ pub(crate) struct RequestEntry {
     place: OnceLock<Place>,
     /// The rule, or who else, in the place of the model.
     overridden: OnceLock<String>,
+    /// Experiment and arm.
+    arm: OnceLock<String>,
     /// What the body takes of the room for all.
     body_room: OnceLock<OwnedSemaphorePermit>,
 }
@@ -69,6 +73,9 @@ pub(crate) async fn track(
     let by = entry.overridden.get().and_then(|by| HeaderValue::from_str(by).ok());
     if let Some(by) = by {
         response.headers_mut().insert(X_LASTMILE_OVERRIDE, by);
+    }
+    if let Some(arm) = entry.arm.get().and_then(|arm| HeaderValue::from_str(arm).ok()) {
+        response.headers_mut().insert(X_LASTMILE_ARM, arm);
     }
     response
 }
@@ -92,6 +99,7 @@ impl RequestEntry {
             key: OnceLock::new(),
             place: OnceLock::new(),
             overridden: OnceLock::new(),
+            arm: OnceLock::new(),
             body_room: OnceLock::new(),
         }
     }
@@ -105,6 +113,11 @@ impl RequestEntry {
     /// Somebody else than the model answers.
     pub(crate) fn overridden(&self, by: &str) {
         self.overridden.get_or_init(|| by.to_owned());
+    }
+
+    /// It is part of an experiment.
+    pub(crate) fn is_in(&self, arm: String) {
+        self.arm.get_or_init(|| arm);
     }
 
     /// Keeps the place among the open requests until the response has ended.
@@ -168,6 +181,7 @@ impl Drop for RequestEntry {
             completion_tokens = self.completion_tokens.load(Relaxed),
             error = self.error.get(),
             overridden = self.overridden.get(),
+            arm = self.arm.get(),
             "request"
         );
     }

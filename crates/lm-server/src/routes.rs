@@ -19,8 +19,8 @@ use crate::headers::{cors, secure};
 use crate::origin::guard;
 use crate::request_log::{RequestEntry, track};
 use crate::{
-    adapters, body, costs, dialects, encoders, generate, health, metrics, model_ops, models,
-    ollama_models, openapi, override_routes, panel, reply, texts,
+    adapters, body, costs, dialects, encoders, experiment_routes, generate, health, metrics,
+    model_ops, models, ollama_models, openapi, override_routes, panel, reply, texts,
 };
 
 /// Every route, as `GET /` lists them.
@@ -61,6 +61,10 @@ pub(crate) const ROUTES: &[&str] = &[
     "GET /ops/v1/overrides/{id}",
     "POST /ops/v1/overrides/{verb}",
     "GET /v1/overrides/items/{id}",
+    "GET /ops/v1/experiments",
+    "POST /ops/v1/experiments",
+    "GET /ops/v1/experiments/{name}",
+    "POST /ops/v1/experiments/{verb}",
     "GET /health",
     "GET /health/live",
     "GET /health/ready",
@@ -113,6 +117,11 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/ops/v1/overrides", get(override_routes::list).post(override_routes::add))
         .route("/ops/v1/overrides/{*rest}", get(override_routes::show).post(override_routes::act))
         .route("/v1/overrides/items/{id}", get(override_routes::item))
+        .route("/ops/v1/experiments", get(experiment_routes::list).post(experiment_routes::start))
+        .route(
+            "/ops/v1/experiments/{*rest}",
+            get(experiment_routes::show).post(experiment_routes::act),
+        )
         .route("/health", get(health::health))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::health))

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use lastmile::{AnswerForm, Constraint, GenerateRequest, Prompt, Runtime};
+use lastmile::{AnswerForm, Constraint, GenerateRequest, Prompt, Runtime, SamplingParams};
 use lm_api::{ApiError, OverrideRefusal, Parsed};
 use lm_keys::Scope;
 use lm_ops::{Asked, NewItem, Overrides, Policy, Via, Way, now_ms};
@@ -19,6 +19,7 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::generate::{Call, Running, launch, off_thread, requests_of, said_once};
 use crate::reply;
+use crate::trial::Trial;
 
 const HEADER: &str = "x-lastmile-override";
 /// Bytes of a chat that a person is shown.
@@ -62,63 +63,98 @@ pub(crate) fn not_killed(app: &App, route: &str) -> Result<(), ApiError> {
 
 /// Reads, decides, and lets somebody answer. Blocks, on a thread of its own.
 pub(crate) fn steered<T>(
-    app: &App,
+    app: &Arc<App>,
     asked: Arc<Runtime>,
     waited: Duration,
     call: &Call,
-    parse: impl Fn(&Runtime) -> Result<(Parsed, T), ApiError>,
+    parse: impl Fn(&Runtime, &SamplingParams) -> Result<(Parsed, T), ApiError>,
 ) -> Result<(Started, T), ApiError> {
-    let (mut parsed, mut rest) = parse(&asked)?;
-    let mut requests = requests_of(&asked, waited, call, &mut parsed)?;
+    app.shadow.make_way();
+    let read = |runtime: Arc<Runtime>, defaults: &SamplingParams| {
+        let (mut parsed, rest) = parse(&runtime, defaults)?;
+        let requests = requests_of(&runtime, waited, call, &mut parsed)?;
+        Ok(Turn { runtime, parsed, rest, requests })
+    };
+    let defaults = asked.default_sampling();
+    let mut turn = read(asked, &defaults)?;
     let Some(overrides) = app.ops.overrides() else {
-        let running = launch(app, asked, call, parsed, requests, None)?;
-        return Ok((Started::Running(Box::new(running)), rest));
+        let running = launch(app, turn.runtime, call, turn.parsed, turn.requests, None)?;
+        return Ok((Started::Running(Box::new(running)), turn.rest));
     };
     let policy = overrides.policy();
     let route = call.entry.route();
     not_killed(app, route)?;
     let by_header = asked_by(&call.headers, &call.caller)?;
-    let plan = Plan::of(&policy, &asked.info().name, by_header.as_ref(), &requests)?;
-    let mut runtime = asked;
+    let plan = Plan::of(&policy, &turn.runtime.info().name, by_header.as_ref(), &turn.requests)?;
     let told = match &plan.way {
         Way::Fallback { models, on_errors } => {
-            let chain = chain(&runtime.info().name, models, *on_errors);
+            let chain = chain(&turn.runtime.info().name, models, *on_errors);
             let next = first_that_can(app, overrides, &chain)?;
-            if next.info().name != runtime.info().name {
-                // Another model has other defaults, and another form of calls.
-                (parsed, rest) = parse(&next)?;
-                requests = requests_of(&next, waited, call, &mut parsed)?;
-                // An adapter is of the model that was asked for.
-                requests.iter_mut().for_each(|request| request.adapter = None);
-            }
-            runtime = next;
+            turn = fall_back(turn, next, read)?;
             None
         }
         Way::Canned(text) => Some(text.as_str()),
         Way::Model | Way::Human { .. } | Way::Stop(_) => None,
     };
-    let stays = may_stay(&plan.way) && runtime.info().name == plan.model;
+    let stays = may_stay(&plan.way) && turn.runtime.info().name == plan.model;
+    // What is overridden takes no part in an experiment.
+    let is_free = (plan.way == Way::Model || stays) && by_header.is_none();
+    let base = Arc::clone(&turn.runtime);
+    let trial = match is_free && policy.operator().pin.is_none() {
+        true => Trial::begin(app, call, &mut turn, read)?,
+        false => None,
+    };
+    let Turn { runtime, mut parsed, rest, mut requests } = turn;
     plan.apply(&mut requests, &mut parsed, stays, by_header.as_ref());
-    if !stays && let Some(by) = &plan.by {
-        call.entry.overridden(by);
-    }
+    plan.by.iter().filter(|_| !stays).for_each(|by| call.entry.overridden(by));
     match &plan.way {
         Way::Human { deadline, text } => {
-            let response = hand_off(app, overrides, &runtime, requests, &plan, (*deadline, text))?;
-            Ok((Started::Told(response), rest))
+            let told = hand_off(app, overrides, &runtime, requests, &plan, (*deadline, text));
+            told.map(|response| (Started::Told(response), rest))
         }
         Way::Stop(text) => {
             requests.into_iter().for_each(|request| runtime.note_unanswered(request));
-            let text = text.clone();
-            Err(ApiError::Overridden(OverrideRefusal::Stopped { text }))
+            Err(ApiError::Overridden(OverrideRefusal::Stopped { text: text.clone() }))
         }
         _ => {
+            // Making tokens of a long prompt takes a while.
+            app.shadow.make_way();
             let running = launch(app, runtime, call, parsed, requests, told)?;
             // A route that was switched off meanwhile may have been before these answers were listed.
             not_killed(app, route)?;
+            let copied = |to: &Arc<Runtime>, defaults: &SamplingParams| {
+                let Turn { mut parsed, mut requests, .. } = read(Arc::clone(to), defaults)?;
+                plan.apply(&mut requests, &mut parsed, stays, None);
+                Ok(requests)
+            };
+            trial.iter().for_each(|trial| trial.shadow(app, &base, copied));
             Ok((Started::Running(Box::new(running)), rest))
         }
     }
+}
+
+/// Has the next of a chain answer. Another model has other defaults, and another form of calls.
+fn fall_back<T>(
+    turn: Turn<T>,
+    next: Arc<Runtime>,
+    read: impl Fn(Arc<Runtime>, &SamplingParams) -> Result<Turn<T>, ApiError>,
+) -> Result<Turn<T>, ApiError> {
+    if next.info().name == turn.runtime.info().name {
+        return Ok(Turn { runtime: next, ..turn });
+    }
+    let defaults = next.default_sampling();
+    let mut turn = read(next, &defaults)?;
+    // An adapter is of the model that was asked for.
+    turn.requests.iter_mut().for_each(|request| request.adapter = None);
+    Ok(turn)
+}
+
+/// A request that was read for a model.
+pub(crate) struct Turn<T> {
+    pub(crate) runtime: Arc<Runtime>,
+    pub(crate) parsed: Parsed,
+    pub(crate) rest: T,
+    pub(crate) requests: Vec<GenerateRequest>,
 }
 
 /// What was decided for all prompts of a request.
@@ -324,8 +360,14 @@ pub(crate) async fn start<T: Send + 'static>(
     runtime: Arc<Runtime>,
     waited: Duration,
     call: Call,
-    parse: impl Fn(&App, &Call, &Runtime) -> Result<(Parsed, T), ApiError> + Send + 'static,
+    parse: impl Fn(&App, &Call, &Runtime, &SamplingParams) -> Result<(Parsed, T), ApiError>
+    + Send
+    + 'static,
 ) -> Result<(Started, T), ApiError> {
-    off_thread(move || steered(&app, runtime, waited, &call, |runtime| parse(&app, &call, runtime)))
-        .await
+    off_thread(move || {
+        let parse =
+            |runtime: &Runtime, defaults: &SamplingParams| parse(&app, &call, runtime, defaults);
+        steered(&app, runtime, waited, &call, parse)
+    })
+    .await
 }

@@ -87,7 +87,8 @@ impl Reader {
                  r.params, r.n, r.priority FROM attempt a JOIN request r ON r.id = a.request_id \
                  WHERE a.arrived_at_ms >= ?1 AND a.arrived_at_ms < ?4 \
                  AND (a.arrived_at_ms, a.request_id, a.choice) > (?1, ?2, ?3) \
-                 AND json_extract(r.params, '$.task') IS NULL \
+                 AND json_extract(r.params, '$.task') IS NULL AND NOT EXISTS (SELECT 1 FROM assignment s \
+                 WHERE s.request_id = a.request_id AND s.arm = 'shadow') \
                  ORDER BY a.arrived_at_ms, a.request_id, a.choice LIMIT ?5",
             )?
             .query_map(
@@ -114,7 +115,8 @@ impl Reader {
                 "SELECT count(*) FROM attempt a JOIN request r ON r.id = a.request_id \
                  WHERE a.arrived_at_ms >= ?1 AND a.arrived_at_ms < ?2 \
                  AND (?3 IS NULL OR a.release_hash = ?3) \
-                 AND json_extract(r.params, '$.task') IS NULL",
+                 AND json_extract(r.params, '$.task') IS NULL AND NOT EXISTS (SELECT 1 FROM assignment s \
+                 WHERE s.request_id = a.request_id AND s.arm = 'shadow')",
             )?
             .query_row(params![from_ms, end_ms, release_hash], |row| row.get::<_, i64>(0))
             .map(i64::cast_unsigned)
@@ -146,7 +148,7 @@ impl Reader {
     }
 }
 
-fn answered_row(row: &Row<'_>) -> rusqlite::Result<Answered> {
+pub(crate) fn answered_row(row: &Row<'_>) -> rusqlite::Result<Answered> {
     let prompt: Option<String> = row.get(22)?;
     Ok(Answered {
         attempt: attempt_row(row)?,

@@ -8,6 +8,7 @@
 //! Start reading at [`Store`] (the handle), then `writer` (the one loop) and `schema` (the tables).
 
 mod answers;
+mod assigned;
 mod costs;
 mod erase;
 mod error;
@@ -30,6 +31,7 @@ mod write;
 mod writer;
 
 pub use answers::{Answered, Place};
+pub use assigned::Assigned;
 pub use costs::{CostBy, CostLine};
 pub use erase::{Erase, Erased};
 pub use error::StoreError;

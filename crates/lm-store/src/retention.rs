@@ -18,7 +18,9 @@ const ERASE_BODIES: [&str; 2] = [
     "UPDATE attempt SET output_text = NULL, output_tokens = NULL WHERE rowid IN (SELECT rowid FROM attempt \
      WHERE output_text IS NOT NULL AND arrived_at_ms < ?1 LIMIT 500)",
 ];
-const ERASE_ROWS: [&str; 4] = [
+const ERASE_ROWS: [&str; 5] = [
+    "DELETE FROM assignment WHERE seq IN \
+     (SELECT seq FROM assignment WHERE arrived_at_ms < ?1 LIMIT 500)",
     "DELETE FROM attempt WHERE rowid IN \
      (SELECT rowid FROM attempt WHERE arrived_at_ms < ?1 LIMIT 500)",
     "DELETE FROM request WHERE rowid IN \

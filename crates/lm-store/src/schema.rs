@@ -13,7 +13,7 @@ use crate::{StoreError, StoreOptions};
 
 /// Entry `i` brings a file from schema `i` to schema `i + 1`. Entries are never edited once
 /// released; a change to the tables is a new entry.
-pub(crate) const UPGRADES: [&str; 4] = [
+pub(crate) const UPGRADES: [&str; 5] = [
     r"
 CREATE TABLE release(
     hash TEXT PRIMARY KEY, model TEXT NOT NULL, engine_version TEXT NOT NULL,
@@ -75,6 +75,19 @@ ALTER TABLE attempt ADD COLUMN output_mac TEXT;
 -- On whose behalf a client asked, in its own words.
 ALTER TABLE request ADD COLUMN subject TEXT;
 CREATE INDEX request_subject ON request(subject) WHERE subject IS NOT NULL;
+",
+    r"
+-- Answers of experiments, in the order of their commits: a number is never given again, so that who reads on from the
+-- last one reads each once.
+CREATE TABLE assignment(
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, request_id TEXT NOT NULL, choice INTEGER NOT NULL,
+    experiment TEXT NOT NULL, arm TEXT NOT NULL, unit TEXT NOT NULL, percent INTEGER NOT NULL,
+    variant TEXT NOT NULL, shadow_of TEXT, arrived_at_ms INTEGER NOT NULL,
+    UNIQUE(request_id, choice)
+) STRICT;
+CREATE INDEX assignment_experiment ON assignment(experiment, seq);
+CREATE INDEX assignment_copy ON assignment(shadow_of) WHERE shadow_of IS NOT NULL;
+CREATE INDEX assignment_arrived ON assignment(arrived_at_ms);
 ",
 ];
 

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use lm_types::{
-    GenerateError, GenerateRequest, Outcome, Prices, Priority, Prompt, RequestEvent, Task,
+    ArmTag, GenerateError, GenerateRequest, Outcome, Prices, Priority, Prompt, RequestEvent, Task,
     TenantId, Timings, TokenId,
 };
 use rusqlite::{Connection, OptionalExtension, params};
@@ -96,7 +96,37 @@ pub(crate) fn event(
         tokens_text(answer.is_full, &event.output_tokens),
         StoredTimeline::of(event).to_json(),
     ])?;
-    Ok(if n_rows == 1 { Written::New } else { Written::Duplicate })
+    if n_rows == 0 {
+        return Ok(Written::Duplicate);
+    }
+    if let Some(tag) = &event.request.steering.arm {
+        assignment(connection, &id, event.choice, arrived_at_ms, tag)?;
+    }
+    Ok(Written::New)
+}
+
+fn assignment(
+    connection: &Connection,
+    id: &str,
+    choice: u32,
+    arrived_at_ms: i64,
+    tag: &ArmTag,
+) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO assignment(request_id, choice, experiment, arm, unit, percent, variant, \
+               shadow_of, arrived_at_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) \
+               ON CONFLICT DO NOTHING";
+    let row = params![
+        id,
+        choice,
+        tag.experiment,
+        tag.arm.as_str(),
+        tag.unit,
+        tag.percent,
+        tag.variant,
+        tag.shadow_of.map(|id| id.to_string()),
+        arrived_at_ms,
+    ];
+    connection.prepare_cached(sql)?.execute(row).map(drop)
 }
 
 /// Writes feedback under the release that made the answer it is about.

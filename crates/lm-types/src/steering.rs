@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::RequestId;
+
 /// How a request came, and what overrides do to its answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Steering {
@@ -15,6 +17,54 @@ pub struct Steering {
     pub rules: Option<Arc<OutputRules>>,
     /// Rules that were applied before it was admitted.
     pub hits: Vec<RuleHit>,
+    /// The experiment that it is part of.
+    pub arm: Option<Arc<ArmTag>>,
+}
+
+/// A request's place in an experiment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArmTag {
+    /// The experiment's name.
+    pub experiment: String,
+    /// Which side answers.
+    pub arm: Arm,
+    /// A salted hash of the unit that keeps to its arm.
+    pub unit: String,
+    /// The candidate's share when it was assigned, in percent.
+    pub percent: u8,
+    /// The digest of what answers: model, system prompt and parameters.
+    pub variant: String,
+    /// The request that a shadow is a copy of.
+    pub shadow_of: Option<RequestId>,
+}
+
+/// A side of an experiment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Arm {
+    /// What answered before.
+    Primary,
+    /// What may answer from now on.
+    Candidate,
+    /// The candidate again, for a copy of a request that the primary answered.
+    Shadow,
+}
+
+impl Arm {
+    /// A stable word for programs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Arm::Primary => "primary",
+            Arm::Candidate => "candidate",
+            Arm::Shadow => "shadow",
+        }
+    }
+
+    /// By its stable word.
+    #[must_use]
+    pub fn of(word: &str) -> Option<Arm> {
+        [Arm::Primary, Arm::Candidate, Arm::Shadow].into_iter().find(|arm| arm.as_str() == word)
+    }
 }
 
 /// A rule that changed something about an answer.

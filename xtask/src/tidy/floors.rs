@@ -17,7 +17,7 @@ enum Floor {
     Outside,
 }
 
-const FLOORS: [(&str, Floor); 31] = [
+const FLOORS: [(&str, Floor); 32] = [
     ("lm-types", Floor::F(0)),
     ("lm-kernels", Floor::F(0)),
     ("lm-keys", Floor::F(1)),
@@ -45,6 +45,7 @@ const FLOORS: [(&str, Floor); 31] = [
     ("lm-monitor", Floor::S(1)),
     ("lm-data", Floor::S(2)),
     ("lm-recorder", Floor::S(2)),
+    ("lm-experiment", Floor::S(3)),
     ("lm-feedback", Floor::S(3)),
     ("lm-rollout", Floor::S(3)),
     ("lm-tests", Floor::Outside),
@@ -64,7 +65,7 @@ const RESERVED: [(&str, &[&str]); 8] = [
     ("candle-core", &["lm-candle"]),
     ("candle-nn", &["lm-candle"]),
     ("clap", &["lm-cli"]),
-    ("rusqlite", &["lm-store", "lm-feedback", "lm-rollout"]),
+    ("rusqlite", &["lm-store", "lm-experiment", "lm-feedback", "lm-rollout"]),
     ("tokio", &["lm-bench", "lm-ops", "lm-server", "lm-cli"]),
     ("tracing-subscriber", &["lm-cli"]),
 ];
@@ -75,7 +76,7 @@ const PURE: [(&str, &[&str]); 6] = [
     ("lm-scheduler", &["thiserror", "blake3"]),
     ("lm-sampler", &["thiserror"]),
     ("lm-backend", &["thiserror"]),
-    ("lm-evidence", &["libm"]),
+    ("lm-evidence", &["libm", "serde"]),
     ("lm-monitor", &["libm"]),
 ];
 

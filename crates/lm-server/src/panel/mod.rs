@@ -22,7 +22,7 @@ use crate::app::App;
 use crate::metric_table::Served;
 use crate::watchdog::Condition;
 
-pub(crate) use charts::chart;
+pub(crate) use charts::{chart, width};
 pub(crate) use live::{now, stream};
 pub(crate) use pages::{page, page_file, root, wants_page};
 pub(crate) use params::{Params, invalid};

@@ -1,0 +1,144 @@
+"""What shadow copies cost the primary: time to first token with and without them, in turns, over HTTP.
+
+    python3 benches/shadow/ttft.py HOME [OUTPUT]
+
+HOME has the model smollm2-135m-instruct. Requests come at random times, whether or not the ones before are answered; the same
+times and prompts on both sides.
+"""
+
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+PROGRAM = Path(__file__).resolve().parents[2] / "target" / "release" / "lastmile"
+MODEL = "smollm2-135m-instruct"
+N_ROUNDS, N_REQUESTS, MEAN_GAP_S = 6, 60, 0.35
+WORDS = "river stone market winter letter garden window silver morning bridge".split()
+
+
+def verb(home, *args, stdin=None):
+    ran = subprocess.run(
+        [PROGRAM, *args, "--json"],
+        env=os.environ | {"LASTMILE_HOME": str(home)},
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(ran.stdout)
+
+
+def ask(url, prompt, user, found):
+    body = {
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": 8,
+        "stream": True,
+        "user": user,
+    }
+    request = urllib.request.Request(
+        url + "/v1/chat/completions",
+        json.dumps(body).encode(),
+        {"content-type": "application/json"},
+    )
+    began = time.perf_counter()
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        for line in answer:
+            if b'"content":"' in line and b'"content":""' not in line:
+                found.append(1e3 * (time.perf_counter() - began))
+                break
+        answer.read()
+
+
+def burst(url, seed):
+    """One round: the same for both sides but for a word, so that neither finds the other's prefix."""
+    dice, found, threads = random.Random(seed), [], []
+    for i in range(N_REQUESTS):
+        prompt = " ".join(dice.choices(WORDS, k=dice.randint(20, 120)))
+        thread = threading.Thread(
+            target=ask, args=(url, f"{time.time_ns()} {prompt}", f"user {i}", found)
+        )
+        thread.start()
+        threads.append(thread)
+        time.sleep(dice.expovariate(1 / MEAN_GAP_S))
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def quantile(values, q):
+    return sorted(values)[min(int(q * len(values)), len(values) - 1)]
+
+
+def main():
+    shared = Path(sys.argv[1])
+    home = Path(tempfile.mkdtemp())
+    (home / "models").symlink_to((shared / "models").resolve(), target_is_directory=True)
+    server = subprocess.Popen(
+        [PROGRAM, "serve", "--port", "0", "--model", MODEL, "--offline"],
+        env=os.environ | {"LASTMILE_HOME": str(home), "LASTMILE_LOG": "warn"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        url = None
+        for line in server.stderr:
+            if found := re.search(r"listening on (http://\S+)", line):
+                url = found.group(1)
+                break
+        threading.Thread(target=server.stderr.read, daemon=True).start()
+        burst(url, 999)
+        sides = {"without": [], "with": []}
+        for i in range(2 * N_ROUNDS):
+            # without, with, with, without: what drifts falls on both.
+            side = "with" if (i + 1) // 2 % 2 else "without"
+            if side == "with":
+                spec = {
+                    "name": f"round-{i}", "owner": "bench", "reason": "shadow", "model": MODEL,
+                    "candidate": {"params": {"top_k": 7}}, "goal": {"metric": "not_failure"},
+                }
+                verb(home, "exp", "start", "-", stdin=json.dumps(spec))
+                time.sleep(0.3)
+            sides[side].append(burst(url, i // 2))
+            if side == "with":
+                verb(home, "exp", "stop", f"round-{i}", "--reason", "over")
+                time.sleep(0.3)
+        with urllib.request.urlopen(url + "/ops/v1/experiments", timeout=60) as answer:
+            shadow = json.loads(answer.read())["shadow"]
+    finally:
+        server.terminate()
+        server.wait(60)
+    all_of = {side: sum(rounds, []) for side, rounds in sides.items()}
+    report = {
+        "model": MODEL,
+        "requests_per_side": len(all_of["with"]),
+        "shadow": shadow,
+        "ttft_ms": {
+            side: {f"p{q}": round(quantile(values, q / 100), 2) for q in (50, 90, 99)}
+            for side, values in all_of.items()
+        },
+        "ratio_of_p99": round(
+            quantile(all_of["with"], 0.99) / quantile(all_of["without"], 0.99), 4
+        ),
+        "ratio_of_p50": round(
+            quantile(all_of["with"], 0.5) / quantile(all_of["without"], 0.5), 4
+        ),
+        "rounds": {
+            side: [[round(ms, 2) for ms in one] for one in rounds]
+            for side, rounds in sides.items()
+        },
+    }
+    if len(sys.argv) > 2:
+        Path(sys.argv[2]).write_text(json.dumps(report, indent=1) + "\n")
+    del report["rounds"]
+    print(json.dumps(report))
+
+
+main()

@@ -1,0 +1,120 @@
+//! What is known of an experiment: plain sums and counts, which are its whole evidence.
+//!
+//! It must never see an answer twice, nor know where answers come from.
+//!
+//! Rates are of units, of which each counts once; latencies and costs are of answers.
+//!
+//! Start reading at [`Tally::see`].
+
+use lm_evidence::{Difference, SampleRatio, Sketch};
+use lm_types::{Arm, ArmTag};
+use serde::{Deserialize, Serialize};
+
+use crate::Spec;
+
+/// What is known of an experiment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Tally {
+    /// Answers of the primary and of the candidate, in all stages with both.
+    pub n: [u64; 2],
+    /// Answers of the candidate since the stage began.
+    pub n_stage: u64,
+    pub(crate) goal: Difference,
+    pub(crate) guardrails: Vec<Evidence>,
+    /// CPU seconds of an answer.
+    pub(crate) cost: [Sketch; 2],
+    pub(crate) ratio: SampleRatio,
+    /// Copies that the candidate answered, beside what the primary answered.
+    pub(crate) shadow: Pairs,
+}
+
+/// What is known of one guardrail.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Evidence {
+    Rate(Box<Difference>),
+    Quantile([Sketch; 2]),
+}
+
+/// The same requests, answered by both.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Pairs {
+    pub(crate) n: u64,
+    /// Word for word the same.
+    pub(crate) same: u64,
+    /// Where the goal is known of both: how many, and the good ones of primary and candidate.
+    pub(crate) judged: u64,
+    pub(crate) good: [f64; 2],
+    /// Tokens of the answers.
+    pub(crate) tokens: [u64; 2],
+    pub(crate) e2e_ms: [Sketch; 2],
+}
+
+impl Tally {
+    pub(crate) fn new(spec: &Spec) -> Tally {
+        let empty = |guardrail: &crate::Guardrail| match guardrail.metric.is_bounded() {
+            true => Evidence::Rate(Box::default()),
+            false => Evidence::Quantile([Sketch::default(), Sketch::default()]),
+        };
+        Tally { guardrails: spec.guardrails.iter().map(empty).collect(), ..Tally::default() }
+    }
+
+    /// A unit that was never seen before. Nobody is drawn when everybody gets the same.
+    pub(crate) fn see_unit(&mut self, arm: Arm, percent: u8) {
+        if is_drawn(percent) {
+            self.ratio.add(f64::from(percent) / 100.0, arm == Arm::Candidate);
+        }
+    }
+
+    /// An answer of the primary or of the candidate that ended, in this stage when it `is_now`.
+    pub(crate) fn see(&mut self, tag: &ArmTag, is_now: bool, cpu_seconds: Option<f64>) {
+        let side = usize::from(tag.arm == Arm::Candidate);
+        self.n[side] += 1;
+        if is_now {
+            self.n_stage += side as u64;
+            cpu_seconds.into_iter().for_each(|value| self.cost[side].add(value));
+        }
+    }
+
+    /// What a unit has of the goal.
+    pub(crate) fn see_goal(&mut self, arm: Arm, percent: u8, value: f64) {
+        add(&mut self.goal, arm, percent, value);
+    }
+
+    /// What a unit has of a guardrail of a rate.
+    pub(crate) fn see_rate(&mut self, index: usize, arm: Arm, percent: u8, value: f64) {
+        if let Some(Evidence::Rate(difference)) = self.guardrails.get_mut(index) {
+            add(difference, arm, percent, value);
+        }
+    }
+
+    /// What an answer of this stage has of a guardrail of a latency or cost.
+    pub(crate) fn see_quantile(&mut self, index: usize, arm: Arm, value: f64) {
+        if let Some(Evidence::Quantile(arms)) = self.guardrails.get_mut(index) {
+            arms[usize::from(arm == Arm::Candidate)].add(value);
+        }
+    }
+
+    /// Another stage begins. Latencies and costs of another share at another time are not those of this one: pooled, a
+    /// busy hour in a late stage would look like the candidate's.
+    pub(crate) fn begin_stage(&mut self) {
+        self.n_stage = 0;
+        self.cost = [Sketch::default(), Sketch::default()];
+        for evidence in &mut self.guardrails {
+            if let Evidence::Quantile(arms) = evidence {
+                *arms = [Sketch::default(), Sketch::default()];
+            }
+        }
+    }
+}
+
+fn add(difference: &mut Difference, arm: Arm, percent: u8, value: f64) {
+    if is_drawn(percent) {
+        let share = f64::from(percent) / 100.0;
+        difference.add(arm == Arm::Candidate, share, value.clamp(0.0, 1.0));
+    }
+}
+
+pub(crate) fn is_drawn(percent: u8) -> bool {
+    (1..100).contains(&percent)
+}

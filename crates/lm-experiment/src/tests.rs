@@ -1,0 +1,223 @@
+//! Experiments, as their owners meet them: what is taken, who gets what, and what evidence moves.
+
+use std::collections::BTreeSet;
+
+use lm_types::{Arm, ArmTag, ChatMessage, Prompt, Role};
+
+use crate::book::json_of;
+use crate::{Advice, Book, ExperimentError, Forced, Report, Spec, Stage, Status, Tally, Unit};
+
+const SPEC: &str = r#"
+name = "polite"
+owner = "ana@example.com"
+reason = "shorter answers"
+model = "small"
+from = "1"
+min_answers = 50
+[candidate]
+system = "polite"
+[candidate.params]
+temperature = 0.2
+[goal]
+metric = "not_failure"
+[[guardrails]]
+metric = "not_failure"
+max_loss = 0.05
+[[guardrails]]
+metric = "ttft_ms"
+quantile = 0.9
+max = 500
+"#;
+
+fn book() -> (tempfile::TempDir, Book) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let book = Book::open(&folder.path().join("experiments.db")).expect("a file");
+    (folder, book)
+}
+
+fn started() -> (tempfile::TempDir, Book) {
+    let (folder, mut book) = book();
+    book.add_prompt("polite", "Be polite. {system}", "ana", 1).expect("a prompt");
+    book.start(&Spec::parse(SPEC).expect("a spec"), "ana", 2).expect("an experiment");
+    (folder, book)
+}
+
+fn put(book: &mut Book, tally: &Tally) {
+    let sql = "UPDATE evidence SET tally = ?1";
+    book.connection.execute(sql, [json_of(tally)]).expect("a tally");
+}
+
+#[track_caller]
+fn check_refused(change: (&str, &str), field: &str) {
+    let text = SPEC.replace(change.0, change.1);
+    assert_ne!(text, SPEC);
+    let error = Spec::parse(&text).expect_err("a bad spec").to_string();
+    assert!(error.contains(field), "{error} does not name {field}");
+}
+
+#[test]
+fn bad_fields_are_refused_by_name() {
+    check_refused(("owner =", "ower ="), "ower");
+    check_refused(("\"polite\"\nowner", "\"po lite\"\nowner"), "name");
+    check_refused(("system = \"polite\"", "adapter = \"\""), "candidate.adapter");
+    check_refused(("temperature = 0.2", "temperature = 3.0"), "candidate.params.temperature");
+    check_refused(("temperature = 0.2", "temprature = 1.0"), "temprature");
+    check_refused(("max_loss = 0.05", "max = 3"), "guardrails.metric");
+    check_refused(("max = 500", "max = 500\nmax_ratio = 2.0"), "guardrails.metric");
+    check_refused(
+        ("[goal]\nmetric = \"not_failure\"", "[goal]\nmetric = \"ttft_ms\""),
+        "goal.metric",
+    );
+    check_refused(("from = \"1\"", "from = \"100\""), "from");
+    check_refused(("from = \"1\"", "unit = \"moon\""), "unit");
+    check_refused(("from = \"1\"", "routes = [\"/v1/completions\"]"), "routes");
+}
+
+fn unit(user: &str) -> Unit<'_> {
+    Unit { request: "r", tenant: None, user: Some(user), header: None, first_message: None }
+}
+
+#[test]
+fn units_keep_to_their_arm_and_stages_keep_their_units() {
+    let (_folder, book) = started();
+    let mut live = book.live().expect("what runs").remove(0);
+    let users: Vec<String> = (0..4000).map(|i| format!("user {i}")).collect();
+    let mut before = BTreeSet::new();
+    for stage in Stage::ALL {
+        live.stage = stage;
+        let is_candidate = |user: &&String| live.assign(unit(user)).arm == Arm::Candidate;
+        let now: BTreeSet<&String> = users.iter().filter(is_candidate).collect();
+        assert!(now.is_superset(&before), "{stage}");
+        let expect = users.len() * usize::from(stage.percent()) / 100;
+        assert!(now.len().abs_diff(expect) < 100, "{} at {stage}", now.len());
+        assert_eq!(live.assign(unit("ana")), live.assign(unit("ana")));
+        before = now;
+    }
+    let nobody = Unit { user: None, ..unit("") };
+    let other = Unit { request: "s", ..nobody };
+    assert_ne!(live.assign(nobody).unit, live.assign(other).unit);
+}
+
+#[test]
+fn the_system_prompt_is_the_arms_own_and_keeps_the_requests() {
+    let (_folder, book) = started();
+    let live = book.live().expect("what runs").remove(0);
+    let message = |role, text: &str| ChatMessage { role, content: text.to_owned() };
+    let check = |arm, own: Option<&str>, expect: &[&str]| {
+        let own = own.map(|text| message(Role::System, text));
+        let messages = own.into_iter().chain([message(Role::User, "Hi")]).collect();
+        let mut prompt = Prompt::Chat(messages);
+        live.instruct(arm, &mut prompt);
+        let Prompt::Chat(messages) = prompt else { panic!("no chat") };
+        let texts: Vec<&str> = messages.iter().map(|one| one.content.as_str()).collect();
+        assert_eq!(texts, expect);
+    };
+    check(Arm::Primary, None, &["Hi"]);
+    check(Arm::Candidate, None, &["Be polite.", "Hi"]);
+    check(Arm::Shadow, Some("Be brief."), &["Be polite. Be brief.", "Hi"]);
+}
+
+#[test]
+fn prompts_are_versions_and_experiments_keep_theirs() {
+    let (_folder, mut book) = started();
+    assert_eq!(
+        book.add_prompt("polite", "Be polite. {system}", "bo", 3).expect("a prompt").version,
+        1
+    );
+    assert_eq!(book.add_prompt("polite", "Be kind.", "bo", 3).expect("a prompt").version, 2);
+    assert_eq!(book.prompt("polite").expect("the newest").text, "Be kind.");
+    assert_eq!(book.prompt("polite@1").expect("the first").text, "Be polite. {system}");
+    let found = book.experiment("polite").expect("an experiment");
+    assert_eq!(found.spec.candidate.system.as_deref(), Some("polite@1"));
+    assert!(matches!(book.prompt("polite@7"), Err(ExperimentError::Unknown { .. })));
+    let again = book.start(&Spec::parse(SPEC).expect("a spec"), "bo", 4);
+    assert!(matches!(again, Err(ExperimentError::WrongState { .. })), "{again:?}");
+    let other = SPEC.replace("name = \"polite\"", "name = \"other\"");
+    let other = book.start(&Spec::parse(&other).expect("a spec"), "bo", 4);
+    assert!(matches!(other, Err(ExperimentError::WrongState { .. })), "{other:?}");
+}
+
+/// Answers by turns at 50 %, every `bad`-th of the candidate and every tenth of the primary a failure.
+fn tally(book: &Book, n: u64, bad: u64, ttft_ms: f64) -> Tally {
+    let spec = book.experiment("polite").expect("an experiment").spec;
+    let mut tally = Tally::new(&spec);
+    let tag = book.live().expect("what runs").remove(0).assign(unit("ana"));
+    for i in 0..n {
+        for arm in [Arm::Primary, Arm::Candidate] {
+            let every = if arm == Arm::Candidate { bad } else { 10 };
+            let value = f64::from(u8::from(i % every != 0));
+            tally.see_unit(arm, 50);
+            let tag = ArmTag { arm, ..tag.clone() };
+            tally.see(&tag, true, Some(if arm == Arm::Candidate { 0.3 } else { 0.1 }));
+            tally.see_goal(arm, 50, value);
+            tally.see_rate(0, arm, 50, value);
+            tally.see_quantile(1, arm, if arm == Arm::Candidate { ttft_ms } else { 100.0 });
+        }
+    }
+    tally
+}
+
+fn advice(book: &Book, tally: &Tally) -> Advice {
+    Report::of(&book.experiment("polite").expect("an experiment"), tally).advice
+}
+
+#[test]
+fn guardrails_roll_back_when_their_interval_excludes_the_limit() {
+    let (_folder, book) = started();
+    let found = advice(&book, &tally(&book, 400, 10, 100.0));
+    assert!(matches!(found, Advice::Promote { .. }), "{found:?}");
+    let found = advice(&book, &tally(&book, 10, 10, 100.0));
+    assert!(matches!(&found, Advice::Hold { why } if why.contains("10 of 50")), "{found:?}");
+    let found = advice(&book, &tally(&book, 400, 2, 100.0));
+    assert!(matches!(&found, Advice::Rollback { why } if why.contains("not_failure")), "{found:?}");
+    let found = advice(&book, &tally(&book, 400, 10, 700.0));
+    assert!(matches!(&found, Advice::Rollback { why } if why.contains("ttft_ms p90")), "{found:?}");
+}
+
+#[test]
+fn a_costlier_candidate_must_gain_and_stay_within_its_budget() {
+    let (_folder, mut book) = book();
+    let text = SPEC.replace("system = \"polite\"", "tier = \"large\"").replace("\"1\"", "\"50\"");
+    let spec = Spec::parse(&text).expect("a spec");
+    book.start(&spec, "ana", 2).expect("an experiment");
+    let same = tally(&book, 3000, 10, 100.0);
+    put(&mut book, &same);
+    let error = book.promote("polite", Ok(()), None, "ana", 3).expect_err("no gain").to_string();
+    assert!(
+        error.contains("must gain 2.0 points") && error.contains("not_failure 90.0 %"),
+        "{error}"
+    );
+    let better = tally(&book, 3000, 1_000_000, 100.0);
+    assert!(
+        matches!(advice(&book, &better), Advice::Promote { .. }),
+        "{:?}",
+        advice(&book, &better)
+    );
+    put(&mut book, &better);
+    let broken = book.promote("polite", Err("gate f1 is broken".to_owned()), None, "ana", 3);
+    assert!(broken.expect_err("a gate").to_string().contains("gate f1"), "the gate is named");
+    let mut dear = spec.clone();
+    dear.budget.max_cost_ratio = 2.0;
+    let found = crate::Experiment { spec: dear, ..book.experiment("polite").expect("one") };
+    let found = Report::of(&found, &better).advice;
+    assert!(matches!(&found, Advice::Hold { why } if why.contains("may take 2")), "{found:?}");
+    let forced = Forced { reason: "the board".to_owned() };
+    put(&mut book, &same);
+    let moved = book.promote("polite", Ok(()), Some(&forced), "ana", 4).expect("forced");
+    assert_eq!(moved.stage, Stage::All);
+    let entry = book.audit(Some("polite"), 1).expect("the log").remove(0);
+    assert!(entry.detail.contains("forced: the board"), "{entry:?}");
+}
+
+#[test]
+fn what_was_rolled_back_answers_nothing_and_is_in_the_log() {
+    let (_folder, mut book) = started();
+    book.rollback("polite", "ttft", "evidence", 5).expect("running");
+    assert_eq!(book.experiment("polite").expect("it").status, Status::RolledBack);
+    assert!(book.live().expect("what runs").is_empty());
+    assert!(book.rollback("polite", "again", "ana", 6).is_err());
+    assert!(book.promote("polite", Ok(()), None, "ana", 6).is_err());
+    let log = book.audit(None, 10).expect("the log");
+    let actions: Vec<&str> = log.iter().map(|entry| entry.action.as_str()).collect();
+    assert_eq!(actions, ["rollback", "start", "prompt"]);
+}

@@ -1,0 +1,248 @@
+//! Experiments, as a server needs them: what runs now, and a thread that weighs what came and acts on it.
+//!
+//! It must never be waited for on the way of a request but for what runs, which lies in memory: what writes or reads the
+//! file blocks, and belongs on a thread of its own.
+//!
+//! Start reading at [`Experiments::live`], then [`keep`].
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::time::Duration;
+
+use lm_api::{ApiError, OverrideRefusal};
+use lm_experiment::{Advice, Book, ExperimentError, Live, Metric, Promote};
+use lm_feedback::{Answer, json_of, signals};
+use lm_store::{Answered, Reader, Store};
+
+use crate::now_ms;
+
+/// How often it is looked whether somebody else wrote to the file.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Looks between two weighings.
+const WEIGH_EVERY: u32 = 4;
+/// Who acts when nobody does.
+const BY_EVIDENCE: &str = "the evidence";
+
+/// The experiments of one server. Clones share them.
+#[derive(Clone)]
+pub struct Experiments(Arc<Inner>);
+
+struct Inner {
+    book: Mutex<Book>,
+    live: RwLock<Arc<Vec<Live>>>,
+    feedback: PathBuf,
+}
+
+impl Experiments {
+    /// Opens the file of experiments. `feedback` is the file of fixes, whose gates hold automatic promotion back.
+    ///
+    /// # Errors
+    /// The file cannot be used.
+    ///
+    /// # Panics
+    /// When the system has no thread left.
+    pub fn open(
+        path: &Path,
+        feedback: &Path,
+        store: &Store,
+    ) -> Result<Experiments, ExperimentError> {
+        let book = Book::open(path)?;
+        let live = RwLock::new(Arc::new(book.live()?));
+        let inner = Arc::new(Inner { book: Mutex::new(book), live, feedback: feedback.to_owned() });
+        let keeper = Keeper {
+            inner: Arc::downgrade(&inner),
+            book: Book::open(path)?,
+            store: store.clone(),
+            feedback: feedback.to_owned(),
+        };
+        std::thread::Builder::new()
+            .name("lm-experiments".to_owned())
+            .spawn(move || keep(keeper))
+            .expect("the system has a thread for experiments");
+        Ok(Experiments(inner))
+    }
+
+    /// What decides who answers now. Never waits.
+    #[must_use]
+    pub fn live(&self) -> Arc<Vec<Live>> {
+        Arc::clone(&self.0.live.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether a gate stands in the way of a promotion here.
+    ///
+    /// # Errors
+    /// Where it can be passed.
+    pub fn gate(&self) -> Result<(), String> {
+        match has_gates(&self.0.feedback) {
+            true => Err("verified fixes have gates: `lastmile exp promote` asks them".to_owned()),
+            false => Ok(()),
+        }
+    }
+
+    /// Changes or reads the experiments; changes hold when this returns. Blocks.
+    ///
+    /// # Errors
+    /// Why it was refused.
+    pub fn act<T>(
+        &self,
+        act: impl FnOnce(&mut Book) -> Result<T, ExperimentError>,
+    ) -> Result<T, ApiError> {
+        let mut book = self.0.book.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = act(&mut book).map_err(refusal)?;
+        self.0.reload(&book).map_err(refusal)?;
+        Ok(done)
+    }
+}
+
+impl Inner {
+    fn reload(&self, book: &Book) -> Result<(), ExperimentError> {
+        let live = Arc::new(book.live()?);
+        *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
+        Ok(())
+    }
+}
+
+struct Keeper {
+    inner: Weak<Inner>,
+    book: Book,
+    store: Store,
+    feedback: PathBuf,
+}
+
+/// Sees what others wrote, weighs what came, and moves experiments. Ends with the last handle.
+fn keep(mut keeper: Keeper) {
+    let (mut generation, mut n_looks) = (-1, 0_u32);
+    loop {
+        std::thread::sleep(LOOK_EVERY);
+        let Some(inner) = keeper.inner.upgrade() else { return };
+        match keeper.book.generation() {
+            Ok(found) if found != generation => {
+                generation = found;
+                if let Err(error) = inner.reload(&keeper.book) {
+                    tracing::error!(%error, "the experiments that ran before go on");
+                }
+            }
+            Ok(_) => {}
+            Err(error) => tracing::error!(%error, "the experiments cannot be read"),
+        }
+        let live = Experiments(Arc::clone(&inner)).live();
+        if n_looks.is_multiple_of(WEIGH_EVERY) {
+            for one in live.iter() {
+                match keeper.weigh(one) {
+                    Ok(true) => {
+                        if let Err(error) = inner.reload(&keeper.book) {
+                            tracing::error!(%error, "the experiments that ran before go on");
+                        }
+                    }
+                    Ok(false) => {}
+                    // A person was faster.
+                    Err(ExperimentError::WrongState { .. }) => {}
+                    Err(error) => {
+                        tracing::error!(%error, experiment = one.spec.name, "not weighed");
+                    }
+                }
+            }
+        }
+        n_looks = n_looks.wrapping_add(1);
+    }
+}
+
+impl Keeper {
+    /// Weighs what came; whether the experiment was moved.
+    fn weigh(&mut self, live: &Live) -> Result<bool, ExperimentError> {
+        let (name, now_ms) = (live.spec.name.as_str(), now_ms());
+        // One page for each look: what a person does is seen between two.
+        self.book.collect(self.store.reader(), name, &measured, now_ms)?;
+        match self.book.report(name)?.advice {
+            Advice::Rollback { why } => {
+                self.book.rollback(name, &why, BY_EVIDENCE, now_ms)?;
+                tracing::error!(experiment = name, why, "ALERT: an experiment was rolled back");
+                Ok(true)
+            }
+            Advice::Promote { why } if live.spec.promote == Promote::Automatic => {
+                // Gates ask a model, which is for a person to begin.
+                if has_gates(&self.feedback) {
+                    return Ok(false);
+                }
+                let moved = self.book.promote(name, Ok(()), None, BY_EVIDENCE, now_ms)?;
+                tracing::info!(experiment = name, stage = %moved.stage, why, "promoted");
+                Ok(true)
+            }
+            Advice::Promote { .. } | Advice::Hold { .. } => Ok(false),
+        }
+    }
+}
+
+/// Whether a fix is guarded by a dataset that must pass. A file that cannot be read may hold one.
+fn has_gates(feedback: &Path) -> bool {
+    if !feedback.exists() {
+        return false;
+    }
+    let fixes = lm_feedback::Book::open(feedback).and_then(|book| book.fixes());
+    fixes.map_or(true, |fixes| fixes.iter().any(|fix| fix.gate.is_some()))
+}
+
+/// Weighs all that came of an experiment since the last time, page by page.
+///
+/// # Errors
+/// Why the files could not be used.
+pub fn collect_experiment(
+    book: &mut Book,
+    reader: &Reader,
+    name: &str,
+    now_ms: i64,
+) -> Result<(), ExperimentError> {
+    while book.collect(reader, name, &measured, now_ms)? {}
+    Ok(())
+}
+
+/// What an answer's texts show.
+fn measured(metric: Metric, answered: &Answered) -> Option<f64> {
+    let truth = |good: bool| Some(f64::from(u8::from(good)));
+    match metric {
+        Metric::NotFailure => {
+            let signals = signals(&Answer::new(answered, &[]), None);
+            let attempt = &answered.attempt;
+            // Where texts are not kept, most signs cannot be seen: none of them is no good sign.
+            let is_known = attempt.output_text.is_some() || attempt.error_code.is_some();
+            (is_known || !signals.is_empty()).then_some(f64::from(u8::from(signals.is_empty())))
+        }
+        Metric::ValidJson => {
+            let text = answered.attempt.output_text.as_deref();
+            match (text, &answered.attempt.error_code) {
+                (_, Some(_)) => truth(false),
+                (Some(text), None) => truth(json_of(text).is_some()),
+                (None, None) => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+/// The error as clients see it: files are the operator's.
+#[must_use]
+pub fn experiment_refusal(error: ExperimentError) -> ApiError {
+    refusal(error)
+}
+
+fn refusal(error: ExperimentError) -> ApiError {
+    let message = error.to_string();
+    match error {
+        ExperimentError::Invalid { field, value, wanted } => {
+            ApiError::Invalid { param: field, found: value, wanted }
+        }
+        ExperimentError::Unreadable { what } => ApiError::Json { param: "body".to_owned(), what },
+        ExperimentError::Unknown { .. } => {
+            ApiError::Overridden(OverrideRefusal::Unknown { message })
+        }
+        ExperimentError::WrongState { .. } | ExperimentError::Refused { .. } => {
+            ApiError::Overridden(OverrideRefusal::WrongState { message })
+        }
+        ExperimentError::Store(_)
+        | ExperimentError::Database { .. }
+        | ExperimentError::Foreign { .. } => {
+            tracing::error!(error = message, "an experiment could not be read or written");
+            ApiError::Internal { what: "the experiments could not be read or written".to_owned() }
+        }
+    }
+}
