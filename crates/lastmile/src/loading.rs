@@ -28,6 +28,8 @@ pub(crate) struct Loaded {
     pub(crate) facts: ReleaseFacts,
     /// What it takes in all.
     pub(crate) planned_bytes: u64,
+    /// As [`ModelInfo::own_len`](crate::ModelInfo::own_len).
+    pub(crate) own_len: usize,
     /// Where adapters go; `None` where it can have none.
     pub(crate) adapters: Option<AdapterBase>,
     /// Of `planned_bytes`, what is for those that it is started with.
@@ -107,6 +109,7 @@ fn real_model(
         default_sampling,
         tokenizer,
         planned_bytes,
+        own_len: config.max_model_len.unwrap_or(plan.trained_len),
     })
 }
 
@@ -238,6 +241,7 @@ fn placeholder_model(
         adapters: None,
         adapter_bytes: 0,
         planned_bytes: plan.total_bytes(),
+        own_len: plan.trained_len,
         tokenizer,
     })
 }

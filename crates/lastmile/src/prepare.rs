@@ -32,13 +32,15 @@ pub(crate) struct Materials<'a> {
     pub(crate) grammars: &'a Grammars,
     pub(crate) vocab_size: usize,
     pub(crate) max_model_len: usize,
+    /// What it would be with enough memory.
+    pub(crate) own_len: usize,
 }
 
 pub(crate) fn prepare(
     request: &GenerateRequest,
     materials: &Materials<'_>,
 ) -> Result<Prepared, GenerateError> {
-    let &Materials { tokenizer, template, vocab_size, max_model_len, .. } = materials;
+    let &Materials { tokenizer, template, vocab_size, .. } = materials;
     request.sampling.validate().map_err(|error| invalid(error.name, error.to_string()))?;
     if !(1..=MAX_N).contains(&request.n) {
         return Err(invalid("n", format!("n is {}, but must be 1 to {MAX_N}", request.n)));
@@ -66,8 +68,7 @@ pub(crate) fn prepare(
             invalid("opening", format!("the answer's beginning cannot be tokenised: {error}"))
         })?);
     }
-    let max_new_tokens =
-        max_new_tokens(&request.stop, request.report, prompt.len(), max_model_len)?;
+    let max_new_tokens = max_new_tokens(&request.stop, request.report, prompt.len(), materials)?;
     check_report(request)?;
     let grammars = materials.grammars.states(request, tokenizer, vocab_size)?;
     Ok(Prepared { prompt, max_new_tokens, stop, grammars, warnings })
@@ -176,10 +177,11 @@ fn max_new_tokens(
     rules: &StopRules,
     report: PromptReport,
     prompt_tokens: usize,
-    max_model_len: usize,
+    materials: &Materials<'_>,
 ) -> Result<usize, GenerateError> {
+    let &Materials { max_model_len, own_len, .. } = materials;
     if prompt_tokens >= max_model_len {
-        return Err(GenerateError::ContextTooLong { prompt_tokens, max_model_len });
+        return Err(GenerateError::ContextTooLong { prompt_tokens, max_model_len, own_len });
     }
     let room = max_model_len - prompt_tokens;
     let max_tokens = rules.max_tokens.map_or(room, |n| n as usize);
@@ -190,7 +192,12 @@ fn max_new_tokens(
         return Err(invalid("max_tokens", message.to_owned()));
     }
     if max_tokens > room {
-        return Err(GenerateError::MaxTokensTooLarge { prompt_tokens, max_tokens, max_model_len });
+        return Err(GenerateError::MaxTokensTooLarge {
+            prompt_tokens,
+            max_tokens,
+            max_model_len,
+            own_len,
+        });
     }
     if rules.min_tokens as usize > max_tokens {
         let min_tokens = rules.min_tokens;

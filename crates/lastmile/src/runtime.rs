@@ -74,6 +74,8 @@ pub struct ModelInfo {
     pub loaded_at: SystemTime,
     /// What it takes in all, as planned before it was loaded.
     pub planned_bytes: u64,
+    /// Positions of a sequence, where memory does not hold fewer.
+    pub own_len: usize,
     /// As of [`RuntimeConfig::how`].
     pub how: Option<String>,
 }
@@ -125,7 +127,8 @@ impl Runtime {
         let limit_bytes = limit.as_ref().map(|limit| limit.bytes);
         let loaded = load(&config, Surroundings { limit, arbiter })?;
         let Loaded { backend, tokenizer, template, facts, kv_facts, .. } = loaded;
-        let Loaded { name, default_sampling, planned_bytes, adapters, adapter_bytes, .. } = loaded;
+        let Loaded { name, default_sampling, adapters, adapter_bytes, .. } = loaded;
+        let Loaded { planned_bytes, own_len, .. } = loaded;
         let disk_cache = config.disk_cache.as_ref();
         let opened = disk_cache.map(|disk| disk_cache::open(disk, backend.as_ref(), &kv_facts));
         let (disk_cache, block_store) = opened.transpose()?.unzip();
@@ -139,6 +142,7 @@ impl Runtime {
             release: facts,
             loaded_at: SystemTime::now(),
             planned_bytes,
+            own_len,
             how: config.how,
         };
         let (backend, tokenizer) = (wrap(backend), Arc::new(tokenizer));
@@ -325,6 +329,7 @@ impl Runtime {
             grammars: &self.grammars,
             vocab_size: self.info.backend.vocab_size,
             max_model_len: self.info.backend.max_model_len,
+            own_len: self.info.own_len,
         }
     }
 }

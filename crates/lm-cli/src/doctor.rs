@@ -1,13 +1,15 @@
 //! `lastmile doctor`: what runs, since when, and what went wrong, on one page.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use lm_kernels::Isa;
 use lm_keys::{KeyFile, KeyState};
-use lm_ops::{Doctor, Reader};
-use serde::Serialize;
+use lm_ops::{Doctor, Reader, Utc, is_alive};
+use lm_panel::Alert;
+use serde::{Deserialize, Serialize};
 use ureq::Agent;
 use ureq::tls::TlsConfig;
 
@@ -21,6 +23,8 @@ use crate::recorder::Crash;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Longest answer to a health check.
 const MAX_ANSWER_BYTES: u64 = 64 << 10;
+/// Where the home keeps why the last start failed.
+const FAILED_START: &str = "failed-start.json";
 
 /// The keys of this home.
 #[derive(Serialize)]
@@ -73,11 +77,79 @@ struct Found {
     keys: FoundKeys,
     /// What the server of the newest run says of itself now; `None` when it does not answer.
     health: Option<serde_json::Value>,
+    /// What a server of this home last saw that somebody should look at.
+    alerts: Option<Alerts>,
+    /// Why the last start failed; `None` when it did not.
+    failed_start: Option<FailedStart>,
     /// Who was in flight when a server last died.
     crash: Option<Crash>,
     /// `None` when nothing has run here yet.
     #[serde(flatten)]
     report: Option<Doctor>,
+}
+
+/// What a server writes down as `alerts.json` when its alerts change.
+#[derive(Serialize, Deserialize)]
+struct Alerts {
+    pid: u32,
+    /// Unix milliseconds.
+    at_ms: i64,
+    alerts: Vec<Alert>,
+}
+
+impl Alerts {
+    fn last(home: &Path) -> Option<Self> {
+        serde_json::from_str(&std::fs::read_to_string(home.join("alerts.json")).ok()?).ok()
+    }
+
+    fn print(&self) -> anyhow::Result<()> {
+        let whose = match is_alive(self.pid) {
+            true => String::new(),
+            false => format!("of the last server, at {}: ", Utc(self.at_ms)),
+        };
+        for Alert { what, next, .. } in &self.alerts {
+            say!("alerts   {whose}{what}. {next}");
+        }
+        if self.alerts.is_empty() {
+            say!("alerts   {whose}none");
+        }
+        Ok(())
+    }
+}
+
+/// The last start, where it did not come to serving.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct FailedStart {
+    /// Unix milliseconds.
+    at_ms: i64,
+    error: String,
+}
+
+impl FailedStart {
+    /// Writes down why a start failed, or takes the last such note back.
+    pub(crate) fn note(home: &Path, error: Option<&anyhow::Error>) {
+        let path = home.join(FAILED_START);
+        let written = match error {
+            Some(error) => {
+                let at_ms = i64::try_from(unix_seconds()).unwrap_or(i64::MAX).saturating_mul(1000);
+                let failed = FailedStart { at_ms, error: format!("{error:#}") };
+                // A number and a text can always be written.
+                let text = serde_json::to_vec(&failed).unwrap_or_default();
+                std::fs::write(&path, text)
+            }
+            None => match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            },
+        };
+        if let Err(error) = written {
+            tracing::warn!(%error, path = %path.display(), "how the start went could not be noted");
+        }
+    }
+
+    fn last(home: &Path) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(home.join(FAILED_START)).ok()?).ok()
+    }
 }
 
 /// The instruction set that the CPU executor takes here.
@@ -123,7 +195,7 @@ pub(crate) fn doctor(args: &DoctorArgs) -> anyhow::Result<Outcome> {
     };
     let newest = report.as_ref().and_then(|report| report.runs.first());
     let health = newest.and_then(|run| health(&run.run.address));
-    let found = Found {
+    let mut found = Found {
         version: env!("CARGO_PKG_VERSION"),
         home: home.path().to_owned(),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
@@ -131,15 +203,32 @@ pub(crate) fn doctor(args: &DoctorArgs) -> anyhow::Result<Outcome> {
         models: lm_models::installed(&home).into_iter().map(|model| model.name).collect(),
         keys: FoundKeys::of(&key_file(&home)),
         health,
+        alerts: Alerts::last(home.path()),
+        failed_start: FailedStart::last(home.path()),
         crash: Crash::last(home.path())?,
         report,
     };
     if args.json {
         print_json(&found)?;
     } else {
+        name_keys(&mut found, &key_file(&home));
         print_page(&found)?;
     }
     Ok(Outcome::Done)
+}
+
+/// Keys are told by their names where the file of keys can be read.
+fn name_keys(found: &mut Found, file: &KeyFile) {
+    let keys = file.read().ok().flatten().unwrap_or_default();
+    let names: BTreeMap<String, String> =
+        keys.into_iter().map(|key| (key.id.to_string(), key.name)).collect();
+    if let Some(report) = &mut found.report {
+        report.by_key.rename(|id| names.get(id).cloned());
+        let key = &mut report.cache.key;
+        if let Some(name) = names.get(key.as_str()) {
+            *key = format!("{name} ({key})");
+        }
+    }
 }
 
 /// Where the store of a home is.
@@ -161,6 +250,12 @@ fn print_page(found: &Found) -> anyhow::Result<()> {
     match &found.health {
         Some(health) => say!("health   {health}"),
         None => say!("health   no server answers"),
+    }
+    if let Some(alerts) = &found.alerts {
+        alerts.print()?;
+    }
+    if let Some(failed) = &found.failed_start {
+        say!("start    FAILED at {}: {}", Utc(failed.at_ms), failed.error);
     }
     if let Some(crash) = &found.crash {
         crash.print()?;

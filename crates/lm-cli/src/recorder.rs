@@ -144,11 +144,19 @@ pub(crate) fn recorder(args: &RecorderArgs) -> anyhow::Result<Outcome> {
         say!("  {}", line(one));
     }
     say!("last steps: {}", flight.steps.len());
+    let mut last_us = 0;
     for step in &flight.steps {
+        // Engines tell their steps side by side, so a little is no jump.
+        if step.at_us.saturating_add(1_000_000) < last_us {
+            say!("  -- the wall clock went back by {} s", (last_us - step.at_us) / 1_000_000);
+        }
+        last_us = step.at_us;
         let rows = step.rows.iter().map(|row| {
             let id = row.id.as_deref().unwrap_or("?");
             let token = row.token.map_or(String::new(), |token| format!(" -> {token}"));
-            format!("{}/{} {}{token}", id.get(..13).unwrap_or(id), row.choice, row.n_tokens)
+            // A UUID's beginning is the time, which many have in common.
+            let end = id.len().saturating_sub(12);
+            format!("…{}/{} {}{token}", id.get(end..).unwrap_or(id), row.choice, row.n_tokens)
         });
         let rows: Vec<String> = rows.collect();
         let (at, ms) = (Utc(step.at_us.cast_signed() / 1000), f64::from(step.took_us) / 1e3);

@@ -11,7 +11,7 @@ use lm_ops::{Experiments, Ops, Overrides, Store};
 use lm_server::{Access, ServeError, ServerConfig, ServiceManager, Tls, bind, charging, now};
 
 use crate::args::ServeArgs;
-use crate::doctor::store_path;
+use crate::doctor::{FailedStart, store_path};
 use crate::exp::experiment_path;
 use crate::keys::key_file;
 use crate::model::home;
@@ -65,8 +65,13 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
     let observer = charging(Arc::clone(&access.keys), ops.observer());
     let shared =
         Shared { observer, disk_cache: args.cache.config(), request_bytes: server.request_bytes() };
-    let models = registry(&args.model, args.served_model_name.as_deref(), &shared)?;
-    let runtime = load_default(&models)?;
+    let declared = registry(&args.model, args.served_model_name.as_deref(), &shared);
+    let loaded = declared.and_then(|models| {
+        let runtime = load_default(&models)?;
+        Ok((models, runtime))
+    });
+    FailedStart::note(&home_path, loaded.as_ref().err());
+    let (models, runtime) = loaded?;
     banner(args, &runtime, &access, address, started.elapsed());
     others(&models);
     drop(runtime);

@@ -29,7 +29,8 @@ pub(crate) fn why(args: &WhyArgs) -> anyhow::Result<Outcome> {
     let reader = Reader::open(&store_path(home()?.path()))?;
     let Some(page) = TimelinePage::read(&reader, id, None)? else {
         bail!(
-            "request {id} is not in the store: it still runs, was erased, or was answered elsewhere"
+            "request {id} is not in the store: it still runs, waits to be written (doctor says when the \
+             disk is slow), was erased, or was answered elsewhere"
         );
     };
     if args.json {

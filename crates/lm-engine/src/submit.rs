@@ -128,9 +128,11 @@ fn refusal(refusal: Refusal) -> GenerateError {
 /// Why the scheduler could never run an answer.
 pub(crate) fn never_runs(error: &AddError) -> GenerateError {
     match *error {
-        AddError::TooLong { len, max_model_len } => {
-            GenerateError::ContextTooLong { prompt_tokens: len, max_model_len }
-        }
+        AddError::TooLong { len, max_model_len } => GenerateError::ContextTooLong {
+            prompt_tokens: len,
+            max_model_len,
+            own_len: max_model_len,
+        },
         AddError::Empty => GenerateError::EmptyPrompt,
     }
 }

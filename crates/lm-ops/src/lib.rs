@@ -17,7 +17,7 @@ mod timeline;
 mod why;
 
 pub use cost::{CostBy, CostCount, CostCounters, CostReport, Spending};
-pub use doctor::{Doctor, RunReport, is_alive};
+pub use doctor::{Change, Doctor, RunReport, is_alive};
 pub use experiments::{Experiments, collect_experiment, experiment_refusal};
 pub use ops::{FeedbackReceipt, Ops};
 pub use overrides::{Overrides, now_ms, refusal as override_refusal};

@@ -7,12 +7,16 @@
 use std::fmt::{self, Display, Formatter};
 
 use lm_api::CivilTime;
-use lm_store::{LatencyMs, RunState, Totals};
+use lm_store::{CachePressure, LatencyMs, RunState, SameTail, Totals};
 
-use crate::{Doctor, RunReport};
+use crate::{Change, CostReport, Doctor, RunReport, Spending};
 
 /// Characters of an error's sentence that the page shows.
-const MESSAGE_CHARS: usize = 90;
+const MESSAGE_CHARS: usize = 160;
+/// Longest value of a fact that the page shows.
+const MAX_FACT_BYTES: usize = 40;
+/// Keys that are named.
+const N_KEYS: usize = 5;
 
 impl Display for Doctor {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -21,7 +25,14 @@ impl Display for Doctor {
         if self.runs.is_empty() {
             writeln!(f, "  none: no server has used this store")?;
         }
-        self.runs.iter().try_for_each(|run| write_run(f, run))?;
+        for (i, run) in self.runs.iter().enumerate() {
+            write_run(f, run)?;
+            if let (0, Some(change)) = (i, &self.change) {
+                write_change(f, change)?;
+            }
+        }
+        write_keys(f, &self.by_key)?;
+        write_cache(f, &self.cache)?;
         write_totals(f, "last hour", &self.last_hour)?;
         write_totals(f, "last 24 hours", &self.last_day)?;
         writeln!(f, "\nlast errors")?;
@@ -53,6 +64,68 @@ fn write_run(f: &mut Formatter<'_>, RunReport { state, run }: &RunReport) -> fmt
     let release = run.release_hash.get(..8).unwrap_or(&run.release_hash);
     writeln!(f, "  {word}  {since} to {until}  pid {}  version {}", run.pid, run.version)?;
     writeln!(f, "    {} at {}, release {release}", run.model, run.address)
+}
+
+/// Digests are told by their beginnings; what is no short word is named alone.
+fn write_change(f: &mut Formatter<'_>, change: &Change) -> fmt::Result {
+    let short = |text: &str| match text.bytes().all(|c| c.is_ascii_hexdigit()) {
+        true => text.get(..8).unwrap_or(text).to_owned(),
+        false => text.to_owned(),
+    };
+    let facts = change.facts.iter().map(|(name, before, now)| {
+        let (before, now) = (short(before), short(now));
+        match before.len().max(now.len()) > MAX_FACT_BYTES {
+            true => name.clone(),
+            false => format!("{name} {before} -> {now}"),
+        }
+    });
+    let facts: Vec<String> = facts.collect();
+    writeln!(f, "    CHANGED since the run before: {}", facts.join(", "))?;
+    match &change.sources {
+        Some((before, now)) if before == now => {
+            writeln!(f, "    from {now}, as before: what lies there is another one")
+        }
+        Some((before, now)) => writeln!(f, "    from {now}, before from {before}"),
+        None => Ok(()),
+    }
+}
+
+/// Who takes the most, where there are several.
+fn write_keys(f: &mut Formatter<'_>, report: &CostReport) -> fmt::Result {
+    let mut keys: Vec<&Spending> = report.lines.iter().collect();
+    if keys.len() < 2 {
+        return Ok(());
+    }
+    keys.sort_by(|a, b| b.cpu_seconds.total_cmp(&a.cpu_seconds));
+    writeln!(f, "\nwho asked, last 10 minutes")?;
+    for key in keys.into_iter().take(N_KEYS) {
+        let (name, n, all) = (&key.name, key.requests, report.total.requests);
+        let percent = 100.0 * key.cpu_seconds / report.total.cpu_seconds.max(f64::MIN_POSITIVE);
+        writeln!(f, "  {name}: {n} of {all} requests, {percent:.0} % of the CPU time")?;
+    }
+    Ok(())
+}
+
+/// Who pushes others out of the prefix cache, where anybody lost something.
+fn write_cache(f: &mut Formatter<'_>, cache: &CachePressure) -> fmt::Result {
+    if cache.n_evicted == 0 {
+        return Ok(());
+    }
+    let who = if cache.key.is_empty() { "requests without a key" } else { cache.key.as_str() };
+    let (n, new) = (cache.n_evicted, cache.new_tokens);
+    writeln!(f, "\nprefix cache, last 10 minutes")?;
+    writeln!(
+        f,
+        "  {n} prompts lost their beginning; {who} filled the cache with {new} new prompt tokens"
+    )?;
+    let Some(SameTail { request, n_tokens, differs_at, n_same }) = &cache.tail else {
+        return Ok(());
+    };
+    writeln!(
+        f,
+        "    such as {request}: what changes comes first (token {differs_at}), and the last {n_same} \
+         of {n_tokens} tokens are those of the one before"
+    )
 }
 
 fn write_totals(f: &mut Formatter<'_>, title: &str, totals: &Totals) -> fmt::Result {

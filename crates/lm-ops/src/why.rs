@@ -114,7 +114,7 @@ fn write_cache(f: &mut Formatter<'_>, answer: &AnswerTimeline) -> fmt::Result {
 
 fn miss_words(reason: &str) -> &str {
     match reason {
-        "never_seen" => "nobody of this key has computed this beginning",
+        "never_seen" => "nobody of this key has computed this beginning, as far as is remembered",
         "evicted" => "it had been computed, and its memory was given to others since",
         "partial_block" => "what is left is less than a block, or holds the last token",
         "corrupt" => "its file on disk was torn or changed",

@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ModelNow, Now};
+use crate::{ModelNow, Now, ServerNow};
 
 /// How urgent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -35,6 +35,10 @@ const MOST_ERRORS: f64 = 0.05;
 const MOST_TTFT_MS: f64 = 10_000.0;
 const MOST_GAP_MS: f64 = 500.0;
 const FULL: f64 = 0.95;
+/// A jump of the clock is told for so long: the length of what is summed up.
+const JUMP_TOLD_S: u64 = 60 * 60;
+/// A commit on a disk that works takes some milliseconds.
+const MOST_COMMIT_MS: u64 = 1_000;
 
 /// Everything that holds of `now`, most urgent first.
 #[must_use]
@@ -56,12 +60,29 @@ pub fn alerts(now: &Now) -> Vec<Alert> {
         _ => {}
     }
     now.models.iter().for_each(|model| of_model(model, &mut found));
+    now.models.iter().for_each(|model| of_memory(&now.server, model, &mut found));
+    if let Some(jump) = now.server.clock_jump.filter(|jump| jump.ago_s < JUMP_TOLD_S) {
+        found.push(warning(
+            format!("The wall clock jumped by {:+} s within the last hour", jump.by_s),
+            "Look at the time service, or the machine slept: times before and after do not compare.",
+        ));
+    }
     let store = &now.store;
     if store.dropped + store.write_errors > 0 {
         let (dropped, errors) = (store.dropped, store.write_errors);
         found.push(warning(
             format!("Since start {dropped} answers were not recorded and {errors} writes failed"),
             "The disk is full, slow or broken. Answers are not affected.",
+        ));
+    }
+    if store.slowest_commit_ms > MOST_COMMIT_MS {
+        let (seconds, n) = (store.slowest_commit_ms as f64 / 1e3, store.queue_len);
+        found.push(warning(
+            format!(
+                "The disk of the store is slow: a commit takes {seconds:.1} s, and {n} answers \
+                 wait to be written"
+            ),
+            "Look at what else writes to it, and at its health. Feedback waits, answers do not.",
         ));
     }
     let (open, limit) = (now.server.open_requests as f64, now.server.open_requests_limit as f64);
@@ -106,6 +127,23 @@ fn of_model(model: &ModelNow, found: &mut Vec<Alert>) {
     }
 }
 
+/// A limit that leaves a model no KV cache for two whole contexts.
+fn of_memory(server: &ServerNow, model: &ModelNow, found: &mut Vec<Alert>) {
+    let Some(ceiling) = server.memory_ceiling_bytes else { return };
+    let is_given_out = server.memory_planned_bytes as f64 > FULL * ceiling as f64;
+    let positions = model.kv_blocks * model.kv_block_size;
+    if is_given_out && positions > 0 && positions < 2 * model.max_model_len {
+        let (name, limit, left) = (&model.name, ceiling >> 20, model.kv_bytes >> 20);
+        found.push(warning(
+            format!(
+                "{name}: the memory limit of {limit} MiB leaves {left} MiB for the KV cache: \
+                 {positions} tokens for all answers together"
+            ),
+            "Raise --memory-limit or the control group's, or take --kv-cache int8.",
+        ));
+    }
+}
+
 fn critical(what: String, next: &str) -> Alert {
     Alert { level: Level::Critical, what, next: next.to_owned() }
 }
@@ -117,7 +155,7 @@ fn warning(what: String, next: &str) -> Alert {
 #[cfg(test)]
 mod tests {
     use super::{Level, alerts};
-    use crate::{Latency, ModelNow, Now, ServerNow};
+    use crate::{ClockJump, Latency, ModelNow, Now, ServerNow};
 
     #[track_caller]
     fn check(change: impl FnOnce(&mut Now), expect: &[(Level, &str)]) {
@@ -135,6 +173,29 @@ mod tests {
     }
 
     #[test]
+    fn a_tight_memory_limit_is_said_where_it_shortens_the_context() {
+        let tight = |now: &mut Now| {
+            now.server.memory_planned_bytes = 280_977_408;
+            now.server.memory_ceiling_bytes = Some(281_018_368);
+            let model = &mut now.models[0];
+            (model.kv_blocks, model.kv_block_size, model.kv_bytes) = (9, 32, 6_635_520);
+            model.max_model_len = 288;
+        };
+        let said = "m: the memory limit of 268 MiB leaves 6 MiB for the KV cache: 288 tokens";
+        check(tight, &[(Level::Warning, said)]);
+        let roomy = |now: &mut Now| {
+            tight(now);
+            now.server.memory_ceiling_bytes = Some(1 << 30);
+        };
+        check(roomy, &[]);
+        let two_contexts = |now: &mut Now| {
+            tight(now);
+            now.models[0].kv_blocks = 18;
+        };
+        check(two_contexts, &[]);
+    }
+
+    #[test]
     fn what_is_wrong_is_said_and_nothing_else() {
         let slow = Some(Latency { p50: 1.0, p99: 12_000.0, n: 4 });
         check(|_| {}, &[]);
@@ -145,6 +206,17 @@ mod tests {
             &[(Level::Warning, "m: first tokens take 12.0 s")],
         );
         check(|now| now.store.dropped = 3, &[(Level::Warning, "3 answers were not recorded")]);
+        check(|now| now.store.slowest_commit_ms = 1_000, &[]);
+        check(
+            |now| now.store.slowest_commit_ms = 6_100,
+            &[(Level::Warning, "a commit takes 6.1 s")],
+        );
+        let jump = |ago_s| Some(ClockJump { by_s: -86_400, ago_s, n: 1 });
+        check(|now| now.server.clock_jump = jump(3_600), &[]);
+        check(
+            |now| now.server.clock_jump = jump(6),
+            &[(Level::Warning, "jumped by -86400 s within")],
+        );
         check(|now| now.server.open_requests = 99, &[(Level::Warning, "99 of 100")]);
         check(
             |now| {

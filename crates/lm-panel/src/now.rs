@@ -40,8 +40,28 @@ pub struct ServerNow {
     pub stalls: u64,
     /// Requests turned away for their key.
     pub key_denials: u64,
+    /// The last jump of the wall clock; `None` when there was none since the start.
+    #[serde(default)]
+    pub clock_jump: Option<ClockJump>,
+    /// Bytes that all models were planned to take.
+    #[serde(default)]
+    pub memory_planned_bytes: u64,
+    /// Bytes that they may take; `None` where nobody says.
+    #[serde(default)]
+    pub memory_ceiling_bytes: Option<u64>,
     /// Bytes of the process in memory; `None` where the system does not say.
     pub resident_bytes: Option<u64>,
+}
+
+/// A jump of the wall clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockJump {
+    /// By how many seconds, ahead or back.
+    pub by_s: i64,
+    /// How many seconds ago.
+    pub ago_s: u64,
+    /// How many there were since the start.
+    pub n: u64,
 }
 
 /// One model. Rates are over the last ten seconds, latencies over the last minute.
@@ -141,6 +161,9 @@ pub struct StoreNow {
     pub queue_len: u64,
     /// Entries that may wait.
     pub queue_capacity: u64,
+    /// The longest commit of the last minute or two, the one that runs included.
+    #[serde(default)]
+    pub slowest_commit_ms: u64,
 }
 
 /// One failed answer.

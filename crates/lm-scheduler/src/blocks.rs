@@ -9,7 +9,9 @@ use crate::{BlockHash, Broken};
 
 /// The end of a list.
 const NONE: u32 = u32::MAX;
-/// How many evicted names are remembered: as many as there are blocks, within these.
+/// How many evicted names are remembered: so many times as there are blocks, within these. With one for each
+/// block, up to a third of what a full pool gave away was forgotten before it was asked for.
+const REMEMBERED_PER_BLOCK: usize = 8;
 const LEAST_REMEMBERED: usize = 1 << 8;
 const MOST_REMEMBERED: usize = 1 << 16;
 
@@ -54,7 +56,12 @@ impl BlockManager {
             // Twice the room, so that replacing names never makes the map grow.
             by_hash: HashMap::with_capacity(2 * n_blocks),
             expected: HashMap::new(),
-            evicted: vec![None; n_blocks.clamp(LEAST_REMEMBERED, MOST_REMEMBERED)],
+            evicted: vec![
+                None;
+                n_blocks
+                    .saturating_mul(REMEMBERED_PER_BLOCK)
+                    .clamp(LEAST_REMEMBERED, MOST_REMEMBERED)
+            ],
             free_head: NONE,
             free_tail: NONE,
             n_free: 0,

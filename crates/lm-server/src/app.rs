@@ -11,12 +11,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use lastmile::{GenerateError, RequestId};
 use lm_api::ApiError;
+use lm_keys::KeyId;
 use lm_ops::Ops;
 use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
 use crate::aborts::Aborts;
 use crate::auth::Caller;
+use crate::clock::Clock;
 use crate::lease::{Lease, Place};
 use crate::panel::Panel;
 use crate::peers::Peers;
@@ -39,9 +41,11 @@ pub(crate) struct App {
     pub(crate) aborts: Arc<Aborts>,
     pub(crate) http: HttpCounts,
     pub(crate) denials: DenialCounts,
+    pub(crate) limited: LimitedCounts,
     pub(crate) panel: Panel,
     /// Copies for candidates of experiments.
     pub(crate) shadow: Shadow,
+    pub(crate) clock: Clock,
     draining: watch::Sender<bool>,
     n_stalls: AtomicU64,
 }
@@ -53,6 +57,22 @@ pub(crate) struct HttpCounts(Mutex<BTreeMap<(String, u16), u64>>);
 /// Requests that were turned away for their key, by code.
 #[derive(Default)]
 pub(crate) struct DenialCounts(Mutex<BTreeMap<&'static str, u64>>);
+
+/// Requests of known keys that were turned away, by key and code. The keys are those of the file.
+#[derive(Default)]
+pub(crate) struct LimitedCounts(Mutex<BTreeMap<(String, &'static str), u64>>);
+
+impl LimitedCounts {
+    pub(crate) fn count(&self, key: KeyId, code: &'static str) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.entry((key.to_string(), code)).or_insert(0) += 1;
+    }
+
+    pub(crate) fn all(&self) -> Vec<((String, &'static str), u64)> {
+        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.iter().map(|(key, n)| (key.clone(), *n)).collect()
+    }
+}
 
 impl DenialCounts {
     pub(crate) fn count(&self, code: &'static str) {
@@ -82,8 +102,10 @@ impl App {
             aborts: Arc::default(),
             http: HttpCounts::default(),
             denials: DenialCounts::default(),
+            limited: LimitedCounts::default(),
             panel: Panel::default(),
             shadow: Shadow::default(),
+            clock: Clock::default(),
             draining: watch::Sender::new(false),
             n_stalls: AtomicU64::new(0),
         }

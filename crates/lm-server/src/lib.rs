@@ -11,6 +11,7 @@ mod adapters;
 mod app;
 mod auth;
 mod body;
+mod clock;
 mod config;
 mod connections;
 mod costs;

@@ -139,6 +139,8 @@ fn outcomes(page: &mut Exposition, models: &[Served<'_>]) {
 fn server(page: &mut Exposition, app: &App) {
     let draining = u8::from(app.is_draining());
     page.single("lastmile_draining", "gauge", "1 while the server drains.", &[], draining);
+    let help = "Times that the wall clock jumped, or the machine slept.";
+    page.single("lastmile_clock_jumps_total", "counter", help, &[], app.clock.n_jumps());
     let help = "Times that the engine stood still.";
     page.single("lastmile_engine_stalls_total", "counter", help, &[], app.n_stalls());
     let required = u8::from(app.access.keys.is_required());
@@ -164,6 +166,11 @@ fn server(page: &mut Exposition, app: &App) {
     for (code, n) in app.denials.all() {
         page.sample(name, &[("code", code)], n);
     }
+    let name = "lastmile_key_limited_total";
+    page.family(name, "counter", "Requests of known keys that were turned away, by key and code.");
+    for ((key, code), n) in app.limited.all() {
+        page.sample(name, &[("key", key.as_str()), ("code", code)], n);
+    }
     let name = "lastmile_http_requests_total";
     page.family(name, "counter", "HTTP responses that ended, by route and status.");
     for ((route, status), n) in app.http.all() {
@@ -188,4 +195,7 @@ fn store(page: &mut Exposition, app: &App) {
     one("lastmile_store_queue_len", "gauge", "Entries that wait.", counters.queue_len);
     let help = "Entries that may wait.";
     one("lastmile_store_queue_capacity", "gauge", help, counters.queue_capacity);
+    let name = "lastmile_store_slowest_commit_seconds";
+    let help = "Longest commit to the store in the last minute or two, the one that runs included.";
+    page.single(name, "gauge", help, &[], counters.slowest_commit_ms as f64 / 1e3);
 }

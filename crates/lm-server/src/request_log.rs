@@ -161,6 +161,9 @@ impl RequestEntry {
         self.error.get_or_init(|| error.code());
         if let ApiError::Denied(denial) = error {
             self.app.denials.count(denial.code());
+            if let Some(key) = self.key.get() {
+                self.app.limited.count(*key, denial.code());
+            }
         }
     }
 }

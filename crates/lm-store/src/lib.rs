@@ -15,6 +15,8 @@ mod error;
 mod job;
 mod mask;
 mod options;
+mod pace;
+mod pressure;
 mod read;
 pub mod recipe;
 mod record;
@@ -36,6 +38,7 @@ pub use costs::{CostBy, CostLine};
 pub use erase::{Erase, Erased};
 pub use error::StoreError;
 pub use options::{Privacy, Retention, StoreOptions};
+pub use pressure::{CachePressure, SameTail};
 pub use read::{Reader, RowCounts};
 pub use record::{
     Feedback, FeedbackId, Rating, Release, Run, RunInfo, RunState, StoredAttempt, StoredError,

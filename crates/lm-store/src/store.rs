@@ -18,6 +18,7 @@ use crate::erase::{Erase, Erased};
 use crate::error::{ErrorContext, io};
 use crate::job::{self, Job, Reply};
 use crate::mask::Mask;
+use crate::pace::Pace;
 use crate::writer::Writer;
 use crate::{Feedback, FeedbackId, Privacy, Reader, Release, RunInfo, StoreError, StoreOptions};
 use crate::{read, schema};
@@ -49,6 +50,8 @@ pub struct StoreCounters {
     pub queue_len: u64,
     /// Answers that may wait for the writer.
     pub queue_capacity: u64,
+    /// The longest commit of the last minute or two, the one that runs included.
+    pub slowest_commit_ms: u64,
 }
 
 /// The counters as the handle and the writer share them.
@@ -60,6 +63,7 @@ pub(crate) struct Counters {
     pub(crate) feedback: AtomicU64,
     pub(crate) write_errors: AtomicU64,
     pub(crate) queued_bytes: AtomicUsize,
+    pub(crate) pace: Pace,
 }
 
 struct Inner {
@@ -218,6 +222,7 @@ impl Store {
             write_errors: counters.write_errors.load(Relaxed),
             queue_len: self.inner.jobs.len() as u64,
             queue_capacity: self.inner.options.queue_capacity as u64,
+            slowest_commit_ms: counters.pace.slowest().as_millis() as u64,
         }
     }
 

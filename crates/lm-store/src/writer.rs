@@ -191,7 +191,11 @@ impl Writer {
         }
         match (fatal, transaction) {
             (Some(error), _) => Err(error),
-            (None, transaction) => transaction?.commit().map_err(|e| context.wrap("commit", &e)),
+            (None, transaction) => {
+                let transaction = transaction?;
+                let committed = self.counters.pace.time(|| transaction.commit());
+                committed.map_err(|e| context.wrap("commit", &e))
+            }
         }
     }
 
@@ -202,8 +206,10 @@ impl Writer {
         }
         self.next_heartbeat = now + self.heartbeat;
         let Some(run_id) = &self.run_id else { return };
-        let result = write::heartbeat(&self.connection, run_id, unix_ms(SystemTime::now()))
-            .map_err(|e| self.context.wrap("write a heartbeat", &e));
+        let now_ms = unix_ms(SystemTime::now());
+        let beat = || write::heartbeat(&self.connection, run_id, now_ms);
+        let result = self.counters.pace.time(beat);
+        let result = result.map_err(|e| self.context.wrap("write a heartbeat", &e));
         self.count_failure(result.as_ref().err());
         self.note(result.err());
     }

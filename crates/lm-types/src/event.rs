@@ -158,22 +158,36 @@ pub struct PromptLogprob {
     pub top: Vec<(TokenId, f32)>,
 }
 
+/// What to say of a context that is shorter for want of memory.
+fn cut(max_model_len: usize, own_len: usize) -> String {
+    match own_len > max_model_len {
+        true => {
+            format!(" (the memory for its KV cache holds no more; its own context is {own_len})")
+        }
+        false => String::new(),
+    }
+}
+
 /// Why a request was refused or an answer ended early.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GenerateError {
     /// The prompt and one more token do not fit the model.
     #[error(
-        "the prompt has {prompt_tokens} tokens and at least 1 must be generated, but the model's context holds {max_model_len}"
+        "the prompt has {prompt_tokens} tokens and at least 1 must be generated, but the model's context holds {max_model_len}{}",
+        cut(*max_model_len, *own_len)
     )]
     ContextTooLong {
         /// Tokens of the prompt.
         prompt_tokens: usize,
         /// The context's length.
         max_model_len: usize,
+        /// What it would be with enough memory.
+        own_len: usize,
     },
     /// The prompt and `max_tokens` together do not fit the model.
     #[error(
-        "the prompt has {prompt_tokens} tokens and max_tokens is {max_tokens}: together over the model's context of {max_model_len}"
+        "the prompt has {prompt_tokens} tokens and max_tokens is {max_tokens}: together over the model's context of {max_model_len}{}",
+        cut(*max_model_len, *own_len)
     )]
     MaxTokensTooLarge {
         /// Tokens of the prompt.
@@ -182,6 +196,8 @@ pub enum GenerateError {
         max_tokens: usize,
         /// The context's length.
         max_model_len: usize,
+        /// What it would be with enough memory.
+        own_len: usize,
     },
     /// The prompt tokenises to nothing and the model has no beginning-of-sequence token.
     #[error("the prompt is empty: it has 0 tokens, and at least 1 is needed")]

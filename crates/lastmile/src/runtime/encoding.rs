@@ -22,7 +22,7 @@ impl Runtime {
         arbiter: &Arc<StepArbiter>,
     ) -> Self {
         let LoadedEncoder { name, encoder, tokenizer, info, facts, planned_bytes } = loaded;
-        let spec = &info.spec;
+        let (spec, own_len) = (&info.spec, info.spec.max_model_len);
         let info = ModelInfo {
             name: config.served_name.unwrap_or(name),
             backend: BackendSpec {
@@ -43,6 +43,7 @@ impl Runtime {
             release: facts,
             loaded_at: SystemTime::now(),
             planned_bytes,
+            own_len,
             how: config.how,
         };
         let parts = EncodeParts {

@@ -136,7 +136,7 @@ fn errors_of_the_runtime_have_their_status() {
         assert_eq!((error.status(), body.kind, body.param.as_deref()), (status, kind, param));
     }
     let bad = "invalid_request_error";
-    let too_long = GenerateError::ContextTooLong { prompt_tokens: 9, max_model_len: 8 };
+    let too_long = GenerateError::ContextTooLong { prompt_tokens: 9, max_model_len: 8, own_len: 8 };
     check(too_long, 400, bad, Some("messages"));
     let field = GenerateError::InvalidField { field: "stop", message: String::new() };
     check(field, 400, bad, Some("stop"));

@@ -14,8 +14,10 @@ mod requests;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use lm_panel::{History, Now, RecentError, ServerNow, StoreNow, TICK};
+use lm_panel::{Alert, History, Now, RecentError, ServerNow, StoreNow, TICK};
+use serde_json::json;
 use tokio::sync::{Semaphore, watch};
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::MissedTickBehavior;
 
 use crate::app::App;
@@ -78,6 +80,7 @@ pub(crate) async fn watch(app: Arc<App>) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut errors, mut n_failed, mut n_asks) = (Vec::new(), None, 0);
+    let mut kept = Kept::default();
     loop {
         ticks.tick().await;
         let mut now = look(&app);
@@ -92,7 +95,36 @@ pub(crate) async fn watch(app: Arc<App>) {
         }
         now.last_errors.clone_from(&errors);
         now.alerts = lm_panel::alerts(&now);
+        kept.keep(&app, &now);
         app.panel.now.send_replace(Arc::new(now));
+    }
+}
+
+/// The alerts as `doctor` finds them beside the store: also when nothing answers any more.
+#[derive(Default)]
+struct Kept {
+    alerts: Option<Vec<Alert>>,
+    writing: Option<JoinHandle<()>>,
+}
+
+impl Kept {
+    /// Writes them down when they are other ones; on a disk that is slow, one after the other.
+    fn keep(&mut self, app: &App, now: &Now) {
+        let Some(folder) = app.config.state_folder.clone() else { return };
+        let is_writing = self.writing.as_ref().is_some_and(|writing| !writing.is_finished());
+        if is_writing || self.alerts.as_ref() == Some(&now.alerts) {
+            return;
+        }
+        self.alerts = Some(now.alerts.clone());
+        let text = json!({ "pid": std::process::id(), "at_ms": now.at_ms, "alerts": now.alerts });
+        self.writing = Some(spawn_blocking(move || {
+            let (path, next) = (folder.join("alerts.json"), folder.join("alerts.json.next"));
+            let written = std::fs::write(&next, format!("{text:#}\n"));
+            if let Err(error) = written.and_then(|()| std::fs::rename(&next, &path)) {
+                // The next ones are tried again; the log of a full disk is the store's.
+                tracing::debug!(%error, path = %path.display(), "the alerts could not be kept");
+            }
+        }));
     }
 }
 
@@ -110,6 +142,7 @@ fn look(app: &App) -> Now {
         Some(Condition::Going) | None => "ok",
     };
     let counters = app.ops.counters();
+    let (memory_ceiling_bytes, memory_planned_bytes) = app.models.memory();
     let limit = app.config.max_open_requests;
     let open = limit.saturating_sub(app.open_requests.available_permits());
     let mut history = app.panel.history();
@@ -124,6 +157,9 @@ fn look(app: &App) -> Now {
             open_requests_limit: limit as u64,
             stalls: app.n_stalls(),
             key_denials: app.denials.all().iter().map(|(_, n)| n).sum(),
+            clock_jump: app.clock.look(),
+            memory_planned_bytes,
+            memory_ceiling_bytes,
             resident_bytes: resident_bytes(),
         },
         models: served
@@ -136,6 +172,7 @@ fn look(app: &App) -> Now {
             write_errors: counters.write_errors,
             queue_len: counters.queue_len,
             queue_capacity: counters.queue_capacity,
+            slowest_commit_ms: counters.slowest_commit_ms,
         },
         ..Now::default()
     }
