@@ -123,6 +123,8 @@ pub(crate) enum Verb {
     Bisect(crate::bisect::BisectArgs),
     /// Write everything that is recorded of one request into a file.
     Bundle(BundleArgs),
+    /// Keep answers that must stay what they are, bit for bit.
+    Probe(crate::probe::ProbeArgs),
     /// See what the flight recorder holds.
     Recorder(RecorderArgs),
     /// Say what answers took and cost, by key, day or model.
@@ -263,6 +265,9 @@ pub(crate) struct ServeArgs {
     /// A second signal ends the process at once, with status 3.
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     pub(crate) shutdown_timeout: u64,
+    /// Seconds between two computations of each probe (`lastmile probe`); 0 is never.
+    #[arg(long, default_value_t = 600, value_name = "SECONDS", hide_short_help = true)]
+    pub(crate) probe_interval: u64,
     #[command(flatten)]
     pub(crate) store: StoreOptionArgs,
     #[command(flatten)]

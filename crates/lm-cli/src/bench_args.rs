@@ -1,5 +1,7 @@
 //! What can be said after `lastmile bench`.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 
 use crate::args::RunOptions;
@@ -79,4 +81,11 @@ pub(crate) struct BenchLoopArgs {
     /// Tokens of each answer.
     #[arg(long, default_value_t = 64, value_name = "N")]
     pub(crate) max_tokens: u32,
+    /// Measure what recording costs: a store and a flight recorder are kept in this new folder, and rounds with and
+    /// without them take turns.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) record: Option<PathBuf>,
+    /// Rounds of each, with --record.
+    #[arg(long, default_value_t = 10, value_name = "N", requires = "record")]
+    pub(crate) rounds: usize,
 }

@@ -11,15 +11,16 @@ use lastmile::{
 use serde_json::json;
 
 use crate::bench_args::BenchLoopArgs;
+use crate::bench_record::bench_record;
 use crate::model::{runtime_config, start};
 use crate::outcome::{Outcome, WrongUse, print_json, say};
 
 /// What one request took.
-struct Sample {
+pub(crate) struct Sample {
     ttft: Duration,
     /// Between the first and the last token, per token.
     tpot: Duration,
-    n_tokens: u32,
+    pub(crate) n_tokens: u32,
     cached_tokens: u32,
 }
 
@@ -33,20 +34,28 @@ pub(crate) fn bench_loop(args: &BenchLoopArgs) -> anyhow::Result<Outcome> {
     if let Some((name, _)) = numbers.iter().find(|(_, value)| *value == 0) {
         return Err(WrongUse(format!("{name} is 0, but must be at least 1")).into());
     }
+    if let Some(folder) = &args.record {
+        return bench_record(folder, args);
+    }
     let runtime = start(runtime_config(&args.model.model, &args.model.run)?)?;
     let started = Instant::now();
-    let samples = closed_loop(&runtime, args)?;
+    let samples = closed_loop(&runtime, args, 0)?;
     report(&runtime, args, &samples, started.elapsed())?;
     Ok(Outcome::Done)
 }
 
-fn closed_loop(runtime: &Runtime, args: &BenchLoopArgs) -> Result<Vec<Sample>, GenerateError> {
-    let next = AtomicUsize::new(0);
+/// All requests of one round, whose numbers begin at `first`.
+pub(crate) fn closed_loop(
+    runtime: &Runtime,
+    args: &BenchLoopArgs,
+    first: usize,
+) -> Result<Vec<Sample>, GenerateError> {
+    let next = AtomicUsize::new(first);
     let worker = || {
         let mut samples = Vec::new();
         loop {
             let i = next.fetch_add(1, Ordering::Relaxed);
-            if i >= args.requests {
+            if i >= first + args.requests {
                 return Ok(samples);
             }
             samples.push(one(runtime, args, i)?);

@@ -10,6 +10,7 @@ mod ask;
 mod bench_args;
 mod bench_engine;
 mod bench_loop;
+mod bench_record;
 mod bench_serve;
 mod bench_serve_args;
 mod bisect;
@@ -43,6 +44,7 @@ mod placeholder;
 mod placeholder_args;
 mod plan;
 mod predict;
+mod probe;
 mod progress;
 mod quantize;
 mod quarantine;
@@ -141,6 +143,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Completions(args) => shell::completions(&args),
         Verb::Man(args) => shell::man(&args),
         Verb::Why(args) => why::why(&args),
+        Verb::Probe(args) => probe::probe(&args),
         Verb::Recorder(args) => recorder::recorder(&args),
         Verb::Replay(args) => replay::replay(&args),
         Verb::Bisect(args) => bisect::bisect(&args),

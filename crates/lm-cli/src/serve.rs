@@ -36,6 +36,7 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
         allowed_hosts: args.net.allowed_host.clone(),
         cors_origins: args.net.cors_origin.clone(),
         state_folder: Some(home()?.path().to_owned()),
+        probe_interval: Duration::from_secs(args.probe_interval),
         ..ServerConfig::default()
     };
     let access = access(args)?;

@@ -86,7 +86,9 @@ pub(crate) struct Recording {
 impl Observer for Recording {
     fn record(&self, event: &RequestEvent) {
         self.counters.count(event, self.store.prices());
-        self.store.record(event);
+        if !event.request.steering.again {
+            self.store.record(event);
+        }
         if let Some(recorder) = &self.recorder {
             recorder.record(event);
         }

@@ -5,6 +5,7 @@
 //!
 //! Start reading at [`Ops`] (inside of a server) and [`Doctor`] (from anywhere).
 
+mod again;
 mod cost;
 mod doctor;
 mod experiments;
@@ -16,6 +17,7 @@ mod search;
 mod timeline;
 mod why;
 
+pub use again::{Again, ProbeError, ProbeFile};
 pub use cost::{CostBy, CostCount, CostCounters, CostReport, Spending};
 pub use doctor::{Change, Doctor, RunReport, is_alive};
 pub use experiments::{Experiments, collect_experiment, experiment_refusal};

@@ -5,8 +5,8 @@
 //! Start reading at [`Recorded`], then [`Recorded::verdict`].
 
 use lastmile::{
-    AdapterInfo, ChatMessage, GenerateError, GenerateEvent, GenerateRequest, GenerateStream,
-    ModelInfo, Prompt, RequestId, Role, Runtime, TokenId,
+    AdapterInfo, ChatMessage, FinishReason, GenerateError, GenerateEvent, GenerateRequest,
+    GenerateStream, ModelInfo, Prompt, RequestId, Role, Runtime, TokenId,
 };
 use lm_recorder::Flight;
 use lm_store::recipe::{self, RecipeError};
@@ -64,6 +64,14 @@ pub enum Verdict {
         /// What was drawn; `None` when the answer ended here.
         got: Option<TokenId>,
     },
+}
+
+impl Verdict {
+    /// Whether nothing differs.
+    #[must_use]
+    pub fn is_identical(&self) -> bool {
+        matches!(self, Verdict::Identical { .. })
+    }
 }
 
 /// Something that answers depend on, and that is not as it was.
@@ -124,6 +132,9 @@ pub enum ReplayError {
         /// What is read.
         known: u32,
     },
+    /// Somebody ended it.
+    #[error("it was ended before it was computed")]
+    Ended,
     /// The engine refused or failed.
     #[error(transparent)]
     Generate(#[from] GenerateError),
@@ -280,6 +291,9 @@ impl Recorded {
                     if !self.is_whole && at == expected.len() {
                         break;
                     }
+                }
+                GenerateEvent::Finished(finish) if finish.reason == FinishReason::Abort => {
+                    return Err(ReplayError::Ended);
                 }
                 GenerateEvent::Prompt { .. } | GenerateEvent::Finished(_) => {}
                 GenerateEvent::Failed(error) => return Err(error.into()),

@@ -1,6 +1,6 @@
 // What was asked and answered: a search, and one request.
 
-import { get, query } from "./api.js";
+import { get, has, post, query } from "./api.js";
 import { h, copyButton, facts, field, ms, number, said, table, time } from "./dom.js";
 import { pictureView } from "./picture.js";
 import { timelineView } from "./timeline.js";
@@ -95,6 +95,32 @@ function answerView(attempt) {
     ]));
 }
 
+function verdictView(again) {
+  const because = again.differs.map((factor) => factor.name).join(", ");
+  if (again.verdict === "identical") return `Answer ${again.choice}: identical over its ${number(again.n_tokens)} tokens.`;
+  return `Answer ${again.choice}: differs from token ${number(again.at)} on, where ${JSON.stringify(again.expected_text)} is recorded and ${JSON.stringify(again.got_text)} was drawn. ` +
+    (because ? `Not as it was: ${because}.` : "Nothing of the release differs.");
+}
+
+// A button that has the server compute the request again; nothing on a server that cannot.
+async function replayView(id, signal) {
+  if (!(await has("POST /ops/v1/requests/{id}/replay"))) return [];
+  const verdict = h("div", { role: "status" });
+  const button = h("button", { type: "button", onclick: async () => {
+    button.disabled = true;
+    verdict.replaceChildren(h("p", { class: "quiet-text" }, "It is being computed."));
+    try {
+      const done = await post(`/ops/v1/requests/${encodeURIComponent(id)}/replay`, {}, { signal });
+      verdict.replaceChildren(...done.answers.map((again) =>
+        h("p", { class: again.verdict === "identical" ? "good" : "problem" }, verdictView(again))));
+    } catch (error) {
+      if (!signal.aborted) verdict.replaceChildren(said(error));
+    }
+    button.disabled = false;
+  } }, "Replay");
+  return [h("div", { class: "row" }, button), verdict];
+}
+
 export function requestPage(place, { id, signal }) {
   const rest = h("div", { class: "stack" });
   const picture = pictureView("Where the time went");
@@ -116,6 +142,7 @@ export function requestPage(place, { id, signal }) {
           h("h3", {}, "Parameters"),
           facts(Object.entries(request.params).map(([name, value]) => [name, value === null ? "none" : typeof value === "number" ? String(value) : JSON.stringify(value)])),
           h("h3", {}, "Compute it again"),
+          ...(await replayView(request.id, signal)),
           h("div", { class: "row" }, h("code", { class: "command" }, command), copyButton(() => command))),
         h("section", { class: "card", "aria-label": "Prompt" }, h("h2", {}, "Prompt"), promptView(request.prompt)),
         ...request.attempts.map(answerView),

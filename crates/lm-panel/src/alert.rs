@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ModelNow, Now, ServerNow};
+use crate::{ModelNow, Now, ProbeNow, ServerNow};
 
 /// How urgent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -61,6 +61,7 @@ pub fn alerts(now: &Now) -> Vec<Alert> {
     }
     now.models.iter().for_each(|model| of_model(model, &mut found));
     now.models.iter().for_each(|model| of_memory(&now.server, model, &mut found));
+    now.server.wrong_probes.iter().for_each(|probe| found.push(of_probe(probe)));
     if let Some(jump) = now.server.clock_jump.filter(|jump| jump.ago_s < JUMP_TOLD_S) {
         found.push(warning(
             format!("The wall clock jumped by {:+} s within the last hour", jump.by_s),
@@ -127,6 +128,30 @@ fn of_model(model: &ModelNow, found: &mut Vec<Alert>) {
     }
 }
 
+/// An answer that is another one: with a reason a person decides, without one something computes wrongly.
+fn of_probe(probe: &ProbeNow) -> Alert {
+    let ProbeNow { name, model, at, because, error } = probe;
+    match at {
+        None => warning(
+            format!("The probe {name} cannot be computed: {error}"),
+            "Keep it again with `lastmile probe add`, or remove it.",
+        ),
+        Some(at) if because.is_empty() => critical(
+            format!(
+                "{model}: the probe {name} differs from token {at} on, and nothing of the release does"
+            ),
+            "The same computation gives other bits: look at the machine's memory and at what was installed.",
+        ),
+        Some(at) => warning(
+            format!(
+                "{model}: the probe {name} differs from token {at} on: {} changed",
+                because.join(", ")
+            ),
+            "Go back, or keep the probe again with `lastmile probe add` when this was meant.",
+        ),
+    }
+}
+
 /// A limit that leaves a model no KV cache for two whole contexts.
 fn of_memory(server: &ServerNow, model: &ModelNow, found: &mut Vec<Alert>) {
     let Some(ceiling) = server.memory_ceiling_bytes else { return };
@@ -155,7 +180,7 @@ fn warning(what: String, next: &str) -> Alert {
 #[cfg(test)]
 mod tests {
     use super::{Level, alerts};
-    use crate::{ClockJump, Latency, ModelNow, Now, ServerNow};
+    use crate::{ClockJump, Latency, ModelNow, Now, ProbeNow, ServerNow};
 
     #[track_caller]
     fn check(change: impl FnOnce(&mut Now), expect: &[(Level, &str)]) {
@@ -210,6 +235,28 @@ mod tests {
         check(
             |now| now.store.slowest_commit_ms = 6_100,
             &[(Level::Warning, "a commit takes 6.1 s")],
+        );
+        let probe = |at, because: &[&str]| ProbeNow {
+            name: "hello".to_owned(),
+            model: "m".to_owned(),
+            at,
+            because: because.iter().map(|name| (*name).to_owned()).collect(),
+            error: "it was erased".to_owned(),
+        };
+        check(
+            |now| now.server.wrong_probes = vec![probe(Some(3), &["weights_digest"])],
+            &[(
+                Level::Warning,
+                "m: the probe hello differs from token 3 on: weights_digest changed",
+            )],
+        );
+        check(
+            |now| now.server.wrong_probes = vec![probe(Some(3), &[])],
+            &[(Level::Critical, "and nothing of the release does")],
+        );
+        check(
+            |now| now.server.wrong_probes = vec![probe(None, &[])],
+            &[(Level::Warning, "cannot be computed: it was erased")],
         );
         let jump = |ago_s| Some(ClockJump { by_s: -86_400, ago_s, n: 1 });
         check(|now| now.server.clock_jump = jump(3_600), &[]);

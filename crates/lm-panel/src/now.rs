@@ -51,6 +51,24 @@ pub struct ServerNow {
     pub memory_ceiling_bytes: Option<u64>,
     /// Bytes of the process in memory; `None` where the system does not say.
     pub resident_bytes: Option<u64>,
+    /// Probes that are not what they were, or could not be computed.
+    #[serde(default)]
+    pub wrong_probes: Vec<ProbeNow>,
+}
+
+/// A probe that is not what it was.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeNow {
+    /// Its name.
+    pub name: String,
+    /// The model that computed it.
+    pub model: String,
+    /// The first token that differs, from 0; `None` when it could not be computed.
+    pub at: Option<u64>,
+    /// What of the release is not as it was.
+    pub because: Vec<String>,
+    /// Why it could not be computed.
+    pub error: String,
 }
 
 /// A jump of the wall clock.

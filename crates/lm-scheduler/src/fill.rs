@@ -15,14 +15,13 @@ use crate::{ScheduledRow, Scheduler, Sequence};
 const LEAST_PART: f64 = 0.6;
 /// What part it may take while very many prompts wait: each of them waits for all before it.
 const MOST_PART: f64 = 0.95;
-/// Prefill tokens that a step may hold whatever they take, so that no prompt waits for ever. Chunks that
+/// Prefill tokens that a step may hold whatever they take, so that no prompt waits for ever. Without streams, chunks that
 /// do not end a prompt are multiples of it, as kernels take rows in such tiles.
 pub(crate) const LEAST_CHUNK: usize = 16;
-/// The same where streams run and [`LEAST_CHUNK`] would take more than [`LEAST_CHUNK_PART`] of the bound, as it
-/// does late in a long prompt. With fewer, the weights would be read for too little.
+/// The same where streams run, late in a long prompt: with fewer, the weights would be read for too little.
 const LEAST_BESIDE: usize = LEAST_CHUNK / 2;
-/// Between what steps with a prompt are meant to take and the bound, with room for what cannot be predicted.
-const LEAST_CHUNK_PART: f64 = 0.8;
+/// Of what chunks beside streams are multiples, so that they come near to the bound and not beyond it.
+const GRAIN_BESIDE: usize = LEAST_CHUNK / 4;
 /// Where decodes alone exceed the bound they take turns; one that was left out of so many steps goes
 /// first, whatever its class and tenant.
 const MOST_LEFT_OUT: u64 = 32;
@@ -227,32 +226,21 @@ impl Scheduler {
         });
         // One that was paused between two tokens takes its turn among the decodes.
         let is_prompt = seq.n_remaining() > 1 || self.step.rows.is_empty();
+        let is_beside = self.step.shape.n_decodes > 0 && self.config.max_token_gap > Duration::ZERO;
+        let (least, grain) = match is_beside {
+            true => (LEAST_BESIDE, GRAIN_BESIDE),
+            false => (LEAST_CHUNK, LEAST_CHUNK),
+        };
         let chunk = match in_time {
             _ if in_time >= most => most,
-            _ if in_time < LEAST_CHUNK && !room.has_prefill && is_prompt => {
-                self.least_chunk(seq.n_computed, is_scored, room).min(most)
-            }
-            _ => in_time - in_time % LEAST_CHUNK,
+            _ if in_time < least && !room.has_prefill && is_prompt => least.min(most),
+            _ => in_time - in_time % grain,
         };
         if chunk > 0 {
             room.has_prefill = true;
             self.schedule_row(id, chunk, room);
         }
         chunk > 0 || most == 0
-    }
-
-    /// What a prompt gets from position `start` on however long it takes.
-    fn least_chunk(&self, start: usize, is_scored: bool, room: &Room) -> usize {
-        let fits = |(seconds, _)| {
-            let (shape, seconds) = (&self.step.shape, LEAST_CHUNK_PART * seconds);
-            self.cost.longest_chunk(shape, start, is_scored, seconds) >= LEAST_CHUNK
-        };
-        let has_decodes = self.step.shape.n_decodes > 0;
-        if !has_decodes || self.time_bounds(room).is_none_or(fits) {
-            LEAST_CHUNK
-        } else {
-            LEAST_BESIDE
-        }
     }
 
     /// Puts the next `n_tokens` of a sequence into the step, and blocks under them.

@@ -19,9 +19,11 @@ use uuid::Uuid;
 use crate::aborts::Aborts;
 use crate::auth::Caller;
 use crate::clock::Clock;
+use crate::idle::Idle;
 use crate::lease::{Lease, Place};
 use crate::panel::Panel;
 use crate::peers::Peers;
+use crate::probes::Probes;
 use crate::registry::Models;
 use crate::shadow::Shadow;
 use crate::{Access, ServerConfig};
@@ -43,8 +45,10 @@ pub(crate) struct App {
     pub(crate) denials: DenialCounts,
     pub(crate) limited: LimitedCounts,
     pub(crate) panel: Panel,
-    /// Copies for candidates of experiments.
+    /// What runs when nobody asks: copies for candidates of experiments, and probes.
+    pub(crate) idle: Idle,
     pub(crate) shadow: Shadow,
+    pub(crate) probes: Probes,
     pub(crate) clock: Clock,
     draining: watch::Sender<bool>,
     n_stalls: AtomicU64,
@@ -104,7 +108,9 @@ impl App {
             denials: DenialCounts::default(),
             limited: LimitedCounts::default(),
             panel: Panel::default(),
+            idle: Idle::default(),
             shadow: Shadow::default(),
+            probes: Probes::default(),
             clock: Clock::default(),
             draining: watch::Sender::new(false),
             n_stalls: AtomicU64::new(0),

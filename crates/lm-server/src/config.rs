@@ -53,6 +53,8 @@ pub struct ServerConfig {
     pub cors_origins: Vec<String>,
     /// Where the state of an engine that stands still is kept; `None` logs it only.
     pub state_folder: Option<PathBuf>,
+    /// How often each probe of the state folder is computed again; zero is never.
+    pub probe_interval: Duration,
 }
 
 /// Why the server cannot serve.
@@ -112,6 +114,7 @@ impl Default for ServerConfig {
             allowed_hosts: Vec::new(),
             cors_origins: Vec::new(),
             state_folder: None,
+            probe_interval: Duration::from_mins(10),
         }
     }
 }

@@ -229,7 +229,7 @@ async fn read<T: Send + 'static>(
 ) -> Result<Read<T>, ApiError> {
     let began = Instant::now();
     not_killed(app, entry.route())?;
-    app.shadow.make_way();
+    app.idle.make_way();
     let Asked { headers, body, model } = take(app, entry, caller, request).await?;
     let strict = app.config.strict;
     let n_bytes = body.len() as u64;

@@ -171,6 +171,13 @@ fn server(page: &mut Exposition, app: &App) {
     for ((key, code), n) in app.limited.all() {
         page.sample(name, &[("key", key.as_str()), ("code", code)], n);
     }
+    let name = "lastmile_probe_runs_total";
+    page.family(name, "counter", "Probes that were computed again, by probe and verdict.");
+    for (probe, counts) in app.probes.counts() {
+        for (verdict, n) in counts {
+            page.sample(name, &[("probe", probe.as_str()), ("verdict", verdict)], n);
+        }
+    }
     let name = "lastmile_http_requests_total";
     page.family(name, "counter", "HTTP responses that ended, by route and status.");
     for ((route, status), n) in app.http.all() {

@@ -19,7 +19,7 @@ use crate::headers::{cors, secure};
 use crate::origin::guard;
 use crate::request_log::{RequestEntry, track};
 use crate::{
-    adapters, body, costs, dialects, encoders, experiment_routes, generate, health, metrics,
+    adapters, again, body, costs, dialects, encoders, experiment_routes, generate, health, metrics,
     model_ops, models, ollama_models, openapi, override_routes, panel, reply, texts,
 };
 
@@ -61,6 +61,8 @@ pub(crate) const ROUTES: &[&str] = &[
     "GET /ops/v1/overrides/{id}",
     "POST /ops/v1/overrides/{verb}",
     "GET /v1/overrides/items/{id}",
+    "POST /ops/v1/requests/{id}/replay",
+    "GET /ops/v1/probes",
     "GET /ops/v1/experiments",
     "POST /ops/v1/experiments",
     "GET /ops/v1/experiments/{name}",
@@ -117,6 +119,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/ops/v1/overrides", get(override_routes::list).post(override_routes::add))
         .route("/ops/v1/overrides/{*rest}", get(override_routes::show).post(override_routes::act))
         .route("/v1/overrides/items/{id}", get(override_routes::item))
+        .route("/ops/v1/requests/{id}/replay", post(again::replay))
+        .route("/ops/v1/probes", get(again::probes))
         .route("/ops/v1/experiments", get(experiment_routes::list).post(experiment_routes::start))
         .route(
             "/ops/v1/experiments/{*rest}",

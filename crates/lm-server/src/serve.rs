@@ -20,7 +20,7 @@ use crate::app::App;
 use crate::connections::serve_connections;
 use crate::registry::Models;
 use crate::watchdog::watch;
-use crate::{Access, ServeError, ServerConfig, panel, routes, shadow, steer};
+use crate::{Access, ServeError, ServerConfig, idle, panel, routes, steer};
 
 /// How long connections may take to hand over what is written, once all answers have ended.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -53,7 +53,7 @@ pub async fn serve(
     beside.spawn(panel::watch(Arc::clone(&app)));
     beside.spawn(steer::obey(Arc::clone(&app)));
     let weak = Arc::downgrade(&app);
-    std::thread::Builder::new().name("lm-shadow".to_owned()).spawn(move || shadow::run(&weak))?;
+    std::thread::Builder::new().name("lm-idle".to_owned()).spawn(move || idle::run(&weak))?;
     let router = routes::router(Arc::clone(&app));
     let peers = Arc::clone(&app.peers);
     let drained = Arc::new(Notify::new());
@@ -103,7 +103,7 @@ async fn begin_run(models: &Registry, ops: &Ops, address: String) {
 /// Refuses new work, waits for what runs, and ends the engine.
 async fn drain(app: &Arc<App>) {
     app.begin_drain();
-    app.shadow.make_way();
+    app.idle.make_way();
     let limit = app.config.shutdown_timeout;
     let begun = Instant::now();
     let all = u32::try_from(app.config.max_open_requests).unwrap_or(u32::MAX);

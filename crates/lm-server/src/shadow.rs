@@ -1,24 +1,19 @@
 //! Copies of requests that a candidate answers when nothing else runs. No client ever sees them.
 //!
-//! It must never run beside a request of a client: who comes ends what runs, which is tried again later.
-//!
-//! Start reading at [`Shadow::make_way`], then [`run`].
+//! Start reading at [`Shadow::offer`], then [`turn`].
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use lastmile::{Aborter, FinishReason, GenerateEvent, GenerateRequest, Runtime};
+use lastmile::{GenerateRequest, GenerateStream, Runtime};
 
 use crate::app::{App, mint_id};
 use crate::steer;
 
 /// Copies that wait; more are dropped and counted.
 const MAX_WAITING: usize = 64;
-/// How long nothing may have come before a copy begins.
-const QUIET: Duration = Duration::from_millis(100);
-const POLL: Duration = Duration::from_millis(10);
 /// How often a copy makes way before it is dropped.
 const MAX_TRIES: u32 = 8;
 
@@ -51,11 +46,10 @@ impl Copy {
     }
 }
 
-/// Copies that wait, and the one that runs.
+/// Copies that wait.
+#[derive(Default)]
 pub(crate) struct Shadow {
     waiting: Mutex<VecDeque<(Copy, u32)>>,
-    bell: Condvar,
-    running: Mutex<Running>,
     n_done: AtomicU64,
     n_made_way: AtomicU64,
     n_dropped: AtomicU64,
@@ -67,11 +61,6 @@ enum Ended {
     Done,
     MadeWay,
     Dropped,
-}
-
-struct Running {
-    aborters: Vec<Aborter>,
-    last_came: Instant,
 }
 
 /// What became of copies since the start.
@@ -89,28 +78,7 @@ pub(crate) struct ShadowCounts {
     unavailable: u64,
 }
 
-impl Default for Shadow {
-    fn default() -> Self {
-        Shadow {
-            waiting: Mutex::default(),
-            bell: Condvar::new(),
-            running: Mutex::new(Running { aborters: Vec::new(), last_came: Instant::now() }),
-            n_done: AtomicU64::new(0),
-            n_made_way: AtomicU64::new(0),
-            n_dropped: AtomicU64::new(0),
-            n_unavailable: AtomicU64::new(0),
-        }
-    }
-}
-
 impl Shadow {
-    /// A client's request comes: what runs ends before the engine's next step.
-    pub(crate) fn make_way(&self) {
-        let mut running = self.running();
-        running.last_came = Instant::now();
-        running.aborters.drain(..).for_each(|aborter| aborter.abort());
-    }
-
     /// Lets a copy wait for its turn; drops it when too many do.
     pub(crate) fn offer(&self, copy: Copy) {
         let mut waiting = self.waiting();
@@ -119,7 +87,6 @@ impl Shadow {
             return;
         }
         waiting.push_back((copy, 0));
-        self.bell.notify_one();
     }
 
     pub(crate) fn count_unavailable(&self) {
@@ -136,16 +103,8 @@ impl Shadow {
         }
     }
 
-    /// The next copy, or nothing within a moment.
-    fn next(&self) -> Option<(Copy, u32)> {
-        let waiting = self.waiting();
-        let patience = Duration::from_millis(200);
-        let waited = self.bell.wait_timeout_while(waiting, patience, |all| all.is_empty());
-        waited.unwrap_or_else(PoisonError::into_inner).0.pop_front()
-    }
-
     /// Answers a copy.
-    fn answer(&self, copy: &Copy) -> Ended {
+    fn answer(&self, app: &App, copy: &Copy) -> Ended {
         let mut request = copy.request.clone();
         // Each try is a request of its own in the store.
         request.id = mint_id();
@@ -153,78 +112,39 @@ impl Shadow {
             self.count_unavailable();
             return Ended::Dropped;
         };
-        let began = Instant::now();
-        // One that cannot be answered is not tried again.
-        let Ok(streams) = runtime.generate(request) else { return Ended::Dropped };
-        {
-            let mut running = self.running();
-            running.aborters = streams.iter().map(lastmile::GenerateStream::aborter).collect();
-            // Clients do not wait for this lock while a copy is made into tokens, so somebody may have come since.
-            if running.last_came >= began {
-                running.aborters.drain(..).for_each(|aborter| aborter.abort());
-            }
+        let all = |streams: Vec<GenerateStream>| streams.into_iter().flatten().for_each(drop);
+        match app.idle.run(|| runtime.generate(request), all) {
+            Ok(Some(())) => Ended::Done,
+            Ok(None) => Ended::MadeWay,
+            // One that cannot be answered is not tried again.
+            Err(_) => Ended::Dropped,
         }
-        let was_ended = |event: GenerateEvent| match event {
-            GenerateEvent::Finished(finish) => finish.reason == FinishReason::Abort,
-            GenerateEvent::Delta { .. }
-            | GenerateEvent::Prompt { .. }
-            | GenerateEvent::Failed(_) => false,
-        };
-        let was_ended = streams.into_iter().flatten().any(was_ended);
-        self.running().aborters.clear();
-        if was_ended { Ended::MadeWay } else { Ended::Done }
-    }
-
-    fn is_quiet(&self) -> bool {
-        self.running().last_came.elapsed() >= QUIET
     }
 
     fn waiting(&self) -> MutexGuard<'_, VecDeque<(Copy, u32)>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn running(&self) -> MutexGuard<'_, Running> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-/// Answers copies one by one, on a thread of its own. Ends with the server.
-pub(crate) fn run(app: &Weak<App>) {
-    loop {
-        let Some(now) = app.upgrade() else { return };
-        if now.is_draining() {
-            return;
-        }
-        let Some((copy, n_tries)) = now.shadow.next() else { continue };
-        if !copy.is_wanted(&now) {
-            now.shadow.n_dropped.fetch_add(1, Relaxed);
-            continue;
-        }
-        if !is_idle(&now) {
-            now.shadow.waiting().push_front((copy, n_tries));
-            drop(now);
-            std::thread::sleep(POLL);
-            continue;
-        }
-        match now.shadow.answer(&copy) {
-            Ended::Done => now.shadow.n_done.fetch_add(1, Relaxed),
-            Ended::Dropped => now.shadow.n_dropped.fetch_add(1, Relaxed),
-            Ended::MadeWay if n_tries + 1 >= MAX_TRIES => {
-                now.shadow.n_made_way.fetch_add(1, Relaxed);
-                now.shadow.n_dropped.fetch_add(1, Relaxed)
-            }
-            Ended::MadeWay => {
-                now.shadow.waiting().push_front((copy, n_tries + 1));
-                now.shadow.n_made_way.fetch_add(1, Relaxed)
-            }
-        };
+/// Answers the next copy in an idle slot; false when none waits.
+pub(crate) fn turn(app: &App) -> bool {
+    let shadow = &app.shadow;
+    let Some((copy, n_tries)) = shadow.waiting().pop_front() else { return false };
+    if !copy.is_wanted(app) {
+        shadow.n_dropped.fetch_add(1, Relaxed);
+        return true;
     }
-}
-
-fn is_idle(app: &App) -> bool {
-    let is_free = |runtime: &Arc<Runtime>| {
-        let stats = runtime.stats();
-        stats.n_running == 0 && stats.n_waiting == 0
+    match shadow.answer(app, &copy) {
+        Ended::Done => shadow.n_done.fetch_add(1, Relaxed),
+        Ended::Dropped => shadow.n_dropped.fetch_add(1, Relaxed),
+        Ended::MadeWay if n_tries + 1 >= MAX_TRIES => {
+            shadow.n_made_way.fetch_add(1, Relaxed);
+            shadow.n_dropped.fetch_add(1, Relaxed)
+        }
+        Ended::MadeWay => {
+            shadow.waiting().push_front((copy, n_tries + 1));
+            shadow.n_made_way.fetch_add(1, Relaxed)
+        }
     };
-    app.shadow.is_quiet() && app.models.engines().iter().all(is_free)
+    true
 }

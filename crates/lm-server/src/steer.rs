@@ -69,7 +69,7 @@ pub(crate) fn steered<T>(
     call: &Call,
     parse: impl Fn(&Runtime, &SamplingParams) -> Result<(Parsed, T), ApiError>,
 ) -> Result<(Started, T), ApiError> {
-    app.shadow.make_way();
+    app.idle.make_way();
     let read = |runtime: Arc<Runtime>, defaults: &SamplingParams| {
         let (mut parsed, rest) = parse(&runtime, defaults)?;
         let requests = requests_of(&runtime, waited, call, &mut parsed)?;
@@ -118,7 +118,7 @@ pub(crate) fn steered<T>(
         }
         _ => {
             // Making tokens of a long prompt takes a while.
-            app.shadow.make_way();
+            app.idle.make_way();
             let running = launch(app, runtime, call, parsed, requests, told)?;
             // A route that was switched off meanwhile may have been before these answers were listed.
             not_killed(app, route)?;

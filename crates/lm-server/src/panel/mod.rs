@@ -28,7 +28,7 @@ pub(crate) use charts::{chart, width};
 pub(crate) use live::{now, stream};
 pub(crate) use pages::{page, page_file, root, wants_page};
 pub(crate) use params::{Params, invalid};
-pub(crate) use requests::{one, search, timeline};
+pub(crate) use requests::{one, request_id, search, timeline};
 
 /// Pages that may be told what goes on, at once; more are refused with 429.
 const MAX_LIVE: usize = 64;
@@ -161,6 +161,7 @@ fn look(app: &App) -> Now {
             memory_planned_bytes,
             memory_ceiling_bytes,
             resident_bytes: resident_bytes(),
+            wrong_probes: app.probes.wrong(),
         },
         models: served
             .into_iter()

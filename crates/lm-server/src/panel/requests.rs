@@ -88,7 +88,7 @@ pub(crate) async fn timeline(
     answered(told.await)
 }
 
-fn request_id(text: &str) -> Result<RequestId, ApiError> {
+pub(crate) fn request_id(text: &str) -> Result<RequestId, ApiError> {
     let wanted = "the id of a request: a UUID";
     bare(text).parse().map_err(|_| invalid("id", text, wanted.to_owned()))
 }

@@ -1,0 +1,93 @@
+//! What is computed when nobody asks: copies for experiments, and probes.
+//!
+//! It must never run beside a client's request: who comes ends what runs, which is tried again later.
+//!
+//! Start reading at [`Idle::make_way`], then [`run`].
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use lastmile::{Aborter, GenerateStream, Runtime};
+
+use crate::app::App;
+use crate::{probes, shadow};
+
+/// How long nothing may have come before something begins.
+const QUIET: Duration = Duration::from_millis(100);
+const POLL: Duration = Duration::from_millis(10);
+
+/// What runs for nobody.
+pub(crate) struct Idle(Mutex<Running>);
+
+struct Running {
+    aborters: Vec<Aborter>,
+    last_came: Instant,
+}
+
+impl Default for Idle {
+    fn default() -> Self {
+        Idle(Mutex::new(Running { aborters: Vec::new(), last_came: Instant::now() }))
+    }
+}
+
+impl Idle {
+    /// A client's request comes: what runs ends before the engine's next step.
+    pub(crate) fn make_way(&self) {
+        let mut running = self.running();
+        running.last_came = Instant::now();
+        running.aborters.drain(..).for_each(|aborter| aborter.abort());
+    }
+
+    /// Starts something and reads it to its end. `None` when somebody came meanwhile. One at a time.
+    pub(crate) fn run<T, E>(
+        &self,
+        begin: impl FnOnce() -> Result<Vec<GenerateStream>, E>,
+        read: impl FnOnce(Vec<GenerateStream>) -> T,
+    ) -> Result<Option<T>, E> {
+        let began = Instant::now();
+        // Clients do not wait for the lock while a prompt is made into tokens.
+        let streams = begin()?;
+        {
+            let mut running = self.running();
+            running.aborters = streams.iter().map(GenerateStream::aborter).collect();
+            if running.last_came >= began {
+                running.aborters.drain(..).for_each(|aborter| aborter.abort());
+            }
+        }
+        let found = read(streams);
+        let mut running = self.running();
+        running.aborters.clear();
+        Ok((running.last_came < began).then_some(found))
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.running().last_came.elapsed() >= QUIET
+    }
+
+    fn running(&self) -> MutexGuard<'_, Running> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Gives idle slots away, on a thread of its own. Ends with the server.
+pub(crate) fn run(app: &Weak<App>) {
+    loop {
+        let Some(now) = app.upgrade() else { return };
+        if now.is_draining() {
+            return;
+        }
+        let did_something = is_idle(&now) && (probes::turn(&now) || shadow::turn(&now));
+        if !did_something {
+            drop(now);
+            std::thread::sleep(POLL);
+        }
+    }
+}
+
+fn is_idle(app: &App) -> bool {
+    let is_free = |runtime: &Arc<Runtime>| {
+        let stats = runtime.stats();
+        stats.n_running == 0 && stats.n_waiting == 0
+    };
+    app.idle.is_quiet() && app.models.engines().iter().all(is_free)
+}
