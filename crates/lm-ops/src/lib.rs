@@ -43,8 +43,8 @@ pub use lm_rollout::{
 };
 pub use lm_store::{
     Erase, Erased, FoundRequest, MAX_FOUND, Privacy, Reader, RecordedRelease, Retention, Store,
-    StoreCounters, StoreError, StoreOptions, StoreStats, StoredError, Traffic, backup, stats,
-    tenant_text, upgrade,
+    StoreCounters, StoreError, StoreOptions, StoreStats, StoredError, StoredRequest, Traffic,
+    backup, stats, tenant_text, upgrade,
 };
 
 #[cfg(test)]

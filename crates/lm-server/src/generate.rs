@@ -148,7 +148,7 @@ async fn model_for(
 }
 
 /// What a body and its headers ask for.
-fn parse(
+pub(crate) fn parse(
     call: &Call,
     defaults: &SamplingParams,
     tool_format: ToolFormat,

@@ -17,6 +17,7 @@ mod config;
 mod connections;
 mod costs;
 mod dialects;
+mod edit;
 mod encoders;
 mod experiment_routes;
 mod exposition;

@@ -19,8 +19,8 @@ use crate::headers::{cors, secure};
 use crate::origin::guard;
 use crate::request_log::{RequestEntry, track};
 use crate::{
-    adapters, again, body, costs, dialects, encoders, experiment_routes, generate, health, metrics,
-    model_ops, models, ollama_models, openapi, override_routes, panel, reply, texts,
+    adapters, again, body, costs, dialects, edit, encoders, experiment_routes, generate, health,
+    metrics, model_ops, models, ollama_models, openapi, override_routes, panel, reply, texts,
 };
 
 /// Every route, as `GET /` lists them.
@@ -28,6 +28,7 @@ pub(crate) const ROUTES: &[&str] = &[
     "POST /v1/chat/completions",
     "POST /v1/completions",
     "POST /v1/responses",
+    "POST /v1/responses/{id}/edit",
     "POST /v1/messages",
     "POST /v1/messages/count_tokens",
     "POST /v1/embeddings",
@@ -90,6 +91,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/chat/completions", post(generate::chat))
         .route("/v1/completions", post(generate::completion))
         .route("/v1/responses", post(dialects::responses))
+        .route("/v1/responses/{id}/edit", post(edit::edit))
         .route("/v1/messages", post(dialects::messages))
         .route("/v1/messages/count_tokens", post(dialects::count_tokens))
         .route("/api/chat", post(dialects::ollama_chat))

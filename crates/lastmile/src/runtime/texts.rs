@@ -24,7 +24,20 @@ impl Runtime {
     /// # Errors
     /// The text is too long, or cannot be encoded.
     pub fn tokenize(&self, text: &str, add_special: bool) -> Result<Vec<TokenId>, GenerateError> {
-        let options = EncodeOptions { add_special, parse_special: true };
+        self.tokenize_as(text, TextOptions { add_special, parse_special: true })
+    }
+
+    /// The tokens of a text; names of special tokens in it are those tokens only where `options` say so.
+    ///
+    /// # Errors
+    /// The text is too long, or cannot be encoded.
+    pub fn tokenize_as(
+        &self,
+        text: &str,
+        options: TextOptions,
+    ) -> Result<Vec<TokenId>, GenerateError> {
+        let TextOptions { add_special, parse_special } = options;
+        let options = EncodeOptions { add_special, parse_special };
         self.tokenizer.encode(text, options).map_err(|error| GenerateError::InvalidField {
             field: "prompt",
             message: format!("the text cannot be tokenised: {error}"),

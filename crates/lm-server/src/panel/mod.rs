@@ -28,7 +28,7 @@ pub(crate) use charts::{chart, width};
 pub(crate) use live::{now, stream};
 pub(crate) use pages::{page, page_file, root, wants_page};
 pub(crate) use params::{Params, invalid};
-pub(crate) use requests::{one, request_id, search, timeline};
+pub(crate) use requests::{one, request_id, search, sees, timeline};
 
 /// Pages that may be told what goes on, at once; more are refused with 429.
 const MAX_LIVE: usize = 64;

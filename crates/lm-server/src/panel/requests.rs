@@ -102,7 +102,7 @@ fn answered(answer: Result<String, ApiError>) -> Response {
 
 /// Whose requests the caller sees. Without keys those are what came without one, and only who is on
 /// this machine sees them: what people wrote is not for a whole network.
-fn sees(app: &App, caller: &Caller) -> Result<Option<TenantId>, ApiError> {
+pub(crate) fn sees(app: &App, caller: &Caller) -> Result<Option<TenantId>, ApiError> {
     let is_local = app.config.address.ip().to_canonical().is_loopback();
     match caller.holder {
         None if !is_local => Err(ApiError::Denied(Denial::KeyMissing)),
