@@ -63,6 +63,7 @@ mod tokenize;
 mod top;
 mod top_args;
 mod top_view;
+mod traces;
 mod traffic;
 mod why;
 
