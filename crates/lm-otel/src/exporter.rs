@@ -1,9 +1,7 @@
 //! The queue of answers and the thread that sends them.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{
-    Receiver, RecvTimeoutError, SyncSender, TrySendError, channel, sync_channel,
-};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -48,6 +46,8 @@ enum Note {
 struct State {
     exported: AtomicU64,
     dropped: AtomicU64,
+    /// Whether there is a deadline, for those that must not wait for its lock.
+    is_stopping: AtomicBool,
     /// When the thread must have ended, once it must.
     deadline: Mutex<Option<Instant>>,
     stopped: Condvar,
@@ -104,15 +104,10 @@ impl Exporter {
     pub(crate) fn offer(&self, event: &RequestEvent) {
         let answer = Answer::of(event);
         let n_spans = answer.n_spans();
-        let sent = match self.0.state.deadline() {
-            Some(_) => Err(()),
-            None => match self.0.queue.try_send(Note::Ended(Box::new(answer))) {
-                Ok(()) => Ok(()),
-                Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(()),
-            },
-        };
-        if sent.is_err() {
-            self.0.state.drop_spans(n_spans);
+        let state = &self.0.state;
+        let is_late = state.is_stopping.load(Ordering::Relaxed);
+        if is_late || self.0.queue.try_send(Note::Ended(Box::new(answer))).is_err() {
+            state.drop_spans(n_spans);
         }
     }
 }
@@ -121,6 +116,7 @@ impl State {
     fn stop(&self, within: Duration) {
         let mut deadline = self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
         deadline.get_or_insert_with(|| Instant::now() + within);
+        self.is_stopping.store(true, Ordering::Relaxed);
         self.stopped.notify_all();
     }
 
