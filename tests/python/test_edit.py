@@ -84,7 +84,7 @@ def first_token_ms(server, path, body):
     )
     with urllib.request.urlopen(request, timeout=300) as answer:
         lines = [json.loads(line[6:]) for line in answer if line.startswith(b"data: {")]
-    return next(line["timings"]["prompt_ms"] for line in lines if line.get("timings"))
+    return next(line["timings"]["ttft_ms"] for line in lines if line.get("timings"))
 
 
 def test_an_edit_of_a_real_answer_is_what_a_fresh_request_gets_and_much_sooner(home):

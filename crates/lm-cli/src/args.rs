@@ -260,14 +260,9 @@ pub(crate) struct ServeArgs {
     /// Longest request body.
     #[arg(long, default_value_t = 1 << 20, value_name = "BYTES", hide_short_help = true)]
     pub(crate) max_body_bytes: usize,
-    /// Seconds for running answers to finish after SIGTERM.
-    ///
-    /// A second signal ends the process at once, with status 3.
+    /// Seconds for running answers to finish after SIGTERM; a second signal ends the process at once, with status 3.
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     pub(crate) shutdown_timeout: u64,
-    /// Seconds between two computations of each probe (`lastmile probe`); 0 is never.
-    #[arg(long, default_value_t = 600, value_name = "SECONDS", hide_short_help = true)]
-    pub(crate) probe_interval: u64,
     #[command(flatten)]
     pub(crate) store: StoreOptionArgs,
     #[command(flatten)]

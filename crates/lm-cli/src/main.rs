@@ -65,6 +65,7 @@ mod tokenize;
 mod top;
 mod top_args;
 mod top_view;
+mod traces;
 mod traffic;
 mod why;
 

@@ -1,8 +1,10 @@
-//! What `serve` can be told about clients: keys, TLS, hosts and limits.
+//! What `serve` can be told about clients: keys, TLS, hosts and limits; and where its traces go.
 
 use std::path::PathBuf;
 
 use clap::Args;
+
+use crate::traces::TraceArgs;
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct NetArgs {
@@ -75,4 +77,6 @@ pub(crate) struct NetArgs {
     /// Seconds after which a client that takes nothing of its answer is left.
     #[arg(long, default_value_t = 30, value_name = "SECONDS", hide_short_help = true, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) write_timeout: u64,
+    #[command(flatten)]
+    pub(crate) traces: TraceArgs,
 }

@@ -49,6 +49,9 @@ pub(crate) struct RecorderServeArgs {
         hide_short_help = true
     )]
     pub(crate) recorder_mib: u64,
+    /// Seconds between two computations of each probe (`lastmile probe`); 0 is never.
+    #[arg(long, default_value_t = 600, value_name = "SECONDS", hide_short_help = true)]
+    pub(crate) probe_interval: u64,
 }
 
 /// Where the recorder's files of a home are.

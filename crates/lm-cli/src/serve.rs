@@ -20,6 +20,7 @@ use crate::overrides::override_path;
 use crate::recorder::recording;
 use crate::served::{Shared, load_default, registry};
 use crate::signals;
+use crate::traces::Traces;
 
 pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
     let started = Instant::now();
@@ -36,10 +37,11 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
         allowed_hosts: args.net.allowed_host.clone(),
         cors_origins: args.net.cors_origin.clone(),
         state_folder: Some(home()?.path().to_owned()),
-        probe_interval: Duration::from_secs(args.probe_interval),
+        probe_interval: Duration::from_secs(args.recorder.probe_interval),
         ..ServerConfig::default()
     };
     let access = access(args)?;
+    let traces = Traces::start(&args.net.traces)?;
     let tokio = tokio::runtime::Runtime::new().context("cannot start the server's threads")?;
     // The address is taken before the model is loaded: a port that is in use is said at once.
     // The handler comes first: a hangup while the model loads must not end the process.
@@ -63,7 +65,7 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
     let ops = Ops::new(store).with_overrides(overrides).with_experiments(experiments);
     let ops = recording(ops, args.recorder, privacy)?;
     access.load_keys(&ops)?;
-    let observer = charging(Arc::clone(&access.keys), ops.observer());
+    let observer = traces.of(charging(Arc::clone(&access.keys), ops.observer()));
     let shared =
         Shared { observer, disk_cache: args.cache.config(), request_bytes: server.request_bytes() };
     let declared = registry(&args.model, args.served_model_name.as_deref(), &shared);
@@ -83,6 +85,7 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
     });
     // A model that is still being loaded is not waited for.
     tokio.shutdown_timeout(Duration::from_secs(1));
+    traces.finish();
     served?;
     Ok(Outcome::Done)
 }

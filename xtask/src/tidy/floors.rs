@@ -17,7 +17,7 @@ enum Floor {
     Outside,
 }
 
-const FLOORS: [(&str, Floor); 32] = [
+const FLOORS: [(&str, Floor); 33] = [
     ("lm-types", Floor::F(0)),
     ("lm-kernels", Floor::F(0)),
     ("lm-keys", Floor::F(1)),
@@ -43,6 +43,7 @@ const FLOORS: [(&str, Floor); 32] = [
     ("lm-store", Floor::S(1)),
     ("lm-evidence", Floor::S(1)),
     ("lm-monitor", Floor::S(1)),
+    ("lm-otel", Floor::S(1)),
     ("lm-data", Floor::S(2)),
     ("lm-recorder", Floor::S(2)),
     ("lm-experiment", Floor::S(3)),
