@@ -52,6 +52,22 @@ pub(crate) struct RecorderServeArgs {
     /// Seconds between two computations of each probe (`lastmile probe`); 0 is never.
     #[arg(long, default_value_t = 600, value_name = "SECONDS", hide_short_help = true)]
     pub(crate) probe_interval: u64,
+    /// A model's first answers, from which what is usual is learned (`/ops/v1/monitors`); 0 watches nothing.
+    #[arg(
+        long,
+        default_value_t = 1000,
+        value_name = "N",
+        value_parser = baseline_answers,
+        hide_short_help = true
+    )]
+    pub(crate) monitor_baseline: u64,
+}
+
+fn baseline_answers(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(n) if n == 0 || (500..=1_000_000).contains(&n) => Ok(n),
+        _ => Err("must be 0, or from 500 to 1000000".to_owned()),
+    }
 }
 
 /// Where the recorder's files of a home are.

@@ -1,13 +1,14 @@
 //! `lastmile serve`: a model over HTTP until it is told to stop.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use lastmile::{EncoderOutput, Registry, Runtime};
 use lm_keys::KeyRing;
-use lm_ops::{Experiments, Ops, Overrides, Store};
+use lm_ops::{Experiments, Monitors, Ops, Overrides, Store};
 use lm_server::{Access, ServeError, ServerConfig, ServiceManager, Tls, bind, charging, now};
 
 use crate::args::ServeArgs;
@@ -64,6 +65,7 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
         Experiments::open(&experiment_path(&home_path), &home_path.join("feedback.db"), &store)?;
     let ops = Ops::new(store).with_overrides(overrides).with_experiments(experiments);
     let ops = recording(ops, args.recorder, privacy)?;
+    let ops = watched(ops, args.recorder.monitor_baseline, &home_path)?;
     access.load_keys(&ops)?;
     let observer = traces.of(charging(Arc::clone(&access.keys), ops.observer()));
     let shared =
@@ -112,6 +114,15 @@ fn access(args: &ServeArgs) -> anyhow::Result<Access> {
         service_manager: Arc::new(ServiceManager::from_env()),
         ..Access::default()
     })
+}
+
+/// With monitors, unless they are off.
+fn watched(ops: Ops, n_baseline: u64, home: &Path) -> anyhow::Result<Ops> {
+    if n_baseline == 0 {
+        return Ok(ops);
+    }
+    let monitors = Monitors::start(&home.join("monitors"), n_baseline);
+    Ok(ops.with_monitors(monitors.context("cannot start the monitors")?))
 }
 
 /// The models besides the default one, and what all may take.

@@ -225,7 +225,9 @@ fn asks_json(messages: &[Value]) -> bool {
     messages.iter().any(asks)
 }
 
-fn is_refusal(text: &str) -> bool {
+/// Whether a text begins as refusals begin.
+#[must_use]
+pub fn is_refusal(text: &str) -> bool {
     let head: String = text.chars().take(HEAD_CHARS).flat_map(char::to_lowercase).collect();
     let head = head.replace('\u{2019}', "'");
     REFUSALS.iter().any(|phrase| head.contains(phrase))

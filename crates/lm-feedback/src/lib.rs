@@ -25,7 +25,7 @@ pub use answer::{Answer, Opinion};
 pub use book::{Book, FailureRow};
 pub use cluster::{Cluster, Clusters, Shape};
 pub use collect::{Collected, Regenerations};
-pub use detect::{Kind, Signal, json_of, signals};
+pub use detect::{Kind, Signal, is_refusal, json_of, signals};
 pub use error::FeedbackError;
 pub use eval::{Case, Outcome, Score, Scorer, Summary, judge_prompt, judge_says};
 pub use fix::{Evidence, Fix, FixStatus};

@@ -6,14 +6,17 @@
 //! Start reading at [`Ops`] (inside of a server) and [`Doctor`] (from anywhere).
 
 mod again;
+mod baseline_file;
 mod cost;
 mod doctor;
 mod experiments;
+mod monitors;
 mod ops;
 mod overrides;
 mod page;
 mod replay;
 mod search;
+mod seen;
 mod timeline;
 mod why;
 
@@ -21,6 +24,7 @@ pub use again::{Again, ProbeError, ProbeFile};
 pub use cost::{CostBy, CostCount, CostCounters, CostReport, Spending};
 pub use doctor::{Change, Doctor, RunReport, is_alive};
 pub use experiments::{Experiments, collect_experiment, experiment_refusal};
+pub use monitors::{ModelStanding, Monitors, ToldAlarm};
 pub use ops::{FeedbackReceipt, Ops};
 pub use overrides::{Overrides, now_ms, refusal as override_refusal};
 pub use page::Utc;

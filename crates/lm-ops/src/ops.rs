@@ -17,7 +17,7 @@ use lm_store::{
 use serde::Serialize;
 
 use crate::cost::{CostCounters, Recording};
-use crate::{Experiments, Overrides};
+use crate::{Experiments, Monitors, Overrides};
 
 /// What runs beside one engine. Clones share one store.
 #[derive(Clone)]
@@ -25,6 +25,7 @@ pub struct Ops {
     pub(crate) store: Store,
     overrides: Option<Overrides>,
     experiments: Option<Experiments>,
+    monitors: Option<Monitors>,
     recorder: Option<Recorder>,
     pub(crate) costs: Arc<CostCounters>,
 }
@@ -45,7 +46,14 @@ impl Ops {
     /// Records into `store`.
     #[must_use]
     pub fn new(store: Store) -> Self {
-        Ops { store, overrides: None, experiments: None, recorder: None, costs: Arc::default() }
+        Ops {
+            store,
+            overrides: None,
+            experiments: None,
+            monitors: None,
+            recorder: None,
+            costs: Arc::default(),
+        }
     }
 
     /// With overrides; without, every request is the model's.
@@ -58,6 +66,18 @@ impl Ops {
     #[must_use]
     pub fn with_experiments(self, experiments: Experiments) -> Self {
         Ops { experiments: Some(experiments), ..self }
+    }
+
+    /// With monitors; without, nothing is compared with what is usual.
+    #[must_use]
+    pub fn with_monitors(self, monitors: Monitors) -> Self {
+        Ops { monitors: Some(monitors), ..self }
+    }
+
+    /// The monitors, where there are any.
+    #[must_use]
+    pub fn monitors(&self) -> Option<&Monitors> {
+        self.monitors.as_ref()
     }
 
     /// The experiments, where there are any.
@@ -92,8 +112,12 @@ impl Ops {
             counters: Arc::clone(&self.costs),
             recorder: self.recorder.clone(),
         });
-        match &self.overrides {
+        let recording = match &self.overrides {
             Some(overrides) => overrides.observer(recording),
+            None => recording,
+        };
+        match &self.monitors {
+            Some(monitors) => monitors.observer(recording),
             None => recording,
         }
     }

@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ModelNow, Now, ProbeNow, ServerNow};
+use crate::{DriftNow, ModelNow, Now, ProbeNow, ServerNow};
 
 /// How urgent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -62,6 +62,7 @@ pub fn alerts(now: &Now) -> Vec<Alert> {
     now.models.iter().for_each(|model| of_model(model, &mut found));
     now.models.iter().for_each(|model| of_memory(&now.server, model, &mut found));
     now.server.wrong_probes.iter().for_each(|probe| found.push(of_probe(probe)));
+    now.server.drifts.iter().for_each(|drift| found.push(of_drift(drift)));
     if let Some(jump) = now.server.clock_jump.filter(|jump| jump.ago_s < JUMP_TOLD_S) {
         found.push(warning(
             format!("The wall clock jumped by {:+} s within the last hour", jump.by_s),
@@ -128,6 +129,21 @@ fn of_model(model: &ModelNow, found: &mut Vec<Alert>) {
     }
 }
 
+fn of_drift(drift: &DriftNow) -> Alert {
+    let DriftNow { model, signal, how, began_ago, .. } = drift;
+    let example = drift.example.as_ref().map_or(String::new(), |id| format!(", such as {id}"));
+    let release = if drift.is_other_release { "Another release answers than before. " } else { "" };
+    let learned = match drift.is_provisional {
+        true => "What is usual was learned in less than two weeks: it may be the hour. ",
+        false => "",
+    };
+    Alert {
+        level: Level::Warning,
+        what: format!("{model}: {signal} is {how} than usual, for {began_ago} answers{example}"),
+        next: format!("{release}{learned}When this is meant, have it forgotten: /ops/v1/monitors."),
+    }
+}
+
 /// An answer that is another one: with a reason a person decides, without one something computes wrongly.
 fn of_probe(probe: &ProbeNow) -> Alert {
     let ProbeNow { name, model, at, because, error } = probe;
@@ -180,7 +196,7 @@ fn warning(what: String, next: &str) -> Alert {
 #[cfg(test)]
 mod tests {
     use super::{Level, alerts};
-    use crate::{ClockJump, Latency, ModelNow, Now, ProbeNow, ServerNow};
+    use crate::{ClockJump, DriftNow, Latency, ModelNow, Now, ProbeNow, ServerNow};
 
     #[track_caller]
     fn check(change: impl FnOnce(&mut Now), expect: &[(Level, &str)]) {
@@ -257,6 +273,18 @@ mod tests {
         check(
             |now| now.server.wrong_probes = vec![probe(None, &[])],
             &[(Level::Warning, "cannot be computed: it was erased")],
+        );
+        let drift = DriftNow {
+            model: "m".to_owned(),
+            signal: "refusal".to_owned(),
+            how: "higher".to_owned(),
+            began_ago: 120,
+            example: Some("0190".to_owned()),
+            ..DriftNow::default()
+        };
+        check(
+            |now| now.server.drifts = vec![drift],
+            &[(Level::Warning, "m: refusal is higher than usual, for 120 answers, such as 0190")],
         );
         let jump = |ago_s| Some(ClockJump { by_s: -86_400, ago_s, n: 1 });
         check(|now| now.server.clock_jump = jump(3_600), &[]);

@@ -22,5 +22,7 @@ pub use files::{File, file};
 pub use history::{History, Point, TICK};
 pub use lanes::{Lane, Lanes, Span};
 pub use ledger::{AttemptTimes, attempts, memory};
-pub use now::{ClockJump, Latency, ModelNow, Now, ProbeNow, RecentError, ServerNow, StoreNow};
+pub use now::{
+    ClockJump, DriftNow, Latency, ModelNow, Now, ProbeNow, RecentError, ServerNow, StoreNow,
+};
 pub use paint::{Picture, Swatch, Width, WidthError};

@@ -54,6 +54,28 @@ pub struct ServerNow {
     /// Probes that are not what they were, or could not be computed.
     #[serde(default)]
     pub wrong_probes: Vec<ProbeNow>,
+    /// What is not as usual of the answers of the last hour.
+    #[serde(default)]
+    pub drifts: Vec<DriftNow>,
+}
+
+/// A signal of a model's answers that is not as usual.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DriftNow {
+    /// The model.
+    pub model: String,
+    /// Such as `output_tokens`.
+    pub signal: String,
+    /// `higher`, `lower` or `otherwise distributed`.
+    pub how: String,
+    /// How many answers ago it began when it was noticed.
+    pub began_ago: u64,
+    /// A request that is unlike what is usual.
+    pub example: Option<String>,
+    /// Whether another release answers than the one that what is usual is of.
+    pub is_other_release: bool,
+    /// Whether what is usual was learned in less than two weeks.
+    pub is_provisional: bool,
 }
 
 /// A probe that is not what it was.

@@ -119,7 +119,7 @@ fn batch_waits_no_longer_than_its_patience() {
 #[test]
 fn beside_a_stream_chunks_come_near_to_their_part_of_the_bound_and_are_never_tiny() {
     // 16 tokens beside one decode take 11 ms: less than 0.6 times the bound, more, and more than all of it.
-    for (gap_ms, beside) in [(40, 40), (15, 12), (10, 8)] {
+    for (gap_ms, beside) in [(40, 36..=40), (15, 8..=12), (10, 8..=8)] {
         let mut rig = Rig::new(|config| config.max_token_gap = Duration::from_millis(gap_ms));
         rig.add(1, 1, Priority::Interactive, 10);
         (0..200).for_each(|_| drop(rig.step()));
@@ -130,7 +130,7 @@ fn beside_a_stream_chunks_come_near_to_their_part_of_the_bound_and_are_never_tin
             chunks.push(rig.scheduler.step().shape.n_prefill_tokens);
         }
         chunks.sort_unstable();
-        assert_eq!(chunks[chunks.len() / 2], beside, "{gap_ms} ms: {chunks:?}");
+        assert!(beside.contains(&chunks[chunks.len() / 2]), "{gap_ms} ms: {chunks:?}");
     }
 }
 

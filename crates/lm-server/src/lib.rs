@@ -34,6 +34,7 @@ mod metrics_cache;
 mod model_metrics;
 mod model_ops;
 mod models;
+mod monitor_routes;
 mod ollama_models;
 mod openapi;
 mod origin;

@@ -171,6 +171,13 @@ fn server(page: &mut Exposition, app: &App) {
     for ((key, code), n) in app.limited.all() {
         page.sample(name, &[("key", key.as_str()), ("code", code)], n);
     }
+    let name = "lastmile_monitor_alarms_total";
+    page.family(name, "counter", "Times that answers were not as usual, by model and signal.");
+    for model in app.ops.monitors().map(lm_ops::Monitors::standing).unwrap_or_default() {
+        for (signal, n) in &model.alarm_counts {
+            page.sample(name, &[("model_name", model.model.as_str()), ("signal", signal)], n);
+        }
+    }
     let name = "lastmile_probe_runs_total";
     page.family(name, "counter", "Probes that were computed again, by probe and verdict.");
     for (probe, counts) in app.probes.counts() {

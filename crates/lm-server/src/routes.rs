@@ -20,7 +20,8 @@ use crate::origin::guard;
 use crate::request_log::{RequestEntry, track};
 use crate::{
     adapters, again, body, costs, dialects, edit, encoders, experiment_routes, generate, health,
-    metrics, model_ops, models, ollama_models, openapi, override_routes, panel, reply, texts,
+    metrics, model_ops, models, monitor_routes, ollama_models, openapi, override_routes, panel,
+    reply, texts,
 };
 
 /// Every route, as `GET /` lists them.
@@ -64,6 +65,8 @@ pub(crate) const ROUTES: &[&str] = &[
     "GET /v1/overrides/items/{id}",
     "POST /ops/v1/requests/{id}/replay",
     "GET /ops/v1/probes",
+    "GET /ops/v1/monitors",
+    "POST /ops/v1/monitors/{model}/forget",
     "GET /ops/v1/experiments",
     "POST /ops/v1/experiments",
     "GET /ops/v1/experiments/{name}",
@@ -123,6 +126,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/overrides/items/{id}", get(override_routes::item))
         .route("/ops/v1/requests/{id}/replay", post(again::replay))
         .route("/ops/v1/probes", get(again::probes))
+        .route("/ops/v1/monitors", get(monitor_routes::list))
+        .route("/ops/v1/monitors/{model}/forget", post(monitor_routes::forget))
         .route("/ops/v1/experiments", get(experiment_routes::list).post(experiment_routes::start))
         .route(
             "/ops/v1/experiments/{*rest}",

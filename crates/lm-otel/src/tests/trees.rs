@@ -54,7 +54,7 @@ fn check_tree(spans: &[Span], names: &[&str]) {
     let found: Vec<&str> = spans.iter().map(|span| span.name.as_str()).collect();
     assert_eq!(found, names);
     let root = &spans[0];
-    assert_eq!(root.parent_span_id, []);
+    assert!(root.parent_span_id.is_empty());
     assert_eq!((root.trace_id.len(), root.span_id.len()), (16, 8));
     let mut at = root.start_time_unix_nano;
     for child in &spans[1..] {

@@ -14,7 +14,7 @@ mod requests;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use lm_panel::{Alert, History, Now, RecentError, ServerNow, StoreNow, TICK};
+use lm_panel::{Alert, DriftNow, History, Now, RecentError, ServerNow, StoreNow, TICK};
 use serde_json::json;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -162,6 +162,7 @@ fn look(app: &App) -> Now {
             memory_ceiling_bytes,
             resident_bytes: resident_bytes(),
             wrong_probes: app.probes.wrong(),
+            drifts: drifts(app),
         },
         models: served
             .into_iter()
@@ -177,6 +178,26 @@ fn look(app: &App) -> Now {
         },
         ..Now::default()
     }
+}
+
+/// What is not as usual, once for each signal.
+fn drifts(app: &App) -> Vec<DriftNow> {
+    let mut found: Vec<DriftNow> = Vec::new();
+    for alarm in app.ops.monitors().map(lm_ops::Monitors::alarms).unwrap_or_default() {
+        let is_known = |one: &DriftNow| one.model == alarm.model && one.signal == alarm.signal;
+        if !found.iter().any(is_known) {
+            found.push(DriftNow {
+                model: alarm.model,
+                signal: alarm.signal.to_owned(),
+                how: alarm.how.to_owned(),
+                began_ago: alarm.began_ago,
+                example: alarm.examples.into_iter().next(),
+                is_other_release: alarm.release != alarm.usual_of,
+                is_provisional: alarm.is_provisional,
+            });
+        }
+    }
+    found
 }
 
 async fn newest_errors(app: &App) -> Option<Vec<RecentError>> {

@@ -1,0 +1,160 @@
+//! What is usual of a model, as a file.
+//!
+//! It must never be half of an old one and half of a new one.
+//!
+//! Start reading at [`BaselineFile`].
+
+use std::io::{Error, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use lm_monitor::{Baseline, Reading, Signal, SignalBaseline};
+use serde::{Deserialize, Serialize};
+
+/// What is usual of a model, and since when.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct BaselineFile {
+    pub(crate) baseline: Baseline,
+    pub(crate) n_answers: u64,
+    /// The release of the first answer.
+    pub(crate) release: String,
+    first_ms: i64,
+    last_ms: i64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Written {
+    lastmile_baseline: u32,
+    model: String,
+    n_answers: u64,
+    release: String,
+    first_ms: i64,
+    last_ms: i64,
+    signals: Vec<WrittenSignal>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WrittenSignal {
+    signal: String,
+    hours: Vec<(u64, f64)>,
+    sample: Vec<(u8, f64)>,
+    stride: u64,
+}
+
+const VERSION: u32 = 1;
+const MAX_BYTES: u64 = 16 << 20;
+
+impl BaselineFile {
+    pub(crate) fn add(&mut self, reading: &Reading, at_ms: i64, release: &str) {
+        if self.n_answers == 0 {
+            (self.first_ms, self.release) = (at_ms, release.to_owned());
+        }
+        self.n_answers += 1;
+        self.last_ms = self.last_ms.max(at_ms);
+        self.baseline.add(reading);
+    }
+
+    pub(crate) fn span_ms(&self) -> i64 {
+        self.last_ms.saturating_sub(self.first_ms).max(0)
+    }
+
+    /// Empty when there is none.
+    pub(crate) fn read(folder: &Path, model: &str) -> std::io::Result<BaselineFile> {
+        let path = path(folder, model);
+        let text = match std::fs::metadata(&path) {
+            Ok(found) if found.len() > MAX_BYTES => return Err(Error::other("it is too large")),
+            Ok(_) => std::fs::read(&path)?,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(error),
+        };
+        let written: Written = serde_json::from_slice(&text)?;
+        if written.lastmile_baseline != VERSION || written.model != model {
+            return Err(Error::other("it is of another version or model"));
+        }
+        let mut baseline = Baseline::default();
+        for one in written.signals {
+            let known = Signal::ALL.into_iter().find(|signal| signal.as_str() == one.signal);
+            if let Some(signal) = known {
+                baseline.signals[signal as usize] =
+                    SignalBaseline::of_parts(one.hours, one.sample, one.stride);
+            }
+        }
+        let Written { n_answers, release, first_ms, last_ms, .. } = written;
+        Ok(BaselineFile { baseline, n_answers, release, first_ms, last_ms })
+    }
+
+    pub(crate) fn write(&self, folder: &Path, model: &str) -> std::io::Result<()> {
+        let signals = Signal::ALL.into_iter().zip(&self.baseline.signals);
+        let written = Written {
+            lastmile_baseline: VERSION,
+            model: model.to_owned(),
+            n_answers: self.n_answers,
+            release: self.release.clone(),
+            first_ms: self.first_ms,
+            last_ms: self.last_ms,
+            signals: signals
+                .map(|(signal, usual)| WrittenSignal {
+                    signal: signal.as_str().to_owned(),
+                    hours: usual.hours.clone(),
+                    sample: usual.sample.clone(),
+                    stride: usual.stride,
+                })
+                .collect(),
+        };
+        std::fs::create_dir_all(folder)?;
+        let path = path(folder, model);
+        let next = path.with_extension("next");
+        std::fs::write(&next, serde_json::to_vec(&written)?)?;
+        std::fs::rename(next, path)
+    }
+
+    /// Whether there was one.
+    pub(crate) fn remove(folder: &Path, model: &str) -> std::io::Result<bool> {
+        match std::fs::remove_file(path(folder, model)) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Names of models may hold what names of files may not.
+fn path(folder: &Path, model: &str) -> PathBuf {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let name: String = model.chars().map(|c| if plain(c) { c } else { '_' }).take(80).collect();
+    let digest = lastmile::ReleaseHash(std::array::from_fn(|i| {
+        // Two names that look alike as files are kept apart.
+        model
+            .bytes()
+            .skip(i)
+            .step_by(16)
+            .fold(i as u8, |sum, c| sum.wrapping_mul(31).wrapping_add(c))
+    }));
+    folder.join(format!("{name}-{}.json", &digest.to_string()[..8]))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut usual = BaselineFile::default();
+        for i in 0..600_u32 {
+            let mut reading = Reading { hour: (i % 168) as u8, ..Reading::default() };
+            reading.values[Signal::OutputTokens as usize] = Some(f64::from(i));
+            usual.add(&reading, i64::from(i) * 1000, "abc");
+        }
+        usual.write(folder.path(), "a/b").unwrap();
+        let read = BaselineFile::read(folder.path(), "a/b").unwrap();
+        let of = |file: &BaselineFile| file.baseline.of(Signal::OutputTokens).cloned().unwrap();
+        assert_eq!(of(&read), of(&usual));
+        assert_eq!((read.n_answers, read.span_ms()), (600, 599_000));
+        assert_eq!(read.release, "abc");
+        assert_eq!(BaselineFile::read(folder.path(), "a_b").unwrap().n_answers, 0);
+        assert!(BaselineFile::remove(folder.path(), "a/b").unwrap());
+        assert!(!BaselineFile::remove(folder.path(), "a/b").unwrap());
+    }
+}

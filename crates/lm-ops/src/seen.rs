@@ -1,0 +1,78 @@
+//! An answer as monitors see it: numbers, and the beginning of its text.
+//!
+//! It must never take long: this runs on the engine's thread.
+//!
+//! Start reading at [`Seen::of`].
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use lastmile::{FinishReason, Outcome, RequestEvent};
+use lm_monitor::{N_SIGNALS, Reading, Signal};
+
+/// Of an answer, what a refusal shows in.
+const OPENING_BYTES: usize = 400;
+
+/// An answer on its way.
+pub(crate) struct Seen {
+    pub(crate) model: String,
+    pub(crate) release: String,
+    pub(crate) at_ms: i64,
+    pub(crate) reading: Reading,
+    /// Its beginning, where it ended by itself.
+    pub(crate) opening: Option<String>,
+}
+
+impl Seen {
+    /// Answers of clients; copies and what is computed again are nobody's.
+    pub(crate) fn is_watched(event: &RequestEvent) -> bool {
+        let steering = &event.request.steering;
+        let is_copy = steering.arm.as_ref().is_some_and(|arm| arm.shadow_of.is_some());
+        !steering.again && !is_copy
+    }
+
+    pub(crate) fn of(event: &RequestEvent) -> Seen {
+        let (usage, timings) = (event.usage, &event.timings);
+        let at = event.arrived_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let ended = match &event.outcome {
+            Outcome::Finished(reason) => Some(*reason),
+            Outcome::Failed(_) => None,
+        };
+        let is_whole = matches!(ended, Some(FinishReason::Stop | FinishReason::Length));
+        let share = |is_so: bool| Some(f64::from(u8::from(is_so)));
+        let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+        let n_gaps = usage.completion_tokens.saturating_sub(1);
+        let mut values = [None; N_SIGNALS];
+        let mut set = |signal: Signal, value: Option<f64>| values[signal as usize] = value;
+        set(Signal::OutputTokens, is_whole.then_some(f64::from(usage.completion_tokens)));
+        set(Signal::Abort, share(ended == Some(FinishReason::Abort)));
+        set(Signal::Error, share(ended.is_none()));
+        if event.request.constraint.is_some() && is_whole {
+            // The grammar holds as far as it was let: one that was cut is of no form.
+            set(Signal::SchemaInvalid, share(ended == Some(FinishReason::Length)));
+        }
+        if !timings.ttft.is_zero() {
+            set(Signal::TtftMs, Some(ms(timings.ttft)));
+            if is_whole && n_gaps > 0 {
+                let gaps = timings.e2e.saturating_sub(timings.ttft);
+                set(Signal::TpotMs, Some(ms(gaps) / f64::from(n_gaps)));
+            }
+        }
+        if usage.prompt_tokens > 0 {
+            set(Signal::PromptTokens, Some(f64::from(usage.prompt_tokens)));
+            let hit = f64::from(usage.cached_tokens) / f64::from(usage.prompt_tokens);
+            set(Signal::CacheHit, Some(hit));
+        }
+        let opening = (ended == Some(FinishReason::Stop)).then(|| {
+            let text = &event.output_text;
+            text[..text.floor_char_boundary(OPENING_BYTES)].to_owned()
+        });
+        let hour = (at.as_secs() / 3600 % 168) as u8;
+        Seen {
+            model: event.model.clone(),
+            release: event.release.to_string(),
+            at_ms: i64::try_from(at.as_millis()).unwrap_or(i64::MAX),
+            reading: Reading { id: event.request.id.0, hour, values },
+            opening,
+        }
+    }
+}
