@@ -1,10 +1,11 @@
 """An answer that its user changes, and that goes on from there."""
 
 import json
+import time
 import urllib.request
 
 import pytest
-from conftest import TEST_HOME, Server
+from conftest import TEST_HOME, Server, run
 from test_experiments import until
 from test_keys import make_key
 
@@ -64,6 +65,53 @@ def test_an_edit_that_does_not_go_on_is_a_correction(echo):
     assert [one["correction"] for one in page["feedback"]] == [kept["text"]]
 
 
+def test_characters_are_never_cut(echo):
+    answer = ask(echo, "h\u00e9llo \U0001f600 w\u00f6rld", max_tokens=40)
+    text = text_of(answer)
+    assert "\U0001f600" in text
+    for n in range(len(text) + 1):
+        kept = edit(echo, answer, at_char=n, text="|", **{"continue": False}).json
+        assert kept["text"] == text[:n] + "|"
+        went_on = edit(echo, answer, at_char=n, text="|", max_tokens=2).json
+        assert went_on["usage"]["prompt_tokens"] > 0
+    refused = edit(echo, answer, 400, at_char=len(text) + 1).json["error"]
+    assert refused["param"] == "at_char" and str(len(text)) in refused["message"]
+    n_bytes = len(text.encode())
+    cut = [n for n in range(n_bytes) if echo.post(f"/v1/responses/{answer['id']}/edit", {"at": n, "text": "x", "max_tokens": 1}).status == 400]
+    # The placeholder's tokens are bytes: within a character there is no place for a text.
+    assert len(cut) == n_bytes - len(text), cut
+
+
+def test_the_operators_word_holds_for_edits(tmp_path):
+    server = Server(tmp_path, "--model", "placeholder:mode=echo")
+    try:
+        answer = ask(server, "one two three", n=2, max_tokens=6)
+        assert edit(server, answer, at=2, text="x", choice=1, max_tokens=2).json["choices"]
+        route = "/v1/responses/{id}/edit"
+        killed = server.post("/ops/v1/overrides/kill", {"route": route})
+        assert killed.status == 200, killed.body
+        assert edit(server, answer, 503, at=1).status == 503
+        server.post("/ops/v1/overrides/rollback", {})
+        rule = {
+            "id": "no-acme",
+            "owner": "ana",
+            "reason": "a test",
+            "when": {"prompt": "(?i)acme"},
+            "then": {"action": "stop", "text": "No."},
+        }
+        file = tmp_path / "rule.json"
+        file.write_text(json.dumps(rule))
+        for verb in (["add", str(file)], ["publish", "no-acme"]):
+            ran = run(tmp_path, "override", *verb)
+            assert ran.returncode == 0, ran
+        time.sleep(0.5)
+        assert edit(server, answer, at=1, text="two", max_tokens=2).status == 200
+        refused = server.post(f"/v1/responses/{answer['id']}/edit", {"at": 1, "text": " Acme", "max_tokens": 2})
+        assert refused.status == 403 or "No." in refused.body, refused.body
+    finally:
+        server.stop()
+
+
 def test_another_tenant_cannot_edit(tmp_path):
     keys = [{"authorization": f"Bearer {make_key(tmp_path, name)}"} for name in ("ana", "bo")]
     server = Server(tmp_path, "--model", "placeholder:mode=echo")
@@ -110,7 +158,6 @@ def test_an_edit_of_a_real_answer_is_what_a_fresh_request_gets_and_much_sooner(h
         fresh = server.post("/v1/completions", body | sampling | {"prompt": tokens}).json
         assert fresh["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
         assert fresh["choices"][0]["text"] == went_on["choices"][0]["text"]
-        fresh_ms = first_token_ms(server, "/v1/completions", {"prompt": tokens[:-1] + [5], "max_tokens": 2, "seed": 9})
     finally:
         server.stop()
     server = Server(home, "--model", "smollm2-135m-instruct", "--offline")

@@ -205,7 +205,7 @@ def drill(home, server, model, tmp_path, users, bad, good):
 
     fallen = until(one, lambda seen: seen["status"] == "rolled_back", 300)
     rolled_back_s = time.monotonic() - began
-    assert "not_failure" in fallen["why"] and "100.0 %" in fallen["why"], fallen
+    assert "not_failure" in fallen["why"], fallen
     assert until(users.arm, lambda arm: arm is None) is None
     assert any("ALERT" in line and "regression" in line for line in server.lines)
     log = verb(home, "exp", "explain", "regression")["audit"]

@@ -26,10 +26,12 @@ class Traffic:
             answer = self.server.post("/v1/chat/completions", body)
             assert answer.status == 200, answer.body
 
+        known = self.standing()
+        seen = known["seen"] if known else 0
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(ask, range(self.n, self.n + n)))
         self.n += n
-        until(self.standing, lambda one: one and one["seen"] >= n, 20)
+        until(self.standing, lambda one: one and one["seen"] >= seen + n, 20)
 
     def standing(self):
         data = self.server.get("/ops/v1/monitors").json["data"]
@@ -60,6 +62,24 @@ def test_what_is_usual_is_learned_and_nothing_is_said_of_it(learned):
     assert traffic.alarms() == []
 
 
+def test_what_was_learned_so_far_survives_a_restart_and_a_file_that_somebody_touched_is_learned_anew(tmp_path):
+    server = Server(tmp_path, "--model", "placeholder:mode=echo", "--monitor-baseline", "500")
+    Traffic(server).send(220)
+    server.stop()
+    server = Server(tmp_path, "--model", "placeholder:mode=echo", "--monitor-baseline", "500")
+    traffic = Traffic(server)
+    traffic.send(1)
+    assert traffic.standing()["baseline_answers"] == 201
+    server.stop()
+    (file,) = (tmp_path / "monitors").iterdir()
+    file.write_text(file.read_text().replace('"hours":[[', '"hours":[[1,1.0],[', 1))
+    server = Server(tmp_path, "--model", "placeholder:mode=echo", "--monitor-baseline", "500")
+    traffic = Traffic(server)
+    traffic.send(3)
+    assert traffic.standing()["baseline_answers"] == 3
+    assert server.stop() == 0
+
+
 def test_longer_answers_are_noticed_within_500_also_after_a_restart(learned):
     home, server, traffic = learned
     usual_of = traffic.standing()["usual_of"]
@@ -72,7 +92,8 @@ def test_longer_answers_are_noticed_within_500_also_after_a_restart(learned):
     found = [one for one in traffic.alarms() if one["signal"] == "output_tokens"]
     assert found and found[-1]["how"] == "higher" and found[-1]["began_ago"] <= 500, traffic.alarms()
     request = found[0]["examples"][0]
-    assert traffic.server.get(f"/v1/requests/{request}/page").status == 200
+    page = f"/v1/requests/{request}/page"
+    until(lambda: traffic.server.get(page).status, lambda status: status == 200, 10)
     wanted = "placeholder: output_tokens is higher than usual"
 
     def said():

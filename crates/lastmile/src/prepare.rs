@@ -63,7 +63,7 @@ pub(crate) fn prepare(
         return Err(GenerateError::EmptyPrompt);
     }
     if !request.steering.opening.is_empty() {
-        let opening = tokenizer.encode(&request.steering.opening, EncodeOptions::default());
+        let opening = tokenizer.encode_continuing(&request.steering.opening);
         prompt.extend(opening.map_err(|error| {
             invalid("opening", format!("the answer's beginning cannot be tokenised: {error}"))
         })?);

@@ -7,7 +7,7 @@ use anyhow::Context;
 use lastmile::TenantId;
 use lm_feedback::Book;
 use lm_keys::KeyId;
-use lm_ops::{Erase, Store, StoreOptions, Utc, backup, stats, upgrade};
+use lm_ops::{Erase, ProbeFile, Store, StoreOptions, Utc, backup, stats, upgrade};
 use serde_json::json;
 
 use crate::doctor::store_path;
@@ -110,13 +110,20 @@ fn erase(path: &Path, whose: &WhoseArgs, json: bool) -> anyhow::Result<()> {
         true => Book::open(&book)?.forget(&erased.request_ids)?,
         false => 0,
     };
+    let home =
+        path.parent().and_then(Path::parent).context("a store is in a home: this is a bug")?;
+    let probes = ProbeFile::forget(home, &erased.request_ids)?.len();
     let requests = erased.request_ids.len();
     if json {
         let rows = erased.rows;
-        let document = json!({ "requests": requests, "rows": rows, "conclusions": conclusions });
+        let document = json!({ "requests": requests, "rows": rows, "conclusions": conclusions,
+            "probes": probes });
         return print_json(&document);
     }
-    say!("erased {requests} requests, {} rows, {conclusions} conclusions", erased.rows);
+    say!(
+        "erased {requests} requests, {} rows, {conclusions} conclusions, {probes} probes",
+        erased.rows
+    );
     eprintln!(
         "What a running server still answers is recorded when it ends; backups, the prefix cache"
     );

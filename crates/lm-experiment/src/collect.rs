@@ -100,7 +100,7 @@ impl Book {
         };
         let (seq, heard_ms) = place(&self.connection).map_err(&wrap)?;
         let wants_feedback =
-            metrics(spec).any(Metric::is_feedback) && now_ms >= heard_ms + HEAR_EVERY_MS;
+            metrics(spec).any(Metric::is_feedback) && (now_ms - heard_ms).abs() >= HEAR_EVERY_MS;
         // A store that was put back to an earlier day gives numbers again: what it has then was read before.
         let seq = seq.min(reader.last_assignment()?);
         if !wants_feedback && reader.assigned(&spec.name, seq, 1)?.is_empty() {
@@ -124,7 +124,7 @@ impl Book {
         }
         let mut heard_ms = feedback_ms;
         if wants_feedback {
-            scan.hear(reader, feedback_ms - LATE_MS, now_ms)?.map_err(&wrap)?;
+            scan.hear(reader, feedback_ms.min(now_ms) - LATE_MS, now_ms)?.map_err(&wrap)?;
             heard_ms = now_ms;
         }
         let seq = page.last().map_or(seq, |row| row.seq);

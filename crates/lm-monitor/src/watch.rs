@@ -17,6 +17,10 @@ use crate::{Baseline, Deciles, Reading, Signal, kolmogorov_smirnov, psi, psi_lim
 const SLACK: f64 = 0.25;
 /// Values further out count as this far.
 const CLIP: f64 = 4.0;
+/// What was always the same may still be another one now and then.
+const MIN_SD: f64 = 0.05;
+/// No few values make an alarm, however far out they are.
+const LEAST_LIMIT: f64 = 3.0 * CLIP;
 /// Limits are so much higher, because the baseline is an estimate itself.
 const MARGIN: f64 = 1.2;
 /// Values without which a window says nothing.
@@ -149,7 +153,7 @@ impl Plan {
         let residual = |&(hour, value): &(u8, f64)| value - means[usize::from(hour)];
         let n = usual.sample.len() as f64;
         let variance = usual.sample.iter().map(|one| residual(one).powi(2)).sum::<f64>() / n;
-        let sd = variance.sqrt().max(1e-3);
+        let sd = variance.sqrt().max(MIN_SD);
         let side = |is_up: bool, limit: f64| Side {
             is_up,
             limit,
@@ -168,7 +172,7 @@ impl Plan {
                 .map(|is_up| {
                     let sign = if is_up { 1.0 } else { -1.0 };
                     let steps: Vec<f64> = z.iter().map(|z| sign * z - SLACK).collect();
-                    side(is_up, log_between / theta(&steps))
+                    side(is_up, (log_between / theta(&steps)).max(LEAST_LIMIT))
                 })
                 .into(),
         };

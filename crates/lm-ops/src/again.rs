@@ -145,6 +145,27 @@ impl ProbeFile {
         }
     }
 
+    /// Removes the probes of a home that are of one of these requests, in their written form. Returns their names.
+    ///
+    /// # Errors
+    /// A file cannot be removed.
+    pub fn forget(home: &Path, request_ids: &[String]) -> Result<Vec<String>, ProbeError> {
+        let mut forgotten = Vec::new();
+        for entry in std::fs::read_dir(ProbeFile::folder(home)).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let is_of_them = |probe: ProbeFile| request_ids.contains(&probe.bundle.id);
+            if !ProbeFile::read(&path).is_ok_and(is_of_them) {
+                continue;
+            }
+            std::fs::remove_file(&path).map_err(|error| ProbeError::File {
+                path: path.clone(),
+                what: error.to_string(),
+            })?;
+            forgotten.extend(path.file_stem().and_then(|name| name.to_str()).map(str::to_owned));
+        }
+        Ok(forgotten)
+    }
+
     /// Takes a request of the store, all of whose answers can be computed again.
     ///
     /// # Errors
@@ -164,7 +185,11 @@ impl ProbeFile {
     /// [`ProbeError::File`].
     pub fn read(path: &Path) -> Result<ProbeFile, ProbeError> {
         let wrong = |what: String| ProbeError::File { path: path.to_owned(), what };
-        let size = std::fs::metadata(path).map_err(|error| wrong(error.to_string()))?.len();
+        let found = std::fs::metadata(path).map_err(|error| wrong(error.to_string()))?;
+        if !found.is_file() {
+            return Err(wrong("it is no file".to_owned()));
+        }
+        let size = found.len();
         if size > MAX_PROBE_BYTES {
             return Err(wrong(format!(
                 "it has {size} bytes, and at most {MAX_PROBE_BYTES} are read"
@@ -174,6 +199,9 @@ impl ProbeFile {
         let probe: ProbeFile =
             serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
         match probe.lastmile_probe {
+            PROBE_VERSION if probe.bundle.answers.is_empty() => {
+                Err(wrong("it holds no answer".to_owned()))
+            }
             PROBE_VERSION => Ok(probe),
             other => Err(wrong(format!(
                 "it is of version {other}, and this program reads {PROBE_VERSION}"

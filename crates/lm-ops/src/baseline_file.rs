@@ -7,7 +7,7 @@
 use std::io::{Error, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use lm_monitor::{Baseline, Reading, Signal, SignalBaseline};
+use lm_monitor::{Baseline, Reading, Signal, SignalBaseline, WEEK_HOURS};
 use serde::{Deserialize, Serialize};
 
 /// What is usual of a model, and since when.
@@ -40,8 +40,24 @@ struct WrittenSignal {
     stride: u64,
 }
 
+impl WrittenSignal {
+    fn is_sound(&self) -> bool {
+        let n = self.hours.iter().try_fold(0_u64, |sum, (n, _)| sum.checked_add(*n));
+        (self.hours.is_empty() || self.hours.len() == WEEK_HOURS)
+            && n.is_some()
+            && self.hours.iter().all(|(_, sum)| sum.is_finite())
+            && self
+                .sample
+                .iter()
+                .all(|(hour, value)| usize::from(*hour) < WEEK_HOURS && value.is_finite())
+            && (self.hours.is_empty() == self.sample.is_empty())
+    }
+}
+
 const VERSION: u32 = 1;
 const MAX_BYTES: u64 = 16 << 20;
+/// A file's name may have 255 bytes.
+const MAX_NAME_BYTES: usize = 80;
 
 impl BaselineFile {
     pub(crate) fn add(&mut self, reading: &Reading, at_ms: i64, release: &str) {
@@ -73,6 +89,9 @@ impl BaselineFile {
         let mut baseline = Baseline::default();
         for one in written.signals {
             let known = Signal::ALL.into_iter().find(|signal| signal.as_str() == one.signal);
+            if !one.is_sound() {
+                return Err(Error::other(format!("its {} is not as it was written", one.signal)));
+            }
             if let Some(signal) = known {
                 baseline.signals[signal as usize] =
                     SignalBaseline::of_parts(one.hours, one.sample, one.stride);
@@ -117,19 +136,18 @@ impl BaselineFile {
     }
 }
 
-/// Names of models may hold what names of files may not.
+/// Names of models may hold what names of files may not: those characters are written as in an address.
 fn path(folder: &Path, model: &str) -> PathBuf {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    let name: String = model.chars().map(|c| if plain(c) { c } else { '_' }).take(80).collect();
-    let digest = lastmile::ReleaseHash(std::array::from_fn(|i| {
-        // Two names that look alike as files are kept apart.
-        model
-            .bytes()
-            .skip(i)
-            .step_by(16)
-            .fold(i as u8, |sum, c| sum.wrapping_mul(31).wrapping_add(c))
-    }));
-    folder.join(format!("{name}-{}.json", &digest.to_string()[..8]))
+    let mut name = String::new();
+    for byte in model.bytes().take(MAX_NAME_BYTES) {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => {
+                name.push(char::from(byte))
+            }
+            other => name.push_str(&format!("%{other:02x}")),
+        }
+    }
+    folder.join(format!("{name}.json"))
 }
 
 #[cfg(test)]
@@ -154,6 +172,15 @@ mod tests {
         assert_eq!((read.n_answers, read.span_ms()), (600, 599_000));
         assert_eq!(read.release, "abc");
         assert_eq!(BaselineFile::read(folder.path(), "a_b").unwrap().n_answers, 0);
+        // A file that somebody touched is an error, and no reason to stop.
+        let path = path(folder.path(), "a/b");
+        let text = std::fs::read_to_string(&path).unwrap().replacen(
+            "\"hours\":[[",
+            "\"hours\":[[1,1.0],[",
+            1,
+        );
+        std::fs::write(&path, text).unwrap();
+        assert!(BaselineFile::read(folder.path(), "a/b").is_err());
         assert!(BaselineFile::remove(folder.path(), "a/b").unwrap());
         assert!(!BaselineFile::remove(folder.path(), "a/b").unwrap());
     }

@@ -35,6 +35,8 @@ const FALSE_ALARMS_PER_WEEK: f64 = 0.5;
 const WINDOW_MS: i64 = 5 * 60 * 1000;
 const WINDOW_ALPHA_A_DAY: f64 = 0.05;
 const MAX_ALARMS: usize = 100;
+/// Answers learned from that a restart may lose.
+const KEPT_EVERY: u64 = 100;
 /// How long an alarm is told of.
 const TOLD_MS: i64 = 60 * 60 * 1000;
 
@@ -64,7 +66,7 @@ struct Model {
 /// Something that is not as usual.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ToldAlarm {
-    /// When it was noticed, in Unix milliseconds.
+    /// When it was noticed last, in Unix milliseconds.
     pub at_ms: i64,
     /// Of which model.
     pub model: String,
@@ -74,6 +76,8 @@ pub struct ToldAlarm {
     pub how: &'static str,
     /// How many answers ago it began, as far as can be said.
     pub began_ago: u64,
+    /// How often it was noticed again since, each within an hour of the time before.
+    pub n_again: u64,
     /// The requests that are most unlike what is usual.
     pub examples: Vec<String>,
     /// The release that answers.
@@ -145,10 +149,10 @@ impl Monitors {
     /// Alarms of the last hour, the newest first.
     #[must_use]
     pub fn alarms(&self) -> Vec<ToldAlarm> {
-        let since = now_ms() - TOLD_MS;
+        let now = now_ms();
         let models = self.0.models();
         let all = models.values().flat_map(|model| &model.alarms);
-        let mut all: Vec<ToldAlarm> = all.filter(|one| one.at_ms >= since).cloned().collect();
+        let mut all: Vec<ToldAlarm> = all.filter(|one| is_fresh(one.at_ms, now)).cloned().collect();
         all.sort_by_key(|one| std::cmp::Reverse(one.at_ms));
         all
     }
@@ -180,7 +184,15 @@ impl Inner {
         let model = models
             .entry(seen.model.clone())
             .or_insert_with(|| Model::open(&self.folder, &seen.model, self.n_baseline));
-        model.see(seen, &self.folder, self.n_baseline);
+        let name = seen.model.clone();
+        let kept = model.see(seen, self.n_baseline).then(|| model.usual.clone());
+        drop(models);
+        // Pages and metrics do not wait for the disk.
+        if let Some(usual) = kept
+            && let Err(error) = usual.write(&self.folder, &name)
+        {
+            tracing::error!(%error, "what is usual cannot be kept");
+        }
     }
 }
 
@@ -245,7 +257,8 @@ impl Model {
         }
     }
 
-    fn see(&mut self, mut seen: Seen, folder: &Path, n_baseline: u64) {
+    /// Whether what is usual is to be kept.
+    fn see(&mut self, mut seen: Seen, n_baseline: u64) -> bool {
         if let Some(opening) = &seen.opening {
             let refuses = f64::from(u8::from(is_refusal(opening)));
             seen.reading.values[Signal::Refusal as usize] = Some(refuses);
@@ -253,11 +266,11 @@ impl Model {
         self.n_seen += 1;
         self.release.clone_from(&seen.release);
         let Some(watcher) = &mut self.watcher else {
-            self.learn(&seen, folder, n_baseline);
-            return;
+            return self.learn(&seen, n_baseline);
         };
         let mut found = watcher.add(&seen.reading);
-        if seen.at_ms - self.window_at_ms >= WINDOW_MS {
+        // The clock may have gone back.
+        if (seen.at_ms - self.window_at_ms).abs() >= WINDOW_MS {
             self.window_at_ms = seen.at_ms;
             let windows_a_day = (24 * 60 * 60 * 1000 / WINDOW_MS) as f64;
             let alpha = WINDOW_ALPHA_A_DAY / (windows_a_day * N_SIGNALS as f64);
@@ -266,24 +279,24 @@ impl Model {
         let is_unusual = !found.is_empty()
             || Signal::ALL.into_iter().any(|signal| watcher.standing(signal) == Standing::Warning);
         found.iter().for_each(|alarm| self.tell(alarm, &seen));
-        if !is_unusual && self.usual.span_ms() < RIPE_MS && self.usual.release == seen.release {
-            self.learn(&seen, folder, n_baseline);
-        }
+        let is_usual = !is_unusual && self.usual.release == seen.release;
+        is_usual && self.usual.span_ms() < RIPE_MS && self.learn(&seen, n_baseline)
     }
 
-    fn learn(&mut self, seen: &Seen, folder: &Path, n_baseline: u64) {
+    /// Whether what is usual is to be kept.
+    fn learn(&mut self, seen: &Seen, n_baseline: u64) -> bool {
         self.usual.add(&seen.reading, seen.at_ms, &seen.release);
-        if !self.usual.n_answers.is_multiple_of(n_baseline) {
-            return;
+        let n = self.usual.n_answers;
+        // Limits are set anew each time that twice as much is known; sums begin anew with them.
+        if n >= n_baseline && n.is_multiple_of(n_baseline) && (n / n_baseline).is_power_of_two() {
+            if self.watcher.is_none() {
+                let model = &seen.model;
+                tracing::info!(model, n, "what is usual is known: answers are watched");
+            }
+            self.watcher = Some(watcher(&self.usual));
+            return true;
         }
-        if self.watcher.is_none() {
-            let (model, n) = (&seen.model, self.usual.n_answers);
-            tracing::info!(model, n, "what is usual is known: answers are watched");
-        }
-        self.watcher = Some(watcher(&self.usual));
-        if let Err(error) = self.usual.write(folder, &seen.model) {
-            tracing::error!(%error, "what is usual cannot be kept");
-        }
+        n.is_multiple_of(KEPT_EVERY)
     }
 
     fn tell(&mut self, alarm: &Alarm, seen: &Seen) {
@@ -298,14 +311,23 @@ impl Model {
             signal: alarm.signal.as_str(),
             how,
             began_ago: alarm.began_ago,
+            n_again: 0,
             examples: alarm.examples.iter().map(|id| RequestId(*id).to_string()).collect(),
             release: seen.release.clone(),
             usual_of: self.usual.release.clone(),
             is_provisional: self.usual.span_ms() < RIPE_MS,
         };
+        self.counts[alarm.signal as usize] += 1;
+        let is_told = |one: &&mut ToldAlarm| {
+            one.signal == told.signal && one.how == told.how && is_fresh(one.at_ms, told.at_ms)
+        };
+        if let Some(known) = self.alarms.iter_mut().find(is_told) {
+            // It goes on.
+            (known.at_ms, known.n_again) = (told.at_ms, known.n_again + 1);
+            return;
+        }
         let (model, signal, began_ago) = (&told.model, told.signal, told.began_ago);
         tracing::error!(model, signal, how, began_ago, "ALERT: answers are not as usual");
-        self.counts[alarm.signal as usize] += 1;
         self.alarms.push_front(told);
         self.alarms.truncate(MAX_ALARMS);
     }
@@ -331,6 +353,11 @@ impl Model {
             alarms: self.alarms.iter().cloned().collect(),
         }
     }
+}
+
+/// The clock may have gone back.
+fn is_fresh(at_ms: i64, now_ms: i64) -> bool {
+    (now_ms - at_ms).abs() < TOLD_MS
 }
 
 fn watcher(usual: &BaselineFile) -> Watcher {

@@ -32,7 +32,7 @@ impl<'a> Subject<'a> {
     pub(crate) fn coming(request: &'a GenerateRequest, model: &'a str) -> Self {
         let texts = match &request.prompt {
             Prompt::Text(text) => vec![text.as_str()],
-            Prompt::Tokens(_) => Vec::new(),
+            Prompt::Tokens(_) => request.steering.change.as_deref().into_iter().collect(),
             Prompt::Chat(messages) => messages
                 .iter()
                 .filter(|message| message.role == Role::User)

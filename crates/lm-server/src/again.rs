@@ -4,14 +4,14 @@
 //!
 //! Start reading at [`replay`].
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Extension;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use lastmile::{Priority, RequestId};
+use lastmile::{Aborter, Priority, RequestId};
 use lm_api::ApiError;
 use lm_ops::{Again, Bundle, ReplayError};
 use serde_json::json;
@@ -41,7 +41,9 @@ pub(crate) async fn replay(
         entry.hold(app.admit(&caller)?);
         let id: RequestId = panel::request_id(&text)?;
         app.idle.make_way();
-        let answers = off_thread(move || computed(&app, id)).await?;
+        let running = Running::default();
+        let listed = Arc::clone(&running.0);
+        let answers = off_thread(move || computed(&app, id, &listed)).await?;
         let is_same = answers.iter().all(|again| again.verdict.is_identical());
         let verdict = if is_same { "identical" } else { "diverged" };
         let body = json!({ "id": text, "verdict": verdict, "answers": answers });
@@ -53,8 +55,23 @@ pub(crate) async fn replay(
     })
 }
 
-/// Computes all answers of a request, at once where their bits do not depend on it.
-fn computed(app: &App, id: RequestId) -> Result<Vec<Again>, ApiError> {
+/// What is being computed; it ends when the client leaves.
+#[derive(Default)]
+struct Running(Arc<Mutex<Vec<Aborter>>>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let mut aborters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        aborters.drain(..).for_each(|aborter| aborter.abort());
+    }
+}
+
+/// Computes all answers of a request beside each other.
+fn computed(
+    app: &App,
+    id: RequestId,
+    running: &Mutex<Vec<Aborter>>,
+) -> Result<Vec<Again>, ApiError> {
     let reader = app.ops.reader();
     let refusal = |error: ReplayError| match error {
         ReplayError::NotStored { .. } => ApiError::RequestNotFound { id },
@@ -74,9 +91,14 @@ fn computed(app: &App, id: RequestId) -> Result<Vec<Again>, ApiError> {
         found: id.to_string(),
         wanted: format!("a request of a model that is loaded, and {model:?} is not"),
     })?;
-    let compute = |recorded: &lm_ops::Recorded| {
+    let begin = |recorded: &lm_ops::Recorded| {
         let stream = recorded.begin_again(&runtime, mint_id(), Priority::Batch)?;
-        Ok(recorded.again(&runtime, recorded.verdict(stream)?))
+        running.lock().unwrap_or_else(PoisonError::into_inner).push(stream.aborter());
+        Ok(stream)
     };
-    recorded.iter().map(compute).collect::<Result<_, ReplayError>>().map_err(refusal)
+    let streams: Result<Vec<_>, ReplayError> = recorded.iter().map(begin).collect();
+    let all = recorded.iter().zip(streams.map_err(refusal)?);
+    let told =
+        all.map(|(recorded, stream)| Ok(recorded.again(&runtime, recorded.verdict(stream)?)));
+    told.collect::<Result<_, ReplayError>>().map_err(refusal)
 }

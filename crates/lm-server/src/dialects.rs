@@ -136,7 +136,8 @@ async fn respond(
         let waited = began.elapsed();
         let style = Style::Chat;
         let adapter = app.models.adapter_name(model.as_deref());
-        let call = Call { entry: Arc::clone(&entry), caller, headers, body, style, adapter };
+        let call =
+            Call { entry: Arc::clone(&entry), caller, headers, body, style, adapter, change: None };
         let read = move |app: &App, call: &Call, runtime: &Runtime, defaults: &SamplingParams| {
             let options = parse_options(app, runtime, defaults, call.entry.id);
             let (mut parsed, dialect) = api.parse(&call.body, &options)?;

@@ -15,7 +15,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use lastmile::{Prompt, RequestId, Runtime, SamplingParams, TenantId, TextOptions, TokenId};
+use lastmile::{Prompt, RequestId, Runtime, SamplingParams, TenantId, TokenId};
 use lm_api::{ApiError, Style};
 use lm_ops::{Bundle, Recorded, ReplayError};
 use serde_json::{Map, Value, json};
@@ -29,7 +29,7 @@ use crate::steer::Started;
 use crate::{panel, reply, steer, streamed, whole};
 
 /// An answer that has just ended is stored within this.
-const STORED_WITHIN: Duration = Duration::from_secs(2);
+const STORED_WITHIN: Duration = Duration::from_millis(500);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What a body says of the edit; the rest of it is as of `/v1/completions`.
@@ -38,6 +38,9 @@ struct Edit {
     text: String,
     goes_on: bool,
     choice: u32,
+    /// Whether the body says so, and not the answer.
+    has_max_tokens: bool,
+    has_stop: bool,
 }
 
 /// Where the change begins.
@@ -58,6 +61,8 @@ struct Edited {
     n_kept: usize,
     /// What stays of the answer and the change.
     text: String,
+    /// How many bytes of it stay.
+    n_kept_bytes: usize,
 }
 
 pub(crate) async fn edit(
@@ -82,20 +87,34 @@ pub(crate) async fn edit(
         if !edit.goes_on {
             return kept(&app, id, &caller, &edit, &edited).await;
         }
+        if steer::asked_model(&app, Some(edited.model.clone()))?.as_ref() != Some(&edited.model) {
+            let wanted = "an answer of the model that is pinned".to_owned();
+            return Err(panel::invalid("id", &format!("an answer of {}", edited.model), wanted));
+        }
         let runtime = loaded(&app, &edited.model)?;
+        let change = Some(edited.text[edited.n_kept_bytes..].to_owned());
         let adapter = edited.recorded.request.adapter.clone();
         let (style, caller) = (Style::Text, caller.clone());
-        let call = Call { entry: Arc::clone(&entry), caller, headers, body: rest, style, adapter };
+        let call =
+            Call { entry: Arc::clone(&entry), caller, headers, body: rest, style, adapter, change };
         let read = move |app: &App, call: &Call, runtime: &Runtime, _: &SamplingParams| {
             let defaults = &edited.recorded.request.sampling;
             let mut parsed = parse(call, defaults, runtime.tool_format(), app.config.strict)?;
-            let stop = &edited.recorded.request.stop;
             if !parsed.has_seed {
                 (parsed.sampling.seed, parsed.has_seed) = (defaults.seed, true);
             }
-            if parsed.stop.stop_strings.is_empty() {
-                parsed.stop.stop_strings.clone_from(&stop.stop_strings);
+            let mut stop = edited.recorded.request.stop.clone();
+            // What is left of what the answer could have.
+            stop.max_tokens = match edit.has_max_tokens {
+                true => parsed.stop.max_tokens,
+                false => stop.max_tokens.map(|n| n.saturating_sub(edited.n_kept as u32).max(1)),
+            };
+            if edit.has_stop {
+                stop.stop_strings.clone_from(&parsed.stop.stop_strings);
             }
+            stop.min_tokens = parsed.stop.min_tokens;
+            stop.ignore_eos |= parsed.stop.ignore_eos;
+            parsed.stop = stop;
             parsed.prompts = vec![Prompt::Tokens(edited.tokens.clone())];
             Ok((parsed, ()))
         };
@@ -187,10 +206,17 @@ fn read(body: &[u8]) -> Result<(Edit, Vec<u8>), ApiError> {
         let wanted = "absent: an edit goes on with its answer's".to_owned();
         return Err(panel::invalid(name, &fields[name].to_string(), wanted));
     }
+    if let (false, Some(name)) = (goes_on, fields.keys().next()) {
+        let wanted = "absent where continue is false".to_owned();
+        return Err(panel::invalid(name, &fields[name].to_string(), wanted));
+    }
+    let (has_max_tokens, has_stop) =
+        (fields.contains_key("max_tokens"), fields.contains_key("stop"));
     // The tokens take its place.
     fields.insert("prompt".to_owned(), json!(""));
     let choice = u32::try_from(choice).unwrap_or(u32::MAX);
-    Ok((Edit { at, text, goes_on, choice }, Value::Object(fields).to_string().into_bytes()))
+    let edit = Edit { at, text, goes_on, choice, has_max_tokens, has_stop };
+    Ok((edit, Value::Object(fields).to_string().into_bytes()))
 }
 
 /// The answer as far as it stays, with the change behind it.
@@ -202,47 +228,49 @@ fn edited(
 ) -> Result<Edited, ApiError> {
     let refusal = |error: ReplayError| match error {
         ReplayError::NotStored { .. } => ApiError::RequestNotFound { id },
-        ReplayError::NoChoice { choice, .. } => {
-            panel::invalid("choice", &choice.to_string(), "one of the request's answers".to_owned())
-        }
         other => panel::invalid("id", &id.to_string(), format!("an answer that was kept: {other}")),
     };
-    let stored = wait_for(app, id)?;
-    let stored = stored
-        .filter(|request| sees.is_none_or(|tenant| request.tenant == lm_ops::tenant_text(tenant)));
-    let model = stored.ok_or(ApiError::RequestNotFound { id })?.model;
+    let model = wait_for(app, id, sees)?.ok_or(ApiError::RequestNotFound { id })?.model;
     let bundle = Bundle::read(app.ops.reader(), id).map_err(refusal)?;
+    if !bundle.answers.iter().any(|answer| answer.choice == edit.choice) {
+        let wanted = format!("below {}, as the request has so many answers", bundle.answers.len());
+        return Err(panel::invalid("choice", &edit.choice.to_string(), wanted));
+    }
     let recorded = bundle.recorded(Some(edit.choice)).map_err(refusal)?.remove(0);
     let runtime = loaded(app, &model)?;
     if edit.goes_on && recorded.request.constraint.is_some() {
         let wanted = "an answer without response_format or tools, or continue: false".to_owned();
         return Err(panel::invalid("id", "an answer of a form that was asked for", wanted));
     }
-    let (n_kept, mut text) = kept_part(&runtime, &recorded.output_tokens, edit.at)?;
-    text.push_str(&edit.text);
-    let kept_text = runtime
-        .detokenize(&recorded.output_tokens[..n_kept])
-        .map_err(|error| ApiError::Generate { error, prompt_param: "id" })?;
-    // Characters of a token that is cut are a part of the change.
-    let change = text.strip_prefix(&kept_text).unwrap_or(&edit.text);
-    let plain = TextOptions { add_special: false, parse_special: false };
+    let cut = Cut::of(&runtime, &recorded.output_tokens, edit)?;
+    let change = format!("{}{}", cut.rest, edit.text);
     let change = runtime
-        .tokenize_as(change, plain)
+        .tokenize_continuing(&change)
         .map_err(|error| ApiError::Generate { error, prompt_param: "text" })?;
     let mut tokens = recorded.prompt_tokens.clone();
-    tokens.extend_from_slice(&recorded.output_tokens[..n_kept]);
+    tokens.extend_from_slice(&recorded.output_tokens[..cut.n_kept]);
     tokens.extend(change);
-    Ok(Edited { recorded, model, tokens, n_kept, text })
+    let n_kept_bytes = cut.text.len();
+    let text = cut.text + &edit.text;
+    Ok(Edited { recorded, model, tokens, n_kept: cut.n_kept, text, n_kept_bytes })
 }
 
 /// A request of the store; one that has just ended may be on its way there.
-fn wait_for(app: &App, id: RequestId) -> Result<Option<lm_ops::StoredRequest>, ApiError> {
+fn wait_for(
+    app: &App,
+    id: RequestId,
+    sees: Option<TenantId>,
+) -> Result<Option<lm_ops::StoredRequest>, ApiError> {
     let began = Instant::now();
     loop {
         let found = app.ops.reader().request(id).map_err(|error| {
             tracing::error!(%error, "the store could not be read");
             ApiError::Internal { what: "the store could not be read".to_owned() }
         })?;
+        // Another tenant's looks like one that is not there.
+        let found = found.filter(|request| {
+            sees.is_none_or(|tenant| request.tenant == lm_ops::tenant_text(tenant))
+        });
         if found.is_some() || began.elapsed() > STORED_WITHIN {
             return Ok(found);
         }
@@ -250,34 +278,95 @@ fn wait_for(app: &App, id: RequestId) -> Result<Option<lm_ops::StoredRequest>, A
     }
 }
 
-/// How many tokens stay, and the text up to the change.
-fn kept_part(runtime: &Runtime, tokens: &[TokenId], at: At) -> Result<(usize, String), ApiError> {
-    // What ended the answer is no part of its text.
-    let n_text = tokens.len()
-        - tokens.iter().rev().take_while(|t| runtime.token_bytes(**t).is_empty()).count();
-    let bytes = |n: usize| -> Vec<u8> {
-        tokens[..n].iter().flat_map(|token| runtime.token_bytes(*token)).copied().collect()
-    };
-    let text = |n: usize| String::from_utf8_lossy(&bytes(n)).into_owned();
-    match at {
-        At::Token(n) if n > n_text => {
-            let wanted = format!("at most the answer's {n_text} tokens");
-            Err(panel::invalid("at", &n.to_string(), wanted))
+/// Where an answer is cut.
+struct Cut {
+    /// Tokens that stay.
+    n_kept: usize,
+    /// The answer's text up to the cut.
+    text: String,
+    /// What of it is not in the tokens that stay: a token may hold several characters, or a part of one.
+    rest: String,
+}
+
+impl Cut {
+    fn of(runtime: &Runtime, tokens: &[TokenId], edit: &Edit) -> Result<Cut, ApiError> {
+        // What ended the answer is no part of its text.
+        let n_end = tokens.iter().rev().take_while(|t| runtime.token_bytes(**t).is_empty()).count();
+        let (mut bytes, mut ends) = (Vec::new(), vec![0]);
+        for token in &tokens[..tokens.len() - n_end] {
+            bytes.extend_from_slice(runtime.token_bytes(*token));
+            ends.push(bytes.len());
         }
-        At::Token(n) => Ok((n, text(n))),
-        At::Char(n) => {
-            let whole = text(n_text);
-            let Some(end) = whole.char_indices().map(|(i, _)| i).chain([whole.len()]).nth(n) else {
-                let wanted = format!("at most the answer's {} characters", whole.chars().count());
-                return Err(panel::invalid("at_char", &n.to_string(), wanted));
-            };
-            let mut n_bytes = 0;
-            let fits = |token: &&TokenId| {
-                n_bytes += runtime.token_bytes(**token).len();
-                n_bytes <= end
-            };
-            let n_kept = tokens[..n_text].iter().take_while(fits).count();
-            Ok((n_kept, whole[..end].to_owned()))
+        let n_text = ends.len() - 1;
+        match edit.at {
+            At::Token(n) if n > n_text => {
+                let wanted = format!("at most {n_text}, the answer's tokens");
+                Err(panel::invalid("at", &n.to_string(), wanted))
+            }
+            At::Token(n) => {
+                let is_whole = |n: usize| !ends_within_a_character(&bytes[..ends[n]]);
+                let is_resumed = edit.goes_on && edit.text.is_empty();
+                if !is_whole(n) && !is_resumed {
+                    let below = (0..n).rev().find(|n| is_whole(*n)).unwrap_or(0);
+                    let wanted = format!("the end of a character, such as {below}");
+                    return Err(panel::invalid("at", &n.to_string(), wanted));
+                }
+                let text = String::from_utf8_lossy(&bytes[..ends[n]]).into_owned();
+                Ok(Cut { n_kept: n, text, rest: String::new() })
+            }
+            At::Char(n) => {
+                let places = character_ends(&bytes);
+                let Some(end) = places.get(n).copied() else {
+                    let wanted = format!("at most {}, the answer's characters", places.len() - 1);
+                    return Err(panel::invalid("at_char", &n.to_string(), wanted));
+                };
+                let fits = |n: &usize| {
+                    ends[*n] <= end && std::str::from_utf8(&bytes[ends[*n]..end]).is_ok()
+                };
+                let n_kept = (0..=n_text).rev().find(fits).unwrap_or(0);
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                let rest = text(&bytes[ends[n_kept]..end]);
+                Ok(Cut { n_kept, text: text(&bytes[..end]), rest })
+            }
         }
+    }
+}
+
+fn ends_within_a_character(bytes: &[u8]) -> bool {
+    let last = bytes.utf8_chunks().last();
+    let invalid = last.map_or(&[][..], |chunk| chunk.invalid());
+    std::str::from_utf8(invalid).is_err_and(|error| error.error_len().is_none())
+}
+
+/// Where each character ends, from the beginning; what is no character counts as one.
+fn character_ends(bytes: &[u8]) -> Vec<usize> {
+    let (mut ends, mut at) = (vec![0], 0);
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            at += c.len_utf8();
+            ends.push(at);
+        }
+        if !chunk.invalid().is_empty() {
+            at += chunk.invalid().len();
+            ends.push(at);
+        }
+    }
+    ends
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{character_ends, ends_within_a_character};
+
+    #[test]
+    fn characters_and_what_is_none_are_counted_in_bytes() {
+        assert_eq!(character_ends("a\u{e9}\u{1f600}b".as_bytes()), [0, 1, 3, 7, 8]);
+        assert_eq!(character_ends(b"a\xff\xf0\x9f"), [0, 1, 2, 4]);
+        assert_eq!(character_ends(b""), [0]);
+        assert!(ends_within_a_character(b"a\xf0\x9f"));
+        assert!(
+            !ends_within_a_character(b"a\xffb") && !ends_within_a_character("\u{e9}".as_bytes())
+        );
+        assert!(!ends_within_a_character(b"a\xff"), "no byte could make it a character");
     }
 }

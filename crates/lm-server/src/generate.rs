@@ -87,7 +87,8 @@ async fn respond(
         let Asked { headers, body, model } = take(&app, &entry, &caller, request).await?;
         let model = asked_model(&app, model)?;
         let adapter = app.models.adapter_name(model.as_deref());
-        let call = Call { entry: Arc::clone(&entry), caller, headers, body, style, adapter };
+        let call =
+            Call { entry: Arc::clone(&entry), caller, headers, body, style, adapter, change: None };
         let (call, runtime, waited) = model_for(&app, call, model).await?;
         let read = |app: &App, call: &Call, runtime: &Runtime, defaults: &SamplingParams| {
             Ok((parse(call, defaults, runtime.tool_format(), app.config.strict)?, ()))
@@ -115,6 +116,8 @@ pub(crate) struct Call {
     pub(crate) style: Style,
     /// The adapter that it names in the place of a model.
     pub(crate) adapter: Option<String>,
+    /// What rules read in the place of a prompt that is tokens.
+    pub(crate) change: Option<String>,
 }
 
 pub(crate) async fn off_thread<T: Send + 'static>(
@@ -195,9 +198,13 @@ pub(crate) fn requests_of(
     call: &Call,
     parsed: &mut Parsed,
 ) -> Result<Vec<GenerateRequest>, ApiError> {
-    let bad_words = runtime.spelled(&parsed.words.bad);
-    parsed.sampling.bad_words = bad_words.map_err(|error| refused(error, call.style))?;
-    if let Some(dry) = &mut parsed.sampling.dry {
+    if !parsed.words.bad.is_empty() {
+        let bad_words = runtime.spelled(&parsed.words.bad);
+        parsed.sampling.bad_words = bad_words.map_err(|error| refused(error, call.style))?;
+    }
+    if let Some(dry) = &mut parsed.sampling.dry
+        && dry.breakers.is_empty()
+    {
         dry.breakers = runtime.tokens_with(&parsed.words.dry_breakers);
     }
     let mut first_id = Some(call.entry.id);
@@ -207,6 +214,7 @@ pub(crate) fn requests_of(
         request.tenant = call.caller.tenant();
         request.adapter.clone_from(&call.adapter);
         request.steering.route = call.entry.route();
+        request.steering.change.clone_from(&call.change);
         for limit in [&mut request.deadline, &mut request.max_queue].into_iter().flatten() {
             *limit = limit.saturating_sub(waited);
         }

@@ -31,6 +31,7 @@ pub const KILLABLE_ROUTES: &[&str] = &[
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/responses",
+    "/v1/responses/{id}/edit",
     "/v1/messages",
     "/api/chat",
     "/api/generate",

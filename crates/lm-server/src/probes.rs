@@ -20,6 +20,8 @@ use crate::app::{App, mint_id};
 
 /// How often the folder is looked through.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// In the place of what no clock can tell.
+const NEVER: Duration = Duration::from_hours(24 * 365);
 /// Probes beyond this are not read.
 const MAX_PROBES: usize = 256;
 
@@ -49,6 +51,8 @@ struct Probe {
 #[derive(Clone, Debug, Serialize)]
 struct Last {
     model: String,
+    /// The release that computed it.
+    release: Option<String>,
     /// When, in Unix milliseconds.
     at_ms: i64,
     answers: Vec<Again>,
@@ -146,8 +150,9 @@ impl Probes {
                 tracing::error!(probe = name, ?differs, "ALERT: a probe's answer is another one");
             }
         }
-        probe.release = last.answers.first().map(|again| again.release.clone());
-        probe.due = Instant::now() + next;
+        probe.release = last.release.clone();
+        // An interval beyond all clocks is never.
+        probe.due = Instant::now().checked_add(next).unwrap_or(Instant::now() + NEVER);
         probe.last = Some(last);
     }
 
@@ -192,14 +197,13 @@ impl State {
     /// What was computed by a release that no longer serves is due.
     fn hear_of(&mut self, loaded: &[Arc<Runtime>]) {
         for probe in self.all.values_mut() {
-            let Some((last, release)) = probe.last.as_ref().zip(probe.release.as_ref()) else {
-                continue;
-            };
+            let Some(last) = &probe.last else { continue };
+            let release = probe.release.as_deref().unwrap_or_default();
             let runtime = loaded.iter().find(|runtime| runtime.info().name == last.model);
             let serves = |runtime: &Arc<Runtime>| {
                 let adapters = runtime.adapters();
-                runtime.info().release_hash.to_string() == *release
-                    || adapters.iter().any(|one| one.release_hash.to_string() == *release)
+                runtime.info().release_hash.to_string() == release
+                    || adapters.iter().any(|one| one.release_hash.to_string() == release)
             };
             if runtime.is_some_and(|runtime| !serves(runtime)) {
                 probe.due = Instant::now();
@@ -219,7 +223,13 @@ pub(crate) fn turn(app: &App) -> bool {
         Ok(probe) => probe,
         Err(error) => {
             let error = Some(error.to_string());
-            let last = Last { model: String::new(), at_ms: now_ms(), answers: Vec::new(), error };
+            let last = Last {
+                model: String::new(),
+                release: None,
+                at_ms: now_ms(),
+                answers: Vec::new(),
+                error,
+            };
             app.probes.note(&name, last, interval);
             return true;
         }
@@ -231,12 +241,15 @@ pub(crate) fn turn(app: &App) -> bool {
     match compute(app, &runtime, &probe) {
         Ok(None) => app.probes.wait(&name),
         Ok(Some(answers)) => {
-            let last = Last { model: probe.model, at_ms: now_ms(), answers, error: None };
+            let release = Some(runtime.info().release_hash.to_string());
+            let last = Last { model: probe.model, release, at_ms: now_ms(), answers, error: None };
             app.probes.note(&name, last, interval);
         }
         Err(error) => {
             let error = Some(error.to_string());
-            let last = Last { model: probe.model, at_ms: now_ms(), answers: Vec::new(), error };
+            let release = Some(runtime.info().release_hash.to_string());
+            let last =
+                Last { model: probe.model, release, at_ms: now_ms(), answers: Vec::new(), error };
             app.probes.note(&name, last, interval);
         }
     }

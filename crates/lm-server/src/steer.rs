@@ -90,7 +90,7 @@ pub(crate) fn steered<T>(
         Way::Fallback { models, on_errors } => {
             let chain = chain(&turn.runtime.info().name, models, *on_errors);
             let next = first_that_can(app, overrides, &chain)?;
-            turn = fall_back(turn, next, read)?;
+            turn = fall_back(call, turn, next, read)?;
             None
         }
         Way::Canned(text) => Some(text.as_str()),
@@ -135,12 +135,18 @@ pub(crate) fn steered<T>(
 
 /// Has the next of a chain answer. Another model has other defaults, and another form of calls.
 fn fall_back<T>(
+    call: &Call,
     turn: Turn<T>,
     next: Arc<Runtime>,
     read: impl Fn(Arc<Runtime>, &SamplingParams) -> Result<Turn<T>, ApiError>,
 ) -> Result<Turn<T>, ApiError> {
     if next.info().name == turn.runtime.info().name {
         return Ok(Turn { runtime: next, ..turn });
+    }
+    if call.change.is_some() {
+        // Tokens of one model say nothing to another.
+        let models = next.info().name.clone();
+        return Err(ApiError::Overridden(OverrideRefusal::NoFallback { models }));
     }
     let defaults = next.default_sampling();
     let mut turn = read(next, &defaults)?;

@@ -110,6 +110,15 @@ impl Tokenizer {
         self.encode_with(text, opts, None)
     }
 
+    /// Encodes what follows another text, without special tokens: no space is put before its first word, as some vocabularies
+    /// do at a beginning. A `tokenizer.json` cannot be asked for that.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_continuing(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        self.encode_from(text, EncodeOptions::default(), None, false)
+    }
+
     /// The names of control tokens, in the vocabulary or added to it.
     pub(crate) fn control_names(&self) -> &SpecialMatcher {
         match &self.model {
@@ -127,6 +136,16 @@ impl Tokenizer {
         opts: EncodeOptions,
         guard: Option<char>,
     ) -> Result<Vec<u32>, TokenizerError> {
+        self.encode_from(text, opts, guard, true)
+    }
+
+    fn encode_from(
+        &self,
+        text: &str,
+        opts: EncodeOptions,
+        guard: Option<char>,
+        mut begins: bool,
+    ) -> Result<Vec<u32>, TokenizerError> {
         if text.len() > Self::MAX_TEXT_BYTES {
             let (bytes, limit) = (text.len(), Self::MAX_TEXT_BYTES);
             return Err(TokenizerError::TextTooLong { bytes, limit });
@@ -136,7 +155,6 @@ impl Tokenizer {
             ids.extend_from_slice(&self.prefix);
         }
         let mut merger = Merger::default();
-        let mut begins = true;
         for fragment in self.special.split(text, opts.parse_special) {
             if let Fragment::Token(id) = fragment {
                 ids.push(id);

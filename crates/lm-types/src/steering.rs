@@ -19,6 +19,8 @@ pub struct Steering {
     pub hits: Vec<RuleHit>,
     /// The experiment that it is part of.
     pub arm: Option<Arc<ArmTag>>,
+    /// What rules read in the place of a prompt that is tokens: what a user writes into an answer.
+    pub change: Option<String>,
     /// It computes a recorded answer again: what it takes is counted, but it is nobody's request.
     pub again: bool,
 }

@@ -1,6 +1,6 @@
 //! Texts to tokens and back, without the engine.
 
-use lm_tokenizer::EncodeOptions;
+use lm_tokenizer::{EncodeOptions, TokenizerError};
 use lm_types::{ChatMessage, Dialog, GenerateError, Prompt, TextOptions, TokenId};
 
 use super::Runtime;
@@ -24,24 +24,16 @@ impl Runtime {
     /// # Errors
     /// The text is too long, or cannot be encoded.
     pub fn tokenize(&self, text: &str, add_special: bool) -> Result<Vec<TokenId>, GenerateError> {
-        self.tokenize_as(text, TextOptions { add_special, parse_special: true })
+        let options = EncodeOptions { add_special, parse_special: true };
+        self.tokenizer.encode(text, options).map_err(cannot("prompt"))
     }
 
-    /// The tokens of a text; names of special tokens in it are those tokens only where `options` say so.
+    /// The tokens of a text that follows another one; names of special tokens in it are text.
     ///
     /// # Errors
-    /// The text is too long, or cannot be encoded.
-    pub fn tokenize_as(
-        &self,
-        text: &str,
-        options: TextOptions,
-    ) -> Result<Vec<TokenId>, GenerateError> {
-        let TextOptions { add_special, parse_special } = options;
-        let options = EncodeOptions { add_special, parse_special };
-        self.tokenizer.encode(text, options).map_err(|error| GenerateError::InvalidField {
-            field: "prompt",
-            message: format!("the text cannot be tokenised: {error}"),
-        })
+    /// As [`Runtime::tokenize`].
+    pub fn tokenize_continuing(&self, text: &str) -> Result<Vec<TokenId>, GenerateError> {
+        self.tokenizer.encode_continuing(text).map_err(cannot("text"))
     }
 
     /// A conversation as the model sees it.
@@ -119,5 +111,12 @@ impl Runtime {
             texts.iter().any(|text| bytes.contains(text.as_str()))
         };
         all.filter(holds).collect()
+    }
+}
+
+fn cannot(field: &'static str) -> impl Fn(TokenizerError) -> GenerateError {
+    move |error| GenerateError::InvalidField {
+        field,
+        message: format!("the text cannot be tokenised: {error}"),
     }
 }

@@ -119,13 +119,23 @@ impl Kept {
         let text = json!({ "pid": std::process::id(), "at_ms": now.at_ms, "alerts": now.alerts });
         self.writing = Some(spawn_blocking(move || {
             let (path, next) = (folder.join("alerts.json"), folder.join("alerts.json.next"));
-            let written = std::fs::write(&next, format!("{text:#}\n"));
+            let written = write_private(&next, &format!("{text:#}\n"));
             if let Err(error) = written.and_then(|()| std::fs::rename(&next, &path)) {
                 // The next ones are tried again; the log of a full disk is the store's.
                 tracing::debug!(%error, path = %path.display(), "the alerts could not be kept");
             }
         }));
     }
+}
+
+/// Readable by its owner only: alerts may name requests.
+fn write_private(path: &std::path::Path, text: &str) -> std::io::Result<()> {
+    use std::io::Write;
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).truncate(true).create(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)?.write_all(text.as_bytes())
 }
 
 /// Everything but the errors and alerts.
