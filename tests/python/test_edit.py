@@ -23,6 +23,15 @@ def edit(server, answer, status=200, headers=None, **fields):
     return done
 
 
+def whole_from(server, answer, at):
+    """The first place from `at` on at which no character is cut: a token may be a part of one."""
+    for n in range(at, at + 8):
+        kept = {"at": n, "text": "x", "continue": False}
+        if server.post(f"/v1/responses/{answer['id']}/edit", kept).status == 200:
+            return n
+    raise AssertionError(f"no character ends within 8 tokens of {at}")
+
+
 def text_of(answer):
     return answer["choices"][0]["message"]["content"]
 
@@ -140,7 +149,8 @@ def test_an_edit_of_a_real_answer_is_what_a_fresh_request_gets_and_much_sooner(h
     server = Server(home, "--model", "smollm2-135m-instruct", "--offline")
     try:
         answer = ask(server, "Tell me a long story of the sea.", max_tokens=560, temperature=0.9)
-        went_on = edit(server, answer, at=510, text=" But then", max_tokens=24).json
+        at = whole_from(server, answer, 510)
+        went_on = edit(server, answer, at=at, text=" But then", max_tokens=24).json
         cached = went_on["usage"]["prompt_tokens_details"]["cached_tokens"]
         assert cached > 0.9 * went_on["usage"]["prompt_tokens"], went_on["usage"]
         new = went_on["id"].split("-", 1)[1]
@@ -148,7 +158,8 @@ def test_an_edit_of_a_real_answer_is_what_a_fresh_request_gets_and_much_sooner(h
         page = server.get(f"/v1/requests/{new}/page").json
         tokens = page["request"]["prompt"]["tokens"] if "request" in page else page["prompt"]["tokens"]
         body = {"max_tokens": 24, "seed": page["params"]["seed"], "temperature": 0.9}
-        edited_ms = first_token_ms(server, f"/v1/responses/{answer['id']}/edit", {"at": 512, "text": " And so", "max_tokens": 2})
+        change = {"at": whole_from(server, answer, at + 1), "text": " And so", "max_tokens": 2}
+        edited_ms = first_token_ms(server, f"/v1/responses/{answer['id']}/edit", change)
     finally:
         server.stop()
     # Nothing of it is cached in another process.
