@@ -9,7 +9,7 @@ use std::time::Duration;
 use lm_keys::{AuthError, LimitKind, OverLimit};
 
 /// Why a request is turned away before anybody looks at what it asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 pub enum Denial {
     /// No key was shown.
     #[error(
@@ -69,6 +69,8 @@ impl Denial {
                 LimitKind::TokensPerMinute => "tokens_per_minute_exceeded",
                 LimitKind::Concurrent => "max_concurrent_exceeded",
                 LimitKind::DailyTokens => "daily_tokens_exceeded",
+                LimitKind::DailyCpuSeconds => "daily_cpu_seconds_exceeded",
+                LimitKind::DailyCost => "daily_cost_exceeded",
             },
         }
     }

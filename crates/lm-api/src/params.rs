@@ -112,6 +112,7 @@ impl Parsed {
                 deadline: self.urgency.deadline,
                 max_queue: self.urgency.max_queue,
                 steering: Steering::default(),
+                allowance: None,
             }
         };
         prompts.into_iter().enumerate().map(request).collect()

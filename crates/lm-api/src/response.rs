@@ -101,6 +101,9 @@ struct ChatChoice<'a> {
     message: Message<'a>,
     logprobs: Option<ChatLogprobs<'a>>,
     finish_reason: &'static str,
+    /// What none of OpenAI's words says, as others name it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stop_reason: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -118,6 +121,8 @@ struct ChatDelta<'a> {
     delta: Delta<'a>,
     logprobs: Option<ChatLogprobs<'a>>,
     finish_reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stop_reason: Option<&'static str>,
 }
 
 #[derive(Default, Serialize)]
@@ -156,6 +161,8 @@ struct TextChoice<'a> {
     logprobs: Option<TextLogprobs<'a>>,
     finish_reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    stop_reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     prompt_logprobs: Option<&'a [Option<ScoredToken>]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<&'a str>,
@@ -173,6 +180,7 @@ impl Head {
                     message: message(choice),
                     logprobs: choice.logprobs.as_deref().map(logprobs::chat),
                     finish_reason: finish_word(choice.finish_reason, !choice.tool_calls.is_empty()),
+                    stop_reason: stop_reason(choice.finish_reason),
                 });
                 let choices: Vec<_> = choices.collect();
                 self.json("chat.completion", &choices, usage, warnings)
@@ -182,7 +190,8 @@ impl Head {
                     index: choice.index,
                     text: &choice.text,
                     logprobs: choice.logprobs.as_deref().map(logprobs::text),
-                    finish_reason: Some(choice.finish_reason.as_str()),
+                    finish_reason: Some(finish_word(choice.finish_reason, false)),
+                    stop_reason: stop_reason(choice.finish_reason),
                     prompt_logprobs: choice.prompt_logprobs.as_deref(),
                     request_id: choice.request_id.as_deref(),
                 });
@@ -238,8 +247,7 @@ impl Head {
     pub fn finish_calls_chunk(&self, index: u32, reason: FinishReason, is_last: bool) -> String {
         let ends_stream = is_last && !self.include_usage;
         let warnings = if ends_stream { self.warnings.as_slice() } else { &[] };
-        let word = Some(finish_word(reason, true));
-        self.chat_chunk(index, Delta::default(), None, word, warnings)
+        self.chat_chunk(index, Delta::default(), None, Some((reason, true)), warnings)
     }
 
     /// The end of a choice. `is_last` says that no other choice is open. `request_id` as in
@@ -254,12 +262,18 @@ impl Head {
     ) -> String {
         let ends_stream = is_last && !self.include_usage;
         let warnings = if ends_stream { self.warnings.as_slice() } else { &[] };
-        let finish_reason = Some(reason.as_str());
         match self.style {
-            Style::Chat => self.chat_chunk(index, Delta::default(), None, finish_reason, warnings),
+            Style::Chat => {
+                self.chat_chunk(index, Delta::default(), None, Some((reason, false)), warnings)
+            }
             Style::Text => {
-                let choice =
-                    TextChoice { index, finish_reason, request_id, ..TextChoice::default() };
+                let choice = TextChoice {
+                    index,
+                    finish_reason: Some(finish_word(reason, false)),
+                    stop_reason: stop_reason(reason),
+                    request_id,
+                    ..TextChoice::default()
+                };
                 self.json("text_completion", &[choice], self.no_usage(), warnings)
             }
         }
@@ -281,10 +295,16 @@ impl Head {
         index: u32,
         delta: Delta<'_>,
         logprobs: Option<ChatLogprobs<'_>>,
-        finish_reason: Option<&'static str>,
+        finished: Option<(FinishReason, bool)>,
         warnings: &[String],
     ) -> String {
-        let choice = ChatDelta { index, delta, logprobs, finish_reason };
+        let choice = ChatDelta {
+            index,
+            delta,
+            logprobs,
+            finish_reason: finished.map(|(reason, has_calls)| finish_word(reason, has_calls)),
+            stop_reason: finished.and_then(|(reason, _)| stop_reason(reason)),
+        };
         self.json("chat.completion.chunk", &[choice], self.no_usage(), warnings)
     }
 
@@ -320,8 +340,13 @@ impl Head {
 fn finish_word(reason: FinishReason, has_calls: bool) -> &'static str {
     match reason {
         FinishReason::Stop if has_calls => "tool_calls",
+        FinishReason::Budget => FinishReason::Length.as_str(),
         reason => reason.as_str(),
     }
+}
+
+fn stop_reason(reason: FinishReason) -> Option<&'static str> {
+    (reason == FinishReason::Budget).then(|| reason.as_str())
 }
 
 fn message(choice: &Choice) -> Message<'_> {

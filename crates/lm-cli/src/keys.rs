@@ -55,6 +55,8 @@ fn create(file: &KeyFile, args: &CreateArgs) -> anyhow::Result<()> {
             tokens_per_minute: args.tokens_per_minute,
             max_concurrent: args.max_concurrent,
             daily_tokens: args.daily_tokens,
+            daily_cpu_seconds: args.daily_cpu_seconds,
+            daily_cost: args.daily_cost,
         },
     };
     let (record, key) = file.create(new, now_s).map_err(wrong_use)?;
@@ -107,10 +109,12 @@ fn document(record: &KeyRecord) -> Value {
 fn limits(record: &KeyRecord) -> String {
     let limits = &record.limits;
     let all = [
-        ("requests/min", limits.requests_per_minute),
-        ("tokens/min", limits.tokens_per_minute),
-        ("at once", limits.max_concurrent),
-        ("tokens/day", limits.daily_tokens),
+        ("requests/min", limits.requests_per_minute.map(|n| n as f64)),
+        ("tokens/min", limits.tokens_per_minute.map(|n| n as f64)),
+        ("at once", limits.max_concurrent.map(|n| n as f64)),
+        ("tokens/day", limits.daily_tokens.map(|n| n as f64)),
+        ("CPU s/day", limits.daily_cpu_seconds),
+        ("cost/day", limits.daily_cost),
     ];
     let set = all.iter().filter_map(|(name, value)| Some(format!(", {} {name}", (*value)?)));
     set.collect()
@@ -128,6 +132,7 @@ fn wrong_use(error: KeyError) -> anyhow::Error {
         | KeyError::NotFound { .. }
         | KeyError::NoScope
         | KeyError::ZeroLimit { .. }
+        | KeyError::BadLimit { .. }
         | KeyError::BadExpiry { .. } => WrongUse(error.to_string()).into(),
         other => other.into(),
     }

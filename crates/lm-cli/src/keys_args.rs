@@ -52,6 +52,12 @@ pub(crate) struct CreateArgs {
     /// Tokens of prompts and answers within a day, by UTC.
     #[arg(long, value_name = "N")]
     pub(crate) daily_tokens: Option<u64>,
+    /// CPU time within a day, by UTC, in seconds; an answer ends when nothing is left.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) daily_cpu_seconds: Option<f64>,
+    /// Money within a day, by UTC, in the currency of the server's prices; an answer ends when nothing is left.
+    #[arg(long, value_name = "AMOUNT")]
+    pub(crate) daily_cost: Option<f64>,
     /// One JSON document: the key's record and, as `key`, the key.
     #[arg(long)]
     pub(crate) json: bool,

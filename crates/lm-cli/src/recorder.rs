@@ -88,10 +88,10 @@ pub(crate) fn recording(
     let options = RecorderOptions { capacity: args.recorder_mib << 20, keeps_text };
     match Recorder::open(&folder(home()?.path()), options) {
         Ok((recorder, crashed)) => {
-            if let Some(crashed) = crashed {
-                name_crash(&crashed);
-            }
-            Ok(ops.with_recorder(recorder))
+            let ops = ops.with_recorder(recorder);
+            let Some(crashed) = crashed else { return Ok(ops) };
+            name_crash(&crashed);
+            Ok(ops.with_cut_off(crashed.in_flight))
         }
         Err(error) => {
             tracing::warn!(%error, "the flight recorder is off");

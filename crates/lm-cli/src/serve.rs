@@ -67,7 +67,8 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
     let ops = recording(ops, args.recorder, privacy)?;
     let ops = watched(ops, args.recorder.monitor_baseline, &home_path)?;
     access.load_keys(&ops)?;
-    let observer = traces.of(charging(Arc::clone(&access.keys), ops.observer()));
+    let observer =
+        traces.of(charging(Arc::clone(&access.keys), ops.prices().clone(), ops.observer()));
     let shared =
         Shared { observer, disk_cache: args.cache.config(), request_bytes: server.request_bytes() };
     let declared = registry(&args.model, args.served_model_name.as_deref(), &shared);

@@ -4,9 +4,11 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use lm_types::Timestamp;
+use lm_scheduler::Sequence;
+use lm_types::{Timestamp, Usage};
 
 use crate::Engine;
+use crate::active::Active;
 use crate::cpu_time::process_cpu_time;
 
 impl Engine {
@@ -31,9 +33,32 @@ impl Engine {
             active.joules = active.joules.zip(joules).map(|(sum, joules)| sum + joules * share);
         }
         self.shares = shares;
+        for row in &self.rows {
+            let seq = self.scheduler.sequence(row.seq).expect("a scheduled sequence is known");
+            let active = self.active.get_mut(&row.seq).expect("a scheduled sequence is active");
+            active.spend(seq, usize::from(row.samples));
+        }
         self.stats.cpu_nanos.fetch_add(spent.as_nanos() as u64, Relaxed);
         self.stats.add_joules(joules.unwrap_or(0.0));
         self.stats.steps.fetch_add(1, Relaxed);
         self.stats.record_step(self.stats.now() - started);
+    }
+}
+
+impl Active {
+    /// Counts what it took, this step with `n_drawn` new tokens included, where it has an allowance.
+    fn spend(&mut self, seq: &Sequence, n_drawn: usize) {
+        let Some(allowance) = &self.request.allowance else { return };
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let (n_prompt, n_cached) = match &self.before {
+            Some(before) => (before.n_prompt, before.n_cached),
+            None => (seq.n_prompt(), 0),
+        };
+        let usage = Usage {
+            prompt_tokens: count(n_prompt),
+            completion_tokens: count(self.carried + seq.n_generated() + n_drawn),
+            cached_tokens: count(n_cached),
+        };
+        self.is_spent = !allowance.0.spend(self.choice, usage, self.cpu_seconds);
     }
 }

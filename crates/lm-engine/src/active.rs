@@ -57,6 +57,8 @@ pub(crate) struct Active {
     first_token: Option<Timestamp>,
     last_token: Timestamp,
     pub(crate) cpu_seconds: f64,
+    /// Nothing is left of its allowance.
+    pub(crate) is_spent: bool,
     /// What happened to it so far.
     pub(crate) story: Story,
     /// `None` as soon as a part of it could not be read.
@@ -117,6 +119,7 @@ impl Active {
             first_token: None,
             last_token: arrival,
             cpu_seconds: 0.0,
+            is_spent: false,
             story: Story::new(arrival),
             joules: None,
             request: new.request,
@@ -230,6 +233,10 @@ impl Active {
         if reason.is_none() && self.carried + n_generated >= self.max_new_tokens {
             self.decode.finish(&mut self.held_back);
             reason = Some(FinishReason::Length);
+        }
+        if reason.is_none() && self.is_spent {
+            self.decode.finish(&mut self.held_back);
+            reason = Some(FinishReason::Budget);
         }
         if reason.is_some() {
             n_safe = self.held_back.len();

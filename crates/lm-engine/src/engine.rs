@@ -274,9 +274,12 @@ impl Engine {
         self.draws = draws;
         for i in 0..self.rows.len() {
             let row = self.rows[i];
-            let is_prompt_alone = |active: &Active| active.max_new_tokens == 0;
-            if row.samples && self.active.get(&row.seq).is_some_and(is_prompt_alone) {
+            let Some(active) = self.active.get(&row.seq) else { continue };
+            if row.samples && active.max_new_tokens == 0 {
                 self.end(row.seq, Outcome::Finished(FinishReason::Length));
+            } else if active.is_spent {
+                // Its prompt is not computed to the end.
+                self.end(row.seq, Outcome::Finished(FinishReason::Budget));
             }
         }
     }

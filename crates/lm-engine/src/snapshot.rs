@@ -60,7 +60,7 @@ pub struct StatsSnapshot {
     /// What the machine drew meanwhile; `None` where that cannot be read.
     pub joules: Option<f64>,
     /// Answers by how they ended.
-    pub finished: [(FinishReason, u64); 4],
+    pub finished: [(FinishReason, u64); FinishReason::ALL.len()],
     /// Answers that were refused or failed, by code.
     pub failed: Vec<(&'static str, u64)>,
     /// From arrival to first token.

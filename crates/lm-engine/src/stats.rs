@@ -37,7 +37,7 @@ pub struct EngineStats {
     pub(crate) cpu_nanos: AtomicU64,
     /// `UNREADABLE` where the machine does not say.
     microjoules: AtomicU64,
-    finished: [AtomicU64; 4],
+    finished: [AtomicU64; FinishReason::ALL.len()],
     /// By code. Touched at the end of a failed request only.
     failed: Mutex<BTreeMap<&'static str, u64>>,
     pub(crate) ttft: Histogram,
@@ -67,9 +67,6 @@ pub struct EngineStats {
 
 const UNREADABLE: u64 = u64::MAX;
 
-const REASONS: [FinishReason; 4] =
-    [FinishReason::Stop, FinishReason::Length, FinishReason::Abort, FinishReason::Filtered];
-
 impl EngineStats {
     pub(crate) fn new(started: Instant) -> Self {
         let zero = || AtomicU64::new(0);
@@ -97,7 +94,7 @@ impl EngineStats {
             accepted_tokens: zero(),
             cpu_nanos: zero(),
             microjoules: AtomicU64::new(UNREADABLE),
-            finished: [zero(), zero(), zero(), zero()],
+            finished: std::array::from_fn(|_| zero()),
             failed: Mutex::new(BTreeMap::new()),
             ttft: Histogram::default(),
             itl: Histogram::default(),
@@ -278,7 +275,7 @@ impl EngineStats {
             joules: Some(get(&self.microjoules))
                 .filter(|&micro| micro != UNREADABLE)
                 .map(|micro| micro as f64 / 1e6),
-            finished: std::array::from_fn(|i| (REASONS[i], get(&self.finished[i]))),
+            finished: std::array::from_fn(|i| (FinishReason::ALL[i], get(&self.finished[i]))),
             failed: listed(&self.failed),
             ttft: self.ttft.snapshot(),
             itl: self.itl.snapshot(),

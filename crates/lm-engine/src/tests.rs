@@ -3,6 +3,7 @@
 
 mod guarded;
 mod speculating;
+mod spending;
 mod timelines;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 /// Why keys could not be read or changed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum KeyError {
     /// The file system refused.
     #[error("cannot {action} {}: {detail}", path.display())]
@@ -71,6 +71,14 @@ pub enum KeyError {
     ZeroLimit {
         /// The limit's name.
         limit: &'static str,
+    },
+    /// A limit that is no amount.
+    #[error("{limit} is {value}, but must be a number above 0, or absent for no limit")]
+    BadLimit {
+        /// The limit's name.
+        limit: &'static str,
+        /// What it was to be.
+        value: f64,
     },
     /// More keys than a file may hold.
     #[error("the key file holds {limit} keys, revoked ones included, and may hold no more")]

@@ -31,7 +31,7 @@ pub struct KeyFile {
 }
 
 /// What a key is to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct NewKey {
     /// What its owner calls it.
     pub name: String,

@@ -6,6 +6,7 @@
 //! Start reading at [`KeyRing`] (what a server asks), then [`KeyFile`] (what `lastmile keys`
 //! writes) and [`Meter`] (what a key has used).
 
+mod day;
 mod error;
 mod expiry;
 mod file;
@@ -14,6 +15,7 @@ mod record;
 mod ring;
 mod secret;
 
+pub use day::{Amounts, Budget};
 pub use error::KeyError;
 pub use expiry::{DAY_S, expires_at, since};
 pub use file::{KeyFile, NewKey, Stamp};

@@ -3,12 +3,13 @@
 //! It must never read a clock, and never wait: each call holds a lock for a few instructions.
 //!
 //! Start reading at [`Meter::begin`]; a request goes on with `reserve`, each of its answers with
-//! `charge`, and it ends with `end`.
+//! `spend` and `charge`, and it ends with `end`.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::{DAY_S, KeyLimits};
+use crate::day::{Day, PerKind};
+use crate::{Amounts, Budget, DAY_S, KeyLimits};
 
 /// One moment, by both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,15 +31,19 @@ pub enum LimitKind {
     Concurrent,
     /// Tokens within a day.
     DailyTokens,
+    /// CPU time within a day, in seconds.
+    DailyCpuSeconds,
+    /// Money within a day.
+    DailyCost,
 }
 
 /// A request is over a limit of its key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct OverLimit {
     /// Which limit.
     pub kind: LimitKind,
     /// The limit's value.
-    pub limit: u64,
+    pub limit: f64,
     /// After this wait the request would be admitted, if nobody else came with the same key. Where
     /// it waits for open requests, or for what they set aside, a guess from how long those of the
     /// key took so far.
@@ -46,10 +51,10 @@ pub struct OverLimit {
 }
 
 /// What was set aside for one request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Reservation {
     minute_tokens: u64,
-    day_tokens: u64,
+    day: PerKind,
 }
 
 /// What one key has used. Its memory does not grow.
@@ -64,10 +69,9 @@ struct State {
     n_open: u64,
     /// Mean of how long requests were open; recent ones count for more.
     mean_open_s: f64,
-    day: u64,
-    spent_today: u64,
-    /// Of all open requests.
-    reserved: Reservation,
+    day: Day,
+    /// Tokens of the minute that all open requests set aside.
+    reserved_minute: u64,
 }
 
 /// Fills up within a minute, and may be overdrawn: what is used more than was foreseen is paid back
@@ -88,23 +92,24 @@ impl LimitKind {
             LimitKind::TokensPerMinute => "tokens_per_minute",
             LimitKind::Concurrent => "max_concurrent",
             LimitKind::DailyTokens => "daily_tokens",
+            LimitKind::DailyCpuSeconds => "daily_cpu_seconds",
+            LimitKind::DailyCost => "daily_cost",
         }
     }
 }
 
 impl Meter {
-    /// A meter at which `spent_today` tokens were used already on the day of `now`.
+    /// A meter at which `spent_today` was used already on the day of `now`.
     #[must_use]
-    pub fn new(limits: KeyLimits, spent_today: u64, now: Now) -> Self {
+    pub fn new(limits: KeyLimits, spent_today: Amounts, now: Now) -> Self {
         Meter(Mutex::new(State {
             limits,
             requests: limits.requests_per_minute.map(|limit| Bucket::new(limit, now.monotonic)),
             tokens: limits.tokens_per_minute.map(|limit| Bucket::new(limit, now.monotonic)),
             n_open: 0,
             mean_open_s: 1.0,
-            day: now.unix_s / DAY_S,
-            spent_today,
-            reserved: Reservation::default(),
+            day: Day::new(now.unix_s / DAY_S, spent_today),
+            reserved_minute: 0,
         }))
     }
 
@@ -116,30 +121,28 @@ impl Meter {
         let mut state = self.at(now);
         let over = |kind, limit, retry_after| Err(OverLimit { kind, limit, retry_after });
         if let Some(limit) = state.limits.max_concurrent.filter(|&limit| state.n_open >= limit) {
-            return over(LimitKind::Concurrent, limit, state.open_ends_in(limit));
+            return over(LimitKind::Concurrent, limit as f64, state.open_ends_in(limit));
         }
-        if let Some((limit, wait)) = state.over_daily(1, now) {
-            return over(LimitKind::DailyTokens, limit, wait);
-        }
+        state.check_day(PerKind::default(), now)?;
         if let Some(bucket) = &mut state.requests
             && let Err(wait) = bucket.take(1.0)
         {
-            return over(LimitKind::RequestsPerMinute, bucket.capacity as u64, wait);
+            return over(LimitKind::RequestsPerMinute, bucket.capacity, wait);
         }
         state.n_open += 1;
         Ok(())
     }
 
-    /// Sets `n_tokens` aside for a request that has begun, as an estimate of what it will use; of a
-    /// limit no more than all of it. A request that is larger than a limit is admitted when nothing
+    /// Sets aside for a request that has begun what it may use, an estimate; of a limit no more than
+    /// all of it. A request that is larger than a limit is admitted when nothing
     /// else was used. What is returned goes to [`Meter::end`].
     ///
     /// # Errors
     /// The limit that is reached. No tokens were taken, and the request no longer counts against
     /// those of the minute.
-    pub fn reserve(&self, n_tokens: u64, now: Now) -> Result<Reservation, OverLimit> {
+    pub fn reserve(&self, wanted: Amounts, now: Now) -> Result<Reservation, OverLimit> {
         let mut state = self.at(now);
-        let taken = state.take_tokens(n_tokens, now);
+        let taken = state.take(wanted, now);
         if taken.is_err()
             && let Some(requests) = &mut state.requests
         {
@@ -148,11 +151,23 @@ impl Meter {
         taken
     }
 
-    /// Counts tokens that were used.
-    pub fn charge(&self, n_tokens: u64, now: Now) {
+    /// Counts what an answer of a request used that had used `before`, against the day; what was set
+    /// aside for the request is used first. Says whether something is left.
+    pub fn spend(
+        &self,
+        before: Amounts,
+        after: Amounts,
+        reserved: &mut Reservation,
+        now: Now,
+    ) -> bool {
         let mut state = self.at(now);
-        state.spent_today = state.spent_today.saturating_add(n_tokens);
-        if let Some(bucket) = &mut state.tokens {
+        state.day.spend(after - before, &mut reserved.day);
+        state.day.has_rest(&state.limits)
+    }
+
+    /// Counts tokens that were used against the minute.
+    pub fn charge(&self, n_tokens: u64, now: Now) {
+        if let Some(bucket) = &mut self.at(now).tokens {
             bucket.level -= n_tokens as f64;
         }
     }
@@ -162,9 +177,8 @@ impl Meter {
         let mut state = self.at(now);
         state.n_open = state.n_open.saturating_sub(1);
         state.mean_open_s += (open_for.as_secs_f64() - state.mean_open_s) / 8.0;
-        let Reservation { minute_tokens, day_tokens } = &mut state.reserved;
-        *minute_tokens = minute_tokens.saturating_sub(reserved.minute_tokens);
-        *day_tokens = day_tokens.saturating_sub(reserved.day_tokens);
+        state.reserved_minute = state.reserved_minute.saturating_sub(reserved.minute_tokens);
+        state.day.give_back(reserved.day);
         if let Some(bucket) = &mut state.tokens {
             bucket.give_back(reserved.minute_tokens as f64);
         }
@@ -190,18 +204,25 @@ impl Meter {
         self.lock().n_open
     }
 
-    /// Tokens that were used on the day of `now`.
+    /// What was used on the day of `now`.
     #[must_use]
-    pub fn spent_today(&self, now: Now) -> u64 {
-        self.at(now).spent_today
+    pub fn spent_today(&self, now: Now) -> Amounts {
+        Amounts::from_kinds(self.at(now).day.spent)
+    }
+
+    /// The daily budgets as of `now`.
+    #[must_use]
+    pub fn budgets(&self, now: Now) -> Vec<Budget> {
+        let state = self.at(now);
+        state.day.budgets(&state.limits).collect()
     }
 
     /// The state as of `now`.
     fn at(&self, now: Now) -> MutexGuard<'_, State> {
         let mut state = self.lock();
-        let day = now.unix_s / DAY_S;
-        if state.day != day {
-            (state.day, state.spent_today) = (day, 0);
+        let number = now.unix_s / DAY_S;
+        if state.day.number != number {
+            (state.day.number, state.day.spent) = (number, PerKind::default());
         }
         let State { requests, tokens, .. } = &mut *state;
         for bucket in [requests, tokens].into_iter().flatten() {
@@ -216,42 +237,36 @@ impl Meter {
 }
 
 impl State {
-    fn take_tokens(&mut self, n_tokens: u64, now: Now) -> Result<Reservation, OverLimit> {
-        if let Some((limit, retry_after)) = self.over_daily(n_tokens, now) {
-            return Err(OverLimit { kind: LimitKind::DailyTokens, limit, retry_after });
-        }
+    fn take(&mut self, wanted: Amounts, now: Now) -> Result<Reservation, OverLimit> {
+        self.check_day(wanted.per_kind(), now)?;
         let mut reserved = Reservation::default();
         let open_ends_in = self.open_ends_in(1);
         if let Some(bucket) = &mut self.tokens {
-            let limit = bucket.capacity as u64;
-            reserved.minute_tokens = n_tokens.min(limit);
-            let wanted = reserved.minute_tokens as f64;
-            if let Err(filled_in) = bucket.take(wanted) {
+            let limit = bucket.capacity;
+            reserved.minute_tokens = wanted.tokens.min(limit as u64);
+            let n_tokens = reserved.minute_tokens as f64;
+            if let Err(filled_in) = bucket.take(n_tokens) {
                 // What open requests set aside comes back sooner than the bucket fills up.
-                let given_back = self.reserved.minute_tokens as f64;
-                let rest = bucket.until(wanted - given_back).max(open_ends_in);
+                let given_back = self.reserved_minute as f64;
+                let rest = bucket.until(n_tokens - given_back).max(open_ends_in);
                 let retry_after = filled_in.min(rest);
                 return Err(OverLimit { kind: LimitKind::TokensPerMinute, limit, retry_after });
             }
         }
-        if let Some(limit) = self.limits.daily_tokens {
-            reserved.day_tokens = n_tokens.min(limit);
-        }
-        let all = &mut self.reserved;
-        all.minute_tokens = all.minute_tokens.saturating_add(reserved.minute_tokens);
-        all.day_tokens = all.day_tokens.saturating_add(reserved.day_tokens);
+        reserved.day = self.day.reserve(&self.limits, wanted.per_kind());
+        self.reserved_minute = self.reserved_minute.saturating_add(reserved.minute_tokens);
         Ok(reserved)
     }
 
-    /// The day's limit and how long to wait, where `n_tokens` more would be over it.
-    fn over_daily(&self, n_tokens: u64, now: Now) -> Option<(u64, Duration)> {
-        let limit = self.limits.daily_tokens?;
-        let used = self.spent_today.saturating_add(n_tokens.min(limit));
-        if used > limit {
-            return Some((limit, until_tomorrow(now)));
-        }
-        let is_over = used.saturating_add(self.reserved.day_tokens) > limit;
-        is_over.then(|| (limit, self.open_ends_in(1).min(until_tomorrow(now))))
+    /// Whether a request that may take so much fits into the day's budgets.
+    fn check_day(&self, wanted: PerKind, now: Now) -> Result<(), OverLimit> {
+        let Some(full) = self.day.full(&self.limits, wanted) else { return Ok(()) };
+        let tomorrow = until_tomorrow(now);
+        let retry_after = match full.by_others {
+            true => self.open_ends_in(1).min(tomorrow),
+            false => tomorrow,
+        };
+        Err(OverLimit { kind: full.kind, limit: full.limit, retry_after })
     }
 
     /// When one of `n` open requests has ended, about.

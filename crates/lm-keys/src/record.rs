@@ -29,7 +29,7 @@ pub enum Scope {
 }
 
 /// How much a key may use; `None` is as much as there is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyLimits {
     /// Requests that may begin within a minute.
@@ -40,10 +40,16 @@ pub struct KeyLimits {
     pub max_concurrent: Option<u64>,
     /// Tokens of prompts and answers within a day, by UTC.
     pub daily_tokens: Option<u64>,
+    /// CPU time within a day, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub daily_cpu_seconds: Option<f64>,
+    /// Money within a day, in the currency of the server's prices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub daily_cost: Option<f64>,
 }
 
 /// One key without its secret.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyRecord {
     /// Its public name; also the tenant that its requests belong to.
@@ -106,10 +112,29 @@ impl KeyLimits {
             ("max_concurrent", self.max_concurrent),
             ("daily_tokens", self.daily_tokens),
         ];
-        match all.into_iter().find(|(_, value)| *value == Some(0)) {
-            Some((limit, _)) => Err(KeyError::ZeroLimit { limit }),
-            None => Ok(()),
+        if let Some((limit, _)) = all.into_iter().find(|(_, value)| *value == Some(0)) {
+            return Err(KeyError::ZeroLimit { limit });
         }
+        let daily =
+            [("daily_cpu_seconds", self.daily_cpu_seconds), ("daily_cost", self.daily_cost)];
+        let is_amount = |value: f64| value.is_finite() && value > 0.0;
+        let wrong =
+            daily.into_iter().find(|(_, value)| value.is_some_and(|value| !is_amount(value)));
+        match wrong {
+            Some((limit, Some(value))) => Err(KeyError::BadLimit { limit, value }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Tokens, CPU seconds and money within a day.
+    pub(crate) fn daily(&self) -> [Option<f64>; 3] {
+        [self.daily_tokens.map(|n| n as f64), self.daily_cpu_seconds, self.daily_cost]
+    }
+
+    /// Whether anything is limited by the day.
+    #[must_use]
+    pub fn has_daily(&self) -> bool {
+        self.daily().iter().any(Option::is_some)
     }
 }
 

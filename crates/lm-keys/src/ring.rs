@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use lm_types::TenantId;
 
-use crate::{KeyError, KeyId, KeyLimits, KeyRecord, KeyState, Meter, Now, Scope, secret};
+use crate::{Amounts, KeyError, KeyId, KeyLimits, KeyRecord, KeyState, Meter, Now, Scope, secret};
 
 /// The keys that a server knows.
 #[derive(Debug, Default)]
@@ -83,7 +83,7 @@ impl KeyRing {
             revoked_at: None,
             limits,
         };
-        let meter = Arc::new(Meter::new(limits, 0, now));
+        let meter = Arc::new(Meter::new(limits, Amounts::default(), now));
         let mut state = self.0.write().unwrap_or_else(PoisonError::into_inner);
         state.fixed = Some(Arc::new(Holder { record, meter, hash }));
         state.is_required = true;
@@ -95,7 +95,7 @@ impl KeyRing {
     pub fn replace(
         &self,
         records: Option<Vec<KeyRecord>>,
-        spent_today: impl Fn(TenantId) -> u64,
+        spent_today: impl Fn(TenantId) -> Amounts,
         now: Now,
     ) {
         let before: BTreeMap<KeyId, Arc<Holder>> = self.lock().by_id.clone();
@@ -169,11 +169,18 @@ impl KeyRing {
             && filed.is_none_or(|holder| holder.record.revoked_at.is_some())
     }
 
-    /// Counts tokens that a tenant's answer used. Tenants without a key are not counted.
-    pub fn charge(&self, tenant: TenantId, n_tokens: u64, now: Now) {
-        if let Some(holder) = self.lock().by_id.get(&KeyId(tenant.0)) {
-            holder.meter.charge(n_tokens, now);
-        }
+    /// The meter of a tenant; who came without a key of the file has none.
+    #[must_use]
+    pub fn meter(&self, tenant: TenantId) -> Option<Arc<Meter>> {
+        self.lock().by_id.get(&KeyId(tenant.0)).map(|holder| Arc::clone(&holder.meter))
+    }
+
+    /// Keys of the file that open something.
+    #[must_use]
+    pub fn valid(&self, now: Now) -> Vec<Arc<Holder>> {
+        let state = self.lock();
+        let is_valid = |holder: &&Arc<Holder>| holder.record.state(now.unix_s) == KeyState::Valid;
+        state.by_id.values().filter(is_valid).cloned().collect()
     }
 
     fn lock(&self) -> RwLockReadGuard<'_, State> {

@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use crate::{
-    AuthError, KeyError, KeyFile, KeyLimits, KeyRing, LimitKind, Meter, NewKey, Now, Reservation,
-    Scope,
+    Amounts, AuthError, KeyError, KeyFile, KeyLimits, KeyRing, LimitKind, Meter, NewKey, Now,
+    Reservation, Scope,
 };
 
 /// A noon.
@@ -29,7 +29,7 @@ fn file() -> (tempfile::TempDir, KeyFile) {
 
 fn ring_of(file: &KeyFile) -> KeyRing {
     let ring = KeyRing::default();
-    ring.replace(file.read().unwrap(), |_| 0, at(0.0));
+    ring.replace(file.read().unwrap(), |_| Amounts::default(), at(0.0));
     ring
 }
 
@@ -48,12 +48,12 @@ fn a_key_opens_until_it_expires_or_is_revoked() {
     let expired = AuthError::Expired { at: NOON_S + 60 };
     assert_eq!(ring.authenticate(&short, at(60.0)).unwrap_err(), expired);
     file.revoke("one", NOON_S + 5).unwrap();
-    ring.replace(file.read().unwrap(), |_| 0, at(5.0));
+    ring.replace(file.read().unwrap(), |_| Amounts::default(), at(5.0));
     let revoked = AuthError::Revoked { at: NOON_S + 5 };
     assert_eq!(ring.authenticate(&key, at(6.0)).unwrap_err(), revoked);
     assert_eq!(ring.n_valid(at(60.0)), 0);
     assert!(ring.is_required(), "revoked keys do not open the server");
-    ring.replace(None, |_| 0, at(7.0));
+    ring.replace(None, |_| Amounts::default(), at(7.0));
     assert!(ring.is_required(), "nor does a file that is gone");
     assert_eq!(ring.authenticate(&key, at(8.0)).unwrap_err(), AuthError::Unknown);
 }
@@ -178,8 +178,18 @@ fn many_at_once_lose_nothing() {
     assert_eq!(file.read().unwrap().unwrap().len(), 8);
 }
 
+fn tokens(tokens: u64) -> Amounts {
+    Amounts { tokens, ..Amounts::default() }
+}
+
+/// An answer used so many tokens, for which nothing was set aside.
+fn used(meter: &Meter, n_tokens: u64, now: Now) {
+    meter.spend(Amounts::default(), tokens(n_tokens), &mut Reservation::default(), now);
+    meter.charge(n_tokens, now);
+}
+
 fn meter(limits: KeyLimits) -> Meter {
-    Meter::new(limits, 0, at(0.0))
+    Meter::new(limits, Amounts::default(), at(0.0))
 }
 
 #[test]
@@ -187,7 +197,7 @@ fn requests_per_minute_say_truly_when_to_come_again() {
     let meter = meter(KeyLimits { requests_per_minute: Some(6), ..KeyLimits::default() });
     (0..6).for_each(|_| meter.begin(at(0.0)).unwrap());
     let over = meter.begin(at(1.0)).unwrap_err();
-    assert_eq!((over.kind, over.limit), (LimitKind::RequestsPerMinute, 6));
+    assert_eq!((over.kind, over.limit), (LimitKind::RequestsPerMinute, 6.0));
     assert_eq!(over.retry_after, Duration::from_secs(9));
     assert!(meter.begin(at(9.9)).is_err());
     meter.begin(at(10.0)).unwrap();
@@ -197,24 +207,24 @@ fn requests_per_minute_say_truly_when_to_come_again() {
 #[test]
 fn tokens_are_set_aside_and_settled() {
     let meter = meter(KeyLimits { tokens_per_minute: Some(600), ..KeyLimits::default() });
-    let held = meter.reserve(500, at(0.0)).unwrap();
-    let over = meter.reserve(200, at(0.0)).unwrap_err();
-    assert_eq!((over.kind, over.limit), (LimitKind::TokensPerMinute, 600));
+    let held = meter.reserve(tokens(500), at(0.0)).unwrap();
+    let over = meter.reserve(tokens(200), at(0.0)).unwrap_err();
+    assert_eq!((over.kind, over.limit), (LimitKind::TokensPerMinute, 600.0));
     // The bucket has them in 10 s, but what is open gives more back when it ends.
     assert_eq!(over.retry_after, Duration::from_secs(1));
     // It used less than was set aside.
     meter.charge(100, at(0.0));
     meter.end(held, Duration::from_secs(1), at(0.0));
-    let held = meter.reserve(500, at(0.0)).unwrap();
+    let held = meter.reserve(tokens(500), at(0.0)).unwrap();
     // It used far more: the debt is paid before anything else is admitted.
     meter.charge(1200, at(0.0));
     meter.end(held, Duration::from_secs(1), at(0.0));
-    let over = meter.reserve(1, at(0.0)).unwrap_err();
+    let over = meter.reserve(tokens(1), at(0.0)).unwrap_err();
     assert!((70.0..70.2).contains(&over.retry_after.as_secs_f64()), "{:?}", over.retry_after);
-    meter.reserve(1, Now { monotonic: over.retry_after, ..at(0.0) }).unwrap();
+    meter.reserve(tokens(1), Now { monotonic: over.retry_after, ..at(0.0) }).unwrap();
     // What is larger than the limit goes when nothing else was used.
-    assert!(meter.reserve(10_000, at(100.0)).is_err());
-    meter.reserve(10_000, at(1000.0)).unwrap();
+    assert!(meter.reserve(tokens(10_000), at(100.0)).is_err());
+    meter.reserve(tokens(10_000), at(1000.0)).unwrap();
 }
 
 #[test]
@@ -223,7 +233,7 @@ fn open_requests_are_counted() {
     meter.begin(at(0.0)).unwrap();
     meter.begin(at(0.0)).unwrap();
     let over = meter.begin(at(0.0)).unwrap_err();
-    assert_eq!((over.kind, over.limit), (LimitKind::Concurrent, 2));
+    assert_eq!((over.kind, over.limit), (LimitKind::Concurrent, 2.0));
     assert!(over.retry_after >= Duration::from_millis(100));
     meter.end(Reservation::default(), Duration::from_secs(4), at(1.0));
     assert_eq!(meter.n_open(), 1);
@@ -233,21 +243,21 @@ fn open_requests_are_counted() {
 #[test]
 fn a_daily_budget_holds_over_a_restart_and_until_midnight() {
     let limits = KeyLimits { daily_tokens: Some(1000), ..KeyLimits::default() };
-    let meter = Meter::new(limits, 900, at(0.0));
-    let held = meter.reserve(100, at(0.0)).unwrap();
-    let over = meter.reserve(101, at(0.0)).unwrap_err();
-    assert_eq!((over.kind, over.limit), (LimitKind::DailyTokens, 1000));
+    let meter = Meter::new(limits, tokens(900), at(0.0));
+    let held = meter.reserve(tokens(100), at(0.0)).unwrap();
+    let over = meter.reserve(tokens(101), at(0.0)).unwrap_err();
+    assert_eq!((over.kind, over.limit), (LimitKind::DailyTokens, 1000.0));
     assert_eq!(over.retry_after, Duration::from_secs(43_200));
-    meter.charge(50, at(1.0));
+    used(&meter, 50, at(1.0));
     meter.end(held, Duration::from_secs(1), at(1.0));
-    assert_eq!(meter.spent_today(at(1.0)), 950);
-    meter.charge(50, at(2.0));
+    assert_eq!(meter.spent_today(at(1.0)).tokens, 950);
+    used(&meter, 50, at(2.0));
     assert_eq!(meter.begin(at(3.0)).unwrap_err().kind, LimitKind::DailyTokens);
     meter.begin(at(43_200.0)).unwrap();
-    assert_eq!(meter.spent_today(at(43_200.0)), 0);
+    assert_eq!(meter.spent_today(at(43_200.0)).tokens, 0);
     // One that is larger than the whole budget goes on a fresh day, and no second one.
-    meter.reserve(5000, at(43_201.0)).unwrap();
-    assert!(meter.reserve(1, at(43_202.0)).is_err());
+    meter.reserve(tokens(5000), at(43_201.0)).unwrap();
+    assert!(meter.reserve(tokens(1), at(43_202.0)).is_err());
 }
 
 #[test]
@@ -258,21 +268,21 @@ fn what_was_used_stays_when_keys_are_read_again() {
     let ring = KeyRing::default();
     ring.replace(
         file.read().unwrap(),
-        |tenant| if tenant == record.id.tenant() { 60 } else { 0 },
+        |tenant| tokens(if tenant == record.id.tenant() { 60 } else { 0 }),
         at(0.0),
     );
-    ring.charge(record.id.tenant(), 30, at(0.0));
+    used(&ring.meter(record.id.tenant()).unwrap(), 30, at(0.0));
     file.create(new("b"), NOON_S).unwrap();
-    ring.replace(file.read().unwrap(), |_| 0, at(0.0));
+    ring.replace(file.read().unwrap(), |_| Amounts::default(), at(0.0));
     let meter = &ring.authenticate(&key, at(0.0)).unwrap().meter;
-    assert_eq!(meter.spent_today(at(0.0)), 90);
+    assert_eq!(meter.spent_today(at(0.0)).tokens, 90);
     // Other limits for the same key.
     let mut records = file.read().unwrap().unwrap();
     records[0].limits.daily_tokens = Some(95);
-    ring.replace(Some(records), |_| 0, at(0.0));
+    ring.replace(Some(records), |_| Amounts::default(), at(0.0));
     let meter = &ring.authenticate(&key, at(0.0)).unwrap().meter;
-    assert_eq!(meter.reserve(6, at(0.0)).unwrap_err().limit, 95);
-    meter.reserve(5, at(0.0)).unwrap();
+    assert_eq!(meter.reserve(tokens(6), at(0.0)).unwrap_err().limit, 95.0);
+    meter.reserve(tokens(5), at(0.0)).unwrap();
 }
 
 #[test]
@@ -280,26 +290,26 @@ fn what_is_only_set_aside_is_waited_for_as_long_as_requests_take() {
     let limits = KeyLimits { daily_tokens: Some(10_000), ..KeyLimits::default() };
     let daily = meter(limits);
     daily.begin(at(0.0)).unwrap();
-    let held = daily.reserve(8000, at(0.0)).unwrap();
+    let held = daily.reserve(tokens(8000), at(0.0)).unwrap();
     daily.begin(at(0.0)).unwrap();
-    let over = daily.reserve(8000, at(0.0)).unwrap_err();
+    let over = daily.reserve(tokens(8000), at(0.0)).unwrap_err();
     assert_eq!(over.kind, LimitKind::DailyTokens);
     assert_eq!(over.retry_after, Duration::from_secs(1));
     daily.end(held, Duration::from_millis(100), at(0.1));
-    daily.reserve(8000, at(0.1)).unwrap();
+    daily.reserve(tokens(8000), at(0.1)).unwrap();
     // All of it is set aside: nobody can begin, but not until tomorrow.
     let all = meter(limits);
-    all.reserve(u64::MAX, at(0.0)).unwrap();
+    all.reserve(tokens(u64::MAX), at(0.0)).unwrap();
     assert_eq!(all.begin(at(0.0)).unwrap_err().retry_after, Duration::from_secs(1));
     // A request that is larger than the bucket sets the bucket aside, and no more.
     let minute = meter(KeyLimits { tokens_per_minute: Some(1000), ..KeyLimits::default() });
-    let held = minute.reserve(8000, at(0.0)).unwrap();
-    let over = minute.reserve(1000, at(0.0)).unwrap_err();
+    let held = minute.reserve(tokens(8000), at(0.0)).unwrap();
+    let over = minute.reserve(tokens(1000), at(0.0)).unwrap_err();
     assert_eq!(over.retry_after, Duration::from_secs(1));
     minute.end(held, Duration::from_secs(1), at(0.0));
     minute.charge(900, at(0.0));
     // What was truly used comes back with time only.
-    let over = minute.reserve(1000, at(0.0)).unwrap_err();
+    let over = minute.reserve(tokens(1000), at(0.0)).unwrap_err();
     assert_eq!(over.retry_after, Duration::from_secs(54));
 }
 
@@ -308,10 +318,10 @@ fn a_request_refused_for_tokens_is_none_of_the_minute() {
     let (requests_per_minute, tokens_per_minute) = (Some(2), Some(100));
     let meter = meter(KeyLimits { requests_per_minute, tokens_per_minute, ..KeyLimits::default() });
     meter.begin(at(0.0)).unwrap();
-    meter.reserve(100, at(0.0)).unwrap();
+    meter.reserve(tokens(100), at(0.0)).unwrap();
     for _ in 0..5 {
         meter.begin(at(0.0)).unwrap();
-        assert_eq!(meter.reserve(1, at(0.0)).unwrap_err().kind, LimitKind::TokensPerMinute);
+        assert_eq!(meter.reserve(tokens(1), at(0.0)).unwrap_err().kind, LimitKind::TokensPerMinute);
         meter.end(Reservation::default(), Duration::ZERO, at(0.0));
     }
     meter.begin(at(0.0)).unwrap();
@@ -333,7 +343,7 @@ fn other_limits_forget_nothing() {
     let change = |limits| {
         let mut records = file.read().unwrap().unwrap();
         records[0].limits = limits;
-        ring.replace(Some(records), |_| 0, at(0.0));
+        ring.replace(Some(records), |_| Amounts::default(), at(0.0));
     };
     meter().begin(at(0.0)).unwrap();
     meter().charge(600, at(0.0));
@@ -342,12 +352,12 @@ fn other_limits_forget_nothing() {
     change(limits(1100, 2));
     meter().begin(at(0.0)).unwrap();
     assert_eq!(meter().n_open(), 2);
-    assert_eq!(meter().reserve(501, at(0.0)).unwrap_err().limit, 1100);
-    meter().reserve(500, at(0.0)).unwrap();
+    assert_eq!(meter().reserve(tokens(501), at(0.0)).unwrap_err().limit, 1100.0);
+    meter().reserve(tokens(500), at(0.0)).unwrap();
     // A smaller limit makes no debt out of what was allowed.
     change(limits(60, 2));
-    assert!(meter().reserve(1, at(0.0)).is_err());
-    meter().reserve(1, at(1.0)).unwrap();
+    assert!(meter().reserve(tokens(1), at(0.0)).is_err());
+    meter().reserve(tokens(1), at(1.0)).unwrap();
 }
 
 #[cfg(unix)]

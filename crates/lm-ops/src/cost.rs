@@ -9,14 +9,14 @@ use std::fmt::{self, Display, Formatter};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use lastmile::{AnswerBegun, Observer, Prices, RequestEvent, StepEvent, TenantId};
+use lastmile::{AnswerBegun, Observer, Prices, RequestEvent, StepEvent, TenantId, Timings, Usage};
 use lm_api::{ApiError, or_unavailable};
-use lm_store::{CostLine, Reader, Store, StoreError};
+use lm_store::{Reader, Store, StoreError};
 use serde::Serialize;
 
-pub use lm_store::CostBy;
+pub use lm_store::{CostBy, CostLine};
 
-use crate::{Ops, Recorder, Utc};
+use crate::{InFlight, Ops, Recorder, Utc};
 
 /// Keys and models that are counted apart; what comes later is counted as `other`.
 const MAX_SERIES: usize = 1000;
@@ -144,6 +144,29 @@ impl Ops {
         &self.costs
     }
 
+    /// What the answers of each key took since `since`: those that are stored, and those that a server did not live
+    /// to end, as far as the flight recorder knows them. Blocks.
+    ///
+    /// # Errors
+    /// Why the store could not be read.
+    pub fn spent_by_key(
+        &self,
+        since: SystemTime,
+    ) -> Result<BTreeMap<TenantId, CostLine>, StoreError> {
+        let of_key = |line: CostLine| Some((tenant(&line.group)?, line));
+        let stored = self.store.reader().costs(CostBy::Key, since)?;
+        let mut spent: BTreeMap<TenantId, CostLine> =
+            stored.into_iter().filter_map(of_key).collect();
+        let since = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
+        for answer in self.cut_off.iter().filter(|a| a.arrived_at_ms as i128 >= since as i128) {
+            let Some(key) = answer.tenant.as_deref().and_then(tenant) else { continue };
+            let line = spent.entry(key).or_default();
+            let cut_off = line_of(answer, line, self.prices());
+            line.add(&cut_off);
+        }
+        Ok(spent)
+    }
+
     /// What was spent since a time, what waits for the store included.
     ///
     /// # Errors
@@ -188,6 +211,35 @@ impl CostReport {
                 line.name = format!("{name} ({})", line.name);
             }
         }
+    }
+}
+
+fn tenant(key: &str) -> Option<TenantId> {
+    u64::from_str_radix(key, 16).ok().map(TenantId)
+}
+
+/// What an answer that was cut off took: its tokens, and the CPU time that as many of its key's took.
+fn line_of(answer: &InFlight, of_key: &CostLine, prices: &Prices) -> CostLine {
+    let prompt_tokens = if answer.choice == 0 { answer.n_prompt_tokens as u64 } else { 0 };
+    let completion_tokens = answer.n_tokens as u64;
+    let n_known = (of_key.prompt_tokens + of_key.completion_tokens).max(1);
+    let n_tokens = prompt_tokens + completion_tokens;
+    let cpu_seconds = of_key.cpu_seconds / n_known as f64 * n_tokens as f64;
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let usage = Usage {
+        prompt_tokens: count(answer.n_prompt_tokens),
+        completion_tokens: count(answer.n_tokens),
+        cached_tokens: 0,
+    };
+    let timings = Timings { cpu_seconds, ..Timings::default() };
+    let cost = prices.of(answer.choice, usage, &timings);
+    CostLine {
+        answers: 1,
+        prompt_tokens,
+        completion_tokens,
+        cpu_seconds,
+        cost: cost.map(|cost| (prices.currency.clone(), cost)).into_iter().collect(),
+        ..CostLine::default()
     }
 }
 

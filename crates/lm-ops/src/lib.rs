@@ -21,7 +21,7 @@ mod timeline;
 mod why;
 
 pub use again::{Again, ProbeError, ProbeFile};
-pub use cost::{CostBy, CostCount, CostCounters, CostReport, Spending};
+pub use cost::{CostBy, CostCount, CostCounters, CostLine, CostReport, Spending};
 pub use doctor::{Change, Doctor, RunReport, is_alive};
 pub use experiments::{Experiments, collect_experiment, experiment_refusal};
 pub use monitors::{ModelStanding, Monitors, ToldAlarm};

@@ -4,9 +4,7 @@
 //!
 //! Start reading at [`Ops::observer`] and [`Ops::feedback`].
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use lastmile::{AdapterInfo, ModelInfo, Observer, ReleaseHash, TenantId};
 use lm_api::{ApiError, FeedbackRating, FeedbackRequest, parse_feedback};
@@ -17,7 +15,7 @@ use lm_store::{
 use serde::Serialize;
 
 use crate::cost::{CostCounters, Recording};
-use crate::{Experiments, Monitors, Overrides};
+use crate::{Experiments, InFlight, Monitors, Overrides};
 
 /// What runs beside one engine. Clones share one store.
 #[derive(Clone)]
@@ -28,6 +26,7 @@ pub struct Ops {
     monitors: Option<Monitors>,
     recorder: Option<Recorder>,
     pub(crate) costs: Arc<CostCounters>,
+    pub(crate) cut_off: Arc<[InFlight]>,
 }
 
 /// The answer to a feedback.
@@ -53,6 +52,7 @@ impl Ops {
             monitors: None,
             recorder: None,
             costs: Arc::default(),
+            cut_off: Arc::default(),
         }
     }
 
@@ -102,6 +102,12 @@ impl Ops {
     #[must_use]
     pub fn with_recorder(self, recorder: Recorder) -> Self {
         Ops { recorder: Some(recorder), ..self }
+    }
+
+    /// With answers that a server did not live to end: their keys pay for what they took.
+    #[must_use]
+    pub fn with_cut_off(self, cut_off: Vec<InFlight>) -> Self {
+        Ops { cut_off: cut_off.into(), ..self }
     }
 
     /// What a runtime is started with, so that each of its answers is recorded.
@@ -196,17 +202,6 @@ impl Ops {
         let id = self.put(&request, by).await.map_err(|error| self.refusal(error))?.to_string();
         let request_id = request.request_id.to_string();
         Ok(FeedbackReceipt { id, request_id, warnings: request.warnings })
-    }
-
-    /// Tokens that each key has used since `since`, as far as they are stored. Blocks.
-    ///
-    /// # Errors
-    /// Why the store could not be read.
-    pub fn tokens_by_tenant(
-        &self,
-        since: SystemTime,
-    ) -> Result<BTreeMap<TenantId, u64>, StoreError> {
-        self.store.reader().tokens_by_tenant(since)
     }
 
     /// What went through the store.

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use lastmile::TenantId;
-use lm_keys::{DAY_S, KeyError, KeyFile, KeyRing, Stamp};
-use lm_ops::Ops;
+use lm_keys::{Amounts, DAY_S, KeyError, KeyFile, KeyRecord, KeyRing, Stamp};
+use lm_ops::{CostLine, Ops};
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tokio::time::MissedTickBehavior;
@@ -60,19 +60,29 @@ impl Access {
             return Err(KeyError::Gone { path: file.path().to_owned() });
         }
         let spent = if records.is_some() { spent_today(ops) } else { BTreeMap::new() };
-        let spent_by = |tenant: TenantId| spent.get(&tenant).copied().unwrap_or(0);
+        let spent_by = |tenant: TenantId| spent.get(&tenant).copied().unwrap_or_default();
+        let has_cost = |record: &KeyRecord| record.limits.daily_cost.is_some();
+        if !ops.prices().are_set() && records.iter().flatten().any(has_cost) {
+            tracing::warn!("a key has daily_cost, but no prices are set: nothing costs anything");
+        }
         self.keys.replace(records, spent_by, now());
         Ok(())
     }
 }
 
-fn spent_today(ops: &Ops) -> BTreeMap<TenantId, u64> {
+fn spent_today(ops: &Ops) -> BTreeMap<TenantId, Amounts> {
     let midnight_s = now().unix_s / DAY_S * DAY_S;
     let midnight: SystemTime = UNIX_EPOCH + Duration::from_secs(midnight_s);
-    ops.tokens_by_tenant(midnight).unwrap_or_else(|error| {
+    let spent = ops.spent_by_key(midnight).unwrap_or_else(|error| {
         tracing::error!(%error, "what keys used today is unknown: daily budgets begin at 0");
         BTreeMap::new()
-    })
+    });
+    let amounts = |(tenant, line): (TenantId, CostLine)| {
+        let tokens = line.prompt_tokens + line.completion_tokens;
+        let cost = line.cost.get(&ops.prices().currency).copied().unwrap_or(0.0);
+        (tenant, Amounts { tokens, cpu_seconds: line.cpu_seconds, cost })
+    };
+    spent.into_iter().map(amounts).collect()
 }
 
 /// Reads the key file again when it was replaced, and everything when told so. Never ends.

@@ -127,7 +127,7 @@ impl App {
         let permit = Arc::clone(&self.open_requests)
             .try_acquire_owned()
             .map_err(|_| ApiError::TooManyRequests { limit })?;
-        Ok(Place { _permit: permit, lease: Lease::begin(caller)? })
+        Ok(Place { _permit: permit, lease: Lease::begin(caller, self.ops.prices())? })
     }
 
     pub(crate) fn count_stall(&self) {

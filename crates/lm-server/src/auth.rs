@@ -14,11 +14,12 @@ use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::middleware::Next;
 use axum::response::Response;
-use lastmile::{AnswerBegun, Arm, Observer, RequestEvent, StepEvent, TenantId};
+use lastmile::{AnswerBegun, Arm, Observer, Prices, RequestEvent, StepEvent, TenantId};
 use lm_api::{ApiError, Denial};
-use lm_keys::{Holder, KeyRing, Now, Scope};
+use lm_keys::{Amounts, Holder, KeyRing, Now, Reservation, Scope};
 
 use crate::app::App;
+use crate::lease::amounts;
 use crate::panel::wants_page;
 use crate::reply;
 use crate::request_log::RequestEntry;
@@ -145,26 +146,39 @@ pub fn now() -> Now {
 /// Charges each answer to its key before `observer` hears of it; the answer's reader hears of the end
 /// after both.
 #[must_use]
-pub fn charging(keys: Arc<KeyRing>, observer: Arc<dyn Observer>) -> Arc<dyn Observer> {
-    Arc::new(Charging { keys, observer })
+pub fn charging(
+    keys: Arc<KeyRing>,
+    prices: Prices,
+    observer: Arc<dyn Observer>,
+) -> Arc<dyn Observer> {
+    Arc::new(Charging { keys, prices, observer })
 }
 
 struct Charging {
     keys: Arc<KeyRing>,
+    prices: Prices,
     observer: Arc<dyn Observer>,
 }
 
 impl Observer for Charging {
     fn record(&self, event: &RequestEvent) {
-        let usage = event.usage;
-        // The answers of one prompt share it.
-        let prompt_tokens = if event.choice == 0 { usage.prompt_tokens } else { 0 };
-        let n_tokens = u64::from(prompt_tokens) + u64::from(usage.completion_tokens);
+        let RequestEvent { choice, usage, request, .. } = event;
+        let cpu_seconds = event.timings.cpu_seconds;
         // A copy for an experiment is the operator's.
-        let arm = event.request.steering.arm.as_ref();
+        let arm = request.steering.arm.as_ref();
         let is_copy = arm.is_some_and(|tag| tag.arm == Arm::Shadow);
-        if event.request.tenant != TenantId::ANONYMOUS && !is_copy {
-            self.keys.charge(event.request.tenant, n_tokens, now());
+        let meter = (!is_copy).then(|| self.keys.meter(request.tenant)).flatten();
+        if let Some(meter) = meter {
+            let used = amounts(&self.prices, *choice, *usage, cpu_seconds);
+            match &request.allowance {
+                // What it used while it ran was counted.
+                Some(allowance) => _ = allowance.0.spend(*choice, *usage, cpu_seconds),
+                None => {
+                    let mut nothing = Reservation::default();
+                    meter.spend(Amounts::default(), used, &mut nothing, now());
+                }
+            }
+            meter.charge(used.tokens, now());
         }
         self.observer.record(event);
     }

@@ -11,6 +11,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use lm_api::ApiError;
+use lm_keys::{Budget, Holder};
 use lm_ops::CostBy;
 
 use crate::app::App;
@@ -89,6 +90,7 @@ pub(crate) fn write(page: &mut Exposition, app: &App, models: &[Served<'_>]) {
             page.sample(name, &labels, count.cost);
         }
     }
+    budgets(page, app);
     let help = "1 where the machine says how much energy it draws; without, no joules are counted.";
     page.single("lastmile_energy_readable", "gauge", help, &[], u8::from(is_readable));
     if is_readable {
@@ -99,4 +101,27 @@ pub(crate) fn write(page: &mut Exposition, app: &App, models: &[Served<'_>]) {
             page.sample(name, &labels, model.stats.joules.unwrap_or(0.0));
         }
     }
+}
+
+/// Daily budgets of keys, beside what was used of them.
+fn budgets(page: &mut Exposition, app: &App) {
+    let now = now();
+    let keys = app.access.keys.valid(now);
+    let of_key = |holder: &Arc<Holder>| (holder.record.id.to_string(), holder.meter.budgets(now));
+    let budgets: Vec<(String, Vec<Budget>)> = keys.iter().map(of_key).collect();
+    if budgets.iter().all(|(_, budgets)| budgets.is_empty()) {
+        return;
+    }
+    let mut family = |name: &str, help: &str, value: fn(&Budget) -> f64| {
+        page.family(name, "gauge", help);
+        for (key, budgets) in &budgets {
+            for budget in budgets {
+                let labels = [("key", key.as_str()), ("limit", budget.kind.as_str())];
+                page.sample(name, &labels, value(budget));
+            }
+        }
+    };
+    let help = "Used today of a key's daily budget, which begins anew at midnight, UTC.";
+    family("lastmile_key_budget_used", help, |budget| budget.spent);
+    family("lastmile_key_budget_limit", "A key's daily budget.", |budget| budget.limit);
 }

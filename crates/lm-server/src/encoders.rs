@@ -25,7 +25,7 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::generate::{off_thread, said_once};
 use crate::intake::{Asked, take};
-use crate::lease::BYTES_PER_TOKEN;
+use crate::lease::{BYTES_PER_TOKEN, Estimate};
 use crate::registry::LOAD_WAIT;
 use crate::reply;
 use crate::request_log::RequestEntry;
@@ -235,7 +235,8 @@ async fn read<T: Send + 'static>(
     let n_bytes = body.len() as u64;
     let asked = off_thread(move || parse(&body, strict)).await?;
     let urgency = with_headers(urgency(&asked), &headers)?;
-    entry.reserve(|| (n_bytes / BYTES_PER_TOKEN).max(1))?;
+    let prompt_tokens = (n_bytes / BYTES_PER_TOKEN).max(1);
+    entry.reserve(|| Estimate { prompt_tokens, answer_tokens: 0 })?;
     let limits = [urgency.deadline, urgency.max_queue];
     let limit = limits.into_iter().flatten().min().unwrap_or(LOAD_WAIT);
     // Ollama's clients name a model with a tag; the usual one says nothing.

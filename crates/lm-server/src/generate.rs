@@ -27,7 +27,7 @@ use crate::aborts::Listed;
 use crate::app::{App, mint_id, unix_seconds};
 use crate::auth::Caller;
 use crate::intake::{Asked, take};
-use crate::lease::estimated_tokens;
+use crate::lease::{Lease, estimated};
 use crate::registry::LOAD_WAIT;
 use crate::request_log::RequestEntry;
 use crate::steer::{Started, asked_model};
@@ -228,13 +228,16 @@ pub(crate) fn launch(
     runtime: Arc<Runtime>,
     call: &Call,
     parsed: Parsed,
-    requests: Vec<GenerateRequest>,
+    mut requests: Vec<GenerateRequest>,
     told: Option<&str>,
 ) -> Result<Running, ApiError> {
     let Call { entry, caller, style, .. } = call;
     let (id, style) = (entry.id, *style);
     let info = runtime.info();
-    entry.reserve(|| estimated_tokens(&requests))?;
+    entry.reserve(|| estimated(&requests))?;
+    for request in &mut requests {
+        request.allowance = entry.lease().and_then(Lease::allowance);
+    }
     let adapter = requests.first().and_then(|request| request.adapter.as_deref());
     let adapter = adapter.and_then(|name| runtime.adapter(name));
     let (model, release) = match adapter {

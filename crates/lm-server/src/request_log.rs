@@ -21,7 +21,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::app::{App, mint_id};
 use crate::auth::Caller;
-use crate::lease::Place;
+use crate::lease::{Estimate, Lease, Place};
 use crate::routes::ROUTES;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -132,12 +132,14 @@ impl RequestEntry {
         self.body_room.get_or_init(|| room);
     }
 
-    /// Sets tokens aside at the caller's meter, where there is one.
-    pub(crate) fn reserve(&self, n_tokens: impl FnOnce() -> u64) -> Result<(), ApiError> {
-        match self.place.get().and_then(|place| place.lease.as_ref()) {
-            Some(lease) => lease.reserve(n_tokens()),
-            None => Ok(()),
-        }
+    /// Sets aside at the caller's meter, where there is one.
+    pub(crate) fn reserve(&self, estimate: impl FnOnce() -> Estimate) -> Result<(), ApiError> {
+        self.lease().map_or(Ok(()), |lease| lease.reserve(estimate()))
+    }
+
+    /// The caller's place at its meter, where there is one.
+    pub(crate) fn lease(&self) -> Option<&Lease> {
+        self.place.get().and_then(|place| place.lease.as_ref())
     }
 
     /// Who asks.

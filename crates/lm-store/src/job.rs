@@ -57,6 +57,7 @@ pub(crate) fn admit(event: &RequestEvent, privacy: Privacy) -> Box<RequestEvent>
             deadline: request.deadline,
             max_queue: request.max_queue,
             steering: Steering { opening: String::new(), rules: None, ..request.steering.clone() },
+            allowance: None,
         },
         task: event.task,
         choice: event.choice,

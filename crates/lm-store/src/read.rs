@@ -5,17 +5,15 @@
 //!
 //! Start reading at [`Reader::open`].
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use lm_types::{RequestId, TenantId};
+use lm_types::RequestId;
 use rusqlite::{Connection, Error, OptionalExtension, Row, types::Type};
 use serde::Serialize;
 
 use crate::error::ErrorContext;
-use crate::record::unix_ms;
 use crate::{
     FeedbackId, Rating, Run, StoreError, StoredAttempt, StoredError, StoredFeedback, StoredRequest,
     schema,
@@ -157,32 +155,6 @@ impl Reader {
                     model: row.get(7)?,
                     release_hash: row.get(8)?,
                 })
-            })?
-            .collect()
-        })
-    }
-
-    /// Tokens of prompts and answers that each key used since `since`, as far as they are stored. A
-    /// prompt counts once, however many answers it had.
-    ///
-    /// # Errors
-    /// Why the file could not be read.
-    pub fn tokens_by_tenant(
-        &self,
-        since: SystemTime,
-    ) -> Result<BTreeMap<TenantId, u64>, StoreError> {
-        self.read(|c| {
-            c.prepare_cached(
-                "SELECT tenant, sum(prompt + completion) FROM (SELECT r.tenant AS tenant, \
-                 max(a.prompt_tokens) AS prompt, sum(a.completion_tokens) AS completion \
-                 FROM request r JOIN attempt a ON a.request_id = r.id \
-                 WHERE r.tenant IS NOT NULL AND r.arrived_at_ms >= ?1 GROUP BY r.id) \
-                 GROUP BY tenant",
-            )?
-            .query_map([unix_ms(since)], |row| {
-                let tenant = u64::from_str_radix(&row.get::<_, String>(0)?, 16)
-                    .map_err(|e| Error::FromSqlConversionFailure(0, Type::Text, Box::new(e)))?;
-                Ok((TenantId(tenant), row.get::<_, i64>(1)?.cast_unsigned()))
             })?
             .collect()
         })

@@ -242,6 +242,7 @@ pub fn from_json(
         deadline: None,
         max_queue: None,
         steering: Steering::default(),
+        allowance: None,
     })
 }
 

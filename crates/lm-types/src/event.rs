@@ -52,6 +52,8 @@ pub enum FinishReason {
     Abort,
     /// An override ended it.
     Filtered,
+    /// Its allowance was used up.
+    Budget,
 }
 
 /// Tokens in and out of one answer.
@@ -355,7 +357,16 @@ impl GenerateError {
 }
 
 impl FinishReason {
-    /// The word of OpenAI's API; `abort` has none there.
+    /// All of them, in the order of their numbers.
+    pub const ALL: [FinishReason; 5] = [
+        FinishReason::Stop,
+        FinishReason::Length,
+        FinishReason::Abort,
+        FinishReason::Filtered,
+        FinishReason::Budget,
+    ];
+
+    /// The word of OpenAI's API; `abort` and `budget` have none there.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -363,6 +374,7 @@ impl FinishReason {
             FinishReason::Length => "length",
             FinishReason::Abort => "abort",
             FinishReason::Filtered => "content_filter",
+            FinishReason::Budget => "budget",
         }
     }
 }

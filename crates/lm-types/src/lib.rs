@@ -5,6 +5,7 @@
 //! Start reading at [`GenerateRequest`] (what goes in), [`GenerateEvent`] (what comes out) and
 //! [`RequestEvent`] (what is remembered).
 
+mod allowance;
 mod constraint;
 mod cost;
 mod dialog;
@@ -18,6 +19,7 @@ mod steering;
 mod time;
 mod timeline;
 
+pub use allowance::{Allowance, SharedAllowance};
 pub use constraint::{AnswerForm, CallForm, Constraint, TokenMask};
 pub use cost::Prices;
 pub use dialog::Dialog;

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::{
-    ChatMessage, Constraint, Dialog, RequestId, SamplingParams, Steering, TenantId, TokenId,
+    ChatMessage, Constraint, Dialog, RequestId, SamplingParams, SharedAllowance, Steering,
+    TenantId, TokenId,
 };
 
 /// One request of a client, ready to be tokenised.
@@ -41,6 +42,8 @@ pub struct GenerateRequest {
     pub max_queue: Option<Duration>,
     /// How it came, and what overrides do to its answers.
     pub steering: Steering,
+    /// What its answers may use while they run; `None` is as much as there is.
+    pub allowance: Option<SharedAllowance>,
 }
 
 /// What to continue.
@@ -177,6 +180,7 @@ impl GenerateRequest {
             deadline: None,
             max_queue: None,
             steering: Steering::default(),
+            allowance: None,
         }
     }
 }

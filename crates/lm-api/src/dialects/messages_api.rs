@@ -190,7 +190,7 @@ impl MessagesDialect {
     fn stop(&self, ending: &Ending) -> (&'static str, Option<&str>) {
         let has_calls = self.blocks.iter().any(|block| matches!(block, Block::Call { .. }));
         match ending.reason {
-            FinishReason::Length => ("max_tokens", None),
+            FinishReason::Length | FinishReason::Budget => ("max_tokens", None),
             FinishReason::Filtered => ("refusal", None),
             _ if has_calls => ("tool_use", None),
             _ if ending.by_stop_string => ("stop_sequence", self.only_stop.as_deref()),

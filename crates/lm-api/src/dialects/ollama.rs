@@ -211,7 +211,8 @@ impl OllamaDialect {
     }
 
     fn last(&self, mut line: Map<String, Value>, head: &DialectHead, ending: &Ending) -> String {
-        let reason = if ending.reason == FinishReason::Length { "length" } else { "stop" };
+        let is_cut = matches!(ending.reason, FinishReason::Length | FinishReason::Budget);
+        let reason = if is_cut { "length" } else { "stop" };
         let (timings, usage) = (ending.timings, ending.usage);
         let nanos = |time: Duration| Value::from(time.as_nanos() as u64);
         let more = [

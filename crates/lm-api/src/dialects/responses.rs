@@ -392,7 +392,7 @@ impl Dialect for ResponsesDialect {
 
 /// Whether there is less of an answer than its model would have said.
 fn is_cut(reason: FinishReason) -> bool {
-    matches!(reason, FinishReason::Length | FinishReason::Filtered)
+    matches!(reason, FinishReason::Length | FinishReason::Filtered | FinishReason::Budget)
 }
 
 fn text_part(text: &str) -> Value {

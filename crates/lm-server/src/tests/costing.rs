@@ -122,3 +122,57 @@ fn an_answer_says_what_it_took_only_when_asked_and_once_in_a_stream() {
             .contains(r#"lastmile_request_cpu_seconds_total{model_name="placeholder",key="none"}"#)
     });
 }
+
+#[test]
+fn an_answer_ends_where_the_money_of_its_key_does() {
+    // A token of a prompt costs 0.1, one of an answer 1.
+    let limits = KeyLimits { daily_cost: Some(60.0), ..KeyLimits::default() };
+    let (folder, key) = folder_with_key(&[Scope::Infer, Scope::Metrics], limits);
+    let server = priced(folder);
+    let ask = |fields: &str| server.post_with(&key, CHAT, &hello(fields));
+    let fields = r#""max_tokens":40,"ignore_eos":true,"timings":true"#;
+    let whole = ask(fields);
+    assert_eq!(whole.json()["choices"][0]["finish_reason"], "length");
+    assert!(whole.json()["choices"][0].get("stop_reason").is_none(), "{}", whole.body);
+    let first = number(&whole.json()["timings"]["cost"]["amount"]);
+    let cut = ask(fields).json();
+    let choice = &cut["choices"][0];
+    let said = (choice["finish_reason"].as_str(), choice["stop_reason"].as_str());
+    assert_eq!(said, (Some("length"), Some("budget")), "{cut}");
+    assert!(!choice["message"]["content"].as_str().unwrap().is_empty(), "its text is kept");
+    let second = number(&cut["timings"]["cost"]["amount"]);
+    let spent = first + second;
+    assert!((60.0..61.0).contains(&spent), "{first} and {second}: to the token");
+    let page = server.get_with(&key, "/metrics");
+    let used = samples(&page, "lastmile_key_budget_used");
+    assert!((used[0] - spent).abs() < 1e-6, "{used:?}, {spent}");
+    assert_eq!(samples(&page, "lastmile_key_budget_limit"), [60.0]);
+    assert!(page.body.contains(r#"finished_reason="budget"} 1"#));
+    let refused = ask(fields);
+    assert_eq!(
+        (refused.status, &refused.json()["error"]["code"]),
+        (429, &"daily_cost_exceeded".into())
+    );
+    assert!(refused.body.contains("daily_cost is 60"), "{}", refused.body);
+    assert!(refused.header("retry-after").is_some());
+    // It holds over a restart.
+    let server = priced(server.end());
+    let refused = server.post_with(&key, CHAT, &hello(fields));
+    assert_eq!(refused.status, 429, "{}", refused.body);
+}
+
+#[test]
+fn a_stream_that_ends_with_the_budget_says_so_at_its_end() {
+    let limits = KeyLimits { daily_tokens: Some(100), ..KeyLimits::default() };
+    let (folder, key) = folder_with_key(&[Scope::Infer], limits);
+    let server = priced(folder);
+    let text = r#"{"prompt":"Hello there","stream":true,"ignore_eos":true,"n":2,"max_tokens":200}"#;
+    let reply = server.post_with(&key, "/v1/completions", text);
+    let ends = reply.body.matches(r#""finish_reason":"length","stop_reason":"budget""#).count();
+    assert_eq!(ends, 2, "{}", reply.body);
+    assert!(reply.body.trim_end().ends_with("data: [DONE]"));
+    let meter = &server.access.keys.authenticate(&key, crate::now()).unwrap().meter;
+    wait_until("both are settled", || meter.n_open() == 0);
+    let spent = meter.spent_today(crate::now()).tokens;
+    assert!((100..=101).contains(&spent), "{spent}: a token for each answer more at most");
+}

@@ -12,6 +12,8 @@ const NO_LIMITS: KeyLimits = KeyLimits {
     tokens_per_minute: None,
     max_concurrent: None,
     daily_tokens: None,
+    daily_cpu_seconds: None,
+    daily_cost: None,
 };
 
 #[track_caller]

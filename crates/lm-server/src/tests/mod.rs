@@ -85,7 +85,7 @@ impl Server {
         let mut config = ServerConfig { address, ..ServerConfig::default() };
         let mut model = RuntimeConfig::new(ModelSource::placeholder(placeholder).unwrap());
         let mut access = Access { key_file: Some(key_file(&folder)), ..Access::default() };
-        model.observer = charging(Arc::clone(&access.keys), ops.observer());
+        model.observer = charging(Arc::clone(&access.keys), ops.prices().clone(), ops.observer());
         change(&mut config, &mut model, &mut access);
         access.load_keys(&ops).unwrap();
         let name = model.served_name.clone().unwrap_or_else(|| "placeholder".to_owned());

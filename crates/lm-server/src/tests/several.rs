@@ -47,7 +47,7 @@ fn start_in(folder: tempfile::TempDir, models: Vec<Declared>, options: RegistryO
         ServerConfig { address: "127.0.0.1:0".parse().unwrap(), ..ServerConfig::default() };
     let access = Access { key_file: Some(key_file(&folder)), ..Access::default() };
     access.load_keys(&ops).unwrap();
-    let observer = charging(Arc::clone(&access.keys), ops.observer());
+    let observer = charging(Arc::clone(&access.keys), ops.prices().clone(), ops.observer());
     let observed = |model: Declared| {
         let observer = Arc::clone(&observer);
         let configure: Configure = Arc::new(move || {

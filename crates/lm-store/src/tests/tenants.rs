@@ -4,7 +4,7 @@ use lm_types::TenantId;
 use rusqlite::Connection;
 
 use super::*;
-use crate::{Reader, schema};
+use crate::{CostBy, CostLine, Reader, schema};
 
 const A: TenantId = TenantId(0xa);
 const B: TenantId = TenantId(0xb000_0000_0000_0000);
@@ -69,9 +69,12 @@ fn tokens_are_summed_by_tenant_and_a_prompt_counts_once() {
     let old = SystemTime::now() - 2 * DAY;
     store.record(&RequestEvent { arrived_at: old, ..event_of(B, 5) });
     store.flush().unwrap();
-    let sums = store.reader().tokens_by_tenant(SystemTime::now() - DAY).unwrap();
+    let lines = store.reader().costs(CostBy::Key, SystemTime::now() - DAY).unwrap();
+    let tokens = |line: CostLine| (line.group, line.prompt_tokens + line.completion_tokens);
+    let name = |tenant: TenantId| format!("{:016x}", tenant.0);
     // 10 tokens of a prompt, 2 of an answer.
-    assert_eq!(sums.into_iter().collect::<Vec<_>>(), [(A, 10 + 2 + 2 + 10 + 2), (B, 10 + 2)]);
+    let expect = [(String::new(), 10 + 2), (name(A), 10 + 2 + 2 + 10 + 2), (name(B), 10 + 2)];
+    assert_eq!(lines.into_iter().map(tokens).collect::<Vec<_>>(), expect);
 }
 
 #[test]
