@@ -184,3 +184,42 @@ def test_tls_is_served_and_read_again(own_home):
     certificate.write_text(good)
     assert server.get("/version").status == 200
     assert server.stop() == 0
+
+
+def test_an_answer_ends_with_the_cpu_time_of_its_key_and_a_crash_is_paid_for(own_home):
+    key = make_key(own_home, "app", "--daily-cpu-seconds", "0.2", "--daily-tokens", "100000", "--scopes", "infer,metrics")
+    prices = ["--price-per-million-output-tokens", "1e6", "--currency", "EUR"]
+    server = Server(own_home, "--model", "placeholder:mode=random,delay_us=2000", *prices)
+    headers = {"authorization": f"Bearer {key}"}
+
+    def used(server):
+        lines = server.get("/metrics", headers).body.splitlines()
+        lines = [line for line in lines if line.startswith("lastmile_key_budget_used{")]
+        return {line.split('limit="')[1].split('"')[0]: float(line.split()[-1]) for line in lines}
+
+    client = server.client(api_key=key)
+    body = CHAT | {"model": "placeholder", "max_tokens": 1500, "extra_body": {"ignore_eos": True}}
+    texts, reason = [], None
+    stream = client.chat.completions.create(stream=True, **body)
+    for chunk in stream:
+        texts.append(chunk.choices[0].delta.content or "")
+        if len(texts) == 30:
+            break
+    at_kill = used(server)
+    assert at_kill["daily_tokens"] >= 30 and at_kill["daily_cpu_seconds"] > 0, at_kill
+    server.stop(signal.SIGKILL)
+    server = Server(own_home, "--model", "placeholder:mode=random,delay_us=2000", *prices)
+    after = used(server)
+    assert after["daily_tokens"] >= 30, (at_kill, after)
+    client = server.client(api_key=key)
+    while reason != "budget":
+        answer = client.chat.completions.create(**body).choices[0]
+        assert answer.finish_reason == "length" and answer.message.content
+        reason = (answer.model_extra or {}).get("stop_reason")
+    with pytest.raises(openai.RateLimitError) as refused:
+        client.chat.completions.create(**body)
+    assert refused.value.code == "daily_cpu_seconds_exceeded"
+    assert used(server)["daily_cpu_seconds"] == pytest.approx(0.2, rel=0.25)
+    wrong = run(own_home, "keys", "create", "bad", "--daily-cost=-1")
+    assert wrong.returncode == 2 and "daily_cost" in wrong.stderr, wrong
+    assert server.stop() == 0

@@ -120,3 +120,16 @@ def test_refusals_are_noticed_and_what_is_forgotten_is_learned_anew(learned):
             assert traffic.server.post("/v1/chat/completions", refusals).status == 200
     found = until(traffic.alarms, lambda all: any(one["signal"] == "refusal" for one in all), 10)
     assert {one["how"] for one in found if one["signal"] == "refusal"} == {"higher"}
+
+
+def test_a_model_that_is_paused_is_not_watched(learned):
+    _, _, traffic = learned
+    server, known = traffic.server, traffic.standing()
+    assert server.post("/ops/v1/monitors/moon/pause", {}).status == 404
+    assert server.post("/ops/v1/monitors/placeholder/pause", {}).json["state"] == "paused"
+    traffic.send(60, words=lambda i: 60)
+    paused = traffic.standing()
+    assert paused["state"] == "paused" and set(paused["signals"].values()) == {"paused"}
+    assert paused["seen"] >= known["seen"] + 60 and paused["baseline_answers"] == known["baseline_answers"]
+    assert paused["alarm_counts"] == known["alarm_counts"]
+    assert server.post("/ops/v1/monitors/placeholder/resume", {}).json["state"] == "watching"

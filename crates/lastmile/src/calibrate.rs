@@ -18,7 +18,7 @@ const LEAST_STEPS: usize = 20;
 const N_SWEEPS: usize = 4000;
 /// A step that took so many times longer than fitted was the machine's doing.
 const OUTLIER: f64 = 2.0;
-const N_TERMS: usize = 5;
+const N_TERMS: usize = 6;
 
 /// A step of a real model.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -146,8 +146,10 @@ pub fn record_steps(
     if let Some((name, value)) = numbers.into_iter().find(|(_, value)| *value == 0) {
         return Err(CalibrateError::Option { name, value, limit: "at least 1" });
     }
-    // Every prompt is computed, and nothing of it is kept.
-    let config = RuntimeConfig { disk_cache: None, ..config };
+    // Every prompt is computed, and nothing of it is kept; no token is guessed, as what is guessed right differs from
+    // traffic to traffic.
+    let mut config = RuntimeConfig { disk_cache: None, ..config };
+    config.engine.speculate = false;
     let records = Records::default();
     let noted = Arc::clone(&records);
     let wrap = |inner| Box::new(Noted { inner, records: noted }) as Box<dyn Backend>;
@@ -233,10 +235,11 @@ pub fn fit_costs(steps: &[StepRecord]) -> Result<Fit, CalibrateError> {
     let scale = sum(&|step| step.seconds) / sum(&|step| predicted(&costs, &step.load));
     costs.iter_mut().for_each(|cost| *cost *= scale);
     let error = sum(&|step| (predicted(&costs, &step.load) - step.seconds).abs() / step.seconds);
-    let [step, row, token, decode_context, prefill_context] = costs;
+    let [step, tile, row, token, decode_context, prefill_context] = costs;
     Ok(Fit {
         costs: StepCosts {
             step_ns: (step * 1e9).round() as u64,
+            tile_ns: (tile * 1e9).round() as u64,
             decode_row_ns: (row * 1e9).round() as u64,
             prefill_token_ns: (token * 1e9).round() as u64,
             decode_context_ps: (decode_context * 1e12).round() as u64,
@@ -250,7 +253,8 @@ pub fn fit_costs(steps: &[StepRecord]) -> Result<Fit, CalibrateError> {
 
 fn terms(load: &StepLoad) -> [f64; N_TERMS] {
     let StepLoad { n_decodes, n_prefill_tokens, decode_attended, prefill_attended } = *load;
-    [1, n_decodes, n_prefill_tokens, decode_attended, prefill_attended].map(|n| n as f64)
+    [1, load.n_tiles(), n_decodes, n_prefill_tokens, decode_attended, prefill_attended]
+        .map(|n| n as f64)
 }
 
 fn predicted(costs: &[f64; N_TERMS], load: &StepLoad) -> f64 {
@@ -293,6 +297,7 @@ mod tests {
 
     const COSTS: StepCosts = StepCosts {
         step_ns: 4_000_000,
+        tile_ns: 2_500_000,
         decode_row_ns: 1_000_000,
         prefill_token_ns: 700_000,
         decode_context_ps: 400_000,

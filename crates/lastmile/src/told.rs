@@ -79,6 +79,7 @@ impl Runtime {
             hits,
             usage: Usage::default(),
             timings: Timings::default(),
+            mean_logprob: None,
         });
     }
 }

@@ -97,7 +97,7 @@ pub enum OptionError {
     /// No option has this name.
     #[error(
         "placeholder option {name:?} is unknown; known: mode, seed, mean_tokens, step_ns, \
-         decode_row_ns, prefill_token_ns, decode_context_ps, prefill_context_ps, jitter_percent, \
+         tile_ns, decode_row_ns, prefill_token_ns, decode_context_ps, prefill_context_ps, jitter_percent, \
          delay_us, delay_per_token_us, slow_every, slow_us, fail_at_step, fail_every, panic_at_step, hang_at_step, hang_us, nan_at, \
          nan_at_step, block_size, n_blocks, max_model_len, labels"
     )]
@@ -189,6 +189,7 @@ impl PlaceholderOptions {
                 self.mean_tokens = up_to(1 << 20, "a number from 1 to 1048576")? as u32
             }
             "step_ns" => self.costs.step_ns = cost()?,
+            "tile_ns" => self.costs.tile_ns = cost()?,
             "decode_row_ns" => self.costs.decode_row_ns = cost()?,
             "prefill_token_ns" => self.costs.prefill_token_ns = cost()?,
             "decode_context_ps" => self.costs.decode_context_ps = cost()?,

@@ -22,6 +22,8 @@ pub struct StepLoad {
 pub struct StepCosts {
     /// Nanoseconds of a step, whatever is in it.
     pub step_ns: u64,
+    /// Nanoseconds of each begun group of [`StepCosts::TILE`] tokens, prompts' and others together.
+    pub tile_ns: u64,
     /// Nanoseconds of a row of one token.
     pub decode_row_ns: u64,
     /// Nanoseconds of a token of a prompt.
@@ -33,6 +35,12 @@ pub struct StepCosts {
 }
 
 impl StepLoad {
+    /// Begun groups of [`StepCosts::TILE`] tokens.
+    #[must_use]
+    pub fn n_tiles(&self) -> u64 {
+        (self.n_decodes + self.n_prefill_tokens).div_ceil(StepCosts::TILE)
+    }
+
     /// What a batch consists of.
     #[must_use]
     pub fn of(batch: &Batch) -> StepLoad {
@@ -53,11 +61,15 @@ impl StepLoad {
 }
 
 impl StepCosts {
+    /// Kernels read weights once for so many tokens.
+    pub const TILE: u64 = 4;
+
     /// How long a step takes.
     #[must_use]
     pub fn of(&self, load: &StepLoad) -> Duration {
         let parts = [
             self.step_ns,
+            self.tile_ns.saturating_mul(load.n_tiles()),
             self.decode_row_ns.saturating_mul(load.n_decodes),
             self.prefill_token_ns.saturating_mul(load.n_prefill_tokens),
             self.decode_context_ps.saturating_mul(load.decode_attended) / 1000,
@@ -94,12 +106,16 @@ mod tests {
         assert_eq!(load, expect);
         let costs = StepCosts {
             step_ns: 100_000,
+            tile_ns: 1_000_000,
             decode_row_ns: 10_000,
             prefill_token_ns: 1000,
             decode_context_ps: 1_000_000,
             prefill_context_ps: 10_000,
         };
-        assert_eq!(costs.of(&load), Duration::from_nanos(100_000 + 10_000 + 3000 + 6000 + 120));
+        let expect = 100_000 + 1_000_000 + 10_000 + 3000 + 6000 + 120;
+        assert_eq!(costs.of(&load), Duration::from_nanos(expect));
+        let five = StepLoad { n_decodes: 2, n_prefill_tokens: 3, ..StepLoad::default() };
+        assert_eq!((five.n_tiles(), StepLoad::default().n_tiles()), (2, 0));
         assert!(StepCosts::default().is_zero() && StepCosts::default().of(&load).is_zero());
     }
 }

@@ -125,6 +125,8 @@ pub(crate) enum Verb {
     Bundle(BundleArgs),
     /// Keep answers that must stay what they are, bit for bit.
     Probe(crate::probe::ProbeArgs),
+    /// Try who is told of alerts, and how soon monitors notice what drifts.
+    Monitor(crate::monitor::MonitorArgs),
     /// See what the flight recorder holds.
     Recorder(RecorderArgs),
     /// Say what answers took and cost, by key, day or model.
@@ -182,8 +184,7 @@ pub(crate) struct RunOptions {
     /// Memory for everything, in MiB; by default what the control group and the machine have left.
     #[arg(long, value_name = "MIB", env = "LASTMILE_MEMORY_LIMIT", hide_short_help = true)]
     pub(crate) memory_limit: Option<u64>,
-    /// Longest sequence in tokens; by default what the model was trained for, as far as the KV
-    /// cache holds it.
+    /// Longest sequence in tokens; by default what the model was trained for, as far as the KV cache holds it.
     #[arg(long, value_name = "TOKENS", env = "LASTMILE_MAX_MODEL_LEN")]
     pub(crate) max_model_len: Option<usize>,
     /// Sequences that run at once.
@@ -210,8 +211,7 @@ pub(crate) struct RunOptions {
     /// Prompt tokens that wait; more are refused with 429.
     #[arg(long, default_value_t = 1 << 18, value_name = "N", env = "LASTMILE_MAX_QUEUED_TOKENS", hide_short_help = true)]
     pub(crate) max_queued_tokens: usize,
-    /// Longest time between two tokens of a running answer, as far as it can be predicted; 0 is
-    /// no bound.
+    /// Longest time between two tokens of a running answer, as far as it can be predicted; 0 is no bound.
     #[arg(long, default_value_t = 100, value_name = "MS", env = "LASTMILE_MAX_TOKEN_GAP_MS")]
     pub(crate) max_token_gap_ms: u64,
     /// Compute every prompt anew.

@@ -30,6 +30,8 @@ struct CostsFile {
 #[serde(deny_unknown_fields)]
 struct Costs {
     step_ns: u64,
+    #[serde(default)]
+    tile_ns: u64,
     decode_row_ns: u64,
     prefill_token_ns: u64,
     decode_context_ps: u64,
@@ -64,10 +66,7 @@ pub(crate) fn calibrate(args: &CalibrateArgs) -> anyhow::Result<Outcome> {
     }
     let Fit { costs, n_steps, n_outliers, mean_relative_error } =
         fit_costs(&steps).map_err(refused)?;
-    let StepCosts { step_ns, decode_row_ns, prefill_token_ns, .. } = costs;
-    let StepCosts { decode_context_ps, prefill_context_ps, .. } = costs;
-    let costs =
-        Costs { step_ns, decode_row_ns, prefill_token_ns, decode_context_ps, prefill_context_ps };
+    let costs = Costs::of(costs);
     let file = CostsFile { model, n_steps, n_outliers, mean_relative_error, costs };
     let text = toml::to_string(&file).context("cannot write the costs as TOML")?;
     write(&args.output, &text)?;
@@ -78,6 +77,7 @@ pub(crate) fn calibrate(args: &CalibrateArgs) -> anyhow::Result<Outcome> {
     let costs = &file.costs;
     say!("{n_steps} steps of {}, {n_outliers} left out as outliers", file.model);
     say!("  step             {:>10.3} ms", costs.step_ns as f64 / 1e6);
+    say!("  4 tokens         {:>10.3} ms", costs.tile_ns as f64 / 1e6);
     say!("  decode row       {:>10.3} ms", costs.decode_row_ns as f64 / 1e6);
     say!("  prefill token    {:>10.3} ms", costs.prefill_token_ns as f64 / 1e6);
     say!("  decode context   {:>10.3} us for 1000 tokens", costs.decode_context_ps as f64 / 1e3);
@@ -93,15 +93,31 @@ pub(crate) fn read_costs(path: &Path) -> anyhow::Result<StepCosts> {
         std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let file: CostsFile = toml::from_str(&text)
         .map_err(|error| WrongUse(format!("{} is no file of costs: {error}", path.display())))?;
-    let Costs { step_ns, decode_row_ns, prefill_token_ns, decode_context_ps, prefill_context_ps } =
-        file.costs;
+    let Costs { step_ns, tile_ns, decode_row_ns, prefill_token_ns, .. } = file.costs;
+    let Costs { decode_context_ps, prefill_context_ps, .. } = file.costs;
     Ok(StepCosts {
         step_ns,
+        tile_ns,
         decode_row_ns,
         prefill_token_ns,
         decode_context_ps,
         prefill_context_ps,
     })
+}
+
+impl Costs {
+    fn of(costs: StepCosts) -> Self {
+        let StepCosts { step_ns, tile_ns, decode_row_ns, prefill_token_ns, .. } = costs;
+        let StepCosts { decode_context_ps, prefill_context_ps, .. } = costs;
+        Costs {
+            step_ns,
+            tile_ns,
+            decode_row_ns,
+            prefill_token_ns,
+            decode_context_ps,
+            prefill_context_ps,
+        }
+    }
 }
 
 fn recorded(args: &CalibrateArgs) -> anyhow::Result<Vec<StepRecord>> {

@@ -21,7 +21,7 @@ const FILE: &str = "lastmile.toml";
 const FLAG: &str = "--config";
 const VARIABLE: &str = "LASTMILE_CONFIG";
 const MAX_BYTES: u64 = 1 << 20;
-/// The verbs that the file speaks to.
+/// The verbs that the file speaks to; of its options `monitor test-sink` hears those that it has.
 const VERBS: [&str; 2] = ["serve", "config"];
 
 /// Say what `serve` would be told by flags, variables and the file, and which of them says what.
@@ -107,17 +107,25 @@ fn shaped(mut command: Command, text: &str) -> Result<(Command, Vec<String>), St
     }
     let ids = defaults.iter().map(|(id, _)| id.clone()).collect();
     for verb in VERBS {
-        command = command.mut_subcommand(verb, |mut command| {
-            for (id, values) in &defaults {
-                // Defaults live as long as the program.
-                let values = values.iter().map(|value| &*value.clone().leak());
-                let values: Vec<&'static str> = values.collect();
-                command = command.mut_arg(id, |arg| arg.default_values(values));
-            }
-            command
-        });
+        command = command.mut_subcommand(verb, |command| defaulted(command, &defaults));
     }
+    command = command.mut_subcommand("monitor", |command| {
+        command.mut_subcommand("test-sink", |command| defaulted(command, &defaults))
+    });
     Ok((command, ids))
+}
+
+/// With the defaults of the options that it has.
+fn defaulted(mut command: Command, defaults: &[(String, Vec<String>)]) -> Command {
+    for (id, values) in defaults {
+        if command.get_arguments().any(|arg| arg.get_id() == id.as_str()) {
+            // Defaults live as long as the program.
+            let values = values.iter().map(|value| &*value.clone().leak());
+            let values: Vec<&'static str> = values.collect();
+            command = command.mut_arg(id, |arg| arg.default_values(values));
+        }
+    }
+    command
 }
 
 /// What may stand in the file.
@@ -235,6 +243,18 @@ mod tests {
         check("model", json!(["a", "b=c"]), "file");
         check("insecure", "false".into(), "default");
         check("kv-memory", Value::Null, "default");
+    }
+
+    #[test]
+    fn a_test_of_sinks_takes_those_of_the_file() {
+        let file =
+            "port = 9000\nalert-webhook = [\"http://a/1\", \"http://b/2\"]\nalert-timeout = 3";
+        let (command, _) = shaped(Cli::command(), file).unwrap();
+        let matches = command.try_get_matches_from(["lastmile", "monitor", "test-sink"]).unwrap();
+        let matches = matches.subcommand().unwrap().1.subcommand().unwrap().1;
+        let urls: Vec<_> = matches.get_many::<String>("alert_webhook").unwrap().collect();
+        assert_eq!(urls, ["http://a/1", "http://b/2"]);
+        assert_eq!(matches.get_one::<u64>("alert_timeout"), Some(&3));
     }
 
     #[test]

@@ -77,8 +77,10 @@ struct Found {
     keys: FoundKeys,
     /// What the server of the newest run says of itself now; `None` when it does not answer.
     health: Option<serde_json::Value>,
-    /// What a server of this home last saw that somebody should look at.
+    /// What the server of this home that told of alerts last saw that somebody should look at.
     alerts: Option<Alerts>,
+    /// What other servers of this home see that run beside it.
+    alerts_beside: Vec<Alerts>,
     /// Why the last start failed; `None` when it did not.
     failed_start: Option<FailedStart>,
     /// Who was in flight when a server last died.
@@ -88,7 +90,7 @@ struct Found {
     report: Option<Doctor>,
 }
 
-/// What a server writes down as `alerts.json` when its alerts change.
+/// What a server writes down as `alerts-PORT.json` when its alerts change.
 #[derive(Serialize, Deserialize)]
 struct Alerts {
     pid: u32,
@@ -98,8 +100,22 @@ struct Alerts {
 }
 
 impl Alerts {
-    fn last(home: &Path) -> Option<Self> {
-        serde_json::from_str(&std::fs::read_to_string(home.join("alerts.json")).ok()?).ok()
+    /// Those of servers that run, the newest first; where none runs, the newest.
+    fn all(home: &Path) -> Vec<Self> {
+        let mut all = Vec::new();
+        for entry in std::fs::read_dir(home).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let port =
+                name.to_str().and_then(|name| name.strip_prefix("alerts-")?.strip_suffix(".json"));
+            if port.is_some_and(|port| port.parse::<u16>().is_ok()) {
+                let text = std::fs::read_to_string(entry.path()).ok();
+                all.extend(text.and_then(|text| serde_json::from_str::<Alerts>(&text).ok()));
+            }
+        }
+        all.sort_by_key(|one| std::cmp::Reverse((is_alive(one.pid), one.at_ms)));
+        let newest = all.first().map(|one| one.pid);
+        all.retain(|one| is_alive(one.pid) || Some(one.pid) == newest);
+        all
     }
 
     fn print(&self) -> anyhow::Result<()> {
@@ -195,6 +211,8 @@ pub(crate) fn doctor(args: &DoctorArgs) -> anyhow::Result<Outcome> {
     };
     let newest = report.as_ref().and_then(|report| report.runs.first());
     let health = newest.and_then(|run| health(&run.run.address));
+    let mut alerts_beside = Alerts::all(home.path());
+    let alerts = (!alerts_beside.is_empty()).then(|| alerts_beside.remove(0));
     let mut found = Found {
         version: env!("CARGO_PKG_VERSION"),
         home: home.path().to_owned(),
@@ -203,7 +221,8 @@ pub(crate) fn doctor(args: &DoctorArgs) -> anyhow::Result<Outcome> {
         models: lm_models::installed(&home).into_iter().map(|model| model.name).collect(),
         keys: FoundKeys::of(&key_file(&home)),
         health,
-        alerts: Alerts::last(home.path()),
+        alerts,
+        alerts_beside,
         failed_start: FailedStart::last(home.path()),
         crash: Crash::last(home.path())?,
         report,
@@ -251,9 +270,7 @@ fn print_page(found: &Found) -> anyhow::Result<()> {
         Some(health) => say!("health   {health}"),
         None => say!("health   no server answers"),
     }
-    if let Some(alerts) = &found.alerts {
-        alerts.print()?;
-    }
+    found.alerts.iter().chain(&found.alerts_beside).try_for_each(Alerts::print)?;
     if let Some(failed) = &found.failed_start {
         say!("start    FAILED at {}: {}", Utc(failed.at_ms), failed.error);
     }

@@ -4,6 +4,7 @@
 //!
 //! Start reading at [`args::Cli`] for the verbs, then at the file of a verb.
 
+mod alert_args;
 mod allocator;
 mod args;
 mod ask;
@@ -35,6 +36,7 @@ mod keys;
 mod keys_args;
 mod loop_args;
 mod model;
+mod monitor;
 mod net_args;
 mod outcome;
 mod override_args;
@@ -145,6 +147,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Man(args) => shell::man(&args),
         Verb::Why(args) => why::why(&args),
         Verb::Probe(args) => probe::probe(&args),
+        Verb::Monitor(args) => monitor::monitor(&args),
         Verb::Recorder(args) => recorder::recorder(&args),
         Verb::Replay(args) => replay::replay(&args),
         Verb::Bisect(args) => bisect::bisect(&args),

@@ -74,14 +74,24 @@ pub(crate) enum OverrideVerb {
     Kill {
         /// Such as /v1/chat/completions.
         route: String,
+        /// Why; goes into the audit log.
+        #[arg(long, default_value = "", hide_default_value = true)]
+        reason: String,
     },
     /// Let one model, or one release by the beginning of its hash, answer everything.
     Pin {
         /// A model's name or a release's hash.
         target: String,
+        /// Why; goes into the audit log.
+        #[arg(long, default_value = "", hide_default_value = true)]
+        reason: String,
     },
     /// Take the last change back; again, the one before it.
-    Rollback,
+    Rollback {
+        /// Why; goes into the audit log.
+        #[arg(long, default_value = "", hide_default_value = true)]
+        reason: String,
+    },
     /// List what waits for a person.
     Queue,
     /// Answer what waits.

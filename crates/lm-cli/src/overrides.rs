@@ -54,19 +54,19 @@ pub(crate) fn overrides(args: &OverrideArgs) -> anyhow::Result<Outcome> {
                 say!("{at}  {}  {} {}  {}", entry.who, entry.action, entry.target, entry.detail);
             }
         }
-        OverrideVerb::Kill { route } => {
+        OverrideVerb::Kill { route, reason } => {
             check_route(route)?;
-            let operator = desk.kill(route, &who, now_ms).map_err(wrong_use)?;
+            let operator = desk.kill(route, reason, &who, now_ms).map_err(wrong_use)?;
             tell(json, &operator, || format!("{route} answers nothing; rollback takes it back"))?;
         }
-        OverrideVerb::Pin { target } => {
-            let operator = desk.pin(target, &who, now_ms).map_err(wrong_use)?;
+        OverrideVerb::Pin { target, reason } => {
+            let operator = desk.pin(target, reason, &who, now_ms).map_err(wrong_use)?;
             tell(json, &operator, || {
                 format!("{target} answers everything; rollback takes it back")
             })?;
         }
-        OverrideVerb::Rollback => {
-            let undone = desk.rollback(&who, now_ms).map_err(wrong_use)?;
+        OverrideVerb::Rollback { reason } => {
+            let undone = desk.rollback(reason, &who, now_ms).map_err(wrong_use)?;
             tell(json, &json!({ "undone": undone }), || format!("taken back: {undone}"))?;
         }
         OverrideVerb::Queue => {

@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use lm_ops::{Flight, InFlight, Ops, Privacy, Recorder, RecorderOptions, Utc, is_alive};
 use serde::Serialize;
 
+use crate::alert_args::AlertServeArgs;
 use crate::model::home;
 use crate::outcome::{Outcome, print_json, say};
 
@@ -37,7 +38,7 @@ pub(crate) enum RecorderVerb {
     },
 }
 
-#[derive(Clone, Copy, Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct RecorderServeArgs {
     /// Size of the flight recorder's file, which outlives a crash; 0 records nothing.
     #[arg(
@@ -61,6 +62,8 @@ pub(crate) struct RecorderServeArgs {
         hide_short_help = true
     )]
     pub(crate) monitor_baseline: u64,
+    #[command(flatten)]
+    pub(crate) alerts: AlertServeArgs,
 }
 
 fn baseline_answers(text: &str) -> Result<u64, String> {
@@ -78,7 +81,7 @@ pub(crate) fn folder(home: &Path) -> PathBuf {
 /// Begins to record. A server without a recorder is better than none.
 pub(crate) fn recording(
     ops: Ops,
-    args: RecorderServeArgs,
+    args: &RecorderServeArgs,
     privacy: Privacy,
 ) -> anyhow::Result<Ops> {
     if args.recorder_mib == 0 {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use lastmile::{EncoderOutput, Registry, Runtime};
 use lm_keys::KeyRing;
-use lm_ops::{Experiments, Monitors, Ops, Overrides, Store};
+use lm_ops::{Experiments, MonitorOptions, Monitors, Ops, Overrides, Sinks, Store};
 use lm_server::{Access, ServeError, ServerConfig, ServiceManager, Tls, bind, charging, now};
 
 use crate::args::ServeArgs;
@@ -18,10 +18,13 @@ use crate::keys::key_file;
 use crate::model::home;
 use crate::outcome::{Outcome, WrongUse, human_bytes};
 use crate::overrides::override_path;
-use crate::recorder::recording;
+use crate::recorder::{RecorderServeArgs, recording};
 use crate::served::{Shared, load_default, registry};
 use crate::signals;
 use crate::traces::Traces;
+
+/// What waits for alert sinks is kept within this, when the server ends.
+const CLOSING: Duration = Duration::from_secs(2);
 
 pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
     let started = Instant::now();
@@ -55,17 +58,9 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
         other => other.into(),
     })?;
     let address = listener.local_addr()?;
-    let store_path = store_path(home()?.path());
-    let options = args.store.options(args.host, args.prices.prices());
-    let privacy = options.privacy;
-    let store = Store::open(&store_path, options)?;
-    let overrides = Overrides::open(&override_path(home()?.path()), &store)?;
     let home_path = home()?.path().to_owned();
-    let experiments =
-        Experiments::open(&experiment_path(&home_path), &home_path.join("feedback.db"), &store)?;
-    let ops = Ops::new(store).with_overrides(overrides).with_experiments(experiments);
-    let ops = recording(ops, args.recorder, privacy)?;
-    let ops = watched(ops, args.recorder.monitor_baseline, &home_path)?;
+    let ops = operations(args, &home_path)?;
+    let monitors = ops.monitors().cloned();
     access.load_keys(&ops)?;
     let observer =
         traces.of(charging(Arc::clone(&access.keys), ops.prices().clone(), ops.observer()));
@@ -89,8 +84,20 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
     // A model that is still being loaded is not waited for.
     tokio.shutdown_timeout(Duration::from_secs(1));
     traces.finish();
+    monitors.iter().for_each(|monitors| monitors.close_sinks(CLOSING));
     served?;
     Ok(Outcome::Done)
+}
+
+/// What runs beside the engine, on the files of a home.
+fn operations(args: &ServeArgs, home: &Path) -> anyhow::Result<Ops> {
+    let options = args.store.options(args.host, args.prices.prices());
+    let privacy = options.privacy;
+    let store = Store::open(&store_path(home), options)?;
+    let overrides = Overrides::open(&override_path(home), &store)?;
+    let experiments = Experiments::open(&experiment_path(home), &home.join("feedback.db"), &store)?;
+    let ops = Ops::new(store).with_overrides(overrides).with_experiments(experiments);
+    watched(recording(ops, &args.recorder, privacy)?, &args.recorder, home)
 }
 
 /// Who gets in, as far as it is known before the store is open.
@@ -117,12 +124,21 @@ fn access(args: &ServeArgs) -> anyhow::Result<Access> {
     })
 }
 
-/// With monitors, unless they are off.
-fn watched(ops: Ops, n_baseline: u64, home: &Path) -> anyhow::Result<Ops> {
+/// With monitors, unless they are off, and with those who are told of alerts.
+fn watched(ops: Ops, args: &RecorderServeArgs, home: &Path) -> anyhow::Result<Ops> {
+    let settings = args.alerts.settings()?;
+    let n_baseline = args.monitor_baseline;
     if n_baseline == 0 {
-        return Ok(ops);
+        let what = "--monitor-baseline is 0, but --alert-webhook and --alert-command need monitors";
+        return if settings.is_empty() { Ok(ops) } else { Err(WrongUse(what.to_owned()).into()) };
     }
-    let monitors = Monitors::start(&home.join("monitors"), n_baseline);
+    let sinks = match settings.is_empty() {
+        true => None,
+        false => Some(Sinks::start(settings, &home.join("alerts"))?),
+    };
+    let folder = home.join("monitors");
+    let renotify = Duration::from_secs(args.alerts.alert_renotify);
+    let monitors = Monitors::start(MonitorOptions { folder, n_baseline, renotify, sinks });
     Ok(ops.with_monitors(monitors.context("cannot start the monitors")?))
 }
 

@@ -1,5 +1,6 @@
 //! `lastmile store`: the store as a file, and what is erased from it.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -7,13 +8,16 @@ use anyhow::Context;
 use lastmile::TenantId;
 use lm_feedback::Book;
 use lm_keys::KeyId;
-use lm_ops::{Erase, ProbeFile, Store, StoreOptions, Utc, backup, stats, upgrade};
+use lm_ops::{
+    Erase, ProbeFile, Remembered, Store, StoreOptions, Utc, backup, forget_recorded, stats, upgrade,
+};
 use serde_json::json;
 
 use crate::doctor::store_path;
 use crate::keys::key_file;
 use crate::model::home;
 use crate::outcome::{Outcome, WrongUse, human_bytes, print_json, say};
+use crate::recorder;
 use crate::store_args::{StoreArgs, StoreVerb, WhoseArgs};
 
 pub(crate) fn store(args: &StoreArgs) -> anyhow::Result<Outcome> {
@@ -113,15 +117,17 @@ fn erase(path: &Path, whose: &WhoseArgs, json: bool) -> anyhow::Result<()> {
     let home =
         path.parent().and_then(Path::parent).context("a store is in a home: this is a bug")?;
     let probes = ProbeFile::forget(home, &erased.request_ids)?.len();
+    let flights = forget_flights(home, whose, &erased.request_ids)?;
     let requests = erased.request_ids.len();
     if json {
         let rows = erased.rows;
         let document = json!({ "requests": requests, "rows": rows, "conclusions": conclusions,
-            "probes": probes });
+            "probes": probes, "flights": flights });
         return print_json(&document);
     }
     say!(
-        "erased {requests} requests, {} rows, {conclusions} conclusions, {probes} probes",
+        "erased {requests} requests, {} rows, {conclusions} conclusions, {probes} probes, \
+         {flights} answers of the flight recorder",
         erased.rows
     );
     eprintln!(
@@ -129,6 +135,22 @@ fn erase(path: &Path, whose: &WhoseArgs, json: bool) -> anyhow::Result<()> {
     );
     eprintln!("on disk and published versions of data are not touched.");
     Ok(())
+}
+
+/// Also those that a server did not live to store.
+fn forget_flights(home: &Path, whose: &WhoseArgs, erased: &[String]) -> anyhow::Result<usize> {
+    let ids: BTreeSet<&str> = erased.iter().map(String::as_str).collect();
+    let tenant = whose.tenant.as_deref().map(tenant_of).transpose()?;
+    let is_of = |one: &Remembered<'_>, tenant: TenantId| match one.tenant {
+        None => tenant == TenantId::ANONYMOUS,
+        Some(key) => key == format!("{:016x}", tenant.0),
+    };
+    let is_meant = |one: Remembered<'_>| {
+        ids.contains(one.id)
+            || tenant.is_some_and(|tenant| is_of(&one, tenant))
+            || (whose.subject.is_some() && one.subject == whose.subject.as_deref())
+    };
+    Ok(forget_recorded(&recorder::folder(home), is_meant)?)
 }
 
 fn what(whose: &WhoseArgs) -> anyhow::Result<Erase> {

@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use lm_grammar::{GrammarError, GrammarState};
-use lm_sampler::{History, Sampled};
+use lm_sampler::History;
 use lm_scheduler::{NewSequence, Sequence};
 use lm_tokenizer::{DecodeStream, StopMatcher, StopScan, Tokenizer};
 use lm_types::{
-    AnswerBegun, Finish, FinishReason, GenerateError, GenerateRequest, Other, Outcome,
-    PromptLogprob, ReleaseHash, RequestEvent, SamplingParams, SeqId, StepRow, Task, Timestamp,
-    Timings, TokenId, TokenLogprobs, Usage,
+    Finish, FinishReason, GenerateError, GenerateRequest, Outcome, PromptLogprob, ReleaseHash,
+    RequestEvent, SamplingParams, SeqId, Task, Timestamp, Timings, TokenId, TokenLogprobs, Usage,
 };
 
 use crate::chronicle::Story;
@@ -52,7 +51,7 @@ pub(crate) struct Active {
     /// Held until first scheduled.
     queue_place: Option<QueuePlace>,
     arrival: Timestamp,
-    arrived_at: SystemTime,
+    pub(crate) arrived_at: SystemTime,
     predicted_ttft: Duration,
     first_token: Option<Timestamp>,
     last_token: Timestamp,
@@ -127,41 +126,8 @@ impl Active {
     }
 
     /// What computes it: the model, or the model with an adapter.
-    fn served_by<'a>(&'a self, model: &'a ServedBy) -> &'a ServedBy {
+    pub(crate) fn served_by<'a>(&'a self, model: &'a ServedBy) -> &'a ServedBy {
         self.adapter.as_ref().map_or(model, |adapter| &adapter.served_by)
-    }
-
-    /// How others name it.
-    pub(crate) fn other(&self) -> Other {
-        Other { request: self.request.id, tenant: self.request.tenant }
-    }
-
-    /// How an observer hears that it was taken in.
-    pub(crate) fn begun<'a>(
-        &'a self,
-        prompt: &'a [TokenId],
-        served_by: &'a ServedBy,
-    ) -> AnswerBegun<'a> {
-        let served_by = self.served_by(served_by);
-        AnswerBegun {
-            request: &self.request,
-            choice: self.choice,
-            prompt,
-            model: &served_by.model,
-            release: served_by.release,
-            arrived_at: self.arrived_at,
-        }
-    }
-
-    /// Its part of a step.
-    pub(crate) fn step_row(&self, n_tokens: usize, drawn: Option<&Sampled>) -> StepRow {
-        StepRow {
-            request: self.request.id,
-            choice: self.choice,
-            n_tokens: n_tokens as u32,
-            token: drawn.map(|drawn| drawn.token),
-            logprob: drawn.and_then(|drawn| Some(drawn.logprobs.as_ref()?.logprob)),
-        }
     }
 
     /// It left the queue.
@@ -207,6 +173,9 @@ impl Active {
         n_generated: usize,
         tokenizer: &Tokenizer,
     ) -> Result<Accepted, GrammarError> {
+        if let Some(drawn) = &logprobs {
+            self.story.drawn(drawn.logprob);
+        }
         let (mut n_safe, mut reason) = (0, None);
         if self.end_tokens.contains(&token) {
             self.decode.finish(&mut self.held_back);
@@ -353,6 +322,7 @@ impl Active {
             hits,
             usage,
             timings,
+            mean_logprob: self.story.mean_logprob(),
             timeline: self.story.timeline,
         };
         (event, EndSignal { output: self.output, end })

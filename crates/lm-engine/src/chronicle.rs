@@ -7,12 +7,14 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use lm_sampler::Sampled;
 use lm_types::{
-    Chunk, Gap, GapCause, Loss, Other, QueueStory, SeqId, Stall, StepEvent, StepRow, Timeline,
-    Timestamp,
+    AnswerBegun, Chunk, Gap, GapCause, Loss, Other, QueueStory, SeqId, Stall, StepEvent, StepRow,
+    Timeline, Timestamp, TokenId,
 };
 
-use crate::Engine;
+use crate::active::Active;
+use crate::{Engine, ServedBy};
 
 /// Steps shorter than this are never told as slow: on a shared machine any of them may be.
 const LEAST_STALL: Duration = Duration::from_millis(2);
@@ -45,6 +47,8 @@ pub(crate) struct Story {
     n_tokens: u32,
     last_token: Option<Timestamp>,
     gap: GapParts,
+    /// Of the tokens whose log-probability was asked for: how many, and the sum.
+    logprobs: (u32, f64),
 }
 
 /// What the time since the last token went into.
@@ -93,6 +97,7 @@ impl Story {
             n_tokens: 0,
             last_token: None,
             gap: GapParts::default(),
+            logprobs: (0, 0.0),
         }
     }
 
@@ -173,6 +178,18 @@ impl Story {
         }
         self.timeline.note_token(self.n_tokens, at);
         self.n_tokens += 1;
+    }
+
+    /// A token's log-probability was asked for.
+    pub(crate) fn drawn(&mut self, logprob: f32) {
+        let (n, sum) = &mut self.logprobs;
+        (*n, *sum) = (*n + 1, *sum + f64::from(logprob));
+    }
+
+    /// `None` where none was asked for, or a grammar forced what the model excludes.
+    pub(crate) fn mean_logprob(&self) -> Option<f64> {
+        let (n, sum) = self.logprobs;
+        (n > 0 && sum.is_finite()).then(|| sum / f64::from(n))
     }
 }
 
@@ -337,5 +354,40 @@ impl Chronicle {
             self.last_began.pop_front();
         }
         self.last_began.push_back(own);
+    }
+}
+
+impl Active {
+    /// How others name it.
+    pub(crate) fn other(&self) -> Other {
+        Other { request: self.request.id, tenant: self.request.tenant }
+    }
+
+    /// How an observer hears that it was taken in.
+    pub(crate) fn begun<'a>(
+        &'a self,
+        prompt: &'a [TokenId],
+        served_by: &'a ServedBy,
+    ) -> AnswerBegun<'a> {
+        let served_by = self.served_by(served_by);
+        AnswerBegun {
+            request: &self.request,
+            choice: self.choice,
+            prompt,
+            model: &served_by.model,
+            release: served_by.release,
+            arrived_at: self.arrived_at,
+        }
+    }
+
+    /// Its part of a step.
+    pub(crate) fn step_row(&self, n_tokens: usize, drawn: Option<&Sampled>) -> StepRow {
+        StepRow {
+            request: self.request.id,
+            choice: self.choice,
+            n_tokens: n_tokens as u32,
+            token: drawn.map(|drawn| drawn.token),
+            logprob: drawn.and_then(|drawn| Some(drawn.logprobs.as_ref()?.logprob)),
+        }
     }
 }

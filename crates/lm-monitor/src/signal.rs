@@ -27,6 +27,8 @@ pub enum Signal {
     CacheHit,
     /// The mean log-probability of the answer's tokens, where it is known.
     MeanLogprob,
+    /// Whether its reader says that it is bad; known of the answers that somebody rates.
+    BadFeedback,
 }
 
 /// How a signal behaves.
@@ -41,7 +43,7 @@ pub enum Kind {
 }
 
 /// How many signals there are.
-pub const N_SIGNALS: usize = 10;
+pub const N_SIGNALS: usize = 11;
 
 impl Signal {
     /// All signals.
@@ -56,6 +58,7 @@ impl Signal {
         Signal::PromptTokens,
         Signal::CacheHit,
         Signal::MeanLogprob,
+        Signal::BadFeedback,
     ];
 
     /// A stable word.
@@ -72,6 +75,7 @@ impl Signal {
             Signal::PromptTokens => "prompt_tokens",
             Signal::CacheHit => "cache_hit",
             Signal::MeanLogprob => "mean_logprob",
+            Signal::BadFeedback => "bad_feedback",
         }
     }
 
@@ -83,7 +87,7 @@ impl Signal {
                 Kind::Positive
             }
             Signal::CacheHit | Signal::MeanLogprob => Kind::Number,
-            Signal::Refusal => Kind::Rate(0.05),
+            Signal::Refusal | Signal::BadFeedback => Kind::Rate(0.05),
             Signal::SchemaInvalid | Signal::Abort | Signal::Error => Kind::Rate(0.025),
         }
     }

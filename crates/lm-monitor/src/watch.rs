@@ -76,7 +76,10 @@ struct Plan {
     sd: f64,
     sides: Vec<Side>,
     usual: Vec<f64>,
-    window: Vec<f64>,
+    /// What came since the last window, with the hours.
+    window: Vec<(u8, f64)>,
+    /// Of the window.
+    furthest: Furthest,
 }
 
 /// One side of a CUSUM.
@@ -86,9 +89,13 @@ struct Side {
     limit: f64,
     sum: f64,
     n_since_zero: u64,
-    /// The furthest out since the sum was zero, the furthest first.
-    furthest: Vec<(f64, u128)>,
+    /// Since the sum was zero.
+    furthest: Furthest,
 }
+
+/// The requests that are furthest out and how far, the furthest first.
+#[derive(Clone, Debug, Default)]
+struct Furthest(Vec<(f64, u128)>);
 
 impl Watcher {
     /// Calibrates a limit for each signal of which there is a baseline.
@@ -104,6 +111,20 @@ impl Watcher {
         let between = (answers_per_week * n_sides / false_alarms_per_week).max(2.0);
         let plan = |signal: Signal| Plan::new(signal, baseline, between.ln() * MARGIN);
         Watcher { plans: known.into_iter().filter_map(plan).collect() }
+    }
+
+    /// Sets the limits anew by a baseline that knows more. How far each signal is on its way to an alarm stays, and so does
+    /// what came since the last window.
+    ///
+    /// # Panics
+    /// When the promise is not above 0.
+    pub fn recalibrate(&mut self, baseline: &Baseline, promise: Promise) {
+        let before = std::mem::replace(self, Watcher::new(baseline, promise)).plans;
+        for old in before {
+            if let Some(plan) = self.plans.iter_mut().find(|plan| plan.signal == old.signal) {
+                plan.go_on_from(old);
+            }
+        }
     }
 
     /// Takes an answer in, and says what is unusual with it.
@@ -159,7 +180,7 @@ impl Plan {
             limit,
             sum: 0.0,
             n_since_zero: 0,
-            furthest: Vec::with_capacity(MAX_EXAMPLES + 1),
+            furthest: Furthest::default(),
         };
         let z: Vec<f64> = match signal.kind() {
             Kind::Rate(_) => Vec::new(),
@@ -181,21 +202,32 @@ impl Plan {
             Kind::Number => usual.sample.iter().map(|(_, value)| *value).collect(),
             _ => z,
         };
-        Some(Plan { signal, means, sd, sides, usual, window: Vec::new() })
+        let (window, furthest) = (Vec::new(), Furthest::default());
+        Some(Plan { signal, means, sd, sides, usual, window, furthest })
+    }
+
+    /// A sum is a share of its limit: by Wald's identity that share is what the promise is about.
+    fn go_on_from(&mut self, old: Plan) {
+        (self.window, self.furthest) = (old.window, old.furthest);
+        for (side, old) in self.sides.iter_mut().zip(old.sides) {
+            let sum = old.sum / old.limit * side.limit;
+            *side = Side { limit: side.limit, sum, ..old };
+        }
+    }
+
+    fn mean(&self, hour: u8) -> f64 {
+        self.means[usize::from(hour) % self.means.len()]
     }
 
     fn add(&mut self, reading: &Reading) -> Vec<Alarm> {
         let Some(value) = reading.values[self.signal as usize] else { return Vec::new() };
-        let mean = self.means[usize::from(reading.hour) % self.means.len()];
+        let mean = self.mean(reading.hour);
         let value = self.signal.watched(value);
         let z = ((value - mean) / self.sd).clamp(-CLIP, CLIP);
         let kind = self.signal.kind();
-        if self.window.len() < MAX_WINDOW {
-            match kind {
-                Kind::Positive => self.window.push(z),
-                Kind::Number => self.window.push(value),
-                Kind::Rate(_) => {}
-            }
+        if self.window.len() < MAX_WINDOW && !matches!(kind, Kind::Rate(_)) {
+            self.window.push((reading.hour, value));
+            self.furthest.note((value - mean).abs(), reading.id);
         }
         let mut alarms = Vec::new();
         for side in &mut self.sides {
@@ -211,7 +243,7 @@ impl Plan {
                     is_up: Some(side.is_up),
                     by: "cusum",
                     began_ago: side.n_since_zero,
-                    examples: side.furthest.iter().map(|(_, id)| *id).collect(),
+                    examples: side.furthest.ids(),
                 });
                 side.begin_anew();
             }
@@ -223,7 +255,14 @@ impl Plan {
         if self.window.len() < MIN_WINDOW {
             return None;
         }
-        let window = std::mem::take(&mut self.window);
+        let examples = std::mem::take(&mut self.furthest).ids();
+        let window = std::mem::take(&mut self.window).into_iter();
+        let window: Vec<f64> = match self.signal.kind() {
+            Kind::Positive => window
+                .map(|(hour, value)| ((value - self.mean(hour)) / self.sd).clamp(-CLIP, CLIP))
+                .collect(),
+            Kind::Number | Kind::Rate(_) => window.map(|(_, value)| value).collect(),
+        };
         let bins = Deciles::of(&self.usual)?;
         let (usual, found) = (bins.count(&self.usual), bins.count(&window));
         if usual.len() < 2 {
@@ -232,12 +271,12 @@ impl Plan {
         let limit = psi_limit(self.usual.len() as u64, window.len() as u64, usual.len(), alpha);
         let (_, p) = kolmogorov_smirnov(&self.usual, &window)?;
         let differs = psi(&usual, &found) > limit && p < alpha;
-        differs.then(|| Alarm {
+        differs.then_some(Alarm {
             signal: self.signal,
             is_up: None,
             by: "window",
             began_ago: window.len() as u64,
-            examples: Vec::new(),
+            examples,
         })
     }
 }
@@ -251,18 +290,28 @@ impl Side {
             return false;
         }
         self.n_since_zero += 1;
-        let place = self.furthest.partition_point(|(other, _)| *other >= out);
-        if place < MAX_EXAMPLES {
-            self.furthest.insert(place, (out, id));
-            self.furthest.truncate(MAX_EXAMPLES);
-        }
+        self.furthest.note(out, id);
         self.sum > self.limit
     }
 
     fn begin_anew(&mut self) {
         self.sum = 0.0;
         self.n_since_zero = 0;
-        self.furthest.clear();
+        self.furthest.0.clear();
+    }
+}
+
+impl Furthest {
+    fn note(&mut self, out: f64, id: u128) {
+        let place = self.0.partition_point(|(other, _)| *other >= out);
+        if place < MAX_EXAMPLES {
+            self.0.insert(place, (out, id));
+            self.0.truncate(MAX_EXAMPLES);
+        }
+    }
+
+    fn ids(&self) -> Vec<u128> {
+        self.0.iter().map(|(_, id)| *id).collect()
     }
 }
 

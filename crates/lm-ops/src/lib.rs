@@ -1,15 +1,18 @@
 //! What runs beside the engine: recording of every answer, feedback on answers, and the report of
 //! what happened.
 //!
-//! It must never know HTTP, the engine's inside or SQL, and it can never slow or fail a token.
+//! It must never know how requests come in, the engine's inside or SQL, and it can never slow or fail a token.
 //!
 //! Start reading at [`Ops`] (inside of a server) and [`Doctor`] (from anywhere).
 
 mod again;
+mod alert_board;
 mod baseline_file;
 mod cost;
 mod doctor;
+mod drill;
 mod experiments;
+mod model_monitor;
 mod monitors;
 mod ops;
 mod overrides;
@@ -17,19 +20,24 @@ mod page;
 mod replay;
 mod search;
 mod seen;
+mod sinks;
 mod timeline;
 mod why;
 
 pub use again::{Again, ProbeError, ProbeFile};
+pub use alert_board::{AlertState, ToldAlarm};
 pub use cost::{CostBy, CostCount, CostCounters, CostLine, CostReport, Spending};
 pub use doctor::{Change, Doctor, RunReport, is_alive};
+pub use drill::{Drift, Drill, DrillError, DrillReport, Noticed};
 pub use experiments::{Experiments, collect_experiment, experiment_refusal};
-pub use monitors::{ModelStanding, Monitors, ToldAlarm};
+pub use model_monitor::ModelStanding;
+pub use monitors::{Group, MonitorOptions, Monitors, SignalShape, Spread};
 pub use ops::{FeedbackReceipt, Ops};
 pub use overrides::{Overrides, now_ms, refusal as override_refusal};
 pub use page::Utc;
 pub use replay::{Bundle, Factor, Recorded, ReplayError, Verdict};
 pub use search::{RequestPage, Search};
+pub use sinks::{SinkError, SinkLimits, SinkSettings, SinkStanding, SinkTest, Sinks};
 pub use timeline::{AnswerTimeline, ArmView, GapView, LossView, StallView, TimelinePage};
 
 pub use lm_experiment::{
@@ -39,7 +47,7 @@ pub use lm_experiment::{
 };
 pub use lm_recorder::{
     Flight, InFlight, RecordedStep, RecordedToken, Recorder, RecorderCounters, RecorderError,
-    RecorderOptions,
+    RecorderOptions, Remembered, forget as forget_recorded,
 };
 pub use lm_rollout::{
     Asked, Desk, Item, ItemState, NewItem, Policy, RolloutError, Route, Rule, Standing, Via, Way,

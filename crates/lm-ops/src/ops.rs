@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use lastmile::{AdapterInfo, ModelInfo, Observer, ReleaseHash, TenantId};
+use lastmile::{AdapterInfo, ModelInfo, Observer, ReleaseHash, RequestId, TenantId};
 use lm_api::{ApiError, FeedbackRating, FeedbackRequest, parse_feedback};
-use lm_recorder::Recorder;
+use lm_recorder::{Recorder, RecorderCounters};
 use lm_store::{
     Feedback, FeedbackId, Rating, Reader, Release, RunInfo, Store, StoreCounters, StoreError,
 };
@@ -204,6 +204,12 @@ impl Ops {
         Ok(FeedbackReceipt { id, request_id, warnings: request.warnings })
     }
 
+    /// What went through the flight recorder; `None` is without one.
+    #[must_use]
+    pub fn recorder_counters(&self) -> Option<RecorderCounters> {
+        self.recorder.as_ref().map(Recorder::counters)
+    }
+
     /// What went through the store.
     #[must_use]
     pub fn counters(&self) -> StoreCounters {
@@ -238,8 +244,16 @@ impl Ops {
             comment: request.comment.clone(),
             correction: request.correction.clone(),
         };
-        let written = tokio::task::spawn_blocking(move || store.feedback(feedback)).await;
-        written.unwrap_or(Err(StoreError::Closed))
+        let monitors = self.monitors.clone();
+        let write = move || {
+            let (id, rating) = (feedback.request_id, feedback.rating);
+            let written = store.feedback(feedback)?;
+            if let (Some(monitors), Some(rating)) = (monitors, rating) {
+                tell_rating(store.reader(), &monitors, id, rating);
+            }
+            Ok(written)
+        };
+        tokio::task::spawn_blocking(write).await.unwrap_or(Err(StoreError::Closed))
     }
 
     fn refusal(&self, error: StoreError) -> ApiError {
@@ -253,6 +267,19 @@ impl Ops {
             }
             other => refusal(other),
         }
+    }
+}
+
+/// Monitors are told of a rating which model it is of.
+fn tell_rating(reader: &Reader, monitors: &Monitors, id: RequestId, rating: Rating) {
+    let is_bad = match rating {
+        Rating::Boolean(is_good) => !is_good,
+        Rating::Score(score) => score < 0.5,
+    };
+    match reader.request(id) {
+        Ok(Some(request)) => monitors.rated(request.model, request.release_hash, id, is_bad),
+        Ok(None) => {}
+        Err(error) => tracing::warn!(%error, "monitors do not hear of a rating"),
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use lastmile::{FinishReason, Outcome, RequestEvent};
+use lastmile::{FinishReason, Outcome, RequestEvent, RequestId};
 use lm_monitor::{N_SIGNALS, Reading, Signal};
 
 /// Of an answer, what a refusal shows in.
@@ -16,10 +16,14 @@ const OPENING_BYTES: usize = 400;
 pub(crate) struct Seen {
     pub(crate) model: String,
     pub(crate) release: String,
+    /// When its request arrived, in Unix milliseconds.
     pub(crate) at_ms: i64,
+    pub(crate) ended_ms: i64,
     pub(crate) reading: Reading,
     /// Its beginning, where it ended by itself.
     pub(crate) opening: Option<String>,
+    /// Rather than what somebody says of one.
+    pub(crate) is_answer: bool,
 }
 
 impl Seen {
@@ -62,17 +66,39 @@ impl Seen {
             let hit = f64::from(usage.cached_tokens) / f64::from(usage.prompt_tokens);
             set(Signal::CacheHit, Some(hit));
         }
+        set(Signal::MeanLogprob, event.mean_logprob.filter(|_| is_whole));
         let opening = (ended == Some(FinishReason::Stop)).then(|| {
             let text = &event.output_text;
             text[..text.floor_char_boundary(OPENING_BYTES)].to_owned()
         });
-        let hour = (at.as_secs() / 3600 % 168) as u8;
+        let unix_ms = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        let at_ms = unix_ms(at);
         Seen {
             model: event.model.clone(),
             release: event.release.to_string(),
-            at_ms: i64::try_from(at.as_millis()).unwrap_or(i64::MAX),
-            reading: Reading { id: event.request.id.0, hour, values },
+            at_ms,
+            ended_ms: unix_ms(at.saturating_add(timings.e2e)),
+            reading: Reading { id: event.request.id.0, hour: hour_of(at_ms), values },
             opening,
+            is_answer: true,
         }
     }
+
+    /// What somebody says of an answer.
+    pub(crate) fn rating(
+        model: String,
+        release: String,
+        id: RequestId,
+        is_bad: bool,
+        at_ms: i64,
+    ) -> Seen {
+        let mut reading = Reading { id: id.0, hour: hour_of(at_ms), ..Reading::default() };
+        reading.values[Signal::BadFeedback as usize] = Some(f64::from(u8::from(is_bad)));
+        let ended_ms = at_ms;
+        Seen { model, release, at_ms, ended_ms, reading, opening: None, is_answer: false }
+    }
+}
+
+fn hour_of(at_ms: i64) -> u8 {
+    (at_ms.div_euclid(60 * 60 * 1000).rem_euclid(168)) as u8
 }

@@ -48,6 +48,11 @@ export async function post(path, body, options = {}) {
   return (await send(path, { ...options, method: "POST", body: JSON.stringify(body) })).json();
 }
 
+// Sends what a person wrote as it is.
+export async function postText(path, text, options = {}) {
+  return (await send(path, { ...options, method: "POST", body: text })).json();
+}
+
 // The data of server-sent events, and the answer's headers before them.
 export async function* events(path, options = {}) {
   const answer = await send(path, { ...options, headers: { accept: "text/event-stream" } });

@@ -68,6 +68,35 @@ export function span(seconds) {
   return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
 }
 
+// Parts of an area are exchanged when what they show is another thing, and never under the hands of who is in them.
+export function area(kind = "stack") {
+  const view = h("div", { class: kind });
+  let last;
+  return {
+    view,
+    show(what, draw, isForced = false) {
+      const text = JSON.stringify(what);
+      if (!isForced && (text === last || view.contains(document.activeElement))) return;
+      last = text;
+      view.replaceChildren(...[draw()].flat().filter(Boolean));
+    },
+  };
+}
+
+// Words of a stable name, such as rolled_back.
+export const words = (text) => text.replaceAll("_", " ");
+
+// Links to requests, by the beginnings of their ids' ends: what differs among ids of one moment.
+export function requestLinks(ids) {
+  return h("ul", { class: "ids" }, ids.map((id) => h("li", {}, h("a", { href: `#/requests/${id}`, title: id, "aria-label": `Request ${id}` }, h("code", {}, `\u2026${id.slice(-12)}`)))));
+}
+
+// Calls again and again while the page is looked at.
+export function every(millis, signal, work) {
+  const timer = setInterval(() => { if (!document.hidden) work(); }, millis);
+  signal.addEventListener("abort", () => clearInterval(timer), { once: true });
+}
+
 export function said(error) {
   return h("p", { class: "problem", role: "alert" }, error.message || String(error));
 }

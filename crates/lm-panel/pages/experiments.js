@@ -1,13 +1,12 @@
 // A candidate beside what answers: how far, and what is known.
 
 import { get, post, query } from "./api.js";
-import { h, facts, field, number, percent, said, table, time } from "./dom.js";
+import { h, facts, field, number, percent, said, table, time, words } from "./dom.js";
 import { pictureView } from "./picture.js";
 
 const EVERY_MS = 5000;
 const points = (value) => `${value >= 0 ? "+" : "\u2212"}${number(Math.abs(value) * 100, 1)}`;
 const stage = (name) => (name === "shadow" ? name : `${name} %`);
-const words = (text) => text.replaceAll("_", " ");
 
 export function experimentsPage(place, { id, signal }) {
   const problem = h("div");

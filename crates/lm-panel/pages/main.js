@@ -6,10 +6,19 @@ import { nowPage } from "./now.js";
 import { requestsPage, requestPage } from "./requests.js";
 import { modelsPage } from "./models.js";
 import { experimentsPage } from "./experiments.js";
+import { monitorsPage } from "./monitors.js";
+import { alertsPage } from "./alerts.js";
+import { overridesPage } from "./overrides.js";
+import { rulePage } from "./rule.js";
 import { playgroundPage } from "./playground.js";
 
 const main = document.getElementById("main");
-const pages = { now: nowPage, requests: requestsPage, models: modelsPage, experiments: experimentsPage, playground: playgroundPage };
+const pages = {
+  now: nowPage, alerts: alertsPage, requests: requestsPage, models: modelsPage, monitors: monitorsPage,
+  experiments: experimentsPage, overrides: overridesPage, playground: playgroundPage,
+};
+// Pages of one thing.
+const ones = { requests: requestPage, overrides: rulePage };
 let leave = () => {};
 let isFirst = true;
 
@@ -21,7 +30,7 @@ function show() {
   }
   const [path, search] = (location.hash.slice(2) || "now").split("?");
   const [name, id] = path.split("/");
-  const page = name === "requests" && id ? requestPage : pages[name] || nowPage;
+  const page = (id && ones[name]) || pages[name] || nowPage;
   leave();
   for (const link of document.querySelectorAll("nav a")) {
     const isCurrent = link.getAttribute("href") === `#/${pages[name] ? name : "now"}`;

@@ -1,6 +1,10 @@
-// A picture that the server drew, what its colours mean, and its table.
+// A picture, what its colours mean, and its table: as the server drew it, or as an element.
 
 import { h, table } from "./dom.js";
+
+function parsed(text) {
+  return document.importNode(new DOMParser().parseFromString(text, "image/svg+xml").documentElement, true);
+}
 
 export function pictureView(title) {
   const heading = h("h3", {}, title);
@@ -24,8 +28,7 @@ export function pictureView(title) {
     show(picture) {
       last = picture;
       heading.textContent = picture.title;
-      const svg = new DOMParser().parseFromString(picture.svg, "image/svg+xml").documentElement;
-      place.replaceChildren(document.importNode(svg, true));
+      place.replaceChildren(typeof picture.svg === "string" ? parsed(picture.svg) : picture.svg);
       legend.replaceChildren(...picture.legend.map(({ series, name }) => h("li", { class: `swatch k${series % 6}` }, name)));
       // A table that somebody reads is not exchanged under their eyes.
       if (!rows.contains(document.activeElement)) showTable();

@@ -2,19 +2,11 @@
 
 import { get, has } from "./api.js";
 import { h, ms, number, said, table } from "./dom.js";
+import { s } from "./svg.js";
 
-// A name, not an address: nothing is fetched from it.
-const SVG = "http://www.w3.org/2000/svg";
 const LANE = 30;
 const NAMES = 76;
 const AXIS = 24;
-
-function s(tag, attributes, ...children) {
-  const element = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children);
-  return element;
-}
 
 // Rows of spans: [name, series, [[from, to, what], ...]], all in milliseconds since arrival.
 function lanesOf(answer) {

@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DriftNow, ModelNow, Now, ProbeNow, ServerNow};
+use crate::{DriftNow, ModelNow, Now, ProbeNow, ServerNow, SinkNow};
 
 /// How urgent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -22,12 +22,18 @@ pub enum Level {
 /// One thing to look at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alert {
+    /// What it is about, the same as long as it goes on, such as `drift m output_tokens`.
+    #[serde(default)]
+    pub key: String,
     /// How urgent.
     pub level: Level,
     /// In one sentence, with the numbers.
     pub what: String,
     /// What to do or to look at next.
     pub next: String,
+    /// Requests that show it, at most five.
+    #[serde(default)]
+    pub requests: Vec<String>,
 }
 
 /// Share of answers that may fail before it is said.
@@ -37,6 +43,8 @@ const MOST_GAP_MS: f64 = 500.0;
 const FULL: f64 = 0.95;
 /// A jump of the clock is told for so long: the length of what is summed up.
 const JUMP_TOLD_S: u64 = 60 * 60;
+/// A receiver of alerts may be away for so long.
+const MOST_FAILING_MS: i64 = 60_000;
 /// A commit on a disk that works takes some milliseconds.
 const MOST_COMMIT_MS: u64 = 1_000;
 
@@ -46,14 +54,17 @@ pub fn alerts(now: &Now) -> Vec<Alert> {
     let mut found = Vec::new();
     match now.server.status.as_str() {
         "died" => found.push(critical(
+            "died",
             "An engine panicked: it answers nothing any more".to_owned(),
             "Restart the server; the log has the panic.",
         )),
         "stalled" => found.push(critical(
+            "stalled",
             "An engine stands still".to_owned(),
             "Its state is in last-stall.json beside the store, and in the log.",
         )),
         "draining" => found.push(warning(
+            "draining",
             "The server drains: new requests are refused".to_owned(),
             "It ends once the running answers have.",
         )),
@@ -63,8 +74,10 @@ pub fn alerts(now: &Now) -> Vec<Alert> {
     now.models.iter().for_each(|model| of_memory(&now.server, model, &mut found));
     now.server.wrong_probes.iter().for_each(|probe| found.push(of_probe(probe)));
     now.server.drifts.iter().for_each(|drift| found.push(of_drift(drift)));
+    now.server.failing_sinks.iter().for_each(|sink| of_sink(sink, now.at_ms, &mut found));
     if let Some(jump) = now.server.clock_jump.filter(|jump| jump.ago_s < JUMP_TOLD_S) {
         found.push(warning(
+            "clock",
             format!("The wall clock jumped by {:+} s within the last hour", jump.by_s),
             "Look at the time service, or the machine slept: times before and after do not compare.",
         ));
@@ -73,6 +86,7 @@ pub fn alerts(now: &Now) -> Vec<Alert> {
     if store.dropped + store.write_errors > 0 {
         let (dropped, errors) = (store.dropped, store.write_errors);
         found.push(warning(
+            "store dropped",
             format!("Since start {dropped} answers were not recorded and {errors} writes failed"),
             "The disk is full, slow or broken. Answers are not affected.",
         ));
@@ -80,6 +94,7 @@ pub fn alerts(now: &Now) -> Vec<Alert> {
     if store.slowest_commit_ms > MOST_COMMIT_MS {
         let (seconds, n) = (store.slowest_commit_ms as f64 / 1e3, store.queue_len);
         found.push(warning(
+            "store slow",
             format!(
                 "The disk of the store is slow: a commit takes {seconds:.1} s, and {n} answers \
                  wait to be written"
@@ -90,6 +105,7 @@ pub fn alerts(now: &Now) -> Vec<Alert> {
     let (open, limit) = (now.server.open_requests as f64, now.server.open_requests_limit as f64);
     if limit > 0.0 && open > FULL * limit {
         found.push(warning(
+            "open requests",
             format!("{open} of {limit} requests are open: more are refused"),
             "Clients that do not close, or more load than this machine answers.",
         ));
@@ -104,6 +120,7 @@ fn of_model(model: &ModelNow, found: &mut Vec<Alert>) {
     if model.errors_per_s > MOST_ERRORS * ended {
         let percent = 100.0 * model.errors_per_s / ended;
         found.push(warning(
+            &format!("errors {name}"),
             format!("{name}: {percent:.0} % of requests fail or are refused"),
             "The last errors say why.",
         ));
@@ -111,18 +128,21 @@ fn of_model(model: &ModelNow, found: &mut Vec<Alert>) {
     if let Some(ttft) = model.ttft_ms.filter(|ttft| ttft.p99 > MOST_TTFT_MS) {
         let seconds = ttft.p99 / 1000.0;
         found.push(warning(
+            &format!("ttft {name}"),
             format!("{name}: first tokens take {seconds:.1} s (p99)"),
             "Look at the queue: what waits, and whose it is.",
         ));
     }
     if let Some(gap) = model.gap_ms.filter(|gap| gap.p99 > MOST_GAP_MS) {
         found.push(warning(
+            &format!("gap {name}"),
             format!("{name}: gaps between tokens are {:.0} ms (p99)", gap.p99),
             "Something else takes the cores, or memory is swapped.",
         ));
     }
     if model.kv_usage > FULL && model.waiting > 0 {
         found.push(warning(
+            &format!("kv {name}"),
             format!("{name}: the KV cache is full and {} answers wait", model.waiting),
             "A larger --kv-memory or --kv-cache int8 holds more sequences.",
         ));
@@ -131,34 +151,60 @@ fn of_model(model: &ModelNow, found: &mut Vec<Alert>) {
 
 fn of_drift(drift: &DriftNow) -> Alert {
     let DriftNow { model, signal, how, began_ago, .. } = drift;
-    let example = drift.example.as_ref().map_or(String::new(), |id| format!(", such as {id}"));
+    let example = drift.examples.first().map_or(String::new(), |id| format!(", such as {id}"));
     let release = if drift.is_other_release { "Another release answers than before. " } else { "" };
     let learned = match drift.is_provisional {
         true => "What is usual was learned in less than two weeks: it may be the hour. ",
         false => "",
     };
     Alert {
+        key: format!("drift {model} {signal}"),
         level: Level::Warning,
         what: format!("{model}: {signal} is {how} than usual, for {began_ago} answers{example}"),
         next: format!("{release}{learned}When this is meant, have it forgotten: /ops/v1/monitors."),
+        requests: drift.examples.clone(),
+    }
+}
+
+/// That nobody is told of the other alerts.
+fn of_sink(sink: &SinkNow, now_ms: i64, found: &mut Vec<Alert>) {
+    let SinkNow { to, waiting, given_up, failing_since_ms, error } = sink;
+    let next = "`lastmile monitor test-sink` sends it a test alert.";
+    if *given_up > 0 {
+        found.push(warning(
+            &format!("sink lost {to}"),
+            format!("Since start {given_up} alerts were not delivered to {to}: {error}"),
+            next,
+        ));
+    }
+    if failing_since_ms.is_some_and(|since| now_ms - since > MOST_FAILING_MS) {
+        found.push(warning(
+            &format!("sink {to}"),
+            format!("{waiting} alerts wait for {to}: {error}"),
+            next,
+        ));
     }
 }
 
 /// An answer that is another one: with a reason a person decides, without one something computes wrongly.
 fn of_probe(probe: &ProbeNow) -> Alert {
     let ProbeNow { name, model, at, because, error } = probe;
+    let key = format!("probe {name}");
     match at {
         None => warning(
+            &key,
             format!("The probe {name} cannot be computed: {error}"),
             "Keep it again with `lastmile probe add`, or remove it.",
         ),
         Some(at) if because.is_empty() => critical(
+            &key,
             format!(
                 "{model}: the probe {name} differs from token {at} on, and nothing of the release does"
             ),
             "The same computation gives other bits: look at the machine's memory and at what was installed.",
         ),
         Some(at) => warning(
+            &key,
             format!(
                 "{model}: the probe {name} differs from token {at} on: {} changed",
                 because.join(", ")
@@ -176,6 +222,7 @@ fn of_memory(server: &ServerNow, model: &ModelNow, found: &mut Vec<Alert>) {
     if is_given_out && positions > 0 && positions < 2 * model.max_model_len {
         let (name, limit, left) = (&model.name, ceiling >> 20, model.kv_bytes >> 20);
         found.push(warning(
+            &format!("memory {name}"),
             format!(
                 "{name}: the memory limit of {limit} MiB leaves {left} MiB for the KV cache: \
                  {positions} tokens for all answers together"
@@ -185,18 +232,24 @@ fn of_memory(server: &ServerNow, model: &ModelNow, found: &mut Vec<Alert>) {
     }
 }
 
-fn critical(what: String, next: &str) -> Alert {
-    Alert { level: Level::Critical, what, next: next.to_owned() }
+fn critical(key: &str, what: String, next: &str) -> Alert {
+    Alert { level: Level::Critical, ..warning(key, what, next) }
 }
 
-fn warning(what: String, next: &str) -> Alert {
-    Alert { level: Level::Warning, what, next: next.to_owned() }
+fn warning(key: &str, what: String, next: &str) -> Alert {
+    Alert {
+        key: key.to_owned(),
+        level: Level::Warning,
+        what,
+        next: next.to_owned(),
+        requests: Vec::new(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::{Level, alerts};
-    use crate::{ClockJump, DriftNow, Latency, ModelNow, Now, ProbeNow, ServerNow};
+    use crate::{ClockJump, DriftNow, Latency, ModelNow, Now, ProbeNow, ServerNow, SinkNow};
 
     #[track_caller]
     fn check(change: impl FnOnce(&mut Now), expect: &[(Level, &str)]) {
@@ -234,6 +287,28 @@ mod tests {
             now.models[0].kv_blocks = 18;
         };
         check(two_contexts, &[]);
+    }
+
+    #[test]
+    fn a_sink_that_takes_no_alerts_is_an_alert() {
+        let sink = |given_up, failing_since_ms| SinkNow {
+            to: "hooks.example".to_owned(),
+            waiting: 2,
+            given_up,
+            failing_since_ms,
+            error: "connection refused".to_owned(),
+        };
+        let failing = |sink| {
+            move |now: &mut Now| {
+                now.at_ms = 100_000;
+                now.server.failing_sinks = vec![sink];
+            }
+        };
+        check(failing(sink(0, Some(50_000))), &[]);
+        let waits = (Level::Warning, "2 alerts wait for hooks.example: connection refused");
+        check(failing(sink(0, Some(10_000))), &[waits]);
+        let lost = (Level::Warning, "Since start 3 alerts were not delivered to hooks.example");
+        check(failing(sink(3, None)), &[lost]);
     }
 
     #[test]
@@ -279,7 +354,7 @@ mod tests {
             signal: "refusal".to_owned(),
             how: "higher".to_owned(),
             began_ago: 120,
-            example: Some("0190".to_owned()),
+            examples: vec!["0190".to_owned()],
             ..DriftNow::default()
         };
         check(

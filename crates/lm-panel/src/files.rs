@@ -37,6 +37,13 @@ pub fn file(name: &str) -> Option<File> {
         "timeline.js" => found(SCRIPT, include_str!("../pages/timeline.js")),
         "models.js" => found(SCRIPT, include_str!("../pages/models.js")),
         "experiments.js" => found(SCRIPT, include_str!("../pages/experiments.js")),
+        "svg.js" => found(SCRIPT, include_str!("../pages/svg.js")),
+        "ask.js" => found(SCRIPT, include_str!("../pages/ask.js")),
+        "alerts.js" => found(SCRIPT, include_str!("../pages/alerts.js")),
+        "monitors.js" => found(SCRIPT, include_str!("../pages/monitors.js")),
+        "overrides.js" => found(SCRIPT, include_str!("../pages/overrides.js")),
+        "rule.js" => found(SCRIPT, include_str!("../pages/rule.js")),
+        "rule_form.js" => found(SCRIPT, include_str!("../pages/rule_form.js")),
         "playground.js" => found(SCRIPT, include_str!("../pages/playground.js")),
         _ => None,
     }
@@ -47,7 +54,7 @@ pub fn file(name: &str) -> Option<File> {
 mod tests {
     use super::file;
 
-    const SCRIPTS: [&str; 11] = [
+    const SCRIPTS: [&str; 18] = [
         "experiments.js",
         "docs.js",
         "main.js",
@@ -59,6 +66,13 @@ mod tests {
         "requests.js",
         "models.js",
         "playground.js",
+        "svg.js",
+        "ask.js",
+        "alerts.js",
+        "monitors.js",
+        "overrides.js",
+        "rule.js",
+        "rule_form.js",
     ];
 
     /// The name of SVG's elements, which nobody fetches.

@@ -7,6 +7,7 @@
 //! Start reading at [`Now`] (what is shown), then [`History`] (where it comes from), then [`chart`].
 
 mod alert;
+mod alert_log;
 pub mod chart;
 mod evidence;
 mod files;
@@ -17,12 +18,14 @@ mod now;
 mod paint;
 
 pub use alert::{Alert, Level, alerts};
+pub use alert_log::{AlertLog, Episode};
 pub use evidence::{Bounds, evidence};
 pub use files::{File, file};
 pub use history::{History, Point, TICK};
 pub use lanes::{Lane, Lanes, Span};
 pub use ledger::{AttemptTimes, attempts, memory};
 pub use now::{
-    ClockJump, DriftNow, Latency, ModelNow, Now, ProbeNow, RecentError, ServerNow, StoreNow,
+    ClockJump, DriftNow, Latency, ModelNow, Now, ProbeNow, RecentError, ServerNow, SinkNow,
+    StoreNow,
 };
 pub use paint::{Picture, Swatch, Width, WidthError};

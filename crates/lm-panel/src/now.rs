@@ -57,6 +57,24 @@ pub struct ServerNow {
     /// What is not as usual of the answers of the last hour.
     #[serde(default)]
     pub drifts: Vec<DriftNow>,
+    /// Where alerts do not arrive, or did not.
+    #[serde(default)]
+    pub failing_sinks: Vec<SinkNow>,
+}
+
+/// A receiver of alerts that does not take them, or did not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinkNow {
+    /// Its host, or the program.
+    pub to: String,
+    /// Alerts that wait for it.
+    pub waiting: u64,
+    /// Alerts that it never got, since the start.
+    pub given_up: u64,
+    /// Since when it takes none, in Unix milliseconds.
+    pub failing_since_ms: Option<i64>,
+    /// Why, the last time.
+    pub error: String,
 }
 
 /// A signal of a model's answers that is not as usual.
@@ -70,8 +88,9 @@ pub struct DriftNow {
     pub how: String,
     /// How many answers ago it began when it was noticed.
     pub began_ago: u64,
-    /// A request that is unlike what is usual.
-    pub example: Option<String>,
+    /// Requests that are unlike what is usual, at most five.
+    #[serde(default)]
+    pub examples: Vec<String>,
     /// Whether another release answers than the one that what is usual is of.
     pub is_other_release: bool,
     /// Whether what is usual was learned in less than two weeks.

@@ -2,6 +2,8 @@
 //!
 //! Start reading at [`Begun`] and [`encode_step`].
 
+use std::collections::BTreeSet;
+
 use lm_types::{RequestId, StepEvent, TokenId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -32,6 +34,9 @@ pub(crate) struct Begun {
     pub(crate) choice: u32,
     /// As 16 hexadecimal digits; `None` came without a key.
     pub(crate) tenant: Option<String>,
+    /// On whose behalf the client says that it asks; `None` when it is not kept.
+    #[serde(default)]
+    pub(crate) subject: Option<String>,
     pub(crate) model: String,
     /// In hexadecimal.
     pub(crate) release: String,
@@ -45,6 +50,20 @@ pub(crate) struct Begun {
     pub(crate) n_tokens: usize,
     /// Those, where they are kept.
     pub(crate) tokens: Vec<TokenId>,
+}
+
+impl Begun {
+    /// What is left when everything that somebody said is taken away.
+    pub(crate) fn without_text(&self) -> Begun {
+        Begun {
+            subject: None,
+            prompt: None,
+            recipe: None,
+            prompt_tokens: None,
+            tokens: Vec::new(),
+            ..self.clone()
+        }
+    }
 }
 
 /// A step that was read back.
@@ -138,6 +157,19 @@ pub(crate) fn decode_step(bytes: &[u8]) -> Option<Step> {
         n_prompt_tokens: u32_at(bytes, 24)?,
         rows: bytes[STEP_HEAD..].chunks_exact(ROW).map(row).collect::<Option<_>>()?,
     })
+}
+
+/// Takes the tokens of these answers out of a step. Says whether there was one.
+pub(crate) fn hide_tokens(bytes: &mut [u8], keys: &BTreeSet<u64>) -> bool {
+    let mut is_changed = false;
+    for row in bytes.get_mut(STEP_HEAD..).unwrap_or_default().chunks_exact_mut(ROW) {
+        let is_meant = u64_at(row, 0).is_some_and(|key| keys.contains(&key));
+        if is_meant && u32_at(row, 12).is_some_and(|token| token < HIDDEN) {
+            row[12..16].copy_from_slice(&HIDDEN.to_le_bytes());
+            is_changed = true;
+        }
+    }
+    is_changed
 }
 
 /// `[16]` id, `[4]` choice.

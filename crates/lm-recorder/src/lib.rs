@@ -9,12 +9,14 @@
 mod entry;
 mod error;
 mod flight;
+mod forget;
 mod recorder;
 mod ring;
 mod writer;
 
 pub use error::RecorderError;
 pub use flight::{Flight, InFlight, RecordedStep, RecordedToken};
+pub use forget::{Remembered, forget};
 pub use recorder::{Recorder, RecorderCounters, RecorderOptions};
 
 #[cfg(test)]

@@ -70,17 +70,7 @@ impl RingFile {
             self.flush()?;
             (self.place, self.buffer_place) = (0, 0);
         }
-        let mut checksum = crc32fast::Hasher::new();
-        checksum.update(&(len as u32).to_le_bytes());
-        checksum.update(&self.next_number.to_le_bytes());
-        checksum.update(&kind.to_le_bytes());
-        parts.iter().for_each(|part| checksum.update(part));
-        self.buffer.extend_from_slice(&MARK);
-        self.buffer.extend_from_slice(&(len as u32).to_le_bytes());
-        self.buffer.extend_from_slice(&self.next_number.to_le_bytes());
-        self.buffer.extend_from_slice(&checksum.finalize().to_le_bytes());
-        self.buffer.extend_from_slice(&kind.to_le_bytes());
-        parts.iter().for_each(|part| self.buffer.extend_from_slice(part));
+        push(&mut self.buffer, self.next_number, kind, parts);
         let end = (self.place - self.buffer_place + whole) as usize;
         self.buffer.resize(end, 0);
         self.place += whole;
@@ -104,8 +94,20 @@ impl RingFile {
     }
 }
 
+/// A record, and where it begins.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    pub(crate) place: u64,
+    pub(crate) record: Record,
+}
+
 /// The whole records of a file, in the order of their numbers.
 pub(crate) fn scan(file: &mut File) -> io::Result<Vec<Record>> {
+    Ok(placed(file)?.into_iter().map(|one| one.record).collect())
+}
+
+/// As [`scan`], with where they are.
+pub(crate) fn placed(file: &mut File) -> io::Result<Vec<Placed>> {
     let mut bytes = Vec::new();
     file.seek(SeekFrom::Start(0))?;
     file.read_to_end(&mut bytes)?;
@@ -114,14 +116,37 @@ pub(crate) fn scan(file: &mut File) -> io::Result<Vec<Record>> {
     while at + HEAD <= bytes.len() {
         match record_at(&bytes[at..]) {
             Some((record, whole)) => {
-                records.push(record);
+                records.push(Placed { place: at as u64, record });
                 at += whole;
             }
             None => at += ALIGN,
         }
     }
-    records.sort_by_key(|record| record.number);
+    records.sort_by_key(|one| one.record.number);
     Ok(records)
+}
+
+/// A record's bytes with another payload of the same length.
+pub(crate) fn sealed(record: &Record, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEAD + payload.len());
+    push(&mut bytes, record.number, record.kind, &[payload]);
+    bytes
+}
+
+/// Appends a record without what aligns the next one.
+fn push(out: &mut Vec<u8>, number: u64, kind: u32, parts: &[&[u8]]) {
+    let len: usize = parts.iter().map(|part| part.len()).sum();
+    let mut checksum = crc32fast::Hasher::new();
+    checksum.update(&(len as u32).to_le_bytes());
+    checksum.update(&number.to_le_bytes());
+    checksum.update(&kind.to_le_bytes());
+    parts.iter().for_each(|part| checksum.update(part));
+    out.extend_from_slice(&MARK);
+    out.extend_from_slice(&(len as u32).to_le_bytes());
+    out.extend_from_slice(&number.to_le_bytes());
+    out.extend_from_slice(&checksum.finalize().to_le_bytes());
+    out.extend_from_slice(&kind.to_le_bytes());
+    parts.iter().for_each(|part| out.extend_from_slice(part));
 }
 
 /// The record at the beginning of `bytes`, and how many bytes it takes.

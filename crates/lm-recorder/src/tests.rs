@@ -11,7 +11,7 @@ use lm_types::{
     ReleaseHash, RequestEvent, RequestId, StepEvent, StepRow, TokenId,
 };
 
-use crate::{Flight, Recorder, RecorderError, RecorderOptions};
+use crate::{Flight, RecordedStep, Recorder, RecorderError, RecorderOptions, forget};
 
 const SMALL: RecorderOptions = RecorderOptions { capacity: 1 << 16, keeps_text: true };
 
@@ -148,4 +148,35 @@ fn one_process_records_and_a_file_too_small_is_refused() {
     let small = RecorderOptions { capacity: 10, ..SMALL };
     let other = tempfile::tempdir().unwrap();
     assert!(matches!(Recorder::open(other.path(), small), Err(RecorderError::TooSmall { .. })));
+}
+
+#[test]
+fn what_is_erased_leaves_steps_without_its_tokens_and_the_others_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let (recorder, _) = Recorder::open(folder.path(), SMALL).unwrap();
+    begin(&recorder, 1);
+    begin(&recorder, 2);
+    for i in 0..10 {
+        step(&recorder, i, &[(1, 100 + i as u32), (2, 200 + i as u32)]);
+    }
+    let before = left_behind(folder.path(), &recorder);
+    let one = RequestId(1).to_string();
+    assert_eq!(forget(folder.path(), |answer| answer.id == one).unwrap(), 1);
+    assert_eq!(forget(folder.path(), |answer| answer.subject == Some("nobody")).unwrap(), 0);
+    let after = Flight::current(folder.path()).unwrap().unwrap();
+    let [erased, kept] = after.in_flight.as_slice() else { panic!("{:?}", after.in_flight) };
+    assert_eq!((&erased.id, erased.n_tokens, erased.tokens.len()), (&one, 10, 0));
+    assert!(erased.prompt.is_none() && erased.recipe.is_none() && erased.prompt_tokens.is_none());
+    assert_eq!(kept, &before.in_flight[1]);
+    assert_eq!(after.steps.len(), 10);
+    let tokens = |step: &RecordedStep| step.rows.iter().map(|row| row.token).collect::<Vec<_>>();
+    assert_eq!(tokens(&after.steps[3]), [None, Some(203)]);
+    let bytes = std::fs::read(folder.path().join("flight.ring")).unwrap();
+    assert!(!bytes.windows(4).any(|four| four == 103_u32.to_le_bytes()), "no token is left");
+    drop(recorder);
+    // The ring of a crash is erased from, too.
+    drop(Recorder::open(folder.path(), SMALL).unwrap());
+    assert_eq!(forget(folder.path(), |answer| answer.tenant.is_none()).unwrap(), 2);
+    let crash = Flight::last_crash(folder.path(), |_| false).unwrap().unwrap();
+    assert!(crash.in_flight.iter().all(|one| one.prompt.is_none() && one.tokens.is_empty()));
 }

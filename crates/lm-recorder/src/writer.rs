@@ -125,6 +125,7 @@ impl Writer {
             choice: answer.choice,
             tenant: (request.tenant != TenantId::ANONYMOUS)
                 .then(|| format!("{:016x}", request.tenant.0)),
+            subject: request.subject.clone().filter(|_| keeps),
             model: answer.model.clone(),
             release: answer.release.clone(),
             arrived_at_ms: answer.arrived_at_ms,

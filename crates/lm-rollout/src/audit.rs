@@ -9,10 +9,12 @@ use std::collections::BTreeMap;
 use rusqlite::{TransactionBehavior, params};
 use serde::Serialize;
 
-use crate::{Desk, RolloutError};
+use crate::{Desk, Operator, RolloutError};
 
 /// Entries that one call returns.
 const MAX_ENTRIES: u32 = 10_000;
+/// Of the reason of a switch.
+const MAX_REASON_BYTES: usize = 1000;
 /// How long single hits are kept.
 const HITS_KEPT_MS: i64 = 400 * 86_400_000;
 
@@ -31,6 +33,23 @@ pub struct AuditEntry {
     pub target: String,
     /// The rule, the switches, or what else there is to know.
     pub detail: String,
+}
+
+/// How the operator's switches stand, and why.
+#[derive(Serialize)]
+pub(crate) struct Switched<'a> {
+    #[serde(flatten)]
+    pub(crate) operator: &'a Operator,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(crate) reason: &'a str,
+}
+
+pub(crate) fn reason_ok(reason: &str) -> Result<(), RolloutError> {
+    if reason.len() <= MAX_REASON_BYTES {
+        return Ok(());
+    }
+    let value = format!("{} bytes long", reason.len());
+    Err(RolloutError::invalid("reason", value, format!("at most {MAX_REASON_BYTES} bytes long")))
 }
 
 /// A rule that held for an answer.

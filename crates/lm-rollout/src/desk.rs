@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
 
+use crate::audit::{Switched, reason_ok};
 use crate::error::database;
 use crate::{Operator, Policy, RolloutError, Rule, schema};
 
@@ -200,11 +201,17 @@ impl Desk {
         Ok(standing)
     }
 
-    /// Lets a route answer nothing from now on.
+    /// Lets a route answer nothing from now on. The reason may be empty; it goes into the audit log.
     ///
     /// # Errors
     /// [`RolloutError::Invalid`].
-    pub fn kill(&mut self, route: &str, who: &str, now_ms: i64) -> Result<Operator, RolloutError> {
+    pub fn kill(
+        &mut self,
+        route: &str,
+        reason: &str,
+        who: &str,
+        now_ms: i64,
+    ) -> Result<Operator, RolloutError> {
         if !route.starts_with('/') || route.len() > 128 {
             let wanted = "a route such as /v1/chat/completions";
             return Err(RolloutError::invalid("route", format!("{route:?}"), wanted));
@@ -217,27 +224,40 @@ impl Desk {
             let wanted = format!("at most {MAX_KILLED} routes");
             return Err(RolloutError::invalid("killed", operator.killed.len(), wanted));
         }
-        self.switch("kill", route, operator, who, now_ms)
+        self.switch(("kill", route), operator, reason, who, now_ms)
     }
 
-    /// Lets one model or release answer everything from now on.
+    /// Lets one model or release answer everything from now on. The reason may be empty; it goes into the audit log.
     ///
     /// # Errors
     /// [`RolloutError::Invalid`].
-    pub fn pin(&mut self, target: &str, who: &str, now_ms: i64) -> Result<Operator, RolloutError> {
+    pub fn pin(
+        &mut self,
+        target: &str,
+        reason: &str,
+        who: &str,
+        now_ms: i64,
+    ) -> Result<Operator, RolloutError> {
         if !(1..=256).contains(&target.len()) {
             let value = format!("{} bytes long", target.len());
             return Err(RolloutError::invalid("pin", value, "a model's name or a release's hash"));
         }
         let operator = Operator { pin: Some(target.to_owned()), ..self.operator()? };
-        self.switch("pin", target, operator, who, now_ms)
+        self.switch(("pin", target), operator, reason, who, now_ms)
     }
 
     /// Takes the last change back that was not taken back, and those before it one by one when called again. Says which.
+    /// The reason may be empty; it goes into the audit log.
     ///
     /// # Errors
-    /// [`RolloutError::WrongState`] when there is nothing to take back.
-    pub fn rollback(&mut self, who: &str, now_ms: i64) -> Result<String, RolloutError> {
+    /// [`RolloutError::WrongState`] when there is nothing to take back, [`RolloutError::Invalid`].
+    pub fn rollback(
+        &mut self,
+        reason: &str,
+        who: &str,
+        now_ms: i64,
+    ) -> Result<String, RolloutError> {
+        reason_ok(reason)?;
         let wrap = self.wrap("read");
         // What was taken back once is not taken back again.
         let found: Option<(i64, String, String, String)> = self
@@ -261,7 +281,8 @@ impl Desk {
         let before: Snapshot = serde_json::from_str(&before)
             .map_err(|error| RolloutError::Unreadable { what: error.to_string() })?;
         let what = format!("{action} {target}");
-        self.change("rollback", &id.to_string(), &what, who, now_ms, |t| {
+        let detail = if reason.is_empty() { what.clone() } else { format!("{what}: {reason}") };
+        self.change("rollback", &id.to_string(), &detail, who, now_ms, |t| {
             t.execute("DELETE FROM rule", [])?;
             before.rules.iter().try_for_each(|standing| insert_rule(t, standing))?;
             put_operator(t, &before.operator)
@@ -271,13 +292,14 @@ impl Desk {
 
     fn switch(
         &mut self,
-        action: &'static str,
-        target: &str,
+        (action, target): (&'static str, &str),
         operator: Operator,
+        reason: &str,
         who: &str,
         now_ms: i64,
     ) -> Result<Operator, RolloutError> {
-        let detail = json_of(&operator);
+        reason_ok(reason)?;
+        let detail = json_of(&Switched { operator: &operator, reason });
         self.change(action, target, &detail, who, now_ms, |t| put_operator(t, &operator))?;
         Ok(operator)
     }

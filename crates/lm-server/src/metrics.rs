@@ -178,6 +178,13 @@ fn server(page: &mut Exposition, app: &App) {
             page.sample(name, &[("model_name", model.model.as_str()), ("signal", signal)], n);
         }
     }
+    let name = "lastmile_alert_messages_total";
+    page.family(name, "counter", "Messages to alert sinks, by sink and what became of them.");
+    for sink in app.ops.monitors().map(lm_ops::Monitors::sinks).unwrap_or_default() {
+        for (outcome, n) in [("delivered", sink.delivered), ("given_up", sink.given_up)] {
+            page.sample(name, &[("sink", sink.sink.as_str()), ("outcome", outcome)], n);
+        }
+    }
     let name = "lastmile_probe_runs_total";
     page.family(name, "counter", "Probes that were computed again, by probe and verdict.");
     for (probe, counts) in app.probes.counts() {
@@ -209,6 +216,12 @@ fn store(page: &mut Exposition, app: &App) {
     one("lastmile_store_queue_len", "gauge", "Entries that wait.", counters.queue_len);
     let help = "Entries that may wait.";
     one("lastmile_store_queue_capacity", "gauge", help, counters.queue_capacity);
+    if let Some(flight) = app.ops.recorder_counters() {
+        let help = "Steps and answers that the flight recorder wrote.";
+        one("lastmile_recorder_recorded_total", "counter", help, flight.recorded);
+        let help = "Steps and answers that it had no room for, or could not write.";
+        one("lastmile_recorder_dropped_total", "counter", help, flight.dropped);
+    }
     let name = "lastmile_store_slowest_commit_seconds";
     let help = "Longest commit to the store in the last minute or two, the one that runs included.";
     page.single(name, "gauge", help, &[], counters.slowest_commit_ms as f64 / 1e3);

@@ -73,6 +73,7 @@ pub(crate) async fn list(State(app): State<Arc<App>>) -> Response {
             Ok(json!({
                 "rules": rules.iter().map(one).collect::<Vec<_>>(),
                 "operator": operator,
+                "routes": KILLABLE_ROUTES,
                 "breakers": overrides.breakers().states(),
                 "dropped_hits": overrides.n_dropped_hits(),
             }))
@@ -206,21 +207,22 @@ fn told(item: &Item) -> Value {
 
 fn switch(visit: &Visit, verb: &str, now_ms: i64) -> Result<Option<Value>, ApiError> {
     let Visit { overrides, who, .. } = visit;
+    let (reason, body) = reason_apart(&visit.body)?;
     Ok(match verb {
         "kill" => {
-            let route: String = field(&visit.body, "route")?;
+            let route: String = field(&body, "route")?;
             if !KILLABLE_ROUTES.contains(&route.as_str()) {
                 let wanted = format!("one of {}", KILLABLE_ROUTES.join(", "));
                 return Err(ApiError::Invalid { param: "route".to_owned(), found: route, wanted });
             }
-            Some(json!(overrides.act(|desk| desk.kill(&route, who, now_ms))?))
+            Some(json!(overrides.act(|desk| desk.kill(&route, &reason, who, now_ms))?))
         }
         "pin" => {
-            let target: String = field(&visit.body, "target")?;
-            Some(json!(overrides.act(|desk| desk.pin(&target, who, now_ms))?))
+            let target: String = field(&body, "target")?;
+            Some(json!(overrides.act(|desk| desk.pin(&target, &reason, who, now_ms))?))
         }
         "rollback" => {
-            let undone = overrides.act(|desk| desk.rollback(who, now_ms))?;
+            let undone = overrides.act(|desk| desk.rollback(&reason, who, now_ms))?;
             Some(json!({ "undone": undone, "operator": overrides.policy().operator() }))
         }
         _ => None,
@@ -294,6 +296,24 @@ fn described(standing: &Standing, now_ms: i64) -> Value {
     one["state"] = standing.state(now_ms).into();
     one["id"] = standing.rule.id.as_str().into();
     one
+}
+
+/// The reason that a body may give beside its one field, and the body without it.
+fn reason_apart(body: &[u8]) -> Result<(String, Vec<u8>), ApiError> {
+    // What is no object is refused by who wants its field.
+    let Ok(Value::Object(mut fields)) = serde_json::from_slice(body) else {
+        return Ok((String::new(), body.to_vec()));
+    };
+    let reason = match fields.remove("reason") {
+        None => String::new(),
+        Some(Value::String(reason)) => reason.trim().to_owned(),
+        Some(other) => {
+            let found = other.to_string().chars().take(80).collect();
+            let (param, wanted) = ("reason".to_owned(), "a text".to_owned());
+            return Err(ApiError::Invalid { param, found, wanted });
+        }
+    };
+    Ok((reason, Value::Object(fields).to_string().into_bytes()))
 }
 
 /// The one field of a body.

@@ -20,6 +20,8 @@ use crate::app::{App, mint_id};
 
 /// How often the folder is looked through.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A probe that was interrupted waits twice as long each time, up to this.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// In the place of what no clock can tell.
 const NEVER: Duration = Duration::from_hours(24 * 365);
 /// Probes beyond this are not read.
@@ -41,6 +43,8 @@ struct Probe {
     /// Of the runtime that computed it last.
     release: Option<String>,
     due: Instant,
+    /// How often it had to wait since it was computed last.
+    n_waits: u32,
     n_identical: u64,
     n_diverged: u64,
     n_failed: u64,
@@ -153,13 +157,15 @@ impl Probes {
         probe.release = last.release.clone();
         // An interval beyond all clocks is never.
         probe.due = Instant::now().checked_add(next).unwrap_or(Instant::now() + NEVER);
+        probe.n_waits = 0;
         probe.last = Some(last);
     }
 
-    /// Its model is not loaded, or somebody came: it is tried again soon.
+    /// Its model is not loaded, or somebody came: it is tried again soon, and later and later while that goes on.
     fn wait(&self, name: &str) {
         if let Some(probe) = self.state().all.get_mut(name) {
-            probe.due = Instant::now() + LOOK_EVERY;
+            probe.due = Instant::now() + wait_after(probe.n_waits);
+            probe.n_waits = probe.n_waits.saturating_add(1);
         }
     }
 }
@@ -186,6 +192,7 @@ impl State {
                 changed,
                 release: None,
                 due: Instant::now(),
+                n_waits: 0,
                 n_identical: 0,
                 n_diverged: 0,
                 n_failed: 0,
@@ -210,6 +217,10 @@ impl State {
             }
         }
     }
+}
+
+fn wait_after(n_waits: u32) -> Duration {
+    LOOK_EVERY.saturating_mul(2_u32.saturating_pow(n_waits)).min(LONGEST_WAIT)
 }
 
 /// Computes the next probe in an idle slot; false when none is due.
@@ -279,4 +290,16 @@ fn compute(
         }
     }
     Ok(Some(answers))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wait_after;
+
+    #[test]
+    fn an_interrupted_probe_waits_longer_each_time_up_to_a_minute() {
+        let waits: Vec<u64> = (0..8).map(|n| wait_after(n).as_secs()).collect();
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(wait_after(u32::MAX).as_secs(), 60);
+    }
 }

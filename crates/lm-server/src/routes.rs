@@ -66,7 +66,11 @@ pub(crate) const ROUTES: &[&str] = &[
     "POST /ops/v1/requests/{id}/replay",
     "GET /ops/v1/probes",
     "GET /ops/v1/monitors",
+    "GET /ops/v1/monitors/{model}/signals",
     "POST /ops/v1/monitors/{model}/forget",
+    "GET /ops/v1/alerts",
+    "POST /ops/v1/monitors/{model}/pause",
+    "POST /ops/v1/monitors/{model}/resume",
     "GET /ops/v1/experiments",
     "POST /ops/v1/experiments",
     "GET /ops/v1/experiments/{name}",
@@ -119,20 +123,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/unload_lora_adapter", post(adapters::unload))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one))
-        .route("/ops/v1/models", get(model_ops::list))
-        .route("/ops/v1/models/{*rest}", post(model_ops::act))
-        .route("/ops/v1/overrides", get(override_routes::list).post(override_routes::add))
-        .route("/ops/v1/overrides/{*rest}", get(override_routes::show).post(override_routes::act))
         .route("/v1/overrides/items/{id}", get(override_routes::item))
-        .route("/ops/v1/requests/{id}/replay", post(again::replay))
-        .route("/ops/v1/probes", get(again::probes))
-        .route("/ops/v1/monitors", get(monitor_routes::list))
-        .route("/ops/v1/monitors/{model}/forget", post(monitor_routes::forget))
-        .route("/ops/v1/experiments", get(experiment_routes::list).post(experiment_routes::start))
-        .route(
-            "/ops/v1/experiments/{*rest}",
-            get(experiment_routes::show).post(experiment_routes::act),
-        )
         .route("/health", get(health::health))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::health))
@@ -141,14 +132,11 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/requests", get(panel::search))
         .route("/v1/requests/{id}/page", get(panel::one))
         .route("/v1/requests/{id}/timeline", get(panel::timeline))
-        .route("/ops/v1/now", get(panel::now))
-        .route("/ops/v1/now/stream", get(panel::stream))
-        .route("/ops/v1/cost", get(costs::cost))
-        .route("/ops/v1/charts/{name}", get(panel::chart))
         .route("/openapi.json", get(openapi::document))
         .route("/docs", get(openapi::docs))
         .route("/panel/{file}", get(panel::page_file))
         .route("/", get(panel::root))
+        .merge(ops_routes())
         .fallback(no_route)
         .method_not_allowed_fallback(wrong_method)
         // The last layer is the outermost.
@@ -158,6 +146,30 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .layer(middleware::from_fn(secure))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), track))
         .with_state(app)
+}
+
+/// What is for operators.
+fn ops_routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/ops/v1/models", get(model_ops::list))
+        .route("/ops/v1/models/{*rest}", post(model_ops::act))
+        .route("/ops/v1/overrides", get(override_routes::list).post(override_routes::add))
+        .route("/ops/v1/overrides/{*rest}", get(override_routes::show).post(override_routes::act))
+        .route("/ops/v1/requests/{id}/replay", post(again::replay))
+        .route("/ops/v1/probes", get(again::probes))
+        .route("/ops/v1/monitors", get(monitor_routes::list))
+        .route("/ops/v1/monitors/{model}/signals", get(monitor_routes::signals))
+        .route("/ops/v1/alerts", get(panel::alerts))
+        .route("/ops/v1/monitors/{model}/{verb}", post(monitor_routes::act))
+        .route("/ops/v1/experiments", get(experiment_routes::list).post(experiment_routes::start))
+        .route(
+            "/ops/v1/experiments/{*rest}",
+            get(experiment_routes::show).post(experiment_routes::act),
+        )
+        .route("/ops/v1/now", get(panel::now))
+        .route("/ops/v1/now/stream", get(panel::stream))
+        .route("/ops/v1/cost", get(costs::cost))
+        .route("/ops/v1/charts/{name}", get(panel::chart))
 }
 
 async fn feedback(

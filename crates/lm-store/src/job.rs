@@ -72,6 +72,7 @@ pub(crate) fn admit(event: &RequestEvent, privacy: Privacy) -> Box<RequestEvent>
         usage: event.usage,
         timings: event.timings,
         timeline: event.timeline.clone(),
+        mean_logprob: event.mean_logprob,
     })
 }
 

@@ -39,6 +39,8 @@ pub struct RequestEvent {
     pub timings: Timings,
     /// What happened to it on its way.
     pub timeline: Timeline,
+    /// The mean log-probability of its tokens, where the request asked for theirs: no others are computed.
+    pub mean_logprob: Option<f64>,
 }
 
 impl RequestEvent {
@@ -66,6 +68,7 @@ impl RequestEvent {
             usage: Usage::default(),
             timings: Timings::default(),
             timeline: Timeline::default(),
+            mean_logprob: None,
         }
     }
 }

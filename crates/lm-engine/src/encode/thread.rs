@@ -354,6 +354,7 @@ impl Life {
             timings: timings_of(job),
             timeline: Timeline::default(),
             hits: Vec::new(),
+            mean_logprob: None,
         });
     }
 }

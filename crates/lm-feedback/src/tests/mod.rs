@@ -58,6 +58,7 @@ impl Home {
             prompt_tokens: Vec::new(),
             output_tokens: Vec::new(),
             hits: Vec::new(),
+            mean_logprob: None,
             timeline: Timeline::default(),
             usage: Usage { prompt_tokens: 10, completion_tokens: 2, cached_tokens: 0 },
             timings: Timings {

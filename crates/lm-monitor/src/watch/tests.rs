@@ -50,6 +50,7 @@ impl Traffic {
             Some(prompt),
             Some(if hit < 0.4 { 0.0 } else { hit }),
             None,
+            None,
         ];
         Reading { id: u128::from(self.n), hour: hour as u8, values }
     }
@@ -131,6 +132,51 @@ fn an_alarm_names_what_is_furthest_out() {
     assert_eq!((alarm.signal, alarm.is_up), (Signal::OutputTokens, Some(true)));
     assert_eq!(alarm.examples.len(), 5);
     assert!(alarm.examples.iter().all(|id| *id > u128::from(28 * PER_DAY)));
+}
+
+#[test]
+fn a_window_names_what_is_furthest_out() {
+    let mut traffic = Traffic::new(4);
+    let mut watcher = traffic.watcher();
+    watcher.close_window(1e-6);
+    // Too little for a sum in so few answers, and a form that no sum looks for.
+    let mut ids = Vec::new();
+    for i in 0..MIN_WINDOW as u64 {
+        let mut reading = traffic.next();
+        let is_out = i % 40 == 7;
+        reading.values[Signal::OutputTokens as usize] = Some(if is_out { 1e5 } else { 150.0 });
+        ids.extend(is_out.then_some(reading.id));
+        watcher.add(&reading);
+    }
+    let alarms = watcher.close_window(1e-6);
+    let alarm = alarms.iter().find(|alarm| alarm.signal == Signal::OutputTokens).unwrap();
+    let mut named = alarm.examples.clone();
+    named.sort_unstable();
+    assert_eq!((alarm.by, alarm.is_up, named), ("window", None, ids));
+}
+
+#[test]
+fn a_slow_change_is_noticed_over_a_baseline_that_grows() {
+    let mut traffic = Traffic::new(5);
+    let mut baseline = Baseline::default();
+    (0..7 * PER_DAY).for_each(|_| baseline.add(&traffic.next()));
+    let mut watcher = Watcher::new(&baseline, PROMISE);
+    traffic.length_sd = 0.5;
+    let noticed = |watcher: &mut Watcher, traffic: &mut Traffic, baseline: &mut Baseline| {
+        (1..=500_u64).find(|i| {
+            // What is usual is known better all the time, by answers as they were before.
+            if i % 10 == 0 {
+                let usual = Traffic::new(*i).next();
+                baseline.add(&usual);
+                watcher.recalibrate(baseline, PROMISE);
+            }
+            let alarms = watcher.add(&traffic.next());
+            alarms.iter().any(|alarm| alarm.signal == Signal::OutputTokens)
+        })
+    };
+    let after = noticed(&mut watcher, &mut traffic, &mut baseline).unwrap();
+    assert!(after > 20, "{after}: it is no slow change");
+    assert!(watcher.limits().iter().all(|(_, _, limit)| limit.is_finite()));
 }
 
 #[test]

@@ -82,6 +82,7 @@ pub(super) fn event(id: u128) -> RequestEvent {
         output_text: SECRET.to_owned(),
         prompt_tokens: vec![1; 20],
         output_tokens: vec![2; 9],
+        mean_logprob: None,
         hits: Vec::new(),
         usage: Usage { prompt_tokens: 20, completion_tokens: 9, cached_tokens: 16 },
         timings: Timings {

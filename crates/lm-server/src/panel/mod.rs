@@ -5,6 +5,7 @@
 //!
 //! Start reading at [`Panel`], then [`watch`].
 
+mod alerts;
 mod charts;
 mod live;
 mod pages;
@@ -14,7 +15,9 @@ mod requests;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use lm_panel::{Alert, DriftNow, History, Now, RecentError, ServerNow, StoreNow, TICK};
+use lm_panel::{
+    Alert, AlertLog, DriftNow, History, Now, RecentError, ServerNow, SinkNow, StoreNow, TICK,
+};
 use serde_json::json;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -24,6 +27,7 @@ use crate::app::App;
 use crate::metric_table::Served;
 use crate::watchdog::Condition;
 
+pub(crate) use alerts::alerts;
 pub(crate) use charts::{chart, width};
 pub(crate) use live::{now, stream};
 pub(crate) use pages::{page, page_file, root, wants_page};
@@ -40,6 +44,7 @@ const N_ASKS: u32 = 3;
 /// What the pages are told.
 pub(crate) struct Panel {
     history: Mutex<History>,
+    alerts: Mutex<AlertLog>,
     now: watch::Sender<Arc<Now>>,
     live: Arc<Semaphore>,
 }
@@ -48,6 +53,7 @@ impl Default for Panel {
     fn default() -> Self {
         Panel {
             history: Mutex::default(),
+            alerts: Mutex::default(),
             now: watch::Sender::default(),
             live: Arc::new(Semaphore::new(MAX_LIVE)),
         }
@@ -57,6 +63,10 @@ impl Default for Panel {
 impl Panel {
     fn history(&self) -> MutexGuard<'_, History> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn alerts(&self) -> MutexGuard<'_, AlertLog> {
+        self.alerts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Pages that are being told what goes on.
@@ -95,6 +105,7 @@ pub(crate) async fn watch(app: Arc<App>) {
         }
         now.last_errors.clone_from(&errors);
         now.alerts = lm_panel::alerts(&now);
+        app.panel.alerts().observe(now.at_ms, &now.alerts);
         kept.keep(&app, &now);
         app.panel.now.send_replace(Arc::new(now));
     }
@@ -117,8 +128,10 @@ impl Kept {
         }
         self.alerts = Some(now.alerts.clone());
         let text = json!({ "pid": std::process::id(), "at_ms": now.at_ms, "alerts": now.alerts });
+        // Servers of one home listen at different ports, so that no two write one file.
+        let name = format!("alerts-{}.json", app.config.address.port());
         self.writing = Some(spawn_blocking(move || {
-            let (path, next) = (folder.join("alerts.json"), folder.join("alerts.json.next"));
+            let (path, next) = (folder.join(&name), folder.join(format!("{name}.next")));
             let written = write_private(&next, &format!("{text:#}\n"));
             if let Err(error) = written.and_then(|()| std::fs::rename(&next, &path)) {
                 // The next ones are tried again; the log of a full disk is the store's.
@@ -173,6 +186,7 @@ fn look(app: &App) -> Now {
             resident_bytes: resident_bytes(),
             wrong_probes: app.probes.wrong(),
             drifts: drifts(app),
+            failing_sinks: failing_sinks(app),
         },
         models: served
             .into_iter()
@@ -198,16 +212,30 @@ fn drifts(app: &App) -> Vec<DriftNow> {
         if !found.iter().any(is_known) {
             found.push(DriftNow {
                 model: alarm.model,
-                signal: alarm.signal.to_owned(),
-                how: alarm.how.to_owned(),
+                signal: alarm.signal,
+                how: alarm.how,
                 began_ago: alarm.began_ago,
-                example: alarm.examples.into_iter().next(),
+                examples: alarm.examples,
                 is_other_release: alarm.release != alarm.usual_of,
                 is_provisional: alarm.is_provisional,
             });
         }
     }
     found
+}
+
+/// Where alerts do not arrive, or did not.
+fn failing_sinks(app: &App) -> Vec<SinkNow> {
+    let sinks = app.ops.monitors().map(lm_ops::Monitors::sinks).unwrap_or_default();
+    let failing = sinks.into_iter().filter(|s| s.given_up > 0 || s.failing_since_ms.is_some());
+    let told = |sink: lm_ops::SinkStanding| SinkNow {
+        to: sink.to,
+        waiting: sink.waiting,
+        given_up: sink.given_up,
+        failing_since_ms: sink.failing_since_ms,
+        error: sink.last_error.unwrap_or_default(),
+    };
+    failing.map(told).collect()
 }
 
 async fn newest_errors(app: &App) -> Option<Vec<RecentError>> {

@@ -280,7 +280,8 @@ fn kill_ends_its_route_alone_and_rollback_opens_it_again() {
     stays.write_all(other.as_bytes()).unwrap();
     server.wait_for_running(2, 0);
     let steps = server.runtime.stats().steps;
-    let reply = server.post(&format!("{RULES}/kill"), &json!({ "route": CHAT }).to_string());
+    let kill = json!({ "route": CHAT, "reason": "it leaks" }).to_string();
+    let reply = server.post(&format!("{RULES}/kill"), &kill);
     assert_eq!(reply.json()["killed"], json!([CHAT]));
     server.wait_for_running(1, 0);
     let took = server.runtime.stats().steps - steps;
@@ -294,7 +295,7 @@ fn kill_ends_its_route_alone_and_rollback_opens_it_again() {
     );
     let rest = read_until(&mut stays, "[DONE]");
     assert!(rest.contains("\"finish_reason\":\"length\""), "the other route's stream goes on");
-    let back = server.post(&format!("{RULES}/rollback"), "").json();
+    let back = server.post(&format!("{RULES}/rollback"), r#"{"reason": "mended"}"#).json();
     assert_eq!(back["undone"], format!("kill {CHAT}"));
     assert_eq!(server.post(CHAT, &hello(r#""max_tokens":2"#)).status, 200);
     assert_eq!(server.post(&format!("{RULES}/rollback"), "").status, 409);
@@ -302,6 +303,8 @@ fn kill_ends_its_route_alone_and_rollback_opens_it_again() {
     let said: Vec<_> =
         audit.as_array().unwrap().iter().map(|one| one["action"].as_str().unwrap()).collect();
     assert_eq!(said, ["rollback", "kill"]);
+    assert_eq!(audit[0]["detail"], format!("kill {CHAT}: mended"));
+    assert!(audit[1]["detail"].as_str().unwrap().contains(r#""reason":"it leaks""#), "{audit}");
 }
 
 /// Two models with overrides.
@@ -458,6 +461,9 @@ fn bad_rules_are_refused_by_field_value_and_limit() {
     );
     assert_eq!(server.get(&format!("{RULES}/nothing")).status, 404);
     assert_eq!(server.post(&format!("{RULES}/kill"), "{}").status, 400);
+    let unsaid = json!({ "route": CHAT, "reason": 7 }).to_string();
+    let refused = server.post(&format!("{RULES}/kill"), &unsaid);
+    assert_eq!((refused.status, &refused.json()["error"]["param"]), (400, &json!("reason")));
     assert_eq!(server.post(&format!("{RULES}/r/fly"), "").status, 404);
 }
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use lm_keys::{KeyLimits, Scope};
+use serde_json::json;
 
 use super::client::{exchange_with, open, open_with, read_reply, read_until};
 use super::{CHAT, Server, add_key, folder_with_key, hello, wait_until};
@@ -199,4 +200,26 @@ fn a_timeline_says_what_was_waited_for_and_names_no_stranger() {
     // A stranger sees nothing.
     assert_eq!(server.get_with(&two, &path(&slow)).status, 404);
     assert_eq!(server.get_with(&one, &path("nonsense")).status, 400);
+}
+
+#[test]
+fn alerts_are_told_with_their_beginning() {
+    let server = Server::start("mode=echo");
+    let alerts = || server.get("/ops/v1/alerts").json();
+    let none = alerts();
+    assert_eq!((&none["open"], &none["past"]), (&json!([]), &json!([])));
+    for _ in 0..5 {
+        server.post(CHAT, &hello(r#""max_tokens":1000000"#));
+    }
+    wait_until("that requests fail is an alert", || alerts()["open"][0]["since_ms"].is_i64());
+    let all = alerts();
+    let open = &all["open"][0];
+    assert_eq!((&open["key"], &open["level"]), (&json!("errors placeholder"), &json!("warning")));
+    assert!(open["ended_at_ms"].is_null() && open["requests"] == json!([]), "{open}");
+}
+
+#[test]
+fn signals_of_a_model_that_nobody_asked_are_not_there() {
+    let server = Server::start("mode=echo");
+    assert_eq!(server.get("/ops/v1/monitors/moon/signals").status, 404);
 }

@@ -75,6 +75,7 @@ fn event(id: u128) -> RequestEvent {
         prompt_tokens: (0..10).collect(),
         output_tokens: vec![4, 2],
         hits: vec![],
+        mean_logprob: None,
         timeline: Timeline::default(),
         usage: Usage { prompt_tokens: 10, completion_tokens: 2, cached_tokens: 3 },
         timings: Timings {

@@ -1,0 +1,337 @@
+//! The monitors of one model: what is usual, what is not, and which alerts follow.
+//!
+//! It must never read a clock: answers bring their times.
+//!
+//! Start reading at [`Model::see`].
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use lastmile::RequestId;
+use lm_feedback::is_refusal;
+use lm_monitor::{Alarm, N_SIGNALS, Promise, Signal, Standing, Watcher};
+use serde::Serialize;
+
+use crate::alert_board::{AlertState, Board, ToldAlarm};
+use crate::baseline_file::BaselineFile;
+use crate::monitors::Recent;
+use crate::seen::Seen;
+use crate::sinks::Message;
+
+const WEEK_MS: i64 = 7 * 24 * 60 * 60 * 1000;
+/// A baseline that spans this has seen every hour twice.
+const RIPE_MS: i64 = 2 * WEEK_MS;
+/// False alarms in a week, over all signals of a model.
+const FALSE_ALARMS_PER_WEEK: f64 = 0.5;
+/// Windows are closed so often; together they may err this often in a day.
+const WINDOW_MS: i64 = 5 * 60 * 1000;
+const WINDOW_ALPHA_A_DAY: f64 = 0.05;
+/// Answers learned from that a restart may lose.
+const KEPT_EVERY: u64 = 100;
+
+/// What holds for all models.
+#[derive(Clone, Copy)]
+pub(crate) struct Rules {
+    /// Answers without which nothing is usual.
+    pub(crate) n_baseline: u64,
+    pub(crate) renotify_ms: i64,
+}
+
+pub(crate) struct Model {
+    pub(crate) usual: BaselineFile,
+    watcher: Option<Watcher>,
+    n_seen: u64,
+    release: String,
+    window_at_ms: i64,
+    pub(crate) board: Board,
+    counts: [u64; N_SIGNALS],
+    pub(crate) recent: Recent,
+    rules: Rules,
+    is_paused: bool,
+}
+
+/// What follows from an answer.
+pub(crate) struct Follows {
+    /// Whether what is usual is to be kept.
+    pub(crate) is_to_keep: bool,
+    /// Whether an alert opened, or goes on.
+    pub(crate) is_noticed: bool,
+    pub(crate) messages: Vec<Message>,
+}
+
+impl Follows {
+    fn nothing_but(is_to_keep: bool) -> Follows {
+        Follows { is_to_keep, is_noticed: false, messages: Vec::new() }
+    }
+}
+
+/// How a model stands.
+#[derive(Clone, Debug, Serialize)]
+pub struct ModelStanding {
+    /// The model's name as served.
+    pub model: String,
+    /// `learning`, `watching` or `paused`.
+    pub state: &'static str,
+    /// Answers that what is usual was learned from.
+    pub baseline_answers: u64,
+    /// Answers that are needed.
+    pub baseline_needs: u64,
+    /// The release that they are of.
+    pub usual_of: String,
+    /// Whether they span less than two weeks.
+    pub is_provisional: bool,
+    /// Answers seen since the start.
+    pub seen: u64,
+    /// `unknown`, `ok`, `warning`, `alert`, `no_data` or `paused`, by signal.
+    pub signals: BTreeMap<&'static str, &'static str>,
+    /// Alarms since the start, by signal.
+    pub alarm_counts: BTreeMap<&'static str, u64>,
+    /// The newest first.
+    pub alarms: Vec<ToldAlarm>,
+}
+
+impl Model {
+    /// With the alerts that were open when an earlier server ended.
+    pub(crate) fn open(folder: &Path, name: &str, rules: Rules, open: Vec<ToldAlarm>) -> Model {
+        let usual = BaselineFile::read(folder, name).unwrap_or_else(|error| {
+            tracing::error!(%error, model = name, "what is usual is learned anew");
+            BaselineFile::default()
+        });
+        Model::new(usual, rules, open)
+    }
+
+    pub(crate) fn new(usual: BaselineFile, rules: Rules, open: Vec<ToldAlarm>) -> Model {
+        let watcher = (usual.n_answers >= rules.n_baseline)
+            .then(|| Watcher::new(&usual.baseline, promise(&usual)));
+        Model {
+            usual,
+            watcher,
+            n_seen: 0,
+            release: String::new(),
+            window_at_ms: 0,
+            board: Board::new(rules.renotify_ms, open),
+            counts: [0; N_SIGNALS],
+            recent: Recent::default(),
+            rules,
+            is_paused: false,
+        }
+    }
+
+    pub(crate) fn see(&mut self, mut seen: Seen) -> Follows {
+        if let Some(opening) = &seen.opening {
+            let refuses = f64::from(u8::from(is_refusal(opening)));
+            seen.reading.values[Signal::Refusal as usize] = Some(refuses);
+        }
+        self.recent.add(seen.at_ms, &seen.reading);
+        if seen.is_answer {
+            self.n_seen += 1;
+            self.release.clone_from(&seen.release);
+        }
+        if self.is_paused {
+            return Follows::nothing_but(false);
+        }
+        if seen.is_answer {
+            self.board.saw();
+        }
+        let Some(watcher) = &mut self.watcher else {
+            return Follows::nothing_but(self.learn(&seen));
+        };
+        let mut found = watcher.add(&seen.reading);
+        // The clock may have gone back.
+        if (seen.at_ms - self.window_at_ms).abs() >= WINDOW_MS {
+            self.window_at_ms = seen.at_ms;
+            let windows_a_day = (24 * 60 * 60 * 1000 / WINDOW_MS) as f64;
+            let alpha = WINDOW_ALPHA_A_DAY / (windows_a_day * N_SIGNALS as f64);
+            found.extend(watcher.close_window(alpha));
+        }
+        let is_unusual = !found.is_empty()
+            || Signal::ALL.into_iter().any(|signal| watcher.standing(signal) == Standing::Warning);
+        let messages = found.iter().filter_map(|alarm| self.tell(alarm, &seen)).collect();
+        let is_usual = !is_unusual && self.usual.release == seen.release;
+        let is_to_keep = is_usual && self.usual.span_ms() < RIPE_MS && self.learn(&seen);
+        Follows { is_to_keep, is_noticed: !found.is_empty(), messages }
+    }
+
+    /// Answers of a model that is paused are neither watched nor learned from, and its alerts stay as they are. Says how it
+    /// stands then.
+    pub(crate) fn pause(&mut self, is_paused: bool) -> &'static str {
+        if self.is_paused && !is_paused && self.watcher.is_some() {
+            // What was summed up before is of another time.
+            self.watcher = Some(Watcher::new(&self.usual.baseline, promise(&self.usual)));
+        }
+        self.is_paused = is_paused;
+        self.state()
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.is_paused
+    }
+
+    /// What of its alerts is over, or unknown, by now.
+    pub(crate) fn tick(&mut self, now_ms: i64) -> Vec<Message> {
+        if self.is_paused { Vec::new() } else { self.board.tick(now_ms) }
+    }
+
+    fn state(&self) -> &'static str {
+        match (self.is_paused, &self.watcher) {
+            (true, _) => "paused",
+            (false, Some(_)) => "watching",
+            (false, None) => "learning",
+        }
+    }
+
+    /// Whether what is usual is to be kept.
+    fn learn(&mut self, seen: &Seen) -> bool {
+        if !seen.is_answer {
+            // An answer was counted when it came.
+            self.usual.baseline.add(&seen.reading);
+            return false;
+        }
+        self.usual.add(&seen.reading, seen.at_ms, &seen.release);
+        let (n, n_baseline) = (self.usual.n_answers, self.rules.n_baseline);
+        // Limits are set anew each time that twice as much is known.
+        if n >= n_baseline && n.is_multiple_of(n_baseline) && (n / n_baseline).is_power_of_two() {
+            let (usual, promise) = (&self.usual.baseline, promise(&self.usual));
+            match &mut self.watcher {
+                Some(watcher) => watcher.recalibrate(usual, promise),
+                None => {
+                    let model = &seen.model;
+                    tracing::info!(model, n, "what is usual is known: answers are watched");
+                    self.watcher = Some(Watcher::new(usual, promise));
+                }
+            }
+            return true;
+        }
+        n.is_multiple_of(KEPT_EVERY)
+    }
+
+    fn tell(&mut self, alarm: &Alarm, seen: &Seen) -> Option<Message> {
+        let how = match alarm.is_up {
+            Some(true) => "higher",
+            Some(false) => "lower",
+            None => "otherwise distributed",
+        };
+        self.counts[alarm.signal as usize] += 1;
+        self.board.notice(ToldAlarm {
+            state: AlertState::Alert,
+            since_ms: seen.ended_ms,
+            at_ms: seen.ended_ms,
+            model: seen.model.clone(),
+            signal: alarm.signal.as_str().to_owned(),
+            how: how.to_owned(),
+            began_ago: alarm.began_ago,
+            n_again: 0,
+            examples: alarm.examples.iter().map(|id| RequestId(*id).to_string()).collect(),
+            release: seen.release.clone(),
+            usual_of: self.usual.release.clone(),
+            is_provisional: self.usual.span_ms() < RIPE_MS,
+        })
+    }
+
+    pub(crate) fn standing(&self, name: &str) -> ModelStanding {
+        let state = |signal: Signal| {
+            let of_signal = self.board.open().filter(|told| told.signal == signal.as_str());
+            of_signal.map(|told| told.state).next()
+        };
+        let standing = |signal: Signal| match self.watcher.as_ref().map(|w| w.standing(signal)) {
+            None | Some(Standing::Unknown) => "unknown",
+            Some(Standing::Ok) => "ok",
+            Some(Standing::Warning) => "warning",
+        };
+        let word = |signal: Signal| match state(signal) {
+            _ if self.is_paused => "paused",
+            Some(AlertState::Alert) => "alert",
+            Some(AlertState::NoData) => "no_data",
+            Some(AlertState::Ok) | None => standing(signal),
+        };
+        let signals = Signal::ALL.into_iter();
+        let counts = signals.clone().map(|one| (one.as_str(), self.counts[one as usize]));
+        ModelStanding {
+            model: name.to_owned(),
+            state: self.state(),
+            baseline_answers: self.usual.n_answers,
+            baseline_needs: self.rules.n_baseline,
+            usual_of: self.usual.release.clone(),
+            is_provisional: self.usual.span_ms() < RIPE_MS,
+            seen: self.n_seen,
+            signals: signals.map(|one| (one.as_str(), word(one))).collect(),
+            alarm_counts: counts.collect(),
+            alarms: self.board.all().cloned().collect(),
+        }
+    }
+}
+
+fn promise(usual: &BaselineFile) -> Promise {
+    let span_ms = usual.span_ms().max(1) as f64;
+    // A burst says little of a week; more answers make the limits higher, so the guess is on the safe side.
+    let answers_per_week = (usual.n_answers as f64 * WEEK_MS as f64 / span_ms).clamp(1e3, 1e8);
+    Promise { false_alarms_per_week: FALSE_ALARMS_PER_WEEK, answers_per_week }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use lm_monitor::Reading;
+
+    use super::*;
+
+    const RULES: Rules = Rules { n_baseline: 500, renotify_ms: 0 };
+
+    /// An answer a second; lengths go up and down.
+    fn answer(i: i64) -> Seen {
+        let mut reading = Reading { id: i.unsigned_abs().into(), ..Reading::default() };
+        reading.values[Signal::OutputTokens as usize] = Some((20 + i * 7 % 11) as f64);
+        Seen {
+            model: "m".to_owned(),
+            release: "r".to_owned(),
+            at_ms: i * 1000,
+            ended_ms: i * 1000,
+            reading,
+            opening: None,
+            is_answer: true,
+        }
+    }
+
+    fn rating(i: i64, is_bad: bool) -> Seen {
+        let id = RequestId(i.unsigned_abs().into());
+        Seen::rating("m".to_owned(), "r".to_owned(), id, is_bad, i * 1000)
+    }
+
+    #[test]
+    fn what_readers_say_is_watched_and_is_no_answer() {
+        let mut model = Model::new(BaselineFile::default(), RULES, Vec::new());
+        for i in 0..1000 {
+            model.see(answer(i));
+            model.see(rating(i, i % 20 == 0));
+        }
+        let standing = model.standing("m");
+        assert_eq!((standing.seen, standing.baseline_answers), (1000, 1000));
+        assert_eq!(standing.signals["bad_feedback"], "ok");
+        let noticed = (1000..1500).find(|i| !model.see(rating(*i, i % 3 == 0)).messages.is_empty());
+        let told: Vec<&ToldAlarm> = model.board.open().collect();
+        assert_eq!((told.len(), told[0].signal.as_str()), (1, "bad_feedback"));
+        assert!(noticed.unwrap() < 1200, "{noticed:?}");
+        assert!(told[0].examples.len() <= 5 && !told[0].examples.is_empty());
+        assert_eq!(model.standing("m").signals["bad_feedback"], "alert");
+    }
+
+    #[test]
+    fn a_model_that_is_paused_is_not_watched_and_goes_on_where_it_was() {
+        let mut model = Model::new(BaselineFile::default(), RULES, Vec::new());
+        (0..600).for_each(|i| drop(model.see(answer(i))));
+        assert_eq!(model.pause(true), "paused");
+        let long = |i: i64| {
+            let mut seen = answer(i);
+            seen.reading.values[Signal::OutputTokens as usize] = Some(900.0);
+            seen
+        };
+        assert!((600..800).all(|i| model.see(long(i)).messages.is_empty()));
+        let standing = model.standing("m");
+        assert_eq!((standing.seen, standing.baseline_answers), (800, 600));
+        assert_eq!((standing.state, standing.signals["output_tokens"]), ("paused", "paused"));
+        assert_eq!(model.pause(false), "watching");
+        assert_eq!(model.standing("m").signals["output_tokens"], "ok");
+        assert!((800..830).any(|i| !model.see(long(i)).messages.is_empty()));
+    }
+}

@@ -1,0 +1,173 @@
+//! Where alerts go besides the page and the log: webhooks, and programs of the operator.
+//!
+//! Each sink has a thread and a bounded queue of its own: what has no room is dropped and counted. What was not delivered
+//! lies in the home, so that the next server goes on with it. A receiver may get a message twice, never two of one id that differ.
+//!
+//! It must never make a monitor wait, and never write down a secret, or an address that may hold one.
+//!
+//! Start reading at [`Sinks::offer`], then `courier`.
+
+mod claim;
+mod command;
+mod courier;
+mod message;
+mod settings;
+mod signature;
+mod spool;
+mod webhook;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::sinks::claim::Claim;
+use crate::sinks::courier::Desk;
+pub(crate) use crate::sinks::message::Message;
+use crate::sinks::settings::Target;
+pub use crate::sinks::settings::{SinkError, SinkLimits, SinkSettings};
+
+/// Where the home keeps what was not delivered, and which alerts are open.
+const OPEN_ALERTS: &str = "open.json";
+
+/// The sinks of one server. Clones share them.
+#[derive(Clone)]
+pub struct Sinks(Arc<Inner>);
+
+struct Inner {
+    desks: Vec<Arc<Desk>>,
+    claim: Claim,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.desks.iter().for_each(|desk| desk.ask_to_end());
+    }
+}
+
+/// How a sink stands.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SinkStanding {
+    /// Its stable name.
+    pub sink: String,
+    /// The receiver's host, or the program.
+    pub to: String,
+    /// Messages that wait for delivery.
+    pub waiting: u64,
+    /// Messages that were delivered since the start.
+    pub delivered: u64,
+    /// Messages that never will be, since the start.
+    pub given_up: u64,
+    /// Since when nothing arrives, in Unix milliseconds.
+    pub failing_since_ms: Option<i64>,
+    /// Why something was not delivered, the last time.
+    pub last_error: Option<String>,
+}
+
+/// What became of a test alert.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SinkTest {
+    /// The sink's stable name.
+    pub sink: String,
+    /// The receiver's host, or the program.
+    pub to: String,
+    /// Whether it was taken.
+    pub is_delivered: bool,
+    /// Why not.
+    pub error: Option<String>,
+    /// How long it took.
+    pub took_ms: f64,
+}
+
+/// What became of one attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// It was taken.
+    Taken,
+    /// Trying again may help.
+    Later {
+        /// What happened.
+        why: String,
+        /// How long the receiver asks to wait.
+        after: Option<Duration>,
+    },
+    /// Trying again does not help.
+    Refused {
+        /// What happened.
+        why: String,
+    },
+}
+
+impl Sinks {
+    /// Starts a thread for each sink. What an earlier server did not deliver is in `folder` and comes first.
+    ///
+    /// # Errors
+    /// The folder cannot be written, or the system has no thread left.
+    pub fn start(settings: SinkSettings, folder: &Path) -> Result<Sinks, SinkError> {
+        let limits = settings.limits;
+        let claim = Claim::take(folder)?;
+        let mut desks = Vec::new();
+        for target in settings.into_targets() {
+            desks.push(Desk::start(target, limits, claim.folder())?);
+        }
+        claim.warn_of_strangers(&desks.iter().map(|desk| desk.key()).collect::<Vec<_>>());
+        Ok(Sinks(Arc::new(Inner { desks, claim })))
+    }
+
+    /// Hands a message to every sink. Never waits: where there is no room it is given up, and counted.
+    pub(crate) fn offer(&self, message: &Message) {
+        self.0.desks.iter().for_each(|desk| desk.offer(message.clone()));
+    }
+
+    /// Keeps which alerts are open, for the next server; the first sink's thread writes it.
+    pub(crate) fn keep_open(&self, open: String) {
+        if let Some(desk) = self.0.desks.first() {
+            desk.keep(self.0.claim.folder().join(OPEN_ALERTS), open);
+        }
+    }
+
+    /// What an earlier server kept with [`Sinks::keep_open`].
+    pub(crate) fn kept_open(&self) -> Option<String> {
+        std::fs::read_to_string(self.0.claim.folder().join(OPEN_ALERTS)).ok()
+    }
+
+    /// How every sink stands.
+    #[must_use]
+    pub fn standing(&self) -> Vec<SinkStanding> {
+        self.0.desks.iter().map(|desk| desk.standing()).collect()
+    }
+
+    /// Ends the threads. What waits is kept for the next server. Takes `within` at most, beside the disk.
+    pub fn close(&self, within: Duration) {
+        let deadline = Instant::now() + within;
+        self.0.desks.iter().for_each(|desk| desk.ask_to_end());
+        self.0.desks.iter().for_each(|desk| desk.end(deadline));
+    }
+
+    /// Sends a test alert through each sink, once, one after the other.
+    #[must_use]
+    pub fn test(settings: SinkSettings, now_ms: i64) -> Vec<SinkTest> {
+        let timeout = settings.limits.timeout;
+        let test = |target: Target| {
+            let began = Instant::now();
+            let delivery = target.deliver(&Message::test(now_ms), timeout, &|| false);
+            let took_ms = began.elapsed().as_secs_f64() * 1e3;
+            let error = match delivery {
+                Delivery::Taken => None,
+                Delivery::Later { why, .. } | Delivery::Refused { why } => Some(why),
+            };
+            SinkTest {
+                sink: target.key(),
+                to: target.to(),
+                is_delivered: error.is_none(),
+                error,
+                took_ms,
+            }
+        };
+        settings.into_targets().into_iter().map(test).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

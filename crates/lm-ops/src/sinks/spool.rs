@@ -1,0 +1,65 @@
+//! What one sink was not told yet, as a folder: a file for each message.
+//!
+//! It must never hold half of a message.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crate::sinks::Message;
+
+/// Larger files are none of ours.
+const MAX_BYTES: u64 = 1 << 20;
+
+pub(crate) struct Spool(PathBuf);
+
+impl Spool {
+    /// The folder is made when there is something to keep.
+    pub(crate) fn new(folder: PathBuf) -> Spool {
+        Spool(folder)
+    }
+
+    pub(crate) fn put(&self, message: &Message) -> std::io::Result<()> {
+        std::fs::create_dir_all(&self.0)?;
+        write_private(&self.path(message), &serde_json::to_vec(message)?)
+    }
+
+    /// One that is not there is no error.
+    pub(crate) fn remove(&self, message: &Message) {
+        drop(std::fs::remove_file(self.path(message)));
+    }
+
+    /// The oldest first. What cannot be read stays, and is named.
+    pub(crate) fn all(&self) -> Vec<Message> {
+        let mut all = Vec::new();
+        for entry in std::fs::read_dir(&self.0).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            let is_ours = entry.metadata().is_ok_and(|found| found.len() <= MAX_BYTES);
+            let read = std::fs::read(&path).ok().filter(|_| is_ours);
+            match read.and_then(|bytes| serde_json::from_slice::<Message>(&bytes).ok()) {
+                Some(message) if self.path(&message) == path => all.push(message),
+                _ => tracing::warn!(path = %path.display(), "this is no alert to deliver"),
+            }
+        }
+        all.sort_by(|a: &Message, b| a.id.cmp(&b.id));
+        all
+    }
+
+    fn path(&self, message: &Message) -> PathBuf {
+        self.0.join(&message.id).with_extension("json")
+    }
+}
+
+/// Readable by its owner only: alerts name requests.
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let next = path.with_extension("next");
+    let mut options = OpenOptions::new();
+    options.write(true).truncate(true).create(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(&next)?.write_all(bytes)?;
+    std::fs::rename(next, path)
+}
