@@ -50,6 +50,9 @@ def body(rng, i):
     messages = [{"role": "user", "content": words}]
     if i % 3:
         messages.insert(0, {"role": "system", "content": SYSTEMS[i % len(SYSTEMS)]})
+    if i % 5:
+        # Who is in a hurry takes blocks from these.
+        fields["priority"] = "batch"
     if kind == 5 and i % 2:
         return "/v1/completions", fields | {"prompt": words}
     return "/v1/chat/completions", fields | {"messages": messages}
@@ -108,12 +111,13 @@ def main():
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--streams", type=int, default=32)
     parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument("--kv-memory", default="64", help="MiB; small, so that blocks run out")
+    parser.add_argument("--kv-memory", default="26", help="MiB; small, so that blocks run out")
+    parser.add_argument("--max-model-len", default="1024")
     args = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="flight-"))
     (home / "models").symlink_to(TEST_HOME / "models", target_is_directory=True)
     server = Server(
-        home, "--model", args.model, "--offline", "--kv-memory", args.kv_memory, "--max-model-len", "2048"
+        home, "--model", args.model, "--offline", "--kv-memory", args.kv_memory, "--max-model-len", args.max_model_len
     )
     begun = time.monotonic()
     ids = ask_all(server, args.requests, args.streams)

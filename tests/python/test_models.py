@@ -4,6 +4,7 @@ that is replaced, and a process that is killed."""
 import json
 import shutil
 import signal
+import statistics
 import threading
 import time
 
@@ -115,8 +116,8 @@ def test_two_models_stream_at_once_and_neither_starves(server):
     assert overlap > 0, "they did not run at once"
     for stream in both:
         gaps = stream.gaps()
-        print(f"{stream.name_}: p50 {gaps[75]:.4f}, p99 {gaps[-2]:.4f}, max {gaps[-1]:.4f} s; "
-              f"the first alone p50 {alone.gaps()[75]:.4f}")
+        print(f"{stream.name_}: p50 {gaps[len(gaps) // 2]:.4f}, p99 {gaps[-2]:.4f}, max {gaps[-1]:.4f} s; "
+              f"the first alone p50 {statistics.median(alone.gaps()):.4f}")
         assert gaps[-2] < 3 * GAP_BOUND_S
 
 

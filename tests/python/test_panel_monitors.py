@@ -52,7 +52,7 @@ def test_each_signal_that_the_server_has_is_drawn_beside_what_is_usual(browser, 
     states = server.get("/ops/v1/monitors").json["data"][0]["signals"]
     assert {one["signal"] for one in shapes} == set(states)
     by_name = {one["signal"]: one for one in shapes}
-    assert by_name["refusal"]["usual"]["mean"] == 0 and by_name["refusal"]["recent"]["mean"] > 0.3
+    assert by_name["refusal"]["usual"]["mean"] < 0.05 and by_name["refusal"]["recent"]["mean"] > 0.3
     tokens = by_name["prompt_tokens"]
     assert tokens["usual"]["p10"] <= tokens["usual"]["p50"] <= tokens["usual"]["p90"]
     watched = Watched(browser, server.url)

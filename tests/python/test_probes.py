@@ -47,7 +47,7 @@ def alerts(server):
 def test_a_stored_request_is_computed_again_where_it_was_answered(tmp_path):
     server = Server(tmp_path, "--model", "placeholder")
     try:
-        request = ask(server, n=2, temperature=1)
+        request = ask(server, n=2, temperature=1, ignore_eos=True)
         stored(tmp_path, request)
         again = server.post(f"/ops/v1/requests/chatcmpl-{request}/replay", {})
         assert again.status == 200, again.body

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use lm_kernels::Isa;
 use lm_keys::{KeyFile, KeyState};
-use lm_ops::{Doctor, Reader, Utc, is_alive};
+use lm_ops::{Doctor, Reader, StoreError, Utc, is_alive};
 use lm_panel::Alert;
 use serde::{Deserialize, Serialize};
 use ureq::Agent;
@@ -21,6 +21,8 @@ use crate::recorder::Crash;
 
 /// How long a server may take to say that it is well.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Names a store on a server, as `serve --store` does.
+pub(crate) const STORE_VARIABLE: &str = "LASTMILE_STORE";
 /// Longest answer to a health check.
 const MAX_ANSWER_BYTES: u64 = 64 << 10;
 /// Where the home keeps why the last start failed.
@@ -205,9 +207,10 @@ impl std::fmt::Display for FoundIsa {
 pub(crate) fn doctor(args: &DoctorArgs) -> anyhow::Result<Outcome> {
     let home = home()?;
     let path = store_path(home.path());
-    let report = match path.exists() {
-        true => Some(Doctor::examine(&Reader::open(&path)?, SystemTime::now())?),
-        false => None,
+    let report = match Reader::open(&path) {
+        Ok(reader) => Some(Doctor::examine(&reader, SystemTime::now())?),
+        Err(StoreError::Missing { .. }) => None,
+        Err(error) => return Err(error.into()),
     };
     let newest = report.as_ref().and_then(|report| report.runs.first());
     let health = newest.and_then(|run| health(&run.run.address));
@@ -250,9 +253,15 @@ fn name_keys(found: &mut Found, file: &KeyFile) {
     }
 }
 
-/// Where the store of a home is.
+/// Where the store of a home is: a file, unless `LASTMILE_STORE` names a server.
 pub(crate) fn store_path(home: &Path) -> PathBuf {
-    home.join("store").join("lastmile.db")
+    let named = std::env::var_os(STORE_VARIABLE).filter(|named| !named.is_empty());
+    named.map_or_else(|| store_folder(home).join("lastmile.db"), PathBuf::from)
+}
+
+/// Where a home keeps what belongs to its store, wherever that is.
+pub(crate) fn store_folder(home: &Path) -> PathBuf {
+    home.join("store")
 }
 
 fn print_page(found: &Found) -> anyhow::Result<()> {

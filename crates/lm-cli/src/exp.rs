@@ -5,7 +5,7 @@ use std::io::Write;
 use anyhow::Context;
 use lm_ops::{
     Advice, Experiment, ExperimentBook, ExperimentError, ExperimentStatus, Forced, Reader, Report,
-    Spec, Utc, collect_experiment, now_ms,
+    Spec, StoreError, Utc, collect_experiment, now_ms,
 };
 use serde_json::json;
 
@@ -156,11 +156,10 @@ fn promote(
 /// The report with everything that was recorded until now. A home without a store has nothing to weigh.
 fn weighed(book: &mut ExperimentBook, name: &str, now_ms: i64) -> anyhow::Result<Report> {
     book.experiment(name).map_err(wrong_use)?;
-    let store = store_path(home()?.path());
-    if store.exists() {
-        let reader = Reader::open(&store)
-            .with_context(|| format!("cannot read what was recorded in {}", store.display()))?;
-        collect_experiment(book, &reader, name, now_ms)?;
+    match Reader::open(&store_path(home()?.path())) {
+        Ok(reader) => collect_experiment(book, &reader, name, now_ms)?,
+        Err(StoreError::Missing { .. }) => {}
+        Err(error) => return Err(error).context("cannot read what was recorded"),
     }
     book.report(name).map_err(wrong_use)
 }

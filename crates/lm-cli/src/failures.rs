@@ -10,6 +10,7 @@ use crate::doctor::store_path;
 use crate::loop_args::{FailuresArgs, FailuresVerb, LearnArgs, ReviewArgs, ReviewVerb};
 use crate::model::home;
 use crate::outcome::{Outcome, WrongUse, print_json, say};
+use crate::store::book_path;
 
 /// The store and what was concluded from it, up to now.
 pub(crate) struct Loop {
@@ -24,9 +25,9 @@ const SHOWN_CHARS: usize = 600;
 impl Loop {
     /// Opens both, and reads what is new in the store.
     pub(crate) fn open() -> anyhow::Result<Loop> {
-        let path = store_path(home()?.path());
-        let reader = Reader::open(&path)?;
-        let mut book = Book::open(&path.with_file_name("feedback.db"))?;
+        let home = home()?;
+        let reader = Reader::open(&store_path(home.path()))?;
+        let mut book = Book::open(&book_path(home.path()))?;
         let now_ms = now_ms();
         book.collect(&reader, now_ms)?;
         Ok(Loop { book, reader, now_ms })

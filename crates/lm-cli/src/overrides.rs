@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 
 use anyhow::Context;
-use lm_ops::{Desk, Reader, RolloutError, Rule, Standing, Utc, dry_run, now_ms};
+use lm_ops::{Desk, Reader, RolloutError, Rule, Standing, Utc, dry_run, now_ms, shown_place};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -129,8 +129,9 @@ fn try_rule(
     json: bool,
 ) -> anyhow::Result<Outcome> {
     let store = store_path(home()?.path());
-    let reader = Reader::open(&store)
-        .with_context(|| format!("cannot read what was recorded in {}", store.display()))?;
+    let reader = Reader::open(&store).with_context(|| {
+        format!("cannot read what was recorded in {}", shown_place(&store).display())
+    })?;
     let since_ms = now_ms - span_ms(since)?;
     let run = dry_run(desk, &reader, rule, since_ms, now_ms).map_err(wrong_use)?;
     tell(json, &run, || {

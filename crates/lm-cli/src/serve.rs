@@ -12,7 +12,7 @@ use lm_ops::{Experiments, MonitorOptions, Monitors, Ops, Overrides, Sinks, Store
 use lm_server::{Access, ServeError, ServerConfig, ServiceManager, Tls, bind, charging, now};
 
 use crate::args::ServeArgs;
-use crate::doctor::{FailedStart, store_path};
+use crate::doctor::FailedStart;
 use crate::exp::experiment_path;
 use crate::keys::key_file;
 use crate::model::home;
@@ -21,6 +21,7 @@ use crate::overrides::override_path;
 use crate::recorder::{RecorderServeArgs, recording};
 use crate::served::{Shared, load_default, registry};
 use crate::signals;
+use crate::store::{book_path, mask_key};
 use crate::traces::Traces;
 
 /// What waits for alert sinks is kept within this, when the server ends.
@@ -91,11 +92,11 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
 
 /// What runs beside the engine, on the files of a home.
 fn operations(args: &ServeArgs, home: &Path) -> anyhow::Result<Ops> {
-    let options = args.store.options(args.host, args.prices.prices());
+    let options = args.store.options(args.host, args.prices.prices(), mask_key(home));
     let privacy = options.privacy;
-    let store = Store::open(&store_path(home), options)?;
+    let store = Store::open(&args.store.place(home), options)?;
     let overrides = Overrides::open(&override_path(home), &store)?;
-    let experiments = Experiments::open(&experiment_path(home), &home.join("feedback.db"), &store)?;
+    let experiments = Experiments::open(&experiment_path(home), &book_path(home), &store)?;
     let ops = Ops::new(store).with_overrides(overrides).with_experiments(experiments);
     watched(recording(ops, &args.recorder, privacy)?, &args.recorder, home)
 }

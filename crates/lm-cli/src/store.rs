@@ -9,11 +9,12 @@ use lastmile::TenantId;
 use lm_feedback::Book;
 use lm_keys::KeyId;
 use lm_ops::{
-    Erase, ProbeFile, Remembered, Store, StoreOptions, Utc, backup, forget_recorded, stats, upgrade,
+    Erase, ProbeFile, Reader, Remembered, Store, StoreOptions, Utc, backup, forget_recorded,
+    migrate, stats, upgrade,
 };
 use serde_json::json;
 
-use crate::doctor::store_path;
+use crate::doctor::{store_folder, store_path};
 use crate::keys::key_file;
 use crate::model::home;
 use crate::outcome::{Outcome, WrongUse, human_bytes, print_json, say};
@@ -33,14 +34,20 @@ pub(crate) fn store(args: &StoreArgs) -> anyhow::Result<Outcome> {
                 (false, false) => say!("upgraded from schema {before} to {now}"),
             }
         }
+        StoreVerb::Migrate { to, json } => move_to(&path, to, *json)?,
         StoreVerb::Erase(args) => erase(&path, &args.whose, args.json)?,
     }
     Ok(Outcome::Done)
 }
 
-/// Where conclusions lie beside the store.
-pub(crate) fn book_path(store: &Path) -> PathBuf {
-    store.with_file_name("feedback.db")
+/// Where a home keeps the key of keyed hashes.
+pub(crate) fn mask_key(home: &Path) -> PathBuf {
+    store_folder(home).join("mask.key")
+}
+
+/// Where a home keeps its conclusions.
+pub(crate) fn book_path(home: &Path) -> PathBuf {
+    store_folder(home).join("feedback.db")
 }
 
 fn print_stats(path: &Path, json: bool) -> anyhow::Result<()> {
@@ -73,7 +80,7 @@ fn print_stats(path: &Path, json: bool) -> anyhow::Result<()> {
 
 fn back_up(path: &Path, file: &Path, json: bool) -> anyhow::Result<()> {
     let size_bytes = backup(path, file)?;
-    let book = book_path(path);
+    let book = book_path(home()?.path());
     let conclusions = match book.exists() {
         true => {
             let copy = beside(file);
@@ -94,6 +101,21 @@ fn back_up(path: &Path, file: &Path, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn move_to(path: &Path, to: &Path, json: bool) -> anyhow::Result<()> {
+    let tables = migrate(path, to)?;
+    if json {
+        return print_json(&tables);
+    }
+    for table in &tables {
+        say!("{:12} {:>9} rows, {:>9} of them new there", table.table, table.rows, table.copied);
+    }
+    eprintln!(
+        "All rows are there. `LASTMILE_STORE=URL` or `serve --store URL` uses it from now on; the old store"
+    );
+    eprintln!("stays as it is, and so do conclusions (feedback.db) and mask.key in this home.");
+    Ok(())
+}
+
 /// The name of a backup's conclusions.
 fn beside(file: &Path) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
@@ -103,21 +125,19 @@ fn beside(file: &Path) -> PathBuf {
 
 fn erase(path: &Path, whose: &WhoseArgs, json: bool) -> anyhow::Result<()> {
     let what = what(whose)?;
-    if !path.exists() {
-        return Err(WrongUse(format!("there is no store at {}", path.display())).into());
-    }
-    let store = Store::open(path, StoreOptions::default())?;
+    // Looked at first: a store that is not there must not be made.
+    drop(Reader::open(path)?);
+    let mask_key = Some(mask_key(home()?.path()));
+    let store = Store::open(path, StoreOptions { mask_key, ..StoreOptions::default() })?;
     let erased = store.erase(what)?;
     store.close()?;
-    let book = book_path(path);
+    let book = book_path(home()?.path());
     let conclusions = match book.exists() {
         true => Book::open(&book)?.forget(&erased.request_ids)?,
         false => 0,
     };
-    let home =
-        path.parent().and_then(Path::parent).context("a store is in a home: this is a bug")?;
-    let probes = ProbeFile::forget(home, &erased.request_ids)?.len();
-    let flights = forget_flights(home, whose, &erased.request_ids)?;
+    let probes = ProbeFile::forget(home()?.path(), &erased.request_ids)?.len();
+    let flights = forget_flights(home()?.path(), whose, &erased.request_ids)?;
     let requests = erased.request_ids.len();
     if json {
         let rows = erased.rows;

@@ -1,15 +1,28 @@
 //! What can be said of the store.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use lm_ops::{Privacy, Retention, StoreOptions};
 
+use crate::doctor::store_path;
+
 /// What `serve` can be told about the store.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct StoreOptionArgs {
+    /// `postgres://USER@HOST/DATABASE`, or a file; by default `store/lastmile.db` in the home.
+    ///
+    /// Others can see the command line: a password goes into PGPASSWORD or the variable.
+    #[arg(
+        long,
+        value_name = "URL",
+        hide_short_help = true,
+        env = "LASTMILE_STORE",
+        hide_env_values = true
+    )]
+    pub(crate) store: Option<PathBuf>,
     /// What the store keeps of prompts and answers; by default `full` on loopback and `redacted` elsewhere.
     #[arg(long, value_enum, env = "LASTMILE_PRIVACY")]
     pub(crate) privacy: Option<PrivacyArg>,
@@ -61,10 +74,16 @@ impl StoreOptionArgs {
         }
     }
 
-    pub(crate) fn options(&self, host: IpAddr, prices: lastmile::Prices) -> StoreOptions {
+    pub(crate) fn options(
+        &self,
+        host: IpAddr,
+        prices: lastmile::Prices,
+        mask_key: PathBuf,
+    ) -> StoreOptions {
         let days = |n: u32| Duration::from_secs(u64::from(n) * 24 * 60 * 60);
         StoreOptions {
             privacy: self.privacy(host),
+            mask_key: Some(mask_key),
             prices,
             retention: Retention {
                 bodies: days(self.keep_texts_days),
@@ -73,6 +92,12 @@ impl StoreOptionArgs {
             max_bytes: u64::from(self.store_max_mib) << 20,
             ..StoreOptions::default()
         }
+    }
+
+    /// Where the store is of a server with this home.
+    pub(crate) fn place(&self, home: &Path) -> PathBuf {
+        let named = self.store.clone().filter(|named| !named.as_os_str().is_empty());
+        named.unwrap_or_else(|| store_path(home))
     }
 
     /// What is kept, in words.
@@ -118,6 +143,18 @@ pub(crate) enum StoreVerb {
     /// Bring the store to this version's schema, as the next start of a server would.
     Upgrade {
         /// One JSON document: before, now.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Copy all rows to another store, such as a PostgreSQL server's; its tables are made when needed.
+    #[command(
+        after_help = "Example:\n  lastmile store migrate --to postgres://lastmile@db.example/lastmile"
+    )]
+    Migrate {
+        /// `postgres://USER@HOST/DATABASE`, or a file. Others can see the command line: a password goes into PGPASSWORD.
+        #[arg(long, value_name = "URL")]
+        to: PathBuf,
+        /// One JSON document: a list of table, rows, copied.
         #[arg(long)]
         json: bool,
     },

@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use lm_bench::{PromptBody, Sample};
-use lm_ops::{Reader, Traffic};
+use lm_ops::{Reader, Traffic, shown_place};
 use serde_json::Value;
 
 use crate::doctor::store_path;
@@ -14,10 +14,11 @@ pub(crate) fn recorded(n: usize) -> anyhow::Result<Vec<Traffic>> {
     let path = store_path(home()?.path());
     let limit = u32::try_from(n).unwrap_or(u32::MAX);
     let found = Reader::open(&path).and_then(|reader| reader.traffic(limit));
-    let found =
-        found.with_context(|| format!("cannot read what was recorded in {}", path.display()))?;
+    let place = shown_place(&path);
+    let place = place.display();
+    let found = found.with_context(|| format!("cannot read what was recorded in {place}"))?;
     if found.is_empty() {
-        let what = format!("{} holds no complete answer with its prompt", path.display());
+        let what = format!("{place} holds no complete answer with its prompt");
         return Err(WrongUse(what).into());
     }
     Ok(found)

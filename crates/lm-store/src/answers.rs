@@ -4,11 +4,10 @@
 //!
 //! Start reading at [`Reader::answers`].
 
-use lm_types::RequestId;
-use rusqlite::{Row, params};
-
 use crate::read::{attempt_row, feedback_row, id_at, json_at};
+use crate::sql::{self, Row, params};
 use crate::{Reader, StoreError, StoredAttempt, StoredFeedback};
+use lm_types::RequestId;
 
 /// One answer with what was asked.
 #[derive(Clone, Debug, PartialEq)]
@@ -114,7 +113,7 @@ impl Reader {
             c.prepare_cached(
                 "SELECT count(*) FROM attempt a JOIN request r ON r.id = a.request_id \
                  WHERE a.arrived_at_ms >= ?1 AND a.arrived_at_ms < ?2 \
-                 AND (?3 IS NULL OR a.release_hash = ?3) \
+                 AND (CAST(?3 AS TEXT) IS NULL OR a.release_hash = ?3) \
                  AND json_extract(r.params, '$.task') IS NULL AND NOT EXISTS (SELECT 1 FROM assignment s \
                  WHERE s.request_id = a.request_id AND s.arm = 'shadow')",
             )?
@@ -148,7 +147,7 @@ impl Reader {
     }
 }
 
-pub(crate) fn answered_row(row: &Row<'_>) -> rusqlite::Result<Answered> {
+pub(crate) fn answered_row(row: &Row) -> sql::Result<Answered> {
     let prompt: Option<String> = row.get(22)?;
     Ok(Answered {
         attempt: attempt_row(row)?,

@@ -5,11 +5,10 @@
 //! Start reading at [`Reader::assigned`].
 
 use lm_types::{Arm, ArmTag, RequestId};
-use rusqlite::types::Type;
-use rusqlite::{OptionalExtension, Row, params};
 
 use crate::answers::answered_row;
 use crate::read::id_at;
+use crate::sql::{self, Error, OptionalExtension, Row, params};
 use crate::{Answered, Reader, StoreError};
 
 /// An answer of an experiment.
@@ -61,9 +60,7 @@ impl Reader {
     /// Why the file could not be read.
     pub fn last_assignment(&self) -> Result<i64, StoreError> {
         // Numbers of rows that were deleted are not given again, so the rows alone do not tell.
-        let sql = "SELECT seq FROM sqlite_sequence WHERE name = 'assignment'";
-        self.read(|c| c.prepare_cached(sql)?.query_row([], |row| row.get(0)).optional())
-            .map(Option::unwrap_or_default)
+        self.read(|c| c.last_number("assignment"))
     }
 
     /// A request's place in an experiment, by its first answer that is stored; `None` when it has none.
@@ -77,12 +74,10 @@ impl Reader {
     }
 }
 
-fn assigned_row(row: &Row<'_>) -> rusqlite::Result<Assigned> {
+fn assigned_row(row: &Row) -> sql::Result<Assigned> {
     let word: String = row.get(28)?;
-    let unknown = || {
-        let error = format!("an arm {word:?} that this version does not know").into();
-        rusqlite::Error::FromSqlConversionFailure(28, Type::Text, error)
-    };
+    let unknown =
+        || Error::conversion(28, format!("an arm {word:?} that this version does not know"));
     let has_original: Option<String> = row.get(32)?;
     Ok(Assigned {
         seq: row.get(26)?,

@@ -8,9 +8,8 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use rusqlite::{Row, params};
-
 use crate::record::unix_ms;
+use crate::sql::{self, Row, params};
 use crate::{Reader, StoreError};
 
 /// What a line of costs stands for.
@@ -86,8 +85,8 @@ impl Reader {
     pub fn costs(&self, by: CostBy, since: SystemTime) -> Result<Vec<CostLine>, StoreError> {
         let sql = format!(
             "SELECT {} AS grp, a.currency, sum(CASE WHEN a.choice = 0 THEN 1 ELSE 0 END), count(*), \
-             sum(CASE WHEN a.choice = 0 THEN a.prompt_tokens ELSE 0 END), \
-             sum(a.completion_tokens), sum(a.e2e_ms) / 1000, sum(a.cpu_seconds), \
+             CAST(sum(CASE WHEN a.choice = 0 THEN a.prompt_tokens ELSE 0 END) AS BIGINT), \
+             CAST(sum(a.completion_tokens) AS BIGINT), sum(a.e2e_ms) / 1000, sum(a.cpu_seconds), \
              coalesce(sum(a.joules), 0.0), count(a.joules), coalesce(sum(a.cost), 0.0) \
              FROM attempt a JOIN request r ON r.id = a.request_id \
              WHERE a.arrived_at_ms >= ?1 GROUP BY grp, a.currency ORDER BY grp",
@@ -108,7 +107,7 @@ impl Reader {
 }
 
 /// The sums of one group in one currency.
-fn line(row: &Row<'_>) -> rusqlite::Result<CostLine> {
+fn line(row: &Row) -> sql::Result<CostLine> {
     let n = |i| row.get::<_, i64>(i).map(i64::cast_unsigned);
     let (currency, cost): (Option<String>, f64) = (row.get(1)?, row.get(10)?);
     Ok(CostLine {

@@ -5,9 +5,9 @@
 //! Start reading at [`erase`].
 
 use lm_types::{RequestId, TenantId};
-use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use crate::mask::Mask;
+use crate::sql::{self, Connection, params};
 use crate::write::tenant_text;
 
 /// Requests of one transaction.
@@ -34,11 +34,7 @@ pub struct Erased {
 }
 
 /// Erases what is stored of them; each chunk is a commit, so that the writers of other processes get their turn.
-pub(crate) fn erase(
-    connection: &Connection,
-    what: &Erase,
-    mask: &Mask,
-) -> rusqlite::Result<Erased> {
+pub(crate) fn erase(connection: &Connection, what: &Erase, mask: &Mask) -> sql::Result<Erased> {
     let (filter, [first, second]) = match what {
         Erase::Subject(subject) => ("subject IN (?1, ?2)", mask.subject_forms(subject)),
         Erase::Tenant(tenant) => (
@@ -52,7 +48,7 @@ pub(crate) fn erase(
     let mut erased = Erased::default();
     loop {
         // Takes the lock at once: another process may write, too.
-        let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+        let transaction = connection.begin_write(true)?;
         let ids: Vec<String> = transaction
             .prepare_cached(&select)?
             .query_map(params![first, second], |row| row.get(0))?
@@ -80,17 +76,17 @@ pub(crate) fn erase(
         erased.request_ids.extend(ids);
     }
     // What was erased also stands in the log, until it is folded into the file.
-    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    connection.fold_log()?;
     Ok(erased)
 }
 
 /// Every table that speaks of requests, also those of later schemas.
-fn tables(connection: &Connection) -> rusqlite::Result<Vec<String>> {
-    connection
-        .prepare(
-            "SELECT DISTINCT t.name FROM sqlite_schema t JOIN pragma_table_info(t.name) c \
-             WHERE t.type = 'table' AND c.name = 'request_id'",
-        )?
-        .query_map([], |row| row.get(0))?
-        .collect()
+fn tables(connection: &Connection) -> sql::Result<Vec<String>> {
+    let mut found = Vec::new();
+    for table in connection.tables()? {
+        if connection.columns(&table)?.iter().any(|column| column == "request_id") {
+            found.push(table);
+        }
+    }
+    Ok(found)
 }

@@ -5,9 +5,10 @@
 //! Start reading at [`StoreError`].
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use crate::sql::{self, ErrorKind, shown};
 use lm_types::RequestId;
-use rusqlite::ErrorCode;
 
 /// Why the store could not do what was asked.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -27,7 +28,7 @@ pub enum StoreError {
     Corrupt {
         /// The file.
         path: PathBuf,
-        /// What SQLite says.
+        /// What the database says.
         detail: String,
     },
     /// A healthy SQLite file of another program.
@@ -80,7 +81,7 @@ pub enum StoreError {
         path: PathBuf,
         /// The configured limit.
         max_bytes: u64,
-        /// What SQLite says.
+        /// What the database says.
         detail: String,
     },
     /// Another connection held the write lock for longer than the busy timeout.
@@ -91,14 +92,30 @@ pub enum StoreError {
         /// How long it was waited for.
         waited_ms: u128,
     },
-    /// Any other failure of SQLite.
+    /// The server does not answer.
+    #[error("the store {} cannot be reached: {detail}", path.display())]
+    Unreachable {
+        /// The server, without its password.
+        path: PathBuf,
+        /// What was found.
+        detail: String,
+    },
+    /// What only a file has.
+    #[error("the store {} lies on a PostgreSQL server: {instead}", path.display())]
+    NotAFile {
+        /// The server, without its password.
+        path: PathBuf,
+        /// What does it there.
+        instead: &'static str,
+    },
+    /// Any other failure of the database.
     #[error("the store {} failed to {action}: {detail}", path.display())]
-    Sqlite {
+    Database {
         /// The file.
         path: PathBuf,
         /// What was tried.
         action: &'static str,
-        /// What SQLite says.
+        /// What the database says.
         detail: String,
     },
     /// The file system refused.
@@ -157,28 +174,51 @@ pub enum StoreError {
 pub(crate) struct ErrorContext {
     pub(crate) path: PathBuf,
     pub(crate) max_bytes: u64,
-    pub(crate) busy_timeout: std::time::Duration,
+    pub(crate) busy_timeout: Duration,
+    /// How long a server may take for one statement.
+    pub(crate) patience: Duration,
 }
 
+/// For a statement of the writer: what may not be dropped waits for it.
+pub(crate) const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+/// For a query of whoever looks: reports read many rows.
+pub(crate) const READ_PATIENCE: Duration = Duration::from_secs(60);
+/// For what rebuilds or counts whole tables.
+pub(crate) const UPGRADE_PATIENCE: Duration = Duration::from_secs(60 * 60);
+
 impl ErrorContext {
-    pub(crate) fn wrap(&self, action: &'static str, error: &rusqlite::Error) -> StoreError {
-        let path = self.path.clone();
-        let detail = error.to_string();
-        match error.sqlite_error_code() {
-            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
-                StoreError::Corrupt { path, detail }
-            }
-            Some(ErrorCode::DiskFull) => {
-                StoreError::Full { path, max_bytes: self.max_bytes, detail }
-            }
-            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-                StoreError::Busy { path, waited_ms: self.busy_timeout.as_millis() }
-            }
-            _ => StoreError::Sqlite { path, action, detail },
+    /// Of somebody who only looks.
+    pub(crate) fn of_reader(place: &Path) -> ErrorContext {
+        ErrorContext {
+            path: shown(place),
+            max_bytes: u64::MAX,
+            busy_timeout: Duration::from_secs(5),
+            patience: READ_PATIENCE,
+        }
+    }
+
+    /// Of who moves or upgrades a store, and has time.
+    pub(crate) fn of_upgrade(place: &Path, max_bytes: u64) -> ErrorContext {
+        ErrorContext {
+            path: shown(place),
+            max_bytes,
+            busy_timeout: Duration::from_secs(30),
+            patience: UPGRADE_PATIENCE,
+        }
+    }
+
+    pub(crate) fn wrap(&self, action: &'static str, error: &sql::Error) -> StoreError {
+        let (path, detail) = (self.path.clone(), error.detail.clone());
+        match error.kind {
+            ErrorKind::Corrupt => StoreError::Corrupt { path, detail },
+            ErrorKind::Full => StoreError::Full { path, max_bytes: self.max_bytes, detail },
+            ErrorKind::Busy => StoreError::Busy { path, waited_ms: self.busy_timeout.as_millis() },
+            ErrorKind::Unreachable => StoreError::Unreachable { path, detail },
+            ErrorKind::NoRow | ErrorKind::Other => StoreError::Database { path, action, detail },
         }
     }
 }
 
 pub(crate) fn io(path: &Path, action: &'static str, error: &std::io::Error) -> StoreError {
-    StoreError::Io { path: path.to_owned(), action, detail: error.to_string() }
+    StoreError::Io { path: shown(path), action, detail: error.to_string() }
 }

@@ -14,6 +14,7 @@ mod erase;
 mod error;
 mod job;
 mod mask;
+mod migrate;
 mod options;
 mod pace;
 mod pressure;
@@ -24,6 +25,8 @@ mod recorded;
 mod retention;
 mod schema;
 mod search;
+mod server;
+mod sql;
 mod store;
 mod timeline;
 mod totals;
@@ -37,6 +40,7 @@ pub use assigned::Assigned;
 pub use costs::{CostBy, CostLine};
 pub use erase::{Erase, Erased};
 pub use error::StoreError;
+pub use migrate::{Migrated, migrate};
 pub use options::{Privacy, Retention, StoreOptions};
 pub use pressure::{CachePressure, SameTail};
 pub use read::{Reader, RowCounts};
@@ -46,6 +50,7 @@ pub use record::{
 };
 pub use recorded::{RecordedAnswer, RecordedRelease};
 pub use search::{FoundRequest, MAX_FOUND, MAX_SEARCHED, Search};
+pub use sql::shown as shown_place;
 pub use store::{Store, StoreCounters};
 pub use timeline::{
     StoredCause, StoredChunk, StoredGap, StoredLoss, StoredMiss, StoredOther, StoredQueue,

@@ -12,6 +12,7 @@ use lm_privacy::{MacKey, mask};
 use lm_types::{GenerateError, Outcome, Prompt, RequestEvent};
 
 use crate::error::io;
+use crate::sql::server_url;
 use crate::write::prompt_json;
 use crate::{Feedback, Privacy, StoreError};
 
@@ -43,9 +44,23 @@ pub(crate) struct Masked {
 }
 
 impl Mask {
-    /// The mask of the store at `path`; its key is made when there is none.
-    pub(crate) fn open(path: &Path, privacy: Privacy) -> Result<Self, StoreError> {
-        let path = path.with_file_name(KEY_FILE);
+    /// The mask of the store at `place`; its key is made when there is none.
+    pub(crate) fn open(
+        key_file: Option<&Path>,
+        place: &Path,
+        privacy: Privacy,
+    ) -> Result<Self, StoreError> {
+        let beside = || server_url(place).is_none().then(|| place.with_file_name(KEY_FILE));
+        let Some(path) = key_file.map(Path::to_owned).or_else(beside) else {
+            return match privacy {
+                Privacy::Full => Ok(Mask { privacy, key: MacKey::new([0; 32]) }),
+                _ => Err(StoreError::InvalidOption {
+                    field: "mask_key",
+                    value: "absent".to_owned(),
+                    limit: "given for a store on a server whose privacy is not full",
+                }),
+            };
+        };
         let key = match read_key(&path)? {
             Some(key) => key,
             None => make_key(&path)?,
@@ -152,6 +167,8 @@ fn read_key(path: &Path) -> Result<Option<MacKey>, StoreError> {
 fn make_key(path: &Path) -> Result<MacKey, StoreError> {
     let failed = |error: std::io::Error| io(path, "make the mask's key", &error);
     let mut bits = [0; 32];
+    // Beside a store on a server there may be nothing else yet.
+    path.parent().map_or(Ok(()), fs::create_dir_all).map_err(failed)?;
     getrandom::fill(&mut bits).map_err(|error| failed(std::io::Error::other(error.to_string())))?;
     let new = path.with_extension(format!("new-{}", std::process::id()));
     let mut options = OpenOptions::new();

@@ -4,6 +4,7 @@
 //!
 //! Start reading at [`StoreOptions`].
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use lm_types::Prices;
@@ -20,6 +21,10 @@ pub struct StoreOptions {
     pub queue_bytes: usize,
     /// Whether texts are written.
     pub privacy: Privacy,
+    /// The file of the key that keyed hashes are made with; by default `mask.key` beside a store that is a file. A
+    /// store on a server needs it, except for [`Privacy::Full`], where nobody can then be erased whose rows were
+    /// written in another mode.
+    pub mask_key: Option<PathBuf>,
     /// By what each answer's cost is written.
     pub prices: Prices,
     /// When rows are erased.
@@ -68,6 +73,7 @@ impl Default for StoreOptions {
             queue_capacity: 4096,
             queue_bytes: 64 << 20,
             privacy: Privacy::Full,
+            mask_key: None,
             prices: Prices::default(),
             retention: Retention { bodies: 14 * DAY, metadata: 400 * DAY },
             max_bytes: 16 << 30,

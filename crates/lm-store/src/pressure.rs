@@ -7,10 +7,10 @@
 use std::time::SystemTime;
 
 use lm_types::TokenId;
-use rusqlite::{OptionalExtension, params};
 use serde::Serialize;
 
 use crate::record::unix_ms;
+use crate::sql::{OptionalExtension, params};
 use crate::{Reader, StoreError};
 
 /// What fills the prefix cache since a time.
@@ -57,7 +57,7 @@ impl Reader {
                 .prepare_cached(&format!("SELECT count(*) {SOURCE} = 'evicted'"))?
                 .query_row([since_ms], |row| row.get(0))?;
             let most = format!(
-                "SELECT coalesce(r.tenant, ''), sum(a.prompt_tokens - a.cached_tokens) AS n \
+                "SELECT coalesce(r.tenant, ''), CAST(sum(a.prompt_tokens - a.cached_tokens) AS BIGINT) AS n \
                  {SOURCE} = 'never_seen' GROUP BY 1 ORDER BY n DESC LIMIT 1"
             );
             let most = c.prepare_cached(&most)?.query_row([since_ms], |row| {
@@ -67,7 +67,7 @@ impl Reader {
             let newest = format!(
                 "SELECT r.id, r.prompt_tokens {SOURCE} = 'never_seen' \
                  AND coalesce(r.tenant, '') = ?2 AND r.prompt_tokens IS NOT NULL \
-                 ORDER BY a.arrived_at_ms DESC, a.rowid DESC LIMIT 2"
+                 ORDER BY a.arrived_at_ms DESC, a.request_id DESC LIMIT 2"
             );
             let newest: Vec<(String, String)> = c
                 .prepare_cached(&newest)?

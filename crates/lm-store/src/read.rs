@@ -7,13 +7,12 @@
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use lm_types::RequestId;
-use rusqlite::{Connection, Error, OptionalExtension, Row, types::Type};
 use serde::Serialize;
 
 use crate::error::ErrorContext;
+use crate::sql::{self, Connection, Error, OptionalExtension, Row};
 use crate::{
     FeedbackId, Rating, Run, StoreError, StoredAttempt, StoredError, StoredFeedback, StoredRequest,
     schema,
@@ -50,16 +49,17 @@ impl Reader {
     /// [`StoreError::Missing`], [`StoreError::SchemaOlder`], [`StoreError::SchemaNewer`],
     /// [`StoreError::NotAStore`], [`StoreError::Corrupt`].
     pub fn open(path: &Path) -> Result<Reader, StoreError> {
-        Reader::with_context(ErrorContext {
-            path: path.to_owned(),
-            max_bytes: u64::MAX,
-            busy_timeout: Duration::from_secs(5),
-        })
+        Reader::with_context(path, ErrorContext::of_reader(path))
     }
 
-    pub(crate) fn with_context(context: ErrorContext) -> Result<Reader, StoreError> {
-        let connection = schema::open_reader(&context.path, &context)?;
+    pub(crate) fn with_context(path: &Path, context: ErrorContext) -> Result<Reader, StoreError> {
+        let connection = schema::open_reader(path, &context)?;
         Ok(Reader { connection: Mutex::new(connection), context })
+    }
+
+    /// Where the store is; of a server, without a password.
+    pub(crate) fn place(&self) -> &Path {
+        &self.context.path
     }
 
     /// One request with its answers, or `None` when it is unknown or was erased.
@@ -100,7 +100,7 @@ impl Reader {
                 "SELECT a.request_id, a.choice, a.arrived_at_ms, coalesce(r.model, ''), \
                  a.error_code, a.error_message, a.release_hash FROM attempt a \
                  LEFT JOIN request r ON r.id = a.request_id WHERE a.error_code IS NOT NULL \
-                 ORDER BY a.arrived_at_ms DESC, a.rowid DESC LIMIT ?1",
+                 ORDER BY a.arrived_at_ms DESC, a.request_id DESC, a.choice DESC LIMIT ?1",
             )?
             .query_map([limit.min(MAX_ROWS)], |row| {
                 Ok(StoredError {
@@ -125,7 +125,7 @@ impl Reader {
         self.read(|c| {
             c.prepare_cached(
                 "SELECT id, choice, rating_kind, rating, comment, correction, created_at_ms, \
-                 release_hash FROM feedback WHERE request_id = ?1 ORDER BY rowid LIMIT ?2",
+                 release_hash FROM feedback WHERE request_id = ?1 ORDER BY created_at_ms, id LIMIT ?2",
             )?
             .query_map((id.to_string(), MAX_ROWS), |row| feedback_row(id, row))?
             .collect()
@@ -141,7 +141,7 @@ impl Reader {
             c.prepare_cached(
                 "SELECT id, pid, started_at_ms, last_heartbeat_ms, stopped_at_ms, version, \
                  address, model, release_hash FROM process_run \
-                 ORDER BY started_at_ms DESC, rowid DESC LIMIT ?1",
+                 ORDER BY started_at_ms DESC, id DESC LIMIT ?1",
             )?
             .query_map([limit.min(MAX_ROWS)], |row| {
                 Ok(Run {
@@ -170,7 +170,7 @@ impl Reader {
                 "SELECT (SELECT count(*) FROM release), (SELECT count(*) FROM request), \
                  (SELECT count(*) FROM attempt), (SELECT count(*) FROM feedback), \
                  (SELECT count(*) FROM process_run)",
-                [],
+                (),
                 |row| {
                     let n = |i| row.get::<_, i64>(i).map(i64::cast_unsigned);
                     Ok(RowCounts {
@@ -188,11 +188,11 @@ impl Reader {
     /// Runs `query` on one consistent state of the file.
     pub(crate) fn read<T>(
         &self,
-        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+        query: impl FnOnce(&Connection) -> sql::Result<T>,
     ) -> Result<T, StoreError> {
         let connection: MutexGuard<'_, Connection> =
             self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        let transaction = connection.unchecked_transaction();
+        let transaction = connection.begin_read();
         transaction
             .and_then(|transaction| query(&transaction))
             .map_err(|e| self.context.wrap("read", &e))
@@ -203,14 +203,14 @@ impl Reader {
     /// Runs what may not be in a transaction.
     pub(crate) fn read_outside<T>(
         &self,
-        run: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+        run: impl FnOnce(&Connection) -> sql::Result<T>,
     ) -> Result<T, StoreError> {
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         run(&connection).map_err(|e| self.context.wrap("copy", &e))
     }
 }
 
-fn request_row(id: RequestId, row: &Row<'_>) -> rusqlite::Result<StoredRequest> {
+fn request_row(id: RequestId, row: &Row) -> sql::Result<StoredRequest> {
     let prompt: Option<String> = row.get(3)?;
     Ok(StoredRequest {
         id,
@@ -228,7 +228,7 @@ fn request_row(id: RequestId, row: &Row<'_>) -> rusqlite::Result<StoredRequest> 
     })
 }
 
-pub(crate) fn attempt_row(row: &Row<'_>) -> rusqlite::Result<StoredAttempt> {
+pub(crate) fn attempt_row(row: &Row) -> sql::Result<StoredAttempt> {
     Ok(StoredAttempt {
         choice: row.get(0)?,
         release_hash: row.get(1)?,
@@ -251,10 +251,7 @@ pub(crate) fn attempt_row(row: &Row<'_>) -> rusqlite::Result<StoredAttempt> {
     })
 }
 
-pub(crate) fn feedback_row(
-    request_id: RequestId,
-    row: &Row<'_>,
-) -> rusqlite::Result<StoredFeedback> {
+pub(crate) fn feedback_row(request_id: RequestId, row: &Row) -> sql::Result<StoredFeedback> {
     let (kind, value): (Option<String>, Option<f64>) = (row.get(2)?, row.get(3)?);
     let rating = match (kind.as_deref(), value) {
         (Some("boolean"), Some(value)) => Some(Rating::Boolean(value > 0.5)),
@@ -273,13 +270,10 @@ pub(crate) fn feedback_row(
     })
 }
 
-pub(crate) fn id_at(row: &Row<'_>, column: usize) -> rusqlite::Result<RequestId> {
-    row.get::<_, String>(column)?
-        .parse()
-        .map_err(|e| Error::FromSqlConversionFailure(column, Type::Text, Box::new(e)))
+pub(crate) fn id_at(row: &Row, column: usize) -> sql::Result<RequestId> {
+    row.get::<_, String>(column)?.parse().map_err(|e| Error::conversion(column, e))
 }
 
-pub(crate) fn json_at(column: usize, text: &str) -> rusqlite::Result<serde_json::Value> {
-    serde_json::from_str(text)
-        .map_err(|e| Error::FromSqlConversionFailure(column, Type::Text, Box::new(e)))
+pub(crate) fn json_at(column: usize, text: &str) -> sql::Result<serde_json::Value> {
+    serde_json::from_str(text).map_err(|e| Error::conversion(column, e))
 }

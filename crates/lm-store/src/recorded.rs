@@ -5,11 +5,11 @@
 //! Start reading at [`Reader::recorded`].
 
 use lm_types::{RequestId, TokenId};
-use rusqlite::{OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::read::json_at;
+use crate::sql::{self, Error, OptionalExtension, Row, params};
 use crate::{Reader, StoreError, StoredTimeline};
 
 /// What is stored of one answer besides [`crate::StoredAttempt`].
@@ -92,8 +92,8 @@ impl Reader {
         self.read(|c| {
             c.prepare_cached(
                 "SELECT hash, model, engine_version, facts, how, first_seen_ms FROM release \
-                 WHERE substr(hash, 1, length(?1)) = ?1 \
-                 ORDER BY first_seen_ms DESC, rowid DESC LIMIT ?2",
+                 WHERE substr(hash, 1, length(CAST(?1 AS TEXT))) = CAST(?1 AS TEXT) \
+                 ORDER BY first_seen_ms DESC, hash DESC LIMIT ?2",
             )?
             .query_map(params![prefix, MAX_RELEASES], release_row)?
             .collect()
@@ -116,7 +116,7 @@ impl Reader {
     }
 }
 
-fn release_row(row: &Row<'_>) -> rusqlite::Result<RecordedRelease> {
+fn release_row(row: &Row) -> sql::Result<RecordedRelease> {
     Ok(RecordedRelease {
         hash: row.get(0)?,
         model: row.get(1)?,
@@ -127,14 +127,11 @@ fn release_row(row: &Row<'_>) -> rusqlite::Result<RecordedRelease> {
     })
 }
 
-fn json(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Value>> {
+fn json(row: &Row, column: usize) -> sql::Result<Option<Value>> {
     let text: Option<String> = row.get(column)?;
     text.map(|text| json_at(column, &text)).transpose()
 }
 
-fn typed<T: serde::de::DeserializeOwned>(column: usize, value: Value) -> rusqlite::Result<T> {
-    serde_json::from_value(value).map_err(|error| {
-        let kind = rusqlite::types::Type::Text;
-        rusqlite::Error::FromSqlConversionFailure(column, kind, Box::new(error))
-    })
+fn typed<T: serde::de::DeserializeOwned>(column: usize, value: Value) -> sql::Result<T> {
+    serde_json::from_value(value).map_err(|error| Error::conversion(column, error))
 }

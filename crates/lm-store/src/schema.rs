@@ -6,10 +6,11 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rusqlite::{OpenFlags, TransactionBehavior};
 
 use crate::error::{ErrorContext, io};
-use crate::{StoreError, StoreOptions};
+use crate::sql::{Connection, server_url};
+use crate::{StoreError, StoreOptions, server};
 
 /// Entry `i` brings a file from schema `i` to schema `i + 1`. Entries are never edited once
 /// released; a change to the tables is a new entry.
@@ -97,14 +98,17 @@ pub(crate) const APPLICATION_ID: i64 = 0x6c6d_7374;
 
 /// Opens the one connection that writes; creates the file and its folder when there are none.
 pub(crate) fn open_writer(
-    path: &Path,
+    place: &Path,
     options: &StoreOptions,
     context: &ErrorContext,
 ) -> Result<Connection, StoreError> {
-    create_private(path)?;
+    if let Some(url) = server_url(place) {
+        return server::open_writer(url, context);
+    }
+    create_private(place)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let wrap = |e: rusqlite::Error| context.wrap("open", &e);
-    let mut connection = Connection::open_with_flags(path, flags).map_err(wrap)?;
+    let wrap = |e: rusqlite::Error| context.wrap("open", &e.into());
+    let mut connection = rusqlite::Connection::open_with_flags(place, flags).map_err(wrap)?;
     connection.busy_timeout(options.busy_timeout).map_err(wrap)?;
     // Nothing may be written, not even the journal mode, before the file is known to be ours.
     refuse_foreign(&connection, context)?;
@@ -120,36 +124,54 @@ pub(crate) fn open_writer(
     .map_err(wrap)?;
     connection.set_prepared_statement_cache_capacity(32);
     upgrade(&mut connection, context)?;
-    Ok(connection)
+    Ok(Connection::Sqlite(connection))
 }
 
 /// Opens a connection that cannot write.
-pub(crate) fn open_reader(path: &Path, context: &ErrorContext) -> Result<Connection, StoreError> {
-    if !path.exists() {
-        return Err(StoreError::Missing { path: path.to_owned() });
+pub(crate) fn open_reader(place: &Path, context: &ErrorContext) -> Result<Connection, StoreError> {
+    let (connection, found) = match server_url(place) {
+        Some(url) => server::open_reader(url, context)?,
+        None => open_file(place, context)?,
+    };
+    let path = context.path.clone();
+    // An empty database of a server: a file that is not there is refused before.
+    if found == 0 {
+        return Err(StoreError::Missing { path });
     }
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let wrap = |e: rusqlite::Error| context.wrap("open", &e);
-    let connection = Connection::open_with_flags(path, flags).map_err(wrap)?;
-    connection.busy_timeout(context.busy_timeout).map_err(wrap)?;
-    let found = refuse_foreign(&connection, context)?;
     if found < SCHEMA_VERSION {
-        let path = path.to_owned();
         return Err(StoreError::SchemaOlder { path, found, wanted: SCHEMA_VERSION });
     }
     Ok(connection)
 }
 
-/// The schema of a file, whichever it is.
-pub(crate) fn version(path: &Path, context: &ErrorContext) -> Result<i64, StoreError> {
+/// The schema of a store, whichever it is.
+pub(crate) fn version(place: &Path, context: &ErrorContext) -> Result<i64, StoreError> {
+    let (_, found) = match server_url(place) {
+        Some(url) => server::open_reader(url, context)?,
+        None => open_file(place, context)?,
+    };
+    Ok(found)
+}
+
+/// A connection that cannot write, and the file's schema.
+fn open_file(path: &Path, context: &ErrorContext) -> Result<(Connection, i64), StoreError> {
+    if !path.exists() {
+        return Err(StoreError::Missing { path: path.to_owned() });
+    }
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let opened = Connection::open_with_flags(path, flags);
-    refuse_foreign(&opened.map_err(|e| context.wrap("open", &e))?, context)
+    let wrap = |e: rusqlite::Error| context.wrap("open", &e.into());
+    let connection = rusqlite::Connection::open_with_flags(path, flags).map_err(wrap)?;
+    connection.busy_timeout(context.busy_timeout).map_err(wrap)?;
+    let found = refuse_foreign(&connection, context)?;
+    Ok((Connection::Sqlite(connection), found))
 }
 
 /// Returns the schema version of a file that is new, or a store of a known version.
-fn refuse_foreign(connection: &Connection, context: &ErrorContext) -> Result<i64, StoreError> {
-    let wrap = |e: rusqlite::Error| context.wrap("open", &e);
+fn refuse_foreign(
+    connection: &rusqlite::Connection,
+    context: &ErrorContext,
+) -> Result<i64, StoreError> {
+    let wrap = |e: rusqlite::Error| context.wrap("open", &e.into());
     let found_app = pragma(connection, "application_id", context)?;
     let n_tables: i64 = connection
         .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
@@ -167,11 +189,14 @@ fn refuse_foreign(connection: &Connection, context: &ErrorContext) -> Result<i64
 
 /// Runs the missing upgrades in one transaction, so that a crash leaves the old schema whole and
 /// two processes do not upgrade twice.
-fn upgrade(connection: &mut Connection, context: &ErrorContext) -> Result<(), StoreError> {
+fn upgrade(
+    connection: &mut rusqlite::Connection,
+    context: &ErrorContext,
+) -> Result<(), StoreError> {
     if pragma(connection, "user_version", context)? == SCHEMA_VERSION {
         return Ok(());
     }
-    let wrap = |e: rusqlite::Error| context.wrap("upgrade", &e);
+    let wrap = |e: rusqlite::Error| context.wrap("upgrade", &e.into());
     let transaction =
         connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(wrap)?;
     // Another process may have upgraded while this one waited for the lock.
@@ -186,13 +211,13 @@ fn upgrade(connection: &mut Connection, context: &ErrorContext) -> Result<(), St
 }
 
 fn pragma(
-    connection: &Connection,
+    connection: &rusqlite::Connection,
     name: &'static str,
     context: &ErrorContext,
 ) -> Result<i64, StoreError> {
     connection
         .pragma_query_value(None, name, |row| row.get(0))
-        .map_err(|e| context.wrap("open", &e))
+        .map_err(|e| context.wrap("open", &e.into()))
 }
 
 /// Creates an empty file that only its owner can read: it will hold what people wrote.

@@ -5,9 +5,9 @@
 //! Start reading at [`Reader::search`].
 
 use lm_types::TenantId;
-use rusqlite::types::{ToSql, Value};
 use serde::Serialize;
 
+use crate::sql::Value;
 use crate::{Reader, StoreError};
 
 /// Requests that one search looks through for a text or a status, newest first.
@@ -78,9 +78,8 @@ impl Reader {
     pub fn search(&self, search: &Search) -> Result<Vec<FoundRequest>, StoreError> {
         let (sql, values) = query(search);
         self.read(|c| {
-            let values: Vec<&dyn ToSql> = values.iter().map(|value| value as &dyn ToSql).collect();
             c.prepare_cached(&sql)?
-                .query_map(values.as_slice(), |row| {
+                .query_map(values, |row| {
                     let (reason, code): (Option<String>, Option<String>) =
                         (row.get(6)?, row.get(7)?);
                     Ok(FoundRequest {
@@ -168,7 +167,7 @@ fn conditions(search: &Search) -> Conditions {
     }
     for (limit, comparison) in [(search.since_ms, ">="), (search.before_ms, "<")] {
         if let Some(at_ms) = limit {
-            let mark = found.mark(Value::Integer(at_ms));
+            let mark = found.mark(Value::Int(at_ms));
             found.inner.push(format!("arrived_at_ms {comparison} {mark}"));
         }
     }

@@ -15,10 +15,11 @@ use lm_types::{Observer, Prices, RequestEvent};
 use serde::Serialize;
 
 use crate::erase::{Erase, Erased};
-use crate::error::{ErrorContext, io};
+use crate::error::{ErrorContext, READ_PATIENCE, WRITE_PATIENCE, io};
 use crate::job::{self, Job, Reply};
 use crate::mask::Mask;
 use crate::pace::Pace;
+use crate::sql::shown;
 use crate::writer::Writer;
 use crate::{Feedback, FeedbackId, Privacy, Reader, Release, RunInfo, StoreError, StoreOptions};
 use crate::{read, schema};
@@ -77,7 +78,8 @@ struct Inner {
 }
 
 impl Store {
-    /// Opens the file at `path`, creates or upgrades it when needed, and starts the writer.
+    /// Opens the file at `path`, or the database of a PostgreSQL server where that is a URL such as
+    /// `postgres://user@host/database`; creates or upgrades it when needed, and starts the writer.
     ///
     /// # Errors
     /// An option outside its range; a file that is damaged, of another program or of a later
@@ -85,13 +87,15 @@ impl Store {
     pub fn open(path: &Path, options: StoreOptions) -> Result<Store, StoreError> {
         options.validate()?;
         let context = ErrorContext {
-            path: path.to_owned(),
+            path: shown(path),
             max_bytes: options.max_bytes,
             busy_timeout: options.busy_timeout,
+            patience: WRITE_PATIENCE,
         };
         let connection = schema::open_writer(path, &options, &context)?;
-        let reader = read::Reader::with_context(context.clone())?;
-        let mask = Mask::open(path, options.privacy)?;
+        let reading = ErrorContext { patience: READ_PATIENCE, ..context.clone() };
+        let reader = read::Reader::with_context(path, reading)?;
+        let mask = Mask::open(options.mask_key.as_deref(), path, options.privacy)?;
         let counters = Arc::new(Counters::default());
         let (sender, jobs) = bounded(options.queue_capacity + RESERVED_SLOTS);
         let writer = Writer::new(connection, jobs, &options, mask, context, Arc::clone(&counters));
@@ -101,7 +105,7 @@ impl Store {
             .map_err(|e| io(path, "start the writer of", &e))?;
         Ok(Store {
             inner: Arc::new(Inner {
-                path: path.to_owned(),
+                path: shown(path),
                 options,
                 jobs: sender,
                 counters,
@@ -204,7 +208,7 @@ impl Store {
         &self.inner.options.prices
     }
 
-    /// Where the file lies.
+    /// Where it lies; of a server, without a password.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.inner.path

@@ -7,10 +7,10 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use rusqlite::Connection;
 use serde::Serialize;
 
 use crate::record::unix_ms;
+use crate::sql::{self, Connection};
 use crate::{Reader, StoreError};
 
 /// What happened since a moment.
@@ -72,12 +72,12 @@ impl Reader {
     }
 }
 
-fn sums(connection: &Connection, since_ms: i64) -> rusqlite::Result<Totals> {
+fn sums(connection: &Connection, since_ms: i64) -> sql::Result<Totals> {
     connection
         .prepare_cached(
             "SELECT (SELECT count(*) FROM request WHERE arrived_at_ms >= ?1), count(*), \
-             coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0), \
-             coalesce(sum(cached_tokens), 0), total(cpu_seconds) \
+             CAST(coalesce(sum(prompt_tokens), 0) AS BIGINT), CAST(coalesce(sum(completion_tokens), 0) AS BIGINT), \
+             CAST(coalesce(sum(cached_tokens), 0) AS BIGINT), coalesce(sum(cpu_seconds), 0.0) \
              FROM attempt WHERE arrived_at_ms >= ?1",
         )?
         .query_row([since_ms], |row| {
@@ -101,7 +101,7 @@ fn percentiles(
     since_ms: i64,
     column: &'static str,
     filter: &'static str,
-) -> rusqlite::Result<Option<LatencyMs>> {
+) -> sql::Result<Option<LatencyMs>> {
     let source = format!("FROM attempt WHERE arrived_at_ms >= ?1 AND {filter}");
     let n: i64 = connection
         .prepare_cached(&format!("SELECT count(*) {source}"))?
@@ -111,7 +111,7 @@ fn percentiles(
     }
     let sql = format!("SELECT {column} {source} ORDER BY {column} LIMIT 1 OFFSET ?2");
     let mut at_rank = connection.prepare_cached(&sql)?;
-    let mut percent = |p: i64| -> rusqlite::Result<f64> {
+    let mut percent = |p: i64| -> sql::Result<f64> {
         // The nearest rank is ceil(p / 100 * n), counted from 1.
         let offset = (n * p + 99) / 100 - 1;
         at_rank.query_row([since_ms, offset], |row| row.get(0))

@@ -41,7 +41,7 @@ impl Reader {
                      WHERE r.prompt IS NOT NULL AND a.choice = 0 AND a.output_text IS NOT NULL \
                      AND a.finish_reason IN ('stop', 'length') \
                      AND json_extract(r.params, '$.task') IS NULL \
-                     ORDER BY r.arrived_at_ms DESC, r.rowid DESC LIMIT ?1",
+                     ORDER BY r.arrived_at_ms DESC, r.id DESC LIMIT ?1",
                 )?
                 .query_map([limit.min(MAX_TRAFFIC)], |row| {
                     Ok(Traffic {

@@ -5,11 +5,11 @@
 //! Start reading at [`backup`].
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::error::{ErrorContext, io};
+use crate::sql::{server_url, shown};
 use crate::{Reader, RowCounts, StoreError, schema};
 
 /// A store as a file.
@@ -45,20 +45,19 @@ pub fn stats(path: &Path) -> Result<StoreStats, StoreError> {
     let size = |path: &Path| std::fs::metadata(path).map_or(0, |found| found.len());
     let mut log = path.as_os_str().to_owned();
     log.push("-wal");
-    let (prompts, oldest_ms, newest_ms, free_bytes) = reader.read(|connection| {
-        let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-        let free = pragma("freelist_count")? * pragma("page_size")?;
+    let (prompts, oldest_ms, newest_ms, free_bytes, size_bytes) = reader.read(|connection| {
+        let (free_bytes, size_bytes) = connection.space()?;
         connection.query_row(
             "SELECT count(prompt), min(arrived_at_ms), max(arrived_at_ms) FROM request",
-            [],
-            |row| Ok((row.get::<_, i64>(0)?, row.get(1)?, row.get(2)?, free)),
+            (),
+            |row| Ok((row.get::<_, i64>(0)?, row.get(1)?, row.get(2)?, free_bytes, size_bytes)),
         )
     })?;
     Ok(StoreStats {
-        path: path.to_owned(),
+        path: reader.place().to_owned(),
         schema: schema::SCHEMA_VERSION,
-        size_bytes: size(path),
-        free_bytes: free_bytes.cast_unsigned(),
+        size_bytes,
+        free_bytes,
         log_bytes: size(Path::new(&log)),
         rows,
         prompts: prompts.cast_unsigned(),
@@ -72,6 +71,7 @@ pub fn stats(path: &Path) -> Result<StoreStats, StoreError> {
 /// # Errors
 /// A file that exists, or why it could not be written.
 pub fn backup(path: &Path, copy: &Path) -> Result<u64, StoreError> {
+    not_a_server(path, "pg_dump writes backups there")?;
     let reader = Reader::open(path)?;
     if copy.exists() {
         let exists = std::io::ErrorKind::AlreadyExists.into();
@@ -80,7 +80,7 @@ pub fn backup(path: &Path, copy: &Path) -> Result<u64, StoreError> {
     // It holds what people wrote, so nobody else may read it, not even while it grows.
     schema::create_private(copy)?;
     reader.read_outside(|connection| {
-        connection.execute("VACUUM INTO ?1", [copy.to_string_lossy()]).map(drop)
+        connection.execute("VACUUM INTO ?1", [copy.to_string_lossy().as_ref()]).map(drop)
     })?;
     let written = std::fs::File::open(copy).and_then(|file| {
         file.sync_all()?;
@@ -94,16 +94,19 @@ pub fn backup(path: &Path, copy: &Path) -> Result<u64, StoreError> {
 /// # Errors
 /// There is no store, or it could not be upgraded; then it is as it was.
 pub fn upgrade(path: &Path) -> Result<(i64, i64), StoreError> {
-    if !path.exists() {
-        return Err(StoreError::Missing { path: path.to_owned() });
-    }
     let options = crate::StoreOptions::default();
-    let context = ErrorContext {
-        path: path.to_owned(),
-        max_bytes: options.max_bytes,
-        busy_timeout: Duration::from_secs(30),
-    };
+    let context = ErrorContext::of_upgrade(path, options.max_bytes);
     let before = schema::version(path, &context)?;
+    if before == 0 {
+        return Err(StoreError::Missing { path: context.path });
+    }
     schema::open_writer(path, &options, &context)?;
     Ok((before, schema::SCHEMA_VERSION))
+}
+
+fn not_a_server(path: &Path, instead: &'static str) -> Result<(), StoreError> {
+    match server_url(path) {
+        Some(_) => Err(StoreError::NotAFile { path: shown(path), instead }),
+        None => Ok(()),
+    }
 }

@@ -10,13 +10,13 @@ use lm_types::{
     ArmTag, GenerateError, GenerateRequest, Outcome, Prices, Priority, Prompt, RequestEvent, Task,
     TenantId, Timings, TokenId,
 };
-use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::error::ErrorContext;
 use crate::mask::Masked;
 use crate::record::unix_ms;
+use crate::sql::{self, Connection, OptionalExtension, params};
 use crate::{Feedback, FeedbackId, Rating, Release, RunInfo, StoreError, StoredTimeline, recipe};
 
 /// Whether an answer was new.
@@ -42,7 +42,7 @@ pub(crate) fn event(
     connection: &Connection,
     answer: &Masked,
     prices: &Prices,
-) -> rusqlite::Result<Written> {
+) -> sql::Result<Written> {
     let event = &answer.event;
     let id = event.request.id.to_string();
     let release = event.release.to_string();
@@ -111,7 +111,9 @@ fn assignment(
     choice: u32,
     arrived_at_ms: i64,
     tag: &ArmTag,
-) -> rusqlite::Result<()> {
+) -> sql::Result<()> {
+    // Who reads on from the last number must not miss one that another server commits later.
+    connection.number_in_order("assignment")?;
     let sql = "INSERT INTO assignment(request_id, choice, experiment, arm, unit, percent, variant, \
                shadow_of, arrived_at_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) \
                ON CONFLICT DO NOTHING";
@@ -136,7 +138,7 @@ pub(crate) fn feedback(
     now_ms: i64,
     context: &ErrorContext,
 ) -> Result<FeedbackId, StoreError> {
-    let wrap = |e: rusqlite::Error| context.wrap("write feedback to", &e);
+    let wrap = |e: sql::Error| context.wrap("write feedback to", &e);
     let Feedback { request_id, by, choice, rating, comment, correction } = feedback;
     let found: Option<(u32, String, Option<String>)> = connection
         .prepare_cached(
@@ -186,14 +188,10 @@ pub(crate) fn feedback(
     Ok(id)
 }
 
-pub(crate) fn release(
-    connection: &Connection,
-    release: &Release,
-    now_ms: i64,
-) -> rusqlite::Result<()> {
+pub(crate) fn release(connection: &Connection, release: &Release, now_ms: i64) -> sql::Result<()> {
     connection.execute(
         "INSERT INTO release(hash, model, engine_version, facts, first_seen_ms, how) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO UPDATE SET how = coalesce(?6, how)",
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT(hash) DO UPDATE SET how = coalesce(excluded.how, release.how)",
         params![
             release.hash.to_string(),
             release.model,
@@ -210,7 +208,7 @@ pub(crate) fn begin_run(
     connection: &Connection,
     info: &RunInfo,
     now_ms: i64,
-) -> rusqlite::Result<String> {
+) -> sql::Result<String> {
     let id = Uuid::now_v7().to_string();
     connection.execute(
         "INSERT INTO process_run(id, pid, started_at_ms, last_heartbeat_ms, version, address, \
@@ -228,18 +226,14 @@ pub(crate) fn begin_run(
     Ok(id)
 }
 
-pub(crate) fn heartbeat(
-    connection: &Connection,
-    run_id: &str,
-    now_ms: i64,
-) -> rusqlite::Result<()> {
+pub(crate) fn heartbeat(connection: &Connection, run_id: &str, now_ms: i64) -> sql::Result<()> {
     connection
         .prepare_cached("UPDATE process_run SET last_heartbeat_ms = ?2 WHERE id = ?1")?
         .execute(params![run_id, now_ms])?;
     Ok(())
 }
 
-pub(crate) fn stop_run(connection: &Connection, run_id: &str, now_ms: i64) -> rusqlite::Result<()> {
+pub(crate) fn stop_run(connection: &Connection, run_id: &str, now_ms: i64) -> sql::Result<()> {
     connection.execute(
         "UPDATE process_run SET last_heartbeat_ms = ?2, stopped_at_ms = ?2 WHERE id = ?1",
         params![run_id, now_ms],
@@ -248,7 +242,7 @@ pub(crate) fn stop_run(connection: &Connection, run_id: &str, now_ms: i64) -> ru
 }
 
 /// Spares the JSON of a prompt for every answer but a request's first.
-fn exists(connection: &Connection, id: &str) -> rusqlite::Result<bool> {
+fn exists(connection: &Connection, id: &str) -> sql::Result<bool> {
     connection.prepare_cached("SELECT 1 FROM request WHERE id = ?1")?.exists([id])
 }
 

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use lm_types::Prices;
-use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use crate::erase::{Erase, Erased, erase};
 use crate::error::ErrorContext;
@@ -19,6 +18,7 @@ use crate::job::{Job, Reply};
 use crate::mask::Mask;
 use crate::options::PRUNE_EVERY;
 use crate::record::unix_ms;
+use crate::sql::{self, Connection, Transaction};
 use crate::store::Counters;
 use crate::write::{self, Written};
 use crate::{Retention, StoreError, StoreOptions, retention};
@@ -164,12 +164,9 @@ impl Writer {
         durable: bool,
         group: &mut Group,
     ) -> Result<(), StoreError> {
-        let level = if durable { "FULL" } else { "NORMAL" };
         let context = &self.context;
-        let begun = self.connection.pragma_update(None, "synchronous", level).and_then(|()| {
-            Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)
-        });
-        let transaction = begun.map_err(|e| context.wrap("begin to write", &e));
+        let transaction =
+            self.connection.begin_write(durable).map_err(|e| context.wrap("begin to write", &e));
         let mut fatal = transaction.as_ref().err().cloned();
         for job in jobs {
             if let Job::Event { size_bytes, .. } = &job {
@@ -184,7 +181,7 @@ impl Writer {
             // A full disk may have rolled back the whole transaction under our feet.
             if let Ok(transaction) = &transaction
                 && fatal.is_none()
-                && transaction.is_autocommit()
+                && transaction.is_rolled_back()
             {
                 fatal = Some(group.first_error.clone().unwrap_or(StoreError::Closed));
             }
@@ -266,13 +263,16 @@ impl Writer {
 
     /// Notes the end of the run and folds the log into the file, which alone is then the store.
     fn finish(&mut self) -> Result<(), StoreError> {
-        let wrap = |e: rusqlite::Error| self.context.wrap("close", &e);
-        self.connection.pragma_update(None, "synchronous", "FULL").map_err(wrap)?;
+        let wrap = |e: sql::Error| self.context.wrap("close", &e);
         if let Some(run_id) = &self.run_id {
-            write::stop_run(&self.connection, run_id, unix_ms(SystemTime::now())).map_err(wrap)?;
+            let stopped = self.connection.begin_write(true).and_then(|transaction| {
+                write::stop_run(&transaction, run_id, unix_ms(SystemTime::now()))?;
+                transaction.commit()
+            });
+            stopped.map_err(wrap)?;
         }
         // Another process that reads may hold parts of the log back; then it folds them in.
-        self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(wrap)
+        self.connection.fold_log().map_err(wrap)
     }
 
     fn count_failure(&self, error: Option<&StoreError>) {
@@ -317,7 +317,7 @@ fn apply(
 ) {
     let Rules { mask, prices, context } = *rules;
     let now_ms = unix_ms(SystemTime::now());
-    let wrap = |e: rusqlite::Error| context.wrap("write", &e);
+    let wrap = |e: sql::Error| context.wrap("write", &e);
     match job {
         Job::Event { event, .. } => {
             let answer = mask.answer(event);

@@ -60,14 +60,15 @@ const SEE_SCAFFOLDING: [&str; 2] = ["lm-ops", "lm-cli"];
 const BARRED: [(&str, &str); 2] = [("lm-engine", "lm-candle"), ("lm-engine", "lm-cpu")];
 
 /// Dependencies from outside, and the only packages that may have them.
-const RESERVED: [(&str, &[&str]); 8] = [
+const RESERVED: [(&str, &[&str]); 9] = [
     ("anyhow", &["lm-cli", "lm-tests", "xtask"]),
     ("axum", &["lm-ops", "lm-server"]),
     ("candle-core", &["lm-candle"]),
     ("candle-nn", &["lm-candle"]),
     ("clap", &["lm-cli"]),
     ("rusqlite", &["lm-store", "lm-experiment", "lm-feedback", "lm-rollout"]),
-    ("tokio", &["lm-bench", "lm-ops", "lm-server", "lm-cli"]),
+    ("tokio", &["lm-bench", "lm-ops", "lm-server", "lm-cli", "lm-store"]),
+    ("tokio-postgres", &["lm-store"]),
     ("tracing-subscriber", &["lm-cli"]),
 ];
 

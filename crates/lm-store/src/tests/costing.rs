@@ -15,7 +15,7 @@ fn priced(options: &mut StoreOptions) {
 }
 
 #[test]
-fn sums_are_the_sums_of_their_rows_in_every_grouping() {
+pub(super) fn sums_are_the_sums_of_their_rows_in_every_grouping() {
     let home = Home::new();
     let store = home.open_with(priced);
     let now = SystemTime::now();
@@ -55,7 +55,7 @@ fn sums_are_the_sums_of_their_rows_in_every_grouping() {
 }
 
 #[test]
-fn without_prices_there_is_no_cost_and_currencies_are_not_mixed() {
+pub(super) fn without_prices_there_is_no_cost_and_currencies_are_not_mixed() {
     let home = Home::new();
     let store = home.open();
     store.record(&event(1));

@@ -3,12 +3,16 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 mod costing;
+mod evidence;
 mod faults;
+#[cfg(all(unix, feature = "postgres"))]
+mod on_server;
 mod privacy;
 mod rows;
 mod searching;
 mod tenants;
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -24,23 +28,32 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 struct Home {
     folder: tempfile::TempDir,
+    /// On a server rather than in the folder.
+    url: Option<PathBuf>,
+}
+
+thread_local! {
+    /// Makes the URL of an empty database for each home of this thread's tests; without, stores are files.
+    static SERVER: RefCell<Option<Box<dyn FnMut() -> PathBuf>>> = const { RefCell::new(None) };
 }
 
 impl Home {
     fn new() -> Home {
-        Home { folder: tempfile::tempdir().unwrap() }
+        let url = SERVER.with_borrow_mut(|server| server.as_mut().map(|make| make()));
+        Home { folder: tempfile::tempdir().unwrap(), url }
     }
 
     fn path(&self) -> PathBuf {
-        self.folder.path().join("store").join("lastmile.db")
+        self.url.clone().unwrap_or_else(|| self.folder.path().join("store").join("lastmile.db"))
     }
 
     fn open(&self) -> Store {
-        Store::open(&self.path(), StoreOptions::default()).unwrap()
+        self.open_with(|_| {})
     }
 
     fn open_with(&self, change: impl FnOnce(&mut StoreOptions)) -> Store {
-        let mut options = StoreOptions::default();
+        let mask_key = Some(self.folder.path().join("keys").join("mask.key"));
+        let mut options = StoreOptions { mask_key, ..StoreOptions::default() };
         change(&mut options);
         Store::open(&self.path(), options).unwrap()
     }

@@ -7,7 +7,7 @@ use super::*;
 use crate::{Reader, Release, Retention, RowCounts, RunInfo, RunState};
 
 #[test]
-fn a_request_reads_back_with_all_its_answers() {
+pub(super) fn a_request_reads_back_with_all_its_answers() {
     let home = Home::new();
     let store = home.open();
     store.record(&event(1));
@@ -43,7 +43,7 @@ fn check_prompt(prompt: Prompt, expect: serde_json::Value) {
 }
 
 #[test]
-fn every_kind_of_prompt_reads_back() {
+pub(super) fn every_kind_of_prompt_reads_back() {
     check_prompt(Prompt::Text("a\0\"é".to_owned()), json!({ "text": "a\0\"é" }));
     check_prompt(
         Prompt::Tokens(vec![1, 4_294_967_295]),
@@ -53,7 +53,7 @@ fn every_kind_of_prompt_reads_back() {
 }
 
 #[test]
-fn the_first_of_two_answers_for_one_choice_is_kept_and_the_second_counted() {
+pub(super) fn the_first_of_two_answers_for_one_choice_is_kept_and_the_second_counted() {
     let home = Home::new();
     let store = home.open();
     store.record(&event(1));
@@ -66,7 +66,7 @@ fn the_first_of_two_answers_for_one_choice_is_kept_and_the_second_counted() {
 }
 
 #[test]
-fn a_thousand_answers_are_all_there_after_a_flush() {
+pub(super) fn a_thousand_answers_are_all_there_after_a_flush() {
     let home = Home::new();
     let store = home.open();
     record_all(&store, 0..1000);
@@ -77,7 +77,7 @@ fn a_thousand_answers_are_all_there_after_a_flush() {
 }
 
 #[test]
-fn dropping_the_last_handle_writes_everything_out() {
+pub(super) fn dropping_the_last_handle_writes_everything_out() {
     let home = Home::new();
     let store = home.open();
     let clone = store.clone();
@@ -88,7 +88,7 @@ fn dropping_the_last_handle_writes_everything_out() {
 }
 
 #[test]
-fn feedback_sees_the_answer_queued_before_it_and_survives_a_reopen() {
+pub(super) fn feedback_sees_the_answer_queued_before_it_and_survives_a_reopen() {
     let home = Home::new();
     let store = home.open();
     store.record(&event(1));
@@ -120,7 +120,7 @@ fn check_refused(feedback: Feedback, expect: &str) {
 }
 
 #[test]
-fn feedback_that_cannot_be_right_is_refused_with_its_field() {
+pub(super) fn feedback_that_cannot_be_right_is_refused_with_its_field() {
     let ok = || thumb_up(1);
     let unknown = "no finished request 00000000-0000-0000-0000-000000000009";
     check_refused(thumb_up(9), unknown);
@@ -133,7 +133,7 @@ fn feedback_that_cannot_be_right_is_refused_with_its_field() {
 }
 
 #[test]
-fn with_privacy_off_no_text_reaches_the_file() {
+pub(super) fn with_privacy_off_no_text_reaches_the_file() {
     let home = Home::new();
     let store = home.open_with(|o| o.privacy = Privacy::Off);
     let secret = "xyzzy-secret";
@@ -157,7 +157,7 @@ fn with_privacy_off_no_text_reaches_the_file() {
 }
 
 #[test]
-fn totals_count_errors_by_code_and_take_percentiles_of_what_was_measured() {
+pub(super) fn totals_count_errors_by_code_and_take_percentiles_of_what_was_measured() {
     let home = Home::new();
     let store = home.open();
     let start = SystemTime::now() - 2 * DAY;
@@ -196,7 +196,7 @@ fn totals_count_errors_by_code_and_take_percentiles_of_what_was_measured() {
 }
 
 #[test]
-fn retention_erases_texts_first_and_rows_later() {
+pub(super) fn retention_erases_texts_first_and_rows_later() {
     let home = Home::new();
     let retention = Retention { bodies: 14 * DAY, metadata: 400 * DAY };
     let store = home.open_with(|o| o.retention = retention);
@@ -216,7 +216,7 @@ fn retention_erases_texts_first_and_rows_later() {
 }
 
 #[test]
-fn a_release_is_stored_once() {
+pub(super) fn a_release_is_stored_once() {
     let home = Home::new();
     let store = home.open();
     let release = Release {
@@ -240,7 +240,7 @@ fn a_release_is_stored_once() {
 }
 
 #[test]
-fn a_run_is_running_then_stopped() {
+pub(super) fn a_run_is_running_then_stopped() {
     let home = Home::new();
     let store = home.open();
     let info = RunInfo {
@@ -264,7 +264,7 @@ fn a_run_is_running_then_stopped() {
 }
 
 #[test]
-fn what_an_answer_is_computed_again_from_is_kept_and_erased_with_its_text() {
+pub(super) fn what_an_answer_is_computed_again_from_is_kept_and_erased_with_its_text() {
     let home = Home::new();
     let day = Duration::from_secs(86_400);
     let store = home.open_with(|options| options.retention.bodies = day);
@@ -287,7 +287,7 @@ fn what_an_answer_is_computed_again_from_is_kept_and_erased_with_its_text() {
 }
 
 #[test]
-fn with_privacy_off_only_the_timeline_is_kept() {
+pub(super) fn with_privacy_off_only_the_timeline_is_kept() {
     let home = Home::new();
     let store = home.open_with(|options| options.privacy = Privacy::Off);
     store.record(&event(1));

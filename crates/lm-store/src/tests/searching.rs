@@ -41,7 +41,7 @@ fn some(text: &str) -> Option<String> {
 }
 
 #[test]
-fn requests_are_found_by_each_fact_newest_first() {
+pub(super) fn requests_are_found_by_each_fact_newest_first() {
     let (_home, reader) = stored();
     let all = Search::default;
     check(&reader, all(), &[4, 3, 2, 1]);
@@ -64,7 +64,7 @@ fn requests_are_found_by_each_fact_newest_first() {
 }
 
 #[test]
-fn texts_are_found_as_they_were_written() {
+pub(super) fn texts_are_found_as_they_were_written() {
     let (_home, reader) = stored();
     let check_text = |text, expect: &[u128]| {
         check(&reader, Search { text: some(text), ..Search::default() }, expect);

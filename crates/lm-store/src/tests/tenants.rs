@@ -16,7 +16,7 @@ fn event_of(tenant: TenantId, id: u128) -> RequestEvent {
 }
 
 #[test]
-fn a_foreign_request_looks_like_one_that_never_was() {
+pub(super) fn a_foreign_request_looks_like_one_that_never_was() {
     let home = Home::new();
     let store = home.open();
     for (id, tenant) in [(1, A), (2, B), (3, TenantId::ANONYMOUS)] {
@@ -41,7 +41,7 @@ fn a_foreign_request_looks_like_one_that_never_was() {
 }
 
 #[test]
-fn traffic_is_whole_answers_with_their_prompts_oldest_first() {
+pub(super) fn traffic_is_whole_answers_with_their_prompts_oldest_first() {
     let home = Home::new();
     let store = home.open();
     record_all(&store, 1..=3);
@@ -58,7 +58,7 @@ fn traffic_is_whole_answers_with_their_prompts_oldest_first() {
 }
 
 #[test]
-fn tokens_are_summed_by_tenant_and_a_prompt_counts_once() {
+pub(super) fn tokens_are_summed_by_tenant_and_a_prompt_counts_once() {
     let home = Home::new();
     let store = home.open();
     store.record(&event_of(A, 1));
@@ -78,7 +78,7 @@ fn tokens_are_summed_by_tenant_and_a_prompt_counts_once() {
 }
 
 #[test]
-fn a_store_from_before_tenants_is_upgraded_and_keeps_its_rows() {
+pub(super) fn a_store_from_before_tenants_is_upgraded_and_keeps_its_rows() {
     let home = Home::new();
     std::fs::create_dir_all(home.path().parent().unwrap()).unwrap();
     let connection = Connection::open(home.path()).unwrap();
