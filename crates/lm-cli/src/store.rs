@@ -9,8 +9,8 @@ use lastmile::TenantId;
 use lm_feedback::Book;
 use lm_keys::KeyId;
 use lm_ops::{
-    Erase, ProbeFile, Reader, Remembered, Store, StoreOptions, Utc, backup, forget_recorded,
-    migrate, stats, upgrade,
+    Erase, Forgotten, ProbeFile, Reader, Remembered, Store, StoreOptions, Utc, backup,
+    forget_recorded, migrate, stats, upgrade,
 };
 use serde_json::json;
 
@@ -142,14 +142,20 @@ fn erase(path: &Path, whose: &WhoseArgs, json: bool) -> anyhow::Result<()> {
     if json {
         let rows = erased.rows;
         let document = json!({ "requests": requests, "rows": rows, "conclusions": conclusions,
-            "probes": probes, "flights": flights });
+            "probes": probes, "flights": flights.answers, "flights_in_use": flights.is_in_use });
         return print_json(&document);
     }
     say!(
         "erased {requests} requests, {} rows, {conclusions} conclusions, {probes} probes, \
-         {flights} answers of the flight recorder",
-        erased.rows
+         {} answers of the flight recorder",
+        erased.rows,
+        flights.answers
     );
+    if flights.is_in_use {
+        eprintln!(
+            "A server records here: its flight recorder was left; erase again when it has stopped."
+        );
+    }
     eprintln!(
         "What a running server still answers is recorded when it ends; backups, the prefix cache"
     );
@@ -158,7 +164,7 @@ fn erase(path: &Path, whose: &WhoseArgs, json: bool) -> anyhow::Result<()> {
 }
 
 /// Also those that a server did not live to store.
-fn forget_flights(home: &Path, whose: &WhoseArgs, erased: &[String]) -> anyhow::Result<usize> {
+fn forget_flights(home: &Path, whose: &WhoseArgs, erased: &[String]) -> anyhow::Result<Forgotten> {
     let ids: BTreeSet<&str> = erased.iter().map(String::as_str).collect();
     let tenant = whose.tenant.as_deref().map(tenant_of).transpose()?;
     let is_of = |one: &Remembered<'_>, tenant: TenantId| match one.tenant {

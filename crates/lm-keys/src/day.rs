@@ -181,6 +181,22 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_goes_back_over_midnight_gives_no_second_budget() {
+        let meter = meter();
+        let used = |seconds, now| {
+            meter.spend(cpu(0.0), cpu(seconds), &mut Reservation::default(), now);
+            meter.spent_today(now).cpu_seconds
+        };
+        assert_eq!(used(1.0, TOMORROW), 1.0);
+        let just_before = Now { unix_s: TOMORROW.unix_s - 1, ..TOMORROW };
+        assert_eq!(used(2.0, just_before), 3.0);
+        assert_eq!(used(3.0, TOMORROW), 6.0);
+        // One that was far ahead is believed when it is put right.
+        let days_before = Now { unix_s: TOMORROW.unix_s - 3 * 86_400, ..TOMORROW };
+        assert_eq!(used(4.0, days_before), 4.0);
+    }
+
+    #[test]
     fn what_an_answer_used_is_not_set_aside_any_more() {
         let meter = meter();
         let mut first = meter.reserve(cpu(3.0), NOW).unwrap();

@@ -221,7 +221,8 @@ impl Meter {
     fn at(&self, now: Now) -> MutexGuard<'_, State> {
         let mut state = self.lock();
         let number = now.unix_s / DAY_S;
-        if state.day.number != number {
+        // A clock that is set back over midnight gives nobody a second budget.
+        if number > state.day.number || number + 1 < state.day.number {
             (state.day.number, state.day.spent) = (number, PerKind::default());
         }
         let State { requests, tokens, .. } = &mut *state;

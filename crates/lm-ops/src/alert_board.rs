@@ -134,10 +134,12 @@ impl Board {
         };
         // It goes on; what it is of now says more than what it was of.
         let n_again = known.told.n_again + 1;
+        // Who heard that nothing is known hears that it goes on.
+        let was_unknown = known.told.state == AlertState::NoData;
         known.told = ToldAlarm { n_again, since_ms: known.told.since_ms, ..told };
         known.n_quiet = 0;
         let is_due = self.renotify_ms > 0 && (now_ms - known.sent_ms).abs() >= self.renotify_ms;
-        is_due.then(|| {
+        (is_due || was_unknown).then(|| {
             known.sent_ms = now_ms;
             known.told.message("alert.renotified", 0, now_ms)
         })

@@ -46,8 +46,8 @@ pub use lm_experiment::{
     Status as ExperimentStatus, Unit, UnitBy,
 };
 pub use lm_recorder::{
-    Flight, InFlight, RecordedStep, RecordedToken, Recorder, RecorderCounters, RecorderError,
-    RecorderOptions, Remembered, forget as forget_recorded,
+    Flight, Forgotten, InFlight, RecordedStep, RecordedToken, Recorder, RecorderCounters,
+    RecorderError, RecorderOptions, Remembered, forget as forget_recorded,
 };
 pub use lm_rollout::{
     Asked, Desk, Item, ItemState, NewItem, Policy, RolloutError, Route, Rule, Standing, Via, Way,

@@ -2,8 +2,6 @@
 //!
 //! Start reading at [`Begun`] and [`encode_step`].
 
-use std::collections::BTreeSet;
-
 use lm_types::{RequestId, StepEvent, TokenId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -159,11 +157,11 @@ pub(crate) fn decode_step(bytes: &[u8]) -> Option<Step> {
     })
 }
 
-/// Takes the tokens of these answers out of a step. Says whether there was one.
-pub(crate) fn hide_tokens(bytes: &mut [u8], keys: &BTreeSet<u64>) -> bool {
+/// Takes the tokens of all answers but those with these keys out of a step. Says whether there was one.
+pub(crate) fn hide_tokens(bytes: &mut [u8], is_kept: impl Fn(u64) -> bool) -> bool {
     let mut is_changed = false;
     for row in bytes.get_mut(STEP_HEAD..).unwrap_or_default().chunks_exact_mut(ROW) {
-        let is_meant = u64_at(row, 0).is_some_and(|key| keys.contains(&key));
+        let is_meant = u64_at(row, 0).is_some_and(|key| !is_kept(key));
         if is_meant && u32_at(row, 12).is_some_and(|token| token < HIDDEN) {
             row[12..16].copy_from_slice(&HIDDEN.to_le_bytes());
             is_changed = true;

@@ -16,7 +16,7 @@ mod writer;
 
 pub use error::RecorderError;
 pub use flight::{Flight, InFlight, RecordedStep, RecordedToken};
-pub use forget::{Remembered, forget};
+pub use forget::{Forgotten, Remembered, forget};
 pub use recorder::{Recorder, RecorderCounters, RecorderOptions};
 
 #[cfg(test)]

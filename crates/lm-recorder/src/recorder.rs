@@ -127,7 +127,7 @@ impl Recorder {
         };
         std::fs::create_dir_all(folder).map_err(io("create the folder", folder))?;
         let path = ring_path(folder);
-        let lock = private(&folder.join("flight.lock"))?;
+        let lock = private(&lock_path(folder))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(RecorderError::InUse { path }),
@@ -232,13 +232,18 @@ pub(crate) fn ring_path(folder: &Path) -> PathBuf {
     folder.join("flight.ring")
 }
 
+/// What a process locks while it records.
+pub(crate) fn lock_path(folder: &Path) -> PathBuf {
+    folder.join("flight.lock")
+}
+
 /// Where the ring of the last crash is kept.
 pub(crate) fn crash_path(folder: &Path) -> PathBuf {
     folder.join("crash.ring")
 }
 
 /// Opens a file that only its owner reads; it is there afterwards.
-fn private(path: &Path) -> Result<File, RecorderError> {
+pub(crate) fn private(path: &Path) -> Result<File, RecorderError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     #[cfg(unix)]

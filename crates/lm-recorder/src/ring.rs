@@ -101,6 +101,14 @@ pub(crate) struct Placed {
     pub(crate) record: Record,
 }
 
+impl Placed {
+    /// Where it begins, and where the next one may.
+    pub(crate) fn range(&self) -> (u64, u64) {
+        let whole = (HEAD + self.record.payload.len()).next_multiple_of(ALIGN) as u64;
+        (self.place, self.place + whole)
+    }
+}
+
 /// The whole records of a file, in the order of their numbers.
 pub(crate) fn scan(file: &mut File) -> io::Result<Vec<Record>> {
     Ok(placed(file)?.into_iter().map(|one| one.record).collect())

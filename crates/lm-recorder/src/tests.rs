@@ -11,7 +11,7 @@ use lm_types::{
     ReleaseHash, RequestEvent, RequestId, StepEvent, StepRow, TokenId,
 };
 
-use crate::{Flight, RecordedStep, Recorder, RecorderError, RecorderOptions, forget};
+use crate::{Flight, Forgotten, RecordedStep, Recorder, RecorderError, RecorderOptions, forget};
 
 const SMALL: RecorderOptions = RecorderOptions { capacity: 1 << 16, keeps_text: true };
 
@@ -161,8 +161,10 @@ fn what_is_erased_leaves_steps_without_its_tokens_and_the_others_whole() {
     }
     let before = left_behind(folder.path(), &recorder);
     let one = RequestId(1).to_string();
-    assert_eq!(forget(folder.path(), |answer| answer.id == one).unwrap(), 1);
-    assert_eq!(forget(folder.path(), |answer| answer.subject == Some("nobody")).unwrap(), 0);
+    let done = |answers| Forgotten { answers, is_in_use: false };
+    assert_eq!(forget(folder.path(), |answer| answer.id == one).unwrap(), done(1));
+    let nobody = forget(folder.path(), |answer| answer.subject == Some("nobody"));
+    assert_eq!(nobody.unwrap(), done(0));
     let after = Flight::current(folder.path()).unwrap().unwrap();
     let [erased, kept] = after.in_flight.as_slice() else { panic!("{:?}", after.in_flight) };
     assert_eq!((&erased.id, erased.n_tokens, erased.tokens.len()), (&one, 10, 0));
@@ -176,7 +178,31 @@ fn what_is_erased_leaves_steps_without_its_tokens_and_the_others_whole() {
     drop(recorder);
     // The ring of a crash is erased from, too.
     drop(Recorder::open(folder.path(), SMALL).unwrap());
-    assert_eq!(forget(folder.path(), |answer| answer.tenant.is_none()).unwrap(), 2);
+    assert_eq!(forget(folder.path(), |answer| answer.tenant.is_none()).unwrap(), done(2));
     let crash = Flight::last_crash(folder.path(), |_| false).unwrap().unwrap();
     assert!(crash.in_flight.iter().all(|one| one.prompt.is_none() && one.tokens.is_empty()));
+}
+
+#[test]
+fn erasing_leaves_nothing_of_what_is_half_overwritten_and_no_ring_that_is_in_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let (recorder, _) = Recorder::open(folder.path(), SMALL).unwrap();
+    // More than the ring holds, so that the oldest are overwritten in part.
+    for id in 0..400 {
+        let request = begin(&recorder, id);
+        step(&recorder, id as u64, &[(id, 70_000 + id as u32)]);
+        end(&recorder, &request);
+        // The queue is bounded; nothing may be dropped in this test.
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let in_use = forget(folder.path(), |_| true).unwrap();
+    assert_eq!(in_use, Forgotten { answers: 0, is_in_use: true });
+    let before = left_behind(folder.path(), &recorder);
+    assert!(before.steps.len() < 400, "it was overwritten");
+    assert!(!forget(folder.path(), |_| true).unwrap().is_in_use);
+    let bytes = std::fs::read(folder.path().join("flight.ring")).unwrap();
+    assert!(!bytes.windows(4).any(|four| four == b"said"), "no text is left");
+    let after = Flight::current(folder.path()).unwrap().unwrap();
+    assert_eq!(after.steps.len(), before.steps.len());
+    assert!(after.steps.iter().flat_map(|step| &step.rows).all(|row| row.token.is_none()));
 }

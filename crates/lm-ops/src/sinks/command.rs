@@ -28,11 +28,13 @@ impl CommandSink {
             Ok(child) => child,
             Err(error) => return later(format!("it cannot be started: {error}")),
         };
-        if let Some(mut stdin) = child.stdin.take() {
-            // A program that does not read is asked for its exit status all the same.
-            let _written = stdin.write_all(message.body.as_bytes());
-        }
         let deadline = Instant::now() + timeout;
+        if let Some(mut stdin) = child.stdin.take() {
+            let body = message.body.clone();
+            // A program that does not read keeps this thread until its group is killed, and nobody else; it is
+            // asked for its exit status all the same.
+            std::thread::spawn(move || _ = stdin.write_all(body.as_bytes()));
+        }
         loop {
             match child.try_wait() {
                 Ok(Some(status)) => return self.ended(status, message),
