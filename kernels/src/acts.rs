@@ -5,16 +5,15 @@
 /// Values that share one scale.
 pub const ACT_BLOCK: usize = 32;
 
-/// 32 activations as whole numbers of 13 bits with one scale: `x[i] ~ d * q[i]`, `|q| <= 4064`. Each is
-/// held as two int8, `q = 32 * high + low`, which is what the vector units multiply. A row is `k / 32`
-/// blocks; one pointer then reaches everything that a column of a tile needs.
+/// 32 activations as whole numbers of 13 bits with one scale: `x[i] ~ d * q[i]`, `|q| <= 4064`. They are held
+/// as the vector units multiply them: two i16 a word, which one 32-bit broadcast gives to all rows. A row is
+/// `k / 32` blocks; one pointer then reaches everything that a column of a tile needs.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ActBlock {
-    /// High parts, -127..=127: four a word, the first in the lowest byte: one 32-bit broadcast.
-    pub(crate) high: [i32; 8],
-    /// Low parts, -16..=15, in the same order.
-    pub(crate) low: [i32; 8],
+    /// The words `2 g` and `2 g + 1` hold the numbers `4 g` and `4 g + 2`, and `4 g + 1` and `4 g + 3`, the first
+    /// in the lower half: the even and the odd bytes of four codes become i16 by a mask and by a shift.
+    pub(crate) pairs: [i32; 16],
     /// Sums of the numbers 0..16 and 16..32.
     pub(crate) sums: [i32; 2],
     /// The scale.
@@ -25,17 +24,21 @@ pub struct ActBlock {
 
 const _: () = assert!(size_of::<ActBlock>() == 80 && align_of::<ActBlock>() == 4);
 
-/// The largest number of a block: 127 in the high part.
+/// The largest number of a block: the product of 32 with int8 codes is then exact in f32.
 pub(crate) const ACT_MAX: f32 = 4064.0;
-/// What a high part counts for, as a shift.
-pub(crate) const HIGH_SHIFT: u32 = 5;
 
 impl ActBlock {
     /// The whole numbers, each in -4064..=4064.
     #[must_use]
     pub fn codes(&self) -> [i16; ACT_BLOCK] {
-        let (high, low) = (bytes(self.high), bytes(self.low));
-        std::array::from_fn(|i| (i16::from(high[i]) << HIGH_SHIFT) + i16::from(low[i]))
+        let mut codes = [0; ACT_BLOCK];
+        for (quad, words) in
+            codes.as_chunks_mut::<4>().0.iter_mut().zip(self.pairs.as_chunks::<2>().0)
+        {
+            let [even, odd] = words.map(|word| [word as i16, (word >> 16) as i16]);
+            *quad = [even[0], odd[0], even[1], odd[1]];
+        }
+        codes
     }
 
     /// The scale.
@@ -43,28 +46,17 @@ impl ActBlock {
     pub fn scale(&self) -> f32 {
         self.d
     }
-
-    /// The sum of all numbers.
-    #[inline(always)]
-    pub(crate) fn sum(&self) -> i32 {
-        self.sums[0].wrapping_add(self.sums[1])
-    }
 }
 
-fn bytes(words: [i32; 8]) -> [i8; ACT_BLOCK] {
-    let mut bytes = [0; ACT_BLOCK];
-    for (quad, word) in bytes.chunks_exact_mut(4).zip(words) {
-        quad.copy_from_slice(&word.to_le_bytes().map(u8::cast_signed));
+/// Whole numbers in the order of [`ActBlock::pairs`].
+fn pairs(codes: [i16; ACT_BLOCK]) -> [i32; 16] {
+    let mut pairs = [0; 16];
+    for (words, quad) in pairs.as_chunks_mut::<2>().0.iter_mut().zip(codes.as_chunks::<4>().0) {
+        let word =
+            |lower: i16, upper: i16| i32::from(upper) << 16 | i32::from(lower.cast_unsigned());
+        *words = [word(quad[0], quad[2]), word(quad[1], quad[3])];
     }
-    bytes
-}
-
-fn words(bytes: [i8; ACT_BLOCK]) -> [i32; 8] {
-    let mut words = [0; 8];
-    for (word, quad) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
-        *word = i32::from_le_bytes(quad.map(i8::cast_unsigned));
-    }
-    words
+    pairs
 }
 
 /// The activations of a step, row-major `[m][k]`.
@@ -101,12 +93,10 @@ pub(crate) fn quantize(x: &[f32], out: &mut [ActBlock]) {
         }
         let inverse = ACT_MAX / amax;
         let codes = x.map(|v| (v * inverse).round_ties_even() as i16);
-        let high = codes.map(|q| (q + (1 << HIGH_SHIFT >> 1)) >> HIGH_SHIFT);
-        out.high = words(high.map(|q| q as i8));
-        out.low = words(std::array::from_fn(|i| (codes[i] - (high[i] << HIGH_SHIFT)) as i8));
+        out.pairs = pairs(codes);
+        out.d = amax / ACT_MAX;
         let (first, second) = codes.split_at(ACT_BLOCK / 2);
         out.sums = [first, second].map(|codes| codes.iter().map(|q| i32::from(*q)).sum());
-        out.d = amax / ACT_MAX;
-        out.d_sum = out.d * out.sum() as f32;
+        out.d_sum = out.d * (out.sums[0] + out.sums[1]) as f32;
     }
 }

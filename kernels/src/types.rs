@@ -95,7 +95,7 @@ impl WeightType {
         }
     }
 
-    /// Whether the weights are whole numbers with scales, and so meet int8 activations;
+    /// Whether the weights are whole numbers with scales, and so meet whole-number activations;
     /// the float types take f32 activations.
     #[must_use]
     pub const fn is_quantized(self) -> bool {

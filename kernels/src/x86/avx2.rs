@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{avx2_codes, avx2_float, avx2_q6k, avx2_q8_0, load};
+use super::{avx2_codes, avx2_float, avx2_wide, load};
 use crate::acts::{ACT_BLOCK, ActBlock};
 use crate::columns::Columns;
 use crate::dispatch::{Panels, Put, put_row, rows_at_once};
@@ -32,6 +32,9 @@ fn one_panel<F: Format>(
     out: &mut Columns<'_, f32>,
 ) {
     let (mut done, n) = (0, out.n_rows());
+    if n >= avx2_wide::min_columns::<F>() {
+        return in_wide::<F>(panel, acts, blocks, put, out);
+    }
     while done < n {
         let width = tile_width(n - done);
         let acts = &acts[done * blocks..][..width * blocks];
@@ -42,6 +45,24 @@ fn one_panel<F: Format>(
             _ => whole::<F, 1>(panel, acts, blocks, done, put, out),
         }
         done += width;
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn in_wide<F: Format>(
+    panel: &[u8],
+    acts: &[ActBlock],
+    blocks: usize,
+    put: Put,
+    out: &mut Columns<'_, f32>,
+) {
+    let mut wide = avx2_wide::Wide::new();
+    let n = out.n_rows();
+    let mut upper = [_mm256_setzero_ps(); avx2_wide::MAX_COLUMNS];
+    upper[..n].copy_from_slice(avx2_wide::half_panel::<F>(&mut wide, panel, acts, blocks, n, 0));
+    let lower = avx2_wide::half_panel::<F>(&mut wide, panel, acts, blocks, n, 1);
+    for (c, (upper, lower)) in upper.into_iter().zip(lower).enumerate() {
+        put_halves(out.row(c), [upper, *lower], put);
     }
 }
 
@@ -60,8 +81,8 @@ fn in_halves<F: Format, const NC: usize>(
     for c in 0..NC {
         cols[c] = &acts[c * blocks..][..blocks];
     }
-    let upper = tile::<F, NC, 1>(panel, cols, 0);
-    let lower = tile::<F, NC, 1>(panel, cols, 1);
+    let upper = avx2_codes::tile::<F, NC, 1>(panel, cols, 0, first == 0);
+    let lower = avx2_codes::tile::<F, NC, 1>(panel, cols, 1, false);
     for c in 0..NC {
         put_halves(out.row(first + c), [upper[c][0], lower[c][0]], put);
     }
@@ -82,22 +103,10 @@ fn whole<F: Format, const NC: usize>(
     for c in 0..NC {
         cols[c] = &acts[c * blocks..][..blocks];
     }
-    for (c, halves) in tile::<F, NC, 2>(panel, cols, 0).into_iter().enumerate() {
+    for (c, halves) in
+        avx2_codes::tile::<F, NC, 2>(panel, cols, 0, first == 0).into_iter().enumerate()
+    {
         put_halves(out.row(first + c), halves, put);
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn tile<F: Format, const NC: usize, const NH: usize>(
-    panel: &[u8],
-    cols: [&[ActBlock]; NC],
-    half: usize,
-) -> [[__m256; NH]; NC] {
-    match F::BITS {
-        8 => avx2_q8_0::tile::<NC, NH>(panel, cols, half),
-        6 => avx2_q6k::tile::<NC, NH>(panel, cols, half),
-        _ => avx2_codes::tile::<F, NC, NH>(panel, cols, half),
     }
 }
 

@@ -1,109 +1,135 @@
-//! Tiles of the types with unsigned 4- and 5-bit codes: Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K.
+//! Tiles of the quantised types.
 //! Must never know how columns are cut.
 //! Start at [`tile`].
 //!
-//! `pmaddubsw` meets eight rows x four unsigned codes with one broadcast of four int8: the high parts of the
-//! activations, then the low ones. Head-room of its i16 sums: with high parts (at most 127) 4-bit codes give
-//! at most 2 x 15 x 127 = 3810 each, so all 8 groups of a block fit (30,480); 5-bit codes give 7874, so 4
-//! groups fit (31,496). With low parts (at most 16) all groups fit.
+//! Codes become i16 in registers and `pmaddwd` meets eight rows x two of them with one broadcast of two
+//! activations. Its sums are i32 and have room for a block of any type: 32 x 128 x 4064 < 2^24. Q6_K's scales
+//! multiply in whole numbers: 32 x 32 x 4064 x 128 < 2^30, rounded once, when it becomes f32.
 
 use std::arch::x86_64::*;
 
 use super::load;
-use crate::acts::{ActBlock, HIGH_SHIFT};
+use crate::acts::ActBlock;
 use crate::layout::{Format, Min};
 
-/// `NH` halves (8 rows each, from `half` on) of a panel times `NC` columns of the same length.
+/// `NH` halves (8 rows each, from `half` on) of a panel times `NC` columns of the same length. Where the panel
+/// `is_first` read here, what lies behind it is fetched.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn tile<F: Format, const NC: usize, const NH: usize>(
     panel: &[u8],
     cols: [&[ActBlock]; NC],
     half: usize,
+    is_first: bool,
 ) -> [[__m256; NH]; NC] {
     let n_blocks = cols[0].len();
     let cols = super::of_length(cols, n_blocks);
-    let high_unit = _mm256_set1_epi16(1 << HIGH_SHIFT);
     let mut acc = [[_mm256_setzero_ps(); NH]; NC];
     for b in 0..n_blocks {
         let (sub, tail) = F::sub(panel, b);
-        let mut high = [[_mm256_setzero_si256(); NH]; NC];
-        let mut low = [[_mm256_setzero_si256(); NH]; NC];
-        macro_rules! groups {
-            ($($g:literal)*) => {$(
+        if is_first {
+            load::prefetch_ahead(sub);
+        }
+        let mut sums = [[_mm256_setzero_si256(); NH]; NC];
+        macro_rules! words {
+            ($($word:literal)*) => {$(
                 let mut w = [_mm256_setzero_si256(); NH];
                 for h in 0..NH {
-                    w[h] = codes::<F, $g>(sub, half + h);
+                    w[h] = pairs::<F, $word>(sub, half + h);
                 }
                 for c in 0..NC {
-                    let x = _mm256_set1_epi32(cols[c][b].high[$g]);
+                    let x = _mm256_set1_epi32(cols[c][b].pairs[$word]);
                     for h in 0..NH {
-                        high[c][h] = _mm256_add_epi16(high[c][h], _mm256_maddubs_epi16(w[h], x));
-                    }
-                    let x = _mm256_set1_epi32(cols[c][b].low[$g]);
-                    for h in 0..NH {
-                        low[c][h] = _mm256_add_epi16(low[c][h], _mm256_maddubs_epi16(w[h], x));
+                        sums[c][h] = _mm256_add_epi32(sums[c][h], _mm256_madd_epi16(w[h], x));
                     }
                 }
             )*};
         }
-        let mut totals = [[_mm256_setzero_si256(); NH]; NC];
-        if F::BITS == 4 {
-            groups!(0 4 1 5 2 6 3 7);
-        } else {
-            groups!(0 1 2 3);
+        if F::BITS == 6 {
+            // The codes are 32 too large.
             for c in 0..NC {
-                for h in 0..NH {
-                    totals[c][h] = _mm256_madd_epi16(high[c][h], high_unit);
-                    high[c][h] = _mm256_setzero_si256();
+                sums[c] = [_mm256_set1_epi32(-32 * cols[c][b].sums[0]); NH];
+            }
+            words!(0 1 2 3 4 5 6 7);
+            let first = sums;
+            for c in 0..NC {
+                sums[c] = [_mm256_set1_epi32(-32 * cols[c][b].sums[1]); NH];
+            }
+            words!(8 9 10 11 12 13 14 15);
+            for h in 0..NH {
+                let at = F::SCALES_AT + 8 * (half + h);
+                let scales = [load::i8x8(sub, at), load::i8x8(sub, at + 16)];
+                for c in 0..NC {
+                    let first = _mm256_mullo_epi32(first[c][h], scales[0]);
+                    let second = _mm256_mullo_epi32(sums[c][h], scales[1]);
+                    sums[c][h] = _mm256_add_epi32(first, second);
                 }
             }
-            groups!(4 5 6 7);
+        } else {
+            // Words whose codes lie in the same bytes, one after the other.
+            words!(0 1 8 9 2 3 10 11 4 5 12 13 6 7 14 15);
         }
         for h in 0..NH {
             let (d, m) = scale_min::<F>(sub, tail, half + h);
             for c in 0..NC {
                 let x = &cols[c][b];
-                let sum = _mm256_madd_epi16(low[c][h], _mm256_set1_epi16(1));
-                let sum = _mm256_add_epi32(sum, _mm256_madd_epi16(high[c][h], high_unit));
-                let sum = _mm256_add_epi32(sum, totals[c][h]);
                 let scale = _mm256_mul_ps(d, _mm256_set1_ps(x.d));
-                acc[c][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, acc[c][h]);
-                acc[c][h] = _mm256_fmadd_ps(m, _mm256_set1_ps(x.d_sum), acc[c][h]);
+                acc[c][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[c][h]), scale, acc[c][h]);
+                if !matches!(F::LAYOUT.min, Min::None) {
+                    acc[c][h] = _mm256_fmadd_ps(m, _mm256_set1_ps(x.d_sum), acc[c][h]);
+                }
             }
         }
     }
     acc
 }
 
-/// The codes of group `G`: eight rows x four values.
+/// The codes that meet word `W` of the activations: eight rows x two values.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn codes<F: Format, const G: usize>(sub: &[u8], half: usize) -> __m256i {
-    let nibbles = load::bytes32(sub, G % 4 * 64 + half * 32);
-    let shifted = if G < 4 { nibbles } else { _mm256_srli_epi16::<4>(nibbles) };
-    let low = _mm256_and_si256(shifted, _mm256_set1_epi8(15));
-    if F::BITS == 4 {
-        return low;
+pub(super) fn pairs<F: Format, const W: usize>(sub: &[u8], half: usize) -> __m256i {
+    let group = W / 2;
+    let is_odd = W % 2 == 1;
+    if F::BITS == 8 {
+        let bytes = load::bytes32(sub, group * 64 + half * 32);
+        let upper = if is_odd { bytes } else { _mm256_slli_epi16::<8>(bytes) };
+        return _mm256_srai_epi16::<8>(upper);
     }
-    let plane = load::bytes32(sub, F::PLANE_AT + half * 32);
-    let bit = match G {
-        0 => _mm256_slli_epi16::<4>(plane),
-        1 => _mm256_slli_epi16::<3>(plane),
-        2 => _mm256_slli_epi16::<2>(plane),
-        3 => _mm256_slli_epi16::<1>(plane),
-        4 => plane,
-        5 => _mm256_srli_epi16::<1>(plane),
-        6 => _mm256_srli_epi16::<2>(plane),
-        _ => _mm256_srli_epi16::<3>(plane),
+    let bytes = load::bytes32(sub, group % 4 * 64 + half * 32);
+    if F::BITS == 4 {
+        let nibble = _mm256_set1_epi16(15);
+        return match (group < 4, is_odd) {
+            (true, false) => _mm256_and_si256(bytes, nibble),
+            (true, true) => _mm256_and_si256(_mm256_srli_epi16::<8>(bytes), nibble),
+            (false, false) => _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), nibble),
+            (false, true) => _mm256_srli_epi16::<12>(bytes),
+        };
+    }
+    let shifted = if group < 4 { bytes } else { _mm256_srli_epi16::<4>(bytes) };
+    let low = _mm256_and_si256(shifted, _mm256_set1_epi8(15));
+    // The upper bits, from the bit `at` of each byte of a plane on, become the bits from 4 on.
+    let (plane_at, at, bits) = match F::BITS {
+        5 => (F::PLANE_AT, group as i32, 0x10),
+        _ => (F::PLANE_AT + group / 4 * 64, group as i32 % 4 * 2, 0x30),
     };
-    _mm256_or_si256(low, _mm256_and_si256(bit, _mm256_set1_epi8(16)))
+    let plane = load::bytes32(sub, plane_at + half * 32);
+    let moved = if at < 4 {
+        _mm256_sll_epi16(plane, _mm_cvtsi32_si128(4 - at))
+    } else {
+        _mm256_srl_epi16(plane, _mm_cvtsi32_si128(at - 4))
+    };
+    let codes = _mm256_or_si256(low, _mm256_and_si256(moved, _mm256_set1_epi8(bits)));
+    if is_odd {
+        _mm256_srli_epi16::<8>(codes)
+    } else {
+        _mm256_and_si256(codes, _mm256_set1_epi16(0xff))
+    }
 }
 
 /// Scale and minimum of eight rows. A 6-bit scale times an f16 is exact in f32.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn scale_min<F: Format>(sub: &[u8], tail: &[u8], half: usize) -> (__m256, __m256) {
+pub(super) fn scale_min<F: Format>(sub: &[u8], tail: &[u8], half: usize) -> (__m256, __m256) {
     let d = load::f16x8(tail, 16 * half);
     match F::LAYOUT.min {
         Min::TimesScale(zero) => (d, _mm256_mul_ps(d, _mm256_set1_ps(zero))),

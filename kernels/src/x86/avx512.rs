@@ -1,4 +1,4 @@
-//! The quantised types with AVX-512 VNNI: all 16 rows of a panel in a vector, `vpdpbusd` sums in
+//! The quantised types with AVX-512 VNNI: all 16 rows of a panel in a vector, `vpdpwssd` sums in
 //! i32.
 //! Must never give other bits than AVX2: the sums are whole numbers, and the float operations are
 //! the same.
@@ -6,7 +6,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::acts::{ACT_BLOCK, ActBlock, HIGH_SHIFT};
+use crate::acts::{ACT_BLOCK, ActBlock};
 use crate::columns::Columns;
 use crate::dispatch::{Panels, Put, put_row, rows_at_once};
 use crate::layout::{Format, Min, PANEL_ROWS, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
@@ -63,8 +63,7 @@ fn store<F: Format, const NC: usize>(
     for c in 0..NC {
         cols[c] = &acts[c * blocks..][..blocks];
     }
-    let tile = if F::BITS == 6 { tile_q6k::<NC>(panel, cols) } else { tile::<F, NC>(panel, cols) };
-    for (c, v) in tile.into_iter().enumerate() {
+    for (c, v) in tile::<F, NC>(panel, cols).into_iter().enumerate() {
         put_values(out.row(first + c), v, put);
     }
 }
@@ -87,8 +86,7 @@ fn put_values(out: &mut [f32], mut v: __m512, put: Put) {
     put_row(out, &values, put);
 }
 
-/// A panel times `NC` columns of the same length, for all types but Q6_K. Q8_0's codes become
-/// unsigned by adding 128, which is taken off the sum again.
+/// A panel times `NC` columns of the same length.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 fn tile<F: Format, const NC: usize>(panel: &[u8], cols: [&[ActBlock]; NC]) -> [__m512; NC] {
@@ -97,37 +95,35 @@ fn tile<F: Format, const NC: usize>(panel: &[u8], cols: [&[ActBlock]; NC]) -> [_
     let mut acc = [_mm512_setzero_ps(); NC];
     for b in 0..n_blocks {
         let (sub, tail) = F::sub(panel, b);
-        let mut high = [_mm512_setzero_si512(); NC];
-        let mut low = [_mm512_setzero_si512(); NC];
-        if F::BITS == 8 {
-            for c in 0..NC {
-                low[c] = _mm512_set1_epi32(-128 * cols[c][b].sum());
-            }
-        }
-        macro_rules! group {
-            ($g:literal) => {
-                let w = codes::<F, $g>(sub);
+        let mut sums = [_mm512_setzero_si512(); NC];
+        macro_rules! words {
+            ($($word:literal)*) => {$(
+                let w = pairs::<F, $word>(sub);
                 for c in 0..NC {
-                    let x = &cols[c][b];
-                    high[c] = _mm512_dpbusd_epi32(high[c], w, _mm512_set1_epi32(x.high[$g]));
-                    low[c] = _mm512_dpbusd_epi32(low[c], w, _mm512_set1_epi32(x.low[$g]));
+                    sums[c] = _mm512_dpwssd_epi32(sums[c], w, _mm512_set1_epi32(cols[c][b].pairs[$word]));
                 }
-            };
+            )*};
         }
-        group!(0);
-        group!(1);
-        group!(2);
-        group!(3);
-        group!(4);
-        group!(5);
-        group!(6);
-        group!(7);
+        if F::BITS == 6 {
+            words!(0 1 2 3 4 5 6 7);
+            let first = sums;
+            sums = [_mm512_setzero_si512(); NC];
+            words!(8 9 10 11 12 13 14 15);
+            let scales = [bytes16(sub, F::SCALES_AT), bytes16(sub, F::SCALES_AT + PANEL_ROWS)];
+            for c in 0..NC {
+                let first = _mm512_mullo_epi32(first[c], _mm512_cvtepi8_epi32(scales[0]));
+                let second = _mm512_mullo_epi32(sums[c], _mm512_cvtepi8_epi32(scales[1]));
+                sums[c] = _mm512_add_epi32(first, second);
+            }
+        } else {
+            // Words whose codes lie in the same bytes, one after the other.
+            words!(0 1 8 9 2 3 10 11 4 5 12 13 6 7 14 15);
+        }
         let (d, m) = scale_min::<F>(sub, tail);
         for c in 0..NC {
             let x = &cols[c][b];
-            let sum = _mm512_cvtepi32_ps(both(high[c], low[c]));
             let scale = _mm512_mul_ps(d, _mm512_set1_ps(x.d));
-            acc[c] = _mm512_fmadd_ps(sum, scale, acc[c]);
+            acc[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[c]), scale, acc[c]);
             if !matches!(F::LAYOUT.min, Min::None) {
                 acc[c] = _mm512_fmadd_ps(m, _mm512_set1_ps(x.d_sum), acc[c]);
             }
@@ -136,96 +132,43 @@ fn tile<F: Format, const NC: usize>(panel: &[u8], cols: [&[ActBlock]; NC]) -> [_
     acc
 }
 
-/// The sum of both parts of the activations.
+/// The codes that meet word `W` of the activations: 16 rows x two values.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn both(high: __m512i, low: __m512i) -> __m512i {
-    _mm512_add_epi32(_mm512_slli_epi32::<HIGH_SHIFT>(high), low)
-}
-
-/// Q6_K: each half of a block has its own sum, offset and whole-number scale.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn tile_q6k<const NC: usize>(panel: &[u8], cols: [&[ActBlock]; NC]) -> [__m512; NC] {
-    let n_blocks = cols[0].len();
-    let cols = super::of_length(cols, n_blocks);
-    let mut acc = [_mm512_setzero_ps(); NC];
-    for b in 0..n_blocks {
-        let (sub, tail) = Q6K::sub(panel, b);
-        let mut totals = [_mm512_setzero_si512(); NC];
-        macro_rules! half {
-            ($half:literal, $a:literal, $b:literal, $c:literal, $d:literal) => {
-                let mut high = [_mm512_setzero_si512(); NC];
-                let mut low = [_mm512_setzero_si512(); NC];
-                for c in 0..NC {
-                    low[c] = _mm512_set1_epi32(-32 * cols[c][b].sums[$half]);
-                }
-                half!(@group high, low, $a);
-                half!(@group high, low, $b);
-                half!(@group high, low, $c);
-                half!(@group high, low, $d);
-                let scale = bytes16(sub, Q6K::SCALES_AT + $half * PANEL_ROWS);
-                let scale = _mm512_cvtepi8_epi32(scale);
-                for c in 0..NC {
-                    let scaled = _mm512_mullo_epi32(both(high[c], low[c]), scale);
-                    totals[c] = _mm512_add_epi32(totals[c], scaled);
-                }
-            };
-            (@group $high:ident, $low:ident, $g:literal) => {
-                let w = codes::<Q6K, $g>(sub);
-                for c in 0..NC {
-                    let x = &cols[c][b];
-                    $high[c] = _mm512_dpbusd_epi32($high[c], w, _mm512_set1_epi32(x.high[$g]));
-                    $low[c] = _mm512_dpbusd_epi32($low[c], w, _mm512_set1_epi32(x.low[$g]));
-                }
-            };
-        }
-        half!(0, 0, 1, 2, 3);
-        half!(1, 4, 5, 6, 7);
-        let d = half16(tail, 0);
-        for c in 0..NC {
-            let scale = _mm512_mul_ps(d, _mm512_set1_ps(cols[c][b].d));
-            acc[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(totals[c]), scale, acc[c]);
-        }
-    }
-    acc
-}
-
-/// The codes of group `G`, unsigned: 16 rows x four values.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn codes<F: Format, const G: usize>(sub: &[u8]) -> __m512i {
+fn pairs<F: Format, const W: usize>(sub: &[u8]) -> __m512i {
+    let group = W / 2;
+    let is_odd = W % 2 == 1;
     if F::BITS == 8 {
-        return _mm512_xor_si512(bytes64(sub, G * 64), _mm512_set1_epi8(-128));
+        let bytes = bytes64(sub, group * 64);
+        let upper = if is_odd { bytes } else { _mm512_slli_epi16::<8>(bytes) };
+        return _mm512_srai_epi16::<8>(upper);
     }
-    let nibbles = bytes64(sub, G % 4 * 64);
-    let shifted = if G < 4 { nibbles } else { _mm512_srli_epi16::<4>(nibbles) };
-    let low = _mm512_and_si512(shifted, _mm512_set1_epi8(15));
-    if F::BITS == 4 {
-        return low;
-    }
-    if F::BITS == 6 {
-        let plane = bytes64(sub, F::PLANE_AT + G / 4 * 64);
-        let high = match G % 4 {
-            0 => _mm512_slli_epi16::<4>(plane),
-            1 => _mm512_slli_epi16::<2>(plane),
-            2 => plane,
-            _ => _mm512_srli_epi16::<2>(plane),
-        };
-        return _mm512_or_si512(low, _mm512_and_si512(high, _mm512_set1_epi8(0x30)));
-    }
-    let plane = bytes64(sub, F::PLANE_AT);
-    let bit = match G {
-        0 => _mm512_slli_epi16::<4>(plane),
-        1 => _mm512_slli_epi16::<3>(plane),
-        2 => _mm512_slli_epi16::<2>(plane),
-        3 => _mm512_slli_epi16::<1>(plane),
-        4 => plane,
-        5 => _mm512_srli_epi16::<1>(plane),
-        6 => _mm512_srli_epi16::<2>(plane),
-        _ => _mm512_srli_epi16::<3>(plane),
+    let bytes = bytes64(sub, group % 4 * 64);
+    let nibble = _mm512_set1_epi16(15);
+    let low = match (group < 4, is_odd) {
+        (true, false) => _mm512_and_si512(bytes, nibble),
+        (true, true) => _mm512_and_si512(_mm512_srli_epi16::<8>(bytes), nibble),
+        (false, false) => _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), nibble),
+        (false, true) => _mm512_srli_epi16::<12>(bytes),
     };
-    _mm512_or_si512(low, _mm512_and_si512(bit, _mm512_set1_epi8(16)))
+    // The bits of the plane from `at` on become bits 4 and 5 of a code.
+    let (plane_at, at) = match F::BITS {
+        4 => return low,
+        5 => (F::PLANE_AT, group),
+        _ => (F::PLANE_AT + group / 4 * 64, group % 4 * 2),
+    };
+    let plane = bytes64(sub, plane_at);
+    let at = at + if is_odd { 8 } else { 0 };
+    let moved = if at < 4 {
+        _mm512_sll_epi16(plane, _mm_cvtsi32_si128(4 - at as i32))
+    } else {
+        _mm512_srl_epi16(plane, _mm_cvtsi32_si128(at as i32 - 4))
+    };
+    if F::BITS == 5 {
+        return _mm512_or_si512(low, _mm512_and_si512(moved, _mm512_set1_epi16(16)));
+    }
+    let code = _mm512_or_si512(low, _mm512_and_si512(moved, _mm512_set1_epi16(0x30)));
+    _mm512_sub_epi16(code, _mm512_set1_epi16(32))
 }
 
 /// Scale and minimum of all rows. A 6-bit scale times an f16 is exact in f32.

@@ -113,29 +113,13 @@ pub(super) fn f32s(x: &[f32], at: usize) -> __m256 {
     unsafe { _mm256_loadu_ps(x.as_ptr()) }
 }
 
-/// Writes eight words.
+/// Writes eight words at `at`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn put_words8(words: &mut [i32; 8], v: __m256i) {
-    // SAFETY: the array is 32 bytes long, and the store needs no alignment.
-    unsafe { _mm256_storeu_si256(words.as_mut_ptr().cast(), v) }
-}
-
-/// Eight words.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn words8(words: &[i32; 8]) -> __m256i {
-    // SAFETY: the array is 32 bytes long, and the load needs no alignment.
-    unsafe { _mm256_loadu_si256(words.as_ptr().cast()) }
-}
-
-/// Writes four double words at `at`.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn put_quads4(quads: &mut [i64; 8], at: usize, v: __m256i) {
-    let quads = &mut quads[at..][..4];
+pub(super) fn put_words8(words: &mut [i32], at: usize, v: __m256i) {
+    let words = &mut words[at..][..8];
     // SAFETY: the slice is 32 bytes long, and the store needs no alignment.
-    unsafe { _mm256_storeu_si256(quads.as_mut_ptr().cast(), v) }
+    unsafe { _mm256_storeu_si256(words.as_mut_ptr().cast(), v) }
 }
 
 /// 16 f16 from their bits at `at`, as f32.
@@ -191,5 +175,17 @@ pub(super) fn put_f32x16(out: &mut [f32], at: usize, v: __m512) {
 pub(super) fn prefetch(values: &[u16]) {
     for line in values.chunks(32) {
         _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
+    }
+}
+
+/// Asks for as many bytes as these, some way behind them: a core alone does not ask for enough at once, nor
+/// beyond a page of 4 KiB.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn prefetch_ahead(bytes: &[u8]) {
+    const DISTANCE: usize = 4096;
+    let ahead = bytes.as_ptr().wrapping_add(DISTANCE);
+    for at in (0..bytes.len()).step_by(64) {
+        _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(at).cast());
     }
 }

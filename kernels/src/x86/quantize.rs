@@ -5,9 +5,7 @@
 use std::arch::x86_64::*;
 
 use super::load;
-use crate::acts::{ACT_BLOCK, ACT_MAX, ActBlock, HIGH_SHIFT, unusual_block};
-
-const SHIFT: i32 = HIGH_SHIFT as i32;
+use crate::acts::{ACT_BLOCK, ACT_MAX, ActBlock, unusual_block};
 
 /// Quantises blocks of 32 values.
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -33,24 +31,17 @@ pub(crate) fn quantize(x: &[f32], out: &mut [ActBlock]) {
         }
         let codes =
             [_mm256_packs_epi32(words[0], words[1]), _mm256_packs_epi32(words[2], words[3])];
-        let half = _mm256_set1_epi16(1 << HIGH_SHIFT >> 1);
-        let (mut high, mut low) = (codes, codes);
-        for i in 0..2 {
-            high[i] = _mm256_srai_epi16::<SHIFT>(_mm256_add_epi16(codes[i], half));
-            low[i] = _mm256_sub_epi16(codes[i], _mm256_slli_epi16::<SHIFT>(high[i]));
-        }
-        // Packing works within halves of a vector: this puts the words back in order.
-        let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-        let high = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(high[0], high[1]), order);
-        let low = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low[0], low[1]), order);
-        load::put_words8(&mut out.high, high);
-        load::put_words8(&mut out.low, low);
-        let ones = _mm256_set1_epi16(1);
-        for i in 0..2 {
-            out.sums[i] = sum_i32(_mm256_madd_epi16(codes[i], ones));
+        // Packing works within halves of a vector: each then holds the quads 0 1 and 2 3 of its 16 numbers as
+        // quads 0, 2 and 1, 3. Within a quad the middle two change places.
+        for (i, codes) in codes.into_iter().enumerate() {
+            let in_order = _mm256_permute4x64_epi64::<0b11_01_10_00>(codes);
+            let middle = _mm256_shufflelo_epi16::<0b11_01_10_00>(in_order);
+            let pairs = _mm256_shufflehi_epi16::<0b11_01_10_00>(middle);
+            load::put_words8(&mut out.pairs, 8 * i, pairs);
+            out.sums[i] = sum_i32(_mm256_madd_epi16(codes, _mm256_set1_epi16(1)));
         }
         out.d = amax / ACT_MAX;
-        out.d_sum = out.d * out.sum() as f32;
+        out.d_sum = out.d * (out.sums[0] + out.sums[1]) as f32;
     }
 }
 
