@@ -15,7 +15,7 @@ use lm_store::{
 use serde::Serialize;
 
 use crate::cost::{CostCounters, Recording};
-use crate::{Experiments, InFlight, Monitors, Overrides};
+use crate::{CutOff, Experiments, Monitors, Overrides};
 
 /// What runs beside one engine. Clones share one store.
 #[derive(Clone)]
@@ -26,7 +26,7 @@ pub struct Ops {
     monitors: Option<Monitors>,
     recorder: Option<Recorder>,
     pub(crate) costs: Arc<CostCounters>,
-    pub(crate) cut_off: Arc<[InFlight]>,
+    pub(crate) cut_off: Arc<[CutOff]>,
 }
 
 /// The answer to a feedback.
@@ -104,9 +104,9 @@ impl Ops {
         Ops { recorder: Some(recorder), ..self }
     }
 
-    /// With answers that a server did not live to end: their keys pay for what they took.
+    /// With answers that servers did not live to end: their keys pay for what they took.
     #[must_use]
-    pub fn with_cut_off(self, cut_off: Vec<InFlight>) -> Self {
+    pub fn with_cut_off(self, cut_off: Vec<CutOff>) -> Self {
         Ops { cut_off: cut_off.into(), ..self }
     }
 

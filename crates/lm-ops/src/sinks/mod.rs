@@ -29,6 +29,7 @@ use crate::sinks::courier::Desk;
 pub(crate) use crate::sinks::message::Message;
 use crate::sinks::settings::Target;
 pub use crate::sinks::settings::{SinkError, SinkLimits, SinkSettings};
+pub(crate) use crate::sinks::spool::write_private;
 
 /// Where the home keeps what was not delivered, and which alerts are open.
 const OPEN_ALERTS: &str = "open.json";
