@@ -145,6 +145,13 @@ def test_all_rows_of_a_file_move_there_and_serve_on(tmp_path, url):
     told(tmp_path, url, "store", "migrate", "--to", back)
     assert told(tmp_path, back, "store", "stats")["rows"] == told(tmp_path, url, "store", "stats")["rows"]
     assert told(tmp_path, url, "store", "erase", "--subject", ANN)["requests"] == 20
+    # What was erased after a copy is not kept in it unseen.
+    refused = verb(tmp_path, url, "store", "migrate", "--to", back)
+    assert refused.returncode != 0 and "has 20 requests that the old one does not have" in refused.stderr, refused.stderr
+    assert "--missing erase" in refused.stderr
+    gone = told(tmp_path, url, "store", "migrate", "--to", back, "--missing", "erase")
+    assert {table["table"]: table["erased"] for table in gone}["request"] == 20
+    assert told(tmp_path, back, "store", "stats")["rows"] == told(tmp_path, url, "store", "stats")["rows"]
 
 
 def test_tokens_never_wait_for_a_database_that_goes_away(tmp_path, database, url):

@@ -56,9 +56,9 @@ pub use lm_rollout::{
     dry_run,
 };
 pub use lm_store::{
-    Erase, Erased, FoundRequest, MAX_FOUND, Migrated, Privacy, Reader, RecordedRelease, Retention,
-    Store, StoreCounters, StoreError, StoreOptions, StoreStats, StoredError, StoredRequest,
-    Traffic, backup, migrate, shown_place, stats, tenant_text, upgrade,
+    Erase, Erased, FoundRequest, MAX_FOUND, Migrated, Missing, Privacy, Reader, RecordedRelease,
+    Retention, Store, StoreCounters, StoreError, StoreOptions, StoreStats, StoredError,
+    StoredRequest, Traffic, backup, migrate, shown_place, stats, tenant_text, upgrade,
 };
 
 #[cfg(test)]
