@@ -195,7 +195,8 @@ def test_who_is_not_let_in_does_not_start_and_says_why(tmp_path, database, passw
 
 @pytest.mark.parametrize("place, expect", [
     ("postgres://me:wr0ng@127.0.0.1:1/db", "cannot be reached"),
-    ("postgres://me:wr0ng@no-such-host.invalid/db", "cannot be reached"),
+    ("postgres://me:wr0ng@no-such-host.invalid/db?sslmode=disable", "cannot be reached"),
+    ("postgres://me:wr0ng@no-such-host.invalid/db", "does not say sslmode"),
     ("postgres://me:wr0ng@host:0x/db", "the URL must be"),
 ])
 def test_a_server_that_is_not_there_is_named_at_the_start(tmp_path, place, expect):

@@ -148,7 +148,7 @@ pub(crate) enum StoreVerb {
     },
     /// Copy all rows to another store, such as a PostgreSQL server's; its tables are made when needed.
     #[command(
-        after_help = "Example:\n  lastmile store migrate --to postgres://lastmile@db.example/lastmile"
+        after_help = "Example:\n  lastmile store migrate --to 'postgres://lastmile@db.example/lastmile?sslmode=require'"
     )]
     Migrate {
         /// `postgres://USER@HOST/DATABASE`, or a file. Others can see the command line: a password goes into PGPASSWORD.

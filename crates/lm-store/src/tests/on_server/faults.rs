@@ -244,7 +244,8 @@ fn who_is_not_let_in_hears_why_without_the_password() {
     check(&server.place(right, "latin"), "encoding is LATIN1");
     let unreachable = "cannot be reached";
     check("postgres://me:wr0ng@127.0.0.1:1/db", unreachable);
-    check("postgres://me:wr0ng@no-such-host.invalid/db", unreachable);
+    check("postgres://me:wr0ng@no-such-host.invalid/db?sslmode=disable", unreachable);
+    check("postgres://me:wr0ng@no-such-host.invalid/db", "does not say sslmode");
     // A server without TLS, and parameters that are none.
     check(&format!("{}?sslmode=require", server.place(right, "postgres")), "TLS");
     check("postgres://me:wr0ng@host:0x/db", "the URL must be");
