@@ -136,9 +136,18 @@ impl Sinks {
         }
     }
 
-    /// What an earlier server kept with [`Sinks::keep_open`].
-    pub(crate) fn kept_open(&self) -> Option<String> {
-        std::fs::read_to_string(self.0.claim.folder().join(OPEN_ALERTS)).ok()
+    /// What earlier servers kept with [`Sinks::keep_open`]: whose place this one takes first.
+    pub(crate) fn kept_open(&self) -> Vec<String> {
+        let files = self.0.claim.open_files();
+        files.iter().filter_map(|path| std::fs::read_to_string(path).ok()).collect()
+    }
+
+    /// Keeps in one's own file what several had; blocks.
+    pub(crate) fn fold_open(&self, open: &str) -> std::io::Result<()> {
+        let files = self.0.claim.open_files();
+        let Some((own, others)) = files.split_first() else { return Ok(()) };
+        write_private(own, open.as_bytes())?;
+        others.iter().try_for_each(std::fs::remove_file)
     }
 
     /// How every sink stands.
