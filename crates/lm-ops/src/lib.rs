@@ -22,6 +22,7 @@ mod replay;
 mod search;
 mod seen;
 mod sinks;
+mod span_counts;
 mod timeline;
 mod why;
 
@@ -40,6 +41,7 @@ pub use page::Utc;
 pub use replay::{Bundle, Factor, Recorded, ReplayError, Verdict};
 pub use search::{RequestPage, Search};
 pub use sinks::{SinkError, SinkLimits, SinkSettings, SinkStanding, SinkTest, Sinks};
+pub use span_counts::SpanCounts;
 pub use timeline::{AnswerTimeline, ArmView, GapView, LossView, StallView, TimelinePage};
 
 pub use lm_experiment::{

@@ -26,8 +26,8 @@ pub(crate) enum Written {
 }
 
 const INSERT_REQUEST: &str = "INSERT INTO request(id, release_hash, model, arrived_at_ms, prompt, \
-    params, n, priority, tenant, subject, prompt_mac, recipe, prompt_tokens) \
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) ON CONFLICT DO NOTHING";
+    params, n, priority, tenant, subject, prompt_mac, recipe, prompt_tokens, trace_id) \
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) ON CONFLICT DO NOTHING";
 
 const INSERT_ATTEMPT: &str = "INSERT INTO attempt(request_id, choice, release_hash, \
     arrived_at_ms, finish_reason, error_code, error_message, output_text, prompt_tokens, \
@@ -63,6 +63,7 @@ pub(crate) fn event(
             (answer.is_full && event.task == Task::Generate)
                 .then(|| recipe::to_json(&event.request).to_string()),
             tokens_text(answer.is_full, &event.prompt_tokens),
+            event.request.steering.trace.map(|trace| trace.trace_id.to_string()),
         ])?;
     }
     let (reason, failure) = match &event.outcome {

@@ -10,7 +10,7 @@ use axum::Extension;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
-use lastmile::{RequestId, TenantId};
+use lastmile::{RequestId, TenantId, TraceId};
 use lm_api::{ApiError, Denial};
 use lm_ops::{MAX_FOUND, RequestPage, Search};
 use lm_panel::{AttemptTimes, Picture};
@@ -137,6 +137,7 @@ fn wanted(uri: &Uri, own: Option<TenantId>) -> Result<Search, ApiError> {
     let search = Search {
         tenant: own.or(tenant),
         id_prefix,
+        trace: params.text("trace")?.map(|text| trace(&text)).transpose()?,
         status: params.text("status")?,
         model: params.text("model")?,
         text,
@@ -146,6 +147,13 @@ fn wanted(uri: &Uri, own: Option<TenantId>) -> Result<Search, ApiError> {
     };
     params.end()?;
     Ok(search)
+}
+
+/// As it stands in a `traceparent` and in the log.
+fn trace(text: &str) -> Result<TraceId, ApiError> {
+    let wanted = "the id of a trace: 32 hexadecimal digits, not all of them 0";
+    let id = TraceId::parse(&text.to_ascii_lowercase());
+    id.ok_or_else(|| invalid("trace", text, wanted.to_owned()))
 }
 
 /// 16 hexadecimal digits, or `none` for who came without a key.
