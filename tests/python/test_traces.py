@@ -70,8 +70,8 @@ def test_an_answer_joins_its_senders_trace_and_is_found_by_it(tmp_path, collecto
         assert answer.status == 200, answer.body
         return [one["id"] for one in answer.json["data"]]
 
-    until(lambda: found(trace), lambda ids: ids == [bare(joined)], 10)
-    assert found(quiet) == [bare(unsampled)] and found(own) == [bare(wrong[0])]
+    until(lambda: found(own), lambda ids: ids == [bare(wrong[0])], 10)
+    assert found(trace) == [bare(joined)] and found(quiet) == [bare(unsampled)]
     assert server.get(f"/v1/requests/{bare(joined)}/page").json["trace_id"] == trace
     refused = server.get("/v1/requests?trace=4bf9")
     assert refused.status == 400 and "32 hexadecimal digits" in refused.body

@@ -25,10 +25,11 @@ pub(crate) struct WhyArgs {
 }
 
 pub(crate) fn why(args: &WhyArgs) -> anyhow::Result<Outcome> {
+    let (id, trace) = (request_id(&args.id)?, TraceId::parse(&args.id));
     let reader = Reader::open(&store_path(home()?.path()))?;
-    let ids = match TraceId::parse(&args.id) {
+    let ids = match trace {
         Some(trace) => of_trace(&reader, trace)?,
-        None => vec![request_id(&args.id)?],
+        None => vec![id],
     };
     if args.json && ids.len() > 1 {
         let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
