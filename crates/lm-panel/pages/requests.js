@@ -138,9 +138,11 @@ export function requestPage(place, { id, signal }) {
           facts([
             ["Arrived", time(request.arrived_at_ms)], ["Model", request.model], ["Release", h("code", {}, request.release_hash)],
             ["Priority", request.priority], ["Key", request.tenant || "none"], ["Answers asked for", number(request.n)],
+            ...(request.trace_id ? [["Trace", h("code", {}, request.trace_id)]] : []),
             ]),
           h("h3", {}, "Parameters"),
-          facts(Object.entries(request.params).map(([name, value]) => [name, value === null ? "none" : typeof value === "number" ? String(value) : JSON.stringify(value)])),
+          // A seed may have more digits than a number of this language.
+          facts(Object.entries({ ...request.params, ...request.exact_params }).map(([name, value]) => [name, request.exact_params?.[name] ? value : value === null ? "none" : typeof value === "number" ? String(value) : JSON.stringify(value)])),
           h("h3", {}, "Compute it again"),
           ...(await replayView(request.id, signal)),
           h("div", { class: "row" }, h("code", { class: "command" }, command), copyButton(() => command))),
