@@ -88,11 +88,11 @@ impl Claim {
     fn hand_over_open(&self, to: &Claim) {
         let slot = self.folder.file_name().unwrap_or_default().to_string_lossy();
         let taken = to.folder.join(format!("open-{slot}.json"));
-        match std::fs::rename(self.folder.join(OPEN_ALERTS), taken) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!(%error, slot = &*slot, "open alerts of another server stay where they are");
-            }
-            _ => {}
+        if let Err(error) = std::fs::rename(self.folder.join(OPEN_ALERTS), taken)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            let what = "open alerts of another server stay where they are";
+            tracing::warn!(%error, slot = &*slot, "{what}");
         }
     }
 
