@@ -247,9 +247,10 @@ impl Courier {
         let Some(Waiting { message, .. }) = self.waiting.remove(i) else { return };
         self.desk.spool.remove(&message);
         self.n_taken += 1;
-        // The receiver is back: who waited for it waits no more.
+        // The receiver is back: who waited for it waits no more, but for those that it has something against.
         if std::mem::take(&mut self.n_in_row) > 1 {
-            self.waiting.iter_mut().for_each(|one| one.due = Instant::now());
+            let waited = self.waiting.iter_mut().filter(|one| one.n_alone == 0);
+            waited.for_each(|one| one.due = Instant::now());
         }
         self.due = Instant::now();
         let mut standing = self.desk.lock_standing();
