@@ -4,9 +4,11 @@ import errno
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
+from contextlib import closing
 
 import openai
 import pytest
@@ -64,6 +66,67 @@ def test_a_budget_survives_a_restart(own_home):
     with pytest.raises(openai.RateLimitError) as refused:
         spend(server)
     assert refused.value.code == "daily_tokens_exceeded"
+    assert server.stop() == 0
+
+
+def test_a_budget_that_cannot_be_read_is_not_taken_for_unused(own_home):
+    key = make_key(own_home, "app", "--daily-tokens", "60", "--scopes", "infer,metrics")
+    other = make_key(own_home, "other")
+    headers = {"authorization": f"Bearer {key}"}
+    body = CHAT | {"model": "placeholder", "max_tokens": 40, "ignore_eos": True}
+    post = lambda server: server.post("/v1/chat/completions", body, headers)
+    server = Server(own_home, "--model", "placeholder")
+    assert post(server).status == 200
+    assert server.stop() == 0
+
+    def rename(old, new):
+        with closing(sqlite3.connect(own_home / "store" / "lastmile.db", timeout=10)) as store:
+            store.execute(f"ALTER TABLE {old} RENAME TO {new}")
+            store.commit()
+
+    rename("attempt", "hidden")
+    server = Server(own_home, "--model", "placeholder")
+    refused = post(server)
+    assert refused.status == 503 and refused.json["error"]["code"] == "budget_unread", refused.body
+    assert "daily_tokens" in refused.json["error"]["message"] and refused.headers["retry-after"]
+    assert ask(server, other).choices, "a key without a daily budget is served"
+    assert "lastmile_key_budget_used{" not in server.get("/metrics", headers).body, "what is not known is no number"
+    rename("hidden", "attempt")
+    until(20, lambda: post(server).status == 429)
+    assert post(server).json["error"]["code"] == "daily_tokens_exceeded"
+    assert server.stop() == 0
+    assert any("what keys used today cannot be read" in line for line in server.lines)
+
+
+def test_each_crash_of_a_day_is_paid_for(own_home):
+    key = make_key(own_home, "app", "--daily-tokens", "100000", "--scopes", "infer,metrics")
+    headers = {"authorization": f"Bearer {key}"}
+    start = lambda: Server(own_home, "--model", "placeholder:mode=random,delay_us=2000")
+
+    def used(server):
+        lines = server.get("/metrics", headers).body.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith("lastmile_key_budget_used{"))
+
+    def crash():
+        server = start()
+        before = used(server)
+        body = CHAT | {"model": "placeholder", "max_tokens": 1500, "stream": True, "extra_body": {"ignore_eos": True}}
+        stream = server.client(api_key=key).chat.completions.create(**body)
+        for i, _ in enumerate(stream):
+            if i == 30:
+                break
+        server.stop(signal.SIGKILL)
+        return before
+
+    assert crash() == 0
+    first = crash()
+    assert first >= 30
+    server = start()
+    both = used(server)
+    assert both >= first + 30, "the second crash takes nothing of the first away"
+    assert server.stop() == 0
+    server = start()
+    assert used(server) == both, "nor does an end in order"
     assert server.stop() == 0
 
 

@@ -162,6 +162,14 @@ def test_requests_are_found_and_one_is_shown(browser, server):
     page.get_by_role("button", name="Copy").click()
     page.get_by_text("Copied").wait_for()
     assert page.evaluate("() => navigator.clipboard.readText()") == f"lastmile replay {identity}"
+    # More digits than a number of the browser's has.
+    assert chat(server, "which seed is mine?", seed=18446744073709551557).status == 200
+    watched.go("requests")
+    page.get_by_label("Text").fill("which seed is mine?")
+    page.get_by_role("button", name="Search").click()
+    page.wait_for_function("() => document.querySelectorAll('tbody tr').length === 1")
+    page.locator("tbody tr a").click()
+    page.get_by_text("18446744073709551557", exact=True).wait_for()
     watched.go("requests")
     page.get_by_label("Text").fill("no such words in here")
     page.get_by_role("button", name="Search").click()

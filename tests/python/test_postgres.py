@@ -145,6 +145,13 @@ def test_all_rows_of_a_file_move_there_and_serve_on(tmp_path, url):
     told(tmp_path, url, "store", "migrate", "--to", back)
     assert told(tmp_path, back, "store", "stats")["rows"] == told(tmp_path, url, "store", "stats")["rows"]
     assert told(tmp_path, url, "store", "erase", "--subject", ANN)["requests"] == 20
+    # What was erased after a copy is not kept in it unseen.
+    refused = verb(tmp_path, url, "store", "migrate", "--to", back)
+    assert refused.returncode != 0 and "has 20 requests that the old one does not have" in refused.stderr, refused.stderr
+    assert "--missing erase" in refused.stderr
+    gone = told(tmp_path, url, "store", "migrate", "--to", back, "--missing", "erase")
+    assert {table["table"]: table["erased"] for table in gone}["request"] == 20
+    assert told(tmp_path, back, "store", "stats")["rows"] == told(tmp_path, url, "store", "stats")["rows"]
 
 
 def test_tokens_never_wait_for_a_database_that_goes_away(tmp_path, database, url):
@@ -188,7 +195,8 @@ def test_who_is_not_let_in_does_not_start_and_says_why(tmp_path, database, passw
 
 @pytest.mark.parametrize("place, expect", [
     ("postgres://me:wr0ng@127.0.0.1:1/db", "cannot be reached"),
-    ("postgres://me:wr0ng@no-such-host.invalid/db", "cannot be reached"),
+    ("postgres://me:wr0ng@no-such-host.invalid/db?sslmode=disable", "cannot be reached"),
+    ("postgres://me:wr0ng@no-such-host.invalid/db", "does not say sslmode"),
     ("postgres://me:wr0ng@host:0x/db", "the URL must be"),
 ])
 def test_a_server_that_is_not_there_is_named_at_the_start(tmp_path, place, expect):

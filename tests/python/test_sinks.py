@@ -95,10 +95,10 @@ def test_a_receiver_that_fails_twice_gets_the_alert_signed_and_once(home):
     drift(traffic)
     until(lambda: of_length(hook.taken()), bool, 30)
     settle(server)
-    first, second, third = hook.got[:3]
-    assert [status for status, _, _ in (first, second, third)] == [500, 500, 204]
-    assert len({headers["webhook-id"] for _, headers, _ in (first, second, third)}) == 1
-    assert len({body for _, _, body in (first, second, third)}) == 1
+    assert [status for status, _, _ in hook.got[:3]] == [500, 500, 204]
+    # What failed is sent again as it was; other alerts do not wait for it.
+    sent = {headers["webhook-id"]: body for status, headers, body in hook.got if status == 204}
+    assert all(sent[headers["webhook-id"]] == body for _, headers, body in hook.got[:2])
     assert all(is_signed(headers, body) for _, headers, body in hook.got)
     taken = [headers["webhook-id"] for status, headers, _ in hook.got if status == 204]
     assert len(taken) == len(set(taken))

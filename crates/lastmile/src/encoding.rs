@@ -11,7 +11,8 @@ use lm_engine::{EncodeReply, EncodeSubmission, EncodeText, Encoded};
 use lm_models::Pooling;
 use lm_tokenizer::Tokenizer;
 use lm_types::{
-    GenerateError, GenerateRequest, Priority, Prompt, RequestId, Task, TenantId, TokenId,
+    GenerateError, GenerateRequest, Priority, Prompt, RequestId, Steering, Task, TenantId, TokenId,
+    TraceParent,
 };
 
 /// Texts in one request.
@@ -38,6 +39,8 @@ pub struct EncodeRequest {
     pub deadline: Option<Duration>,
     /// How long it may wait before its first batch.
     pub max_queue: Option<Duration>,
+    /// Where its sender's trace stands.
+    pub trace: Option<TraceParent>,
 }
 
 /// One text for an encoder.
@@ -82,6 +85,7 @@ impl EncodeRequest {
             tenant: TenantId::ANONYMOUS,
             deadline: None,
             max_queue: None,
+            trace: None,
         }
     }
 }
@@ -254,6 +258,7 @@ fn recorded(request: &EncodeRequest) -> GenerateRequest {
         tenant: request.tenant,
         deadline: request.deadline,
         max_queue: request.max_queue,
+        steering: Steering { trace: request.trace, ..Steering::default() },
         ..GenerateRequest::new(request.id, Prompt::Text(joined).excerpt(MAX_RECORDED_BYTES))
     }
 }

@@ -190,5 +190,5 @@ pub use lm_types::{
     Observer, OnHit, Outcome, OutputRules, Prices, Priority, Prompt, PromptLogprob, PromptReport,
     QueueUnit, ReleaseHash, RequestEvent, RequestId, Role, RuleHit, SamplingParams,
     SharedAllowance, Steering, StepEvent, StepRow, StopRules, Task, TenantId, TextOptions,
-    Timeline, Timings, TokenId, TokenLogprobs, Usage,
+    Timeline, Timings, TokenId, TokenLogprobs, TraceId, TraceParent, Usage,
 };

@@ -40,7 +40,19 @@ pub enum Denial {
         /// Which limit, its value, and how long to wait.
         over: OverLimit,
     },
+    /// Nobody knows what is left of the key's daily budget.
+    #[error(
+        "the API key has a daily budget ({}), and what was used of it today cannot be read from this server's store; \
+         try again in {} s", kind.as_str(), RETRY_UNREAD.as_secs()
+    )]
+    BudgetUnread {
+        /// Which budget.
+        kind: LimitKind,
+    },
 }
+
+/// The server looks so often whether its store can be read.
+const RETRY_UNREAD: Duration = Duration::from_secs(5);
 
 impl Denial {
     /// The HTTP status.
@@ -52,6 +64,7 @@ impl Denial {
             }
             Denial::ScopeMissing { .. } => 403,
             Denial::OverLimit { .. } => 429,
+            Denial::BudgetUnread { .. } => 503,
         }
     }
 
@@ -64,6 +77,7 @@ impl Denial {
             Denial::KeyExpired => "api_key_expired",
             Denial::KeyRevoked => "api_key_revoked",
             Denial::ScopeMissing { .. } => "insufficient_scope",
+            Denial::BudgetUnread { .. } => "budget_unread",
             Denial::OverLimit { over } => match over.kind {
                 LimitKind::RequestsPerMinute => "requests_per_minute_exceeded",
                 LimitKind::TokensPerMinute => "tokens_per_minute_exceeded",
@@ -80,6 +94,7 @@ impl Denial {
     pub fn retry_after(self) -> Option<Duration> {
         match self {
             Denial::OverLimit { over } => Some(over.retry_after),
+            Denial::BudgetUnread { .. } => Some(RETRY_UNREAD),
             _ => None,
         }
     }

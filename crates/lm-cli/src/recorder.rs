@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
-use lm_ops::{Flight, InFlight, Ops, Privacy, Recorder, RecorderOptions, Utc, is_alive};
+use lm_ops::{
+    CutOff, Flight, InFlight, Ops, Privacy, Recorder, RecorderOptions, Utc, is_alive, now_ms,
+};
 use serde::Serialize;
 
 use crate::alert_args::AlertServeArgs;
@@ -84,23 +86,32 @@ pub(crate) fn recording(
     args: &RecorderServeArgs,
     privacy: Privacy,
 ) -> anyhow::Result<Ops> {
-    if args.recorder_mib == 0 {
-        return Ok(ops);
-    }
-    let keeps_text = privacy == Privacy::Full;
-    let options = RecorderOptions { capacity: args.recorder_mib << 20, keeps_text };
-    match Recorder::open(&folder(home()?.path()), options) {
-        Ok((recorder, crashed)) => {
-            let ops = ops.with_recorder(recorder);
-            let Some(crashed) = crashed else { return Ok(ops) };
-            name_crash(&crashed);
-            Ok(ops.with_cut_off(crashed.in_flight))
+    let home = home()?;
+    let (ops, crashed) = match args.recorder_mib {
+        0 => (ops, None),
+        mib => {
+            let keeps_text = privacy == Privacy::Full;
+            let options = RecorderOptions { capacity: mib << 20, keeps_text };
+            match Recorder::open(&folder(home.path()), options) {
+                Ok((recorder, crashed)) => (ops.with_recorder(recorder), crashed),
+                Err(error) => {
+                    tracing::warn!(%error, "the flight recorder is off");
+                    (ops, None)
+                }
+            }
         }
-        Err(error) => {
-            tracing::warn!(%error, "the flight recorder is off");
-            Ok(ops)
-        }
-    }
+    };
+    crashed.iter().for_each(name_crash);
+    let in_flight = crashed.map(|flight| flight.in_flight).unwrap_or_default();
+    Ok(ops.with_cut_off(cut_off(home.path(), &in_flight)))
+}
+
+/// What keys pay for although no server lived to end it: of this crash, and of others of the day.
+fn cut_off(home: &Path, in_flight: &[InFlight]) -> Vec<CutOff> {
+    CutOff::keep(&home.join("cut-off.json"), in_flight, now_ms()).unwrap_or_else(|error| {
+        tracing::error!(%error, "keys do not pay for what earlier crashes of the day cut off");
+        CutOff::of(in_flight).collect()
+    })
 }
 
 /// Who was in flight when the last server died.

@@ -60,7 +60,7 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
     })?;
     let address = listener.local_addr()?;
     let home_path = home()?.path().to_owned();
-    let ops = operations(args, &home_path)?;
+    let ops = traces.counted(operations(args, &home_path)?);
     let monitors = ops.monitors().cloned();
     access.load_keys(&ops)?;
     let observer =

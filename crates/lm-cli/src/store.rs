@@ -9,8 +9,8 @@ use lastmile::TenantId;
 use lm_feedback::Book;
 use lm_keys::KeyId;
 use lm_ops::{
-    Erase, Forgotten, ProbeFile, Reader, Remembered, Store, StoreOptions, Utc, backup,
-    forget_recorded, migrate, stats, upgrade,
+    Erase, Forgotten, Migrated, Missing, ProbeFile, Reader, Remembered, Store, StoreError,
+    StoreOptions, Utc, backup, forget_recorded, migrate, stats, upgrade,
 };
 use serde_json::json;
 
@@ -19,7 +19,7 @@ use crate::keys::key_file;
 use crate::model::home;
 use crate::outcome::{Outcome, WrongUse, human_bytes, print_json, say};
 use crate::recorder;
-use crate::store_args::{StoreArgs, StoreVerb, WhoseArgs};
+use crate::store_args::{MissingArg, StoreArgs, StoreVerb, WhoseArgs};
 
 pub(crate) fn store(args: &StoreArgs) -> anyhow::Result<Outcome> {
     let path = store_path(home()?.path());
@@ -34,7 +34,7 @@ pub(crate) fn store(args: &StoreArgs) -> anyhow::Result<Outcome> {
                 (false, false) => say!("upgraded from schema {before} to {now}"),
             }
         }
-        StoreVerb::Migrate { to, json } => move_to(&path, to, *json)?,
+        StoreVerb::Migrate { to, missing, json } => move_to(&path, to, *missing, *json)?,
         StoreVerb::Erase(args) => erase(&path, &args.whose, args.json)?,
     }
     Ok(Outcome::Done)
@@ -101,13 +101,24 @@ fn back_up(path: &Path, file: &Path, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn move_to(path: &Path, to: &Path, json: bool) -> anyhow::Result<()> {
-    let tables = migrate(path, to)?;
+fn move_to(path: &Path, to: &Path, missing: MissingArg, json: bool) -> anyhow::Result<()> {
+    let missing = match missing {
+        MissingArg::Refuse => Missing::Refuse,
+        MissingArg::Erase => Missing::Erase,
+        MissingArg::Keep => Missing::Keep,
+    };
+    let tables = migrate(path, to, missing).map_err(|error| match error {
+        StoreError::OnlyThere { .. } => anyhow::anyhow!(
+            "{error}: --missing erase erases them there, too, and --missing keep keeps them"
+        ),
+        other => other.into(),
+    })?;
     if json {
         return print_json(&tables);
     }
-    for table in &tables {
-        say!("{:12} {:>9} rows, {:>9} of them new there", table.table, table.rows, table.copied);
+    for Migrated { table, rows, copied, erased } in &tables {
+        let gone = if *erased > 0 { format!(", {erased} erased there") } else { String::new() };
+        say!("{table:12} {rows:>9} rows, {copied:>9} of them new there{gone}");
     }
     eprintln!(
         "All rows are there. `LASTMILE_STORE=URL` or `serve --store URL` uses it from now on; the old store"

@@ -148,13 +148,16 @@ pub(crate) enum StoreVerb {
     },
     /// Copy all rows to another store, such as a PostgreSQL server's; its tables are made when needed.
     #[command(
-        after_help = "Example:\n  lastmile store migrate --to postgres://lastmile@db.example/lastmile"
+        after_help = "Example:\n  lastmile store migrate --to 'postgres://lastmile@db.example/lastmile?sslmode=require'"
     )]
     Migrate {
         /// `postgres://USER@HOST/DATABASE`, or a file. Others can see the command line: a password goes into PGPASSWORD.
         #[arg(long, value_name = "URL")]
         to: PathBuf,
-        /// One JSON document: a list of table, rows, copied.
+        /// What becomes of requests that only TO has: erased here since an earlier copy, or written there by a server.
+        #[arg(long, value_enum, default_value_t = MissingArg::Refuse, value_name = "WHAT")]
+        missing: MissingArg,
+        /// One JSON document: a list of table, rows, copied, erased.
         #[arg(long)]
         json: bool,
     },
@@ -164,6 +167,16 @@ pub(crate) enum StoreVerb {
         Example:\n  lastmile store erase --subject ann@example.org"
     )]
     Erase(EraseArgs),
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum MissingArg {
+    /// Copy nothing, and say how many there are.
+    Refuse,
+    /// Erase them there, too.
+    Erase,
+    /// Keep them.
+    Keep,
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,9 @@ use std::sync::Arc;
 
 use clap::Args;
 use lastmile::Observer;
+use lm_ops::Ops;
+#[cfg(feature = "otlp")]
+use lm_ops::SpanCounts;
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct TraceArgs {
@@ -45,12 +48,21 @@ impl Traces {
         }
     }
 
+    /// Has `/metrics` say what became of the spans.
+    pub(crate) fn counted(&self, ops: Ops) -> Ops {
+        let Some(exporter) = self.exporter.clone() else { return ops };
+        ops.with_span_counts(move || {
+            let lm_otel::Counts { exported, dropped, failed, unsampled } = exporter.counts();
+            SpanCounts { exported, dropped, failed, unsampled }
+        })
+    }
+
     /// Sends what waits. Takes 2 s at most.
     pub(crate) fn finish(&self) {
         if let Some(exporter) = &self.exporter {
             exporter.shutdown();
-            let lm_otel::Counts { exported, dropped } = exporter.counts();
-            tracing::info!(exported, dropped, "spans of traces");
+            let lm_otel::Counts { exported, dropped, failed, unsampled } = exporter.counts();
+            tracing::info!(exported, dropped, failed, unsampled, "spans of traces");
         }
     }
 }
@@ -63,6 +75,10 @@ impl Traces {
 
     pub(crate) fn of(&self, observer: Arc<dyn Observer>) -> Arc<dyn Observer> {
         observer
+    }
+
+    pub(crate) fn counted(&self, ops: Ops) -> Ops {
+        ops
     }
 
     pub(crate) fn finish(&self) {}

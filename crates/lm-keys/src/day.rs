@@ -52,6 +52,8 @@ pub(crate) struct Day {
     pub(crate) spent: PerKind,
     /// Of all open requests.
     reserved: PerKind,
+    /// Whether `spent` has everything: what was used before the server started is read, and that may fail.
+    pub(crate) is_known: bool,
 }
 
 impl Amounts {
@@ -75,8 +77,23 @@ impl Sub for Amounts {
 }
 
 impl Day {
-    pub(crate) fn new(number: u64, spent: Amounts) -> Self {
-        Day { number, spent: spent.per_kind(), reserved: PerKind::default() }
+    /// `None` is not known yet.
+    pub(crate) fn new(number: u64, spent: Option<Amounts>) -> Self {
+        let is_known = spent.is_some();
+        let spent = spent.unwrap_or_default().per_kind();
+        Day { number, spent, reserved: PerKind::default(), is_known }
+    }
+
+    /// Nothing was used on the day that begins, and what is set aside stays.
+    pub(crate) fn turn(&mut self, number: u64) {
+        (self.number, self.spent, self.is_known) = (number, PerKind::default(), true);
+    }
+
+    /// Everything that was used, what is counted here included.
+    pub(crate) fn learn(&mut self, spent: Amounts) {
+        let all = spent.per_kind();
+        self.spent = std::array::from_fn(|i| self.spent[i].max(all[i]));
+        self.is_known = true;
     }
 
     /// Which budget has no room for a request that may take so much.
@@ -210,6 +227,21 @@ mod tests {
         assert_eq!(meter.spent_today(NOW).cpu_seconds, 6.5);
         meter.end(first, Duration::from_secs(1), NOW);
         meter.reserve(cpu(0.1), NOW).unwrap();
+    }
+
+    #[test]
+    fn what_was_used_before_is_learned_later_and_counts_once() {
+        let limits = KeyLimits { daily_cpu_seconds: Some(10.0), ..KeyLimits::default() };
+        let meter = Meter::unread(limits, NOW);
+        assert!(!meter.knows_day(NOW));
+        meter.spend(cpu(0.0), cpu(1.0), &mut Reservation::default(), NOW);
+        // The store has both what was before and what was counted here.
+        meter.learn_day(cpu(9.0), NOW);
+        assert!(meter.knows_day(NOW));
+        assert_eq!(meter.spent_today(NOW).cpu_seconds, 9.0);
+        // Of a day that begins everything is known.
+        let unread = Meter::unread(limits, NOW);
+        assert!(unread.knows_day(TOMORROW));
     }
 
     #[test]

@@ -102,6 +102,17 @@ impl Meter {
     /// A meter at which `spent_today` was used already on the day of `now`.
     #[must_use]
     pub fn new(limits: KeyLimits, spent_today: Amounts, now: Now) -> Self {
+        Meter::of(limits, Some(spent_today), now)
+    }
+
+    /// A meter of which nobody knows yet what was used on the day of `now`: [`Meter::learn_day`] must follow before its
+    /// daily budgets are asked.
+    #[must_use]
+    pub fn unread(limits: KeyLimits, now: Now) -> Self {
+        Meter::of(limits, None, now)
+    }
+
+    fn of(limits: KeyLimits, spent_today: Option<Amounts>, now: Now) -> Self {
         Meter(Mutex::new(State {
             limits,
             requests: limits.requests_per_minute.map(|limit| Bucket::new(limit, now.monotonic)),
@@ -198,6 +209,24 @@ impl Meter {
         state.limits = limits;
     }
 
+    /// Whether all that was used on the day of `now` is known.
+    #[must_use]
+    pub fn knows_day(&self, now: Now) -> bool {
+        self.at(now).day.is_known
+    }
+
+    /// Learns all that was used on the day of `now`, what was counted here included.
+    pub fn learn_day(&self, spent_today: Amounts, now: Now) {
+        self.at(now).day.learn(spent_today);
+    }
+
+    /// Whether nothing is open, nor used on the day of `now`, as far as that is known.
+    #[must_use]
+    pub fn is_untouched(&self, now: Now) -> bool {
+        let state = self.at(now);
+        state.n_open == 0 && state.day.is_known && state.day.spent == PerKind::default()
+    }
+
     /// Requests that are open.
     #[must_use]
     pub fn n_open(&self) -> u64 {
@@ -223,7 +252,7 @@ impl Meter {
         let number = now.unix_s / DAY_S;
         // A clock that is set back over midnight gives nobody a second budget.
         if number > state.day.number || number + 1 < state.day.number {
-            (state.day.number, state.day.spent) = (number, PerKind::default());
+            state.day.turn(number);
         }
         let State { requests, tokens, .. } = &mut *state;
         for bucket in [requests, tokens].into_iter().flatten() {

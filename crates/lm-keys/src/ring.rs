@@ -47,6 +47,8 @@ pub enum AuthError {
 struct State {
     is_required: bool,
     by_id: BTreeMap<KeyId, Arc<Holder>>,
+    /// Those that are in the file no more, as long as they used something today: one that comes back goes on from there.
+    gone: BTreeMap<KeyId, Arc<Holder>>,
     /// The one that was given when the server was started, rather than in the file.
     fixed: Option<Arc<Holder>>,
 }
@@ -91,32 +93,75 @@ impl KeyRing {
     }
 
     /// Knows these keys from now on, and no others besides the fixed one; `None` is no file. What a
-    /// key has used stays, also under other limits; `spent_today` is asked for keys that were not known before.
+    /// key has used stays, also under other limits, and for the day when it is not in the file for a while; `spent_today`
+    /// is asked for keys that were not known before, and its `None` is not known either.
     pub fn replace(
         &self,
         records: Option<Vec<KeyRecord>>,
-        spent_today: impl Fn(TenantId) -> Amounts,
+        spent_today: impl Fn(TenantId) -> Option<Amounts>,
         now: Now,
     ) {
-        let before: BTreeMap<KeyId, Arc<Holder>> = self.lock().by_id.clone();
+        let (before, mut gone) = {
+            let state = self.lock();
+            (state.by_id.clone(), state.gone.clone())
+        };
         let is_required = records.as_ref().is_some_and(|records| !records.is_empty());
         let holder = |record: KeyRecord| {
             // The file was checked when it was read.
             let hash = blake3::Hash::from_hex(&record.hash).ok()?;
-            let known = before.get(&record.id);
-            let meter = known.map_or_else(
-                || Arc::new(Meter::new(record.limits, spent_today(record.id.tenant()), now)),
-                |old| Arc::clone(&old.meter),
-            );
+            let known = before.get(&record.id).or_else(|| gone.get(&record.id));
+            let spent = || spent_today(record.id.tenant());
+            let meter = match known {
+                Some(old) => Arc::clone(&old.meter),
+                None => Arc::new(match spent() {
+                    Some(spent) => Meter::new(record.limits, spent, now),
+                    None => Meter::unread(record.limits, now),
+                }),
+            };
+            if !meter.knows_day(now)
+                && let Some(spent) = spent()
+            {
+                meter.learn_day(spent, now);
+            }
             if known.is_some_and(|old| old.record.limits != record.limits) {
                 meter.change_limits(record.limits, now);
             }
             Some((record.id, Arc::new(Holder { record, meter, hash })))
         };
-        let by_id = records.into_iter().flatten().filter_map(holder).collect();
+        let by_id: BTreeMap<_, _> = records.into_iter().flatten().filter_map(holder).collect();
+        gone.extend(before);
+        gone.retain(|id, holder| !by_id.contains_key(id) && !holder.meter.is_untouched(now));
         let mut state = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        state.by_id = by_id;
+        (state.by_id, state.gone) = (by_id, gone);
         state.is_required |= is_required;
+    }
+
+    /// Whether it is known what a key used on the day of `now`.
+    #[must_use]
+    pub fn knows_day(&self, id: KeyId, now: Now) -> bool {
+        let state = self.lock();
+        let holder = state.by_id.get(&id).or_else(|| state.gone.get(&id));
+        holder.is_some_and(|holder| holder.meter.knows_day(now))
+    }
+
+    /// Whether the daily budget of a key of the file cannot be asked, because [`KeyRing::replace`] was not told what was
+    /// used of it.
+    #[must_use]
+    pub fn has_unread(&self, now: Now) -> bool {
+        let state = self.lock();
+        let is_unread =
+            |holder: &Arc<Holder>| holder.record.limits.has_daily() && !holder.meter.knows_day(now);
+        state.by_id.values().any(is_unread)
+    }
+
+    /// Tells what was used today to all keys that were not told.
+    pub fn learn_days(&self, spent_today: impl Fn(TenantId) -> Amounts, now: Now) {
+        let state = self.lock();
+        for holder in state.by_id.values().chain(state.gone.values()) {
+            if !holder.meter.knows_day(now) {
+                holder.meter.learn_day(spent_today(holder.record.id.tenant()), now);
+            }
+        }
     }
 
     /// Whether requests must show a key.
@@ -169,10 +214,13 @@ impl KeyRing {
             && filed.is_none_or(|holder| holder.record.revoked_at.is_some())
     }
 
-    /// The meter of a tenant; who came without a key of the file has none.
+    /// The meter of a tenant; who came without a key of the file has none. What a key that was taken out of it still
+    /// runs counts, too.
     #[must_use]
     pub fn meter(&self, tenant: TenantId) -> Option<Arc<Meter>> {
-        self.lock().by_id.get(&KeyId(tenant.0)).map(|holder| Arc::clone(&holder.meter))
+        let (state, id) = (self.lock(), KeyId(tenant.0));
+        let holder = state.by_id.get(&id).or_else(|| state.gone.get(&id));
+        holder.map(|holder| Arc::clone(&holder.meter))
     }
 
     /// Keys of the file that open something.

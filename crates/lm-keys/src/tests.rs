@@ -29,7 +29,7 @@ fn file() -> (tempfile::TempDir, KeyFile) {
 
 fn ring_of(file: &KeyFile) -> KeyRing {
     let ring = KeyRing::default();
-    ring.replace(file.read().unwrap(), |_| Amounts::default(), at(0.0));
+    ring.replace(file.read().unwrap(), |_| Some(Amounts::default()), at(0.0));
     ring
 }
 
@@ -48,12 +48,12 @@ fn a_key_opens_until_it_expires_or_is_revoked() {
     let expired = AuthError::Expired { at: NOON_S + 60 };
     assert_eq!(ring.authenticate(&short, at(60.0)).unwrap_err(), expired);
     file.revoke("one", NOON_S + 5).unwrap();
-    ring.replace(file.read().unwrap(), |_| Amounts::default(), at(5.0));
+    ring.replace(file.read().unwrap(), |_| Some(Amounts::default()), at(5.0));
     let revoked = AuthError::Revoked { at: NOON_S + 5 };
     assert_eq!(ring.authenticate(&key, at(6.0)).unwrap_err(), revoked);
     assert_eq!(ring.n_valid(at(60.0)), 0);
     assert!(ring.is_required(), "revoked keys do not open the server");
-    ring.replace(None, |_| Amounts::default(), at(7.0));
+    ring.replace(None, |_| Some(Amounts::default()), at(7.0));
     assert!(ring.is_required(), "nor does a file that is gone");
     assert_eq!(ring.authenticate(&key, at(8.0)).unwrap_err(), AuthError::Unknown);
 }
@@ -268,21 +268,64 @@ fn what_was_used_stays_when_keys_are_read_again() {
     let ring = KeyRing::default();
     ring.replace(
         file.read().unwrap(),
-        |tenant| tokens(if tenant == record.id.tenant() { 60 } else { 0 }),
+        |tenant| Some(tokens(if tenant == record.id.tenant() { 60 } else { 0 })),
         at(0.0),
     );
     used(&ring.meter(record.id.tenant()).unwrap(), 30, at(0.0));
     file.create(new("b"), NOON_S).unwrap();
-    ring.replace(file.read().unwrap(), |_| Amounts::default(), at(0.0));
+    ring.replace(file.read().unwrap(), |_| Some(Amounts::default()), at(0.0));
     let meter = &ring.authenticate(&key, at(0.0)).unwrap().meter;
     assert_eq!(meter.spent_today(at(0.0)).tokens, 90);
     // Other limits for the same key.
     let mut records = file.read().unwrap().unwrap();
     records[0].limits.daily_tokens = Some(95);
-    ring.replace(Some(records), |_| Amounts::default(), at(0.0));
+    ring.replace(Some(records), |_| Some(Amounts::default()), at(0.0));
     let meter = &ring.authenticate(&key, at(0.0)).unwrap().meter;
     assert_eq!(meter.reserve(tokens(6), at(0.0)).unwrap_err().limit, 95.0);
     meter.reserve(tokens(5), at(0.0)).unwrap();
+}
+
+#[test]
+fn a_key_that_is_taken_out_of_the_file_and_put_back_goes_on_from_what_it_used() {
+    let (_folder, file) = file();
+    let limits = KeyLimits { daily_tokens: Some(100), ..KeyLimits::default() };
+    let (record, key) = file.create(NewKey { limits, ..new("a") }, NOON_S).unwrap();
+    file.create(new("b"), NOON_S).unwrap();
+    let ring = ring_of(&file);
+    let all = file.read().unwrap().unwrap();
+    used(&ring.meter(record.id.tenant()).unwrap(), 70, at(0.0));
+    let others = all.iter().filter(|other| other.id != record.id).cloned().collect();
+    // What the store says is older than what was counted here.
+    let nothing = |_: lm_types::TenantId| Some(Amounts::default());
+    ring.replace(Some(others), nothing, at(1.0));
+    assert_eq!(ring.authenticate(&key, at(1.0)).unwrap_err(), AuthError::Unknown);
+    assert!(ring.is_revoked(record.id.tenant()));
+    // An answer that ends now is charged all the same.
+    used(&ring.meter(record.id.tenant()).unwrap(), 5, at(1.0));
+    ring.replace(Some(all), nothing, at(2.0));
+    let meter = &ring.authenticate(&key, at(2.0)).unwrap().meter;
+    assert_eq!(meter.spent_today(at(2.0)).tokens, 75);
+    assert!(meter.reserve(tokens(26), at(2.0)).is_err());
+}
+
+#[test]
+fn what_cannot_be_read_is_not_taken_for_nothing() {
+    let (_folder, file) = file();
+    let limits = KeyLimits { daily_tokens: Some(100), ..KeyLimits::default() };
+    let (record, key) = file.create(NewKey { limits, ..new("a") }, NOON_S).unwrap();
+    let ring = KeyRing::default();
+    ring.replace(file.read().unwrap(), |_| None, at(0.0));
+    assert!(ring.has_unread(at(0.0)) && !ring.knows_day(record.id, at(0.0)));
+    assert!(!ring.authenticate(&key, at(0.0)).unwrap().meter.knows_day(at(0.0)));
+    ring.learn_days(|_| tokens(60), at(1.0));
+    assert!(!ring.has_unread(at(1.0)) && ring.knows_day(record.id, at(1.0)));
+    let meter = &ring.authenticate(&key, at(1.0)).unwrap().meter;
+    assert!(meter.reserve(tokens(41), at(1.0)).is_err());
+    // Without a daily budget nobody needs to know.
+    let (other, unlimited) = file.create(new("b"), NOON_S).unwrap();
+    ring.replace(file.read().unwrap(), |_| None, at(2.0));
+    assert!(!ring.has_unread(at(2.0)) && !ring.knows_day(other.id, at(2.0)));
+    assert!(ring.authenticate(&unlimited, at(2.0)).is_ok());
 }
 
 #[test]
@@ -343,7 +386,7 @@ fn other_limits_forget_nothing() {
     let change = |limits| {
         let mut records = file.read().unwrap().unwrap();
         records[0].limits = limits;
-        ring.replace(Some(records), |_| Amounts::default(), at(0.0));
+        ring.replace(Some(records), |_| Some(Amounts::default()), at(0.0));
     };
     meter().begin(at(0.0)).unwrap();
     meter().charge(600, at(0.0));

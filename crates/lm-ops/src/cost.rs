@@ -16,7 +16,7 @@ use serde::Serialize;
 
 pub use lm_store::{CostBy, CostLine};
 
-use crate::{InFlight, Ops, Recorder, Utc};
+use crate::{CutOff, Ops, Recorder, Utc};
 
 /// Keys and models that are counted apart; what comes later is counted as `other`.
 const MAX_SERIES: usize = 1000;
@@ -144,8 +144,8 @@ impl Ops {
         &self.costs
     }
 
-    /// What the answers of each key took since `since`: those that are stored, and those that a server did not live
-    /// to end, as far as the flight recorder knows them. Blocks.
+    /// What the answers of each key took since `since`: those that are stored, what waits for the store included, and
+    /// those that servers did not live to end, as far as their flight recorders knew them. Blocks.
     ///
     /// # Errors
     /// Why the store could not be read.
@@ -154,12 +154,13 @@ impl Ops {
         since: SystemTime,
     ) -> Result<BTreeMap<TenantId, CostLine>, StoreError> {
         let of_key = |line: CostLine| Some((tenant(&line.group)?, line));
+        self.store.flush()?;
         let stored = self.store.reader().costs(CostBy::Key, since)?;
         let mut spent: BTreeMap<TenantId, CostLine> =
             stored.into_iter().filter_map(of_key).collect();
         let since = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
         for answer in self.cut_off.iter().filter(|a| a.arrived_at_ms as i128 >= since as i128) {
-            let Some(key) = answer.tenant.as_deref().and_then(tenant) else { continue };
+            let Some(key) = tenant(&answer.tenant) else { continue };
             let line = spent.entry(key).or_default();
             let cut_off = line_of(answer, line, self.prices());
             line.add(&cut_off);
@@ -219,13 +220,13 @@ fn tenant(key: &str) -> Option<TenantId> {
 }
 
 /// What an answer that was cut off took: its tokens, and the CPU time that as many of its key's took.
-fn line_of(answer: &InFlight, of_key: &CostLine, prices: &Prices) -> CostLine {
-    let prompt_tokens = if answer.choice == 0 { answer.n_prompt_tokens as u64 } else { 0 };
-    let completion_tokens = answer.n_tokens as u64;
+fn line_of(answer: &CutOff, of_key: &CostLine, prices: &Prices) -> CostLine {
+    let prompt_tokens = if answer.choice == 0 { answer.n_prompt_tokens } else { 0 };
+    let completion_tokens = answer.n_tokens;
     let n_known = (of_key.prompt_tokens + of_key.completion_tokens).max(1);
     let n_tokens = prompt_tokens + completion_tokens;
     let cpu_seconds = of_key.cpu_seconds / n_known as f64 * n_tokens as f64;
-    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let count = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
     let usage = Usage {
         prompt_tokens: count(answer.n_prompt_tokens),
         completion_tokens: count(answer.n_tokens),

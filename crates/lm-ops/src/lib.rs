@@ -9,6 +9,7 @@ mod again;
 mod alert_board;
 mod baseline_file;
 mod cost;
+mod cut_off;
 mod doctor;
 mod drill;
 mod experiments;
@@ -21,12 +22,14 @@ mod replay;
 mod search;
 mod seen;
 mod sinks;
+mod span_counts;
 mod timeline;
 mod why;
 
 pub use again::{Again, ProbeError, ProbeFile};
 pub use alert_board::{AlertState, ToldAlarm};
 pub use cost::{CostBy, CostCount, CostCounters, CostLine, CostReport, Spending};
+pub use cut_off::{CutOff, CutOffError};
 pub use doctor::{Change, Doctor, RunReport, is_alive};
 pub use drill::{Drift, Drill, DrillError, DrillReport, Noticed};
 pub use experiments::{Experiments, collect_experiment, experiment_refusal};
@@ -38,6 +41,7 @@ pub use page::Utc;
 pub use replay::{Bundle, Factor, Recorded, ReplayError, Verdict};
 pub use search::{RequestPage, Search};
 pub use sinks::{SinkError, SinkLimits, SinkSettings, SinkStanding, SinkTest, Sinks};
+pub use span_counts::SpanCounts;
 pub use timeline::{AnswerTimeline, ArmView, GapView, LossView, StallView, TimelinePage};
 
 pub use lm_experiment::{
@@ -54,9 +58,9 @@ pub use lm_rollout::{
     dry_run,
 };
 pub use lm_store::{
-    Erase, Erased, FoundRequest, MAX_FOUND, Migrated, Privacy, Reader, RecordedRelease, Retention,
-    Store, StoreCounters, StoreError, StoreOptions, StoreStats, StoredError, StoredRequest,
-    Traffic, backup, migrate, shown_place, stats, tenant_text, upgrade,
+    Erase, Erased, FoundRequest, MAX_FOUND, Migrated, Missing, Privacy, Reader, RecordedRelease,
+    Retention, Store, StoreCounters, StoreError, StoreOptions, StoreStats, StoredError,
+    StoredRequest, Traffic, backup, migrate, shown_place, stats, tenant_text, upgrade,
 };
 
 #[cfg(test)]

@@ -217,13 +217,17 @@ impl Inner {
     }
 }
 
-/// Models of which alerts were open when an earlier server ended.
+/// Models of which alerts were open when earlier servers ended.
 fn reopened(folder: &Path, rules: Rules, sinks: Option<&Sinks>) -> BTreeMap<String, Model> {
-    let Some(kept) = sinks.and_then(Sinks::kept_open) else { return BTreeMap::new() };
-    let open: Vec<ToldAlarm> = serde_json::from_str(&kept).unwrap_or_else(|error| {
-        tracing::error!(%error, "which alerts were open cannot be read");
-        Vec::new()
-    });
+    let Some(sinks) = sinks else { return BTreeMap::new() };
+    let kept = sinks.kept_open();
+    let open = joined(&kept);
+    if kept.len() > 1 {
+        let folded = serde_json::to_string(&open).map_err(std::io::Error::other);
+        if let Err(error) = folded.and_then(|open| sinks.fold_open(&open)) {
+            tracing::error!(%error, "open alerts of several servers cannot be kept as one");
+        }
+    }
     let mut by_model: BTreeMap<String, Vec<ToldAlarm>> = BTreeMap::new();
     for told in open {
         by_model.entry(told.model.clone()).or_default().push(told);
@@ -233,6 +237,28 @@ fn reopened(folder: &Path, rules: Rules, sinks: Option<&Sinks>) -> BTreeMap<Stri
         (name, model)
     };
     by_model.into_iter().map(model).collect()
+}
+
+/// Every alert once, as it was noticed last.
+fn joined(kept: &[String]) -> Vec<ToldAlarm> {
+    let mut open: Vec<ToldAlarm> = Vec::new();
+    for kept in kept {
+        let told: Vec<ToldAlarm> = serde_json::from_str(kept).unwrap_or_else(|error| {
+            tracing::error!(%error, "which alerts were open cannot be read");
+            Vec::new()
+        });
+        for told in told {
+            let is_it = |one: &&mut ToldAlarm| {
+                one.model == told.model && one.signal == told.signal && one.how == told.how
+            };
+            match open.iter_mut().find(is_it) {
+                Some(known) if known.at_ms >= told.at_ms => {}
+                Some(known) => *known = told,
+                None => open.push(told),
+            }
+        }
+    }
+    open
 }
 
 struct Watching {
@@ -299,14 +325,12 @@ mod tests {
         .unwrap()
     }
 
-    #[test]
-    fn an_open_alert_outlives_a_restart_until_it_is_forgotten() {
-        let home = tempfile::tempdir().unwrap();
-        let told = ToldAlarm {
+    fn told(model: &str, at_ms: i64) -> ToldAlarm {
+        ToldAlarm {
             state: AlertState::Alert,
-            since_ms: now_ms(),
-            at_ms: now_ms(),
-            model: "m".to_owned(),
+            since_ms: at_ms,
+            at_ms,
+            model: model.to_owned(),
             signal: "refusal".to_owned(),
             how: "higher".to_owned(),
             began_ago: 7,
@@ -315,12 +339,53 @@ mod tests {
             release: "new".to_owned(),
             usual_of: "old".to_owned(),
             is_provisional: true,
+        }
+    }
+
+    fn keep(monitors: &Monitors, open: &[ToldAlarm]) {
+        let kept = serde_json::to_string(open).unwrap();
+        monitors.0.sinks.as_ref().unwrap().keep_open(kept);
+        monitors.close_sinks(Duration::from_secs(20));
+    }
+
+    #[test]
+    fn whoever_takes_over_from_several_servers_knows_the_open_alerts_of_all() {
+        let home = tempfile::tempdir().unwrap();
+        let now_ms = now_ms();
+        let (first, second) = (monitors(home.path()), monitors(home.path()));
+        keep(&first, &[told("m", now_ms - 5), told("a", now_ms)]);
+        keep(&second, &[told("m", now_ms), told("b", now_ms)]);
+        drop((first, second));
+        let file = |name: &str| home.path().join("alerts").join(name);
+        // Their threads may hold the last handles for a moment.
+        let is_free = |slot: &str| {
+            std::fs::File::open(file(slot).join("owner.lock")).unwrap().try_lock().is_ok()
         };
+        let began = Instant::now();
+        while !(is_free("0") && is_free("1")) {
+            assert!(began.elapsed() < Duration::from_secs(20), "the folders are not free");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let third = monitors(home.path());
+        let by_model = |mut open: Vec<ToldAlarm>| {
+            open.sort_by(|a, b| a.model.cmp(&b.model));
+            open
+        };
+        let all = [told("a", now_ms), told("b", now_ms), told("m", now_ms)];
+        assert_eq!(by_model(third.alarms()), all);
+        // In one place, so that nobody takes them up again when they are over.
+        let kept = std::fs::read_to_string(file("0/open.json")).unwrap();
+        assert_eq!(by_model(serde_json::from_str(&kept).unwrap()), all);
+        assert!(!file("0/open-1.json").exists() && !file("1/open.json").exists());
+    }
+
+    #[test]
+    fn an_open_alert_outlives_a_restart_until_it_is_forgotten() {
+        let home = tempfile::tempdir().unwrap();
+        let told = told("m", now_ms());
         let first = monitors(home.path());
         assert!(first.alarms().is_empty());
-        let kept = serde_json::to_string(&[&told]).unwrap();
-        first.0.sinks.as_ref().unwrap().keep_open(kept);
-        first.close_sinks(Duration::from_secs(20));
+        keep(&first, std::slice::from_ref(&told));
         drop(first);
         // The thread of the first may hold the last handle for a moment.
         let began = Instant::now();

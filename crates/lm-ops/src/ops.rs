@@ -15,7 +15,8 @@ use lm_store::{
 use serde::Serialize;
 
 use crate::cost::{CostCounters, Recording};
-use crate::{Experiments, InFlight, Monitors, Overrides};
+use crate::span_counts::CountSpans;
+use crate::{CutOff, Experiments, Monitors, Overrides, SpanCounts};
 
 /// What runs beside one engine. Clones share one store.
 #[derive(Clone)]
@@ -26,7 +27,8 @@ pub struct Ops {
     monitors: Option<Monitors>,
     recorder: Option<Recorder>,
     pub(crate) costs: Arc<CostCounters>,
-    pub(crate) cut_off: Arc<[InFlight]>,
+    pub(crate) cut_off: Arc<[CutOff]>,
+    count_spans: Option<CountSpans>,
 }
 
 /// The answer to a feedback.
@@ -53,6 +55,7 @@ impl Ops {
             recorder: None,
             costs: Arc::default(),
             cut_off: Arc::default(),
+            count_spans: None,
         }
     }
 
@@ -104,10 +107,22 @@ impl Ops {
         Ops { recorder: Some(recorder), ..self }
     }
 
-    /// With answers that a server did not live to end: their keys pay for what they took.
+    /// With answers that servers did not live to end: their keys pay for what they took.
     #[must_use]
-    pub fn with_cut_off(self, cut_off: Vec<InFlight>) -> Self {
+    pub fn with_cut_off(self, cut_off: Vec<CutOff>) -> Self {
         Ops { cut_off: cut_off.into(), ..self }
+    }
+
+    /// Also says how many spans of traces `count` counts.
+    #[must_use]
+    pub fn with_span_counts(self, count: impl Fn() -> SpanCounts + Send + Sync + 'static) -> Self {
+        Ops { count_spans: Some(Arc::new(count)), ..self }
+    }
+
+    /// Spans of traces; `None` where answers are not traced.
+    #[must_use]
+    pub fn span_counts(&self) -> Option<SpanCounts> {
+        self.count_spans.as_ref().map(|count| count())
     }
 
     /// What a runtime is started with, so that each of its answers is recorded.

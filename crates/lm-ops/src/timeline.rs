@@ -26,6 +26,9 @@ pub struct TimelinePage {
     pub arrived_at_ms: i64,
     /// `interactive`, `batch` or `background`.
     pub priority: String,
+    /// The trace of who sent it, as 32 hexadecimal digits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
     /// The experiment that it was part of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub arm: Option<ArmView>,
@@ -178,6 +181,7 @@ impl TimelinePage {
             arm,
             model: request.model,
             priority: request.priority,
+            trace_id: request.trace_id,
         }))
     }
 }

@@ -22,6 +22,9 @@ impl Display for TimelinePage {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let at = Utc(self.arrived_at_ms);
         writeln!(f, "request {}, {} on {}, {at}", self.id, self.priority, self.model)?;
+        if let Some(trace) = &self.trace_id {
+            writeln!(f, "trace {trace}")?;
+        }
         if let Some(arm) = &self.arm {
             let (name, side, percent) = (&arm.experiment, arm.arm, arm.percent);
             let of = arm.shadow_of.as_ref().map_or(String::new(), |id| format!(", a copy of {id}"));

@@ -5,13 +5,15 @@ use std::time::{Duration, SystemTime};
 
 use lm_types::{
     AnswerForm, ArmTag, Constraint, FinishReason, Loss, Outcome, Priority, Prompt, ReleaseHash,
-    RequestEvent, RequestId, Stall, Task, TenantId, Timings, Usage,
+    RequestEvent, RequestId, Stall, Task, TenantId, Timings, TraceParent, Usage,
 };
 
 /// An answer that ended, on its way to the collector.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
     pub(crate) request: RequestId,
+    /// The sender's span, where it named one.
+    pub(crate) parent: Option<TraceParent>,
     pub(crate) choice: u32,
     pub(crate) model: String,
     pub(crate) release: ReleaseHash,
@@ -76,6 +78,7 @@ impl Answer {
         let (sampling, timeline) = (&request.sampling, &event.timeline);
         Answer {
             request: request.id,
+            parent: request.steering.trace,
             choice: event.choice,
             model: event.model.clone(),
             release: event.release,
@@ -112,6 +115,11 @@ impl Answer {
             n_chunks: timeline.n_chunks,
             most_rows: timeline.most_rows,
         }
+    }
+
+    /// Whether its trace is recorded: who sent it decides where it is part of theirs.
+    pub(crate) fn is_sampled(&self) -> bool {
+        self.parent.is_none_or(|parent| parent.is_sampled)
     }
 
     /// Spans that it becomes.

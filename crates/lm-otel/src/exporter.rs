@@ -23,8 +23,12 @@ pub struct Exporter(Arc<Inner>);
 pub struct Counts {
     /// The collector took them.
     pub exported: u64,
-    /// There was no room for them, or the collector did not take them.
+    /// There was no room for them, or the exporter had ended.
     pub dropped: u64,
+    /// The collector did not take them.
+    pub failed: u64,
+    /// Their sender does not record their trace.
+    pub unsampled: u64,
 }
 
 struct Inner {
@@ -46,6 +50,8 @@ enum Note {
 struct State {
     exported: AtomicU64,
     dropped: AtomicU64,
+    failed: AtomicU64,
+    unsampled: AtomicU64,
     /// Whether there is a deadline, for those that must not wait for its lock.
     is_stopping: AtomicBool,
     /// When the thread must have ended, once it must.
@@ -85,6 +91,8 @@ impl Exporter {
         Counts {
             exported: state.exported.load(Ordering::Relaxed),
             dropped: state.dropped.load(Ordering::Relaxed),
+            failed: state.failed.load(Ordering::Relaxed),
+            unsampled: state.unsampled.load(Ordering::Relaxed),
         }
     }
 
@@ -103,11 +111,15 @@ impl Exporter {
     /// Takes an answer that ended. Never waits: without room it is dropped and counted.
     pub(crate) fn offer(&self, event: &RequestEvent) {
         let answer = Answer::of(event);
-        let n_spans = answer.n_spans();
+        let n_spans = answer.n_spans() as u64;
         let state = &self.0.state;
+        if !answer.is_sampled() {
+            state.unsampled.fetch_add(n_spans, Ordering::Relaxed);
+            return;
+        }
         let is_late = state.is_stopping.load(Ordering::Relaxed);
         if is_late || self.0.queue.try_send(Note::Ended(Box::new(answer))).is_err() {
-            state.drop_spans(n_spans);
+            state.dropped.fetch_add(n_spans, Ordering::Relaxed);
         }
     }
 }
@@ -132,8 +144,8 @@ impl State {
         drop(self.stopped.wait_timeout_while(deadline, time, is_going_on));
     }
 
-    fn drop_spans(&self, n: usize) {
-        self.dropped.fetch_add(n as u64, Ordering::Relaxed);
+    fn fail_spans(&self, n: usize) {
+        self.failed.fetch_add(n as u64, Ordering::Relaxed);
     }
 }
 
@@ -204,7 +216,7 @@ impl Sending {
                 let n_rejected = usize::try_from(n_rejected).unwrap_or(n_spans).min(n_spans);
                 let n_taken = (n_spans - n_rejected) as u64;
                 self.state.exported.fetch_add(n_taken, Ordering::Relaxed);
-                self.state.drop_spans(n_rejected);
+                self.state.fail_spans(n_rejected);
                 if std::mem::take(&mut self.is_failing) {
                     tracing::info!("traces reach the collector again");
                 }
@@ -212,7 +224,7 @@ impl Sending {
             }
             Err(why) => why,
         };
-        self.state.drop_spans(n_spans);
+        self.state.fail_spans(n_spans);
         // One line for each outage; the counter says how much was lost.
         if !std::mem::replace(&mut self.is_failing, true) {
             tracing::warn!(%why, n_spans, "traces do not reach the collector and are dropped");

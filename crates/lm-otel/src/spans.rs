@@ -10,8 +10,10 @@ use crate::answer::{Answer, Phase};
 use crate::attributes::Attributes;
 use crate::wire::{Event, KeyValue, Span, SpanKind, Status, StatusCode};
 
-/// W3C's trace flag `sampled`: every answer is.
+/// W3C's trace flag `sampled`: what is sent is.
 const SAMPLED: u32 = 1;
+/// OTLP's flags for a parent that another process has.
+const REMOTE_PARENT: u32 = 0x100 | 0x200;
 
 /// Appends the spans of an answer: the root, then its phases in order.
 pub(crate) fn append(answer: &Answer, spans: &mut Vec<Span>) {
@@ -19,8 +21,11 @@ pub(crate) fn append(answer: &Answer, spans: &mut Vec<Span>) {
     let root_id = span_id(answer, 0);
     let kind = if answer.route.is_empty() { SpanKind::Internal } else { SpanKind::Server };
     let common = Span { trace_id, flags: SAMPLED, ..Span::default() };
+    let parent_span_id = answer.parent.map(|parent| parent.parent_id.to_be_bytes().to_vec());
     spans.push(Span {
         span_id: root_id.clone(),
+        flags: answer.parent.map_or(SAMPLED, |_| SAMPLED | REMOTE_PARENT),
+        parent_span_id: parent_span_id.unwrap_or_default(),
         name: format!("{} {}", answer.operation.as_str(), answer.model),
         kind: kind.into(),
         start_time_unix_nano: unix_nanos(answer, Duration::ZERO),
@@ -51,10 +56,11 @@ pub(crate) fn append(answer: &Answer, spans: &mut Vec<Span>) {
     }
 }
 
-/// The request's UUID, so that a trace is found by the id that the client was told.
+/// The sender's trace, or else the request's UUID, so that a trace is found by the id that the client was told.
 fn trace_id(answer: &Answer) -> Vec<u8> {
     // No trace may have the id 0.
-    answer.request.0.max(1).to_be_bytes().to_vec()
+    let own = || answer.request.0.max(1);
+    answer.parent.map_or_else(own, |parent| parent.trace_id.0).to_be_bytes().to_vec()
 }
 
 /// A client may use an id again, so the time is a part of it.

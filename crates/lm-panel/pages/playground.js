@@ -53,8 +53,11 @@ export function playgroundPage(place, { signal }) {
     const messages = talk.filter((message) => !message.failed).map(({ role, content }) => ({ role, content }));
     if (chosen.system.trim()) messages.unshift({ role: "system", content: chosen.system });
     const body = { model: model.value, messages, stream: true, stream_options: { include_usage: true } };
-    for (const name of ["temperature", "top_p", "max_tokens", "seed"]) if (chosen[name] !== "") body[name] = Number(chosen[name]);
-    return body;
+    for (const name of ["temperature", "top_p", "max_tokens"]) if (chosen[name] !== "") body[name] = Number(chosen[name]);
+    if (chosen.seed === "") return JSON.stringify(body);
+    // A seed may have more digits than a number of this language.
+    const seed = /^-?\d+$/.test(chosen.seed) ? BigInt(chosen.seed) : Number(chosen.seed);
+    return JSON.stringify(body).replace(/}$/, `,"seed":${seed}}`);
   }
 
   async function ask(text) {
@@ -73,7 +76,7 @@ export function playgroundPage(place, { signal }) {
     spoken.textContent = "The model answers";
     const timing = { began: performance.now() };
     try {
-      const options = { method: "POST", body: JSON.stringify(body), signal: all };
+      const options = { method: "POST", body, signal: all };
       for await (const event of events("/v1/chat/completions", options)) take(event, answer, timing, shown);
       spoken.textContent = `Answer: ${answer.content}`;
     } catch (error) {

@@ -29,6 +29,7 @@ export function requestsPage(place, { search, signal }) {
     field("Status", h("select", { id: "status", name: "status" },
       choices.map(([value, name]) => h("option", { value, selected: value === (search.get("status") || "") }, name)))),
     field("Error code", input("code", { placeholder: "such as deadline_exceeded" })),
+    field("Trace id", input("trace", { placeholder: "32 digits" })),
     field("Key id", input("tenant", { placeholder: "16 digits, or none" })),
     field("Since (UTC)", input("since", { type: "datetime-local" })),
     field("Before (UTC)", input("before", { type: "datetime-local" })),
@@ -42,7 +43,7 @@ export function requestsPage(place, { search, signal }) {
 
   async function find(before_ms) {
     const at = (name) => { const ms = Date.parse(`${form.elements[name].value}Z`); return Number.isNaN(ms) ? "" : ms; };
-    const values = Object.fromEntries(["text", "id", "tenant"].map((name) => [name, form.elements[name].value.trim()]));
+    const values = Object.fromEntries(["text", "id", "trace", "tenant"].map((name) => [name, form.elements[name].value.trim()]));
     values.status = form.elements.code.value.trim() || form.elements.status.value;
     values.since_ms = at("since");
     values.before_ms = before_ms ?? at("before");
@@ -138,9 +139,11 @@ export function requestPage(place, { id, signal }) {
           facts([
             ["Arrived", time(request.arrived_at_ms)], ["Model", request.model], ["Release", h("code", {}, request.release_hash)],
             ["Priority", request.priority], ["Key", request.tenant || "none"], ["Answers asked for", number(request.n)],
+            ...(request.trace_id ? [["Trace", h("code", {}, request.trace_id)]] : []),
             ]),
           h("h3", {}, "Parameters"),
-          facts(Object.entries(request.params).map(([name, value]) => [name, value === null ? "none" : typeof value === "number" ? String(value) : JSON.stringify(value)])),
+          // A seed may have more digits than a number of this language.
+          facts(Object.entries({ ...request.params, ...request.exact_params }).map(([name, value]) => [name, request.exact_params?.[name] ? value : value === null ? "none" : typeof value === "number" ? String(value) : JSON.stringify(value)])),
           h("h3", {}, "Compute it again"),
           ...(await replayView(request.id, signal)),
           h("div", { class: "row" }, h("code", { class: "command" }, command), copyButton(() => command))),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use lastmile::TenantId;
 use lm_keys::{Amounts, DAY_S, KeyError, KeyFile, KeyRecord, KeyRing, Stamp};
-use lm_ops::{CostLine, Ops};
+use lm_ops::{CostLine, Ops, StoreError};
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tokio::time::MissedTickBehavior;
@@ -49,7 +49,8 @@ pub struct Access {
 }
 
 impl Access {
-    /// Reads the keys; what each has used today is asked of the store. Blocks.
+    /// Reads the keys; what each that is new has used today is asked of the store, and where that cannot be read, who
+    /// has a daily budget is refused until it can. Blocks.
     ///
     /// # Errors
     /// A key file that cannot be read, or is gone although keys came from it. The keys that were known before stay.
@@ -59,8 +60,13 @@ impl Access {
         if records.is_none() && self.keys.n_filed() > 0 {
             return Err(KeyError::Gone { path: file.path().to_owned() });
         }
-        let spent = if records.is_some() { spent_today(ops) } else { BTreeMap::new() };
-        let spent_by = |tenant: TenantId| spent.get(&tenant).copied().unwrap_or_default();
+        let mut all = records.iter().flatten();
+        // A store that is slow to refuse must not hold up that a key is revoked.
+        let is_known = all.all(|record| self.keys.knows_day(record.id, now()));
+        let spent = if is_known { Some(BTreeMap::new()) } else { told_spent_today(ops) };
+        let spent_by = |tenant: TenantId| {
+            spent.as_ref().map(|spent| spent.get(&tenant).copied().unwrap_or_default())
+        };
         let has_cost = |record: &KeyRecord| record.limits.daily_cost.is_some();
         if !ops.prices().are_set() && records.iter().flatten().any(has_cost) {
             tracing::warn!("a key has daily_cost, but no prices are set: nothing costs anything");
@@ -68,21 +74,43 @@ impl Access {
         self.keys.replace(records, spent_by, now());
         Ok(())
     }
+
+    /// Asks the store again what could not be read. Blocks.
+    fn learn_days(&self, ops: &Ops) {
+        if !self.keys.has_unread(now()) {
+            return;
+        }
+        match spent_today(ops) {
+            Ok(spent) => {
+                let spent_by = |tenant: TenantId| spent.get(&tenant).copied().unwrap_or_default();
+                self.keys.learn_days(spent_by, now());
+                tracing::info!("what keys used today is read: daily budgets are open again");
+            }
+            // It was said when it failed first, and each refused request says it.
+            Err(error) => tracing::debug!(%error, "what keys used today is still not read"),
+        }
+    }
 }
 
-fn spent_today(ops: &Ops) -> BTreeMap<TenantId, Amounts> {
+fn told_spent_today(ops: &Ops) -> Option<BTreeMap<TenantId, Amounts>> {
+    let spent = spent_today(ops).inspect_err(|error| {
+        let what =
+            "what keys used today cannot be read: who has a daily budget is refused until it can";
+        tracing::error!(%error, "{what}");
+    });
+    spent.ok()
+}
+
+fn spent_today(ops: &Ops) -> Result<BTreeMap<TenantId, Amounts>, StoreError> {
     let midnight_s = now().unix_s / DAY_S * DAY_S;
     let midnight: SystemTime = UNIX_EPOCH + Duration::from_secs(midnight_s);
-    let spent = ops.spent_by_key(midnight).unwrap_or_else(|error| {
-        tracing::error!(%error, "what keys used today is unknown: daily budgets begin at 0");
-        BTreeMap::new()
-    });
+    let spent = ops.spent_by_key(midnight)?;
     let amounts = |(tenant, line): (TenantId, CostLine)| {
         let tokens = line.prompt_tokens + line.completion_tokens;
         let cost = line.cost.get(&ops.prices().currency).copied().unwrap_or(0.0);
         (tenant, Amounts { tokens, cpu_seconds: line.cpu_seconds, cost })
     };
-    spent.into_iter().map(amounts).collect()
+    Ok(spent.into_iter().map(amounts).collect())
 }
 
 /// Reads the key file again when it was replaced, and everything when told so. Never ends.
@@ -133,6 +161,7 @@ fn look(app: &App, before: Seen, was_told: bool) -> Seen {
             }
         }
     }
+    access.learn_days(&app.ops);
     if let Some(tls) = access.tls.as_ref().filter(|_| was_told) {
         match tls.reload() {
             Ok(()) => tracing::info!("certificate read again"),

@@ -108,7 +108,9 @@ fn budgets(page: &mut Exposition, app: &App) {
     let now = now();
     let keys = app.access.keys.valid(now);
     let of_key = |holder: &Arc<Holder>| (holder.record.id.to_string(), holder.meter.budgets(now));
-    let budgets: Vec<(String, Vec<Budget>)> = keys.iter().map(of_key).collect();
+    // What is not known is no number.
+    let known = keys.iter().filter(|holder| holder.meter.knows_day(now));
+    let budgets: Vec<(String, Vec<Budget>)> = known.map(of_key).collect();
     if budgets.iter().all(|(_, budgets)| budgets.is_empty()) {
         return;
     }

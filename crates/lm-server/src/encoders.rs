@@ -277,6 +277,7 @@ async fn encode<T>(
         truncate,
         priority: read.urgency.priority.unwrap_or(Priority::Interactive),
         tenant: read.caller.tenant(),
+        trace: entry.trace,
         deadline: read.urgency.deadline.map(|limit| limit.saturating_sub(waited)),
         max_queue: read.urgency.max_queue.map(|limit| limit.saturating_sub(waited)),
         ..EncodeRequest::new(RequestId(entry.id.0), task, texts)

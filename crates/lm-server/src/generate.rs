@@ -214,6 +214,7 @@ pub(crate) fn requests_of(
         request.tenant = call.caller.tenant();
         request.adapter.clone_from(&call.adapter);
         request.steering.route = call.entry.route();
+        request.steering.trace = call.entry.trace;
         request.steering.change.clone_from(&call.change);
         for limit in [&mut request.deadline, &mut request.max_queue].into_iter().flatten() {
             *limit = limit.saturating_sub(waited);

@@ -61,7 +61,13 @@ impl Lease {
     pub(crate) fn begin(caller: &Caller, prices: &Prices) -> Result<Option<Self>, ApiError> {
         let Some(holder) = &caller.holder else { return Ok(None) };
         let meter = Arc::clone(&holder.meter);
-        meter.begin(now()).map_err(refusal)?;
+        let now = now();
+        if !meter.knows_day(now)
+            && let Some(budget) = meter.budgets(now).first()
+        {
+            return Err(ApiError::Denied(Denial::BudgetUnread { kind: budget.kind }));
+        }
+        meter.begin(now).map_err(refusal)?;
         let reserved = Mutex::default();
         let account = Arc::new(Account { meter, prices: prices.clone(), reserved });
         let has_daily = holder.record.limits.has_daily();

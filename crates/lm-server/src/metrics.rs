@@ -33,6 +33,7 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
     costs::write(&mut page, &app, &models);
     server(&mut page, &app);
     store(&mut page, &app);
+    traces(&mut page, &app);
     ([(CONTENT_TYPE, TEXT_FORMAT)], page.into_text()).into_response()
 }
 
@@ -197,6 +198,23 @@ fn server(page: &mut Exposition, app: &App) {
     for ((route, status), n) in app.http.all() {
         let status = status.to_string();
         page.sample(name, &[("route", route.as_str()), ("status", status.as_str())], n);
+    }
+}
+
+/// Where answers are traced.
+fn traces(page: &mut Exposition, app: &App) {
+    let Some(counts) = app.ops.span_counts() else { return };
+    let lm_ops::SpanCounts { exported, dropped, failed, unsampled } = counts;
+    let name = "lastmile_otlp_spans_total";
+    page.family(name, "counter", "Spans of traces, by what became of them.");
+    let outcomes = [
+        ("exported", exported),
+        ("dropped", dropped),
+        ("failed", failed),
+        ("unsampled", unsampled),
+    ];
+    for (outcome, n) in outcomes {
+        page.sample(name, &[("outcome", outcome)], n);
     }
 }
 

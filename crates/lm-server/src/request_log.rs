@@ -10,10 +10,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderName, HeaderValue, Method};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
-use lastmile::{RequestId, Usage};
+use lastmile::{RequestId, TraceParent, Usage};
 use lm_api::ApiError;
 use lm_keys::KeyId;
 
@@ -29,6 +29,8 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_LASTMILE_OVERRIDE: HeaderName = HeaderName::from_static("x-lastmile-override");
 /// Says which side of an experiment answered.
 const X_LASTMILE_ARM: HeaderName = HeaderName::from_static("x-lastmile-arm");
+/// Says which trace of its sender's a request is part of.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// What is logged when the client left before the end of the response.
 const CLIENT_GONE: u16 = 499;
 /// Characters of what the client chose that a log line holds.
@@ -42,6 +44,8 @@ pub(crate) struct RequestEntry {
     path: String,
     route: String,
     client_id: Option<String>,
+    /// Where its sender's trace stands.
+    pub(crate) trace: Option<TraceParent>,
     started: Instant,
     status: AtomicU16,
     prompt_tokens: AtomicU32,
@@ -91,6 +95,7 @@ impl RequestEntry {
             path: request.uri().path().chars().take(MAX_LOGGED).collect(),
             route: route.unwrap_or("none").to_owned(),
             client_id: client_id.map(|id| id.chars().take(MAX_LOGGED).collect()),
+            trace: trace_parent(request.headers()),
             started: Instant::now(),
             status: AtomicU16::new(CLIENT_GONE),
             prompt_tokens: AtomicU32::new(0),
@@ -170,6 +175,13 @@ impl RequestEntry {
     }
 }
 
+/// By W3C's Trace Context: one that is wrong, or given twice, is as if it were not there.
+fn trace_parent(headers: &HeaderMap) -> Option<TraceParent> {
+    let mut all = headers.get_all(&TRACEPARENT).into_iter();
+    let parent = TraceParent::parse(all.next()?.to_str().ok()?)?;
+    all.next().is_none().then_some(parent)
+}
+
 impl Drop for RequestEntry {
     fn drop(&mut self) {
         let status = self.status.load(Relaxed);
@@ -182,6 +194,7 @@ impl Drop for RequestEntry {
             request_id = %self.id,
             key = self.key.get().map(tracing::field::display),
             client_request_id = self.client_id,
+            trace_id = self.trace.map(|trace| tracing::field::display(trace.trace_id)),
             prompt_tokens = self.prompt_tokens.load(Relaxed),
             completion_tokens = self.completion_tokens.load(Relaxed),
             error = self.error.get(),

@@ -207,6 +207,7 @@ impl Trial {
             (request.deadline, request.max_queue) = (None, None);
             // It is the operator's: no key pays for it, or sees it.
             request.tenant = TenantId::ANONYMOUS;
+            request.steering.trace = None;
             app.shadow.offer(Copy::new(&runtime, request.clone()));
         }
     }

@@ -67,10 +67,9 @@ pub(crate) fn erase(connection: &Connection, what: &Erase, mask: &Mask) -> sql::
         let ids: Vec<String> = ids.into_iter().chain(copies).collect();
         for id in &ids {
             for table in &tables {
-                let sql = format!("DELETE FROM {table} WHERE request_id = ?1");
-                erased.rows += transaction.prepare_cached(&sql)?.execute([id])? as u64;
+                erased.rows += of_request(&transaction, table, id)?;
             }
-            transaction.prepare_cached("DELETE FROM request WHERE id = ?1")?.execute([id])?;
+            request(&transaction, id)?;
         }
         transaction.commit()?;
         erased.request_ids.extend(ids);
@@ -80,8 +79,20 @@ pub(crate) fn erase(connection: &Connection, what: &Erase, mask: &Mask) -> sql::
     Ok(erased)
 }
 
+/// Erases what one of [`tables`] says of a request; returns how many rows.
+pub(crate) fn of_request(connection: &Connection, table: &str, id: &str) -> sql::Result<u64> {
+    let sql = format!("DELETE FROM {table} WHERE request_id = ?1");
+    Ok(connection.prepare_cached(&sql)?.execute([id])? as u64)
+}
+
+/// Erases the request itself.
+pub(crate) fn request(connection: &Connection, id: &str) -> sql::Result<u64> {
+    let sql = "DELETE FROM request WHERE id = ?1";
+    Ok(connection.prepare_cached(sql)?.execute([id])? as u64)
+}
+
 /// Every table that speaks of requests, also those of later schemas.
-fn tables(connection: &Connection) -> sql::Result<Vec<String>> {
+pub(crate) fn tables(connection: &Connection) -> sql::Result<Vec<String>> {
     let mut found = Vec::new();
     for table in connection.tables()? {
         if connection.columns(&table)?.iter().any(|column| column == "request_id") {

@@ -108,6 +108,19 @@ pub enum StoreError {
         /// What does it there.
         instead: &'static str,
     },
+    /// A copy would keep what was erased, or mix with what others wrote.
+    #[error(
+        "nothing was copied: the store {} has {n} requests that the old one does not have, the first is {first}; they \
+         were erased from the old one since an earlier copy, or a server wrote them to the new one", path.display()
+    )]
+    OnlyThere {
+        /// The new store, without its password.
+        path: PathBuf,
+        /// How many.
+        n: u64,
+        /// One of them.
+        first: String,
+    },
     /// Any other failure of the database.
     #[error("the store {} failed to {action}: {detail}", path.display())]
     Database {

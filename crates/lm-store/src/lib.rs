@@ -40,7 +40,7 @@ pub use assigned::Assigned;
 pub use costs::{CostBy, CostLine};
 pub use erase::{Erase, Erased};
 pub use error::StoreError;
-pub use migrate::{Migrated, migrate};
+pub use migrate::{Migrated, Missing, migrate};
 pub use options::{Privacy, Retention, StoreOptions};
 pub use pressure::{CachePressure, SameTail};
 pub use read::{Reader, RowCounts};

@@ -71,7 +71,7 @@ impl Reader {
             let found = c
                 .prepare_cached(
                     "SELECT release_hash, model, arrived_at_ms, prompt, params, n, priority, \
-                     tenant, subject, prompt_mac FROM request WHERE id = ?1",
+                     tenant, subject, prompt_mac, trace_id FROM request WHERE id = ?1",
                 )?
                 .query_row([id.to_string()], |row| request_row(id, row))
                 .optional()?;
@@ -224,6 +224,7 @@ fn request_row(id: RequestId, row: &Row) -> sql::Result<StoredRequest> {
         tenant: row.get(7)?,
         subject: row.get(8)?,
         prompt_mac: row.get(9)?,
+        trace_id: row.get(10)?,
         attempts: Vec::new(),
     })
 }

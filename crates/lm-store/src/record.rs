@@ -134,6 +134,9 @@ pub struct StoredRequest {
     pub subject: Option<String>,
     /// A keyed hash of the prompt, in mode `hmac`.
     pub prompt_mac: Option<String>,
+    /// The trace of who sent it, as 32 hexadecimal digits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
     /// The answers so far, by choice.
     pub attempts: Vec<StoredAttempt>,
 }

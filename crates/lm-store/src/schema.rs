@@ -14,7 +14,7 @@ use crate::{StoreError, StoreOptions, server};
 
 /// Entry `i` brings a file from schema `i` to schema `i + 1`. Entries are never edited once
 /// released; a change to the tables is a new entry.
-pub(crate) const UPGRADES: [&str; 5] = [
+pub(crate) const UPGRADES: [&str; 6] = [
     r"
 CREATE TABLE release(
     hash TEXT PRIMARY KEY, model TEXT NOT NULL, engine_version TEXT NOT NULL,
@@ -89,6 +89,11 @@ CREATE TABLE assignment(
 CREATE INDEX assignment_experiment ON assignment(experiment, seq);
 CREATE INDEX assignment_copy ON assignment(shadow_of) WHERE shadow_of IS NOT NULL;
 CREATE INDEX assignment_arrived ON assignment(arrived_at_ms);
+",
+    r"
+-- The trace of who sent it, as 32 hexadecimal digits.
+ALTER TABLE request ADD COLUMN trace_id TEXT;
+CREATE INDEX request_trace ON request(trace_id) WHERE trace_id IS NOT NULL;
 ",
 ];
 

@@ -4,7 +4,7 @@
 //!
 //! Start reading at [`Reader::search`].
 
-use lm_types::TenantId;
+use lm_types::{RequestId, TenantId, TraceId};
 use serde::Serialize;
 
 use crate::sql::Value;
@@ -24,6 +24,8 @@ pub struct Search {
     pub tenant: Option<TenantId>,
     /// How the written form of the id begins.
     pub id_prefix: Option<String>,
+    /// The trace that it is part of: its sender's, or its own, whose id is the request's.
+    pub trace: Option<TraceId>,
     /// `stop`, `length` or `abort`, the code of an error, or `error` for any.
     pub status: Option<String>,
     /// The model's name as served.
@@ -160,6 +162,11 @@ fn conditions(search: &Search) -> Conditions {
     if let Some(prefix) = &search.id_prefix {
         let mark = found.text(format!("{}%", escaped(prefix)));
         found.inner.push(format!("id LIKE {mark} ESCAPE '\\'"));
+    }
+    if let Some(trace) = search.trace {
+        let (theirs, own) = (trace.to_string(), RequestId(trace.0).to_string());
+        let (theirs, own) = (found.text(theirs), found.text(own));
+        found.inner.push(format!("(trace_id = {theirs} OR id = {own})"));
     }
     if let Some(model) = &search.model {
         let mark = found.text(model.clone());

@@ -11,7 +11,6 @@ use lm_types::{
     TenantId, Timings, TokenId,
 };
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 use crate::error::ErrorContext;
 use crate::mask::Masked;
@@ -20,14 +19,15 @@ use crate::sql::{self, Connection, OptionalExtension, params};
 use crate::{Feedback, FeedbackId, Rating, Release, RunInfo, StoreError, StoredTimeline, recipe};
 
 /// Whether an answer was new.
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Written {
     New,
     Duplicate,
 }
 
 const INSERT_REQUEST: &str = "INSERT INTO request(id, release_hash, model, arrived_at_ms, prompt, \
-    params, n, priority, tenant, subject, prompt_mac, recipe, prompt_tokens) \
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) ON CONFLICT DO NOTHING";
+    params, n, priority, tenant, subject, prompt_mac, recipe, prompt_tokens, trace_id) \
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) ON CONFLICT DO NOTHING";
 
 const INSERT_ATTEMPT: &str = "INSERT INTO attempt(request_id, choice, release_hash, \
     arrived_at_ms, finish_reason, error_code, error_message, output_text, prompt_tokens, \
@@ -63,6 +63,7 @@ pub(crate) fn event(
             (answer.is_full && event.task == Task::Generate)
                 .then(|| recipe::to_json(&event.request).to_string()),
             tokens_text(answer.is_full, &event.prompt_tokens),
+            event.request.steering.trace.map(|trace| trace.trace_id.to_string()),
         ])?;
     }
     let (reason, failure) = match &event.outcome {
@@ -131,13 +132,14 @@ fn assignment(
     connection.prepare_cached(sql)?.execute(row).map(drop)
 }
 
-/// Writes feedback under the release that made the answer it is about.
+/// Writes feedback under the release that made the answer it is about; once, whenever it is written again.
 pub(crate) fn feedback(
     connection: &Connection,
+    id: FeedbackId,
     feedback: &Feedback,
     now_ms: i64,
     context: &ErrorContext,
-) -> Result<FeedbackId, StoreError> {
+) -> Result<(), StoreError> {
     let wrap = |e: sql::Error| context.wrap("write feedback to", &e);
     let Feedback { request_id, by, choice, rating, comment, correction } = feedback;
     let found: Option<(u32, String, Option<String>)> = connection
@@ -165,11 +167,11 @@ pub(crate) fn feedback(
         Some(Rating::Score(score)) => (Some("score"), Some(*score)),
         None => (None, None),
     };
-    let id = FeedbackId(Uuid::now_v7().as_u128());
     connection
         .prepare_cached(
             "INSERT INTO feedback(id, request_id, choice, rating_kind, rating, comment, \
-             correction, created_at_ms, release_hash) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+             correction, created_at_ms, release_hash) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) \
+             ON CONFLICT DO NOTHING",
         )
         .and_then(|mut s| {
             s.execute(params![
@@ -184,8 +186,8 @@ pub(crate) fn feedback(
                 release,
             ])
         })
-        .map_err(wrap)?;
-    Ok(id)
+        .map(drop)
+        .map_err(wrap)
 }
 
 pub(crate) fn release(connection: &Connection, release: &Release, now_ms: i64) -> sql::Result<()> {
@@ -206,13 +208,13 @@ pub(crate) fn release(connection: &Connection, release: &Release, now_ms: i64) -
 
 pub(crate) fn begin_run(
     connection: &Connection,
+    id: &str,
     info: &RunInfo,
     now_ms: i64,
-) -> sql::Result<String> {
-    let id = Uuid::now_v7().to_string();
+) -> sql::Result<()> {
     connection.execute(
         "INSERT INTO process_run(id, pid, started_at_ms, last_heartbeat_ms, version, address, \
-         model, release_hash) VALUES (?1, ?2, ?3, ?3, ?4, ?5, ?6, ?7)",
+         model, release_hash) VALUES (?1, ?2, ?3, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING",
         params![
             id,
             info.pid,
@@ -223,7 +225,7 @@ pub(crate) fn begin_run(
             info.release.to_string()
         ],
     )?;
-    Ok(id)
+    Ok(())
 }
 
 pub(crate) fn heartbeat(connection: &Connection, run_id: &str, now_ms: i64) -> sql::Result<()> {

@@ -1,26 +1,29 @@
 //! The one thread that writes: it takes what waits, commits it as a group and answers.
 //!
-//! It must never give up: a failed group is counted, logged once per burst and answered with its
+//! It must never give up: what fails is counted, logged once per burst and answered with its
 //! error, and the next group is tried as if nothing had happened.
 //!
-//! Start reading at [`Writer::run`].
+//! Start reading at [`Writer::run`], then `group`.
+
+mod group;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use lm_types::Prices;
 
-use crate::erase::{Erase, Erased, erase};
+use crate::erase::erase;
 use crate::error::ErrorContext;
 use crate::job::{Job, Reply};
 use crate::mask::Mask;
 use crate::options::PRUNE_EVERY;
 use crate::record::unix_ms;
-use crate::sql::{self, Connection, Transaction};
+use crate::sql::{self, Connection};
 use crate::store::Counters;
 use crate::write::{self, Written};
+use crate::writer::group::{Entry, Failed, Fate, Group};
 use crate::{Retention, StoreError, StoreOptions, retention};
 
 /// Most entries of one commit: bounds both the latency of a feedback and the lock's hold time.
@@ -45,24 +48,6 @@ pub(crate) struct Writer {
     is_tight: bool,
     /// Writes that failed since the last one that worked.
     n_failing: u64,
-}
-
-/// Answers a caller once the fate of the commit is known.
-type Ack = Box<dyn FnOnce(&Result<(), StoreError>)>;
-
-/// What is to be counted when the group is committed, and what is to be done after.
-#[derive(Default)]
-struct Group {
-    recorded: u64,
-    duplicates: u64,
-    failed: u64,
-    feedback: u64,
-    first_error: Option<StoreError>,
-    acks: Vec<Ack>,
-    prune: Option<(SystemTime, Reply<()>)>,
-    erasures: Vec<(Erase, Reply<Erased>)>,
-    make_room: Option<Reply<()>>,
-    close: Option<Reply<()>>,
 }
 
 impl Writer {
@@ -116,32 +101,18 @@ impl Writer {
         }
     }
 
-    /// Writes `first` and what waits behind it as one commit. Returns the reply of a close.
+    /// Writes `first` and what waits behind it. Returns the reply of a close.
     fn write_group(&mut self, first: Job) -> Option<Reply<()>> {
         let mut jobs = vec![first];
         jobs.extend(self.jobs.try_iter().take(MAX_GROUP - 1));
-        // The telemetry before a feedback becomes durable with it: one log, one sync.
-        let durable = jobs
-            .iter()
-            .any(|job| matches!(job, Job::Feedback(..) | Job::Release(..) | Job::BeginRun(..)));
-        let mut group = Group::default();
-        let result = self.commit(jobs, durable, &mut group);
-        let Group { recorded, duplicates, failed, feedback, first_error, acks, .. } = group;
-        let Group { prune, erasures, make_room, close, .. } = group;
-        let add = |counter: &AtomicU64, n| {
-            counter.fetch_add(n, Relaxed);
-        };
-        if result.is_ok() {
-            add(&self.counters.recorded, recorded);
-            add(&self.counters.duplicates, duplicates);
-            add(&self.counters.feedback, feedback);
-            add(&self.counters.write_errors, failed);
-        } else {
-            add(&self.counters.write_errors, recorded + duplicates + failed);
-        }
-        self.note(result.as_ref().err().or(first_error.as_ref()).cloned());
-        for ack in acks {
-            ack(&result);
+        let group = Group::of(jobs, &self.mask);
+        let fates = self.write_all(&group.entries, group.is_durable());
+        let Group { entries, size_bytes, flushes, prune, erasures, make_room, close } = group;
+        self.counters.queued_bytes.fetch_sub(size_bytes, Relaxed);
+        self.settle(entries, fates);
+        for reply in flushes {
+            // Its promise is that nothing waits any more, not that all could be written.
+            let _ = reply.send(Ok(()));
         }
         for (what, reply) in erasures {
             let erased = erase(&self.connection, &what, &self.mask);
@@ -157,43 +128,34 @@ impl Writer {
         close
     }
 
-    /// One transaction. On an error every job of the group failed.
-    fn commit(
-        &mut self,
-        jobs: Vec<Job>,
-        durable: bool,
-        group: &mut Group,
-    ) -> Result<(), StoreError> {
-        let context = &self.context;
-        let transaction =
-            self.connection.begin_write(durable).map_err(|e| context.wrap("begin to write", &e));
-        let mut fatal = transaction.as_ref().err().cloned();
-        for job in jobs {
-            if let Job::Event { size_bytes, .. } = &job {
-                self.counters.queued_bytes.fetch_sub(*size_bytes, Relaxed);
-            }
-            let open = match (&transaction, &fatal) {
-                (Ok(transaction), None) => Ok(transaction),
-                (_, Some(error)) | (Err(error), None) => Err(error.clone()),
+    /// Counts and tells what became of each.
+    fn settle(&mut self, entries: Vec<Entry>, fates: Vec<Fate>) {
+        if entries.is_empty() {
+            return;
+        }
+        self.tell_refused(&entries, &fates);
+        let counters = Arc::clone(&self.counters);
+        let mut lost = None;
+        for (entry, fate) in entries.into_iter().zip(fates) {
+            let counter = match (&entry, &fate) {
+                (Entry::Answer(_), Ok(Written::New)) => Some(&counters.recorded),
+                (Entry::Answer(_), Ok(Written::Duplicate)) => Some(&counters.duplicates),
+                (Entry::Answer(_), Err(_)) => Some(&counters.write_errors),
+                (Entry::Feedback(..), Ok(_)) => Some(&counters.feedback),
+                _ => None,
             };
-            let rules = Rules { mask: &self.mask, prices: &self.prices, context };
-            apply(job, open, &rules, &mut self.run_id, group);
-            // A full disk may have rolled back the whole transaction under our feet.
-            if let Ok(transaction) = &transaction
-                && fatal.is_none()
-                && transaction.is_rolled_back()
-            {
-                fatal = Some(group.first_error.clone().unwrap_or(StoreError::Closed));
+            if let Some(counter) = counter {
+                counter.fetch_add(1, Relaxed);
             }
-        }
-        match (fatal, transaction) {
-            (Some(error), _) => Err(error),
-            (None, transaction) => {
-                let transaction = transaction?;
-                let committed = self.counters.pace.time(|| transaction.commit());
-                committed.map_err(|e| context.wrap("commit", &e))
+            if let (Entry::BeginRun(id, ..), Ok(_)) = (&entry, &fate) {
+                self.run_id = Some(id.clone());
             }
+            if let Err(Failed::Lost(error)) = &fate {
+                lost.get_or_insert_with(|| error.clone());
+            }
+            group::answer(entry, fate);
         }
+        self.note(lost);
     }
 
     fn heartbeat_if_due(&mut self) {
@@ -296,83 +258,5 @@ impl Writer {
             }
             None => {}
         }
-    }
-}
-
-/// What every row is written by.
-#[derive(Clone, Copy)]
-struct Rules<'a> {
-    mask: &'a Mask,
-    prices: &'a Prices,
-    context: &'a ErrorContext,
-}
-
-/// Writes one job into the open transaction, or notes why there is none.
-fn apply(
-    job: Job,
-    open: Result<&Transaction<'_>, StoreError>,
-    rules: &Rules<'_>,
-    run_id: &mut Option<String>,
-    group: &mut Group,
-) {
-    let Rules { mask, prices, context } = *rules;
-    let now_ms = unix_ms(SystemTime::now());
-    let wrap = |e: sql::Error| context.wrap("write", &e);
-    match job {
-        Job::Event { event, .. } => {
-            let answer = mask.answer(event);
-            match open.and_then(|t| write::event(t, &answer, prices).map_err(wrap)) {
-                Ok(Written::New) => group.recorded += 1,
-                Ok(Written::Duplicate) => group.duplicates += 1,
-                Err(error) => {
-                    group.failed += 1;
-                    group.first_error.get_or_insert(error);
-                }
-            }
-        }
-        Job::Feedback(feedback, reply) => {
-            let feedback = mask.feedback(feedback);
-            let own = open.and_then(|t| write::feedback(t, &feedback, now_ms, context));
-            group.feedback += u64::from(own.is_ok());
-            group.acknowledge(reply, own);
-        }
-        Job::Release(release, reply) => {
-            let own = open.and_then(|t| write::release(t, &release, now_ms).map_err(wrap));
-            group.acknowledge(reply, own);
-        }
-        Job::BeginRun(info, reply) => {
-            let own = open.and_then(|t| write::begin_run(t, &info, now_ms).map_err(wrap));
-            if let Ok(id) = &own {
-                *run_id = Some(id.clone());
-            }
-            group.acknowledge(reply, own);
-        }
-        Job::Flush(reply) => {
-            // Its promise is that nothing waits any more, not that all could be written.
-            group.acks.push(Box::new(move |_| {
-                let _ = reply.send(Ok(()));
-            }));
-        }
-        Job::Erase(what, reply) => group.erasures.push((what, reply)),
-        Job::MakeRoom(reply) => group.make_room = Some(reply),
-        Job::Prune(now, reply) => group.prune = Some((now, reply)),
-        Job::Close(reply) => group.close = Some(reply),
-    }
-}
-
-impl Group {
-    /// The caller gets its own error first, then the commit's.
-    fn acknowledge<T: 'static>(&mut self, reply: Reply<T>, own: Result<T, StoreError>) {
-        let refused = |e: &StoreError| {
-            matches!(e, StoreError::UnknownRequest { .. } | StoreError::UnknownChoice { .. })
-        };
-        if let Err(error) = own.as_ref()
-            && !refused(error)
-        {
-            self.first_error.get_or_insert_with(|| error.clone());
-        }
-        self.acks.push(Box::new(move |commit| {
-            let _ = reply.send(own.and_then(|value| commit.clone().map(|()| value)));
-        }));
     }
 }

@@ -18,6 +18,7 @@ mod sampling;
 mod steering;
 mod time;
 mod timeline;
+mod trace;
 
 pub use allowance::{Allowance, SharedAllowance};
 pub use constraint::{AnswerForm, CallForm, Constraint, TokenMask};
@@ -35,3 +36,4 @@ pub use sampling::{Dry, InvalidParam, SamplingParams};
 pub use steering::{Arm, ArmTag, Ban, OnHit, OutputRules, PhraseScan, RuleHit, Steering};
 pub use time::Timestamp;
 pub use timeline::{Chunk, Gap, GapCause, Loss, Other, QueueStory, Stall, Timeline};
+pub use trace::{TraceId, TraceParent};

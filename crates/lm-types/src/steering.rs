@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::RequestId;
+use crate::{RequestId, TraceParent};
 
 /// How a request came, and what overrides do to its answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct Steering {
     pub change: Option<String>,
     /// It computes a recorded answer again: what it takes is counted, but it is nobody's request.
     pub again: bool,
+    /// Where its sender's trace stands.
+    pub trace: Option<TraceParent>,
 }
 
 /// A request's place in an experiment.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::sinks::{Delivery, Message};
+use crate::sinks::{Delivery, Later, Message};
 
 /// How often a program is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -23,7 +23,7 @@ impl CommandSink {
         timeout: Duration,
         is_over: &dyn Fn() -> bool,
     ) -> Delivery {
-        let later = |why: String| Delivery::Later { why, after: None };
+        let later = |why: String| Delivery::Later(Later { why, ..Later::default() });
         let mut child = match self.spawn(message) {
             Ok(child) => child,
             Err(error) => return later(format!("it cannot be started: {error}")),
@@ -77,9 +77,10 @@ impl CommandSink {
         match status.code() {
             Some(0) => Delivery::Taken,
             // None: a signal killed it.
-            Some(EX_TEMPFAIL) | None => {
-                Delivery::Later { why: format!("it ended with {status}"), after: None }
-            }
+            Some(EX_TEMPFAIL) | None => Delivery::Later(Later {
+                why: format!("it ended with {status}"),
+                ..Later::default()
+            }),
             Some(_) => Delivery::Refused { why: format!("it ended with {status}") },
         }
     }

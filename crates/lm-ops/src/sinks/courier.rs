@@ -1,8 +1,8 @@
-//! The queue of one sink and the thread that delivers it, in order.
+//! The queue of one sink and the thread that delivers it: messages of one alert in order, and none behind another's trouble.
 //!
 //! Start reading at [`Desk::offer`], then [`Courier::run`].
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use crate::now_ms;
 use crate::sinks::settings::Target;
 use crate::sinks::spool::{Spool, write_private};
-use crate::sinks::{Delivery, Message, SinkError, SinkLimits, SinkStanding};
+use crate::sinks::waiting::Waiting;
+use crate::sinks::{Delivery, Later, Message, SinkError, SinkLimits, SinkStanding};
 
 /// What all may ask of a sink.
 pub(crate) struct Desk {
@@ -41,9 +42,12 @@ struct Courier {
     desk: Arc<Desk>,
     target: Target,
     /// The oldest first.
-    waiting: VecDeque<Message>,
-    /// Failed attempts since the last message that was taken.
-    n_failed: u32,
+    waiting: VecDeque<Waiting>,
+    /// Messages that were taken.
+    n_taken: u64,
+    /// Failed attempts since the last message that was taken or refused.
+    n_in_row: u32,
+    /// Nothing is tried before.
     due: Instant,
 }
 
@@ -57,7 +61,8 @@ impl Desk {
         let (alive, ended) = channel();
         let (key, to) = (target.key(), target.to());
         let spool = Spool::new(folder.join(&key));
-        let waiting: VecDeque<Message> = spool.all().into();
+        let kept = spool.all().into_iter().map(|message| Waiting::new(message, true));
+        let waiting: VecDeque<Waiting> = kept.collect();
         let standing = SinkStanding {
             sink: key.clone(),
             to,
@@ -78,7 +83,8 @@ impl Desk {
             ended: Mutex::new(ended),
         });
         let due = Instant::now();
-        let courier = Courier { desk: Arc::clone(&desk), target, waiting, n_failed: 0, due };
+        let own = Arc::clone(&desk);
+        let courier = Courier { desk: own, target, waiting, n_taken: 0, n_in_row: 0, due };
         let run = move || {
             courier.run();
             drop(alive);
@@ -127,27 +133,38 @@ impl Desk {
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         // Closed or too late: either way the rest is kept here.
         let _ended = ended.recv_timeout(deadline.saturating_duration_since(Instant::now()));
-        self.take_new();
+        drop(self.take_new());
         let waiting = self.lock_standing().waiting;
         if waiting > 0 {
             tracing::warn!(sink = self.key, waiting, "alerts wait for the next server to deliver");
         }
     }
 
-    /// What came since the last time, after it is kept.
-    fn take_new(&self) -> VecDeque<Message> {
+    /// What came since the last time, each kept as far as the disk takes it.
+    fn take_new(&self) -> Vec<Waiting> {
         let Inbox { new, kept } = std::mem::take(&mut *self.inbox());
-        let put = new.iter().try_for_each(|message| self.spool.put(message));
         let kept = kept.map_or(Ok(()), |(path, text)| write_private(&path, text.as_bytes()));
-        if let Err(error) = put.and(kept) {
+        self.told(kept);
+        let new = new.into_iter().map(|message| {
+            let is_kept = self.told(self.spool.put(&message));
+            Waiting::new(message, is_kept)
+        });
+        new.collect()
+    }
+
+    /// Whether something was written down; where it was not, the log says so.
+    fn told(&self, written: std::io::Result<()>) -> bool {
+        if let Err(error) = &written {
             tracing::warn!(sink = self.key, %error, "alerts cannot be kept: a restart loses them");
         }
-        new
+        written.is_ok()
     }
 
     fn gave_up(&self, message: &Message, why: &str) {
-        let (sink, id) = (&self.key, &message.id);
-        tracing::error!(sink, id, why, "an alert was not delivered and is given up");
+        let Message { id, kind, body, .. } = message;
+        let sink = &self.key;
+        // The document itself: nobody else will ever see it.
+        tracing::error!(sink, id, kind, why, body, "an alert was not delivered and is given up");
         let mut standing = self.lock_standing();
         standing.given_up += 1;
         standing.last_error = Some(why.to_owned());
@@ -167,20 +184,29 @@ impl Courier {
         loop {
             self.waiting.extend(self.desk.take_new());
             while self.waiting.len() > self.desk.limits.queue {
-                self.give_up("newer ones took its room");
+                self.give_up(0, "newer ones took its room");
             }
             if self.desk.is_closing.load(Relaxed) {
-                return;
+                return self.keep_rest();
             }
-            if self.waiting.is_empty() {
+            let Some((due, i)) = self.next() else {
                 self.sleep(None);
                 continue;
-            }
-            match self.due.checked_duration_since(Instant::now()).filter(|wait| !wait.is_zero()) {
+            };
+            match due.checked_duration_since(Instant::now()).filter(|wait| !wait.is_zero()) {
                 Some(wait) => self.sleep(Some(wait)),
-                None => self.attempt(),
+                None => self.attempt(i),
             }
         }
+    }
+
+    /// When which is tried next: of the oldest of each alert one that is due; who failed least, then the oldest.
+    fn next(&self) -> Option<(Instant, usize)> {
+        let now = Instant::now();
+        let mut alerts = HashSet::new();
+        let first = self.waiting.iter().enumerate().filter(|(_, one)| alerts.insert(&one.alert));
+        let times = first.map(|(i, one)| (one.due.max(self.due).max(now), one.n_failed, i));
+        times.min().map(|(due, _, i)| (due, i))
     }
 
     /// Until there is something new, the time is over, or the server ends.
@@ -196,29 +222,37 @@ impl Courier {
         }
     }
 
-    /// Tries the oldest.
-    fn attempt(&mut self) {
+    fn attempt(&mut self, i: usize) {
         let desk = Arc::clone(&self.desk);
-        let Some(message) = self.waiting.front() else { return };
+        let Some(Waiting { message, .. }) = self.waiting.get(i) else { return };
         let limits = desk.limits;
         let age_ms = now_ms().saturating_sub(message.made_ms);
         if u128::try_from(age_ms).is_ok_and(|age_ms| age_ms > limits.give_up.as_millis()) {
             let last = desk.lock_standing().last_error.clone();
             let last = last.unwrap_or_else(|| "no server ran to deliver it".to_owned());
-            return self.give_up(&format!("its time is over; the last time {last}"));
+            return self.give_up(i, &format!("its time is over; the last time {last}"));
         }
         let is_over = || desk.is_closing.load(Relaxed);
         match self.target.deliver(message, limits.timeout, &is_over) {
-            Delivery::Taken => self.delivered(),
-            Delivery::Refused { why } => self.give_up(&why),
-            Delivery::Later { why, after } => self.failed(why, after),
+            Delivery::Taken => self.delivered(i),
+            Delivery::Refused { why } => {
+                self.n_in_row = 0;
+                self.give_up(i, &why);
+            }
+            Delivery::Later(later) => self.failed(i, later),
         }
     }
 
-    fn delivered(&mut self) {
-        let Some(message) = self.waiting.pop_front() else { return };
+    fn delivered(&mut self, i: usize) {
+        let Some(Waiting { message, .. }) = self.waiting.remove(i) else { return };
         self.desk.spool.remove(&message);
-        (self.n_failed, self.due) = (0, Instant::now());
+        self.n_taken += 1;
+        // The receiver is back: who waited for it waits no more, but for those that it has something against.
+        if std::mem::take(&mut self.n_in_row) > 1 {
+            let waited = self.waiting.iter_mut().filter(|one| one.n_alone == 0);
+            waited.for_each(|one| one.due = Instant::now());
+        }
+        self.due = Instant::now();
         let mut standing = self.desk.lock_standing();
         standing.delivered += 1;
         standing.waiting = standing.waiting.saturating_sub(1);
@@ -228,28 +262,58 @@ impl Courier {
         tracing::info!(sink, id, was_failing, "an alert was delivered");
     }
 
-    fn failed(&mut self, why: String, after: Option<Duration>) {
-        let Some(message) = self.waiting.front() else { return };
-        self.n_failed = self.n_failed.saturating_add(1);
-        let wait = backoff(&self.desk.limits, self.n_failed, &message.id);
-        let wait = wait.max(after.unwrap_or_default()).min(self.desk.limits.longest_backoff);
-        self.due = Instant::now() + wait;
+    /// The message waits, and the whole sink only where others fail as well, or the receiver asks for it.
+    fn failed(&mut self, i: usize, later: Later) {
+        let limits = self.desk.limits;
+        let Later { why, after, is_for_all } = later;
+        let Some(one) = self.waiting.get_mut(i) else { return };
+        one.failed(self.n_taken);
+        let longest = limits.longest_backoff;
+        let wait = backoff(&limits, one.n_failed, &one.message.id);
+        let wait = wait.max(after.unwrap_or_default()).min(longest);
+        one.due = Instant::now() + wait;
+        let of_sink = match self.n_in_row {
+            _ if is_for_all => wait,
+            0 => Duration::ZERO,
+            n_before => backoff(&limits, n_before, &one.message.id),
+        };
+        self.due = Instant::now() + of_sink;
+        self.n_in_row = self.n_in_row.saturating_add(1);
+        if !one.is_kept {
+            one.is_kept = self.desk.told(self.desk.spool.put(&one.message));
+        }
+        let (n_failed, n_alone) = (one.n_failed, one.n_alone);
+        self.tell_failing(&why);
+        if n_alone >= limits.attempts {
+            let why = format!("it failed {n_failed} times while others were taken: {why}");
+            self.give_up(i, &why);
+        }
+    }
+
+    /// One line for each outage.
+    fn tell_failing(&self, why: &str) {
         let mut standing = self.desk.lock_standing();
-        // One line for each outage.
         if standing.failing_since_ms.is_none() {
             let sink = &self.desk.key;
             tracing::warn!(sink, why, "an alert does not reach its sink: it is tried again");
             standing.failing_since_ms = Some(now_ms());
         }
-        standing.last_error = Some(why);
+        standing.last_error = Some(why.to_owned());
     }
 
-    fn give_up(&mut self, why: &str) {
-        let Some(message) = self.waiting.pop_front() else { return };
+    fn give_up(&mut self, i: usize, why: &str) {
+        let Some(Waiting { message, .. }) = self.waiting.remove(i) else { return };
         self.desk.gave_up(&message, why);
         self.desk.spool.remove(&message);
         let mut standing = self.desk.lock_standing();
         standing.waiting = standing.waiting.saturating_sub(1);
+    }
+
+    /// What the disk had no room for may find some now.
+    fn keep_rest(self) {
+        for one in self.waiting.iter().filter(|one| !one.is_kept) {
+            self.desk.told(self.desk.spool.put(&one.message));
+        }
     }
 }
 

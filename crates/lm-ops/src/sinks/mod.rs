@@ -2,6 +2,7 @@
 //!
 //! Each sink has a thread and a bounded queue of its own: what has no room is dropped and counted. What was not delivered
 //! lies in the home, so that the next server goes on with it. A receiver may get a message twice, never two of one id that differ.
+//! Messages of one alert arrive in order; one that the receiver does not take keeps no other alert waiting.
 //!
 //! It must never make a monitor wait, and never write down a secret, or an address that may hold one.
 //!
@@ -14,6 +15,7 @@ mod message;
 mod settings;
 mod signature;
 mod spool;
+mod waiting;
 mod webhook;
 
 use std::path::Path;
@@ -27,6 +29,7 @@ use crate::sinks::courier::Desk;
 pub(crate) use crate::sinks::message::Message;
 use crate::sinks::settings::Target;
 pub use crate::sinks::settings::{SinkError, SinkLimits, SinkSettings};
+pub(crate) use crate::sinks::spool::write_private;
 
 /// Where the home keeps what was not delivered, and which alerts are open.
 const OPEN_ALERTS: &str = "open.json";
@@ -86,17 +89,23 @@ pub(crate) enum Delivery {
     /// It was taken.
     Taken,
     /// Trying again may help.
-    Later {
-        /// What happened.
-        why: String,
-        /// How long the receiver asks to wait.
-        after: Option<Duration>,
-    },
+    Later(Later),
     /// Trying again does not help.
     Refused {
         /// What happened.
         why: String,
     },
+}
+
+/// An attempt that failed and may be made again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Later {
+    /// What happened.
+    pub(crate) why: String,
+    /// How long the receiver asks to wait.
+    pub(crate) after: Option<Duration>,
+    /// Whether it asks that of all messages.
+    pub(crate) is_for_all: bool,
 }
 
 impl Sinks {
@@ -127,9 +136,18 @@ impl Sinks {
         }
     }
 
-    /// What an earlier server kept with [`Sinks::keep_open`].
-    pub(crate) fn kept_open(&self) -> Option<String> {
-        std::fs::read_to_string(self.0.claim.folder().join(OPEN_ALERTS)).ok()
+    /// What earlier servers kept with [`Sinks::keep_open`]: whose place this one takes first.
+    pub(crate) fn kept_open(&self) -> Vec<String> {
+        let files = self.0.claim.open_files();
+        files.iter().filter_map(|path| std::fs::read_to_string(path).ok()).collect()
+    }
+
+    /// Keeps in one's own file what several had; blocks.
+    pub(crate) fn fold_open(&self, open: &str) -> std::io::Result<()> {
+        let files = self.0.claim.open_files();
+        let Some((own, others)) = files.split_first() else { return Ok(()) };
+        write_private(own, open.as_bytes())?;
+        others.iter().try_for_each(std::fs::remove_file)
     }
 
     /// How every sink stands.
@@ -155,7 +173,7 @@ impl Sinks {
             let took_ms = began.elapsed().as_secs_f64() * 1e3;
             let error = match delivery {
                 Delivery::Taken => None,
-                Delivery::Later { why, .. } | Delivery::Refused { why } => Some(why),
+                Delivery::Later(Later { why, .. }) | Delivery::Refused { why } => Some(why),
             };
             SinkTest {
                 sink: target.key(),

@@ -31,6 +31,8 @@ pub struct SinkLimits {
     pub longest_backoff: Duration,
     /// A message that is older is given up.
     pub give_up: Duration,
+    /// A message is given up after so many failed attempts between which the receiver took others.
+    pub attempts: u32,
     /// Messages that may wait for one sink; beyond it the oldest is given up.
     pub queue: usize,
 }
@@ -98,6 +100,7 @@ impl Default for SinkLimits {
             backoff: Duration::from_secs(1),
             longest_backoff: Duration::from_secs(10 * 60),
             give_up: Duration::from_secs(24 * 60 * 60),
+            attempts: 10,
             queue: 256,
         }
     }

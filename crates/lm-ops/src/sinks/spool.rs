@@ -2,7 +2,7 @@
 //!
 //! It must never hold half of a message.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -19,8 +19,12 @@ impl Spool {
         Spool(folder)
     }
 
+    /// Survives a loss of power on return.
     pub(crate) fn put(&self, message: &Message) -> std::io::Result<()> {
-        std::fs::create_dir_all(&self.0)?;
+        if !self.0.is_dir() {
+            std::fs::create_dir_all(&self.0)?;
+            sync_folder_of(&self.0)?;
+        }
         write_private(&self.path(message), &serde_json::to_vec(message)?)
     }
 
@@ -53,13 +57,29 @@ impl Spool {
     }
 }
 
-/// Readable by its owner only: alerts name requests.
+/// Whole or not at all, also after a loss of power. Readable by its owner only: alerts name requests.
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let next = path.with_extension("next");
     let mut options = OpenOptions::new();
     options.write(true).truncate(true).create(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(&next)?.write_all(bytes)?;
-    std::fs::rename(next, path)
+    let mut file = options.open(&next)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    let written = written.and_then(|()| std::fs::rename(&next, path));
+    if written.is_err() {
+        // What a full disk cut takes room that others need.
+        drop(std::fs::remove_file(&next));
+    }
+    written?;
+    sync_folder_of(path)
+}
+
+/// A file's name is durable when its folder is.
+fn sync_folder_of(path: &Path) -> std::io::Result<()> {
+    match path.parent() {
+        Some(folder) if cfg!(unix) => File::open(folder)?.sync_all(),
+        // Elsewhere a folder cannot be opened as a file.
+        _ => Ok(()),
+    }
 }

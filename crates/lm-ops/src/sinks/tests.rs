@@ -34,16 +34,20 @@ struct Hook {
 }
 
 fn hook(answers: &[&str]) -> Hook {
+    let answers: Vec<String> = answers.iter().map(|answer| (*answer).to_owned()).collect();
+    let mut answers = answers.into_iter();
+    hook_by(move |_| answers.next().unwrap_or_else(|| "200 OK".to_owned()))
+}
+
+/// Answers by what it is told.
+fn hook_by(mut answer: impl FnMut(&str) -> String + Send + 'static) -> Hook {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/hook/s3cret-path", listener.local_addr().unwrap());
     let (sender, got) = channel();
-    let answers: Vec<String> = answers.iter().map(|answer| (*answer).to_owned()).collect();
     std::thread::spawn(move || {
-        let mut answers = answers.into_iter();
         for connection in listener.incoming() {
-            let answer = answers.next().unwrap_or_else(|| "200 OK".to_owned());
             // The test may be over.
-            if answer_one(connection.unwrap(), &answer, &sender).is_none() {
+            if answer_one(connection.unwrap(), &mut answer, &sender).is_none() {
                 return;
             }
         }
@@ -51,7 +55,11 @@ fn hook(answers: &[&str]) -> Hook {
     Hook { url, got }
 }
 
-fn answer_one(mut connection: TcpStream, answer: &str, sender: &Sender<Got>) -> Option<()> {
+fn answer_one(
+    mut connection: TcpStream,
+    answer: &mut impl FnMut(&str) -> String,
+    sender: &Sender<Got>,
+) -> Option<()> {
     let mut reader = BufReader::new(connection.try_clone().unwrap());
     let (mut line, mut headers) = (String::new(), Vec::new());
     reader.read_line(&mut line).unwrap();
@@ -65,9 +73,11 @@ fn answer_one(mut connection: TcpStream, answer: &str, sender: &Sender<Got>) -> 
     let length = headers.iter().find(|(name, _)| name == "content-length").unwrap();
     let mut body = vec![0; length.1.parse().unwrap()];
     reader.read_exact(&mut body).unwrap();
+    let body = String::from_utf8(body).unwrap();
+    let answer = answer(&body);
     let text = format!("HTTP/1.1 {answer}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
     connection.write_all(text.as_bytes()).unwrap();
-    sender.send(Got { headers, body: String::from_utf8(body).unwrap() }).ok()
+    sender.send(Got { headers, body }).ok()
 }
 
 fn settings(webhooks: &[&str], commands: &[PathBuf]) -> SinkSettings {
@@ -80,6 +90,10 @@ fn settings(webhooks: &[&str], commands: &[PathBuf]) -> SinkSettings {
 
 fn message(n: u32) -> Message {
     Message::new("alert.opened", &serde_json::json!({ "n": n }), now_ms())
+}
+
+fn about(alert: &str, n: u32) -> Message {
+    Message::new("alert.opened", &serde_json::json!({ "alert": alert, "n": n }), now_ms())
 }
 
 /// Waits until a sink's standing is as wanted.
@@ -110,7 +124,7 @@ fn a_receiver_that_fails_twice_gets_each_message_once_in_order_and_signed() {
     let failing = ["500 Internal Server Error", "429 Too Many Requests"];
     let hook = hook(&failing);
     let sinks = Sinks::start(settings(&[&hook.url], &[]), home.path()).unwrap();
-    let sent = [message(1), message(2)];
+    let sent = [1, 2].map(|n| about("m/refusal/higher", n));
     sent.iter().for_each(|message| sinks.offer(message));
     let got: Vec<Got> = (0..4).map(|_| hook.got.recv_timeout(PATIENCE).unwrap()).collect();
     let secret = Secret::parse(SECRET).unwrap();
@@ -142,6 +156,85 @@ fn what_a_receiver_refuses_is_given_up_and_the_next_is_tried() {
     assert!(why.contains("302") && why.contains("redirects are not followed"), "{why}");
     assert_eq!(hook.got.try_iter().count(), 3);
     assert_eq!(files(home.path()), 0);
+}
+
+#[test]
+fn a_message_that_a_receiver_fails_on_keeps_no_other_alert_waiting_and_is_given_up() {
+    let home = tempfile::tempdir().unwrap();
+    let hook = hook_by(|body| {
+        let is_poison = body.contains("m/poison/higher");
+        let answer = if is_poison { "500 Internal Server Error" } else { "200 OK" };
+        answer.to_owned()
+    });
+    let mut tight = settings(&[&hook.url], &[]);
+    tight.limits.attempts = 2;
+    let sinks = Sinks::start(tight, home.path()).unwrap();
+    let poison = [1, 2].map(|n| about("m/poison/higher", n));
+    poison.iter().for_each(|message| sinks.offer(message));
+    let bodies = |last: &str| -> Vec<String> {
+        let mut all = Vec::new();
+        while all.last().is_none_or(|body: &String| !body.contains(last)) {
+            all.push(hook.got.recv_timeout(PATIENCE).unwrap().body);
+        }
+        all
+    };
+    // Every other alert arrives; of the poisoned one only its oldest message is tried.
+    let mut tried = Vec::new();
+    for n in 3.. {
+        sinks.offer(&about(&format!("m/{n}/higher"), n));
+        tried.extend(bodies(&format!("m/{n}/higher")));
+        if sinks.standing()[0].given_up == 2 {
+            break;
+        }
+    }
+    let standing = until(&sinks, |one| one.waiting == 0);
+    assert_eq!((standing.given_up, standing.delivered > 2), (2, true), "{standing:?}");
+    let of_poison: Vec<&String> = tried.iter().filter(|body| body.contains("poison")).collect();
+    let turn = of_poison.iter().position(|body| *body == &poison[1].body).unwrap();
+    assert!(turn >= 3, "the second is tried when the first is given up: {of_poison:?}");
+    assert!(of_poison[turn..].iter().all(|body| *body == &poison[1].body), "{of_poison:?}");
+    let why = sinks.standing()[0].last_error.clone().unwrap();
+    assert!(why.contains("while others were taken") && why.contains("500"), "{why}");
+    assert_eq!(files(home.path()), 0);
+}
+
+#[test]
+fn what_the_disk_refuses_is_kept_in_memory_and_the_rest_on_the_disk() {
+    let home = tempfile::tempdir().unwrap();
+    let spool = spool::Spool::new(home.path().join("sink"));
+    let all = [message(1), message(2), message(3)];
+    // A folder stands where the second would lie.
+    let place = home.path().join("sink").join(format!("{}.json", all[1].id));
+    std::fs::create_dir_all(place.join("full")).unwrap();
+    let kept = all.each_ref().map(|message| spool.put(message).is_ok());
+    assert_eq!(kept, [true, false, true]);
+    let names = std::fs::read_dir(home.path().join("sink")).unwrap();
+    let half = names.filter(|name| name.as_ref().unwrap().path().extension().unwrap() == "next");
+    assert_eq!(half.count(), 0, "nothing half is left");
+    std::fs::remove_dir_all(&place).unwrap();
+    // The same through a sink that nothing reaches: what could not be kept at first is kept in the end.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/hook/s3cret-path", silent.local_addr().unwrap());
+    drop(silent);
+    let mut slow = settings(&[&url], &[]);
+    slow.limits.backoff = Duration::from_secs(600);
+    let key = settings(&[&url], &[]).into_targets()[0].key();
+    let folder = home.path().join("alerts").join("0").join(key);
+    let blocked = folder.join(format!("{}.json", all[0].id));
+    std::fs::create_dir_all(blocked.join("full")).unwrap();
+    let sinks = Sinks::start(slow, &home.path().join("alerts")).unwrap();
+    all.iter().for_each(|message| sinks.offer(message));
+    let began = Instant::now();
+    while files(&folder) < 2 {
+        assert!(
+            began.elapsed() < PATIENCE,
+            "one that cannot be kept keeps the others off the disk"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::fs::remove_dir_all(&blocked).unwrap();
+    sinks.close(PATIENCE);
+    assert_eq!(files(&folder), 3);
 }
 
 #[test]
@@ -232,7 +325,7 @@ fn a_program_gets_the_document_and_a_failure_is_told_by_its_exit_status() {
     let refused = deliver("exit 3", PATIENCE);
     assert!(matches!(&refused, Delivery::Refused { why } if why.contains('3')), "{refused:?}");
     let later = deliver("exit 75", PATIENCE);
-    assert!(matches!(later, Delivery::Later { .. }), "{later:?}");
+    assert!(matches!(later, Delivery::Later(_)), "{later:?}");
 }
 
 #[cfg(target_os = "linux")]
@@ -247,12 +340,14 @@ fn a_program_that_does_not_end_is_killed_with_what_it_started() {
     let is_over = || pid_file.exists();
     let delivery = target.deliver(&message(1), PATIENCE, &is_over);
     assert!(
-        matches!(&delivery, Delivery::Later { why, .. } if why.contains("killed")),
+        matches!(&delivery, Delivery::Later(Later { why, .. }) if why.contains("killed")),
         "{delivery:?}"
     );
     assert!(began.elapsed() < PATIENCE);
     let delivery = target.deliver(&message(1), Duration::from_millis(400), &|| false);
-    assert!(matches!(&delivery, Delivery::Later { why, .. } if why.contains("killed after 0.4 s")));
+    assert!(
+        matches!(&delivery, Delivery::Later(Later { why, .. }) if why.contains("killed after 0.4 s"))
+    );
     let pid: u32 = std::fs::read_to_string(&pid_file).unwrap().trim().parse().unwrap();
     let began = Instant::now();
     while is_running(pid) {

@@ -8,7 +8,7 @@ use ureq::http::header::{CONTENT_TYPE, RETRY_AFTER};
 
 use crate::now_ms;
 use crate::sinks::signature::Secret;
-use crate::sinks::{Delivery, Message};
+use crate::sinks::{Delivery, Later, Message};
 
 /// A receiver.
 pub(crate) struct WebhookSink {
@@ -45,7 +45,7 @@ impl WebhookSink {
             Ok(answer) => answer,
             Err(error) => {
                 let why = error.to_string().replace(&self.url, &self.host);
-                return Delivery::Later { why, after: None };
+                return Delivery::Later(Later { why, ..Later::default() });
             }
         };
         let status = answer.status();
@@ -55,10 +55,12 @@ impl WebhookSink {
             300..=399 => {
                 Delivery::Refused { why: format!("{why}, but redirects are not followed") }
             }
-            408 | 429 | 500.. => {
+            // Request Timeout, Too Early, Too Many Requests.
+            408 | 425 | 429 | 500.. => {
                 let header = answer.headers().get(RETRY_AFTER);
                 let seconds = header.and_then(|value| value.to_str().ok()?.trim().parse().ok());
-                Delivery::Later { why, after: seconds.map(Duration::from_secs) }
+                let after = seconds.map(Duration::from_secs);
+                Delivery::Later(Later { why, after, is_for_all: status.as_u16() == 429 })
             }
             _ => Delivery::Refused { why },
         }

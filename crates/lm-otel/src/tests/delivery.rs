@@ -34,8 +34,8 @@ fn status(status: u16) -> Reply {
 
 #[test]
 fn what_may_help_is_tried_again_and_no_longer() {
-    let all = Counts { exported: 4, dropped: 0 };
-    let none = Counts { exported: 0, dropped: 4 };
+    let all = Counts { exported: 4, ..Counts::default() };
+    let none = Counts { failed: 4, ..Counts::default() };
     check(&[], 1, all);
     check(&[status(503)], 2, all);
     // A collector that asks for an hour does not get it.
@@ -45,7 +45,11 @@ fn what_may_help_is_tried_again_and_no_longer() {
     check(&[Reply::Status(307, "location: http://127.0.0.1:1/\r\n", Vec::new())], 1, none);
     let partial = PartialSuccess { rejected_spans: 1, error_message: "old".to_owned() };
     let answer = ExportResponse { partial_success: Some(partial) }.encode_to_vec();
-    check(&[Reply::Status(200, "", answer)], 1, Counts { exported: 3, dropped: 1 });
+    check(
+        &[Reply::Status(200, "", answer)],
+        1,
+        Counts { exported: 3, failed: 1, ..Counts::default() },
+    );
     check(&[Reply::Status(200, "", b"{}".to_vec())], 1, all);
 }
 
@@ -57,7 +61,7 @@ fn a_collector_that_is_not_there_costs_its_spans_alone() {
     let (exporter, observer, kept) = start(&address, Limits { tries: 2, ..quick() });
     (0..10).for_each(|i| observer.record(&event(i)));
     exporter.shutdown();
-    assert_eq!(exporter.counts(), Counts { exported: 0, dropped: 40 });
+    assert_eq!(exporter.counts(), Counts { failed: 40, ..Counts::default() });
     assert_eq!(kept.0.lock().unwrap().len(), 10);
 }
 
@@ -80,7 +84,7 @@ fn a_collector_that_hangs_never_blocks() {
     let took = began.elapsed();
     assert!(took < AT_ONCE, "{N} answers took {took:?}");
     let dropped = (N as u64 - 16) * 4;
-    assert_eq!((n_first, exporter.counts()), (4, Counts { exported: 0, dropped }));
+    assert_eq!((n_first, exporter.counts()), (4, Counts { dropped, ..Counts::default() }));
     assert_eq!(kept.0.lock().unwrap().len(), N as usize + 1, "the inner observer hears of all");
     let began = Instant::now();
     exporter.shutdown();
@@ -97,7 +101,7 @@ fn a_hang_ends_by_its_timeout() {
     let (first, second) = (collector.next(), collector.next());
     assert_eq!(first.body, second.body);
     exporter.shutdown();
-    assert_eq!(exporter.counts(), Counts { exported: 4, dropped: 0 });
+    assert_eq!(exporter.counts(), Counts { exported: 4, ..Counts::default() });
 }
 
 #[test]
@@ -127,7 +131,7 @@ fn the_end_sends_what_waits_and_later_answers_are_dropped() {
     assert_eq!(collector.next().spans().len(), 12);
     observer.record(&event(9));
     exporter.shutdown();
-    assert_eq!(exporter.counts(), Counts { exported: 12, dropped: 4 });
+    assert_eq!(exporter.counts(), Counts { exported: 12, dropped: 4, ..Counts::default() });
     assert_eq!(kept.0.lock().unwrap().len(), 4);
     assert!(observer.wants_steps(), "as the inner one does");
 }
@@ -142,5 +146,5 @@ fn the_end_does_not_wait_out_a_backoff() {
     let _refused = collector.next();
     exporter.shutdown();
     assert_eq!(collector.next().spans().len(), 4);
-    assert_eq!(exporter.counts(), Counts { exported: 4, dropped: 0 });
+    assert_eq!(exporter.counts(), Counts { exported: 4, ..Counts::default() });
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lm_types::{
-    Arm, ArmTag, GenerateError, Outcome, QueueUnit, RequestEvent, RequestId, RuleHit, Task, Timings,
+    Arm, ArmTag, GenerateError, Outcome, QueueUnit, RequestEvent, RequestId, RuleHit, Task,
+    Timings, TraceParent,
 };
 
 use super::collector::{Collector, Received};
@@ -21,7 +22,7 @@ fn sent(events: &[RequestEvent], n_spans: usize) -> Vec<Received> {
     events.iter().for_each(|event| observer.record(event));
     let received = collector.until(n_spans);
     exporter.shutdown();
-    assert_eq!(exporter.counts(), Counts { exported: n_spans as u64, dropped: 0 });
+    assert_eq!(exporter.counts(), Counts { exported: n_spans as u64, ..Counts::default() });
     assert_eq!(*kept.0.lock().unwrap(), events, "what the inner observer heard");
     received
 }
@@ -229,4 +230,31 @@ fn a_request_says_who_sends_it() {
     let resource = request.resource_spans[0].resource.as_ref().unwrap();
     assert_eq!(get(&resource.attributes, "service.name").as_deref(), Some("lastmile"));
     assert_eq!(request.resource_spans.len(), 1);
+}
+
+#[test]
+fn an_answer_is_a_part_of_its_senders_trace_and_recorded_where_that_is() {
+    let mut asked = event(ID);
+    let parent = TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+    asked.request.steering.trace = parent;
+    let mut spans = spans_of(&asked, 4);
+    assert_eq!(spans[0].trace_id, parent.unwrap().trace_id.0.to_be_bytes());
+    assert_eq!(spans[0].parent_span_id, parent.unwrap().parent_id.to_be_bytes());
+    assert_eq!(spans[0].flags, 0x301, "sampled, and its parent is another process's");
+    let id = get(&spans[0].attributes, "lastmile.request_id");
+    assert_eq!(id, Some(RequestId(ID).to_string()), "the request is still found by its id");
+    spans[0].parent_span_id.clear();
+    check_tree(&spans, &["chat small", "queue", "prefill", "decode"]);
+    // A sender that does not record its trace gets no part of one.
+    let collector = Collector::start([]);
+    let (exporter, observer, kept) = start(&collector.address, quick());
+    asked.request.steering.trace.as_mut().unwrap().is_sampled = false;
+    observer.record(&asked);
+    observer.record(&event(ID));
+    let received = collector.until(4);
+    exporter.shutdown();
+    let roots = received.iter().flat_map(Received::spans).filter(|s| s.parent_span_id.is_empty());
+    assert_eq!(roots.map(|root| root.trace_id).collect::<Vec<_>>(), [ID.to_be_bytes()]);
+    let expect = Counts { exported: 4, unsampled: 4, ..Counts::default() };
+    assert_eq!((exporter.counts(), kept.0.lock().unwrap().len()), (expect, 2));
 }

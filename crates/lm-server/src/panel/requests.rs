@@ -4,18 +4,19 @@
 //!
 //! Start reading at [`search`].
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
-use lastmile::{RequestId, TenantId};
+use lastmile::{RequestId, TenantId, TraceId};
 use lm_api::{ApiError, Denial};
 use lm_ops::{MAX_FOUND, RequestPage, Search};
 use lm_panel::{AttemptTimes, Picture};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::charts::width;
 use super::params::{Params, invalid};
@@ -28,6 +29,9 @@ use crate::reply;
 struct Shown {
     #[serde(flatten)]
     page: RequestPage,
+    /// Whole numbers of `params` that a reader with 53 bits for them would round, such as a seed, in digits.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    exact_params: BTreeMap<String, String>,
     picture: Picture,
 }
 
@@ -68,10 +72,22 @@ pub(crate) async fn one(
             e2e_ms: attempt.e2e_ms,
         });
         let picture = lm_panel::attempts(&times.collect::<Vec<_>>(), width);
-        serde_json::to_string(&Shown { page, picture })
+        let exact_params = exact(&page.request.params);
+        serde_json::to_string(&Shown { page, exact_params, picture })
             .map_err(|error| ApiError::Internal { what: error.to_string() })
     };
     answered(shown.await)
+}
+
+/// The greatest whole number up to which JavaScript has all of them.
+const MAX_EXACT: u64 = (1 << 53) - 1;
+
+fn exact(params: &Value) -> BTreeMap<String, String> {
+    let large = |(name, value): (&String, &Value)| {
+        let number = value.as_u64().or_else(|| value.as_i64().map(i64::unsigned_abs))?;
+        (number > MAX_EXACT).then(|| (name.clone(), value.to_string()))
+    };
+    params.as_object().into_iter().flatten().filter_map(large).collect()
 }
 
 pub(crate) async fn timeline(
@@ -137,6 +153,7 @@ fn wanted(uri: &Uri, own: Option<TenantId>) -> Result<Search, ApiError> {
     let search = Search {
         tenant: own.or(tenant),
         id_prefix,
+        trace: params.text("trace")?.map(|text| trace(&text)).transpose()?,
         status: params.text("status")?,
         model: params.text("model")?,
         text,
@@ -146,6 +163,13 @@ fn wanted(uri: &Uri, own: Option<TenantId>) -> Result<Search, ApiError> {
     };
     params.end()?;
     Ok(search)
+}
+
+/// As it stands in a `traceparent` and in the log.
+fn trace(text: &str) -> Result<TraceId, ApiError> {
+    let wanted = "the id of a trace: 32 hexadecimal digits, not all of them 0";
+    let id = TraceId::parse(&text.to_ascii_lowercase());
+    id.ok_or_else(|| invalid("trace", text, wanted.to_owned()))
 }
 
 /// 16 hexadecimal digits, or `none` for who came without a key.

@@ -151,6 +151,23 @@ fn requests_are_found_by_who_sent_them_and_by_operators() {
 }
 
 #[test]
+fn a_seed_is_shown_in_all_its_digits() {
+    let server = Server::start("mode=echo");
+    let exact = |seed: u64| {
+        let sent = server.ask(CHAT, &hello(&format!(r#""seed":{seed}"#)));
+        let path = format!("/v1/requests/{}/page", sent["id"].as_str().unwrap());
+        wait_until("it is stored", || server.get(&path).status == 200);
+        let page = server.get(&path).json();
+        assert_eq!(page["params"]["seed"], seed);
+        page["exact_params"].clone()
+    };
+    // A browser has all whole numbers up to 2^53 - 1.
+    assert_eq!(exact(9_007_199_254_740_991), json!(null));
+    assert_eq!(exact(9_007_199_254_740_993), json!({ "seed": "9007199254740993" }));
+    assert_eq!(exact(u64::MAX), json!({ "seed": "18446744073709551615" }));
+}
+
+#[test]
 fn without_keys_nobody_on_the_network_reads_what_others_asked() {
     let server = Server::start_with("mode=echo", |config, _| {
         config.address = "0.0.0.0:0".parse().unwrap();

@@ -114,6 +114,35 @@ fn a_full_store_is_counted_and_told_and_stays_readable() {
 }
 
 #[test]
+fn a_row_that_cannot_go_in_costs_no_other_even_where_it_takes_the_transaction_with_it() {
+    let home = Home::new();
+    let store = home.open_with(|o| o.busy_timeout = Duration::from_secs(60));
+    let trigger = "CREATE TRIGGER poison BEFORE INSERT ON request WHEN NEW.model = 'poison' \
+                   BEGIN SELECT RAISE(ROLLBACK, 'poison'); END";
+    Connection::open(home.path()).unwrap().execute_batch(trigger).unwrap();
+    // What comes while the writer waits for the lock is one group, feedback included.
+    let lock = hold_write_lock(&home.path());
+    for id in 0..50 {
+        let is_bad = [7, 8, 31].contains(&id);
+        let model = if is_bad { "poison" } else { "placeholder" }.to_owned();
+        store.record(&RequestEvent { model, ..event(id) });
+    }
+    std::thread::scope(|scope| {
+        let good = scope.spawn(|| store.feedback(thumb_up(12)));
+        let bad = scope.spawn(|| store.feedback(thumb_up(8)));
+        drop(lock);
+        good.join().unwrap().unwrap();
+        let bad = bad.join().unwrap().unwrap_err();
+        assert!(matches!(bad, StoreError::UnknownRequest { .. }), "{bad}");
+    });
+    store.flush().unwrap();
+    let counters = store.counters();
+    assert_eq!((counters.recorded, counters.write_errors, counters.feedback), (47, 3, 1));
+    assert_eq!(store.reader().counts().unwrap().requests, 47);
+    assert!(store.reader().request(RequestId(8)).unwrap().is_none());
+}
+
+#[test]
 fn a_closed_store_drops_telemetry_and_refuses_feedback() {
     let home = Home::new();
     let store = home.open();

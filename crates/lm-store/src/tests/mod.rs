@@ -5,6 +5,7 @@
 mod costing;
 mod evidence;
 mod faults;
+mod moving;
 #[cfg(all(unix, feature = "postgres"))]
 mod on_server;
 mod privacy;

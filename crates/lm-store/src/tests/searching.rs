@@ -1,10 +1,12 @@
 //! Requests are found by what somebody remembers of them.
 
 use lm_types::Observer;
-use lm_types::{GenerateError, Outcome, Prompt, RequestId, TenantId};
+use lm_types::{GenerateError, Outcome, Prompt, RequestId, TenantId, TraceId};
 
 use super::{Home, event};
 use crate::{Reader, Search};
+
+const TRACE_PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
 
 fn stored() -> (Home, Reader) {
     let home = Home::new();
@@ -20,6 +22,7 @@ fn stored() -> (Home, Reader) {
     failed.request.prompt = Prompt::Text("50% of \"it\"\nüber".to_owned());
     failed.output_text = "An_Answer".to_owned();
     failed.model = "other".to_owned();
+    failed.request.steering.trace = lm_types::TraceParent::parse(TRACE_PARENT);
     failed.outcome = Outcome::Failed(GenerateError::ShuttingDown);
     store.record(&failed);
     store.close().unwrap();
@@ -49,6 +52,13 @@ pub(super) fn requests_are_found_by_each_fact_newest_first() {
     check(&reader, Search { tenant: Some(TenantId(0xab)), ..all() }, &[4]);
     check(&reader, Search { tenant: Some(TenantId::ANONYMOUS), ..all() }, &[3, 2, 1]);
     check(&reader, Search { status: some("error"), ..all() }, &[4]);
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    check(&reader, Search { trace: TraceId::parse(trace), ..all() }, &[4]);
+    // Who sent no trace has one of the request's own id.
+    check(&reader, Search { trace: Some(TraceId(3)), ..all() }, &[3]);
+    check(&reader, Search { trace: Some(TraceId(5)), ..all() }, &[]);
+    assert_eq!(reader.request(RequestId(4)).unwrap().unwrap().trace_id, some(trace));
+    assert_eq!(reader.request(RequestId(3)).unwrap().unwrap().trace_id, None);
     check(&reader, Search { status: some("stop"), ..all() }, &[3, 2, 1]);
     check(&reader, Search { status: some("shutting_down"), ..all() }, &[4]);
     check(&reader, Search { model: some("other"), ..all() }, &[4]);

@@ -44,6 +44,57 @@ fn a_restart_between_two_entries_costs_nothing() {
     assert_eq!(store.reader().counts().unwrap().requests, 20);
 }
 
+#[test]
+fn a_row_that_a_server_refuses_costs_no_other() {
+    let Some(server) = Server::start() else { return };
+    let url = server.url("poison");
+    let store = Store::open(&url, StoreOptions::default()).unwrap();
+    let other = connect(url.to_str().unwrap(), Duration::from_secs(60));
+    let check = "ALTER TABLE request ADD CONSTRAINT sound CHECK (model <> 'poison')";
+    other.execute_batch(check).unwrap();
+    let holding = hold(&url);
+    for id in 0..50 {
+        let is_bad = [0, 7, 31].contains(&id);
+        let model = if is_bad { "poison" } else { "placeholder" }.to_owned();
+        store.record(&RequestEvent { model, ..event(id) });
+    }
+    holding.execute_batch("COMMIT").unwrap();
+    store.feedback(thumb_up(12)).unwrap();
+    store.flush().unwrap();
+    assert_eq!((store.counters().recorded, store.counters().write_errors), (47, 3));
+    assert_eq!(store.reader().counts().unwrap().requests, 47);
+}
+
+#[test]
+fn a_group_whose_connection_is_lost_is_written_by_the_next_one() {
+    let Some(server) = Server::start() else { return };
+    let url = server.url("cut");
+    let busy_timeout = Duration::from_secs(60);
+    let store =
+        Store::open(&url, StoreOptions { busy_timeout, ..StoreOptions::default() }).unwrap();
+    store.record(&event(0));
+    store.flush().unwrap();
+    let holding = hold(&url);
+    record_all(&store, 1..20);
+    std::thread::scope(|scope| {
+        let feedback = scope.spawn(|| store.feedback(thumb_up(0)));
+        // The writer waits in the middle of its transaction, and its connection is cut there.
+        let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+                   WHERE wait_event_type = 'Lock'";
+        let (admin, begun) = (server.admin(), Instant::now());
+        while admin.query_row(cut, (), |row| row.get::<_, i64>(0)).unwrap() == 0 {
+            assert!(begun.elapsed() < Duration::from_secs(8), "the writer does not wait");
+            std::thread::yield_now();
+        }
+        holding.execute_batch("COMMIT").unwrap();
+        feedback.join().unwrap().unwrap();
+    });
+    store.flush().unwrap();
+    assert_eq!((store.counters().recorded, store.counters().write_errors), (20, 0));
+    let counts = store.reader().counts().unwrap();
+    assert_eq!((counts.requests, counts.feedback), (20, 1));
+}
+
 /// A connection of "another process" that nobody can write beside.
 fn hold(url: &Path) -> Connection {
     let other = connect(url.to_str().unwrap(), Duration::from_secs(60));
@@ -193,7 +244,8 @@ fn who_is_not_let_in_hears_why_without_the_password() {
     check(&server.place(right, "latin"), "encoding is LATIN1");
     let unreachable = "cannot be reached";
     check("postgres://me:wr0ng@127.0.0.1:1/db", unreachable);
-    check("postgres://me:wr0ng@no-such-host.invalid/db", unreachable);
+    check("postgres://me:wr0ng@no-such-host.invalid/db?sslmode=disable", unreachable);
+    check("postgres://me:wr0ng@no-such-host.invalid/db", "does not say sslmode");
     // A server without TLS, and parameters that are none.
     check(&format!("{}?sslmode=require", server.place(right, "postgres")), "TLS");
     check("postgres://me:wr0ng@host:0x/db", "the URL must be");

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use self::server::{PASSWORD, Server, connect};
 use super::*;
-use crate::{Migrated, Reader, migrate, stats};
+use crate::{Migrated, Missing, Reader, migrate, stats};
 
 /// What holds of a store wherever it lies.
 const SUITE: &[(&str, fn())] = &[
@@ -41,6 +41,7 @@ const SUITE: &[(&str, fn())] = &[
     ("hashes", privacy::keyed_hashes_tell_equal_texts_over_restarts_and_not_over_stores),
     ("withheld", privacy::token_ids_cannot_be_redacted_and_are_withheld),
     ("erasing", privacy::an_erased_subject_is_gone_from_every_table_and_from_the_files),
+    ("erased_since", moving::what_was_erased_since_an_earlier_copy_is_not_kept),
     ("under_another", privacy::who_was_kept_in_clear_is_found_under_another_mode),
 ];
 
@@ -81,7 +82,7 @@ fn rows_move_to_a_server_and_back_and_none_is_lost() {
     store.close().unwrap();
     let there = server.url("moved");
     let copied = |from: &Path, to: &Path| {
-        let tables: Vec<Migrated> = migrate(from, to).unwrap();
+        let tables: Vec<Migrated> = migrate(from, to, Missing::Refuse).unwrap();
         ["request", "attempt", "feedback", "assignment"].map(|name| {
             let table = tables.iter().find(|table| table.table == name).unwrap();
             (table.rows, table.copied)
@@ -125,9 +126,9 @@ fn rows_that_would_take_the_place_of_others_are_not_moved() {
         store.close().unwrap();
     }
     // Both gave the number 1.
-    let refused = migrate(&home.path(), &there).unwrap_err().to_string();
+    let refused = migrate(&home.path(), &there, Missing::Keep).unwrap_err().to_string();
     assert!(refused.contains("assignment has another row in the place"), "{refused}");
-    let same = migrate(&there, &there).unwrap_err();
+    let same = migrate(&there, &there, Missing::Refuse).unwrap_err();
     assert!(matches!(same, StoreError::InvalidOption { field: "to", .. }), "{same}");
 }
 
