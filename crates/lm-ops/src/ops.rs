@@ -15,7 +15,7 @@ use lm_store::{
 use serde::Serialize;
 
 use crate::cost::{CostCounters, Recording};
-use crate::{Experiments, InFlight, Monitors, Overrides};
+use crate::{Experiments, InFlight, Ingests, Monitors, Overrides};
 
 /// What runs beside one engine. Clones share one store.
 #[derive(Clone)]
@@ -24,6 +24,7 @@ pub struct Ops {
     overrides: Option<Overrides>,
     experiments: Option<Experiments>,
     monitors: Option<Monitors>,
+    ingests: Option<Ingests>,
     recorder: Option<Recorder>,
     pub(crate) costs: Arc<CostCounters>,
     pub(crate) cut_off: Arc<[InFlight]>,
@@ -50,6 +51,7 @@ impl Ops {
             overrides: None,
             experiments: None,
             monitors: None,
+            ingests: None,
             recorder: None,
             costs: Arc::default(),
             cut_off: Arc::default(),
@@ -72,6 +74,18 @@ impl Ops {
     #[must_use]
     pub fn with_monitors(self, monitors: Monitors) -> Self {
         Ops { monitors: Some(monitors), ..self }
+    }
+
+    /// With a way in for rows; without, none are taken.
+    #[must_use]
+    pub fn with_ingests(self, ingests: Ingests) -> Self {
+        Ops { ingests: Some(ingests), ..self }
+    }
+
+    /// What takes rows, where there is anything.
+    #[must_use]
+    pub fn ingests(&self) -> Option<&Ingests> {
+        self.ingests.as_ref()
     }
 
     /// The monitors, where there are any.

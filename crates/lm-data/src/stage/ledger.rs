@@ -211,7 +211,7 @@ impl Tally {
     }
 
     /// Adds what another one counted.
-    pub(crate) fn add(&mut self, other: &Tally) {
+    pub fn add(&mut self, other: &Tally) {
         self.publish(other.rows_published);
         other.by_rule.iter().for_each(|(rule, n_rows)| self.quarantine(rule, *n_rows));
     }
