@@ -189,8 +189,8 @@ def test_traffic_becomes_a_dataset_that_can_be_evaluated(home, echo, top):
 
 
 def test_traffic_is_chosen_by_route_time_and_how_sure_the_model_was(home, echo):
-    for i in range(2):
-        body = {"prompt": f"Ballad {i} of the lighthouse", "max_tokens": 8, "logprobs": 1 if i else None}
+    for i, asked in enumerate([{}, {"logprobs": 1}]):
+        body = {"prompt": f"Ballad {i} of the lighthouse", "max_tokens": 8} | asked
         assert echo.post("/v1/completions", body).status == 200
     chosen = ["data", "from-requests", "ballads", "--route", "/v1/completions"]
     end = time.monotonic() + 30
