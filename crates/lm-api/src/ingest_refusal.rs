@@ -12,8 +12,8 @@ pub enum IngestRefusal {
     Off,
     /// Nobody said what a row of the dataset must be.
     #[error(
-        "dataset {source_name} has no contract: `lastmile data infer FILE` proposes one, and the first \
-         `lastmile data ingest {source_name} FILE --contract CONTRACT` installs it"
+        "dataset {source_name} has no contract: put one at data/contracts/{source_name}.toml of the server's home; \
+         `lastmile data infer FILE` proposes one"
     )]
     NoContract {
         /// The dataset.
