@@ -186,3 +186,20 @@ def test_traffic_becomes_a_dataset_that_can_be_evaluated(home, echo, top):
     # By the encoder that is installed here.
     similar = verb(home, "eval", "disliked", "--base-url", echo.url, "--scorer", "similarity")
     assert similar["n_passed"] == scored["n"]
+
+
+def test_traffic_is_chosen_by_route_time_and_how_sure_the_model_was(home, echo):
+    for i, asked in enumerate([{}, {"logprobs": 1}]):
+        body = {"prompt": f"Ballad {i} of the lighthouse", "max_tokens": 8} | asked
+        assert echo.post("/v1/completions", body).status == 200
+    chosen = ["data", "from-requests", "ballads", "--route", "/v1/completions"]
+    end = time.monotonic() + 30
+    while (ran := run(home, *chosen, "--json")).returncode or json.loads(ran.stdout)["traffic"]["n_answers"] < 2:
+        assert time.monotonic() < end, ran
+    sure = verb(home, *chosen, "--max-mean-logprob", "0")["traffic"]
+    assert (sure["n_rows"], sure["n_without_logprob"]) == (1, 1), sure
+    none = run(home, *chosen, "--older-than", "1")
+    assert none.returncode == 1 and "nothing was published" in none.stderr, none
+    for wrong, says in [(["--route", "/v1/moon"], "--route is"), (["--max-mean-logprob", "1"], "0 or less")]:
+        refused = run(home, "data", "from-requests", "ballads", *wrong)
+        assert refused.returncode == 2 and says in refused.stderr, refused

@@ -11,7 +11,8 @@ use lastmile::{GenerateError, RequestId};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{Denial, ModelRefusal, OverrideRefusal};
+pub(crate) use crate::shortened::{shorten, shown};
+use crate::{Denial, IngestRefusal, ModelRefusal, OverrideRefusal};
 
 /// Why a request is answered with an error.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -122,6 +123,9 @@ pub enum ApiError {
     /// An override leaves the request unanswered, or cannot be had.
     #[error(transparent)]
     Overridden(OverrideRefusal),
+    /// Rows that were sent are not taken.
+    #[error(transparent)]
+    Ingest(IngestRefusal),
     /// No route has this path.
     #[error("there is no route {path}; GET / lists the routes")]
     RouteNotFound {
@@ -244,6 +248,7 @@ impl ApiError {
             ApiError::Denied(denial) => denial.status(),
             ApiError::Model(refusal) => refusal.status(),
             ApiError::Overridden(refusal) => refusal.status(),
+            ApiError::Ingest(refusal) => refusal.status(),
             ApiError::MethodNotAllowed { .. } => 405,
             ApiError::BodyTimeout { .. } => 408,
             ApiError::BodyTooLarge { .. } => 413,
@@ -278,6 +283,7 @@ impl ApiError {
             ApiError::Denied(denial) => denial.code(),
             ApiError::Model(refusal) => refusal.code(),
             ApiError::Overridden(refusal) => refusal.code(),
+            ApiError::Ingest(refusal) => refusal.code(),
             ApiError::RouteNotFound { .. } => "route_not_found",
             ApiError::MethodNotAllowed { .. } => "method_not_allowed",
             ApiError::BodyTooLarge { .. } => "body_too_large",
@@ -381,18 +387,5 @@ impl ApiError {
         wanted: impl Into<String>,
     ) -> Self {
         ApiError::Invalid { param: param.into(), found: shown(found), wanted: wanted.into() }
-    }
-}
-
-/// A value as JSON, shortened to 80 characters.
-pub(crate) fn shown(value: &Value) -> String {
-    shorten(&value.to_string())
-}
-
-/// A text of at most 80 characters.
-pub(crate) fn shorten(text: &str) -> String {
-    match text.char_indices().nth(80) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
     }
 }

@@ -1,7 +1,9 @@
 //! `lastmile data`: ingest, watch, infer.
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lastmile::WeightsFrom;
@@ -10,6 +12,7 @@ use lm_data::{
     WatchOptions,
 };
 use lm_models::{ModelRef, Progress, TokenizerSource};
+use lm_ops::TokenCounter;
 use lm_tokenizer::{EncodeOptions, Tokenizer};
 
 use crate::data_args::{DataArgs, DataVerb, InferArgs, IngestArgs, ReadArgs, WatchArgs};
@@ -81,6 +84,26 @@ pub(crate) fn count_tokens(
         ids.map_or(u64::MAX, |ids| ids.len() as u64)
     };
     Ok(Some(CountTokens::new(count)))
+}
+
+/// The same for a server, whose datasets come and go; a tokenizer that was read is kept.
+pub(crate) fn token_counter() -> TokenCounter {
+    let kept: Mutex<HashMap<String, CountTokens>> = Mutex::default();
+    Arc::new(move |data_home: &DataHome, name: &str| -> Result<Option<CountTokens>, String> {
+        let said = |error: anyhow::Error| format!("{error:#}");
+        let wanted =
+            lm_data::tokenizer_of(data_home, name, None).map_err(|error| said(error.into()))?;
+        let Some(model) = wanted else { return Ok(None) };
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = kept.get(&model) {
+            return Ok(Some(known.clone()));
+        }
+        let read = count_tokens(data_home, name, None).map_err(said)?;
+        if let Some(count) = &read {
+            kept.insert(model, count.clone());
+        }
+        Ok(read)
+    })
 }
 
 fn ingest(args: &IngestArgs) -> anyhow::Result<Outcome> {

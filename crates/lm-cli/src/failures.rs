@@ -33,10 +33,10 @@ impl Loop {
         Ok(Loop { book, reader, now_ms })
     }
 
-    /// So many days ago, in Unix milliseconds.
-    pub(crate) fn days_ago(&self, days: f64) -> anyhow::Result<i64> {
+    /// So many days ago, in Unix milliseconds; `option` is where that was said.
+    pub(crate) fn days_ago(&self, option: &str, days: f64) -> anyhow::Result<i64> {
         if days.is_nan() || days <= 0.0 {
-            return Err(WrongUse(format!("--days is {days}, but must be more than 0")).into());
+            return Err(WrongUse(format!("--{option} is {days}, but must be more than 0")).into());
         }
         Ok(self.now_ms.saturating_sub((days * DAY_MS) as i64).max(0))
     }
@@ -106,7 +106,7 @@ pub(crate) fn failures(args: &FailuresArgs) -> anyhow::Result<Outcome> {
 }
 
 fn top(at: &Loop, days: f64, limit: usize, json: bool) -> anyhow::Result<()> {
-    let mut ranked = at.book.ranked(&at.reader, at.days_ago(days)?, at.now_ms)?;
+    let mut ranked = at.book.ranked(&at.reader, at.days_ago("days", days)?, at.now_ms)?;
     ranked.truncate(limit);
     if json {
         return print_json(&ranked);
@@ -212,7 +212,7 @@ fn next(at: &mut Loop, reviewer: &str, json: bool) -> anyhow::Result<Outcome> {
 
 pub(crate) fn learn(args: &LearnArgs) -> anyhow::Result<Outcome> {
     let at = Loop::open()?;
-    let learning = at.book.learning(at.days_ago(args.days)?)?;
+    let learning = at.book.learning(at.days_ago("days", args.days)?)?;
     if args.json {
         print_json(&learning)?;
         return Ok(Outcome::Done);

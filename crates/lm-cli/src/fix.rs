@@ -16,6 +16,7 @@ use crate::loop_args::{
     AskArgs, EvalArgs, FixAddArgs, FixArgs, FixVerb, FromRequestsArgs, RatingArg,
 };
 use crate::outcome::{Outcome, WrongUse, print_json, say};
+use crate::overrides::check_route;
 
 pub(crate) fn fix(args: &FixArgs) -> anyhow::Result<Outcome> {
     match &args.verb {
@@ -206,6 +207,13 @@ pub(crate) fn eval(args: &EvalArgs) -> anyhow::Result<Outcome> {
 }
 
 pub(crate) fn from_requests(args: &FromRequestsArgs) -> anyhow::Result<Outcome> {
+    if let Some(route) = &args.route {
+        check_route("--route", route)?;
+    }
+    if let Some(most) = args.max_mean_logprob.filter(|most| !(f64::MIN..=0.0).contains(most)) {
+        let text = format!("--max-mean-logprob is {most}, but must be 0 or less");
+        return Err(WrongUse(text).into());
+    }
     let at = Loop::open()?;
     let cluster = args.cluster.as_deref().map(|id| at.book.cluster(id)).transpose();
     let filter = Filter {
@@ -216,14 +224,23 @@ pub(crate) fn from_requests(args: &FromRequestsArgs) -> anyhow::Result<Outcome> 
         }),
         cluster: cluster.map_err(wrong_use)?,
         model: args.model.clone(),
-        since_ms: args.days.map(|days| at.days_ago(days)).transpose()?,
-        until_ms: None,
+        route: args.route.clone(),
+        max_mean_logprob: args.max_mean_logprob,
+        since_ms: args.days.map(|days| at.days_ago("days", days)).transpose()?,
+        until_ms: args.older_than.map(|days| at.days_ago("older-than", days)).transpose()?,
     };
     let mut file = RowFile::new()?;
     let rows = Rows::of_traffic(&at.book, &at.reader, &filter, at.now_ms, |row| file.add(row))?;
     if rows.n_rows == 0 {
-        let (n, n_without) = (rows.n_answers, rows.n_without_text);
-        anyhow::bail!("nothing was published: {n} answers fit, {n_without} of them without a text");
+        let (n, n_without, n_unknown) =
+            (rows.n_answers, rows.n_without_text, rows.n_without_logprob);
+        let unknown = match n_unknown {
+            0 => String::new(),
+            n => format!("; of {n} others no log-probabilities are known"),
+        };
+        anyhow::bail!(
+            "nothing was published: {n} answers fit, {n_without} of them without a text{unknown}"
+        );
     }
     let contract = args.contract.as_deref();
     let version = match file.publish(&data_home()?, &args.name, TRAFFIC_SCHEMA, contract) {
@@ -239,9 +256,13 @@ pub(crate) fn from_requests(args: &FromRequestsArgs) -> anyhow::Result<Outcome> 
         print_json(&document)?;
     } else {
         print_version(&args.name, &version)?;
-        let Rows { n_answers, n_duplicates, n_without_text, n_masked, .. } = rows;
+        let Rows { n_answers, n_duplicates, n_without_text, n_masked, n_without_logprob, .. } =
+            rows;
         say!("of {n_answers} answers: {n_duplicates} doubles, {n_without_text} without a text");
         say!("{n_masked} secrets and personal data masked");
+        if n_without_logprob > 0 {
+            say!("{n_without_logprob} others left out: their log-probabilities are not known");
+        }
     }
     Ok(Outcome::Done)
 }

@@ -235,9 +235,19 @@ pub(crate) struct FromRequestsArgs {
     /// Only answers of this model.
     #[arg(long)]
     pub(crate) model: Option<String>,
+    /// Only answers of this route, such as /v1/chat/completions.
+    #[arg(long)]
+    pub(crate) route: Option<String>,
+    /// Only answers whose tokens have at most this mean log-probability, such as -1.5; their requests must have asked for
+    /// log-probabilities.
+    #[arg(long, value_name = "NATS", allow_negative_numbers = true)]
+    pub(crate) max_mean_logprob: Option<f64>,
     /// Only of so many days.
     #[arg(long, value_name = "DAYS")]
     pub(crate) days: Option<f64>,
+    /// Only from before so many days.
+    #[arg(long, value_name = "DAYS")]
+    pub(crate) older_than: Option<f64>,
     /// A contract in TOML in place of the one for traffic.
     #[arg(long, value_name = "FILE")]
     pub(crate) contract: Option<PathBuf>,

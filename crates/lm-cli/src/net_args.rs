@@ -74,6 +74,26 @@ pub(crate) struct NetArgs {
         env = "LASTMILE_MAX_OPEN_BODY_BYTES"
     )]
     pub(crate) max_open_body_bytes: usize,
+    /// Bytes of one body of rows that is sent to `/ops/v1/ingest`; a larger one is refused with 413.
+    #[arg(
+        long,
+        default_value_t = 1 << 30,
+        value_name = "BYTES",
+        hide_short_help = true,
+        env = "LASTMILE_MAX_INGEST_BYTES",
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
+    pub(crate) max_ingest_bytes: u64,
+    /// Bytes of such bodies that may wait on the disk, for each dataset; when there are more, bodies are refused with 429.
+    #[arg(
+        long,
+        default_value_t = 4 << 30,
+        value_name = "BYTES",
+        hide_short_help = true,
+        env = "LASTMILE_MAX_INGEST_BACKLOG_BYTES",
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
+    pub(crate) max_ingest_backlog_bytes: u64,
     /// Seconds after which a client that takes nothing of its answer is left.
     #[arg(long, default_value_t = 30, value_name = "SECONDS", hide_short_help = true, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) write_timeout: u64,

@@ -55,7 +55,7 @@ pub(crate) fn overrides(args: &OverrideArgs) -> anyhow::Result<Outcome> {
             }
         }
         OverrideVerb::Kill { route, reason } => {
-            check_route(route)?;
+            check_route("ROUTE", route)?;
             let operator = desk.kill(route, reason, &who, now_ms).map_err(wrong_use)?;
             tell(json, &operator, || format!("{route} answers nothing; rollback takes it back"))?;
         }
@@ -89,12 +89,13 @@ pub(crate) fn overrides(args: &OverrideArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn check_route(route: &str) -> Result<(), WrongUse> {
+/// Whether answers are computed by a route that `field` names.
+pub(crate) fn check_route(field: &str, route: &str) -> Result<(), WrongUse> {
     if lm_server::KILLABLE_ROUTES.contains(&route) {
         return Ok(());
     }
     let known = lm_server::KILLABLE_ROUTES.join(", ");
-    Err(WrongUse(format!("ROUTE is {route:?}, but must be one of {known}")))
+    Err(WrongUse(format!("{field} is {route:?}, but must be one of {known}")))
 }
 
 fn list(desk: &Desk, now_ms: i64, json: bool) -> anyhow::Result<()> {

@@ -7,15 +7,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use lastmile::{EncoderOutput, Registry, Runtime};
+use lm_data::{DataHome, InboxLimits};
 use lm_keys::KeyRing;
-use lm_ops::{Experiments, MonitorOptions, Monitors, Ops, Overrides, Sinks, Store};
+use lm_ops::{Experiments, Ingests, MonitorOptions, Monitors, Ops, Overrides, Sinks, Store};
 use lm_server::{Access, ServeError, ServerConfig, ServiceManager, Tls, bind, charging, now};
 
 use crate::args::ServeArgs;
+use crate::data::token_counter;
 use crate::doctor::FailedStart;
 use crate::exp::experiment_path;
 use crate::keys::key_file;
 use crate::model::home;
+use crate::net_args::NetArgs;
 use crate::outcome::{Outcome, WrongUse, human_bytes};
 use crate::overrides::override_path;
 use crate::recorder::{RecorderServeArgs, recording};
@@ -97,8 +100,25 @@ fn operations(args: &ServeArgs, home: &Path) -> anyhow::Result<Ops> {
     let store = Store::open(&args.store.place(home), options)?;
     let overrides = Overrides::open(&override_path(home), &store)?;
     let experiments = Experiments::open(&experiment_path(home), &book_path(home), &store)?;
+    let ingests = ingests(&args.net, home)?;
     let ops = Ops::new(store).with_overrides(overrides).with_experiments(experiments);
+    let ops = ops.with_ingests(ingests);
     watched(recording(ops, &args.recorder, privacy)?, &args.recorder, home)
+}
+
+/// What takes rows for the datasets of a home.
+fn ingests(args: &NetArgs, home: &Path) -> anyhow::Result<Ingests> {
+    let (body_bytes, size_bytes) = (args.max_ingest_bytes, args.max_ingest_backlog_bytes);
+    if body_bytes > size_bytes {
+        let text = format!(
+            "--max-ingest-bytes is {body_bytes}, but must be at most --max-ingest-backlog-bytes, \
+             {size_bytes}"
+        );
+        return Err(WrongUse(text).into());
+    }
+    let limits = InboxLimits { body_bytes, size_bytes, ..InboxLimits::default() };
+    let started = Ingests::start(DataHome(home.join("data")), limits, token_counter());
+    started.context("cannot start the thread that adds rows")
 }
 
 /// Who gets in, as far as it is known before the store is open.

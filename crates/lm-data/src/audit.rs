@@ -63,9 +63,14 @@ impl Batch<'_> {
             let name = dataset.name.clone();
             return Err(DataError::AuditFailed { name, failures, report });
         }
-        publish::write_objects(&stage, contract, crossed, &mut manifest)?;
+        let tallies = publish::write_objects(&stage, contract, crossed, &mut manifest)?;
         let mut ledger = committed;
-        stage.sources()?.into_iter().for_each(|source| ledger.add(source));
+        for mut source in stage.sources()? {
+            if let Some(tally) = tallies.get(&source.name) {
+                source.tally = Some(tally.clone());
+            }
+            ledger.add(source);
+        }
         manifest.n_sources = ledger.sources().len() as u64;
         // Before the rename: a kill between the two leaves a contract that its user chose, never a
         // version without one.

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::RuleShare;
+use crate::{Format, RuleShare};
 
 /// Why the pipeline could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -200,13 +200,40 @@ pub enum DataError {
         /// How much may be.
         limit: u64,
     },
-    /// The key was used for other bytes.
-    #[error("idempotency key {key:?} of {name} was used for other rows")]
+    /// The key was used for other bytes, or for the same in another format.
+    #[error(
+        "idempotency key {key:?} of {name} was used for other rows: those had BLAKE3 {known} as \
+         {known_format}, these have {hash} as {format}"
+    )]
     KeyReused {
         /// The dataset.
         name: String,
         /// The key.
         key: String,
+        /// The digest of the rows that came first, in hexadecimal.
+        known: String,
+        /// Their format.
+        known_format: Format,
+        /// The digest of those that came now.
+        hash: String,
+        /// Their format.
+        format: Format,
+    },
+    /// More bytes are sent at once than may be.
+    #[error("the rows have over {limit_bytes} bytes, and at most that may be sent at once")]
+    OfferTooLarge {
+        /// The limit.
+        limit_bytes: u64,
+    },
+    /// What was sent is not of its format.
+    #[error("what was sent cannot be read as {format}: offset {offset_bytes}: {detail}")]
+    NotOfFormat {
+        /// The format.
+        format: Format,
+        /// Where the first fault is, in bytes from 0.
+        offset_bytes: u64,
+        /// What is wrong.
+        detail: String,
     },
     /// The file or folder to write is there.
     #[error("{} exists: choose another name or remove it", path.display())]
@@ -288,7 +315,7 @@ pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Err
     move |source| DataError::Io { action, path, source }
 }
 
-fn failures_text(failures: &[RuleShare]) -> String {
+pub(crate) fn failures_text(failures: &[RuleShare]) -> String {
     let mut text = String::new();
     for (i, RuleShare { rule, rows, rows_in, limit }) in failures.iter().enumerate() {
         let separator = if i == 0 { "" } else { ", " };

@@ -1,149 +1,332 @@
-//! Rows that others send: kept safe at once, added to the dataset by whoever watches it.
+//! Rows that others send: where they wait, their receipts, and what there is room for.
 //!
-//! It must never take more than it has room for, and never take the same rows twice.
+//! It must never drop what was taken, and never take the same rows twice.
 //!
-//! Start reading at [`offer`].
+//! ```text
+//! inbox/lock            held while somebody looks and renames
+//! inbox/body-ID.part    a body that is being received; locked by who receives it
+//! inbox/FILE.FORMAT     a body that waits; FILE is made of its key
+//! inbox/keys/FILE       its receipt, which outlives it
+//! ```
+//!
+//! Start reading at [`Receipt`], then [`settle`].
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::io_error;
-use crate::home::{DatasetFolder, entries, sync_folder, write_whole};
+use crate::home::{DatasetFolder, entries, replace_whole, sync_folder};
+use crate::ingest::now_ms;
 use crate::read::Format;
 use crate::reader::SourcePath;
-use crate::stage::ledger::INBOX;
-use crate::{DataError, DataHome};
+use crate::stage::ledger::{INBOX, SourceFile, Stamp, Tally};
+use crate::stage::read_lines;
+use crate::{DataError, DataHome, manifest};
+
+/// The end of the names of bodies that are being received.
+pub(crate) const PART: &str = ".part";
+pub(crate) const KEYS: &str = "keys";
 
 /// What may wait to be added. When there is more, offers are refused: nothing that was taken is ever dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InboxLimits {
-    /// Bodies.
+    /// Bodies that wait.
     pub n_bodies: u64,
-    /// Their bytes.
+    /// Bytes of those that wait and of those that are being received.
     pub size_bytes: u64,
+    /// Bytes of one body.
+    pub body_bytes: u64,
 }
 
 impl Default for InboxLimits {
     fn default() -> Self {
-        InboxLimits { n_bodies: 1_000, size_bytes: 256 << 20 }
+        InboxLimits { n_bodies: 1_000, size_bytes: 4 << 30, body_bytes: 1 << 30 }
     }
 }
 
-const MAX_KEY_BYTES: usize = 200;
+/// What waits for one dataset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Backlog {
+    /// Bodies that wait, those that were refused included.
+    pub n_bodies: u64,
+    /// Their bytes.
+    pub size_bytes: u64,
+    /// Bytes of bodies that are being received.
+    pub receiving_bytes: u64,
+}
 
-/// What became of an offer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Taken {
+/// What is known of a body under its key, from when it was taken on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
     /// The key by which the same rows are known again.
     pub key: String,
-    /// They had been taken before; nothing changed.
-    pub already_taken: bool,
-    /// Bodies that wait now.
-    pub n_waiting: u64,
+    /// BLAKE3 of the bytes that were sent, in hexadecimal.
+    pub hash: String,
+    /// Their format.
+    pub format: Format,
+    /// How many they are.
+    pub size_bytes: u64,
+    /// When they were taken, in Unix milliseconds.
+    pub offered_at_ms: u64,
+    /// How far they are.
+    #[serde(flatten)]
+    pub fate: Fate,
 }
 
-/// Takes rows of JSON lines for a dataset: when this returns they survive a kill and a power cut. They are validated
-/// and published by [`watch`](crate::watch). Without a key the digest of the rows is the key. Back-pressure: the
-/// inbox is bounded, and a full one refuses, which a server answers with 429.
+/// How far a body is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Fate {
+    /// It waits to be added.
+    Waiting,
+    /// Its rows were published or went to quarantine.
+    Added {
+        /// A version that has them; `None` when there was no row.
+        version: Option<String>,
+        /// When, in Unix milliseconds.
+        at_ms: u64,
+        /// What became of them.
+        rows: Tally,
+    },
+    /// Too many of its rows break a rule. It waits until the contract is another one.
+    Refused {
+        /// Which rules, and how many rows break them.
+        why: String,
+        /// BLAKE3 of the contract, in hexadecimal.
+        contract_hash: String,
+        /// When, in Unix milliseconds.
+        at_ms: u64,
+    },
+}
+
+/// What became of an offer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// What is known of it.
+    pub receipt: Receipt,
+    /// The same had been taken before; nothing changed.
+    pub already_taken: bool,
+}
+
+impl Receipt {
+    pub(crate) fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a receipt of texts and numbers is JSON: this is a bug")
+    }
+}
+
+/// What is known of the body that was sent under a key; `None` when none was taken.
 ///
 /// # Errors
-/// [`DataError::InboxFull`], [`DataError::KeyReused`], [`DataError::InvalidOption`] for a key that is too long,
-/// [`DataError::NoRows`].
-pub fn offer(
-    home: &DataHome,
-    name: &str,
-    key: Option<&str>,
-    rows: &[u8],
-    limits: &InboxLimits,
-) -> Result<Taken, DataError> {
+/// [`DataError::InvalidName`], [`DataError::Damaged`].
+pub fn receipt(home: &DataHome, name: &str, key: &str) -> Result<Option<Receipt>, DataError> {
     let dataset = home.dataset(name)?;
-    if rows.trim_ascii().is_empty() {
-        let path = PathBuf::from("the offer");
-        return Err(DataError::NoRows { path, blank_lines: 0 });
+    if !dataset.inbox.is_dir() {
+        return Ok(None);
     }
-    if let Some(key) = key.filter(|key| key.is_empty() || key.len() > MAX_KEY_BYTES) {
-        return Err(DataError::InvalidOption {
-            field: "the idempotency key",
-            value: format!("{} bytes long", key.len()),
-            limit: "1 to 200 bytes long",
-        });
-    }
-    let hash = blake3::hash(rows).to_hex().to_string();
-    let key = key.map_or_else(|| hash.clone(), str::to_owned);
-    let used = |path: PathBuf| -> Result<Option<bool>, DataError> {
-        match fs::read(&path) {
-            Ok(bytes) if bytes == hash.as_bytes() => Ok(Some(true)),
-            Ok(_) => Ok(Some(false)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(io_error("read", &path)(error)),
+    // Between two steps of who takes it or adds it, a receipt says too little.
+    let _lock = dataset.lock_inbox()?;
+    counted(&dataset, key)
+}
+
+/// What waits for a dataset.
+///
+/// # Errors
+/// [`DataError::InvalidName`], [`DataError::Io`].
+pub fn backlog(home: &DataHome, name: &str) -> Result<Backlog, DataError> {
+    backlog_of(&home.dataset(name)?)
+}
+
+/// The datasets for which something waits.
+///
+/// # Errors
+/// [`DataError::Io`].
+pub fn awaited(home: &DataHome) -> Result<Vec<String>, DataError> {
+    let mut awaited = Vec::new();
+    for name in entries(&home.0.join("datasets"))? {
+        // What has no name of a dataset is none.
+        let Ok(dataset) = home.dataset(&name) else { continue };
+        if !pending(&dataset)?.is_empty() {
+            awaited.push(name);
         }
+    }
+    awaited.sort_unstable();
+    Ok(awaited)
+}
+
+/// Whether rows of the dataset can be held against something.
+///
+/// # Errors
+/// [`DataError::InvalidName`].
+pub fn has_contract(home: &DataHome, name: &str) -> Result<bool, DataError> {
+    Ok(home.dataset(name)?.installed_contract().is_some())
+}
+
+/// A key of any characters as a file's name.
+pub(crate) fn file_of(key: &str) -> String {
+    blake3::hash(key.as_bytes()).to_hex()[..32].to_owned()
+}
+
+pub(crate) fn receipt_path(dataset: &DatasetFolder, file: &str) -> PathBuf {
+    dataset.inbox.join(KEYS).join(file)
+}
+
+/// The receipt of a body that was taken. The inbox must be locked.
+pub(crate) fn counted(dataset: &DatasetFolder, key: &str) -> Result<Option<Receipt>, DataError> {
+    let file = file_of(key);
+    let Some(receipt) = read_receipt(dataset, &file)? else { return Ok(None) };
+    let body = dataset.inbox.join(format!("{file}.{}", receipt.format));
+    // Whoever adds a body says so before it is removed; one that never came was not taken.
+    Ok((receipt.fate != Fate::Waiting || body.exists()).then_some(receipt))
+}
+
+fn read_receipt(dataset: &DatasetFolder, file: &str) -> Result<Option<Receipt>, DataError> {
+    let path = receipt_path(dataset, file);
+    let bytes = match fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        read => read.map_err(io_error("read", &path))?,
     };
-    let inbox = &dataset.inbox;
-    let keys = inbox.join("keys");
-    fs::create_dir_all(&keys).map_err(io_error("create the folder", &keys))?;
-    // A key of any characters as a file's name.
-    let file = blake3::hash(key.as_bytes()).to_hex()[..32].to_owned();
-    let (n_waiting, n_bytes) = waiting(&dataset)?;
-    let body = inbox.join(format!("{file}.jsonl"));
-    let marker = keys.join(&file);
-    match used(marker.clone())? {
-        Some(false) => return Err(DataError::KeyReused { name: dataset.name, key }),
-        Some(true) if body.exists() || !inbox.join(format!("{file}.new")).exists() => {
-            return Ok(Taken { key, already_taken: true, n_waiting });
-        }
-        _ => {}
-    }
+    let damaged = |error: serde_json::Error| DataError::Damaged { path, detail: error.to_string() };
+    serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+}
+
+/// Whether `more_bytes` may come; with `one_more` also whether another body may wait.
+pub(crate) fn has_room(
+    dataset: &DatasetFolder,
+    limits: &InboxLimits,
+    one_more: bool,
+    more_bytes: u64,
+) -> Result<(), DataError> {
+    let Backlog { n_bodies, size_bytes, receiving_bytes } = backlog_of(dataset)?;
     let full = |what, value, limit| {
         Err(DataError::InboxFull { name: dataset.name.clone(), what, value, limit })
     };
-    if n_waiting >= limits.n_bodies {
-        return full("bodies", n_waiting, limits.n_bodies);
+    if one_more && n_bodies >= limits.n_bodies {
+        return full("bodies", n_bodies, limits.n_bodies);
     }
-    let n_bytes = n_bytes + rows.len() as u64;
-    if n_bytes > limits.size_bytes {
+    let n_bytes = size_bytes.saturating_add(receiving_bytes);
+    if n_bytes.saturating_add(more_bytes) > limits.size_bytes {
         return full("bytes", n_bytes, limits.size_bytes);
     }
-    // The marker comes between the body's writing and its rename: a kill before it leaves nothing that counts, and
-    // one after it leaves `.new`, by which the same offer is taken again.
-    let staged = inbox.join(format!("{file}.new"));
-    write_whole(&staged, rows)?;
-    write_whole(&marker, hash.as_bytes())?;
-    sync_folder(&keys)?;
-    fs::rename(&staged, &body).map_err(io_error("take as", &body))?;
-    sync_folder(inbox)?;
-    Ok(Taken { key, already_taken: false, n_waiting: n_waiting + 1 })
+    Ok(())
 }
 
-fn waiting(dataset: &DatasetFolder) -> Result<(u64, u64), DataError> {
-    let (mut n_waiting, mut n_bytes) = (0, 0);
-    for source in pending(dataset)? {
-        n_waiting += 1;
-        n_bytes += source.path.metadata().map_or(0, |metadata| metadata.len());
+fn backlog_of(dataset: &DatasetFolder) -> Result<Backlog, DataError> {
+    let mut backlog = Backlog::default();
+    for name in entries(&dataset.inbox)? {
+        // What is gone since the folder was listed takes no room.
+        let size = dataset.inbox.join(&name).metadata().map_or(0, |metadata| metadata.len());
+        if name.ends_with(PART) {
+            backlog.receiving_bytes += size;
+        } else if format_of(&name).is_some() {
+            backlog.n_bodies += 1;
+            backlog.size_bytes += size;
+        }
     }
-    Ok((n_waiting, n_bytes))
+    Ok(backlog)
 }
 
-/// What waits to be added.
+/// The format of a body that waits; `None` for the other files of an inbox.
+fn format_of(name: &str) -> Option<Format> {
+    name.rsplit_once('.')?.1.parse().ok()
+}
+
+/// What waits to be added, what came first first.
 pub(crate) fn pending(dataset: &DatasetFolder) -> Result<Vec<SourcePath>, DataError> {
-    let mut names = entries(&dataset.inbox)?;
-    names.retain(|name| name.ends_with(".jsonl"));
-    names.sort_unstable();
-    let source = |name: String| SourcePath {
-        path: dataset.inbox.join(&name),
-        name: format!("{INBOX}{name}"),
-        format: Format::Jsonl,
-        left_out: false,
-    };
-    Ok(names.into_iter().map(source).collect())
+    let mut sources = Vec::new();
+    for name in entries(&dataset.inbox)? {
+        let Some(format) = format_of(&name) else { continue };
+        let path = dataset.inbox.join(&name);
+        let at = Stamp::of(&path).map_or(0, |stamp| stamp.modified_ns);
+        let name = format!("{INBOX}{name}");
+        sources.push((at, SourcePath { name, path, format, left_out: false }));
+    }
+    sources.sort_by(|(at, a), (other_at, b)| (at, &a.name).cmp(&(other_at, &b.name)));
+    Ok(sources.into_iter().map(|(_, source)| source).collect())
 }
 
-/// Removes what was added.
-pub(crate) fn settle(dataset: &DatasetFolder, read: &[SourcePath]) -> Result<(), DataError> {
-    let is_added = |s: &&SourcePath| !s.left_out && s.path.starts_with(&dataset.inbox);
-    for source in read.iter().filter(is_added) {
-        fs::remove_file(&source.path).map_err(io_error("remove", &source.path))?;
+/// The name of a body's receipt, by the name of its source.
+fn receipt_of(source: &str) -> &str {
+    let file = source.strip_prefix(INBOX).unwrap_or(source);
+    file.rsplit_once('.').map_or(file, |(file, _)| file)
+}
+
+/// Marks bodies that break this contract: they are there and not read.
+pub(crate) fn leave_out_refused(
+    dataset: &DatasetFolder,
+    found: &mut [SourcePath],
+    contract: &str,
+) -> Result<(), DataError> {
+    for source in found {
+        let receipt = read_receipt(dataset, receipt_of(&source.name))?;
+        source.left_out = receipt.is_some_and(|receipt| {
+            matches!(receipt.fate, Fate::Refused { contract_hash, .. } if contract_hash == contract)
+        });
     }
     Ok(())
+}
+
+/// Notes that bodies break the contract.
+pub(crate) fn refuse(
+    dataset: &DatasetFolder,
+    sources: &[String],
+    contract_hash: &str,
+    why: &str,
+) -> Result<(), DataError> {
+    let _lock = dataset.lock_inbox()?;
+    for name in sources {
+        let file = receipt_of(name);
+        let Some(receipt) = read_receipt(dataset, file)? else { continue };
+        // Somebody else may have added it meanwhile.
+        if matches!(receipt.fate, Fate::Added { .. }) {
+            continue;
+        }
+        let (why, contract_hash) = (why.to_owned(), contract_hash.to_owned());
+        let fate = Fate::Refused { why, contract_hash, at_ms: now_ms() };
+        let receipt = Receipt { fate, ..receipt };
+        replace_whole(&receipt_path(dataset, file), &receipt.to_json())?;
+    }
+    Ok(())
+}
+
+/// Notes in their receipts what became of bodies that were added, then removes them. Returns what became of all rows.
+pub(crate) fn settle(dataset: &DatasetFolder, read: &[SourcePath]) -> Result<Tally, DataError> {
+    let is_added = |s: &&SourcePath| !s.left_out && s.path.starts_with(&dataset.inbox);
+    let added: Vec<&SourcePath> = read.iter().filter(is_added).collect();
+    let mut sum = Tally::default();
+    if added.is_empty() {
+        return Ok(sum);
+    }
+    let newest = manifest::published(dataset)?.into_iter().next();
+    let mut tallies: HashMap<String, Tally> = HashMap::new();
+    if let Some(newest) = &newest {
+        let path = dataset.versions.join(newest.folder_name()).join("sources.jsonl");
+        read_lines(&path, |source: SourceFile| {
+            tallies.extend(source.tally.map(|tally| (source.name, tally)));
+        })?;
+    }
+    let _lock = dataset.lock_inbox()?;
+    for source in added {
+        // Somebody else may have settled it.
+        if !source.path.exists() {
+            continue;
+        }
+        let tally = tallies.remove(&source.name);
+        let version = newest.as_ref().filter(|_| tally.is_some());
+        let version = version.map(|newest| newest.version.clone());
+        let rows = tally.unwrap_or_default();
+        sum.add(&rows);
+        let file = receipt_of(&source.name);
+        if let Some(receipt) = read_receipt(dataset, file)? {
+            let fate = Fate::Added { version, at_ms: now_ms(), rows };
+            let receipt = Receipt { fate, ..receipt };
+            replace_whole(&receipt_path(dataset, file), &receipt.to_json())?;
+        }
+        fs::remove_file(&source.path).map_err(io_error("remove", &source.path))?;
+    }
+    // Else a power cut could bring bodies back whose rows are no longer known by their names.
+    sync_folder(&dataset.inbox)?;
+    Ok(sum)
 }

@@ -22,12 +22,14 @@
 mod audit;
 mod check;
 mod cross;
+mod drain;
 mod error;
 mod home;
 mod inbox;
 mod infer;
 mod ingest;
 mod manifest;
+mod offering;
 mod pipeline;
 mod quarantine;
 mod read;
@@ -41,18 +43,22 @@ pub use check::language::{must_exist as language_must_exist, of as language_of};
 pub use check::minhash::{N_BINS, Sketch, similarity};
 pub use check::rule::Repair;
 pub use check::tokenizer_of;
+pub use drain::{Drained, drain};
 pub use error::DataError;
 pub use home::DataHome;
-pub use inbox::{InboxLimits, Taken, offer};
+pub use inbox::{
+    Backlog, Fate, InboxLimits, Receipt, Taken, awaited, backlog, has_contract, receipt,
+};
 pub use infer::{Inferred, infer};
 pub use ingest::{
     CountTokens, IngestOptions, IngestProgress, MAX_ROW_BYTES_LIMIT, Thresholds, ingest,
 };
 pub use lm_privacy::mask;
 pub use manifest::{Manifest, RuleShare, Version, VersionSummary, log, show};
+pub use offering::Offering;
 pub use quarantine::{Encoding, QuarantineRows, QuarantinedRow, Report, quarantine};
 pub use read::Format;
-pub use stage::ledger::{SourceFile, Stamp};
+pub use stage::ledger::{SourceFile, Stamp, Tally};
 pub use version::checkout::{checkout, export};
 pub use version::coverage::{Stratum, coverage};
 pub use version::diff::{Diff, diff};

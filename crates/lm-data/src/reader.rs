@@ -134,6 +134,7 @@ fn begun(source: &SourcePath, stamp: Stamp, plan: Plan) -> SourceFile {
             same_as: None,
             rewritten: plan == Plan::Rewritten,
             stamp,
+            tally: None,
         },
     };
     mark.name.clone_from(&source.name);

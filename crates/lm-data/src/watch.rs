@@ -57,8 +57,8 @@ impl Default for WatchOptions {
     }
 }
 
-/// Adds the files of a folder, and what came by [`offer`](crate::offer), to the newest version: what is new of them,
-/// once, whatever is killed or renamed. Goes on until `wait` returns false; it is called with the time to wait
+/// Adds the files of a folder, and what came by an [`Offering`](crate::Offering), to the newest version: what is new of
+/// them, once, whatever is killed or renamed. Goes on until `wait` returns false; it is called with the time to wait
 /// whenever there is nothing to do. With `once` it returns when everything is read. Returns the number of versions
 /// that were published and whether some batch was refused.
 ///
@@ -175,7 +175,7 @@ impl Seen {
 
 /// The sources that broke the rules by which a batch failed: those with at least half as many bad rows as the worst.
 /// All of them when no row can be blamed, as for shares of nulls.
-fn culprits(found: &[SourcePath], error: &DataError) -> Result<Vec<String>, DataError> {
+pub(crate) fn culprits(found: &[SourcePath], error: &DataError) -> Result<Vec<String>, DataError> {
     let DataError::AuditFailed { failures, report, .. } = error else { return Ok(Vec::new()) };
     let read: HashSet<&str> =
         found.iter().filter(|source| !source.left_out).map(|source| source.name.as_str()).collect();

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 
 use lm_data::mask;
-use lm_store::{Place, Reader};
+use lm_store::{Answered, Place, Reader};
 use rusqlite::params;
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ use crate::fix::QUESTION;
 use crate::{Answer, Book, FailureRow, FeedbackError, Fix, Kind};
 
 /// Which answers become rows.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Filter {
     /// By what was said of them.
     pub rating: Option<Rating>,
@@ -24,6 +24,11 @@ pub struct Filter {
     pub cluster: Option<String>,
     /// Only answers of this model.
     pub model: Option<String>,
+    /// Only answers of this route, such as `/v1/chat/completions`.
+    pub route: Option<String>,
+    /// Only answers of which the mean log-probability of the tokens is at most this. It is known where the request
+    /// asked for log-probabilities.
+    pub max_mean_logprob: Option<f64>,
     /// Only those that arrived from then on, in Unix milliseconds.
     pub since_ms: Option<i64>,
     /// Only those that arrived before then, in Unix milliseconds.
@@ -54,6 +59,8 @@ pub struct Rows {
     pub n_without_text: u64,
     /// Secrets and personal data that were replaced.
     pub n_masked: u64,
+    /// Answers that would fit, but whose log-probabilities are not known.
+    pub n_without_logprob: u64,
 }
 
 /// The contract of rows of traffic, as a JSON Schema.
@@ -108,13 +115,20 @@ impl Rows {
             for row in &page {
                 let key = (row.request_id.to_string(), row.attempt.choice);
                 let is_member = members.as_ref().is_none_or(|members| members.contains(&key));
-                if !is_member || filter.model.as_ref().is_some_and(|model| *model != row.model) {
+                if !is_member || !filter.fits(row) {
                     continue;
                 }
                 let said = reader.feedback_for(row.request_id).map_err(FeedbackError::from)?;
                 let answer = Answer::new(row, &said);
                 if !filter.rating.is_none_or(|rating| rating.is_of(&answer)) {
                     continue;
+                }
+                if let Some(most) = filter.max_mean_logprob {
+                    let mean = mean_logprob(reader, row)?;
+                    rows.n_without_logprob += u64::from(mean.is_none());
+                    if mean.is_none_or(|mean| mean > most) {
+                        continue;
+                    }
                 }
                 rows.n_answers += 1;
                 let correction = book.correction(&answer)?;
@@ -169,6 +183,22 @@ impl Rows {
         }
         Ok(rows)
     }
+}
+
+impl Filter {
+    /// Whether an answer fits by what is stored with it.
+    fn fits(&self, row: &Answered) -> bool {
+        let route = row.params.get("route").and_then(Value::as_str);
+        self.model.as_ref().is_none_or(|model| *model == row.model)
+            && self.route.as_deref().is_none_or(|wanted| route == Some(wanted))
+    }
+}
+
+/// `None` where the request asked for no log-probabilities, or an older version stored it.
+fn mean_logprob(reader: &Reader, row: &Answered) -> Result<Option<f64>, FeedbackError> {
+    let recorded = reader.recorded(row.request_id)?;
+    let of_choice = recorded.into_iter().find(|answer| answer.choice == row.attempt.choice);
+    Ok(of_choice.and_then(|answer| answer.timeline?.mean_logprob))
 }
 
 impl Rating {

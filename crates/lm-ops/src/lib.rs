@@ -13,6 +13,7 @@ mod cut_off;
 mod doctor;
 mod drill;
 mod experiments;
+mod ingests;
 mod model_monitor;
 mod monitors;
 mod ops;
@@ -33,6 +34,7 @@ pub use cut_off::{CutOff, CutOffError};
 pub use doctor::{Change, Doctor, RunReport, is_alive};
 pub use drill::{Drift, Drill, DrillError, DrillReport, Noticed};
 pub use experiments::{Experiments, collect_experiment, experiment_refusal};
+pub use ingests::{Accepted, IngestCounts, Ingests, TokenCounter, Upload, row_format};
 pub use model_monitor::ModelStanding;
 pub use monitors::{Group, MonitorOptions, Monitors, SignalShape, Spread};
 pub use ops::{FeedbackReceipt, Ops};
@@ -44,6 +46,7 @@ pub use sinks::{SinkError, SinkLimits, SinkSettings, SinkStanding, SinkTest, Sin
 pub use span_counts::SpanCounts;
 pub use timeline::{AnswerTimeline, ArmView, GapView, LossView, StallView, TimelinePage};
 
+pub use lm_data::{Backlog, DataHome, Format as RowFormat, InboxLimits, Tally};
 pub use lm_experiment::{
     Advice, AuditEntry as ExperimentEntry, Book as ExperimentBook, Experiment, ExperimentError,
     Forced, GuardReport, Live, Params, Point, PromptVersion, Report, Spec, Stage,

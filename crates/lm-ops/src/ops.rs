@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::cost::{CostCounters, Recording};
 use crate::span_counts::CountSpans;
-use crate::{CutOff, Experiments, Monitors, Overrides, SpanCounts};
+use crate::{CutOff, Experiments, Ingests, Monitors, Overrides, SpanCounts};
 
 /// What runs beside one engine. Clones share one store.
 #[derive(Clone)]
@@ -25,6 +25,7 @@ pub struct Ops {
     overrides: Option<Overrides>,
     experiments: Option<Experiments>,
     monitors: Option<Monitors>,
+    ingests: Option<Ingests>,
     recorder: Option<Recorder>,
     pub(crate) costs: Arc<CostCounters>,
     pub(crate) cut_off: Arc<[CutOff]>,
@@ -52,6 +53,7 @@ impl Ops {
             overrides: None,
             experiments: None,
             monitors: None,
+            ingests: None,
             recorder: None,
             costs: Arc::default(),
             cut_off: Arc::default(),
@@ -75,6 +77,18 @@ impl Ops {
     #[must_use]
     pub fn with_monitors(self, monitors: Monitors) -> Self {
         Ops { monitors: Some(monitors), ..self }
+    }
+
+    /// With a way in for rows; without, none are taken.
+    #[must_use]
+    pub fn with_ingests(self, ingests: Ingests) -> Self {
+        Ops { ingests: Some(ingests), ..self }
+    }
+
+    /// What takes rows, where there is anything.
+    #[must_use]
+    pub fn ingests(&self) -> Option<&Ingests> {
+        self.ingests.as_ref()
     }
 
     /// The monitors, where there are any.

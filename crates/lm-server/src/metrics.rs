@@ -18,7 +18,7 @@ use crate::app::App;
 use crate::exposition::{Exposition, Label};
 use crate::metric_table::{HISTOGRAMS, NUMBERS, Served};
 use crate::metrics_cache::prefix_cache;
-use crate::{costs, gen_ai, model_metrics};
+use crate::{costs, gen_ai, metrics_ingest, model_metrics};
 
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -34,6 +34,7 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
     server(&mut page, &app);
     store(&mut page, &app);
     traces(&mut page, &app);
+    metrics_ingest::write(&mut page, &app);
     ([(CONTENT_TYPE, TEXT_FORMAT)], page.into_text()).into_response()
 }
 

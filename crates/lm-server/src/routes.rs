@@ -20,8 +20,8 @@ use crate::origin::guard;
 use crate::request_log::{RequestEntry, track};
 use crate::{
     adapters, again, body, costs, dialects, edit, encoders, experiment_routes, generate, health,
-    metrics, model_ops, models, monitor_routes, ollama_models, openapi, override_routes, panel,
-    reply, texts,
+    ingest_routes, metrics, model_ops, models, monitor_routes, ollama_models, openapi,
+    override_routes, panel, reply, texts,
 };
 
 /// Every route, as `GET /` lists them.
@@ -75,6 +75,8 @@ pub(crate) const ROUTES: &[&str] = &[
     "POST /ops/v1/experiments",
     "GET /ops/v1/experiments/{name}",
     "POST /ops/v1/experiments/{verb}",
+    "GET /ops/v1/ingest/{source}",
+    "POST /ops/v1/ingest/{source}",
     "GET /health",
     "GET /health/live",
     "GET /health/ready",
@@ -166,6 +168,7 @@ fn ops_routes() -> Router<Arc<App>> {
             "/ops/v1/experiments/{*rest}",
             get(experiment_routes::show).post(experiment_routes::act),
         )
+        .route("/ops/v1/ingest/{source}", get(ingest_routes::show).post(ingest_routes::take))
         .route("/ops/v1/now", get(panel::now))
         .route("/ops/v1/now/stream", get(panel::stream))
         .route("/ops/v1/cost", get(costs::cost))

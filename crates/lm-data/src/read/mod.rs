@@ -11,6 +11,7 @@ pub(crate) mod format;
 pub(crate) mod framer;
 pub(crate) mod input;
 mod mail;
+pub(crate) mod opening;
 pub(crate) mod parquet_rows;
 
 pub use format::Format;

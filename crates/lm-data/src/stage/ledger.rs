@@ -4,7 +4,7 @@
 //!
 //! Start reading at [`Ledger::plan`].
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
@@ -41,6 +41,22 @@ pub struct SourceFile {
     pub rewritten: bool,
     /// The file's size and time when it was read, to leave it alone while they stay.
     pub stamp: Stamp,
+    /// Of what was sent: what became of its rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tally: Option<Tally>,
+}
+
+/// What became of rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// Rows, blank lines not counted.
+    pub rows_in: u64,
+    /// Rows that were published.
+    pub rows_published: u64,
+    /// Rows that went to quarantine.
+    pub rows_quarantined: u64,
+    /// Those by the rule that each broke first.
+    pub by_rule: BTreeMap<String, u64>,
 }
 
 /// Begins the names of what came by an offer.
@@ -178,6 +194,27 @@ impl Ledger {
 
 fn skip(input: &mut Input, offset: u64, path: &Path) -> Result<(), DataError> {
     input.skip_to(offset).map_err(io_error("read", path))
+}
+
+impl Tally {
+    /// `n_rows` were published.
+    pub(crate) fn publish(&mut self, n_rows: u64) {
+        self.rows_in += n_rows;
+        self.rows_published += n_rows;
+    }
+
+    /// `n_rows` broke a rule.
+    pub(crate) fn quarantine(&mut self, rule: &str, n_rows: u64) {
+        self.rows_in += n_rows;
+        self.rows_quarantined += n_rows;
+        *self.by_rule.entry(rule.to_owned()).or_default() += n_rows;
+    }
+
+    /// Adds what another one counted.
+    pub fn add(&mut self, other: &Tally) {
+        self.publish(other.rows_published);
+        other.by_rule.iter().for_each(|(rule, n_rows)| self.quarantine(rule, *n_rows));
+    }
 }
 
 impl Stamp {

@@ -5,6 +5,7 @@
 mod crossing;
 mod formats;
 mod left_out;
+mod offers;
 mod release;
 mod rfc8259;
 mod row_rules;
@@ -17,8 +18,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::{
-    DataError, DataHome, IngestOptions, QuarantinedRow, Report, Thresholds, Version, export,
-    ingest, quarantine,
+    DataError, DataHome, Format, InboxLimits, IngestOptions, Offering, QuarantinedRow, Report,
+    Taken, Thresholds, Version, backlog, export, ingest, quarantine,
 };
 
 const SCHEMA: &str = r#"{
@@ -98,6 +99,19 @@ fn rows_of(desk: &Desk, version: &Version) -> Vec<u8> {
 
 fn names_in(folder: &Path) -> Vec<String> {
     crate::home::entries(folder).unwrap()
+}
+
+/// Sends JSON lines as one piece.
+fn offer(
+    home: &DataHome,
+    name: &str,
+    key: Option<&str>,
+    rows: &[u8],
+    limits: &InboxLimits,
+) -> Result<Taken, DataError> {
+    let mut offering = Offering::begin(home, name, key, Format::Jsonl, limits)?;
+    offering.write(rows)?;
+    offering.finish()
 }
 
 fn good_rows(n: usize) -> String {

@@ -18,7 +18,7 @@ use crate::home::{DatasetFolder, remove_folder, sync_folder, write_whole};
 use crate::ingest::now_ms;
 use crate::quarantine::QuarantinedRow;
 use crate::read::framer::Record;
-use crate::stage::ledger::SourceFile;
+use crate::stage::ledger::{INBOX, SourceFile, Tally};
 use crate::stage::{Stage, read_chunk, read_lines};
 use crate::version::merkle::{self, Growing};
 use crate::version::segment::{self, Layout, Segment, StoredRow};
@@ -38,15 +38,21 @@ struct Written {
     segment: Option<Segment>,
     leaves: Vec<blake3::Hash>,
     bad: Vec<QuarantinedRow>,
+    /// Its rows of each source that was sent.
+    sent: BTreeMap<String, u64>,
 }
 
-/// Writes the objects of a version; what they are is in the manifest. Interrupted it can be done again.
+/// What became of the rows of each source that was sent.
+pub(crate) type Tallies = BTreeMap<String, Tally>;
+
+/// Writes the objects of a version; what they are is in the manifest. Interrupted it can be done again. Returns what
+/// became of the rows that were sent.
 pub(crate) fn write_objects(
     stage: &Stage,
     contract: &Contract,
     mut crossed: Crossed,
     manifest: &mut Manifest,
-) -> Result<(), DataError> {
+) -> Result<Tallies, DataError> {
     let damaged = || DataError::Damaged {
         path: stage.dataset.versions.clone(),
         detail: "the newest manifest's tree has no hashes".to_owned(),
@@ -58,7 +64,11 @@ pub(crate) fn write_objects(
     let mut file =
         BufWriter::new(File::create(&quarantine).map_err(io_error("create", &quarantine))?);
     let mut n_bad = 0;
-    let mut keep = |row: &QuarantinedRow, bad_rows: &mut Growing| {
+    let mut tallies = Tallies::new();
+    let mut keep = |row: &QuarantinedRow, bad_rows: &mut Growing, tallies: &mut Tallies| {
+        if row.source.starts_with(INBOX) {
+            tallies.entry(row.source.clone()).or_default().quarantine(&row.rule, 1);
+        }
         bad_rows.push(row.leaf());
         n_bad += 1;
         serde_json::to_writer(&mut file, row)
@@ -67,9 +77,13 @@ pub(crate) fn write_objects(
             .map_err(io_error("write to", &quarantine))
     };
     in_order(stage, &layout, &mut crossed, |number, written| {
-        each_bad(&stage.path(number, "bad"), |row| keep(&row, &mut bad_rows))?;
+        let path = stage.path(number, "bad");
+        each_bad(&path, |row| keep(&row, &mut bad_rows, &mut tallies))?;
         written.leaves.into_iter().for_each(|leaf| rows.push(leaf));
-        written.bad.iter().try_for_each(|row| keep(row, &mut bad_rows))?;
+        written.bad.iter().try_for_each(|row| keep(row, &mut bad_rows, &mut tallies))?;
+        for (source, n_rows) in written.sent {
+            tallies.entry(source).or_default().publish(n_rows);
+        }
         manifest.segments.extend(written.segment);
         Ok(())
     })?;
@@ -82,7 +96,7 @@ pub(crate) fn write_objects(
     manifest.version = id(&contract.hash, &rows, &bad_rows);
     manifest.rows = rows.tree();
     manifest.bad_rows = bad_rows.tree();
-    Ok(())
+    Ok(tallies)
 }
 
 /// A version's id.
@@ -168,7 +182,19 @@ fn write_chunk(stage: &Stage, layout: &Layout, task: Task) -> Result<Written, Da
     let segment = (!rows.is_empty())
         .then(|| segment::write(&stage.dataset.objects, &scratch, layout, &rows))
         .transpose()?;
-    Ok(Written { segment, leaves, bad })
+    Ok(Written { segment, leaves, bad, sent: sent(&rows) })
+}
+
+/// The rows of each source that was sent.
+fn sent(rows: &[StoredRow]) -> BTreeMap<String, u64> {
+    let mut sent: BTreeMap<String, u64> = BTreeMap::new();
+    for row in rows.iter().filter(|row| row.source.starts_with(INBOX)) {
+        match sent.get_mut(row.source.as_str()) {
+            Some(n_rows) => *n_rows += 1,
+            None => _ = sent.insert(row.source.clone(), 1),
+        }
+    }
+    sent
 }
 
 /// A row that was good by itself.

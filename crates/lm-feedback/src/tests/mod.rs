@@ -39,6 +39,18 @@ impl Home {
 
     /// An answer that arrived at a time and took a second. Returns the request's id.
     fn answer(&mut self, at_ms: i64, asked: &[(Role, &str)], output: &str, ended: Ended) -> String {
+        self.answer_with(at_ms, asked, output, ended, |_| ())
+    }
+
+    /// The same, with changes.
+    fn answer_with(
+        &mut self,
+        at_ms: i64,
+        asked: &[(Role, &str)],
+        output: &str,
+        ended: Ended,
+        change: impl FnOnce(&mut RequestEvent),
+    ) -> String {
         self.n_requests += 1;
         let id = RequestId(self.n_requests << 64);
         let message = |(role, text): &(Role, &str)| ChatMessage {
@@ -46,7 +58,7 @@ impl Home {
             content: (*text).to_owned(),
         };
         let prompt = Prompt::Chat(asked.iter().map(message).collect());
-        self.store.record(&RequestEvent {
+        let mut event = RequestEvent {
             request: GenerateRequest::new(id, prompt),
             task: Task::Generate,
             choice: 0,
@@ -69,7 +81,9 @@ impl Home {
                 n_preemptions: 0,
                 ..Timings::default()
             },
-        });
+        };
+        change(&mut event);
+        self.store.record(&event);
         id.to_string()
     }
 

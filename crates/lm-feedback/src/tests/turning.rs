@@ -224,3 +224,39 @@ fn traffic_becomes_rows_once_each_masked_and_with_its_source() {
     let other = Filter { model: Some("other".to_owned()), ..Filter::default() };
     assert_eq!(take(&home, other).0.n_rows, 0);
 }
+
+#[test]
+fn traffic_is_chosen_by_route_time_and_how_sure_the_model_was() {
+    let mut home = Home::new();
+    let routes = ["/v1/chat/completions", "/v1/completions"];
+    let sure = [Some(-0.2), Some(-2.5), None];
+    let mut ids = Vec::new();
+    for (i, (route, mean)) in routes.iter().flat_map(|route| sure.map(|m| (*route, m))).enumerate()
+    {
+        let question = format!("What is {i} and {i}?");
+        let stopped = Ended::Finished(FinishReason::Stop);
+        let asked = [(Role::User, question.as_str())];
+        ids.push(home.answer_with(DAY_0 + i as i64, &asked, "Some.", stopped, |event| {
+            event.request.steering.route = route;
+            event.mean_logprob = mean;
+        }));
+    }
+    home.store.flush().unwrap();
+    let check = |filter: Filter, expect: &[usize], n_without_logprob: u64| {
+        let mut taken = Vec::new();
+        let rows = Rows::of_traffic(&home.book, home.store.reader(), &filter, i64::MAX, |row| {
+            taken.push(row["lineage"]["request_id"].as_str().unwrap().to_owned());
+            Ok::<(), FeedbackError>(())
+        });
+        let expect: Vec<&String> = expect.iter().map(|i| &ids[*i]).collect();
+        assert_eq!(taken.iter().collect::<Vec<_>>(), expect, "{filter:?}");
+        assert_eq!(rows.unwrap().n_without_logprob, n_without_logprob, "{filter:?}");
+    };
+    let route = Some(routes[1].to_owned());
+    check(Filter { route: route.clone(), ..Filter::default() }, &[3, 4, 5], 0);
+    check(Filter { max_mean_logprob: Some(-1.0), ..Filter::default() }, &[1, 4], 2);
+    check(Filter { max_mean_logprob: Some(-1.0), route, ..Filter::default() }, &[4], 1);
+    let window = (Some(DAY_0 + 1), Some(DAY_0 + 4));
+    check(Filter { since_ms: window.0, until_ms: window.1, ..Filter::default() }, &[1, 2, 3], 0);
+    check(Filter { route: Some("/v1/edits".to_owned()), ..Filter::default() }, &[], 0);
+}

@@ -8,6 +8,7 @@ mod costing;
 mod echoing;
 mod encoding;
 mod guarding;
+mod ingesting;
 mod keyed;
 mod leaving;
 mod limits;

@@ -1,0 +1,69 @@
+//! Adds what was sent to a dataset, as one batch: validated, published or refused, each body once.
+//!
+//! It must never publish without an audit, and never lose a body that it does not add.
+//!
+//! Start reading at [`drain`].
+
+use crate::error::failures_text;
+use crate::ingest::{prepare, run_batch};
+use crate::stage::ledger::Tally;
+use crate::watch::culprits;
+use crate::{DataError, DataHome, IngestOptions, inbox};
+
+/// What [`drain`] did.
+#[derive(Debug)]
+pub enum Drained {
+    /// Nothing waits but what was refused under this contract.
+    Nothing,
+    /// Bodies were added.
+    Added {
+        /// How many.
+        n_bodies: u64,
+        /// What became of their rows.
+        rows: Tally,
+    },
+    /// The batch did not pass its audit: the bodies that broke the rules most wait for another contract, and the others
+    /// for the next call.
+    Refused(DataError),
+}
+
+/// Adds the bodies that wait for a dataset to its newest version. A kill at any moment loses and doubles nothing: call it
+/// again until it says [`Drained::Nothing`]. `options` are those of an ingest; `append` is implied.
+///
+/// # Errors
+/// [`DataError::NoContract`], [`DataError::Locked`] and the others of [`ingest`](crate::ingest) but for
+/// [`DataError::AuditFailed`].
+pub fn drain(home: &DataHome, name: &str, options: &IngestOptions) -> Result<Drained, DataError> {
+    let dataset = home.dataset(name)?;
+    let mut found = inbox::pending(&dataset)?;
+    if found.is_empty() {
+        return Ok(Drained::Nothing);
+    }
+    let options = IngestOptions { append: true, ..options.clone() };
+    let contract = prepare(&dataset, &options)?;
+    let hash = contract.hash.to_hex();
+    inbox::leave_out_refused(&dataset, &mut found, &hash)?;
+    let n_bodies = found.iter().filter(|source| !source.left_out).count() as u64;
+    if n_bodies == 0 {
+        return Ok(Drained::Nothing);
+    }
+    let run = || run_batch(&dataset, &contract, &options, &found, &mut |_| ());
+    let ran = match run() {
+        // A batch that fails may have had rows of a watch that was killed; the next one has not.
+        Err(DataError::AuditFailed { .. }) => run(),
+        other => other,
+    };
+    match ran {
+        // Bodies without a row are added, too.
+        Ok(_) | Err(DataError::NoRows { .. }) => {
+            let rows = inbox::settle(&dataset, &found)?;
+            Ok(Drained::Added { n_bodies, rows })
+        }
+        Err(error) => {
+            let DataError::AuditFailed { failures, .. } = &error else { return Err(error) };
+            let why = failures_text(failures);
+            inbox::refuse(&dataset, &culprits(&found, &error)?, &hash, &why)?;
+            Ok(Drained::Refused(error))
+        }
+    }
+}

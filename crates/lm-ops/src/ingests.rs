@@ -1,0 +1,385 @@
+//! Rows that others send, as a server needs them: taken to the disk, and one thread that adds them to their datasets.
+//!
+//! It must never hold a body, and never be called on a thread that serves but for [`Ingests::counts`]: all else blocks.
+//!
+//! Start reading at [`Ingests::begin`], then [`keep`].
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use lm_api::{ApiError, IngestRefusal};
+use lm_data::{
+    Backlog, CountTokens, DataError, DataHome, Drained, Format, InboxLimits, IngestOptions,
+    Offering, Receipt, Tally,
+};
+use serde_json::{Value, json};
+
+/// How often it is looked whether something waits that this server did not take itself.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Characters of what a client said that an error shows.
+const MAX_SHOWN: usize = 80;
+/// Content types, without their parameters, and what they say of a body.
+const CONTENT_TYPES: [(&str, Format); 12] = [
+    ("application/jsonl", Format::Jsonl),
+    ("application/jsonlines", Format::Jsonl),
+    ("application/x-jsonlines", Format::Jsonl),
+    ("application/x-ndjson", Format::Jsonl),
+    ("application/ndjson", Format::Jsonl),
+    ("application/json", Format::Json),
+    ("text/csv", Format::Csv),
+    ("application/vnd.apache.parquet", Format::Parquet),
+    ("application/parquet", Format::Parquet),
+    ("application/x-parquet", Format::Parquet),
+    ("application/mbox", Format::Mbox),
+    ("message/rfc822", Format::Mail),
+];
+
+/// Gives the way to count tokens that a dataset's contract asks for, or says why it cannot be had.
+pub type TokenCounter =
+    Arc<dyn Fn(&DataHome, &str) -> Result<Option<CountTokens>, String> + Send + Sync>;
+
+/// What others send to one server. Clones share it.
+#[derive(Clone)]
+pub struct Ingests {
+    inner: Arc<Inner>,
+    /// The thread that adds ends with the last one.
+    bell: SyncSender<()>,
+}
+
+struct Inner {
+    home: DataHome,
+    limits: InboxLimits,
+    tokens: TokenCounter,
+    counts: Mutex<BTreeMap<String, IngestCounts>>,
+}
+
+/// What this server took and added of one dataset since it started, and what waits.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IngestCounts {
+    /// Bodies that were taken, those that came again not counted.
+    pub bodies: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Rows that were added.
+    pub rows: Tally,
+    /// Batches that did not pass their audit.
+    pub refused_batches: u64,
+    /// What waited when it was last looked.
+    pub backlog: Backlog,
+}
+
+/// A body that is being received. Dropped before [`Upload::finish`], it leaves nothing behind.
+pub struct Upload {
+    offering: Offering,
+    ingests: Ingests,
+    source: String,
+}
+
+/// What a client is told of a body that was taken.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Accepted {
+    /// The same bytes under the same key are told the same.
+    pub body: Value,
+    /// Where to ask what became of it.
+    pub poll: String,
+    /// It had been taken before.
+    pub already_taken: bool,
+}
+
+/// The format of a body: what `asked` names, or else what its content type says.
+///
+/// # Errors
+/// A name that no format has, or a content type that says nothing.
+pub fn row_format(content_type: Option<&str>, asked: Option<&str>) -> Result<Format, ApiError> {
+    if let Some(asked) = asked {
+        return asked.parse().map_err(refusal);
+    }
+    let found = content_type.unwrap_or_default();
+    let kind = found.split(';').next().unwrap_or_default().trim();
+    let known = CONTENT_TYPES.iter().find(|(name, _)| name.eq_ignore_ascii_case(kind));
+    known.map(|(_, format)| *format).ok_or_else(|| {
+        let found = found.chars().take(MAX_SHOWN).collect();
+        ApiError::Ingest(IngestRefusal::UnknownFormat { found })
+    })
+}
+
+impl Ingests {
+    /// Takes rows for the datasets of `home`, and adds what waits there.
+    ///
+    /// # Errors
+    /// The system has no thread left.
+    pub fn start(
+        home: DataHome,
+        limits: InboxLimits,
+        tokens: TokenCounter,
+    ) -> std::io::Result<Ingests> {
+        let inner = Arc::new(Inner { home, limits, tokens, counts: Mutex::default() });
+        let (bell, rung) = sync_channel(1);
+        let keeper = Arc::clone(&inner);
+        let thread = std::thread::Builder::new().name("lm-ingest".to_owned());
+        thread.spawn(move || keep(&keeper, &rung))?;
+        Ok(Ingests { inner, bell })
+    }
+
+    /// What may wait, and how large a body may be.
+    #[must_use]
+    pub fn limits(&self) -> InboxLimits {
+        self.inner.limits
+    }
+
+    /// Begins to take a body. Blocks.
+    ///
+    /// # Errors
+    /// There is no contract or no room, or the source or the key is not as it may be.
+    pub fn begin(
+        &self,
+        source: &str,
+        key: Option<&str>,
+        format: Format,
+    ) -> Result<Upload, ApiError> {
+        let Inner { home, limits, .. } = &*self.inner;
+        self.must_have_contract(source)?;
+        let offering = Offering::begin(home, source, key, format, limits).map_err(refusal)?;
+        Ok(Upload { offering, ingests: self.clone(), source: source.to_owned() })
+    }
+
+    /// What is known of a dataset, or of the body that was sent to it under a key. Blocks.
+    ///
+    /// # Errors
+    /// There is neither, or the files cannot be read.
+    pub fn standing(&self, source: &str, key: Option<&str>) -> Result<Value, ApiError> {
+        let home = &self.inner.home;
+        if let Some(key) = key {
+            let receipt = lm_data::receipt(home, source, key).map_err(refusal)?;
+            return receipt.map(|receipt| told(source, &receipt, true)).ok_or_else(|| {
+                let (source_name, key) = (source.to_owned(), key.chars().take(MAX_SHOWN).collect());
+                ApiError::Ingest(IngestRefusal::UnknownKey { source_name, key })
+            });
+        }
+        self.must_have_contract(source)?;
+        let backlog = lm_data::backlog(home, source).map_err(refusal)?;
+        let newest = match lm_data::show(home, source, None) {
+            Ok(version) => {
+                let manifest = version.manifest;
+                json!({
+                    "version": manifest.version,
+                    "created_at_ms": manifest.created_at_ms,
+                    "rows_in": manifest.rows_in,
+                    "rows_published": manifest.rows_published,
+                    "rows_quarantined": manifest.rows_quarantined,
+                    "by_rule": manifest.by_rule,
+                })
+            }
+            Err(DataError::UnknownDataset { .. } | DataError::NoReport { .. }) => Value::Null,
+            Err(error) => return Err(refusal(error)),
+        };
+        let InboxLimits { n_bodies, size_bytes, body_bytes } = self.inner.limits;
+        Ok(json!({
+            "object": "ingest.source",
+            "source": source,
+            "backlog": backlog,
+            "limits": { "n_bodies": n_bodies, "size_bytes": size_bytes, "body_bytes": body_bytes },
+            "newest": newest,
+        }))
+    }
+
+    /// What was counted, by dataset. Never waits.
+    #[must_use]
+    pub fn counts(&self) -> BTreeMap<String, IngestCounts> {
+        self.inner.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn must_have_contract(&self, source: &str) -> Result<(), ApiError> {
+        if lm_data::has_contract(&self.inner.home, source).map_err(refusal)? {
+            return Ok(());
+        }
+        let source_name = source.to_owned();
+        Err(ApiError::Ingest(IngestRefusal::NoContract { source_name }))
+    }
+}
+
+impl Upload {
+    /// Takes the next piece. Blocks.
+    ///
+    /// # Errors
+    /// It is too large, there is no room, or the disk refuses.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), ApiError> {
+        self.offering.write(bytes).map_err(refusal)
+    }
+
+    /// Takes it as whole: it survives a kill and a power cut when this returns. Blocks.
+    ///
+    /// # Errors
+    /// It is not of its format or has no row, its key was used for other rows, or there is no room.
+    pub fn finish(self) -> Result<Accepted, ApiError> {
+        let Upload { offering, ingests, source } = self;
+        let taken = offering.finish().map_err(refusal)?;
+        if !taken.already_taken {
+            ingests.inner.count(&source, |counts| {
+                counts.bodies += 1;
+                counts.bytes += taken.receipt.size_bytes;
+            });
+            // One ring is enough for all that wait.
+            let _ = ingests.bell.try_send(());
+        }
+        let body = told(&source, &taken.receipt, false);
+        let poll = poll(&source, &taken.receipt.key);
+        Ok(Accepted { body, poll, already_taken: taken.already_taken })
+    }
+}
+
+/// A receipt as clients see it; how far its body is, where that is wanted.
+fn told(source: &str, receipt: &Receipt, with_fate: bool) -> Value {
+    let mut told = json!({
+        "object": "ingest.job",
+        "source": source,
+        "key": receipt.key,
+        "format": receipt.format,
+        "hash": receipt.hash,
+        "size_bytes": receipt.size_bytes,
+        "offered_at_ms": receipt.offered_at_ms,
+        "poll": poll(source, &receipt.key),
+    });
+    if with_fate
+        && let (Some(told), Value::Object(fate)) = (told.as_object_mut(), json!(receipt.fate))
+    {
+        told.extend(fate);
+    }
+    told
+}
+
+/// Where to ask what became of a body.
+fn poll(source: &str, key: &str) -> String {
+    let mut path = format!("/ops/v1/ingest/{source}?key=");
+    for byte in key.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                path.push(char::from(byte));
+            }
+            _ => path.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    path
+}
+
+/// Adds what waits, when it comes and when it is looked. Ends with the last handle.
+fn keep(inner: &Inner, bell: &Receiver<()>) {
+    step_back();
+    let mut told = BTreeMap::new();
+    loop {
+        inner.look(&mut told);
+        match bell.recv_timeout(LOOK_EVERY) {
+            Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+/// Tokens come first: this thread and those that it starts get what cores have left. Only Linux has that for a thread.
+#[cfg(target_os = "linux")]
+fn step_back() {
+    if let Err(error) = rustix::process::setpriority_process(None, 19) {
+        tracing::warn!(%error, "adding rows has the priority of answers");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn step_back() {}
+
+impl Inner {
+    /// `told` has what was said last of each dataset that cannot be added to.
+    fn look(&self, told: &mut BTreeMap<String, String>) {
+        let awaited = match lm_data::awaited(&self.home) {
+            Ok(awaited) => awaited,
+            Err(error) => {
+                tell_once(told, "", &error.to_string());
+                Vec::new()
+            }
+        };
+        for source in &awaited {
+            match self.add(source) {
+                Ok(()) => _ = told.remove(source),
+                Err(error) => tell_once(told, source, &error),
+            }
+        }
+        let known = self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for source in known.into_keys().chain(awaited) {
+            // It is looked again; what cannot be read was told.
+            if let Ok(backlog) = lm_data::backlog(&self.home, &source) {
+                self.count(&source, |counts| counts.backlog = backlog);
+            }
+        }
+    }
+
+    /// Adds what waits for one dataset.
+    fn add(&self, source: &str) -> Result<(), String> {
+        let count_tokens = (self.tokens)(&self.home, source)?;
+        let options = IngestOptions { count_tokens, ..IngestOptions::default() };
+        loop {
+            match lm_data::drain(&self.home, source, &options) {
+                Ok(Drained::Nothing) => return Ok(()),
+                Ok(Drained::Added { n_bodies, rows }) => {
+                    let (published, quarantined) = (rows.rows_published, rows.rows_quarantined);
+                    tracing::info!(dataset = source, n_bodies, published, quarantined, "added");
+                    self.count(source, |counts| counts.rows.add(&rows));
+                }
+                Ok(Drained::Refused(error)) => {
+                    tracing::warn!(dataset = source, %error, "a batch was refused");
+                    self.count(source, |counts| counts.refused_batches += 1);
+                }
+                // Somebody else adds to it, or was faster.
+                Err(DataError::Locked { .. }) => return Ok(()),
+                Err(DataError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                    return Ok(());
+                }
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    }
+
+    fn count(&self, source: &str, count: impl FnOnce(&mut IngestCounts)) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        count(counts.entry(source.to_owned()).or_default());
+    }
+}
+
+fn tell_once(told: &mut BTreeMap<String, String>, dataset: &str, error: &str) {
+    if told.get(dataset).is_none_or(|last| last != error) {
+        tracing::error!(dataset, error, "rows that were sent cannot be added");
+        told.insert(dataset.to_owned(), error.to_owned());
+    }
+}
+
+/// The error as clients see it: files are the operator's.
+fn refusal(error: DataError) -> ApiError {
+    let message = error.to_string();
+    let refusal = match error {
+        DataError::InvalidName { name } => {
+            let wanted = "1 to 64 of the characters a-z, 0-9, _ and -".to_owned();
+            return ApiError::Invalid { param: "source".to_owned(), found: name, wanted };
+        }
+        DataError::InvalidOption { field, value, limit } => {
+            let (param, wanted) = (field.to_owned(), limit.to_owned());
+            return ApiError::Invalid { param, found: value, wanted };
+        }
+        DataError::OfferTooLarge { limit_bytes } => {
+            let limit_bytes = usize::try_from(limit_bytes).unwrap_or(usize::MAX);
+            return ApiError::BodyTooLarge { limit_bytes };
+        }
+        DataError::NotOfFormat { format, offset_bytes, detail } => {
+            IngestRefusal::Unreadable { format: format.to_string(), offset_bytes, detail }
+        }
+        DataError::NoRows { blank_lines, .. } => IngestRefusal::Empty { blank_lines },
+        DataError::KeyReused { .. } => IngestRefusal::KeyReused { message },
+        DataError::InboxFull { .. } => IngestRefusal::Full { message },
+        _ => {
+            tracing::error!(error = message, "rows could not be taken or told of");
+            let what = "the rows could not be written or read".to_owned();
+            return ApiError::Internal { what };
+        }
+    };
+    ApiError::Ingest(refusal)
+}
