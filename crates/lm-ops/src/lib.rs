@@ -31,7 +31,9 @@ pub use doctor::{Change, Doctor, RunReport, is_alive};
 pub use drill::{Drift, Drill, DrillError, DrillReport, Noticed};
 pub use experiments::{Experiments, collect_experiment, experiment_refusal};
 pub use model_monitor::ModelStanding;
-pub use monitors::{Group, MonitorOptions, Monitors, SignalShape, Spread};
+pub use monitors::{
+    Group, MonitorAction, MonitorEntry, MonitorOptions, Monitors, SignalShape, Spread,
+};
 pub use ops::{FeedbackReceipt, Ops};
 pub use overrides::{Overrides, now_ms, refusal as override_refusal};
 pub use page::Utc;

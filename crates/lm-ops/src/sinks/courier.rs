@@ -2,7 +2,7 @@
 //!
 //! Start reading at [`Desk::offer`], then [`Courier::run`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -32,8 +32,8 @@ pub(crate) struct Desk {
 #[derive(Default)]
 struct Inbox {
     new: VecDeque<Message>,
-    /// Something else to write down, and where.
-    kept: Option<(PathBuf, String)>,
+    /// What else to write down, by where.
+    kept: BTreeMap<PathBuf, String>,
 }
 
 /// What the thread owns.
@@ -104,9 +104,9 @@ impl Desk {
         self.woken.notify_all();
     }
 
-    /// Writes a text into a file, in the place of what it was last told to write and did not yet.
+    /// Writes a text into a file, in the place of what it was last told to write there and did not yet.
     pub(crate) fn keep(&self, path: PathBuf, text: String) {
-        self.inbox().kept = Some((path, text));
+        self.inbox().kept.insert(path, text);
         self.woken.notify_all();
     }
 
@@ -138,7 +138,7 @@ impl Desk {
     fn take_new(&self) -> VecDeque<Message> {
         let Inbox { new, kept } = std::mem::take(&mut *self.inbox());
         let put = new.iter().try_for_each(|message| self.spool.put(message));
-        let kept = kept.map_or(Ok(()), |(path, text)| write_private(&path, text.as_bytes()));
+        let kept = kept.iter().try_for_each(|(path, text)| write_private(path, text.as_bytes()));
         if let Err(error) = put.and(kept) {
             tracing::warn!(sink = self.key, %error, "alerts cannot be kept: a restart loses them");
         }
@@ -187,7 +187,7 @@ impl Courier {
     fn sleep(&self, wait: Option<Duration>) {
         let desk = &self.desk;
         let idle = |inbox: &mut Inbox| {
-            inbox.new.is_empty() && inbox.kept.is_none() && !desk.is_closing.load(Relaxed)
+            inbox.new.is_empty() && inbox.kept.is_empty() && !desk.is_closing.load(Relaxed)
         };
         let inbox = desk.inbox();
         match wait {

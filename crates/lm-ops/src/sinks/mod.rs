@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::sinks::claim::Claim;
 use crate::sinks::courier::Desk;
@@ -28,8 +29,8 @@ pub(crate) use crate::sinks::message::Message;
 use crate::sinks::settings::Target;
 pub use crate::sinks::settings::{SinkError, SinkLimits, SinkSettings};
 
-/// Where the home keeps what was not delivered, and which alerts are open.
-const OPEN_ALERTS: &str = "open.json";
+/// Where the home keeps which alerts of monitors are open.
+pub(crate) const OPEN_ALERTS: &str = "open.json";
 
 /// The sinks of one server. Clones share them.
 #[derive(Clone)]
@@ -120,16 +121,23 @@ impl Sinks {
         self.0.desks.iter().for_each(|desk| desk.offer(message.clone()));
     }
 
-    /// Keeps which alerts are open, for the next server; the first sink's thread writes it.
-    pub(crate) fn keep_open(&self, open: String) {
+    /// Tells every sink of an alert: `kind` is a stable word such as `alert.opened`. Never waits: where there is no room it is
+    /// given up, and counted.
+    pub fn announce(&self, kind: &str, data: &Value, now_ms: i64) {
+        self.offer(&Message::new(kind, data, now_ms));
+    }
+
+    /// Keeps a text for the next server, by a file's name; the first sink's thread writes it.
+    pub fn keep(&self, name: &'static str, text: String) {
         if let Some(desk) = self.0.desks.first() {
-            desk.keep(self.0.claim.folder().join(OPEN_ALERTS), open);
+            desk.keep(self.0.claim.folder().join(name), text);
         }
     }
 
-    /// What an earlier server kept with [`Sinks::keep_open`].
-    pub(crate) fn kept_open(&self) -> Option<String> {
-        std::fs::read_to_string(self.0.claim.folder().join(OPEN_ALERTS)).ok()
+    /// What an earlier server kept with [`Sinks::keep`].
+    #[must_use]
+    pub fn kept(&self, name: &str) -> Option<String> {
+        std::fs::read_to_string(self.0.claim.folder().join(name)).ok()
     }
 
     /// How every sink stands.

@@ -465,6 +465,21 @@ fn bad_rules_are_refused_by_field_value_and_limit() {
     let refused = server.post(&format!("{RULES}/kill"), &unsaid);
     assert_eq!((refused.status, &refused.json()["error"]["param"]), (400, &json!("reason")));
     assert_eq!(server.post(&format!("{RULES}/r/fly"), "").status, 404);
+    let unknown = [
+        ("kill", json!({ "route": CHAT, "force": true }), "force"),
+        ("pin", json!({ "target": "placeholder", "until": "noon" }), "until"),
+        ("rollback", json!({ "reasons": "mended" }), "reasons"),
+        ("r/publish", json!({ "now": true }), "now"),
+    ];
+    for (verb, body, field) in unknown {
+        let refused = server.post(&format!("{RULES}/{verb}"), &body.to_string());
+        let error = &refused.json()["error"];
+        assert_eq!((refused.status, &error["param"]), (400, &json!(field)), "{verb}");
+        let said = error["message"].as_str().unwrap();
+        assert!(said.starts_with(&format!("{field} is given, but must be left out")), "{said}");
+    }
+    assert_eq!(server.get(RULES).json()["operator"], json!({ "killed": [], "pin": null }));
+    assert_eq!(server.post(&format!("{RULES}?publish=yes"), "{}").status, 400);
 }
 
 #[test]
