@@ -7,6 +7,7 @@
 
 mod again;
 mod alert_board;
+mod attendant;
 mod baseline_file;
 mod cost;
 mod doctor;
@@ -26,10 +27,11 @@ mod why;
 
 pub use again::{Again, ProbeError, ProbeFile};
 pub use alert_board::{AlertState, ToldAlarm};
+pub use attendant::AttendantStanding;
 pub use cost::{CostBy, CostCount, CostCounters, CostLine, CostReport, Spending};
 pub use doctor::{Change, Doctor, RunReport, is_alive};
 pub use drill::{Drift, Drill, DrillError, DrillReport, Noticed};
-pub use experiments::{Experiments, collect_experiment, experiment_refusal};
+pub use experiments::{Experiments, RolledBack, collect_experiment, experiment_refusal};
 pub use model_monitor::ModelStanding;
 pub use monitors::{
     Group, MonitorAction, MonitorEntry, MonitorOptions, Monitors, SignalShape, Spread,

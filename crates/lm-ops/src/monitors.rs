@@ -17,12 +17,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use lastmile::{AnswerBegun, Observer, RequestEvent, RequestId, StepEvent};
 
 use crate::alert_board::ToldAlarm;
+use crate::attendant::{AttendantStanding, Next, Pulse, attend};
 use crate::baseline_file::BaselineFile;
 use crate::model_monitor::{Follows, Model, ModelStanding, Rules};
 use crate::now_ms;
@@ -63,6 +64,7 @@ struct Inner {
     sinks: Option<Sinks>,
     /// What operators do is done and written down one after the other.
     acts: Mutex<()>,
+    pulse: Arc<Pulse>,
 }
 
 impl Monitors {
@@ -75,6 +77,7 @@ impl Monitors {
         let MonitorOptions { folder, n_baseline, renotify, sinks } = options;
         let renotify_ms = i64::try_from(renotify.as_millis()).unwrap_or(i64::MAX);
         let rules = Rules { n_baseline, renotify_ms };
+        let pulse = Pulse::new("lm-monitors");
         let inner = Arc::new(Inner {
             sender,
             models: Mutex::new(reopened(&folder, rules, sinks.as_ref())),
@@ -83,11 +86,29 @@ impl Monitors {
             rules,
             sinks,
             acts: Mutex::default(),
+            pulse: Arc::clone(&pulse),
         });
-        let weak = Arc::downgrade(&inner);
-        let watch = move || watch(&receiver, &weak);
-        std::thread::Builder::new().name("lm-monitors".to_owned()).spawn(watch)?;
+        let (weak, mut ticked) = (Arc::downgrade(&inner), Instant::now());
+        attend(pulse, move || watch(&receiver, &weak, &mut ticked))?;
         Ok(Monitors(inner))
+    }
+
+    /// How the thread is that looks at answers.
+    #[must_use]
+    pub fn attendant(&self) -> AttendantStanding {
+        self.0.pulse.standing()
+    }
+
+    /// Who is told of alerts, besides the page and the log; `None` is nobody.
+    #[must_use]
+    pub fn alert_sinks(&self) -> Option<&Sinks> {
+        self.0.sinks.as_ref()
+    }
+
+    /// How often sinks are told again of what goes on, in milliseconds; 0 is never.
+    #[must_use]
+    pub fn renotify_ms(&self) -> i64 {
+        self.0.rules.renotify_ms
     }
 
     /// Hears what `observer` hears, after it.
@@ -308,20 +329,19 @@ impl Observer for Watching {
     }
 }
 
-fn watch(receiver: &Receiver<Seen>, inner: &std::sync::Weak<Inner>) {
-    let mut ticked = Instant::now();
-    loop {
-        // The sender lives in what is shared, so that this ends with the last handle.
-        let seen = receiver.recv_timeout(TICK).ok();
-        let Some(inner) = inner.upgrade() else { return };
-        if let Some(seen) = seen {
-            inner.see(seen);
-        }
-        if ticked.elapsed() >= TICK {
-            ticked = Instant::now();
-            inner.tick();
-        }
+/// One answer, or one look for alerts that are over.
+fn watch(receiver: &Receiver<Seen>, inner: &Weak<Inner>, ticked: &mut Instant) -> Next {
+    // The sender lives in what is shared, so that this ends with the last handle.
+    let seen = receiver.recv_timeout(TICK).ok();
+    let Some(inner) = inner.upgrade() else { return Next::Over };
+    if let Some(seen) = seen {
+        inner.see(seen);
     }
+    if ticked.elapsed() >= TICK {
+        *ticked = Instant::now();
+        inner.tick();
+    }
+    Next::Round
 }
 
 #[cfg(test)]
