@@ -210,7 +210,7 @@ fn told(item: &Item) -> Value {
 }
 
 fn switch(visit: &Visit, verb: &str, now_ms: i64) -> Result<Option<Value>, ApiError> {
-    let Visit { overrides, who, .. } = visit;
+    let Visit { overrides, app, who, .. } = visit;
     let mut fields = Fields::of(&visit.body)?;
     Ok(match verb {
         "kill" => {
@@ -220,7 +220,10 @@ fn switch(visit: &Visit, verb: &str, now_ms: i64) -> Result<Option<Value>, ApiEr
                 let wanted = format!("one of {}", KILLABLE_ROUTES.join(", "));
                 return Err(ApiError::Invalid { param: "route".to_owned(), found: route, wanted });
             }
-            Some(json!(overrides.act(|desk| desk.kill(&route, &reason, who, now_ms))?))
+            let operator = overrides.act(|desk| desk.kill(&route, &reason, who, now_ms))?;
+            // Who is told that it holds finds nothing of the route in the next step.
+            app.aborts.abort_route(&route);
+            Some(json!(operator))
         }
         "pin" => {
             let (target, reason) = (fields.wanted("target")?, fields.reason()?);

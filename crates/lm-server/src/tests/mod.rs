@@ -18,6 +18,7 @@ mod refusals;
 mod several;
 mod strangers;
 mod streams;
+mod switching;
 mod tls;
 mod tokens;
 #[cfg(unix)]

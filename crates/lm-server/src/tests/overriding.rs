@@ -14,7 +14,7 @@ use super::client::{Reply, exchange_with, open, read_reply, read_until};
 use super::{CHAT, Server, TEXT, folder_with_key, hello, wait_until};
 use crate::{Access, ServerConfig};
 
-const RULES: &str = "/ops/v1/overrides";
+pub(super) const RULES: &str = "/ops/v1/overrides";
 
 impl Server {
     /// Publishes a rule.
@@ -308,7 +308,7 @@ fn kill_ends_its_route_alone_and_rollback_opens_it_again() {
 }
 
 /// Two models with overrides.
-fn two(a: &str, b: &str) -> Server {
+pub(super) fn two(a: &str, b: &str) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(&folder.path().join("store.db"), StoreOptions::default()).unwrap();
     let overrides = Overrides::open(&folder.path().join("overrides.db"), &store).unwrap();
