@@ -5,6 +5,7 @@
 mod answers;
 mod client;
 mod costing;
+mod dry_running;
 mod echoing;
 mod encoding;
 mod guarding;
