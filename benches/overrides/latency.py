@@ -40,7 +40,7 @@ def rules():
         elif i % 10 < 9:
             when = {"json": [{"path": "$.messages[*].content", "matches": f"never {i}"}, {"path": "$.max_tokens", "equals": 16}]}
         else:
-            when = {"language": "de", "routes": ["/v1/chat/completions"]}
+            when = {"language": "ja", "routes": ["/v1/chat/completions"]}
         yield {"id": f"rule-{i}", "owner": "bench", "reason": "what rules cost", "priority": i, "when": when, "then": then}
 
 

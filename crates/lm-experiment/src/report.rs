@@ -134,17 +134,13 @@ impl Report {
     #[must_use]
     pub fn of(experiment: &Experiment, tally: &Tally) -> Report {
         let spec = &experiment.spec;
-        let (alpha, alpha_guardrail) = spec.alphas();
-        let gain = tally.goal.interval(alpha);
+        let gain = tally.goal.interval(spec.alphas().0);
         let (n, means) = (tally.goal.n(), tally.goal.means());
         let guardrails: Vec<GuardReport> = spec
             .guardrails
             .iter()
             .zip(&tally.guardrails)
-            .map(|(guardrail, evidence)| {
-                let n_looks = if guardrail.metric.is_bounded() { 1.0 } else { N_STAGES };
-                weigh(guardrail, evidence, alpha_guardrail / n_looks)
-            })
+            .map(|(guardrail, evidence)| weigh(guardrail, evidence, alpha_of(spec, guardrail)))
             .collect();
         let units = tally.ratio.n();
         let mut report = Report {
@@ -280,11 +276,39 @@ fn gain_text(report: &Report) -> String {
     format!("{metric} {candidate} against {primary}, {low:+.1} to {high:+.1} points")
 }
 
-fn weigh(guardrail: &Guardrail, evidence: &Evidence, alpha: f64) -> GuardReport {
-    let limit = guardrail.to_string();
+/// How often the interval of a guardrail may be wrong.
+pub(crate) fn alpha_of(spec: &Spec, guardrail: &Guardrail) -> f64 {
+    let n_looks = if guardrail.metric.is_bounded() { 1.0 } else { N_STAGES };
+    spec.alphas().1 / n_looks
+}
+
+/// Whether the evidence excludes the limit on the bad side.
+pub(crate) fn is_broken(guardrail: &Guardrail, evidence: &Evidence, alpha: f64) -> bool {
     match evidence {
         Evidence::Rate(difference) => {
-            let most = guardrail.max_loss.unwrap_or(1.0);
+            difference.is_below(-guardrail.max_loss.unwrap_or(1.0), alpha)
+        }
+        Evidence::Quantile(arms) => {
+            let (found, most) = held_against(guardrail, arms, alpha);
+            found.low > most
+        }
+    }
+}
+
+/// The interval that is held against a limit of a latency or cost, and the limit.
+fn held_against(guardrail: &Guardrail, arms: &[Sketch; 2], alpha: f64) -> (Interval, f64) {
+    let ([primary, candidate], q) = (arms, guardrail.quantile.unwrap_or(0.5));
+    match (guardrail.max, guardrail.max_ratio) {
+        (Some(max), _) => (candidate.interval(q, alpha), max),
+        (None, ratio) => (ratio_of(primary, candidate, q, alpha), ratio.unwrap_or(f64::MAX)),
+    }
+}
+
+fn weigh(guardrail: &Guardrail, evidence: &Evidence, alpha: f64) -> GuardReport {
+    let limit = guardrail.to_string();
+    let is_broken = is_broken(guardrail, evidence, alpha);
+    match evidence {
+        Evidence::Rate(difference) => {
             let Interval { low, high } = difference.interval(alpha);
             let (n, means) = (difference.n(), difference.means());
             GuardReport {
@@ -293,24 +317,19 @@ fn weigh(guardrail: &Guardrail, evidence: &Evidence, alpha: f64) -> GuardReport 
                 candidate: (n.1 > 0).then_some(means.1),
                 low: Some(low),
                 high: Some(high),
-                is_broken: difference.is_below(-most, alpha),
+                is_broken,
             }
         }
-        Evidence::Quantile([primary, candidate]) => {
+        Evidence::Quantile(arms) => {
             let q = guardrail.quantile.unwrap_or(0.5);
-            let (found, most) = match (guardrail.max, guardrail.max_ratio) {
-                (Some(max), _) => (candidate.interval(q, alpha), max),
-                (None, ratio) => {
-                    (ratio_of(primary, candidate, q, alpha), ratio.unwrap_or(f64::MAX))
-                }
-            };
+            let (found, _) = held_against(guardrail, arms, alpha);
             GuardReport {
                 limit,
-                primary: primary.quantile(q),
-                candidate: candidate.quantile(q),
+                primary: arms[0].quantile(q),
+                candidate: arms[1].quantile(q),
                 low: Some(found.low),
                 high: found.high.is_finite().then_some(found.high),
-                is_broken: found.low > most,
+                is_broken,
             }
         }
     }
