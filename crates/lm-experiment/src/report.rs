@@ -26,6 +26,8 @@ pub struct Report {
     pub name: String,
     /// How many get the candidate.
     pub stage: Stage,
+    /// The candidate's share of units in this stage, in percent.
+    pub percent: u8,
     /// Whether it goes on.
     pub status: Status,
     /// Why it is where it is.
@@ -146,6 +148,7 @@ impl Report {
         let mut report = Report {
             name: spec.name.clone(),
             stage: experiment.stage,
+            percent: spec.percent_at(experiment.stage),
             status: experiment.status,
             why: experiment.why.clone(),
             stage_at_ms: experiment.stage_at_ms,
@@ -202,8 +205,7 @@ fn advise(report: &Report, spec: &Spec, tally: &Tally) -> Advice {
         return Advice::Hold { why };
     }
     let Some(next) = report.stage.next() else {
-        let why = "everybody has the candidate: rates are compared with nobody any more".to_owned();
-        return Advice::Hold { why };
+        return Advice::Hold { why: at_the_end(spec, &gain) };
     };
     if report.n_stage < spec.min_answers {
         let (n, wanted) = (report.n_stage, spec.min_answers);
@@ -216,6 +218,16 @@ fn advise(report: &Report, spec: &Spec, tally: &Tally) -> Advice {
         return Advice::Promote { why: format!("no guardrail is broken; {gain}") };
     }
     last_step(report, spec, tally, &gain)
+}
+
+/// What is still known when there is no stage any more.
+fn at_the_end(spec: &Spec, gain: &str) -> String {
+    match spec.holdback {
+        0 => "everybody has the candidate: rates are compared with nobody any more".to_owned(),
+        held => {
+            format!("everybody but {held} % has the candidate, and is compared with them: {gain}")
+        }
+    }
 }
 
 /// Whether the candidate may take the primary's place.

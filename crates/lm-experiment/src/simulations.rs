@@ -103,8 +103,8 @@ impl World {
             header: None,
             first_message: None,
         };
-        let (tag, percent) = (self.live.assign(unit), self.experiment.stage.percent());
-        let arm = tag.arm;
+        let tag = self.live.assign(unit);
+        let (arm, percent) = (tag.arm, tag.percent);
         let rate = rates[usize::from(arm == Arm::Candidate)];
         // Pareto with index 1: no mean at all.
         let heavy = 1.0 / (1.0 - self.dice.uniform());
