@@ -272,6 +272,9 @@ def test_a_fire_drill_notices_what_drifts_within_500(home, drift, signal):
     noticed = [one for one in report["found"] if one["signal"] == signal]
     assert status == 0 and report["is_passed"] and report["expected"] == signal
     assert noticed and 1 <= noticed[0]["delay"] <= 500, report
+    signals = {one["signal"]: one for one in report["signals"]}
+    assert signals[signal]["is_expected"] and signals[signal]["noticed"] == noticed[0]["delay"] and signals[signal]["nearest"] == 1
+    assert signals["bad_feedback"]["usual_mean"] is None and signals["bad_feedback"]["noticed"] is None
     assert drill(home, "--drift", drift) == (status, report), "one seed, one report"
 
 
@@ -282,5 +285,5 @@ def test_a_fire_drill_without_drift_notices_nothing_and_a_faint_one_fails(home):
     assert status == 1 and not report["is_passed"]
     wrong = run(home, "monitor", "fire-drill", "--drift", "none", "--size", "2")
     assert wrong.returncode == 2 and "--size is 2" in wrong.stderr
-    page = run(home, "monitor", "fire-drill", "--drift", "refusals").stdout
-    assert "passed: refusal was noticed" in page
+    page = run(home, "monitor", "fire-drill", "--drift", "refusals", "--size", "0.1").stdout
+    assert "passed: refusal was noticed" in page and "(what drifted)" in page and "size 0.1" in page

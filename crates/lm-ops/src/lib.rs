@@ -30,7 +30,7 @@ pub use alert_board::{AlertState, ToldAlarm};
 pub use attendant::AttendantStanding;
 pub use cost::{CostBy, CostCount, CostCounters, CostLine, CostReport, Spending};
 pub use doctor::{Change, Doctor, RunReport, is_alive};
-pub use drill::{Drift, Drill, DrillError, DrillReport, Noticed};
+pub use drill::{Drift, Drill, DrillError, DrillReport, Noticed, SignalReport};
 pub use experiments::{Experiments, RolledBack, collect_experiment, experiment_refusal};
 pub use model_monitor::ModelStanding;
 pub use monitors::{

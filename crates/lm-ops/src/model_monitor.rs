@@ -170,6 +170,11 @@ impl Model {
         self.paused.is_some()
     }
 
+    /// How far a signal is on its way to an alarm, from 0 to 1; `None` as long as nobody knows what is usual of it.
+    pub(crate) fn progress(&self, signal: Signal) -> Option<f64> {
+        self.watcher.as_ref()?.progress(signal)
+    }
+
     /// What of its alerts is over, or unknown, by now.
     pub(crate) fn tick(&mut self, now_ms: i64) -> Vec<Message> {
         if self.is_paused() { Vec::new() } else { self.board.tick(now_ms) }
