@@ -56,10 +56,11 @@ pub struct Course {
 }
 
 /// The alerts of one server of the last minute, and which were told of.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct AlertNews {
     renotify_ms: i64,
     all: Vec<Course>,
+    has_begun: bool,
 }
 
 impl AlertNews {
@@ -67,7 +68,7 @@ impl AlertNews {
     /// something is told of again, 0 never.
     #[must_use]
     pub fn new(renotify_ms: i64, kept: Vec<Course>) -> AlertNews {
-        AlertNews { renotify_ms, all: kept }
+        AlertNews { renotify_ms, all: kept, has_begun: false }
     }
 
     /// What was told of and is not over, for the next server.
@@ -77,6 +78,10 @@ impl AlertNews {
 
     /// Takes in what holds at this moment; what is to be told now.
     pub fn observe(&mut self, at_ms: i64, alerts: &[Alert]) -> Vec<(NewsKind, Course)> {
+        if !std::mem::replace(&mut self.has_begun, true) {
+            // What an earlier server told of has a minute to show itself again.
+            self.all.iter_mut().for_each(|one| one.seen_ms = at_ms - 1);
+        }
         let is_told = |alert: &&Alert| !UNTOLD.iter().any(|word| is_of(&alert.key, word));
         for alert in alerts.iter().filter(is_told) {
             match self.all.iter_mut().find(|one| one.alert.key == alert.key) {
@@ -217,7 +222,8 @@ mod tests {
             &[("alert.opened", "probe p"), ("alert.opened", "store dropped")],
         );
         let mut next = AlertNews::new(0, news.kept().cloned().collect());
-        check(&mut next, MINUTE / 2, &["probe p"], &[]);
-        check(&mut next, MINUTE, &["probe p"], &[("alert.resolved", "store dropped")]);
+        check(&mut next, 9 * MINUTE, &["probe p"], &[]);
+        check(&mut next, 9 * MINUTE + MINUTE / 2, &["probe p"], &[]);
+        check(&mut next, 10 * MINUTE, &["probe p"], &[("alert.resolved", "store dropped")]);
     }
 }
