@@ -1,5 +1,6 @@
 """What is usual is learned from traffic, and what is not is said."""
 
+import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -133,3 +134,33 @@ def test_a_model_that_is_paused_is_not_watched(learned):
     assert paused["seen"] >= known["seen"] + 60 and paused["baseline_answers"] == known["baseline_answers"]
     assert paused["alarm_counts"] == known["alarm_counts"]
     assert server.post("/ops/v1/monitors/placeholder/resume", {}).json["state"] == "watching"
+
+
+def test_a_pause_outlives_a_restart_and_the_audit_log_says_whose_it_is(tmp_path):
+    serve = lambda: Server(tmp_path, "--model", "placeholder:mode=echo", "--monitor-baseline", "500")
+    server = serve()
+    traffic = Traffic(server)
+    traffic.send(3)
+    refused = server.post("/ops/v1/monitors/placeholder/pause", {"reasons": "a new prompt"})
+    assert refused.status == 400 and refused.json["error"]["param"] == "reasons"
+    assert "reasons is given, but must be left out" in refused.json["error"]["message"]
+    assert traffic.standing()["state"] == "learning" and traffic.standing()["paused"] is None
+    assert server.post("/ops/v1/monitors/placeholder/pause", {"reason": "a new prompt"}).json["state"] == "paused"
+    assert server.stop(signal.SIGKILL) == -signal.SIGKILL
+    # Half an entry, as a server leaves it that dies while it writes.
+    audit = tmp_path / "monitors" / "audit.jsonl"
+    audit.write_text(audit.read_text() + '{"at_ms":1,"who"')
+    server = serve()
+    traffic = Traffic(server)
+    paused = traffic.standing()
+    assert paused["state"] == "paused" and set(paused["signals"].values()) == {"paused"}
+    assert paused["paused"]["reason"] == "a new prompt" and paused["paused"]["who"] == "somebody on this machine"
+    traffic.send(4)
+    assert traffic.standing()["seen"] == 4 and traffic.standing()["baseline_answers"] == 0
+    assert server.post("/ops/v1/monitors/placeholder/resume", b"").json["state"] == "learning"
+    done = server.get("/ops/v1/monitors/audit").json["data"]
+    assert [(one["action"], one["model"]) for one in done] == [("resume", "placeholder"), ("pause", "placeholder")]
+    assert server.stop() == 0
+    server = serve()
+    assert server.get("/ops/v1/monitors").json["data"] == []
+    assert server.stop() == 0

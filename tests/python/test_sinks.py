@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from conftest import Server, run
-from test_experiments import until
+from test_experiments import Users, report, spec, start, until
 from test_monitors import Traffic
 
 KEY = b"a key of the receiver's, 32 long"
@@ -63,7 +63,7 @@ def drift(traffic, n=400):
 
 
 def of_length(documents):
-    return [one for one in documents if one["data"]["signal"] == "output_tokens"]
+    return [one for one in documents if one["data"].get("signal") == "output_tokens"]
 
 
 def sink(server):
@@ -229,6 +229,35 @@ def test_the_test_alert_goes_to_what_is_configured_and_each_is_reported(home):
     bad.close()
 
 
+def test_an_experiment_that_ends_by_itself_is_told_once_also_over_a_restart(tmp_path):
+    hook, key = Hook(), "rolled back regression"
+    serve = lambda: Server(tmp_path, *MODEL, "--alert-webhook", hook.url)
+    told = lambda: [one for one in hook.taken() if one["data"]["alert"] == key]
+    server = serve()
+    start(tmp_path, tmp_path, spec("regression", "placeholder", {"params": {"max_tokens": 4}}) | {"from": "50"})
+    users = Users(server, "Tell me all {i} names of the grey harbour, please.")
+    until(users.arm, lambda arm: arm is not None)
+
+    def ask():
+        users.ask()
+        return report(tmp_path, "regression") if users.n % 5 == 0 else {"status": "running"}
+
+    until(ask, lambda seen: seen["status"] == "rolled_back", 300)
+    (alert,) = until(told, bool, 30)
+    assert alert["type"] == "alert.opened" and alert["data"]["level"] == "warning" and alert["data"]["state"] == "alert"
+    assert "not_failure" in alert["data"]["what"] and "The primary answers again" in alert["data"]["next"]
+    until(lambda: run(tmp_path, "doctor").stdout, lambda page: alert["data"]["what"] in page, 10)
+    settle(server)
+    assert server.stop() == 0
+    server = serve()
+    keys = lambda: [one["key"] for one in server.get("/ops/v1/alerts").json["open"]]
+    until(keys, lambda all: key in all, 10)
+    settle(server)
+    assert len(told()) == 1
+    assert server.stop() == 0
+    hook.close()
+
+
 def drill(home, *args):
     done = run(home, "monitor", "fire-drill", "--json", *args)
     return done.returncode, json.loads(done.stdout)
@@ -243,6 +272,9 @@ def test_a_fire_drill_notices_what_drifts_within_500(home, drift, signal):
     noticed = [one for one in report["found"] if one["signal"] == signal]
     assert status == 0 and report["is_passed"] and report["expected"] == signal
     assert noticed and 1 <= noticed[0]["delay"] <= 500, report
+    signals = {one["signal"]: one for one in report["signals"]}
+    assert signals[signal]["is_expected"] and signals[signal]["noticed"] == noticed[0]["delay"] and signals[signal]["nearest"] == 1
+    assert signals["bad_feedback"]["usual_mean"] is None and signals["bad_feedback"]["noticed"] is None
     assert drill(home, "--drift", drift) == (status, report), "one seed, one report"
 
 
@@ -253,5 +285,5 @@ def test_a_fire_drill_without_drift_notices_nothing_and_a_faint_one_fails(home):
     assert status == 1 and not report["is_passed"]
     wrong = run(home, "monitor", "fire-drill", "--drift", "none", "--size", "2")
     assert wrong.returncode == 2 and "--size is 2" in wrong.stderr
-    page = run(home, "monitor", "fire-drill", "--drift", "refusals").stdout
-    assert "passed: refusal was noticed" in page
+    page = run(home, "monitor", "fire-drill", "--drift", "refusals", "--size", "0.1").stdout
+    assert "passed: refusal was noticed" in page and "(what drifted)" in page and "size 0.1" in page

@@ -51,7 +51,7 @@ pub(crate) struct FireDrillArgs {
     /// What drifts: `refusals`, `length`, `logprob`, `latency` or `none`.
     #[arg(long, default_value = "refusals", value_parser = drift)]
     pub(crate) drift: Drift,
-    /// By how much: the share that refuses (0.2), or a factor of lengths (2), of the temperature (1.5), of latencies (1.5).
+    /// By how much: the share that refuses (0.1), or a factor of lengths (2), of the temperature (1.5), of latencies (1.5).
     #[arg(long, value_name = "X")]
     pub(crate) size: Option<f64>,
     /// Answers that what is usual is learned from.
@@ -63,7 +63,7 @@ pub(crate) struct FireDrillArgs {
     /// Where everything that is drawn comes from.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
-    /// One JSON document: drift, size, seed, baseline, within, expected, found, is_passed.
+    /// One JSON document: drift, size, seed, baseline, within, expected, found, signals, is_passed.
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -128,6 +128,22 @@ fn print_drill(report: &DrillReport) -> anyhow::Result<()> {
         let mark = if one.is_expected { "" } else { "  (not what drifted)" };
         let (signal, how) = (&one.signal, &one.how);
         say!("{signal:<16} {how:<24} {:>8} {:>10}{mark}", one.delay, one.began_ago);
+    }
+    say!(
+        "\n{:<16} {:>12} {:>12} {:>8} {:>8}",
+        "each signal",
+        "usual",
+        "then",
+        "noticed",
+        "way to it"
+    );
+    for one in &report.signals {
+        let mean = |mean: Option<f64>| mean.map_or("-".to_owned(), |mean| format!("{mean:.3}"));
+        let (usual, then) = (mean(one.usual_mean), mean(one.mean));
+        let noticed = one.noticed.map_or("never".to_owned(), |delay| delay.to_string());
+        let way = one.nearest.map_or("-".to_owned(), |way| format!("{:.0} %", 100.0 * way));
+        let mark = if one.is_expected { "  (what drifted)" } else { "" };
+        say!("{:<16} {usual:>12} {then:>12} {noticed:>8} {way:>8}{mark}", one.signal);
     }
     match (report.expected, report.is_passed) {
         (Some(expected), true) => say!("passed: {expected} was noticed"),

@@ -174,7 +174,7 @@ impl Scan<'_> {
             }
         }
         let was_left = attempt.finish_reason.as_deref() == Some("abort");
-        let is_now = tag.percent == self.stage.percent();
+        let is_now = tag.percent == self.spec.percent_at(self.stage);
         for (i, guardrail) in self.spec.guardrails.iter().enumerate().filter(|_| is_now) {
             // Who left waited at least so long, and says nothing of the rest.
             let of = if was_left { waited } else { values };

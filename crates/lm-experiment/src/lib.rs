@@ -31,4 +31,6 @@ pub use tally::Tally;
 pub use words::{Promote, Stage, Tier, UnitBy};
 
 #[cfg(test)]
+mod simulations;
+#[cfg(test)]
 mod tests;

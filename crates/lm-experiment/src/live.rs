@@ -74,14 +74,14 @@ impl Live {
         let hash = hasher.finalize();
         let mut head = [0; 8];
         head.copy_from_slice(&hash.as_bytes()[..8]);
-        let is_candidate =
-            u128::from(u64::from_be_bytes(head)) * 100 < u128::from(self.stage.percent()) << 64;
+        let percent = self.spec.percent_at(self.stage);
+        let is_candidate = u128::from(u64::from_be_bytes(head)) * 100 < u128::from(percent) << 64;
         let arm = if is_candidate { Arm::Candidate } else { Arm::Primary };
         ArmTag {
             experiment: self.spec.name.clone(),
             arm,
             unit: hash.to_hex()[..32].to_owned(),
-            percent: self.stage.percent(),
+            percent,
             variant: self.digests[usize::from(is_candidate)].clone(),
             shadow_of: None,
         }

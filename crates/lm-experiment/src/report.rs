@@ -26,6 +26,8 @@ pub struct Report {
     pub name: String,
     /// How many get the candidate.
     pub stage: Stage,
+    /// The candidate's share of units in this stage, in percent.
+    pub percent: u8,
     /// Whether it goes on.
     pub status: Status,
     /// Why it is where it is.
@@ -134,22 +136,19 @@ impl Report {
     #[must_use]
     pub fn of(experiment: &Experiment, tally: &Tally) -> Report {
         let spec = &experiment.spec;
-        let (alpha, alpha_guardrail) = spec.alphas();
-        let gain = tally.goal.interval(alpha);
+        let gain = tally.goal.interval(spec.alphas().0);
         let (n, means) = (tally.goal.n(), tally.goal.means());
         let guardrails: Vec<GuardReport> = spec
             .guardrails
             .iter()
             .zip(&tally.guardrails)
-            .map(|(guardrail, evidence)| {
-                let n_looks = if guardrail.metric.is_bounded() { 1.0 } else { N_STAGES };
-                weigh(guardrail, evidence, alpha_guardrail / n_looks)
-            })
+            .map(|(guardrail, evidence)| weigh(guardrail, evidence, alpha_of(spec, guardrail)))
             .collect();
         let units = tally.ratio.n();
         let mut report = Report {
             name: spec.name.clone(),
             stage: experiment.stage,
+            percent: spec.percent_at(experiment.stage),
             status: experiment.status,
             why: experiment.why.clone(),
             stage_at_ms: experiment.stage_at_ms,
@@ -206,8 +205,7 @@ fn advise(report: &Report, spec: &Spec, tally: &Tally) -> Advice {
         return Advice::Hold { why };
     }
     let Some(next) = report.stage.next() else {
-        let why = "everybody has the candidate: rates are compared with nobody any more".to_owned();
-        return Advice::Hold { why };
+        return Advice::Hold { why: at_the_end(spec, &gain) };
     };
     if report.n_stage < spec.min_answers {
         let (n, wanted) = (report.n_stage, spec.min_answers);
@@ -220,6 +218,16 @@ fn advise(report: &Report, spec: &Spec, tally: &Tally) -> Advice {
         return Advice::Promote { why: format!("no guardrail is broken; {gain}") };
     }
     last_step(report, spec, tally, &gain)
+}
+
+/// What is still known when there is no stage any more.
+fn at_the_end(spec: &Spec, gain: &str) -> String {
+    match spec.holdback {
+        0 => "everybody has the candidate: rates are compared with nobody any more".to_owned(),
+        held => {
+            format!("everybody but {held} % has the candidate, and is compared with them: {gain}")
+        }
+    }
 }
 
 /// Whether the candidate may take the primary's place.
@@ -280,11 +288,39 @@ fn gain_text(report: &Report) -> String {
     format!("{metric} {candidate} against {primary}, {low:+.1} to {high:+.1} points")
 }
 
-fn weigh(guardrail: &Guardrail, evidence: &Evidence, alpha: f64) -> GuardReport {
-    let limit = guardrail.to_string();
+/// How often the interval of a guardrail may be wrong.
+pub(crate) fn alpha_of(spec: &Spec, guardrail: &Guardrail) -> f64 {
+    let n_looks = if guardrail.metric.is_bounded() { 1.0 } else { N_STAGES };
+    spec.alphas().1 / n_looks
+}
+
+/// Whether the evidence excludes the limit on the bad side.
+pub(crate) fn is_broken(guardrail: &Guardrail, evidence: &Evidence, alpha: f64) -> bool {
     match evidence {
         Evidence::Rate(difference) => {
-            let most = guardrail.max_loss.unwrap_or(1.0);
+            difference.is_below(-guardrail.max_loss.unwrap_or(1.0), alpha)
+        }
+        Evidence::Quantile(arms) => {
+            let (found, most) = held_against(guardrail, arms, alpha);
+            found.low > most
+        }
+    }
+}
+
+/// The interval that is held against a limit of a latency or cost, and the limit.
+fn held_against(guardrail: &Guardrail, arms: &[Sketch; 2], alpha: f64) -> (Interval, f64) {
+    let ([primary, candidate], q) = (arms, guardrail.quantile.unwrap_or(0.5));
+    match (guardrail.max, guardrail.max_ratio) {
+        (Some(max), _) => (candidate.interval(q, alpha), max),
+        (None, ratio) => (ratio_of(primary, candidate, q, alpha), ratio.unwrap_or(f64::MAX)),
+    }
+}
+
+fn weigh(guardrail: &Guardrail, evidence: &Evidence, alpha: f64) -> GuardReport {
+    let limit = guardrail.to_string();
+    let is_broken = is_broken(guardrail, evidence, alpha);
+    match evidence {
+        Evidence::Rate(difference) => {
             let Interval { low, high } = difference.interval(alpha);
             let (n, means) = (difference.n(), difference.means());
             GuardReport {
@@ -293,24 +329,19 @@ fn weigh(guardrail: &Guardrail, evidence: &Evidence, alpha: f64) -> GuardReport 
                 candidate: (n.1 > 0).then_some(means.1),
                 low: Some(low),
                 high: Some(high),
-                is_broken: difference.is_below(-most, alpha),
+                is_broken,
             }
         }
-        Evidence::Quantile([primary, candidate]) => {
+        Evidence::Quantile(arms) => {
             let q = guardrail.quantile.unwrap_or(0.5);
-            let (found, most) = match (guardrail.max, guardrail.max_ratio) {
-                (Some(max), _) => (candidate.interval(q, alpha), max),
-                (None, ratio) => {
-                    (ratio_of(primary, candidate, q, alpha), ratio.unwrap_or(f64::MAX))
-                }
-            };
+            let (found, _) = held_against(guardrail, arms, alpha);
             GuardReport {
                 limit,
-                primary: primary.quantile(q),
-                candidate: candidate.quantile(q),
+                primary: arms[0].quantile(q),
+                candidate: arms[1].quantile(q),
                 low: Some(found.low),
                 high: found.high.is_finite().then_some(found.high),
-                is_broken: found.low > most,
+                is_broken,
             }
         }
     }

@@ -51,6 +51,9 @@ pub struct Spec {
     /// How often a conclusion of this experiment may be wrong, however often one looks.
     #[serde(default = "alpha")]
     pub alpha: f64,
+    /// Percent of units that keep the primary when everybody else has the candidate, so that the comparison goes on.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub holdback: u8,
 }
 
 /// One arm: a model, an adapter, a system prompt and parameters.
@@ -188,6 +191,10 @@ impl Spec {
         if self.from == Stage::All {
             return Err(ExperimentError::invalid("from", "100", "a stage with a primary"));
         }
+        if self.holdback > MAX_HOLDBACK {
+            let wanted = format!("from 0 to {MAX_HOLDBACK} percent");
+            return Err(ExperimentError::invalid("holdback", self.holdback, wanted));
+        }
         if self.min_answers == 0 {
             return Err(ExperimentError::invalid("min_answers", 0, "at least 1"));
         }
@@ -216,6 +223,15 @@ impl Spec {
         match self.guardrails.len() {
             0 => (self.alpha, self.alpha),
             n => (self.alpha / 2.0, self.alpha / 2.0 / n as f64),
+        }
+    }
+
+    /// The candidate's share in a stage, in percent.
+    #[must_use]
+    pub fn percent_at(&self, stage: Stage) -> u8 {
+        match stage {
+            Stage::All => stage.percent().saturating_sub(self.holdback),
+            _ => stage.percent(),
         }
     }
 
@@ -294,6 +310,8 @@ impl Guardrail {
 /// Routes whose requests have messages, and so may have a system prompt.
 const CHATS: [&str; 4] = ["/v1/chat/completions", "/v1/responses", "/v1/messages", "/api/chat"];
 const MAX_GUARDRAILS: usize = 16;
+/// More would be a stage of its own.
+const MAX_HOLDBACK: u8 = 20;
 
 pub(crate) fn is_name(text: &str) -> bool {
     let is_part = |c: u8| c.is_ascii_alphanumeric() || b"._-".contains(&c);
@@ -326,6 +344,10 @@ fn min_answers() -> u64 {
 
 fn alpha() -> f64 {
     0.05
+}
+
+fn is_zero(number: &u8) -> bool {
+    *number == 0
 }
 
 fn min_gain() -> f64 {

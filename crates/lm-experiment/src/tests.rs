@@ -70,6 +70,7 @@ fn bad_fields_are_refused_by_name() {
     );
     check_refused(("from = \"1\"", "from = \"100\""), "from");
     check_refused(("from = \"1\"", "unit = \"moon\""), "unit");
+    check_refused(("from = \"1\"", "holdback = 21"), "holdback is 21, but must be from 0 to 20");
     check_refused(("from = \"1\"", "routes = [\"/v1/completions\"]"), "routes");
 }
 
@@ -172,6 +173,43 @@ fn guardrails_roll_back_when_their_interval_excludes_the_limit() {
     assert!(matches!(&found, Advice::Rollback { why } if why.contains("not_failure")), "{found:?}");
     let found = advice(&book, &tally(&book, 400, 10, 700.0));
     assert!(matches!(&found, Advice::Rollback { why } if why.contains("ttft_ms p90")), "{found:?}");
+}
+
+#[test]
+fn a_holdback_keeps_its_units_and_goes_on_to_be_compared() {
+    let (_folder, mut book) = book();
+    let text = SPEC.replace("system = \"polite\"", "").replace("\"1\"", "\"50\"\nholdback = 5");
+    book.start(&Spec::parse(&text).expect("a spec"), "ana", 2).expect("an experiment");
+    let forced = Forced { reason: "a test".to_owned() };
+    let half = book.live().expect("what runs").remove(0);
+    let moved = book.promote("polite", Ok(()), Some(&forced), "ana", 3).expect("the last stage");
+    assert_eq!((moved.stage, moved.spec.holdback), (Stage::All, 5));
+    let live = book.live().expect("what runs").remove(0);
+    let users: Vec<String> = (0..4000).map(|i| format!("user {i}")).collect();
+    let held: Vec<&String> =
+        users.iter().filter(|user| live.assign(unit(user)).arm == Arm::Primary).collect();
+    assert!(held.len().abs_diff(200) < 60, "{}", held.len());
+    assert!(held.iter().all(|user| half.assign(unit(user)).arm == Arm::Primary));
+    assert_eq!(live.assign(unit("ana")).percent, 95);
+    // Nineteen answers of twenty are the candidate's.
+    let weighed = |bad: u64| {
+        let mut tally = Tally::new(&moved.spec);
+        for i in 0..8000_u64 {
+            let arm = if i.is_multiple_of(20) { Arm::Primary } else { Arm::Candidate };
+            let every = if arm == Arm::Candidate { bad } else { 10 };
+            let value = f64::from(u8::from(!(i / 20).is_multiple_of(every)));
+            tally.see_unit(arm, 95);
+            tally.see_goal(arm, 95, value);
+            tally.see_rate(0, arm, 95, value);
+        }
+        Report::of(&moved, &tally)
+    };
+    let same = weighed(10);
+    assert_eq!((same.percent, same.sample_ratio_mismatch), (95, false));
+    let Advice::Hold { why } = &same.advice else { panic!("{:?}", same.advice) };
+    assert!(why.contains("everybody but 5 % has the candidate, and is compared"), "{why}");
+    let worse = weighed(2).advice;
+    assert!(matches!(&worse, Advice::Rollback { why } if why.contains("not_failure")), "{worse:?}");
 }
 
 #[test]

@@ -59,7 +59,7 @@ pub enum Stage {
     /// 50 %.
     #[serde(rename = "50")]
     Half,
-    /// Everybody.
+    /// Everybody, but for a holdback.
     #[serde(rename = "100")]
     All,
 }
@@ -101,7 +101,7 @@ impl Stage {
     pub const ALL: [Stage; 6] =
         [Stage::Shadow, Stage::One, Stage::Five, Stage::Quarter, Stage::Half, Stage::All];
 
-    /// The candidate's share, in percent.
+    /// The candidate's share, in percent, where there is no holdback: see [`crate::Spec::percent_at`].
     #[must_use]
     pub fn percent(self) -> u8 {
         match self {

@@ -1,13 +1,14 @@
-//! The tables of the file, and how it is opened.
+//! The tables of the file.
 //!
-//! It must never change a file of another program or of a later version.
+//! It must never know how a file is opened: [`BookFile`] does.
 //!
 //! Start reading at [`UPGRADES`].
 
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, TransactionBehavior};
+use lm_store::{BookFile, Journal, OpenedBook};
+use rusqlite::Connection;
 
 use crate::FeedbackError;
 use crate::error::database;
@@ -48,44 +49,21 @@ CREATE TABLE evidence(
 CREATE INDEX evidence_fix ON evidence(fix_id, at_ms);
 "];
 
-/// "lmfb".
-const APPLICATION_ID: i64 = 0x6c6d_6662;
-const BUSY: Duration = Duration::from_secs(30);
+const FILE: BookFile = BookFile {
+    // "lmfb"
+    application_id: 0x6c6d_6662,
+    upgrades: &UPGRADES,
+    journal: Journal::WriteAhead,
+    secure_delete: true,
+    busy: Duration::from_secs(30),
+};
 
 /// Opens the file, and makes it when there is none: readable by its owner only.
 pub(crate) fn open(path: &Path) -> Result<Connection, FeedbackError> {
-    let wrap = database("open", path);
-    let known = UPGRADES.len() as i64;
-    let mut connection = Connection::open(path).map_err(&wrap)?;
-    connection.busy_timeout(BUSY).map_err(&wrap)?;
-    let pragma = |connection: &Connection, name| {
-        connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(&wrap)
-    };
-    let n_tables: i64 = connection
-        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
-        .map_err(&wrap)?;
-    let application_id = pragma(&connection, "application_id")?;
-    let schema = pragma(&connection, "user_version")?;
-    if (application_id != APPLICATION_ID && (application_id != 0 || n_tables > 0)) || schema > known
-    {
-        return Err(FeedbackError::Foreign {
-            path: path.to_owned(),
-            application_id,
-            schema,
-            known,
-        });
+    match FILE.open(path).map_err(database("open", path))? {
+        OpenedBook::Book(connection) => Ok(connection),
+        OpenedBook::Foreign { application_id, schema, known } => {
+            Err(FeedbackError::Foreign { path: path.to_owned(), application_id, schema, known })
+        }
     }
-    connection.pragma_update(None, "journal_mode", "WAL").map_err(&wrap)?;
-    connection.pragma_update(None, "secure_delete", true).map_err(&wrap)?;
-    let transaction =
-        connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&wrap)?;
-    // Another process may have upgraded it meanwhile.
-    let n_done = usize::try_from(pragma(&transaction, "user_version")?).unwrap_or(0);
-    for sql in UPGRADES.iter().skip(n_done) {
-        transaction.execute_batch(sql).map_err(&wrap)?;
-    }
-    transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(&wrap)?;
-    transaction.pragma_update(None, "user_version", known).map_err(&wrap)?;
-    transaction.commit().map_err(&wrap)?;
-    Ok(connection)
 }

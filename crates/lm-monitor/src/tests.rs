@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod table;
+
 use serde_json::Value;
 
 use super::*;

@@ -150,6 +150,14 @@ impl Watcher {
         }
     }
 
+    /// How far a signal is on its way to an alarm of its sum, from 0 to 1; `None` when there is no baseline of it.
+    #[must_use]
+    pub fn progress(&self, signal: Signal) -> Option<f64> {
+        let plan = self.plans.iter().find(|plan| plan.signal == signal)?;
+        let of_side = plan.sides.iter().map(|side| (side.sum / side.limit).clamp(0.0, 1.0));
+        Some(of_side.fold(0.0, f64::max))
+    }
+
     /// The standard deviation that a signal is measured in, of its logarithm where that is watched.
     #[must_use]
     pub fn sd(&self, signal: Signal) -> Option<f64> {

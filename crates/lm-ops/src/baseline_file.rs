@@ -126,6 +126,10 @@ impl BaselineFile {
         std::fs::rename(next, path)
     }
 
+    pub(crate) fn is_there(folder: &Path, model: &str) -> bool {
+        path(folder, model).exists()
+    }
+
     /// Whether there was one.
     pub(crate) fn remove(folder: &Path, model: &str) -> std::io::Result<bool> {
         match std::fs::remove_file(path(folder, model)) {

@@ -15,7 +15,7 @@ use lastmile::{
     GenerateError, GenerateRequest, LoadError, ModelSource, Observer, Prompt, RequestEvent,
     RequestId, Runtime, RuntimeConfig,
 };
-use lm_monitor::Signal;
+use lm_monitor::{N_SIGNALS, Signal};
 use serde::Serialize;
 
 use crate::baseline_file::BaselineFile;
@@ -75,6 +75,23 @@ pub struct Noticed {
     pub is_expected: bool,
 }
 
+/// What became of one signal.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SignalReport {
+    /// Such as `output_tokens`.
+    pub signal: &'static str,
+    /// Whether it is what drifted.
+    pub is_expected: bool,
+    /// The mean of what is usual, in its own unit; `None` when that is not known, and the signal is not watched.
+    pub usual_mean: Option<f64>,
+    /// The mean of the newest answers, at most 480.
+    pub mean: Option<f64>,
+    /// After how many answers it was noticed first; `None` is never.
+    pub noticed: Option<u64>,
+    /// How far it came on its way to an alarm, from 0 to 1, since the drift began.
+    pub nearest: Option<f64>,
+}
+
 /// How a drill went.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DrillReport {
@@ -92,6 +109,8 @@ pub struct DrillReport {
     pub expected: Option<&'static str>,
     /// What was noticed, the first first.
     pub found: Vec<Noticed>,
+    /// What became of each signal, noticed or not.
+    pub signals: Vec<SignalReport>,
     /// Whether what drifted was noticed; where nothing did, whether nothing was.
     pub is_passed: bool,
 }
@@ -145,7 +164,8 @@ impl Drift {
     pub fn own_size(self) -> f64 {
         match self {
             Drift::None => 1.0,
-            Drift::Refusals => 0.2,
+            // What monitors promise: ten points more.
+            Drift::Refusals => 0.1,
             Drift::Length => 2.0,
             Drift::Logprob | Drift::Latency => 1.5,
         }
@@ -180,13 +200,16 @@ impl Drill {
             _ => None,
         };
         let mut dice = Dice(self.seed);
-        let mut found: Vec<Noticed> = Vec::new();
+        let (mut found, mut nearest) = (Vec::<Noticed>::new(), [None; N_SIGNALS]);
         for i in 0..self.baseline + self.within {
             let delay = (i + 1).saturating_sub(self.baseline);
             let drift = if delay > 0 { self.drift } else { Drift::None };
             let answering = drifted.as_ref().filter(|_| delay > 0).unwrap_or(&usual);
             let event = answering.answer(i, drift, size, &mut dice)?;
             monitor.see(Seen::of(&event));
+            if delay > 0 {
+                note_progress(&monitor, &mut nearest);
+            }
             for told in monitor.board.open() {
                 if found.iter().any(|one| one.signal == told.signal && one.how == told.how) {
                     continue;
@@ -211,9 +234,34 @@ impl Drill {
             baseline: self.baseline,
             within: self.within,
             expected: self.drift.signal().map(Signal::as_str),
+            signals: self.signals(&monitor, &found, &nearest),
             found,
             is_passed,
         })
+    }
+
+    /// What became of each signal.
+    fn signals(
+        &self,
+        monitor: &Model,
+        found: &[Noticed],
+        nearest: &[Option<f64>; N_SIGNALS],
+    ) -> Vec<SignalReport> {
+        let of = |signal: Signal| {
+            let shape = monitor.recent.shape(signal, &monitor.usual.baseline);
+            let name = signal.as_str();
+            let noticed = found.iter().find(|one| one.signal == name).map(|one| one.delay);
+            SignalReport {
+                signal: name,
+                is_expected: self.drift.signal() == Some(signal),
+                usual_mean: shape.usual.map(|usual| usual.mean),
+                mean: shape.recent.map(|recent| recent.mean),
+                noticed,
+                // The sum begins anew with the alarm.
+                nearest: if noticed.is_some() { Some(1.0) } else { nearest[signal as usize] },
+            }
+        };
+        Signal::ALL.into_iter().map(of).collect()
     }
 
     fn check(&self) -> Result<(), DrillError> {
@@ -233,6 +281,16 @@ impl Drill {
             _ => ((0.1..=10.0).contains(&size), "a factor from 0.1 to 10"),
         };
         number("--size", size, is_good, limit)
+    }
+}
+
+/// The furthest that each signal was on its way to an alarm.
+fn note_progress(monitor: &Model, nearest: &mut [Option<f64>; N_SIGNALS]) {
+    for signal in Signal::ALL {
+        if let Some(progress) = monitor.progress(signal) {
+            let so_far = &mut nearest[signal as usize];
+            *so_far = Some(so_far.unwrap_or(0.0).max(progress));
+        }
     }
 }
 
@@ -345,6 +403,28 @@ mod tests {
         }
         let again = || drill(Drift::Refusals, 3).run().unwrap();
         assert_eq!(again(), again());
+    }
+
+    #[test]
+    fn ten_points_of_refusals_are_noticed_and_each_signal_says_what_became_of_it() {
+        for seed in 0..10 {
+            let report = Drill { size: Some(0.1), ..drill(Drift::Refusals, seed) }.run().unwrap();
+            assert!(report.is_passed, "{report:?}");
+            assert_eq!(report.signals.len(), N_SIGNALS);
+            for one in &report.signals {
+                let told = report.found.iter().find(|found| found.signal == one.signal);
+                assert_eq!(one.noticed, told.map(|found| found.delay), "{one:?}");
+                assert_eq!(one.nearest == Some(1.0), told.is_some(), "{one:?}");
+            }
+            let expected = report.signals.iter().find(|one| one.is_expected).unwrap();
+            assert_eq!(expected.signal, "refusal");
+            // The first ones may be learned from, until they are half way to an alarm.
+            assert!(expected.usual_mean.unwrap() < 0.02, "{expected:?}");
+            assert!((0.05..0.16).contains(&expected.mean.unwrap()), "{expected:?}");
+            // Nobody rates answers here.
+            let rated = report.signals.iter().find(|one| one.signal == "bad_feedback").unwrap();
+            assert_eq!((rated.usual_mean, rated.mean, rated.nearest), (None, None, None));
+        }
     }
 
     #[test]

@@ -3,17 +3,21 @@
 //! It must never be waited for on the way of a request but for what runs, which lies in memory: what writes or reads the
 //! file blocks, and belongs on a thread of its own.
 //!
-//! Start reading at [`Experiments::live`], then [`keep`].
+//! Start reading at [`Experiments::live`], then [`Keeper::round`].
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use lm_api::{ApiError, OverrideRefusal};
-use lm_experiment::{Advice, Book, ExperimentError, Live, Metric, Promote};
+use lm_experiment::{
+    Advice, Book, Experiment, ExperimentError, Live, Metric, Promote, Stage, Status,
+};
 use lm_feedback::{Answer, json_of, signals};
 use lm_store::{Answered, Reader, Store};
+use serde::Serialize;
 
+use crate::attendant::{AttendantStanding, Next, Pulse, attend};
 use crate::now_ms;
 
 /// How often it is looked whether somebody else wrote to the file.
@@ -30,7 +34,24 @@ pub struct Experiments(Arc<Inner>);
 struct Inner {
     book: Mutex<Book>,
     live: RwLock<Arc<Vec<Live>>>,
+    rolled_back: RwLock<Arc<Vec<RolledBack>>>,
     feedback: PathBuf,
+    pulse: Arc<Pulse>,
+}
+
+/// An experiment that the evidence ended, and after which none began about the same model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RolledBack {
+    /// Its name.
+    pub experiment: String,
+    /// The model whose requests it was about.
+    pub model: String,
+    /// How far it was.
+    pub stage: Stage,
+    /// Why it was ended.
+    pub why: String,
+    /// Unix milliseconds.
+    pub at_ms: i64,
 }
 
 impl Experiments {
@@ -48,24 +69,43 @@ impl Experiments {
     ) -> Result<Experiments, ExperimentError> {
         let book = Book::open(path)?;
         let live = RwLock::new(Arc::new(book.live()?));
-        let inner = Arc::new(Inner { book: Mutex::new(book), live, feedback: feedback.to_owned() });
-        let keeper = Keeper {
+        let rolled_back = RwLock::new(Arc::new(rolled_back(&book)?));
+        let (pulse, feedback) = (Pulse::new("lm-experiments"), feedback.to_owned());
+        let inner = Arc::new(Inner {
+            book: Mutex::new(book),
+            live,
+            rolled_back,
+            feedback: feedback.clone(),
+            pulse: Arc::clone(&pulse),
+        });
+        let mut keeper = Keeper {
             inner: Arc::downgrade(&inner),
             book: Book::open(path)?,
             store: store.clone(),
-            feedback: feedback.to_owned(),
+            feedback,
+            generation: -1,
+            n_looks: 0,
         };
-        std::thread::Builder::new()
-            .name("lm-experiments".to_owned())
-            .spawn(move || keep(keeper))
-            .expect("the system has a thread for experiments");
+        attend(pulse, move || keeper.round()).expect("the system has a thread for experiments");
         Ok(Experiments(inner))
+    }
+
+    /// How the thread is that weighs what came.
+    #[must_use]
+    pub fn attendant(&self) -> AttendantStanding {
+        self.0.pulse.standing()
+    }
+
+    /// Experiments that the evidence ended, and that nothing took the place of.
+    #[must_use]
+    pub fn rolled_back(&self) -> Arc<Vec<RolledBack>> {
+        Arc::clone(&self.0.rolled_back.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What decides who answers now. Never waits.
     #[must_use]
     pub fn live(&self) -> Arc<Vec<Live>> {
-        Arc::clone(&self.0.live.read().unwrap_or_else(PoisonError::into_inner))
+        self.0.live()
     }
 
     /// Whether a gate stands in the way of a promotion here.
@@ -95,59 +135,103 @@ impl Experiments {
 }
 
 impl Inner {
+    fn live(&self) -> Arc<Vec<Live>> {
+        Arc::clone(&self.live.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn reload(&self, book: &Book) -> Result<(), ExperimentError> {
-        let live = Arc::new(book.live()?);
+        let (live, rolled_back) = (Arc::new(book.live()?), Arc::new(rolled_back(book)?));
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
+        *self.rolled_back.write().unwrap_or_else(PoisonError::into_inner) = rolled_back;
         Ok(())
     }
 }
 
+/// What a person took back, that person knows of.
+fn rolled_back(book: &Book) -> Result<Vec<RolledBack>, ExperimentError> {
+    let all = book.experiments()?;
+    let is_followed = |one: &Experiment| {
+        let follows = |other: &Experiment| {
+            other.spec.model == one.spec.model && other.started_at_ms > one.stage_at_ms
+        };
+        all.iter().any(follows)
+    };
+    let mut found = Vec::new();
+    for one in &all {
+        if one.status != Status::RolledBack || is_followed(one) {
+            continue;
+        }
+        let last = book.audit(Some(&one.spec.name), 1)?;
+        if last.first().is_some_and(|entry| entry.who == BY_EVIDENCE) {
+            found.push(RolledBack {
+                experiment: one.spec.name.clone(),
+                model: one.spec.model.clone(),
+                stage: one.stage,
+                why: one.why.clone(),
+                at_ms: one.stage_at_ms,
+            });
+        }
+    }
+    Ok(found)
+}
+
+/// Sees what others wrote, weighs what came, and moves experiments.
 struct Keeper {
     inner: Weak<Inner>,
     book: Book,
     store: Store,
     feedback: PathBuf,
-}
-
-/// Sees what others wrote, weighs what came, and moves experiments. Ends with the last handle.
-fn keep(mut keeper: Keeper) {
-    let (mut generation, mut n_looks) = (-1, 0_u32);
-    loop {
-        std::thread::sleep(LOOK_EVERY);
-        let Some(inner) = keeper.inner.upgrade() else { return };
-        match keeper.book.generation() {
-            Ok(found) if found != generation => {
-                generation = found;
-                if let Err(error) = inner.reload(&keeper.book) {
-                    tracing::error!(%error, "the experiments that ran before go on");
-                }
-            }
-            Ok(_) => {}
-            Err(error) => tracing::error!(%error, "the experiments cannot be read"),
-        }
-        let live = Experiments(Arc::clone(&inner)).live();
-        if n_looks.is_multiple_of(WEIGH_EVERY) {
-            for one in live.iter() {
-                match keeper.weigh(one) {
-                    Ok(true) => {
-                        if let Err(error) = inner.reload(&keeper.book) {
-                            tracing::error!(%error, "the experiments that ran before go on");
-                        }
-                    }
-                    Ok(false) => {}
-                    // A person was faster.
-                    Err(ExperimentError::WrongState { .. }) => {}
-                    Err(error) => {
-                        tracing::error!(%error, experiment = one.spec.name, "not weighed");
-                    }
-                }
-            }
-        }
-        n_looks = n_looks.wrapping_add(1);
-    }
+    generation: i64,
+    n_looks: u32,
 }
 
 impl Keeper {
+    /// One look. It is over with the last handle.
+    fn round(&mut self) -> Next {
+        std::thread::sleep(LOOK_EVERY);
+        let Some(inner) = self.inner.upgrade() else { return Next::Over };
+        match self.look(&inner) {
+            Ok(true) => inner.pulse.note(None),
+            Ok(false) => {}
+            Err(what) => inner.pulse.note(Some(what)),
+        }
+        Next::Round
+    }
+
+    /// Whether it was time to weigh, and all was weighed; else what could not be done.
+    fn look(&mut self, inner: &Inner) -> Result<bool, String> {
+        let cannot = |what: &str, error: &ExperimentError| format!("{what}: {error}");
+        let found = self.book.generation().map_err(|e| cannot("experiments cannot be read", &e))?;
+        if found != self.generation {
+            let reload = inner.reload(&self.book);
+            reload.map_err(|e| cannot("the experiments that ran before go on", &e))?;
+            self.generation = found;
+        }
+        let is_due = self.n_looks.is_multiple_of(WEIGH_EVERY);
+        let turn = (self.n_looks / WEIGH_EVERY) as usize;
+        self.n_looks = self.n_looks.wrapping_add(1);
+        if !is_due {
+            return Ok(false);
+        }
+        let live = inner.live();
+        let mut failed = None;
+        // Each is the first in its turn: one that panics does not leave those behind it unattended.
+        for one in live.iter().cycle().skip(turn % live.len().max(1)).take(live.len()) {
+            let moved = self.weigh(one).and_then(|is_moved| match is_moved {
+                true => inner.reload(&self.book),
+                false => Ok(()),
+            });
+            match moved {
+                // A person was faster.
+                Ok(()) | Err(ExperimentError::WrongState { .. }) => {}
+                Err(error) => {
+                    failed = Some(cannot(&format!("{} is not weighed", one.spec.name), &error));
+                }
+            }
+        }
+        failed.map_or(Ok(true), Err)
+    }
+
     /// Weighs what came; whether the experiment was moved.
     fn weigh(&mut self, live: &Live) -> Result<bool, ExperimentError> {
         let (name, now_ms) = (live.spec.name.as_str(), now_ms());

@@ -7,6 +7,7 @@
 
 mod again;
 mod alert_board;
+mod attendant;
 mod baseline_file;
 mod cost;
 mod cut_off;
@@ -29,14 +30,17 @@ mod why;
 
 pub use again::{Again, ProbeError, ProbeFile};
 pub use alert_board::{AlertState, ToldAlarm};
+pub use attendant::AttendantStanding;
 pub use cost::{CostBy, CostCount, CostCounters, CostLine, CostReport, Spending};
 pub use cut_off::{CutOff, CutOffError};
 pub use doctor::{Change, Doctor, RunReport, is_alive};
-pub use drill::{Drift, Drill, DrillError, DrillReport, Noticed};
-pub use experiments::{Experiments, collect_experiment, experiment_refusal};
+pub use drill::{Drift, Drill, DrillError, DrillReport, Noticed, SignalReport};
+pub use experiments::{Experiments, RolledBack, collect_experiment, experiment_refusal};
 pub use ingests::{Accepted, IngestCounts, Ingests, TokenCounter, Upload, row_format};
 pub use model_monitor::ModelStanding;
-pub use monitors::{Group, MonitorOptions, Monitors, SignalShape, Spread};
+pub use monitors::{
+    Group, MonitorAction, MonitorEntry, MonitorOptions, Monitors, SignalShape, Spread,
+};
 pub use ops::{FeedbackReceipt, Ops};
 pub use overrides::{Overrides, now_ms, refusal as override_refusal};
 pub use page::Utc;

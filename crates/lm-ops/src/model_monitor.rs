@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::alert_board::{AlertState, Board, ToldAlarm};
 use crate::baseline_file::BaselineFile;
-use crate::monitors::Recent;
+use crate::monitors::{MonitorEntry, Recent};
 use crate::seen::Seen;
 use crate::sinks::Message;
 
@@ -47,7 +47,8 @@ pub(crate) struct Model {
     counts: [u64; N_SIGNALS],
     pub(crate) recent: Recent,
     rules: Rules,
-    is_paused: bool,
+    /// Who paused it, where somebody did.
+    paused: Option<MonitorEntry>,
 }
 
 /// What follows from an answer.
@@ -72,6 +73,8 @@ pub struct ModelStanding {
     pub model: String,
     /// `learning`, `watching` or `paused`.
     pub state: &'static str,
+    /// Who paused it, when and why; `None` when nobody did.
+    pub paused: Option<MonitorEntry>,
     /// Answers that what is usual was learned from.
     pub baseline_answers: u64,
     /// Answers that are needed.
@@ -113,7 +116,7 @@ impl Model {
             counts: [0; N_SIGNALS],
             recent: Recent::default(),
             rules,
-            is_paused: false,
+            paused: None,
         }
     }
 
@@ -127,7 +130,7 @@ impl Model {
             self.n_seen += 1;
             self.release.clone_from(&seen.release);
         }
-        if self.is_paused {
+        if self.is_paused() {
             return Follows::nothing_but(false);
         }
         if seen.is_answer {
@@ -152,28 +155,33 @@ impl Model {
         Follows { is_to_keep, is_noticed: !found.is_empty(), messages }
     }
 
-    /// Answers of a model that is paused are neither watched nor learned from, and its alerts stay as they are. Says how it
-    /// stands then.
-    pub(crate) fn pause(&mut self, is_paused: bool) -> &'static str {
-        if self.is_paused && !is_paused && self.watcher.is_some() {
+    /// Answers of a model that is paused are neither watched nor learned from, and its alerts stay as they are; `None` resumes
+    /// it. Says how it stands then.
+    pub(crate) fn pause(&mut self, paused: Option<MonitorEntry>) -> &'static str {
+        if self.is_paused() && paused.is_none() && self.watcher.is_some() {
             // What was summed up before is of another time.
             self.watcher = Some(Watcher::new(&self.usual.baseline, promise(&self.usual)));
         }
-        self.is_paused = is_paused;
+        self.paused = paused;
         self.state()
     }
 
     pub(crate) fn is_paused(&self) -> bool {
-        self.is_paused
+        self.paused.is_some()
+    }
+
+    /// How far a signal is on its way to an alarm, from 0 to 1; `None` as long as nobody knows what is usual of it.
+    pub(crate) fn progress(&self, signal: Signal) -> Option<f64> {
+        self.watcher.as_ref()?.progress(signal)
     }
 
     /// What of its alerts is over, or unknown, by now.
     pub(crate) fn tick(&mut self, now_ms: i64) -> Vec<Message> {
-        if self.is_paused { Vec::new() } else { self.board.tick(now_ms) }
+        if self.is_paused() { Vec::new() } else { self.board.tick(now_ms) }
     }
 
     fn state(&self) -> &'static str {
-        match (self.is_paused, &self.watcher) {
+        match (self.is_paused(), &self.watcher) {
             (true, _) => "paused",
             (false, Some(_)) => "watching",
             (false, None) => "learning",
@@ -239,7 +247,7 @@ impl Model {
             Some(Standing::Warning) => "warning",
         };
         let word = |signal: Signal| match state(signal) {
-            _ if self.is_paused => "paused",
+            _ if self.is_paused() => "paused",
             Some(AlertState::Alert) => "alert",
             Some(AlertState::NoData) => "no_data",
             Some(AlertState::Ok) | None => standing(signal),
@@ -249,6 +257,7 @@ impl Model {
         ModelStanding {
             model: name.to_owned(),
             state: self.state(),
+            paused: self.paused.clone(),
             baseline_answers: self.usual.n_answers,
             baseline_needs: self.rules.n_baseline,
             usual_of: self.usual.release.clone(),
@@ -275,6 +284,7 @@ mod tests {
     use lm_monitor::Reading;
 
     use super::*;
+    use crate::monitors::MonitorAction;
 
     const RULES: Rules = Rules { n_baseline: 500, renotify_ms: 0 };
 
@@ -320,7 +330,14 @@ mod tests {
     fn a_model_that_is_paused_is_not_watched_and_goes_on_where_it_was() {
         let mut model = Model::new(BaselineFile::default(), RULES, Vec::new());
         (0..600).for_each(|i| drop(model.see(answer(i))));
-        assert_eq!(model.pause(true), "paused");
+        let entry = MonitorEntry {
+            at_ms: 600_000,
+            who: "ana".to_owned(),
+            action: MonitorAction::Pause,
+            model: "m".to_owned(),
+            reason: String::new(),
+        };
+        assert_eq!(model.pause(Some(entry.clone())), "paused");
         let long = |i: i64| {
             let mut seen = answer(i);
             seen.reading.values[Signal::OutputTokens as usize] = Some(900.0);
@@ -330,7 +347,8 @@ mod tests {
         let standing = model.standing("m");
         assert_eq!((standing.seen, standing.baseline_answers), (800, 600));
         assert_eq!((standing.state, standing.signals["output_tokens"]), ("paused", "paused"));
-        assert_eq!(model.pause(false), "watching");
+        assert_eq!(standing.paused, Some(entry));
+        assert_eq!(model.pause(None), "watching");
         assert_eq!(model.standing("m").signals["output_tokens"], "ok");
         assert!((800..830).any(|i| !model.see(long(i)).messages.is_empty()));
     }

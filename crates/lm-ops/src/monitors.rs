@@ -10,24 +10,27 @@
 //!
 //! Start reading at [`Monitors::observer`], then `model_monitor`.
 
+mod acts;
 mod shapes;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use lastmile::{AnswerBegun, Observer, RequestEvent, RequestId, StepEvent};
 
 use crate::alert_board::ToldAlarm;
+use crate::attendant::{AttendantStanding, Next, Pulse, attend};
 use crate::baseline_file::BaselineFile;
 use crate::model_monitor::{Follows, Model, ModelStanding, Rules};
 use crate::now_ms;
 use crate::seen::Seen;
-use crate::sinks::{Message, SinkStanding, Sinks};
+use crate::sinks::{Message, OPEN_ALERTS, SinkStanding, Sinks};
 
+pub use acts::{MonitorAction, MonitorEntry};
 pub(crate) use shapes::Recent;
 pub use shapes::{Group, SignalShape, Spread};
 
@@ -59,6 +62,9 @@ struct Inner {
     folder: PathBuf,
     rules: Rules,
     sinks: Option<Sinks>,
+    /// What operators do is done and written down one after the other.
+    acts: Mutex<()>,
+    pulse: Arc<Pulse>,
 }
 
 impl Monitors {
@@ -71,6 +77,7 @@ impl Monitors {
         let MonitorOptions { folder, n_baseline, renotify, sinks } = options;
         let renotify_ms = i64::try_from(renotify.as_millis()).unwrap_or(i64::MAX);
         let rules = Rules { n_baseline, renotify_ms };
+        let pulse = Pulse::new("lm-monitors");
         let inner = Arc::new(Inner {
             sender,
             models: Mutex::new(reopened(&folder, rules, sinks.as_ref())),
@@ -78,11 +85,30 @@ impl Monitors {
             folder,
             rules,
             sinks,
+            acts: Mutex::default(),
+            pulse: Arc::clone(&pulse),
         });
-        let weak = Arc::downgrade(&inner);
-        let watch = move || watch(&receiver, &weak);
-        std::thread::Builder::new().name("lm-monitors".to_owned()).spawn(watch)?;
+        let (weak, mut ticked) = (Arc::downgrade(&inner), Instant::now());
+        attend(pulse, move || watch(&receiver, &weak, &mut ticked))?;
         Ok(Monitors(inner))
+    }
+
+    /// How the thread is that looks at answers.
+    #[must_use]
+    pub fn attendant(&self) -> AttendantStanding {
+        self.0.pulse.standing()
+    }
+
+    /// Who is told of alerts, besides the page and the log; `None` is nobody.
+    #[must_use]
+    pub fn alert_sinks(&self) -> Option<&Sinks> {
+        self.0.sinks.as_ref()
+    }
+
+    /// How often sinks are told again of what goes on, in milliseconds; 0 is never.
+    #[must_use]
+    pub fn renotify_ms(&self) -> i64 {
+        self.0.rules.renotify_ms
     }
 
     /// Hears what `observer` hears, after it.
@@ -138,22 +164,38 @@ impl Monitors {
         self.0.n_dropped.load(Relaxed)
     }
 
-    /// Neither watches a model nor learns from it, until it is resumed or a server starts. Says how it stands then; `None` when
-    /// no answer of it came yet.
-    pub fn pause(&self, model: &str, is_paused: bool) -> Option<&'static str> {
-        self.0.models().get_mut(model).map(|model| model.pause(is_paused))
-    }
-
-    /// Forgets what is usual of a model: it is learned anew. Whether there was anything to forget.
+    /// Does what an operator asks for and writes it down; a pause holds until it is resumed, by any server of the home. Says how
+    /// the model stands then; `None` when there is nothing to do it to: no answer of the model came yet, or nothing is usual of it.
     ///
     /// # Errors
-    /// The file cannot be removed.
-    pub fn forget(&self, model: &str) -> std::io::Result<bool> {
-        let mut models = self.0.models();
-        let was_there = BaselineFile::remove(&self.0.folder, model)?;
-        let was_seen = models.remove(model).is_some();
-        self.0.keep_open(&models);
-        Ok(was_seen || was_there)
+    /// It cannot be written down, and is not done; what is usual cannot be removed.
+    pub fn act(&self, entry: &MonitorEntry) -> std::io::Result<Option<&'static str>> {
+        let inner = &self.0;
+        let _one = inner.acts.lock().unwrap_or_else(PoisonError::into_inner);
+        let (folder, name) = (inner.folder.as_path(), entry.model.as_str());
+        let is_seen = inner.models().contains_key(name);
+        if entry.action == MonitorAction::Forget {
+            if !is_seen && !BaselineFile::is_there(folder, name) {
+                return Ok(None);
+            }
+            acts::note(folder, entry)?;
+            inner.forget(name)?;
+            return Ok(Some("learning"));
+        }
+        if !is_seen {
+            return Ok(None);
+        }
+        acts::note(folder, entry)?;
+        let paused = (entry.action == MonitorAction::Pause).then(|| entry.clone());
+        Ok(inner.models().get_mut(name).map(|model| model.pause(paused)))
+    }
+
+    /// What operators did, the newest first; at most `limit`. Blocks.
+    ///
+    /// # Errors
+    /// The files cannot be read.
+    pub fn audit(&self, limit: usize) -> std::io::Result<Vec<MonitorEntry>> {
+        acts::newest(&self.0.folder, limit)
     }
 }
 
@@ -194,6 +236,15 @@ impl Inner {
         }
     }
 
+    /// What is usual of a model is learned anew.
+    fn forget(&self, name: &str) -> std::io::Result<()> {
+        let mut models = self.models();
+        BaselineFile::remove(&self.folder, name)?;
+        models.remove(name);
+        self.keep_open(&models);
+        Ok(())
+    }
+
     /// The log and the sinks, which never make anybody wait.
     fn tell(&self, messages: &[Message]) {
         for Message { kind, body, .. } in messages {
@@ -211,15 +262,37 @@ impl Inner {
         let Some(sinks) = &self.sinks else { return };
         let open: Vec<&ToldAlarm> = models.values().flat_map(|model| model.board.open()).collect();
         match serde_json::to_string(&open) {
-            Ok(open) => sinks.keep_open(open),
+            Ok(open) => sinks.keep(OPEN_ALERTS, open),
             Err(error) => tracing::error!(%error, "open alerts cannot be kept"),
         }
     }
 }
 
-/// Models of which alerts were open when earlier servers ended.
+/// Models that are paused, or of which alerts were open when earlier servers ended.
 fn reopened(folder: &Path, rules: Rules, sinks: Option<&Sinks>) -> BTreeMap<String, Model> {
-    let Some(sinks) = sinks else { return BTreeMap::new() };
+    let mut by_model: BTreeMap<String, Vec<ToldAlarm>> = BTreeMap::new();
+    for told in sinks.map(open_before).unwrap_or_default() {
+        by_model.entry(told.model.clone()).or_default().push(told);
+    }
+    let paused = acts::paused(folder).unwrap_or_else(|error| {
+        tracing::error!(%error, "which models are paused cannot be read: all are watched");
+        BTreeMap::new()
+    });
+    for entry in paused.values() {
+        let MonitorEntry { model, who, reason, .. } = entry;
+        tracing::warn!(model, who, reason, "monitors are paused since before the start");
+        by_model.entry(model.clone()).or_default();
+    }
+    let model = |(name, open): (String, Vec<ToldAlarm>)| {
+        let mut model = Model::open(folder, &name, rules, open);
+        model.pause(paused.get(&name).cloned());
+        (name, model)
+    };
+    by_model.into_iter().map(model).collect()
+}
+
+/// Which alerts were open when earlier servers ended; from now on kept in one place.
+fn open_before(sinks: &Sinks) -> Vec<ToldAlarm> {
     let kept = sinks.kept_open();
     let open = joined(&kept);
     if kept.len() > 1 {
@@ -228,15 +301,7 @@ fn reopened(folder: &Path, rules: Rules, sinks: Option<&Sinks>) -> BTreeMap<Stri
             tracing::error!(%error, "open alerts of several servers cannot be kept as one");
         }
     }
-    let mut by_model: BTreeMap<String, Vec<ToldAlarm>> = BTreeMap::new();
-    for told in open {
-        by_model.entry(told.model.clone()).or_default().push(told);
-    }
-    let model = |(name, open): (String, Vec<ToldAlarm>)| {
-        let model = Model::open(folder, &name, rules, open);
-        (name, model)
-    };
-    by_model.into_iter().map(model).collect()
+    open
 }
 
 /// Every alert once, as it was noticed last.
@@ -287,20 +352,19 @@ impl Observer for Watching {
     }
 }
 
-fn watch(receiver: &Receiver<Seen>, inner: &std::sync::Weak<Inner>) {
-    let mut ticked = Instant::now();
-    loop {
-        // The sender lives in what is shared, so that this ends with the last handle.
-        let seen = receiver.recv_timeout(TICK).ok();
-        let Some(inner) = inner.upgrade() else { return };
-        if let Some(seen) = seen {
-            inner.see(seen);
-        }
-        if ticked.elapsed() >= TICK {
-            ticked = Instant::now();
-            inner.tick();
-        }
+/// One answer, or one look for alerts that are over.
+fn watch(receiver: &Receiver<Seen>, inner: &Weak<Inner>, ticked: &mut Instant) -> Next {
+    // The sender lives in what is shared, so that this ends with the last handle.
+    let seen = receiver.recv_timeout(TICK).ok();
+    let Some(inner) = inner.upgrade() else { return Next::Over };
+    if let Some(seen) = seen {
+        inner.see(seen);
     }
+    if ticked.elapsed() >= TICK {
+        *ticked = Instant::now();
+        inner.tick();
+    }
+    Next::Round
 }
 
 #[cfg(test)]
@@ -325,6 +389,47 @@ mod tests {
         .unwrap()
     }
 
+    fn entry(action: MonitorAction) -> MonitorEntry {
+        let (who, reason) = ("ana".to_owned(), "a new prompt".to_owned());
+        MonitorEntry { at_ms: now_ms(), who, action, model: "m".to_owned(), reason }
+    }
+
+    #[test]
+    fn a_pause_outlives_a_restart_until_it_is_resumed() {
+        let home = tempfile::tempdir().unwrap();
+        let start = || {
+            Monitors::start(MonitorOptions {
+                folder: home.path().to_owned(),
+                n_baseline: 500,
+                renotify: Duration::ZERO,
+                sinks: None,
+            })
+            .unwrap()
+        };
+        let first = start();
+        let pause = entry(MonitorAction::Pause);
+        assert_eq!(first.act(&pause).unwrap(), None, "no answer of it came yet");
+        assert!(first.audit(10).unwrap().is_empty());
+        first.rated("m".to_owned(), "r".to_owned(), RequestId(1), false);
+        let began = Instant::now();
+        while first.standing().is_empty() {
+            assert!(began.elapsed() < Duration::from_secs(20), "the rating is not seen");
+            std::thread::yield_now();
+        }
+        assert_eq!(first.act(&pause).unwrap(), Some("paused"));
+        drop(first);
+        let second = start();
+        let standing = second.standing();
+        assert_eq!((standing.len(), standing[0].state), (1, "paused"));
+        assert_eq!(standing[0].paused, Some(pause.clone()));
+        let resume = entry(MonitorAction::Resume);
+        assert_eq!(second.act(&resume).unwrap(), Some("learning"));
+        drop(second);
+        let third = start();
+        assert!(third.standing().is_empty());
+        assert_eq!(third.audit(10).unwrap(), [resume, pause]);
+    }
+
     fn told(model: &str, at_ms: i64) -> ToldAlarm {
         ToldAlarm {
             state: AlertState::Alert,
@@ -344,7 +449,7 @@ mod tests {
 
     fn keep(monitors: &Monitors, open: &[ToldAlarm]) {
         let kept = serde_json::to_string(open).unwrap();
-        monitors.0.sinks.as_ref().unwrap().keep_open(kept);
+        monitors.0.sinks.as_ref().unwrap().keep(OPEN_ALERTS, kept);
         monitors.close_sinks(Duration::from_secs(20));
     }
 
@@ -398,7 +503,7 @@ mod tests {
         };
         assert_eq!(second.alarms(), [told]);
         assert_eq!(second.standing()[0].signals["refusal"], "alert");
-        assert!(second.forget("m").unwrap());
+        assert_eq!(second.act(&entry(MonitorAction::Forget)).unwrap(), Some("learning"));
         second.close_sinks(Duration::from_secs(20));
         drop(second);
         let open = home.path().join("alerts/0/open.json");

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::cost::{CostCounters, Recording};
 use crate::span_counts::CountSpans;
-use crate::{CutOff, Experiments, Ingests, Monitors, Overrides, SpanCounts};
+use crate::{AttendantStanding, CutOff, Experiments, Ingests, Monitors, Overrides, SpanCounts};
 
 /// What runs beside one engine. Clones share one store.
 #[derive(Clone)]
@@ -107,6 +107,15 @@ impl Ops {
     #[must_use]
     pub fn overrides(&self) -> Option<&Overrides> {
         self.overrides.as_ref()
+    }
+
+    /// How the threads are that work beside the engine: where one stands still, what it attends to goes on unattended.
+    #[must_use]
+    pub fn attendants(&self) -> Vec<AttendantStanding> {
+        let experiments = self.experiments.as_ref().map(Experiments::attendant);
+        let overrides = self.overrides.as_ref().map(Overrides::attendant);
+        let monitors = self.monitors.as_ref().map(Monitors::attendant);
+        [experiments, overrides, monitors].into_iter().flatten().collect()
     }
 
     /// What is stored.

@@ -19,6 +19,8 @@ use lm_rollout::{Breakers, Counted, Desk, Policy, RolloutError};
 use lm_store::{Feedback, Rating, Store};
 use tokio::sync::watch;
 
+use crate::attendant::{AttendantStanding, Next, Pulse, attend};
+
 /// How often it is looked whether somebody else wrote to the file.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Answers with hits that wait to be counted; more are dropped and counted as such.
@@ -35,6 +37,7 @@ struct Inner {
     hits: SyncSender<Hit>,
     n_dropped_hits: AtomicU64,
     changes: watch::Sender<u64>,
+    pulse: Arc<Pulse>,
 }
 
 /// An answer for which rules held.
@@ -58,6 +61,7 @@ impl Overrides {
         let generation = desk.generation()?;
         let policy = RwLock::new(Arc::new(desk.policy()?));
         let (hits, waiting) = sync_channel(MAX_WAITING_HITS);
+        let pulse = Pulse::new("lm-overrides");
         let inner = Arc::new(Inner {
             desk: Mutex::new(desk),
             policy,
@@ -65,13 +69,18 @@ impl Overrides {
             hits,
             n_dropped_hits: AtomicU64::new(0),
             changes: watch::Sender::new(0),
+            pulse: Arc::clone(&pulse),
         });
-        let (weak, store) = (Arc::downgrade(&inner), store.clone());
-        std::thread::Builder::new()
-            .name("lm-overrides".to_owned())
-            .spawn(move || keep(&weak, &waiting, &store, generation))
-            .expect("the system has a thread for overrides");
+        let mut keeper =
+            Keeper { inner: Arc::downgrade(&inner), waiting, store: store.clone(), generation };
+        attend(pulse, move || keeper.round()).expect("the system has a thread for overrides");
         Ok(Overrides(inner))
+    }
+
+    /// How the thread is that counts hits and sees what others wrote.
+    #[must_use]
+    pub fn attendant(&self) -> AttendantStanding {
+        self.0.pulse.standing()
     }
 
     /// What holds now. Never waits.
@@ -224,33 +233,43 @@ impl Observer for Watching {
     }
 }
 
-/// Counts hits, turns them into feedback, and sees what others wrote. Ends with the last handle.
-fn keep(overrides: &Weak<Inner>, waiting: &Receiver<Hit>, store: &Store, mut generation: i64) {
-    loop {
+/// Counts hits, turns them into feedback, and sees what others wrote.
+struct Keeper {
+    inner: Weak<Inner>,
+    waiting: Receiver<Hit>,
+    store: Store,
+    generation: i64,
+}
+
+impl Keeper {
+    /// One look. It is over with the last handle.
+    fn round(&mut self) -> Next {
         let mut batch = Vec::new();
-        match waiting.recv_timeout(LOOK_EVERY) {
+        match self.waiting.recv_timeout(LOOK_EVERY) {
             Ok(hit) => batch.push(hit),
             Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Disconnected) => return Next::Over,
         }
-        batch.extend(waiting.try_iter().take(MAX_WAITING_HITS));
-        let Some(inner) = overrides.upgrade() else { return };
+        batch.extend(self.waiting.try_iter().take(MAX_WAITING_HITS));
+        let Some(inner) = self.inner.upgrade() else { return Next::Over };
+        // What an operator decided comes before what is only counted.
+        inner.pulse.note(self.look(&inner).err());
         if !batch.is_empty() {
             count(&inner, &batch);
-            batch.iter().for_each(|hit| tell(store, hit));
+            tell(&self.store, &batch);
         }
+        Next::Round
+    }
+
+    fn look(&mut self, inner: &Inner) -> Result<(), String> {
         let desk = inner.desk();
-        match desk.generation() {
-            Ok(found) if found != generation => match inner.reload(&desk) {
-                Ok(()) => generation = found,
-                Err(error) => {
-                    generation = found;
-                    tracing::error!(%error, "the overrides that held before go on");
-                }
-            },
-            Ok(_) => {}
-            Err(error) => tracing::error!(%error, "the overrides cannot be read"),
+        let found = desk.generation().map_err(|e| format!("the overrides cannot be read: {e}"))?;
+        if found != self.generation {
+            let reload = inner.reload(&desk);
+            reload.map_err(|e| format!("the overrides that held before go on: {e}"))?;
+            self.generation = found;
         }
+        Ok(())
     }
 }
 
@@ -272,18 +291,18 @@ fn count(inner: &Inner, batch: &[Hit]) {
 }
 
 /// What was overridden is something to learn from: what a model said and must not say counts as bad.
-fn tell(store: &Store, hit: &Hit) {
-    for RuleHit { rule, action } in &hit.hits {
-        let was_bad = action.starts_with("ban");
-        let feedback = Feedback {
-            request_id: hit.request_id,
-            by: None,
-            choice: hit.choice,
-            rating: was_bad.then_some(Rating::Boolean(false)),
-            comment: Some(format!("override {rule}: {action}")),
-            correction: None,
-        };
-        if let Err(error) = store.feedback(feedback) {
+fn tell(store: &Store, batch: &[Hit]) {
+    let feedback = |hit: &Hit, RuleHit { rule, action }: &RuleHit| Feedback {
+        request_id: hit.request_id,
+        by: None,
+        choice: hit.choice,
+        rating: action.starts_with("ban").then_some(Rating::Boolean(false)),
+        comment: Some(format!("override {rule}: {action}")),
+        correction: None,
+    };
+    let all = batch.iter().flat_map(|hit| hit.hits.iter().map(move |one| feedback(hit, one)));
+    for told in store.feedback_all(all.collect()) {
+        if let Err(error) = told {
             tracing::warn!(%error, "an override did not become feedback");
         }
     }

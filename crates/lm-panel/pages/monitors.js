@@ -197,6 +197,7 @@ function modelView(name, problem, signal, again) {
     const { baseline_answers: n, baseline_needs: needs } = model;
     known.show(model, () => facts([
       ["State", model.state === "learning" ? `learning: ${number(n)} of ${number(needs)} answers` : model.state],
+      ["Paused by", model.paused ? [`${model.paused.who}, `, time(model.paused.at_ms), model.paused.reason ? `: ${model.paused.reason}` : null] : null],
       ["Learned from", `${number(n)} answers`],
       ["Of release", model.usual_of ? h("code", {}, model.usual_of) : null],
       ["Seen since the start", number(model.seen)],

@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DriftNow, ModelNow, Now, ProbeNow, ServerNow, SinkNow};
+use crate::{DriftNow, ModelNow, Now, ProbeNow, ServerNow, SinkNow, unattended};
 
 /// How urgent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -75,6 +75,7 @@ pub fn alerts(now: &Now) -> Vec<Alert> {
     now.server.wrong_probes.iter().for_each(|probe| found.push(of_probe(probe)));
     now.server.drifts.iter().for_each(|drift| found.push(of_drift(drift)));
     now.server.failing_sinks.iter().for_each(|sink| of_sink(sink, now.at_ms, &mut found));
+    unattended::alerts(now, &mut found);
     if let Some(jump) = now.server.clock_jump.filter(|jump| jump.ago_s < JUMP_TOLD_S) {
         found.push(warning(
             "clock",
@@ -232,11 +233,11 @@ fn of_memory(server: &ServerNow, model: &ModelNow, found: &mut Vec<Alert>) {
     }
 }
 
-fn critical(key: &str, what: String, next: &str) -> Alert {
+pub(crate) fn critical(key: &str, what: String, next: &str) -> Alert {
     Alert { level: Level::Critical, ..warning(key, what, next) }
 }
 
-fn warning(key: &str, what: String, next: &str) -> Alert {
+pub(crate) fn warning(key: &str, what: String, next: &str) -> Alert {
     Alert {
         key: key.to_owned(),
         level: Level::Warning,

@@ -8,6 +8,7 @@
 
 mod alert;
 mod alert_log;
+mod alert_news;
 pub mod chart;
 mod evidence;
 mod files;
@@ -16,16 +17,18 @@ mod lanes;
 mod ledger;
 mod now;
 mod paint;
+mod unattended;
 
 pub use alert::{Alert, Level, alerts};
 pub use alert_log::{AlertLog, Episode};
+pub use alert_news::{AlertNews, Course, NewsKind};
 pub use evidence::{Bounds, evidence};
 pub use files::{File, file};
 pub use history::{History, Point, TICK};
 pub use lanes::{Lane, Lanes, Span};
 pub use ledger::{AttemptTimes, attempts, memory};
 pub use now::{
-    ClockJump, DriftNow, Latency, ModelNow, Now, ProbeNow, RecentError, ServerNow, SinkNow,
-    StoreNow,
+    ClockJump, DriftNow, Latency, ModelNow, Now, ProbeNow, RecentError, RolledBackNow, ServerNow,
+    SinkNow, StoreNow, ThreadNow,
 };
 pub use paint::{Picture, Swatch, Width, WidthError};

@@ -60,6 +60,44 @@ pub struct ServerNow {
     /// Where alerts do not arrive, or did not.
     #[serde(default)]
     pub failing_sinks: Vec<SinkNow>,
+    /// Threads beside the engine that panicked, or do not do their work.
+    #[serde(default)]
+    pub troubled_threads: Vec<ThreadNow>,
+    /// Experiments that the evidence ended, and that nothing took the place of.
+    #[serde(default)]
+    pub rolled_back: Vec<RolledBackNow>,
+}
+
+/// A thread beside the engine that panicked, or does not do its work.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThreadNow {
+    /// Its name.
+    pub name: String,
+    /// How often it panicked since the start; it goes on after each.
+    pub panics: u64,
+    /// What the last panic said.
+    pub last_panic: String,
+    /// Milliseconds since it went round.
+    pub idle_ms: u64,
+    /// What it cannot do; empty when it can.
+    pub failing: String,
+    /// For how many milliseconds it could not.
+    pub failing_ms: u64,
+}
+
+/// An experiment that the evidence ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolledBackNow {
+    /// Its name.
+    pub experiment: String,
+    /// The model whose requests it was about.
+    pub model: String,
+    /// How far it was.
+    pub stage: String,
+    /// Why it was ended.
+    pub why: String,
+    /// Unix milliseconds.
+    pub at_ms: i64,
 }
 
 /// A receiver of alerts that does not take them, or did not.

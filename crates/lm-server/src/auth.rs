@@ -55,6 +55,14 @@ impl Caller {
         let is_operator = self.holder.as_ref().is_some_and(|holder| holder.may(Scope::Ops));
         (!is_operator).then(|| self.tenant())
     }
+
+    /// As audit logs name them.
+    pub(crate) fn who(&self) -> String {
+        self.holder.as_ref().map_or_else(
+            || "somebody on this machine".to_owned(),
+            |holder| format!("key {} ({})", holder.record.name, holder.record.id),
+        )
+    }
 }
 
 /// Lets in who shows what the route needs.

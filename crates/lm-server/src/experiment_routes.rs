@@ -158,10 +158,7 @@ async fn visited(
     + 'static,
 ) -> Response {
     let done = async {
-        let who = caller.holder.as_ref().map_or_else(
-            || "somebody on this machine".to_owned(),
-            |holder| format!("key {} ({})", holder.record.name, holder.record.id),
-        );
+        let who = caller.who();
         let (body, room) = body::read(request.into_body(), &app).await?;
         entry.hold_body(room);
         let experiments = experiments(&app)?;

@@ -21,6 +21,7 @@ mod edit;
 mod encoders;
 mod experiment_routes;
 mod exposition;
+mod fields;
 mod gen_ai;
 mod generate;
 mod headers;

@@ -187,6 +187,11 @@ fn server(page: &mut Exposition, app: &App) {
             page.sample(name, &[("sink", sink.sink.as_str()), ("outcome", outcome)], n);
         }
     }
+    let name = "lastmile_thread_panics_total";
+    page.family(name, "counter", "Panics of threads beside the engine, which go on, by thread.");
+    for one in app.ops.attendants() {
+        page.sample(name, &[("thread", one.thread)], one.panics);
+    }
     let name = "lastmile_probe_runs_total";
     page.family(name, "counter", "Probes that were computed again, by probe and verdict.");
     for (probe, counts) in app.probes.counts() {

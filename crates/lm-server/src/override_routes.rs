@@ -16,13 +16,13 @@ use lm_api::{ApiError, OverrideRefusal};
 use lm_ops::{
     Desk, Item, ItemState, Overrides, RolloutError, Rule, Standing, dry_run, now_ms, tenant_text,
 };
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::auth::Caller;
+use crate::fields::Fields;
 use crate::generate::off_thread;
-use crate::panel::Params;
+use crate::panel::{Params, invalid};
 use crate::request_log::RequestEntry;
 use crate::{body, reply};
 
@@ -93,16 +93,20 @@ pub(crate) async fn add(
 ) -> Response {
     visited(app, &entry, &caller, request, |visit| {
         let mut params = Params::of(&visit.uri)?;
-        let publish = params.text("publish")?;
+        let publish = match params.text("publish")?.as_deref() {
+            Some("true") => true,
+            None | Some("false") => false,
+            Some(other) => return Err(invalid("publish", other, "true or false".to_owned())),
+        };
         params.end()?;
         let text = String::from_utf8_lossy(&visit.body);
         let rule = Rule::parse(&text).map_err(lm_ops::override_refusal)?;
         let now_ms = now_ms();
         let standing = visit.overrides.act(|desk| {
             let standing = desk.add(&rule, &visit.who, now_ms)?;
-            match publish.as_deref() {
-                Some("true") => desk.publish(&rule.id, &visit.who, now_ms),
-                _ => Ok(standing),
+            match publish {
+                true => desk.publish(&rule.id, &visit.who, now_ms),
+                false => Ok(standing),
             }
         })?;
         Ok((StatusCode::CREATED, described(&standing, now_ms)))
@@ -206,22 +210,29 @@ fn told(item: &Item) -> Value {
 }
 
 fn switch(visit: &Visit, verb: &str, now_ms: i64) -> Result<Option<Value>, ApiError> {
-    let Visit { overrides, who, .. } = visit;
-    let (reason, body) = reason_apart(&visit.body)?;
+    let Visit { overrides, app, who, .. } = visit;
+    let mut fields = Fields::of(&visit.body)?;
     Ok(match verb {
         "kill" => {
-            let route: String = field(&body, "route")?;
+            let (route, reason) = (fields.wanted("route")?, fields.reason()?);
+            fields.end()?;
             if !KILLABLE_ROUTES.contains(&route.as_str()) {
                 let wanted = format!("one of {}", KILLABLE_ROUTES.join(", "));
                 return Err(ApiError::Invalid { param: "route".to_owned(), found: route, wanted });
             }
-            Some(json!(overrides.act(|desk| desk.kill(&route, &reason, who, now_ms))?))
+            let operator = overrides.act(|desk| desk.kill(&route, &reason, who, now_ms))?;
+            // Who is told that it holds finds nothing of the route in the next step.
+            app.aborts.abort_route(&route);
+            Some(json!(operator))
         }
         "pin" => {
-            let target: String = field(&body, "target")?;
+            let (target, reason) = (fields.wanted("target")?, fields.reason()?);
+            fields.end()?;
             Some(json!(overrides.act(|desk| desk.pin(&target, &reason, who, now_ms))?))
         }
         "rollback" => {
+            let reason = fields.reason()?;
+            fields.end()?;
             let undone = overrides.act(|desk| desk.rollback(&reason, who, now_ms))?;
             Some(json!({ "undone": undone, "operator": overrides.policy().operator() }))
         }
@@ -230,7 +241,9 @@ fn switch(visit: &Visit, verb: &str, now_ms: i64) -> Result<Option<Value>, ApiEr
 }
 
 fn answer(visit: &Visit, id: &str, now_ms: i64) -> Result<Option<Value>, ApiError> {
-    let text: String = field(&visit.body, "text")?;
+    let mut fields = Fields::of(&visit.body)?;
+    let text = fields.wanted("text")?;
+    fields.end()?;
     let item = visit.overrides.act(|desk| desk.answer(id, &text, &visit.who, now_ms))?;
     Ok(Some(told(&item)))
 }
@@ -240,6 +253,9 @@ fn on_rule(visit: &Visit, id: &str, verb: &str, now_ms: i64) -> Result<Option<Va
     let change = |change: fn(&mut Desk, &str, &str, i64) -> Result<Standing, RolloutError>| {
         overrides.act(|desk| change(desk, id, who, now_ms))
     };
+    if ["publish", "expire", "remove", "dry-run"].contains(&verb) {
+        Fields::of(&visit.body)?.end()?;
+    }
     let standing = match verb {
         "publish" => change(Desk::publish)?,
         "expire" => change(Desk::expire)?,
@@ -266,10 +282,7 @@ async fn visited(
 ) -> Response {
     let done = async {
         entry.hold(app.admit(caller)?);
-        let who = caller.holder.as_ref().map_or_else(
-            || "somebody on this machine".to_owned(),
-            |holder| format!("key {} ({})", holder.record.name, holder.record.id),
-        );
+        let who = caller.who();
         let (head, body) = request.into_parts();
         let (body, room) = body::read(body, &app).await?;
         entry.hold_body(room);
@@ -296,36 +309,4 @@ fn described(standing: &Standing, now_ms: i64) -> Value {
     one["state"] = standing.state(now_ms).into();
     one["id"] = standing.rule.id.as_str().into();
     one
-}
-
-/// The reason that a body may give beside its one field, and the body without it.
-fn reason_apart(body: &[u8]) -> Result<(String, Vec<u8>), ApiError> {
-    // What is no object is refused by who wants its field.
-    let Ok(Value::Object(mut fields)) = serde_json::from_slice(body) else {
-        return Ok((String::new(), body.to_vec()));
-    };
-    let reason = match fields.remove("reason") {
-        None => String::new(),
-        Some(Value::String(reason)) => reason.trim().to_owned(),
-        Some(other) => {
-            let found = other.to_string().chars().take(80).collect();
-            let (param, wanted) = ("reason".to_owned(), "a text".to_owned());
-            return Err(ApiError::Invalid { param, found, wanted });
-        }
-    };
-    Ok((reason, Value::Object(fields).to_string().into_bytes()))
-}
-
-/// The one field of a body.
-fn field<T: DeserializeOwned>(body: &[u8], name: &'static str) -> Result<T, ApiError> {
-    let refuse = |found: String| ApiError::Invalid {
-        param: name.to_owned(),
-        found: found.chars().take(80).collect(),
-        wanted: format!("the one field of the body, such as {{\"{name}\": \"…\"}}"),
-    };
-    let value: Value = serde_json::from_slice(body).map_err(|error| refuse(error.to_string()))?;
-    let n_fields = value.as_object().map_or(0, |fields| fields.len());
-    let found = value.get(name).filter(|_| n_fields == 1).cloned();
-    let found = found.ok_or_else(|| refuse(value.to_string()))?;
-    serde_json::from_value(found.clone()).map_err(|_| refuse(found.to_string()))
 }

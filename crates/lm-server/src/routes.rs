@@ -66,6 +66,7 @@ pub(crate) const ROUTES: &[&str] = &[
     "POST /ops/v1/requests/{id}/replay",
     "GET /ops/v1/probes",
     "GET /ops/v1/monitors",
+    "GET /ops/v1/monitors/audit",
     "GET /ops/v1/monitors/{model}/signals",
     "POST /ops/v1/monitors/{model}/forget",
     "GET /ops/v1/alerts",
@@ -160,6 +161,7 @@ fn ops_routes() -> Router<Arc<App>> {
         .route("/ops/v1/requests/{id}/replay", post(again::replay))
         .route("/ops/v1/probes", get(again::probes))
         .route("/ops/v1/monitors", get(monitor_routes::list))
+        .route("/ops/v1/monitors/audit", get(monitor_routes::audit))
         .route("/ops/v1/monitors/{model}/signals", get(monitor_routes::signals))
         .route("/ops/v1/alerts", get(panel::alerts))
         .route("/ops/v1/monitors/{model}/{verb}", post(monitor_routes::act))

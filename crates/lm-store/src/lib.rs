@@ -9,6 +9,7 @@
 
 mod answers;
 mod assigned;
+mod book_file;
 mod costs;
 mod erase;
 mod error;
@@ -37,6 +38,7 @@ mod writer;
 
 pub use answers::{Answered, Place};
 pub use assigned::Assigned;
+pub use book_file::{BookFile, Journal, OpenedBook};
 pub use costs::{CostBy, CostLine};
 pub use erase::{Erase, Erased};
 pub use error::StoreError;

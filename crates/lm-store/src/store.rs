@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use lm_types::{Observer, Prices, RequestEvent};
 use serde::Serialize;
 
@@ -137,6 +137,24 @@ impl Store {
     pub fn feedback(&self, feedback: Feedback) -> Result<FeedbackId, StoreError> {
         feedback.validate()?;
         self.ask(|reply| Job::Feedback(feedback, reply))
+    }
+
+    /// Stores several as [`Store::feedback`] does, many in one commit. One result for each, in their order.
+    #[must_use]
+    pub fn feedback_all(&self, all: Vec<Feedback>) -> Vec<Result<FeedbackId, StoreError>> {
+        let mut asked = Vec::with_capacity(all.len());
+        for feedback in all {
+            let (reply, answer) = bounded(1);
+            let sent = feedback.validate().and_then(|()| {
+                let job = Job::Feedback(feedback, reply);
+                self.inner.jobs.send(job).map_err(|_| StoreError::Closed)
+            });
+            asked.push(sent.map(|()| answer));
+        }
+        let told = |answer: Receiver<Result<FeedbackId, StoreError>>| {
+            answer.recv().map_err(|_| StoreError::Closed)?
+        };
+        asked.into_iter().map(|asked| asked.and_then(told)).collect()
     }
 
     /// Notes that this process serves, and from then on its signs of life; returns the run's id.

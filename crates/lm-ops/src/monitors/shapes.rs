@@ -85,7 +85,7 @@ impl Recent {
         self.0.push_back((at_ms, *reading));
     }
 
-    fn shape(&self, signal: Signal, usual: &Baseline) -> SignalShape {
+    pub(crate) fn shape(&self, signal: Signal, usual: &Baseline) -> SignalShape {
         let all: Vec<&(i64, Reading)> = self.0.iter().collect();
         let spread = |some: &[&(i64, Reading)]| {
             let values = some.iter().filter_map(|(_, reading)| reading.values[signal as usize]);

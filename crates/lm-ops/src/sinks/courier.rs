@@ -2,7 +2,7 @@
 //!
 //! Start reading at [`Desk::offer`], then [`Courier::run`].
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -33,8 +33,8 @@ pub(crate) struct Desk {
 #[derive(Default)]
 struct Inbox {
     new: VecDeque<Message>,
-    /// Something else to write down, and where.
-    kept: Option<(PathBuf, String)>,
+    /// What else to write down, by where.
+    kept: BTreeMap<PathBuf, String>,
 }
 
 /// What the thread owns.
@@ -110,9 +110,9 @@ impl Desk {
         self.woken.notify_all();
     }
 
-    /// Writes a text into a file, in the place of what it was last told to write and did not yet.
+    /// Writes a text into a file, in the place of what it was last told to write there and did not yet.
     pub(crate) fn keep(&self, path: PathBuf, text: String) {
-        self.inbox().kept = Some((path, text));
+        self.inbox().kept.insert(path, text);
         self.woken.notify_all();
     }
 
@@ -143,8 +143,9 @@ impl Desk {
     /// What came since the last time, each kept as far as the disk takes it.
     fn take_new(&self) -> Vec<Waiting> {
         let Inbox { new, kept } = std::mem::take(&mut *self.inbox());
-        let kept = kept.map_or(Ok(()), |(path, text)| write_private(&path, text.as_bytes()));
-        self.told(kept);
+        for (path, text) in kept {
+            self.told(write_private(&path, text.as_bytes()));
+        }
         let new = new.into_iter().map(|message| {
             let is_kept = self.told(self.spool.put(&message));
             Waiting::new(message, is_kept)
@@ -213,7 +214,7 @@ impl Courier {
     fn sleep(&self, wait: Option<Duration>) {
         let desk = &self.desk;
         let idle = |inbox: &mut Inbox| {
-            inbox.new.is_empty() && inbox.kept.is_none() && !desk.is_closing.load(Relaxed)
+            inbox.new.is_empty() && inbox.kept.is_empty() && !desk.is_closing.load(Relaxed)
         };
         let inbox = desk.inbox();
         match wait {

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::sinks::claim::Claim;
 use crate::sinks::courier::Desk;
@@ -31,8 +32,8 @@ use crate::sinks::settings::Target;
 pub use crate::sinks::settings::{SinkError, SinkLimits, SinkSettings};
 pub(crate) use crate::sinks::spool::write_private;
 
-/// Where the home keeps what was not delivered, and which alerts are open.
-const OPEN_ALERTS: &str = "open.json";
+/// Where the home keeps which alerts of monitors are open.
+pub(crate) const OPEN_ALERTS: &str = "open.json";
 
 /// The sinks of one server. Clones share them.
 #[derive(Clone)]
@@ -129,14 +130,20 @@ impl Sinks {
         self.0.desks.iter().for_each(|desk| desk.offer(message.clone()));
     }
 
-    /// Keeps which alerts are open, for the next server; the first sink's thread writes it.
-    pub(crate) fn keep_open(&self, open: String) {
+    /// Tells every sink of an alert: `kind` is a stable word such as `alert.opened`. Never waits: where there is no room it is
+    /// given up, and counted.
+    pub fn announce(&self, kind: &str, data: &Value, now_ms: i64) {
+        self.offer(&Message::new(kind, data, now_ms));
+    }
+
+    /// Keeps a text for the next server, by a file's name; the first sink's thread writes it.
+    pub fn keep(&self, name: &'static str, text: String) {
         if let Some(desk) = self.0.desks.first() {
-            desk.keep(self.0.claim.folder().join(OPEN_ALERTS), open);
+            desk.keep(self.0.claim.folder().join(name), text);
         }
     }
 
-    /// What earlier servers kept with [`Sinks::keep_open`]: whose place this one takes first.
+    /// Which alerts of monitors were open when earlier servers ended: whose place this one takes first.
     pub(crate) fn kept_open(&self) -> Vec<String> {
         let files = self.0.claim.open_files();
         files.iter().filter_map(|path| std::fs::read_to_string(path).ok()).collect()
@@ -148,6 +155,12 @@ impl Sinks {
         let Some((own, others)) = files.split_first() else { return Ok(()) };
         write_private(own, open.as_bytes())?;
         others.iter().try_for_each(std::fs::remove_file)
+    }
+
+    /// What an earlier server kept with [`Sinks::keep`].
+    #[must_use]
+    pub fn kept(&self, name: &str) -> Option<String> {
+        std::fs::read_to_string(self.0.claim.folder().join(name)).ok()
     }
 
     /// How every sink stands.

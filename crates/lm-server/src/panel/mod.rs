@@ -11,6 +11,8 @@ mod live;
 mod pages;
 mod params;
 mod requests;
+mod telling;
+mod troubles;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -33,6 +35,7 @@ pub(crate) use live::{now, stream};
 pub(crate) use pages::{page, page_file, root, wants_page};
 pub(crate) use params::{Params, invalid};
 pub(crate) use requests::{one, request_id, search, sees, timeline};
+use telling::Telling;
 
 /// Pages that may be told what goes on, at once; more are refused with 429.
 const MAX_LIVE: usize = 64;
@@ -91,6 +94,7 @@ pub(crate) async fn watch(app: Arc<App>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut errors, mut n_failed, mut n_asks) = (Vec::new(), None, 0);
     let mut kept = Kept::default();
+    let mut telling = Telling::begin(&app);
     loop {
         ticks.tick().await;
         let mut now = look(&app);
@@ -107,6 +111,7 @@ pub(crate) async fn watch(app: Arc<App>) {
         now.alerts = lm_panel::alerts(&now);
         app.panel.alerts().observe(now.at_ms, &now.alerts);
         kept.keep(&app, &now);
+        telling.tell(&now);
         app.panel.now.send_replace(Arc::new(now));
     }
 }
@@ -187,6 +192,8 @@ fn look(app: &App) -> Now {
             wrong_probes: app.probes.wrong(),
             drifts: drifts(app),
             failing_sinks: failing_sinks(app),
+            troubled_threads: troubles::threads(&app.ops),
+            rolled_back: troubles::rolled_back(&app.ops),
         },
         models: served
             .into_iter()

@@ -5,6 +5,7 @@
 mod answers;
 mod client;
 mod costing;
+mod dry_running;
 mod echoing;
 mod encoding;
 mod guarding;
@@ -19,6 +20,7 @@ mod refusals;
 mod several;
 mod strangers;
 mod streams;
+mod switching;
 mod tls;
 mod tokens;
 #[cfg(unix)]

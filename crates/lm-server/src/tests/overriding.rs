@@ -14,7 +14,7 @@ use super::client::{Reply, exchange_with, open, read_reply, read_until};
 use super::{CHAT, Server, TEXT, folder_with_key, hello, wait_until};
 use crate::{Access, ServerConfig};
 
-const RULES: &str = "/ops/v1/overrides";
+pub(super) const RULES: &str = "/ops/v1/overrides";
 
 impl Server {
     /// Publishes a rule.
@@ -308,7 +308,7 @@ fn kill_ends_its_route_alone_and_rollback_opens_it_again() {
 }
 
 /// Two models with overrides.
-fn two(a: &str, b: &str) -> Server {
+pub(super) fn two(a: &str, b: &str) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(&folder.path().join("store.db"), StoreOptions::default()).unwrap();
     let overrides = Overrides::open(&folder.path().join("overrides.db"), &store).unwrap();
@@ -465,6 +465,21 @@ fn bad_rules_are_refused_by_field_value_and_limit() {
     let refused = server.post(&format!("{RULES}/kill"), &unsaid);
     assert_eq!((refused.status, &refused.json()["error"]["param"]), (400, &json!("reason")));
     assert_eq!(server.post(&format!("{RULES}/r/fly"), "").status, 404);
+    let unknown = [
+        ("kill", json!({ "route": CHAT, "force": true }), "force"),
+        ("pin", json!({ "target": "placeholder", "until": "noon" }), "until"),
+        ("rollback", json!({ "reasons": "mended" }), "reasons"),
+        ("r/publish", json!({ "now": true }), "now"),
+    ];
+    for (verb, body, field) in unknown {
+        let refused = server.post(&format!("{RULES}/{verb}"), &body.to_string());
+        let error = &refused.json()["error"];
+        assert_eq!((refused.status, &error["param"]), (400, &json!(field)), "{verb}");
+        let said = error["message"].as_str().unwrap();
+        assert!(said.starts_with(&format!("{field} is given, but must be left out")), "{said}");
+    }
+    assert_eq!(server.get(RULES).json()["operator"], json!({ "killed": [], "pin": null }));
+    assert_eq!(server.post(&format!("{RULES}?publish=yes"), "{}").status, 400);
 }
 
 #[test]

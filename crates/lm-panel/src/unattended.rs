@@ -1,0 +1,133 @@
+//! Alerts of what works beside the engine: threads that do not, and experiments that ended by themselves.
+//!
+//! It must never remember: an alert is a fact about one [`Now`].
+//!
+//! Start reading at [`alerts`].
+
+use crate::alert::{critical, warning};
+use crate::{Alert, Now, RolledBackNow, ThreadNow};
+
+/// A round takes far less.
+const MOST_IDLE_MS: u64 = 60_000;
+/// A disk may be busy for so long.
+const MOST_FAILING_MS: u64 = 10_000;
+/// An experiment that ended by itself is told of for so long.
+const ROLLED_BACK_TOLD_MS: i64 = 24 * 60 * 60 * 1000;
+
+pub(crate) fn alerts(now: &Now, found: &mut Vec<Alert>) {
+    now.server.troubled_threads.iter().for_each(|thread| of_thread(thread, found));
+    let is_told =
+        |one: &&RolledBackNow| (now.at_ms - one.at_ms).unsigned_abs() < ROLLED_BACK_TOLD_MS as u64;
+    found.extend(now.server.rolled_back.iter().filter(is_told).map(of_rollback));
+}
+
+/// What nobody attends to while a thread does not do its work.
+fn unattended(thread: &str) -> &'static str {
+    match thread {
+        "lm-experiments" => "experiments are neither weighed nor rolled back",
+        "lm-overrides" => "hits are not counted, and what is changed at a terminal does not hold",
+        "lm-monitors" => "answers are not watched",
+        _ => "its work is not done",
+    }
+}
+
+fn of_thread(thread: &ThreadNow, found: &mut Vec<Alert>) {
+    let ThreadNow { name, panics, last_panic, idle_ms, failing, failing_ms } = thread;
+    let lost = unattended(name);
+    if *idle_ms > MOST_IDLE_MS {
+        let seconds = idle_ms / 1000;
+        found.push(critical(
+            &format!("thread {name}"),
+            format!("The thread {name} did not go round for {seconds} s: {lost}"),
+            "Look at the log and at the disk; restart the server.",
+        ));
+    } else if *failing_ms > MOST_FAILING_MS {
+        let seconds = failing_ms / 1000;
+        found.push(warning(
+            &format!("thread {name}"),
+            format!(
+                "The thread {name} cannot do its work for {seconds} s, so that {lost}: {failing}"
+            ),
+            "Look at the file that it names, and at the disk.",
+        ));
+    }
+    if *panics > 0 {
+        found.push(warning(
+            &format!("panic {name}"),
+            format!(
+                "Since start the thread {name} panicked {panics} times and went on: {last_panic}"
+            ),
+            "This is a bug: the log has where. What it worked on at the time may not be done.",
+        ));
+    }
+}
+
+fn of_rollback(one: &RolledBackNow) -> Alert {
+    let RolledBackNow { experiment, model, stage, why, .. } = one;
+    warning(
+        &format!("rolled back {experiment}"),
+        format!("{model}: the experiment {experiment} was rolled back from {stage}: {why}"),
+        "The primary answers again. `lastmile exp explain` has the evidence; a new experiment takes its place.",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Level, Now, RolledBackNow, ThreadNow, alerts};
+
+    #[track_caller]
+    fn check(change: impl FnOnce(&mut Now), expect: &[(Level, &str, &str)]) {
+        let mut now = Now { at_ms: 100_000_000, ..Now::default() };
+        change(&mut now);
+        let found: Vec<_> =
+            alerts(&now).into_iter().map(|one| (one.level, one.key, one.what)).collect();
+        let expect: Vec<_> = expect
+            .iter()
+            .map(|(level, key, what)| (*level, (*key).to_owned(), (*what).to_owned()))
+            .collect();
+        assert_eq!(found, expect);
+    }
+
+    fn thread(change: impl FnOnce(&mut ThreadNow)) -> impl FnOnce(&mut Now) {
+        let mut thread = ThreadNow { name: "lm-experiments".to_owned(), ..ThreadNow::default() };
+        change(&mut thread);
+        |now: &mut Now| now.server.troubled_threads = vec![thread]
+    }
+
+    #[test]
+    fn a_thread_that_does_not_do_its_work_is_named_with_what_is_lost() {
+        check(thread(|one| one.idle_ms = 60_000), &[]);
+        let idle = "The thread lm-experiments did not go round for 61 s: experiments are neither weighed nor rolled back";
+        let idle = [(Level::Critical, "thread lm-experiments", idle)];
+        check(thread(|one| one.idle_ms = 61_000), &idle);
+        let failing = |one: &mut ThreadNow| {
+            (one.failing, one.failing_ms) = ("the disk is full".to_owned(), 11_000);
+        };
+        let what = "The thread lm-experiments cannot do its work for 11 s, so that experiments are neither weighed nor \
+                    rolled back: the disk is full";
+        check(thread(failing), &[(Level::Warning, "thread lm-experiments", what)]);
+        let panicked = |one: &mut ThreadNow| {
+            (one.panics, one.last_panic) = (2, "index out of bounds".to_owned());
+        };
+        let what = "Since start the thread lm-experiments panicked 2 times and went on: index out of bounds";
+        check(thread(panicked), &[(Level::Warning, "panic lm-experiments", what)]);
+    }
+
+    #[test]
+    fn an_experiment_that_ended_by_itself_is_told_of_for_a_day() {
+        let ended = |ago_ms: i64| {
+            move |now: &mut Now| {
+                now.server.rolled_back = vec![RolledBackNow {
+                    experiment: "polite".to_owned(),
+                    model: "m".to_owned(),
+                    stage: "5%".to_owned(),
+                    why: "ttft_ms is worse".to_owned(),
+                    at_ms: now.at_ms - ago_ms,
+                }];
+            }
+        };
+        let what = "m: the experiment polite was rolled back from 5%: ttft_ms is worse";
+        check(ended(1000), &[(Level::Warning, "rolled back polite", what)]);
+        check(ended(24 * 60 * 60 * 1000), &[]);
+    }
+}

@@ -1,0 +1,37 @@
+//! What works beside the engine and is in trouble, as the pages are told.
+//!
+//! It must never decide what is an alert: `lm-panel` does.
+
+use lm_ops::{AttendantStanding, Ops};
+use lm_panel::{RolledBackNow, ThreadNow};
+
+/// A round takes far less.
+const IDLE_MS: u64 = 5_000;
+
+/// Threads that panicked, stand still or cannot do their work.
+pub(super) fn threads(ops: &Ops) -> Vec<ThreadNow> {
+    let is_troubled =
+        |one: &AttendantStanding| one.panics > 0 || one.failing.is_some() || one.idle_ms > IDLE_MS;
+    let told = |one: AttendantStanding| ThreadNow {
+        name: one.thread.to_owned(),
+        panics: one.panics,
+        last_panic: one.last_panic.unwrap_or_default(),
+        idle_ms: one.idle_ms,
+        failing: one.failing.unwrap_or_default(),
+        failing_ms: one.failing_ms,
+    };
+    ops.attendants().into_iter().filter(is_troubled).map(told).collect()
+}
+
+/// Experiments that the evidence ended, and that nothing took the place of.
+pub(super) fn rolled_back(ops: &Ops) -> Vec<RolledBackNow> {
+    let Some(experiments) = ops.experiments() else { return Vec::new() };
+    let told = |one: &lm_ops::RolledBack| RolledBackNow {
+        experiment: one.experiment.clone(),
+        model: one.model.clone(),
+        stage: one.stage.to_string(),
+        why: one.why.clone(),
+        at_ms: one.at_ms,
+    };
+    experiments.rolled_back().iter().map(told).collect()
+}
