@@ -98,7 +98,7 @@ fn request(i: usize, keys: &[String; 2]) -> (Vec<u8>, usize) {
     };
     let n = if ["alpha", "beta"].contains(&topic) { 1 + turn % 2 } else { 1 };
     let mut body = json!({
-        "model": "a", "max_tokens": 4 + turn % 5, "temperature": 0, "n": n, "stream": turn % 4 == 0,
+        "model": "a", "max_tokens": 4 + turn % 5, "temperature": 0, "n": n, "stream": turn.is_multiple_of(4),
     });
     let path = match topic {
         "zeta" => {
