@@ -8,10 +8,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use lastmile::{GenerateError, RequestId};
-use serde::Serialize;
 use serde_json::Value;
 
-use crate::{Denial, ModelRefusal, OverrideRefusal};
+use crate::{Denial, ErrorBody, ModelRefusal, OpsRefusal, OverrideRefusal};
 
 /// Why a request is answered with an error.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -122,6 +121,9 @@ pub enum ApiError {
     /// An override leaves the request unanswered, or cannot be had.
     #[error(transparent)]
     Overridden(OverrideRefusal),
+    /// A dataset, a problem or a review cannot be had.
+    #[error(transparent)]
+    Ops(OpsRefusal),
     /// No route has this path.
     #[error("there is no route {path}; GET / lists the routes")]
     RouteNotFound {
@@ -182,20 +184,6 @@ pub enum ApiError {
     },
 }
 
-/// OpenAI's error object: what stands under the key `error`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ErrorBody {
-    /// The sentence for people.
-    pub message: String,
-    /// The kind, in OpenAI's words.
-    #[serde(rename = "type")]
-    pub kind: &'static str,
-    /// The field at fault.
-    pub param: Option<String>,
-    /// The stable word for programs.
-    pub code: &'static str,
-}
-
 /// How long clients are told to wait while the server shuts down, in the hope of its successor.
 const RETRY_SHUTTING_DOWN: Duration = Duration::from_secs(5);
 /// How long clients are told to wait when there is no room.
@@ -244,6 +232,7 @@ impl ApiError {
             ApiError::Denied(denial) => denial.status(),
             ApiError::Model(refusal) => refusal.status(),
             ApiError::Overridden(refusal) => refusal.status(),
+            ApiError::Ops(refusal) => refusal.status(),
             ApiError::MethodNotAllowed { .. } => 405,
             ApiError::BodyTimeout { .. } => 408,
             ApiError::BodyTooLarge { .. } => 413,
@@ -278,6 +267,7 @@ impl ApiError {
             ApiError::Denied(denial) => denial.code(),
             ApiError::Model(refusal) => refusal.code(),
             ApiError::Overridden(refusal) => refusal.code(),
+            ApiError::Ops(refusal) => refusal.code(),
             ApiError::RouteNotFound { .. } => "route_not_found",
             ApiError::MethodNotAllowed { .. } => "method_not_allowed",
             ApiError::BodyTooLarge { .. } => "body_too_large",

@@ -5,6 +5,7 @@
 mod crossing;
 mod formats;
 mod left_out;
+mod listing;
 mod release;
 mod rfc8259;
 mod row_rules;
