@@ -1,7 +1,7 @@
 //! `lastmile data`: ingest, watch, infer.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lastmile::WeightsFrom;
@@ -20,7 +20,12 @@ use crate::{data_versions, fix, quarantine};
 
 /// Where the datasets are.
 pub(crate) fn data_home() -> anyhow::Result<DataHome> {
-    Ok(DataHome(home()?.path().join("data")))
+    Ok(DataHome(data_folder(home()?.path())))
+}
+
+/// Where a home keeps its datasets.
+pub(crate) fn data_folder(home: &Path) -> PathBuf {
+    home.join("data")
 }
 
 pub(crate) fn data(args: &DataArgs) -> anyhow::Result<Outcome> {

@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use lastmile::{EncoderOutput, Registry, Runtime};
 use lm_keys::KeyRing;
-use lm_ops::{Experiments, MonitorOptions, Monitors, Ops, Overrides, Sinks, Store};
+use lm_ops::{
+    Datasets, Experiments, FeedbackLoop, MonitorOptions, Monitors, Ops, Overrides, Sinks, Store,
+};
 use lm_server::{Access, ServeError, ServerConfig, ServiceManager, Tls, bind, charging, now};
 
 use crate::args::ServeArgs;
+use crate::data::data_folder;
 use crate::doctor::FailedStart;
 use crate::exp::experiment_path;
 use crate::keys::key_file;
@@ -97,7 +100,12 @@ fn operations(args: &ServeArgs, home: &Path) -> anyhow::Result<Ops> {
     let store = Store::open(&args.store.place(home), options)?;
     let overrides = Overrides::open(&override_path(home), &store)?;
     let experiments = Experiments::open(&experiment_path(home), &book_path(home), &store)?;
-    let ops = Ops::new(store).with_overrides(overrides).with_experiments(experiments);
+    let feedback_loop = FeedbackLoop::new(book_path(home), &store);
+    let ops = Ops::new(store)
+        .with_overrides(overrides)
+        .with_experiments(experiments)
+        .with_feedback_loop(feedback_loop)
+        .with_datasets(Datasets::new(data_folder(home)));
     watched(recording(ops, &args.recorder, privacy)?, &args.recorder, home)
 }
 

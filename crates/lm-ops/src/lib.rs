@@ -9,9 +9,15 @@ mod again;
 mod alert_board;
 mod baseline_file;
 mod cost;
+mod cut;
+mod dataset_views;
+mod datasets;
 mod doctor;
 mod drill;
 mod experiments;
+mod failure_views;
+mod feedback_loop;
+mod loop_pages;
 mod model_monitor;
 mod monitors;
 mod ops;
@@ -27,9 +33,18 @@ mod why;
 pub use again::{Again, ProbeError, ProbeFile};
 pub use alert_board::{AlertState, ToldAlarm};
 pub use cost::{CostBy, CostCount, CostCounters, CostLine, CostReport, Spending};
+pub use cut::Cut;
+pub use dataset_views::{
+    BadRow, CoverageView, DatasetPage, DatasetView, DiffView, QuarantinePage, RepairView,
+    VersionView,
+};
+pub use datasets::{Datasets, Wanted};
 pub use doctor::{Change, Doctor, RunReport, is_alive};
 pub use drill::{Drift, Drill, DrillError, DrillReport, Noticed};
 pub use experiments::{Experiments, collect_experiment, experiment_refusal};
+pub use failure_views::{Example, FixView, Message, OpinionView, ProblemView, ReviewView, Told};
+pub use feedback_loop::FeedbackLoop;
+pub use loop_pages::{AsOf, FixPage, LearningPage, ProblemDetail, ProblemPage, ReviewPage};
 pub use model_monitor::ModelStanding;
 pub use monitors::{Group, MonitorOptions, Monitors, SignalShape, Spread};
 pub use ops::{FeedbackReceipt, Ops};
@@ -40,11 +55,13 @@ pub use search::{RequestPage, Search};
 pub use sinks::{SinkError, SinkLimits, SinkSettings, SinkStanding, SinkTest, Sinks};
 pub use timeline::{AnswerTimeline, ArmView, GapView, LossView, StallView, TimelinePage};
 
+pub use lm_data::Stratum;
 pub use lm_experiment::{
     Advice, AuditEntry as ExperimentEntry, Book as ExperimentBook, Experiment, ExperimentError,
     Forced, GuardReport, Live, Params, Point, PromptVersion, Report, Spec, Stage,
     Status as ExperimentStatus, Unit, UnitBy,
 };
+pub use lm_feedback::{Decision, Evidence, Learning, Stage as LearningStage, Week};
 pub use lm_recorder::{
     Flight, Forgotten, InFlight, RecordedStep, RecordedToken, Recorder, RecorderCounters,
     RecorderError, RecorderOptions, Remembered, forget as forget_recorded,

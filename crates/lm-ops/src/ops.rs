@@ -15,7 +15,7 @@ use lm_store::{
 use serde::Serialize;
 
 use crate::cost::{CostCounters, Recording};
-use crate::{Experiments, InFlight, Monitors, Overrides};
+use crate::{Datasets, Experiments, FeedbackLoop, InFlight, Monitors, Overrides};
 
 /// What runs beside one engine. Clones share one store.
 #[derive(Clone)]
@@ -24,6 +24,8 @@ pub struct Ops {
     overrides: Option<Overrides>,
     experiments: Option<Experiments>,
     monitors: Option<Monitors>,
+    datasets: Option<Datasets>,
+    feedback_loop: Option<FeedbackLoop>,
     recorder: Option<Recorder>,
     pub(crate) costs: Arc<CostCounters>,
     pub(crate) cut_off: Arc<[InFlight]>,
@@ -50,6 +52,8 @@ impl Ops {
             overrides: None,
             experiments: None,
             monitors: None,
+            datasets: None,
+            feedback_loop: None,
             recorder: None,
             costs: Arc::default(),
             cut_off: Arc::default(),
@@ -72,6 +76,30 @@ impl Ops {
     #[must_use]
     pub fn with_monitors(self, monitors: Monitors) -> Self {
         Ops { monitors: Some(monitors), ..self }
+    }
+
+    /// With the datasets of a home; without, none are shown.
+    #[must_use]
+    pub fn with_datasets(self, datasets: Datasets) -> Self {
+        Ops { datasets: Some(datasets), ..self }
+    }
+
+    /// With the loop from failures to fixes; without, none are shown.
+    #[must_use]
+    pub fn with_feedback_loop(self, feedback_loop: FeedbackLoop) -> Self {
+        Ops { feedback_loop: Some(feedback_loop), ..self }
+    }
+
+    /// The datasets, where there are any.
+    #[must_use]
+    pub fn datasets(&self) -> Option<&Datasets> {
+        self.datasets.as_ref()
+    }
+
+    /// The loop from failures to fixes, where there is one.
+    #[must_use]
+    pub fn feedback_loop(&self) -> Option<&FeedbackLoop> {
+        self.feedback_loop.as_ref()
     }
 
     /// The monitors, where there are any.

@@ -8,6 +8,8 @@
 
 mod alert;
 mod alert_log;
+mod bars;
+mod changes;
 pub mod chart;
 mod evidence;
 mod files;
@@ -16,9 +18,12 @@ mod lanes;
 mod ledger;
 mod now;
 mod paint;
+mod spark;
 
 pub use alert::{Alert, Level, alerts};
 pub use alert_log::{AlertLog, Episode};
+pub use bars::{BarGroup, Bars};
+pub use changes::{Change, changes};
 pub use evidence::{Bounds, evidence};
 pub use files::{File, file};
 pub use history::{History, Point, TICK};
@@ -29,3 +34,4 @@ pub use now::{
     StoreNow,
 };
 pub use paint::{Picture, Swatch, Width, WidthError};
+pub use spark::sparkline;

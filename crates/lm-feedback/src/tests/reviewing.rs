@@ -118,7 +118,7 @@ fn a_trend_counts_the_failures_of_equal_parts() {
         trends.into_values().collect::<Vec<_>>()
     };
     assert_eq!(of(DAY_0, DAY_0 + 9 * MINUTE, 3), [[3, 3, 3]]);
-    // Nine minutes are no multiple of two parts' length: the rest belongs to the last one.
+    // What failed at the very end belongs to the last part.
     assert_eq!(of(DAY_0 - MINUTE, DAY_0 + 8 * MINUTE, 2), [[4, 5]]);
     assert!(of(DAY_0 + 60 * MINUTE, DAY_0 + 61 * MINUTE, 4).is_empty());
 }
