@@ -44,7 +44,7 @@ struct Reading {
 /// How long a page waits for what is new; what takes longer is in the next one.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// At least so long between two readings, and so many times what one takes.
-const REST: Duration = Duration::from_secs(5);
+const REST: Duration = Duration::from_secs(2);
 const REST_TIMES: u32 = 20;
 /// Parts of a trend.
 const N_PARTS: usize = 14;
