@@ -54,7 +54,9 @@ export function reviewPage(place, { signal }) {
   let judged = [];
   let isBusy = false;
 
-  const body = (more) => (name.value.trim() ? { ...more, reviewer: name.value.trim() } : more);
+  // Not what is being typed.
+  let reviewer = name.value;
+  const body = (more) => (reviewer ? { ...more, reviewer } : more);
   const say = (text) => { told.textContent = text; };
 
   function standing() {
@@ -105,7 +107,8 @@ export function reviewPage(place, { signal }) {
       const kept = items.filter((item) => fresh.has(item.answer)).map((item) => fresh.get(item.answer));
       items = [...kept, ...found.data.filter((item) => !kept.some((one) => one.answer === item.answer))];
       waiting = found.data[0]?.n_waiting ?? 0;
-      if (!name.value) name.value = found.reviewer;
+      reviewer = found.reviewer;
+      if (!name.value) name.value = reviewer;
       problem.replaceChildren();
       rest(found);
       show();
@@ -199,11 +202,12 @@ export function reviewPage(place, { signal }) {
 
   // Another reviewer begins with what is that one's own.
   async function rename() {
-    sessionStorage.setItem(NAME, name.value.trim());
+    reviewer = name.value.trim();
+    sessionStorage.setItem(NAME, reviewer);
     [items, judged, at] = [[], [], 0];
     say("");
     await lease();
-    say(`You review as ${name.value}.`);
+    say(`You review as ${reviewer}.`);
   }
 
   const byKey = { j: () => move(1), k: () => move(-1), a: () => judge("accept"), r: () => judge("reject"), c: correct, t: tag, u: undo };
