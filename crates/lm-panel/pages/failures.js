@@ -5,7 +5,9 @@ import { h, area, every, facts, number, percent, said, table, time } from "./dom
 import { command, cutText, empty } from "./empty.js";
 import { pictureView, svgOf } from "./picture.js";
 
-const EVERY_MS = 10000;
+const EVERY_MS = 15000;
+// Weighing fixes reads weeks of traffic.
+const FIXES_EVERY_MS = 60000;
 const PAGE = 20;
 const WINDOWS = [[1, "the last day"], [7, "the last week"], [30, "the last 30 days"], [90, "the last 90 days"], [365, "the last year"]];
 const points = (value) => `${value >= 0 ? "+" : "\u2212"}${number(Math.abs(value) * 100, 1)}`;
@@ -51,11 +53,11 @@ function fixesView(title, addCommand) {
     view,
     // The picture has none while it is hidden; its card takes 34 pixels.
     width: () => Math.min(1600, Math.max(240, Math.floor((view.clientWidth || 354) - 34))),
-    show(fixes, drawn) {
+    show(fixes, drawn, n = fixes.length) {
       picture.view.hidden = !fixes.length;
       if (fixes.length) picture.show(drawn);
       rows.show(fixes, () => (fixes.length
-        ? [fixesTable(fixes), h("p", { class: "quiet-text" }, "To keep what is found now, and to guard a fix that helps:"), command(`lastmile fix verify ${fixes[0].id}`)]
+        ? [fixesTable(fixes), n > fixes.length ? h("p", { class: "quiet-text" }, `${number(n - fixes.length)} older ones are left out; lastmile fix list has them.`) : null, h("p", { class: "quiet-text" }, "To keep what is found now, and to guard a fix that helps:"), command(`lastmile fix verify ${fixes[0].id}`)]
         : empty("No fix was noted yet.", [["Note what was done; from then on answers are compared with those before:", addCommand]])));
     },
   };
@@ -77,7 +79,7 @@ function problemsTable(problems) {
 
 export function failuresPage(place, { signal }) {
   const problem = h("div");
-  const told = h("p", { role: "status", class: "quiet-text" });
+  const told = h("p", { class: "quiet-text" });
   const body = area();
   const fixes = fixesView("Fixes", "lastmile fix add CLUSTER --note \"what was done\"");
   const { choice, view } = windowChoice(() => show(true));
@@ -94,16 +96,24 @@ export function failuresPage(place, { signal }) {
       if (told.textContent !== text) told.textContent = text;
       more.hidden = data.length >= Math.min(100, n);
       body.show(data, () => (data.length ? problemsTable(data) : nothingFailed()), isForced);
-      const noted = await get(`/ops/v1/fixes${query({ width: fixes.width() })}`, { signal });
-      fixes.show(noted.data, noted.picture);
       problem.replaceChildren();
     } catch (error) {
       if (!signal.aborted) problem.replaceChildren(said(error));
     }
   }
 
-  show();
+  async function showFixes() {
+    try {
+      const { data, picture, n_fixes: n } = await get(`/ops/v1/fixes${query({ width: fixes.width() })}`, { signal });
+      fixes.show(data, picture, n);
+    } catch (error) {
+      if (!signal.aborted) problem.replaceChildren(said(error));
+    }
+  }
+
+  show().then(showFixes);
   every(EVERY_MS, signal, show);
+  every(FIXES_EVERY_MS, signal, showFixes);
   return "Failures";
 }
 
@@ -140,7 +150,7 @@ function problemFacts(found) {
 
 export function problemPage(place, { id, signal }) {
   const problem = h("div");
-  const told = h("p", { role: "status", class: "quiet-text" });
+  const told = h("p", { class: "quiet-text" });
   const top = area();
   const examples = area();
   const fixes = fixesView("Fixes of this problem", `lastmile fix add ${id} --note "what was done"`);
@@ -168,6 +178,6 @@ export function problemPage(place, { id, signal }) {
   }
 
   show();
-  every(EVERY_MS, signal, show);
+  every(FIXES_EVERY_MS, signal, show);
   return "Problem";
 }

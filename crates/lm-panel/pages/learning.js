@@ -39,7 +39,7 @@ function tables({ learning, weeks }) {
 
 export function learningPage(place, { signal }) {
   const problem = h("div");
-  const told = h("p", { role: "status", class: "quiet-text" });
+  const told = h("p", { class: "quiet-text" });
   const head = area();
   const rest = area();
   const pictures = { stages: pictureView("From failure to verified fix"), proofs: pictureView("From feedback to verified fix, by week"), weeks: pictureView("Corrections per week") };
