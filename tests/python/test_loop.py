@@ -96,6 +96,13 @@ def test_failures_are_shown_and_reviewed(home, top):
     assert run(home, "review", "accept", item["answer"], "--as", "ann").returncode == 0
     refused = run(home, "review", "accept", other["answer"], "--as", "ann")
     assert refused.returncode == 3 and "bob" in refused.stderr, refused
+    undone = run(home, "review", "undo", item["answer"], "--as", "ann")
+    assert undone.returncode == 0 and "waits for a verdict again" in undone.stdout, undone
+    twice = run(home, "review", "undo", item["answer"], "--as", "bob")
+    assert twice.returncode == 2 and "no verdict" in twice.stderr, twice
+    assert verb(home, "review", "next", "--as", "ann")["answer"] == item["answer"]
+    assert run(home, "review", "accept", item["answer"], "--as", "ann").returncode == 0
+    assert "1 given back" in run(home, "review", "give-back", "--as", "bob").stdout
     unknown = run(home, "review", "reject", "ffff")
     assert unknown.returncode == 2 and "ffff" in unknown.stderr, unknown
 

@@ -8,11 +8,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use lastmile::{GenerateError, RequestId};
-use serde::Serialize;
 use serde_json::Value;
 
 pub(crate) use crate::shortened::{shorten, shown};
-use crate::{Denial, IngestRefusal, ModelRefusal, OverrideRefusal};
+use crate::{Denial, ErrorBody, IngestRefusal, ModelRefusal, OpsRefusal, OverrideRefusal};
 
 /// Why a request is answered with an error.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -126,6 +125,9 @@ pub enum ApiError {
     /// Rows that were sent are not taken.
     #[error(transparent)]
     Ingest(IngestRefusal),
+    /// A dataset, a problem or a review cannot be had.
+    #[error(transparent)]
+    Ops(OpsRefusal),
     /// No route has this path.
     #[error("there is no route {path}; GET / lists the routes")]
     RouteNotFound {
@@ -186,20 +188,6 @@ pub enum ApiError {
     },
 }
 
-/// OpenAI's error object: what stands under the key `error`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ErrorBody {
-    /// The sentence for people.
-    pub message: String,
-    /// The kind, in OpenAI's words.
-    #[serde(rename = "type")]
-    pub kind: &'static str,
-    /// The field at fault.
-    pub param: Option<String>,
-    /// The stable word for programs.
-    pub code: &'static str,
-}
-
 /// How long clients are told to wait while the server shuts down, in the hope of its successor.
 const RETRY_SHUTTING_DOWN: Duration = Duration::from_secs(5);
 /// How long clients are told to wait when there is no room.
@@ -249,6 +237,7 @@ impl ApiError {
             ApiError::Model(refusal) => refusal.status(),
             ApiError::Overridden(refusal) => refusal.status(),
             ApiError::Ingest(refusal) => refusal.status(),
+            ApiError::Ops(refusal) => refusal.status(),
             ApiError::MethodNotAllowed { .. } => 405,
             ApiError::BodyTimeout { .. } => 408,
             ApiError::BodyTooLarge { .. } => 413,
@@ -284,6 +273,7 @@ impl ApiError {
             ApiError::Model(refusal) => refusal.code(),
             ApiError::Overridden(refusal) => refusal.code(),
             ApiError::Ingest(refusal) => refusal.code(),
+            ApiError::Ops(refusal) => refusal.code(),
             ApiError::RouteNotFound { .. } => "route_not_found",
             ApiError::MethodNotAllowed { .. } => "method_not_allowed",
             ApiError::BodyTooLarge { .. } => "body_too_large",

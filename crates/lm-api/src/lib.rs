@@ -13,6 +13,7 @@ mod denial;
 mod dialects;
 mod encoders;
 mod error;
+mod error_body;
 mod feedback;
 mod fields;
 mod ingest_refusal;
@@ -20,6 +21,7 @@ mod logprobs;
 mod messages;
 mod model_refusal;
 mod models;
+mod ops_refusal;
 mod override_refusal;
 mod params;
 mod prompt_report;
@@ -48,13 +50,15 @@ pub use encoders::{
     classify_json, embeddings_json, parse_classify, parse_embeddings, parse_ollama_embed,
     parse_ollama_embeddings, parse_rerank, parse_score, rerank_json, score_json,
 };
-pub use error::{ApiError, ErrorBody};
+pub use error::ApiError;
+pub use error_body::ErrorBody;
 pub use feedback::{FeedbackRating, FeedbackRequest, parse_feedback};
 pub use ingest_refusal::IngestRefusal;
 pub use logprobs::{LogprobEntry, TextOffset, TokenName};
 pub use messages::parse_chat;
 pub use model_refusal::ModelRefusal;
 pub use models::{ModelEntry, model_list};
+pub use ops_refusal::OpsRefusal;
 pub use override_refusal::OverrideRefusal;
 pub use params::{ParseOptions, Parsed};
 pub use prompt_report::{ScoredCandidate, ScoredToken};

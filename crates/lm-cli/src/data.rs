@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,7 +23,12 @@ use crate::{data_versions, fix, quarantine};
 
 /// Where the datasets are.
 pub(crate) fn data_home() -> anyhow::Result<DataHome> {
-    Ok(DataHome(home()?.path().join("data")))
+    Ok(DataHome(data_folder(home()?.path())))
+}
+
+/// Where a home keeps its datasets.
+pub(crate) fn data_folder(home: &Path) -> PathBuf {
+    home.join("data")
 }
 
 pub(crate) fn data(args: &DataArgs) -> anyhow::Result<Outcome> {

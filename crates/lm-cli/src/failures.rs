@@ -62,9 +62,9 @@ pub(crate) fn now_ms() -> i64 {
 /// What the caller can put right by calling otherwise.
 pub(crate) fn wrong_use(error: FeedbackError) -> anyhow::Error {
     match error {
-        FeedbackError::Unknown { .. } | FeedbackError::Invalid { .. } => {
-            WrongUse(error.to_string()).into()
-        }
+        FeedbackError::Unknown { .. }
+        | FeedbackError::Invalid { .. }
+        | FeedbackError::NotReviewed { .. } => WrongUse(error.to_string()).into(),
         other => other.into(),
     }
 }
@@ -170,6 +170,15 @@ pub(crate) fn review(args: &ReviewArgs) -> anyhow::Result<Outcome> {
         ReviewVerb::Reject { answer } => (answer, Decision::Reject),
         ReviewVerb::Correct { answer, text } => (answer, Decision::Correct(text.clone())),
         ReviewVerb::Tag { answer, tag } => (answer, Decision::Tag(tag.clone())),
+        ReviewVerb::Undo { answer } => {
+            let back = at.book.take_back(answer, &args.reviewer, at.now_ms).map_err(wrong_use)?;
+            say!("{}: waits for a verdict again", back.answer);
+            return Ok(Outcome::Done);
+        }
+        ReviewVerb::GiveBack => {
+            say!("{} given back", at.book.give_back(&args.reviewer)?);
+            return Ok(Outcome::Done);
+        }
     };
     let done = at.book.review(answer, &decision, &args.reviewer, at.now_ms);
     let answer = done.map_err(wrong_use)?;

@@ -99,6 +99,13 @@ pub(crate) enum ReviewVerb {
         /// The word.
         tag: String,
     },
+    /// Take your verdict back: the failure is yours again, and waits for another one.
+    Undo {
+        /// As `review next` names it.
+        answer: String,
+    },
+    /// End your leases, so that others need not wait for them to end.
+    GiveBack,
 }
 
 #[derive(Debug, Args)]

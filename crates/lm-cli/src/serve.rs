@@ -9,11 +9,14 @@ use anyhow::Context;
 use lastmile::{EncoderOutput, Registry, Runtime};
 use lm_data::{DataHome, InboxLimits};
 use lm_keys::KeyRing;
-use lm_ops::{Experiments, Ingests, MonitorOptions, Monitors, Ops, Overrides, Sinks, Store};
+use lm_ops::{
+    Datasets, Experiments, FeedbackLoop, Ingests, MonitorOptions, Monitors, Ops, Overrides, Sinks,
+    Store,
+};
 use lm_server::{Access, ServeError, ServerConfig, ServiceManager, Tls, bind, charging, now};
 
 use crate::args::ServeArgs;
-use crate::data::token_counter;
+use crate::data::{data_folder, token_counter};
 use crate::doctor::FailedStart;
 use crate::exp::experiment_path;
 use crate::keys::key_file;
@@ -101,8 +104,13 @@ fn operations(args: &ServeArgs, home: &Path) -> anyhow::Result<Ops> {
     let overrides = Overrides::open(&override_path(home), &store)?;
     let experiments = Experiments::open(&experiment_path(home), &book_path(home), &store)?;
     let ingests = ingests(&args.net, home)?;
-    let ops = Ops::new(store).with_overrides(overrides).with_experiments(experiments);
-    let ops = ops.with_ingests(ingests);
+    let feedback_loop = FeedbackLoop::new(book_path(home), &store);
+    let ops = Ops::new(store)
+        .with_overrides(overrides)
+        .with_experiments(experiments)
+        .with_feedback_loop(feedback_loop)
+        .with_datasets(Datasets::new(data_folder(home)))
+        .with_ingests(ingests);
     watched(recording(ops, &args.recorder, privacy)?, &args.recorder, home)
 }
 

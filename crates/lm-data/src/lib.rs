@@ -20,6 +20,7 @@
 //! kill), `cross` (rows beside rows) and `version` (what is published).
 
 mod audit;
+mod catalog;
 mod check;
 mod cross;
 mod drain;
@@ -39,6 +40,7 @@ mod stage;
 mod version;
 mod watch;
 
+pub use catalog::{Dataset, datasets, unpublished, versions};
 pub use check::language::{must_exist as language_must_exist, of as language_of};
 pub use check::minhash::{N_BINS, Sketch, similarity};
 pub use check::rule::Repair;

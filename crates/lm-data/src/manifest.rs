@@ -173,14 +173,18 @@ pub fn show(home: &DataHome, name: &str, version: Option<&str>) -> Result<Versio
 pub(crate) fn published(dataset: &DatasetFolder) -> Result<Vec<Manifest>, DataError> {
     let mut manifests = Vec::new();
     for name in entries(&dataset.versions)? {
-        let id = name.split_once('-').map_or(name.as_str(), |(_, id)| id);
-        let is_version = id.len() == 64 && id.bytes().all(|c| c.is_ascii_hexdigit());
-        if is_version {
+        if is_version(&name) {
             manifests.push(read(&dataset.versions.join(name))?);
         }
     }
     manifests.sort_by_key(|manifest| std::cmp::Reverse(manifest.sequence));
     Ok(manifests)
+}
+
+/// Whether a folder of this name holds a version.
+pub(crate) fn is_version(folder: &str) -> bool {
+    let id = folder.split_once('-').map_or(folder, |(_, id)| id);
+    id.len() == 64 && id.bytes().all(|c| c.is_ascii_hexdigit())
 }
 
 pub(crate) fn newest(dataset: &DatasetFolder) -> Result<Manifest, DataError> {

@@ -16,6 +16,7 @@ use lm_store::Reader;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use serde::Serialize;
 
+use crate::answer::name;
 use crate::error::database;
 use crate::{Cluster, Clusters, FeedbackError, Ranked, Shape, Tally, rank, schema};
 
@@ -52,6 +53,14 @@ pub struct FailureRow {
     pub verdict: Option<String>,
     /// What a reviewer says that it should have been.
     pub correction: Option<String>,
+}
+
+impl FailureRow {
+    /// The name by which it is reviewed: `REQUEST`, or `REQUEST/CHOICE` beyond the first answer.
+    #[must_use]
+    pub fn answer(&self) -> String {
+        name(&self.request_id, self.choice)
+    }
 }
 
 pub(crate) const FAILURE_COLUMNS: &str = "request_id, choice, cluster_id, kind, kinds, severity, \
@@ -195,6 +204,14 @@ impl Book {
             Some(only) if n_matches == 1 => Ok(only),
             _ => Err(FeedbackError::Unknown { what, id: id.chars().take(80).collect(), n_matches }),
         }
+    }
+
+    /// Until when the store was read, in Unix milliseconds; `None` when it never was.
+    ///
+    /// # Errors
+    /// [`FeedbackError::Database`].
+    pub fn collected_ms(&self) -> Result<Option<i64>, FeedbackError> {
+        self.state("collected_ms")
     }
 
     /// A number that is kept between runs.

@@ -68,6 +68,14 @@ pub enum FeedbackError {
         /// Who has it.
         holder: String,
     },
+    /// A verdict to take back that is not there, or another reviewer's.
+    #[error("answer {answer} has no verdict of {reviewer:?} that could be taken back")]
+    NotReviewed {
+        /// The request and the choice.
+        answer: String,
+        /// Who wants it back.
+        reviewer: String,
+    },
     /// A fix that nothing can be checked by.
     #[error(
         "fix {fix} cannot be guarded: failures of kind {kind} cannot be told from an answer's \

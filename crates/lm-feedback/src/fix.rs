@@ -76,6 +76,9 @@ const BEFORE_MS: i64 = 14 * 24 * 60 * 60 * 1000;
 const MAX_NOTE_BYTES: usize = 64 << 10;
 const FIX_COLUMNS: &str = "id, cluster_id, note, system, template, expect, release_hash, \
     created_at_ms, verified_at_ms, gate";
+const IMPROVED: &str = "improved";
+const WORSE: &str = "worse";
+const UNDECIDED: &str = "undecided";
 /// Stands for the question in a template.
 pub(crate) const QUESTION: &str = "{question}";
 
@@ -167,6 +170,21 @@ impl Book {
         reader: &Reader,
         now_ms: i64,
     ) -> Result<Evidence, FeedbackError> {
+        let evidence = self.weigh(fix, reader, now_ms)?;
+        self.keep(&evidence)?;
+        Ok(evidence)
+    }
+
+    /// What [`Book::verify`] would find, without keeping it.
+    ///
+    /// # Errors
+    /// [`FeedbackError::Store`], [`FeedbackError::Database`].
+    pub fn weigh(
+        &self,
+        fix: &Fix,
+        reader: &Reader,
+        now_ms: i64,
+    ) -> Result<Evidence, FeedbackError> {
         let end_ms = self.state("collected_ms")?.unwrap_or(now_ms);
         let from_ms = fix.created_at_ms.saturating_sub(BEFORE_MS);
         let (before, after) = match fix.release_hash.as_deref() {
@@ -183,11 +201,11 @@ impl Book {
         let comparison = compare(before, after, ALPHA);
         let Interval { low, high } = comparison.change;
         let verdict = match comparison.verdict {
-            Verdict::Improved => "improved",
-            Verdict::Worse => "worse",
-            Verdict::Undecided => "undecided",
+            Verdict::Improved => IMPROVED,
+            Verdict::Worse => WORSE,
+            Verdict::Undecided => UNDECIDED,
         };
-        let evidence = Evidence {
+        Ok(Evidence {
             fix: fix.id.clone(),
             at_ms: now_ms,
             before_n: before.n,
@@ -197,9 +215,20 @@ impl Book {
             change_low: low,
             change_high: high,
             verdict,
-        };
-        self.keep(&evidence, comparison.verdict)?;
-        Ok(evidence)
+        })
+    }
+
+    /// What was found of a fix whenever it was verified, newest first.
+    ///
+    /// # Errors
+    /// [`FeedbackError::Database`].
+    pub fn evidence(&self, fix: &str, limit: u32) -> Result<Vec<Evidence>, FeedbackError> {
+        let sql = "SELECT fix_id, at_ms, before_n, before_failed, after_n, after_failed, \
+                   change_low, change_high, verdict FROM evidence WHERE fix_id = ?1 \
+                   ORDER BY at_ms DESC, rowid DESC LIMIT ?2";
+        let mut statement = self.connection.prepare_cached(sql).map_err(self.wrap("read"))?;
+        let rows = statement.query_map(params![fix, limit], evidence_row);
+        rows.and_then(Iterator::collect).map_err(self.wrap("read"))
     }
 
     /// Names the dataset that guards a fix from now on.
@@ -212,7 +241,7 @@ impl Book {
         Ok(())
     }
 
-    fn keep(&mut self, evidence: &Evidence, verdict: Verdict) -> Result<(), FeedbackError> {
+    fn keep(&mut self, evidence: &Evidence) -> Result<(), FeedbackError> {
         let wrap = self.wrap("write");
         let transaction = self.begin()?;
         transaction
@@ -231,7 +260,7 @@ impl Book {
                 ],
             )
             .map_err(&wrap)?;
-        if verdict == Verdict::Improved {
+        if evidence.verdict == IMPROVED {
             transaction
                 .execute(
                     "UPDATE fix SET verified_at_ms = coalesce(verified_at_ms, ?2) WHERE id = ?1",
@@ -276,5 +305,21 @@ fn fix_row(row: &Row<'_>) -> rusqlite::Result<Fix> {
         created_at_ms: row.get(7)?,
         verified_at_ms: row.get(8)?,
         gate: row.get(9)?,
+    })
+}
+
+fn evidence_row(row: &Row<'_>) -> rusqlite::Result<Evidence> {
+    let count = |column: usize| row.get::<_, i64>(column).map(i64::cast_unsigned);
+    let verdict: String = row.get(8)?;
+    Ok(Evidence {
+        fix: row.get(0)?,
+        at_ms: row.get(1)?,
+        before_n: count(2)?,
+        before_failed: count(3)?,
+        after_n: count(4)?,
+        after_failed: count(5)?,
+        change_low: row.get(6)?,
+        change_high: row.get(7)?,
+        verdict: [IMPROVED, WORSE].into_iter().find(|word| *word == verdict).unwrap_or(UNDECIDED),
     })
 }

@@ -20,6 +20,8 @@ mod rank;
 mod review;
 mod rows;
 mod schema;
+mod take_back;
+mod weeks;
 
 pub use answer::{Answer, Opinion};
 pub use book::{Book, FailureRow};
@@ -33,6 +35,7 @@ pub use learn::{Learning, Stage};
 pub use rank::{Ranked, Tally, rank};
 pub use review::{Decision, Pending, ReviewItem, next};
 pub use rows::{Filter, GATE_SCHEMA, Rating, Rows, TRAFFIC_SCHEMA};
+pub use weeks::Week;
 
 #[cfg(test)]
 mod tests;

@@ -54,7 +54,7 @@ pub enum Decision {
 }
 
 /// How long an answer is one reviewer's.
-const LEASE_MS: i64 = 15 * 60 * 1000;
+pub(crate) const LEASE_MS: i64 = 15 * 60 * 1000;
 /// One lease in so many is drawn at random, so that what nobody doubts is looked at as well.
 const RANDOM_ONE_IN: u64 = 5;
 /// The newest failures that are chosen from.
@@ -91,11 +91,25 @@ impl Book {
         reviewer: &str,
         now_ms: i64,
     ) -> Result<Option<ReviewItem>, FeedbackError> {
+        Ok(self.lease_some(reviewer, 1, now_ms)?.into_iter().next())
+    }
+
+    /// Leases failures to a reviewer until `n` are, those first that the reviewer has already: their leases begin anew.
+    /// Fewer, when the rest is reviewed or leased to others.
+    ///
+    /// # Errors
+    /// [`FeedbackError::Database`].
+    pub fn lease_some(
+        &mut self,
+        reviewer: &str,
+        n: usize,
+        now_ms: i64,
+    ) -> Result<Vec<ReviewItem>, FeedbackError> {
         let wrap = self.wrap("write");
         let transaction = self.begin()?;
-        let item = lease(&transaction, reviewer, now_ms).map_err(&wrap)?;
+        let items = lease(&transaction, reviewer, n, now_ms).map_err(&wrap)?;
         transaction.commit().map_err(&wrap)?;
-        Ok(item)
+        Ok(items)
     }
 
     /// Says what a reviewer found of an answer, by its name or the beginning of it. Returns the name.
@@ -166,61 +180,93 @@ impl Book {
         let sql = "SELECT DISTINCT request_id FROM failure \
                    WHERE substr(request_id, 1, length(?1)) = ?1";
         let request_id = self.only("failures", sql, id)?;
+        let sql = "SELECT count(*) FROM failure WHERE request_id = ?1 AND choice = ?2";
+        let n: i64 = self
+            .connection
+            .query_row(sql, params![request_id, choice], |row| row.get(0))
+            .map_err(self.wrap("read"))?;
+        if n == 0 {
+            let id = answer.chars().take(80).collect();
+            return Err(FeedbackError::Unknown { what: "failures", id, n_matches: 0 });
+        }
         Ok((request_id, choice))
     }
 }
 
+/// Those that the reviewer has, then the next ones.
 fn lease(
     connection: &Connection,
     reviewer: &str,
+    n: usize,
     now_ms: i64,
-) -> rusqlite::Result<Option<ReviewItem>> {
+) -> rusqlite::Result<Vec<ReviewItem>> {
     let held = format!(
         "SELECT {FAILURE_COLUMNS} FROM failure WHERE reviewed_at_ms IS NULL AND leased_by = ?1 \
-         AND leased_until_ms > ?2 ORDER BY leased_until_ms LIMIT 1"
+         AND leased_until_ms > ?2 ORDER BY leased_until_ms, occurred_at_ms, request_id, choice \
+         LIMIT ?3"
     );
-    let held = connection.query_row(&held, params![reviewer, now_ms], failure_row).optional()?;
-    let free = format!(
-        "SELECT {FAILURE_COLUMNS} FROM (SELECT * FROM failure WHERE reviewed_at_ms IS NULL \
-         AND (leased_until_ms IS NULL OR leased_until_ms <= ?1) \
-         ORDER BY occurred_at_ms DESC LIMIT ?2) ORDER BY occurred_at_ms, request_id, choice"
-    );
-    let waiting: Vec<FailureRow> = connection
-        .prepare(&free)?
-        .query_map(params![now_ms, MAX_PENDING], failure_row)?
+    let mut taken: Vec<(FailureRow, &'static str)> = connection
+        .prepare(&held)?
+        .query_map(params![reviewer, now_ms, n as i64], failure_row)?
+        .map(|row| row.map(|failure| (failure, "held")))
         .collect::<rusqlite::Result<_>>()?;
+    let mut waiting = waiting(connection, now_ms)?;
+    if taken.len() < n {
+        take_next(connection, n, &mut waiting, &mut taken)?;
+    }
     let leased_until_ms = now_ms.saturating_add(LEASE_MS);
-    let item = |failure: FailureRow, chosen, n_waiting| ReviewItem {
-        answer: name(&failure.request_id, failure.choice),
+    for (failure, _) in &taken {
+        connection.execute(
+            "UPDATE failure SET leased_by = ?3, leased_until_ms = ?4 \
+             WHERE request_id = ?1 AND choice = ?2",
+            params![failure.request_id, failure.choice, reviewer, leased_until_ms],
+        )?;
+    }
+    let n_waiting = waiting.len();
+    let item = |(failure, chosen): (FailureRow, &'static str)| ReviewItem {
+        answer: failure.answer(),
         failure,
         leased_until_ms,
         chosen,
         n_waiting,
     };
-    let taken = match held {
-        Some(failure) => item(failure, "held", waiting.len()),
-        None => {
-            let n_leases: i64 = connection
-                .query_row("SELECT value FROM state WHERE name = 'n_leases'", [], |row| row.get(0))
-                .optional()?
-                .unwrap_or(0);
-            let pending = pending(connection, &waiting)?;
-            let Some((i, is_random)) = next(&pending, n_leases.cast_unsigned()) else {
-                return Ok(None);
-            };
-            connection
-                .execute("INSERT OR REPLACE INTO state VALUES ('n_leases', ?1)", [n_leases + 1])?;
-            let chosen = if is_random { "random" } else { "uncertain" };
-            item(waiting[i].clone(), chosen, waiting.len() - 1)
-        }
-    };
-    let failure = &taken.failure;
-    connection.execute(
-        "UPDATE failure SET leased_by = ?3, leased_until_ms = ?4 \
-         WHERE request_id = ?1 AND choice = ?2",
-        params![failure.request_id, failure.choice, reviewer, leased_until_ms],
-    )?;
-    Ok(Some(taken))
+    Ok(taken.into_iter().map(item).collect())
+}
+
+/// Moves failures from `waiting` to `taken`, until `n` are taken or none waits.
+fn take_next(
+    connection: &Connection,
+    n: usize,
+    waiting: &mut Vec<FailureRow>,
+    taken: &mut Vec<(FailureRow, &'static str)>,
+) -> rusqlite::Result<()> {
+    let mut n_leases: i64 = connection
+        .query_row("SELECT value FROM state WHERE name = 'n_leases'", [], |row| row.get(0))
+        .optional()?
+        .unwrap_or(0);
+    let mut pending = pending(connection, waiting)?;
+    while taken.len() < n {
+        let Some((i, is_random)) = next(&pending, n_leases.cast_unsigned()) else { break };
+        pending.remove(i);
+        let chosen = if is_random { "random" } else { "uncertain" };
+        taken.push((waiting.remove(i), chosen));
+        n_leases += 1;
+    }
+    connection.execute("INSERT OR REPLACE INTO state VALUES ('n_leases', ?1)", [n_leases])?;
+    Ok(())
+}
+
+/// The newest failures that nobody reviewed or has, oldest first.
+pub(crate) fn waiting(connection: &Connection, now_ms: i64) -> rusqlite::Result<Vec<FailureRow>> {
+    let free = format!(
+        "SELECT {FAILURE_COLUMNS} FROM (SELECT * FROM failure WHERE reviewed_at_ms IS NULL \
+         AND (leased_until_ms IS NULL OR leased_until_ms <= ?1) \
+         ORDER BY occurred_at_ms DESC LIMIT ?2) ORDER BY occurred_at_ms, request_id, choice"
+    );
+    connection
+        .prepare(&free)?
+        .query_map(params![now_ms, MAX_PENDING], failure_row)?
+        .collect::<rusqlite::Result<_>>()
 }
 
 fn pending(connection: &Connection, waiting: &[FailureRow]) -> rusqlite::Result<Vec<Pending>> {

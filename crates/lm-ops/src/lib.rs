@@ -10,11 +10,17 @@ mod alert_board;
 mod attendant;
 mod baseline_file;
 mod cost;
+mod cut;
 mod cut_off;
+mod dataset_views;
+mod datasets;
 mod doctor;
 mod drill;
 mod experiments;
+mod failure_views;
+mod feedback_loop;
 mod ingests;
+mod loop_pages;
 mod model_monitor;
 mod monitors;
 mod ops;
@@ -32,11 +38,20 @@ pub use again::{Again, ProbeError, ProbeFile};
 pub use alert_board::{AlertState, ToldAlarm};
 pub use attendant::AttendantStanding;
 pub use cost::{CostBy, CostCount, CostCounters, CostLine, CostReport, Spending};
+pub use cut::Cut;
 pub use cut_off::{CutOff, CutOffError};
+pub use dataset_views::{
+    BadRow, CoverageView, DatasetPage, DatasetView, DiffView, QuarantinePage, RepairView,
+    VersionView,
+};
+pub use datasets::{Datasets, Wanted};
 pub use doctor::{Change, Doctor, RunReport, is_alive};
 pub use drill::{Drift, Drill, DrillError, DrillReport, Noticed, SignalReport};
 pub use experiments::{Experiments, RolledBack, collect_experiment, experiment_refusal};
+pub use failure_views::{Example, FixView, Message, OpinionView, ProblemView, ReviewView, Told};
+pub use feedback_loop::FeedbackLoop;
 pub use ingests::{Accepted, IngestCounts, Ingests, TokenCounter, Upload, row_format};
+pub use loop_pages::{AsOf, FixPage, LearningPage, ProblemDetail, ProblemPage, ReviewPage};
 pub use model_monitor::ModelStanding;
 pub use monitors::{
     Group, MonitorAction, MonitorEntry, MonitorOptions, Monitors, SignalShape, Spread,
@@ -50,12 +65,13 @@ pub use sinks::{SinkError, SinkLimits, SinkSettings, SinkStanding, SinkTest, Sin
 pub use span_counts::SpanCounts;
 pub use timeline::{AnswerTimeline, ArmView, GapView, LossView, StallView, TimelinePage};
 
-pub use lm_data::{Backlog, DataHome, Format as RowFormat, InboxLimits, Tally};
+pub use lm_data::{Backlog, DataHome, Format as RowFormat, InboxLimits, Stratum, Tally};
 pub use lm_experiment::{
     Advice, AuditEntry as ExperimentEntry, Book as ExperimentBook, Experiment, ExperimentError,
     Forced, GuardReport, Live, Params, Point, PromptVersion, Report, Spec, Stage,
     Status as ExperimentStatus, Unit, UnitBy,
 };
+pub use lm_feedback::{Decision, Evidence, Learning, Stage as LearningStage, Week};
 pub use lm_recorder::{
     Flight, Forgotten, InFlight, RecordedStep, RecordedToken, Recorder, RecorderCounters,
     RecorderError, RecorderOptions, Remembered, forget as forget_recorded,

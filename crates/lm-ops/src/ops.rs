@@ -16,7 +16,10 @@ use serde::Serialize;
 
 use crate::cost::{CostCounters, Recording};
 use crate::span_counts::CountSpans;
-use crate::{AttendantStanding, CutOff, Experiments, Ingests, Monitors, Overrides, SpanCounts};
+use crate::{
+    AttendantStanding, CutOff, Datasets, Experiments, FeedbackLoop, Ingests, Monitors, Overrides,
+    SpanCounts,
+};
 
 /// What runs beside one engine. Clones share one store.
 #[derive(Clone)]
@@ -26,6 +29,8 @@ pub struct Ops {
     experiments: Option<Experiments>,
     monitors: Option<Monitors>,
     ingests: Option<Ingests>,
+    datasets: Option<Datasets>,
+    feedback_loop: Option<FeedbackLoop>,
     recorder: Option<Recorder>,
     pub(crate) costs: Arc<CostCounters>,
     pub(crate) cut_off: Arc<[CutOff]>,
@@ -54,6 +59,8 @@ impl Ops {
             experiments: None,
             monitors: None,
             ingests: None,
+            datasets: None,
+            feedback_loop: None,
             recorder: None,
             costs: Arc::default(),
             cut_off: Arc::default(),
@@ -89,6 +96,30 @@ impl Ops {
     #[must_use]
     pub fn ingests(&self) -> Option<&Ingests> {
         self.ingests.as_ref()
+    }
+
+    /// With the datasets of a home; without, none are shown.
+    #[must_use]
+    pub fn with_datasets(self, datasets: Datasets) -> Self {
+        Ops { datasets: Some(datasets), ..self }
+    }
+
+    /// With the loop from failures to fixes; without, none are shown.
+    #[must_use]
+    pub fn with_feedback_loop(self, feedback_loop: FeedbackLoop) -> Self {
+        Ops { feedback_loop: Some(feedback_loop), ..self }
+    }
+
+    /// The datasets, where there are any.
+    #[must_use]
+    pub fn datasets(&self) -> Option<&Datasets> {
+        self.datasets.as_ref()
+    }
+
+    /// The loop from failures to fixes, where there is one.
+    #[must_use]
+    pub fn feedback_loop(&self) -> Option<&FeedbackLoop> {
+        self.feedback_loop.as_ref()
     }
 
     /// The monitors, where there are any.

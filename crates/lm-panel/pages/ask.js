@@ -33,3 +33,31 @@ export function ask({ title, what, verb, wantsReason = false, isGrave = false, s
     (reason || form.querySelector("button.quiet")).focus();
   });
 }
+
+// A text that somebody writes, or null when somebody thought better of it.
+export function write({ title, label, verb, value, most = 100000, isLong = false, signal }) {
+  n += 1;
+  const attributes = { id: `write-${n}`, autocomplete: "off", maxlength: String(most), required: true };
+  const input = isLong ? h("textarea", { ...attributes, rows: "8" }) : h("input", attributes);
+  input.value = value;
+  const heading = h("h2", { id: `write-title-${n}` }, title);
+  const dialog = h("dialog", { "aria-labelledby": heading.id });
+  return new Promise((done) => {
+    const end = (answer) => {
+      dialog.close();
+      dialog.remove();
+      done(answer);
+    };
+    const check = () => input.setCustomValidity(input.value.trim() ? "" : "A text is needed.");
+    const form = h("form", { onsubmit: (event) => { event.preventDefault(); end(input.value); } }, heading, field(label, input),
+      h("div", { class: "row end" }, h("button", { type: "button", class: "quiet", onclick: () => end(null) }, "Cancel"), h("button", { type: "submit" }, verb)));
+    check();
+    input.addEventListener("input", check);
+    dialog.addEventListener("cancel", (event) => { event.preventDefault(); end(null); });
+    signal?.addEventListener("abort", () => { if (dialog.open) end(null); }, { once: true });
+    dialog.append(form);
+    document.body.append(dialog);
+    dialog.showModal();
+    input.focus();
+  });
+}

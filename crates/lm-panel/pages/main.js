@@ -6,6 +6,10 @@ import { nowPage } from "./now.js";
 import { requestsPage, requestPage } from "./requests.js";
 import { modelsPage } from "./models.js";
 import { experimentsPage } from "./experiments.js";
+import { failuresPage, problemPage } from "./failures.js";
+import { reviewPage } from "./review.js";
+import { learningPage } from "./learning.js";
+import { dataPage, datasetPage } from "./data.js";
 import { monitorsPage } from "./monitors.js";
 import { alertsPage } from "./alerts.js";
 import { overridesPage } from "./overrides.js";
@@ -15,10 +19,10 @@ import { playgroundPage } from "./playground.js";
 const main = document.getElementById("main");
 const pages = {
   now: nowPage, alerts: alertsPage, requests: requestsPage, models: modelsPage, monitors: monitorsPage,
-  experiments: experimentsPage, overrides: overridesPage, playground: playgroundPage,
+  failures: failuresPage, review: reviewPage, learning: learningPage, data: dataPage, experiments: experimentsPage, overrides: overridesPage, playground: playgroundPage,
 };
 // Pages of one thing.
-const ones = { requests: requestPage, overrides: rulePage };
+const ones = { requests: requestPage, overrides: rulePage, failures: problemPage, data: datasetPage };
 let leave = () => {};
 let isFirst = true;
 

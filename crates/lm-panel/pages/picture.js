@@ -2,7 +2,8 @@
 
 import { h, table } from "./dom.js";
 
-function parsed(text) {
+// An SVG of the server as an element.
+export function svgOf(text) {
   return document.importNode(new DOMParser().parseFromString(text, "image/svg+xml").documentElement, true);
 }
 
@@ -28,7 +29,7 @@ export function pictureView(title) {
     show(picture) {
       last = picture;
       heading.textContent = picture.title;
-      place.replaceChildren(typeof picture.svg === "string" ? parsed(picture.svg) : picture.svg);
+      place.replaceChildren(typeof picture.svg === "string" ? svgOf(picture.svg) : picture.svg);
       legend.replaceChildren(...picture.legend.map(({ series, name }) => h("li", { class: `swatch k${series % 6}` }, name)));
       // A table that somebody reads is not exchanged under their eyes.
       if (!rows.contains(document.activeElement)) showTable();

@@ -45,6 +45,14 @@ pub fn file(name: &str) -> Option<File> {
         "rule.js" => found(SCRIPT, include_str!("../pages/rule.js")),
         "rule_form.js" => found(SCRIPT, include_str!("../pages/rule_form.js")),
         "playground.js" => found(SCRIPT, include_str!("../pages/playground.js")),
+        "coverage.js" => found(SCRIPT, include_str!("../pages/coverage.js")),
+        "data.js" => found(SCRIPT, include_str!("../pages/data.js")),
+        "diff.js" => found(SCRIPT, include_str!("../pages/diff.js")),
+        "empty.js" => found(SCRIPT, include_str!("../pages/empty.js")),
+        "failures.js" => found(SCRIPT, include_str!("../pages/failures.js")),
+        "learning.js" => found(SCRIPT, include_str!("../pages/learning.js")),
+        "quarantine.js" => found(SCRIPT, include_str!("../pages/quarantine.js")),
+        "review.js" => found(SCRIPT, include_str!("../pages/review.js")),
         _ => None,
     }
 }
@@ -54,7 +62,15 @@ pub fn file(name: &str) -> Option<File> {
 mod tests {
     use super::file;
 
-    const SCRIPTS: [&str; 18] = [
+    const SCRIPTS: [&str; 26] = [
+        "coverage.js",
+        "data.js",
+        "diff.js",
+        "empty.js",
+        "failures.js",
+        "learning.js",
+        "quarantine.js",
+        "review.js",
         "experiments.js",
         "docs.js",
         "main.js",

@@ -9,6 +9,8 @@
 mod alert;
 mod alert_log;
 mod alert_news;
+mod bars;
+mod changes;
 pub mod chart;
 mod evidence;
 mod files;
@@ -17,11 +19,14 @@ mod lanes;
 mod ledger;
 mod now;
 mod paint;
+mod spark;
 mod unattended;
 
 pub use alert::{Alert, Level, alerts};
 pub use alert_log::{AlertLog, Episode};
 pub use alert_news::{AlertNews, Course, NewsKind};
+pub use bars::{BarGroup, Bars};
+pub use changes::{Change, changes};
 pub use evidence::{Bounds, evidence};
 pub use files::{File, file};
 pub use history::{History, Point, TICK};
@@ -32,3 +37,4 @@ pub use now::{
     SinkNow, StoreNow, ThreadNow,
 };
 pub use paint::{Picture, Swatch, Width, WidthError};
+pub use spark::sparkline;

@@ -108,6 +108,16 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
+/// A name that somebody gave, in at most so many characters: letters, digits and plain punctuation, a dot for all else.
+pub(crate) fn plain(name: &str, most_chars: usize) -> String {
+    let is_plain = |c: &char| c.is_alphanumeric() || " -_.,:/()+%".contains(*c);
+    let all = name.chars().map(|c| if is_plain(&c) { c } else { '\u{b7}' });
+    if name.chars().nth(most_chars).is_none() {
+        return all.collect();
+    }
+    all.take(most_chars.saturating_sub(1)).chain(['\u{2026}']).take(most_chars).collect()
+}
+
 /// A number in four characters or so: `1234567.0` is `1.2M`.
 pub(crate) fn short(value: f64) -> String {
     let (scaled, unit) = match value.abs() {
@@ -129,7 +139,16 @@ pub(crate) fn short(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{finish, short};
+    use super::{finish, plain, short};
+
+    #[test]
+    fn names_are_plain_and_fit() {
+        assert_eq!(plain("de, 0-49 (caf\u{e9})", 99), "de, 0-49 (caf\u{e9})");
+        assert_eq!(plain("<img>\u{202e}\n", 99), "\u{b7}img\u{b7}\u{b7}\u{b7}");
+        assert_eq!(plain("abcdef", 6), "abcdef");
+        assert_eq!(plain("abcdef", 4), "abc\u{2026}");
+        assert_eq!(plain("abcdef", 0), "");
+    }
 
     #[test]
     fn numbers_are_short() {

@@ -19,9 +19,9 @@ use crate::headers::{cors, secure};
 use crate::origin::guard;
 use crate::request_log::{RequestEntry, track};
 use crate::{
-    adapters, again, body, costs, dialects, edit, encoders, experiment_routes, generate, health,
-    ingest_routes, metrics, model_ops, models, monitor_routes, ollama_models, openapi,
-    override_routes, panel, reply, texts,
+    adapters, again, body, costs, data_routes, dialects, edit, encoders, experiment_routes,
+    generate, health, ingest_routes, loop_routes, metrics, model_ops, models, monitor_routes,
+    ollama_models, openapi, override_routes, panel, reply, texts,
 };
 
 /// Every route, as `GET /` lists them.
@@ -78,6 +78,19 @@ pub(crate) const ROUTES: &[&str] = &[
     "POST /ops/v1/experiments/{verb}",
     "GET /ops/v1/ingest/{source}",
     "POST /ops/v1/ingest/{source}",
+    "GET /ops/v1/datasets",
+    "GET /ops/v1/datasets/{name}",
+    "GET /ops/v1/datasets/{name}/diff",
+    "GET /ops/v1/datasets/{name}/quarantine",
+    "GET /ops/v1/datasets/{name}/coverage",
+    "GET /ops/v1/failures",
+    "GET /ops/v1/failures/{cluster}",
+    "GET /ops/v1/fixes",
+    "GET /ops/v1/learning",
+    "POST /ops/v1/review/lease",
+    "POST /ops/v1/review/verdict",
+    "POST /ops/v1/review/undo",
+    "POST /ops/v1/review/give-back",
     "GET /health",
     "GET /health/live",
     "GET /health/ready",
@@ -175,6 +188,25 @@ fn ops_routes() -> Router<Arc<App>> {
         .route("/ops/v1/now/stream", get(panel::stream))
         .route("/ops/v1/cost", get(costs::cost))
         .route("/ops/v1/charts/{name}", get(panel::chart))
+        .merge(feedback_routes())
+}
+
+/// Datasets, and the loop from failures to fixes.
+fn feedback_routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/ops/v1/datasets", get(data_routes::list))
+        .route("/ops/v1/datasets/{name}", get(data_routes::one))
+        .route("/ops/v1/datasets/{name}/diff", get(data_routes::diff))
+        .route("/ops/v1/datasets/{name}/quarantine", get(data_routes::quarantine))
+        .route("/ops/v1/datasets/{name}/coverage", get(data_routes::coverage))
+        .route("/ops/v1/failures", get(loop_routes::problems))
+        .route("/ops/v1/failures/{cluster}", get(loop_routes::problem))
+        .route("/ops/v1/fixes", get(loop_routes::fixes))
+        .route("/ops/v1/learning", get(loop_routes::learning))
+        .route("/ops/v1/review/lease", post(loop_routes::lease))
+        .route("/ops/v1/review/verdict", post(loop_routes::verdict))
+        .route("/ops/v1/review/undo", post(loop_routes::undo))
+        .route("/ops/v1/review/give-back", post(loop_routes::give_back))
 }
 
 async fn feedback(

@@ -5,6 +5,7 @@
 mod crossing;
 mod formats;
 mod left_out;
+mod listing;
 mod offers;
 mod release;
 mod rfc8259;

@@ -4,6 +4,7 @@
 
 mod evaluating;
 mod finding;
+mod reviewing;
 mod turning;
 
 use std::time::{Duration, UNIX_EPOCH};

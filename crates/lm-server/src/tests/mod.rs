@@ -13,6 +13,7 @@ mod ingesting;
 mod keyed;
 mod leaving;
 mod limits;
+mod looping;
 mod observing;
 mod overriding;
 mod paneling;
@@ -34,7 +35,7 @@ use lastmile::{
     Configure, Declared, ModelSource, Registry, RegistryOptions, Runtime, RuntimeConfig,
 };
 use lm_keys::{KeyFile, KeyLimits, NewKey, Scope};
-use lm_ops::{Ops, Overrides, Store, StoreOptions};
+use lm_ops::{Datasets, FeedbackLoop, Ops, Overrides, Store, StoreOptions};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
@@ -83,7 +84,11 @@ impl Server {
     ) -> Server {
         let store = Store::open(&folder.path().join("store.db"), options).unwrap();
         let overrides = Overrides::open(&folder.path().join("overrides.db"), &store).unwrap();
-        let ops = Ops::new(store).with_overrides(overrides);
+        let the_loop = FeedbackLoop::new(folder.path().join("feedback.db"), &store);
+        let ops = Ops::new(store)
+            .with_overrides(overrides)
+            .with_feedback_loop(the_loop)
+            .with_datasets(Datasets::new(folder.path().join("data")));
         let address = "127.0.0.1:0".parse().unwrap();
         let mut config = ServerConfig { address, ..ServerConfig::default() };
         let mut model = RuntimeConfig::new(ModelSource::placeholder(placeholder).unwrap());
