@@ -41,6 +41,9 @@ pub struct StoredTimeline {
     pub n_steps: u32,
     /// Answers in the smallest of those, in one of them on average, and in the largest.
     pub batch: (u32, f64, u32),
+    /// The request whose answer it is, when it came from the response cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub computed_by: Option<String>,
 }
 
 /// Somebody else's request.
@@ -201,6 +204,7 @@ impl StoredTimeline {
             n_losses: story.n_losses,
             n_steps: story.n_steps,
             batch: (story.least_rows, (mean_rows * 100.0).round() / 100.0, story.most_rows),
+            computed_by: timings.computed_by.map(|id| id.to_string()),
         }
     }
 
