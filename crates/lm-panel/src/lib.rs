@@ -25,7 +25,7 @@ pub use history::{History, Point, TICK};
 pub use lanes::{Lane, Lanes, Span};
 pub use ledger::{AttemptTimes, attempts, memory};
 pub use now::{
-    ClockJump, DriftNow, Latency, ModelNow, Now, ProbeNow, RecentError, ServerNow, SinkNow,
-    StoreNow,
+    CacheMismatchNow, ClockJump, DriftNow, Latency, ModelNow, Now, ProbeNow, RecentError,
+    ServerNow, SinkNow, StoreNow,
 };
 pub use paint::{Picture, Swatch, Width, WidthError};

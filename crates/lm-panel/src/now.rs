@@ -60,6 +60,22 @@ pub struct ServerNow {
     /// Where alerts do not arrive, or did not.
     #[serde(default)]
     pub failing_sinks: Vec<SinkNow>,
+    /// The last answer of the response cache that was another one when it was computed again.
+    #[serde(default)]
+    pub cache_mismatch: Option<CacheMismatchNow>,
+}
+
+/// An answer of the response cache that was another one when it was computed again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheMismatchNow {
+    /// The request that was told it.
+    pub told_to: String,
+    /// The request that it was computed for.
+    pub computed_by: String,
+    /// The first token that differs, from 0.
+    pub at: u64,
+    /// How many there were since the start.
+    pub n: u64,
 }
 
 /// A receiver of alerts that does not take them, or did not.

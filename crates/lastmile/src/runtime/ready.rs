@@ -67,6 +67,12 @@ impl ReadyRequest {
     pub fn arrived_at(&self) -> SystemTime {
         self.arrived_at
     }
+
+    /// What was asked, and the prompt's tokens.
+    #[must_use]
+    pub fn into_parts(self) -> (GenerateRequest, Vec<TokenId>) {
+        (Arc::unwrap_or_clone(self.request), self.prepared.prompt)
+    }
 }
 
 impl Runtime {
