@@ -146,7 +146,7 @@ impl Flight {
     ) -> (Next, Option<Entry>) {
         // Before the look, so that nothing that comes after it is missed.
         self.wakers.lock().insert(seat, waker.clone());
-        let mut entry = None;
+        let (mut entry, mut is_news) = (None, false);
         let mut state = self.lock();
         let next = loop {
             if let Some(next) = state.told(seat, place) {
@@ -175,6 +175,7 @@ impl Flight {
                             let event = event.unwrap_or_else(|| {
                                 GenerateEvent::Failed(GenerateError::ShuttingDown)
                             });
+                            is_news |= !matches!(event, GenerateEvent::Delta { .. });
                             if let Some(whole) = state.take_in(by, event) {
                                 entry = self.entry(&state, whole);
                             }
@@ -183,10 +184,10 @@ impl Flight {
                 }
             }
         };
-        let is_vacant = matches!(state.run, Run::Vacant);
+        is_news |= matches!(state.run, Run::Vacant);
         drop(state);
-        // Whoever reads on takes the lead.
-        if is_vacant {
+        // Somebody's end may have come by another's look, and whoever reads on takes the lead.
+        if is_news {
             self.wakers.wake_all();
         }
         (next, entry)
