@@ -367,16 +367,6 @@ mod tests {
             |now| now.server.wrong_probes = vec![probe(None, &[])],
             &[(Level::Warning, "cannot be computed: it was erased")],
         );
-        let mismatch = CacheMismatchNow {
-            told_to: "0191".to_owned(),
-            computed_by: "0190".to_owned(),
-            at: 4,
-            n: 2,
-        };
-        check(
-            |now| now.server.cache_mismatch = Some(mismatch),
-            &[(Level::Critical, "from token 4 on: 0190 computed it, and 0191 was told it")],
-        );
         let drift = DriftNow {
             model: "m".to_owned(),
             signal: "refusal".to_owned(),
@@ -404,5 +394,22 @@ mod tests {
             },
             &[(Level::Critical, "panicked"), (Level::Warning, "50 % of requests")],
         );
+    }
+
+    #[test]
+    fn a_cached_answer_that_is_computed_otherwise_is_critical_and_names_its_requests() {
+        let mismatch = || CacheMismatchNow {
+            told_to: "0191".to_owned(),
+            computed_by: "0190".to_owned(),
+            at: 4,
+            n: 2,
+        };
+        check(
+            |now| now.server.cache_mismatch = Some(mismatch()),
+            &[(Level::Critical, "from token 4 on: 0190 computed it, and 0191 was told it")],
+        );
+        let mut now = Now::default();
+        now.server.cache_mismatch = Some(mismatch());
+        assert_eq!(alerts(&now)[0].requests, ["0191", "0190"]);
     }
 }

@@ -130,7 +130,8 @@ impl ServerConfig {
     /// answers.
     #[must_use]
     pub fn request_bytes(&self) -> u64 {
-        2 * self.max_open_body_bytes as u64 + self.response_cache.max_bytes as u64
+        let bodies = 2 * self.max_open_body_bytes as u64;
+        bodies.saturating_add(self.response_cache.max_bytes as u64)
     }
 }
 

@@ -81,7 +81,7 @@ pub(crate) async fn track(
     if let Some(arm) = entry.arm.get().and_then(|arm| HeaderValue::from_str(arm).ok()) {
         response.headers_mut().insert(X_LASTMILE_ARM, arm);
     }
-    if let Some(cached) = entry.cached.get() {
+    if let Some(&cached) = entry.cached.get() {
         response.headers_mut().insert(X_LASTMILE_CACHE, HeaderValue::from_static(cached));
     }
     response

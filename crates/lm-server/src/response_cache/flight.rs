@@ -196,13 +196,13 @@ impl Flight {
     /// The request of `seat` is computed; what was on its way for somebody who left is ended.
     pub(crate) fn start(&self, seat: Seat, id: RequestId, stream: GenerateStream) {
         let mut state = self.lock();
-        let unwanted = match state.run {
-            Run::Starting { by } if by == seat => {
-                state.run = Run::Computing { by: seat, stream };
-                state.computed_by = Some(id);
-                None
-            }
-            _ => Some(stream),
+        let is_awaited = matches!(state.run, Run::Starting { by } if by == seat);
+        let unwanted = if is_awaited {
+            state.run = Run::Computing { by: seat, stream };
+            state.computed_by = Some(id);
+            None
+        } else {
+            Some(stream)
         };
         drop(state);
         drop(unwanted);

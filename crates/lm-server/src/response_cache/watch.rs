@@ -26,7 +26,6 @@ pub(crate) async fn watch(app: Arc<App>) {
     if !app.response_cache.is_on() {
         return;
     }
-    let policy = |app: &App| app.ops.overrides().map(Overrides::policy);
     let mut known = policy(&app);
     let mut erased = erasure(&app).await;
     let mut ticks = interval(LOOK_EVERY);
@@ -51,6 +50,10 @@ pub(crate) async fn watch(app: Arc<App>) {
             sweep(&app);
         }
     }
+}
+
+fn policy(app: &App) -> Option<Arc<Policy>> {
+    app.ops.overrides().map(Overrides::policy)
 }
 
 /// Policies are compiled anew also when nothing that holds has changed.
