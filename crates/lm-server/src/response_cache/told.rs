@@ -48,7 +48,8 @@ impl Asked {
         let timings = Timings {
             ttft: ttft.unwrap_or_default(),
             e2e: self.began.elapsed(),
-            joules: Some(0.0),
+            // Nothing, where the machine could say so.
+            joules: self.runtime.stats().joules.map(|_| 0.0),
             computed_by,
             ..Timings::default()
         };

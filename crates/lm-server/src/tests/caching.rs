@@ -189,6 +189,12 @@ fn a_hit_costs_nothing_and_its_row_says_whose_computation_it_was() {
     assert_eq!(replay.json()["verdict"], "identical", "{}", replay.body);
     let cost = server.get("/ops/v1/cost?by=day&since=1d").json();
     assert_eq!(cost["total"]["cost"]["EUR"], json!(12.0), "{cost}");
+    assert_eq!(
+        cost["total"]["completion_tokens"],
+        json!(12),
+        "a key's budgets are filled from these"
+    );
+    assert_eq!(cost["total"]["requests"], json!(2));
 }
 
 #[test]
