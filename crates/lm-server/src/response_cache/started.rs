@@ -2,10 +2,11 @@
 //!
 //! Start reading at [`Started`].
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use futures_util::StreamExt;
-use futures_util::stream::{self, BoxStream};
+use futures_util::Stream;
 use lastmile::{
     Aborter, Finish, GenerateError, GenerateEvent, GenerateStream, ReadyRequest, Runtime, Timings,
 };
@@ -15,11 +16,33 @@ use super::table::Entry;
 
 /// An answer on its way.
 pub(crate) struct Started {
-    pub(crate) events: BoxStream<'static, GenerateEvent>,
+    pub(crate) events: Events,
     /// `None` of one that is over.
     pub(crate) ender: Option<Ender>,
     /// What was changed about the request.
     pub(crate) warnings: Vec<String>,
+}
+
+/// What an answer says.
+pub(crate) enum Events {
+    /// It is computed for itself.
+    Own(GenerateStream),
+    /// Others may read it, too.
+    Shared(Reader),
+    /// It is whole already.
+    Told(std::vec::IntoIter<GenerateEvent>),
+}
+
+impl Stream for Events {
+    type Item = GenerateEvent;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<GenerateEvent>> {
+        match self.get_mut() {
+            Events::Own(stream) => Pin::new(stream).poll_next(context),
+            Events::Shared(reader) => Pin::new(reader).poll_next(context),
+            Events::Told(events) => Poll::Ready(events.next()),
+        }
+    }
 }
 
 /// Ends an answer from elsewhere than its reader's thread.
@@ -44,12 +67,12 @@ impl Ender {
 impl Started {
     pub(crate) fn of_engine(answer: GenerateStream) -> Self {
         let (ender, warnings) = (Ender::Own(answer.aborter()), answer.warnings().to_vec());
-        Started { events: StreamExt::boxed(answer), ender: Some(ender), warnings }
+        Started { events: Events::Own(answer), ender: Some(ender), warnings }
     }
 
     pub(super) fn shared(reader: Reader, warnings: Vec<String>) -> Self {
         let ender = Ender::Shared(reader.ender());
-        Started { events: reader.boxed(), ender: Some(ender), warnings }
+        Started { events: Events::Shared(reader), ender: Some(ender), warnings }
     }
 
     /// An answer that is whole already.
@@ -66,7 +89,7 @@ impl Started {
         let finish = Finish { reason: entry.reason, usage: entry.usage, timings };
         let end = GenerateEvent::Finished(finish);
         let events: Vec<GenerateEvent> = prompt.into_iter().chain(delta).chain([end]).collect();
-        Started { events: stream::iter(events).boxed(), ender: None, warnings }
+        Started { events: Events::Told(events.into_iter()), ender: None, warnings }
     }
 }
 
