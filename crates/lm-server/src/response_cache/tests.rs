@@ -52,8 +52,9 @@ impl Rig {
         let config = ServerConfig { response_cache, ..ServerConfig::default() };
         let models = Models::new(registry, ops.clone());
         let app = Arc::new(App::new(models, ops, config, Access::default()));
-        let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all();
-        Rig { app, runtime, tokio: tokio.build().unwrap(), _folder: folder }
+        let tokio =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        Rig { app, runtime, tokio: tokio.unwrap(), _folder: folder }
     }
 
     fn cache(&self) -> &Arc<ResponseCache> {
