@@ -84,6 +84,12 @@ impl ResponseCache {
         waiting.push_back(Recheck { key, entry, runtime, request, told_to, n_tries: 0 });
     }
 
+    /// Forgets every answer, and every prompt that was to be computed again.
+    pub(super) fn empty(&self, why: Evicted) {
+        self.table().clear(why);
+        self.waiting().clear();
+    }
+
     /// The last entry that was not what was computed again, and how many there were.
     pub(crate) fn mismatches(&self) -> Option<(Mismatch, u64)> {
         let last = self.last_mismatch.lock().unwrap_or_else(PoisonError::into_inner);

@@ -362,7 +362,7 @@ fn what_was_cleared_meanwhile_does_not_land() {
     let rig = Rig::new("mode=random,delay_us=2000");
     let asked = request("clear", 30);
     let (_, answer) = rig.start(&asked);
-    rig.cache().table().clear(Evicted::Erase);
+    rig.cache().empty(Evicted::Erase);
     assert_eq!(tokens(&rig.read(answer)).1, Some(FinishReason::Length), "it is read to its end");
     assert_eq!(rig.start(&asked).0, "miss");
 }

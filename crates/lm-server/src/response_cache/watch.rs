@@ -36,12 +36,12 @@ pub(crate) async fn watch(app: Arc<App>) {
         let now = policy(&app);
         if !is_same(known.as_deref(), now.as_deref()) {
             // A rule may touch any answer: which ones, only the requests to come can say.
-            app.response_cache.table().clear(Evicted::Override);
+            app.response_cache.empty(Evicted::Override);
         }
         known = now;
         let found = erasure(&app).await;
         if found != erased {
-            app.response_cache.table().clear(Evicted::Erase);
+            app.response_cache.empty(Evicted::Erase);
             erased = found;
         }
         n_looks += 1;
