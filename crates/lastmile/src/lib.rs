@@ -171,7 +171,7 @@ pub use registry::{
 };
 pub use release::ReleaseFacts;
 pub use roofline::{Bound, MachineRates, Roofline};
-pub use runtime::{ModelInfo, Runtime};
+pub use runtime::{ModelInfo, ReadyRequest, Runtime};
 pub use stream::{Answer, GenerateStream};
 
 pub use lm_backend::{

@@ -1,26 +1,23 @@
 //! From a request to tokens: the last validation, the template, the tokenizer.
 
 use lm_chat::{ChatTemplate, RenderOptions};
-use lm_grammar::GrammarState;
 use lm_tokenizer::{EncodeOptions, StopMatcher, Tokenizer, TokenizerError};
 use lm_types::{
     ChatMessage, Dialog, GenerateError, GenerateRequest, Prompt, PromptReport, SamplingParams,
     StopRules, TextOptions, TokenId,
 };
 
-use crate::grammars::Grammars;
 use crate::said::{NoGuard, Said};
 
 /// Most answers that one request may ask for.
 const MAX_N: u32 = 64;
 
-/// What the engine needs of a request.
+/// What the engine needs of a request, but the form that its answers must have.
+#[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) prompt: Vec<TokenId>,
     pub(crate) max_new_tokens: usize,
     pub(crate) stop: StopMatcher,
-    /// One for each of the `n` answers, when their form is given.
-    pub(crate) grammars: Vec<GrammarState>,
     /// What was changed about the request.
     pub(crate) warnings: Vec<String>,
 }
@@ -29,7 +26,6 @@ pub(crate) struct Prepared {
 pub(crate) struct Materials<'a> {
     pub(crate) tokenizer: &'a Tokenizer,
     pub(crate) template: Option<&'a ChatTemplate>,
-    pub(crate) grammars: &'a Grammars,
     pub(crate) vocab_size: usize,
     pub(crate) max_model_len: usize,
     /// What it would be with enough memory.
@@ -70,8 +66,7 @@ pub(crate) fn prepare(
     }
     let max_new_tokens = max_new_tokens(&request.stop, request.report, prompt.len(), materials)?;
     check_report(request)?;
-    let grammars = materials.grammars.states(request, tokenizer, vocab_size)?;
-    Ok(Prepared { prompt, max_new_tokens, stop, grammars, warnings })
+    Ok(Prepared { prompt, max_new_tokens, stop, warnings })
 }
 
 /// Token ids of the sampling parameters lie within the vocabulary.

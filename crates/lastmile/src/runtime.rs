@@ -1,6 +1,7 @@
 //! A model, its engine, and the way to ask it.
 
 mod encoding;
+mod ready;
 mod texts;
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -8,10 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use lm_backend::{Backend, BackendSpec, StepArbiter};
 use lm_chat::{ChatTemplate, ToolFormat};
-use lm_engine::{
-    EncodeHandle, EngineHandle, EngineParts, EngineStats, NewSubmission, ServedBy, StatsSnapshot,
-    output_pair,
-};
+use lm_engine::{EncodeHandle, EngineHandle, EngineParts, EngineStats, ServedBy, StatsSnapshot};
 use lm_models::DefaultSampling;
 use lm_tokenizer::Tokenizer;
 use lm_types::{GenerateError, GenerateRequest, Observer, ReleaseHash, SamplingParams, TokenId};
@@ -23,10 +21,12 @@ use crate::grammars::Grammars;
 use crate::loading::{Loaded, Surroundings, load};
 use crate::loading_encoder::load_encoder;
 use crate::machine::MemoryLimit;
-use crate::prepare::{Materials, prepare};
+use crate::prepare::Materials;
 use crate::{
     AdapterSource, Answer, EncoderInfo, GenerateStream, LoadError, ReleaseFacts, RuntimeConfig,
 };
+
+pub use ready::ReadyRequest;
 
 /// How long a shutdown waits for blocks of the prefix cache to be written.
 const LAST_WRITES: Duration = Duration::from_secs(5);
@@ -200,14 +200,7 @@ impl Runtime {
         &self,
         requests: Vec<GenerateRequest>,
     ) -> Result<Vec<Vec<GenerateStream>>, GenerateError> {
-        let arrived_at = SystemTime::now();
-        let requests: Vec<_> = requests.into_iter().map(Arc::new).collect();
-        self.submit(&requests, arrived_at).inspect_err(|error| {
-            self.stats.count_failed(error);
-            if let Some(request) = requests.first() {
-                self.record_refusal(request, arrived_at, error);
-            }
-        })
+        self.start_ready(self.ready(requests)?)
     }
 
     /// Waits for all answers of a request.
@@ -272,61 +265,10 @@ impl Runtime {
         }
     }
 
-    fn submit(
-        &self,
-        requests: &[Arc<GenerateRequest>],
-        arrived_at: SystemTime,
-    ) -> Result<Vec<Vec<GenerateStream>>, GenerateError> {
-        if self.info.encoder.is_some() {
-            let name = &self.info.name;
-            let message = format!(
-                "model is '{name}', an encoder: it turns texts into vectors or labels, and writes none"
-            );
-            return Err(GenerateError::InvalidField { field: "model", message });
-        }
-        let materials = self.materials();
-        let mut submissions = Vec::new();
-        let mut streams = Vec::new();
-        for request in requests {
-            let mut prepared = prepare(request, &materials)?;
-            let adapter = self.adapters.of_request(request.adapter.as_deref())?;
-            let choices = (0..request.n).map(|choice| {
-                let (output, reader) = output_pair(prepared.max_new_tokens);
-                submissions.push(NewSubmission {
-                    request: Arc::clone(request),
-                    choice,
-                    prompt: prepared.prompt.clone(),
-                    max_new_tokens: prepared.max_new_tokens,
-                    stop: prepared.stop.clone(),
-                    grammar: prepared.grammars.pop(),
-                    arrived_at,
-                    adapter: adapter.clone(),
-                    output,
-                });
-                GenerateStream::new(reader, prepared.warnings.clone())
-            });
-            streams.push(choices.collect());
-            // Checked on the way, so that memory is bounded by the queue and not by the request.
-            if submissions.len() > self.max_queued {
-                let (n, limit) = (submissions.len(), self.max_queued);
-                let message =
-                    format!("n asks for {n} answers or more, but at most {limit} may wait");
-                return Err(GenerateError::InvalidField { field: "n", message });
-            }
-        }
-        let engine = self.engine.read().unwrap_or_else(PoisonError::into_inner);
-        match engine.as_ref() {
-            Some(Running::Decoder(engine)) => engine.submit(submissions)?,
-            Some(Running::Encoder(_)) | None => return Err(GenerateError::ShuttingDown),
-        }
-        Ok(streams)
-    }
-
     fn materials(&self) -> Materials<'_> {
         Materials {
             tokenizer: &self.tokenizer,
             template: self.template.as_ref(),
-            grammars: &self.grammars,
             vocab_size: self.info.backend.vocab_size,
             max_model_len: self.info.backend.max_model_len,
             own_len: self.info.own_len,

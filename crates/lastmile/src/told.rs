@@ -40,6 +40,11 @@ impl Runtime {
         self.record(Arc::new(request), 0, SystemTime::now(), outcome, "");
     }
 
+    /// Tells the observer of an answer that was not computed for its request: one from a cache.
+    pub fn note_answer(&self, event: &RequestEvent) {
+        self.observer.record(event);
+    }
+
     /// Tells the observer of a request that the engine never saw.
     pub(crate) fn record_refusal(
         &self,

@@ -49,6 +49,7 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
         cors_origins: args.net.cors_origin.clone(),
         state_folder: Some(home()?.path().to_owned()),
         probe_interval: Duration::from_secs(args.recorder.probe_interval),
+        response_cache: args.cache.responses(),
         ..ServerConfig::default()
     };
     let access = access(args)?;

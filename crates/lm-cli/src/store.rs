@@ -10,7 +10,7 @@ use lm_feedback::Book;
 use lm_keys::KeyId;
 use lm_ops::{
     Erase, Forgotten, Migrated, Missing, ProbeFile, Reader, Remembered, Store, StoreError,
-    StoreOptions, Utc, backup, forget_recorded, migrate, stats, upgrade,
+    StoreOptions, Utc, backup, forget_recorded, migrate, note_erasure, stats, upgrade,
 };
 use serde_json::json;
 
@@ -149,6 +149,7 @@ fn erase(path: &Path, whose: &WhoseArgs, json: bool) -> anyhow::Result<()> {
     };
     let probes = ProbeFile::forget(home()?.path(), &erased.request_ids)?.len();
     let flights = forget_flights(home()?.path(), whose, &erased.request_ids)?;
+    note_erasure(home()?.path()).context("running servers cannot be told to forget")?;
     let requests = erased.request_ids.len();
     if json {
         let rows = erased.rows;
@@ -168,9 +169,12 @@ fn erase(path: &Path, whose: &WhoseArgs, json: bool) -> anyhow::Result<()> {
         );
     }
     eprintln!(
-        "What a running server still answers is recorded when it ends; backups, the prefix cache"
+        "What a running server still answers is recorded when it ends; the response cache of a server of"
     );
-    eprintln!("on disk and published versions of data are not touched.");
+    eprintln!(
+        "this home is emptied at once; backups, the prefix cache on disk and published versions of data are"
+    );
+    eprintln!("not touched.");
     Ok(())
 }
 

@@ -296,6 +296,7 @@ impl Active {
             n_accepted,
             n_cached_blocks: before.as_ref().map_or(0, |before| count(before.n_cached_blocks)),
             first_miss: before.as_ref().and_then(|before| before.first_miss),
+            computed_by: None,
         };
         // Rules of the request count once, however many answers it has.
         let mut hits = match self.choice {

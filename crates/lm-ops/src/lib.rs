@@ -16,6 +16,7 @@ mod dataset_views;
 mod datasets;
 mod doctor;
 mod drill;
+mod erasures;
 mod experiments;
 mod failure_views;
 mod feedback_loop;
@@ -47,6 +48,7 @@ pub use dataset_views::{
 pub use datasets::{Datasets, Wanted};
 pub use doctor::{Change, Doctor, RunReport, is_alive};
 pub use drill::{Drift, Drill, DrillError, DrillReport, Noticed, SignalReport};
+pub use erasures::{last_erasure, note_erasure};
 pub use experiments::{Experiments, RolledBack, collect_experiment, experiment_refusal};
 pub use failure_views::{Example, FixView, Message, OpinionView, ProblemView, ReviewView, Told};
 pub use feedback_loop::FeedbackLoop;

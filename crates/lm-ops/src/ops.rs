@@ -47,6 +47,9 @@ pub struct FeedbackReceipt {
     /// What was not understood and is ignored.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// Whether it says that the answer is bad, or what it should have been.
+    #[serde(skip)]
+    pub is_negative: bool,
 }
 
 impl Ops {
@@ -270,7 +273,21 @@ impl Ops {
         let request = parse_feedback(body, strict)?;
         let id = self.put(&request, by).await.map_err(|error| self.refusal(error))?.to_string();
         let request_id = request.request_id.to_string();
-        Ok(FeedbackReceipt { id, request_id, warnings: request.warnings })
+        let is_negative = request.correction.is_some() || rating(&request).is_some_and(is_bad);
+        Ok(FeedbackReceipt { id, request_id, warnings: request.warnings, is_negative })
+    }
+
+    /// The request whose computation answered this one, when it was told from the response cache. Blocks.
+    ///
+    /// # Errors
+    /// `Internal` when the store cannot be read.
+    pub fn computed_by(&self, id: RequestId) -> Result<Option<RequestId>, ApiError> {
+        let answers = self.store.reader().recorded(id).map_err(|error| {
+            tracing::error!(%error, "the store could not be read");
+            ApiError::Internal { what: "the store could not be read".to_owned() }
+        })?;
+        let mut told = answers.iter().filter_map(|answer| answer.timeline.as_ref());
+        Ok(told.find_map(|timeline| timeline.computed_by.as_ref()?.parse().ok()))
     }
 
     /// What went through the flight recorder; `None` is without one.
@@ -306,10 +323,7 @@ impl Ops {
             request_id: request.request_id,
             by,
             choice: request.choice,
-            rating: request.rating.map(|rating| match rating {
-                FeedbackRating::Boolean(good) => Rating::Boolean(good),
-                FeedbackRating::Score(score) => Rating::Score(score),
-            }),
+            rating: rating(request),
             comment: request.comment.clone(),
             correction: request.correction.clone(),
         };
@@ -339,14 +353,26 @@ impl Ops {
     }
 }
 
-/// Monitors are told of a rating which model it is of.
-fn tell_rating(reader: &Reader, monitors: &Monitors, id: RequestId, rating: Rating) {
-    let is_bad = match rating {
+fn rating(request: &FeedbackRequest) -> Option<Rating> {
+    request.rating.map(|rating| match rating {
+        FeedbackRating::Boolean(good) => Rating::Boolean(good),
+        FeedbackRating::Score(score) => Rating::Score(score),
+    })
+}
+
+fn is_bad(rating: Rating) -> bool {
+    match rating {
         Rating::Boolean(is_good) => !is_good,
         Rating::Score(score) => score < 0.5,
-    };
+    }
+}
+
+/// Monitors are told of a rating which model it is of.
+fn tell_rating(reader: &Reader, monitors: &Monitors, id: RequestId, rating: Rating) {
     match reader.request(id) {
-        Ok(Some(request)) => monitors.rated(request.model, request.release_hash, id, is_bad),
+        Ok(Some(request)) => {
+            monitors.rated(request.model, request.release_hash, id, is_bad(rating));
+        }
         Ok(None) => {}
         Err(error) => tracing::warn!(%error, "monitors do not hear of a rating"),
     }

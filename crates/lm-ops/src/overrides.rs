@@ -206,6 +206,8 @@ impl Observer for Watching {
         let inner = &self.overrides.0;
         // What a client did wrong, or the load, says nothing of the model.
         let failed = match &event.outcome {
+            // What was told from the response cache says nothing of it either.
+            Outcome::Finished(_) if event.timings.computed_by.is_some() => None,
             Outcome::Finished(_) => Some(false),
             Outcome::Failed(
                 GenerateError::Backend { .. }

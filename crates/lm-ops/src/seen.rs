@@ -27,11 +27,12 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    /// Answers of clients; copies and what is computed again are nobody's.
+    /// Answers of clients; copies and what is computed again are nobody's. What comes from the response cache says nothing
+    /// of the model as it is now.
     pub(crate) fn is_watched(event: &RequestEvent) -> bool {
         let steering = &event.request.steering;
         let is_copy = steering.arm.as_ref().is_some_and(|arm| arm.shadow_of.is_some());
-        !steering.again && !is_copy
+        !steering.again && !is_copy && event.timings.computed_by.is_none()
     }
 
     pub(crate) fn of(event: &RequestEvent) -> Seen {

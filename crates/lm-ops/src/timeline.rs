@@ -100,6 +100,9 @@ pub struct AnswerTimeline {
     pub n_steps: u32,
     /// Answers in the smallest of those, in one of them on average, and in the largest.
     pub batch: Option<(u32, f64, u32)>,
+    /// The request whose answer it is, when it came from the response cache.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub computed_by: Option<String>,
 }
 
 /// A gap between two tokens.
@@ -247,6 +250,7 @@ fn answer(attempt: &StoredAttempt, timeline: Option<StoredTimeline>) -> AnswerTi
         n_displaced: timeline.n_losses,
         n_steps: timeline.n_steps,
         batch: (timeline.n_steps > 0).then_some(timeline.batch),
+        computed_by: timeline.computed_by,
     }
 }
 

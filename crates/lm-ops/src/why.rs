@@ -37,6 +37,9 @@ impl Display for TimelinePage {
 fn write_answer(f: &mut Formatter<'_>, answer: &AnswerTimeline) -> fmt::Result {
     let (choice, state) = (answer.choice, &answer.state);
     writeln!(f, "\nanswer {choice}: {state} after {}", Ms(answer.ended_ms))?;
+    if let Some(id) = &answer.computed_by {
+        return writeln!(f, "  cache    from the response cache, computed by request {id}");
+    }
     write_parts(f, answer)?;
     if !answer.is_recorded {
         return writeln!(f, "  it was answered by a version that recorded no more");

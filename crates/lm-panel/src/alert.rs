@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DriftNow, ModelNow, Now, ProbeNow, ServerNow, SinkNow, unattended};
+use crate::{CacheMismatchNow, DriftNow, ModelNow, Now, ProbeNow, ServerNow, SinkNow, unattended};
 
 /// How urgent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -73,6 +73,7 @@ pub fn alerts(now: &Now) -> Vec<Alert> {
     now.models.iter().for_each(|model| of_model(model, &mut found));
     now.models.iter().for_each(|model| of_memory(&now.server, model, &mut found));
     now.server.wrong_probes.iter().for_each(|probe| found.push(of_probe(probe)));
+    now.server.cache_mismatch.iter().for_each(|one| found.push(of_cache(one)));
     now.server.drifts.iter().for_each(|drift| found.push(of_drift(drift)));
     now.server.failing_sinks.iter().for_each(|sink| of_sink(sink, now.at_ms, &mut found));
     unattended::alerts(now, &mut found);
@@ -215,6 +216,21 @@ fn of_probe(probe: &ProbeNow) -> Alert {
     }
 }
 
+/// An answer that was told twice and is computed otherwise: the same computation gives other bits.
+fn of_cache(mismatch: &CacheMismatchNow) -> Alert {
+    let CacheMismatchNow { told_to, computed_by, at, n } = mismatch;
+    Alert {
+        requests: vec![told_to.clone(), computed_by.clone()],
+        ..critical(
+            "response cache",
+            format!(
+                "Since start {n} answers of the response cache were others when computed again, the last one                  from token {at} on: {computed_by} computed it, and {told_to} was told it"
+            ),
+            "Look at the machine's memory. Such an answer is dropped; --response-cache 0 turns the cache off.",
+        )
+    }
+}
+
 /// A limit that leaves a model no KV cache for two whole contexts.
 fn of_memory(server: &ServerNow, model: &ModelNow, found: &mut Vec<Alert>) {
     let Some(ceiling) = server.memory_ceiling_bytes else { return };
@@ -250,7 +266,9 @@ pub(crate) fn warning(key: &str, what: String, next: &str) -> Alert {
 #[cfg(test)]
 mod tests {
     use super::{Level, alerts};
-    use crate::{ClockJump, DriftNow, Latency, ModelNow, Now, ProbeNow, ServerNow, SinkNow};
+    use crate::{
+        CacheMismatchNow, ClockJump, DriftNow, Latency, ModelNow, Now, ProbeNow, ServerNow, SinkNow,
+    };
 
     #[track_caller]
     fn check(change: impl FnOnce(&mut Now), expect: &[(Level, &str)]) {
@@ -377,5 +395,22 @@ mod tests {
             },
             &[(Level::Critical, "panicked"), (Level::Warning, "50 % of requests")],
         );
+    }
+
+    #[test]
+    fn a_cached_answer_that_is_computed_otherwise_is_critical_and_names_its_requests() {
+        let mismatch = || CacheMismatchNow {
+            told_to: "0191".to_owned(),
+            computed_by: "0190".to_owned(),
+            at: 4,
+            n: 2,
+        };
+        check(
+            |now| now.server.cache_mismatch = Some(mismatch()),
+            &[(Level::Critical, "from token 4 on: 0190 computed it, and 0191 was told it")],
+        );
+        let mut now = Now::default();
+        now.server.cache_mismatch = Some(mismatch());
+        assert_eq!(alerts(&now)[0].requests, ["0191", "0190"]);
     }
 }

@@ -66,6 +66,9 @@ pub struct ServerNow {
     /// Experiments that the evidence ended, and that nothing took the place of.
     #[serde(default)]
     pub rolled_back: Vec<RolledBackNow>,
+    /// The last answer of the response cache that was another one when it was computed again.
+    #[serde(default)]
+    pub cache_mismatch: Option<CacheMismatchNow>,
 }
 
 /// A thread beside the engine that panicked, or does not do its work.
@@ -98,6 +101,19 @@ pub struct RolledBackNow {
     pub why: String,
     /// Unix milliseconds.
     pub at_ms: i64,
+}
+
+/// An answer of the response cache that was another one when it was computed again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheMismatchNow {
+    /// The request that was told it.
+    pub told_to: String,
+    /// The request that it was computed for.
+    pub computed_by: String,
+    /// The first token that differs, from 0.
+    pub at: u64,
+    /// How many there were since the start.
+    pub n: u64,
 }
 
 /// A receiver of alerts that does not take them, or did not.

@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use lastmile::{Aborter, RequestId, TenantId};
+use lastmile::{RequestId, TenantId};
+
+use crate::response_cache::Ender;
 
 /// The running answers; as many as there are open requests.
 #[derive(Default)]
@@ -17,7 +19,7 @@ pub(crate) struct Aborts(Mutex<BTreeMap<RequestId, Answers>>);
 struct Answers {
     tenant: TenantId,
     route: &'static str,
-    aborters: Vec<Aborter>,
+    enders: Vec<Ender>,
 }
 
 /// Forgets its requests when dropped.
@@ -32,11 +34,11 @@ impl Aborts {
         self: &Arc<Self>,
         tenant: TenantId,
         route: &'static str,
-        running: Vec<(RequestId, Vec<Aborter>)>,
+        running: Vec<(RequestId, Vec<Ender>)>,
     ) -> Listed {
         let ids = running.iter().map(|(id, _)| *id).collect();
-        let answers = |aborters| Answers { tenant, route, aborters };
-        self.lock().extend(running.into_iter().map(|(id, aborters)| (id, answers(aborters))));
+        let answers = |enders| Answers { tenant, route, enders };
+        self.lock().extend(running.into_iter().map(|(id, enders)| (id, answers(enders))));
         Listed { aborts: Arc::clone(self), ids }
     }
 
@@ -46,7 +48,7 @@ impl Aborts {
         let Some(answers) = running.get(&id).filter(|answers| answers.tenant == tenant) else {
             return false;
         };
-        answers.aborters.iter().for_each(Aborter::abort);
+        answers.enders.iter().for_each(Ender::end);
         true
     }
 
@@ -54,14 +56,14 @@ impl Aborts {
     pub(crate) fn abort_route(&self, route: &str) -> usize {
         let running = self.lock();
         let of_route = running.values().filter(|answers| answers.route == route);
-        of_route.inspect(|answers| answers.aborters.iter().for_each(Aborter::abort)).count()
+        of_route.inspect(|answers| answers.enders.iter().for_each(Ender::end)).count()
     }
 
     /// Ends the answers of all requests of tenants that `is_out` names. Says of how many requests.
     pub(crate) fn abort_tenants(&self, is_out: impl Fn(TenantId) -> bool) -> usize {
         let running = self.lock();
         let of_tenants = running.values().filter(|answers| is_out(answers.tenant));
-        of_tenants.inspect(|answers| answers.aborters.iter().for_each(Aborter::abort)).count()
+        of_tenants.inspect(|answers| answers.enders.iter().for_each(Ender::end)).count()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<RequestId, Answers>> {

@@ -25,6 +25,7 @@ use crate::panel::Panel;
 use crate::peers::Peers;
 use crate::probes::Probes;
 use crate::registry::Models;
+use crate::response_cache::ResponseCache;
 use crate::shadow::Shadow;
 use crate::{Access, ServerConfig};
 
@@ -49,6 +50,7 @@ pub(crate) struct App {
     pub(crate) idle: Idle,
     pub(crate) shadow: Shadow,
     pub(crate) probes: Probes,
+    pub(crate) response_cache: Arc<ResponseCache>,
     pub(crate) clock: Clock,
     draining: watch::Sender<bool>,
     n_stalls: AtomicU64,
@@ -97,6 +99,7 @@ impl App {
         App {
             body_room: Arc::new(Semaphore::new(body_room)),
             peers: Arc::new(Peers::new(&config)),
+            response_cache: Arc::new(ResponseCache::new(config.response_cache.clone())),
             models,
             started_at: SystemTime::now(),
             ops,

@@ -14,7 +14,7 @@ use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::middleware::Next;
 use axum::response::Response;
-use lastmile::{AnswerBegun, Arm, Observer, Prices, RequestEvent, StepEvent, TenantId};
+use lastmile::{AnswerBegun, Arm, Observer, Prices, RequestEvent, StepEvent, TenantId, Usage};
 use lm_api::{ApiError, Denial};
 use lm_keys::{Amounts, Holder, KeyRing, Now, Reservation, Scope};
 
@@ -170,17 +170,20 @@ struct Charging {
 
 impl Observer for Charging {
     fn record(&self, event: &RequestEvent) {
-        let RequestEvent { choice, usage, request, .. } = event;
+        let RequestEvent { choice, request, .. } = event;
+        // Tokens that another request computed are not paid again.
+        let is_told = event.timings.computed_by.is_some();
+        let usage = if is_told { Usage::default() } else { event.usage };
         let cpu_seconds = event.timings.cpu_seconds;
         // A copy for an experiment is the operator's.
         let arm = request.steering.arm.as_ref();
         let is_copy = arm.is_some_and(|tag| tag.arm == Arm::Shadow);
         let meter = (!is_copy).then(|| self.keys.meter(request.tenant)).flatten();
         if let Some(meter) = meter {
-            let used = amounts(&self.prices, *choice, *usage, cpu_seconds);
+            let used = amounts(&self.prices, *choice, usage, cpu_seconds);
             match &request.allowance {
                 // What it used while it ran was counted.
-                Some(allowance) => _ = allowance.0.spend(*choice, *usage, cpu_seconds),
+                Some(allowance) => _ = allowance.0.spend(*choice, usage, cpu_seconds),
                 None => {
                     let mut nothing = Reservation::default();
                     meter.spend(Amounts::default(), used, &mut nothing, now());

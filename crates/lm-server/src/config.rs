@@ -11,6 +11,9 @@ use std::time::Duration;
 use lm_keys::KeyRing;
 use tokio::net::{TcpListener, TcpSocket};
 
+use crate::override_routes::KILLABLE_ROUTES;
+use crate::response_cache::ResponseCacheOptions;
+
 /// Where the server listens and what it allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerConfig {
@@ -55,6 +58,8 @@ pub struct ServerConfig {
     pub state_folder: Option<PathBuf>,
     /// How often each probe of the state folder is computed again; zero is never.
     pub probe_interval: Duration,
+    /// Whole answers that are told again.
+    pub response_cache: ResponseCacheOptions,
 }
 
 /// Why the server cannot serve.
@@ -115,15 +120,18 @@ impl Default for ServerConfig {
             cors_origins: Vec::new(),
             state_folder: None,
             probe_interval: Duration::from_mins(10),
+            response_cache: ResponseCacheOptions::default(),
         }
     }
 }
 
 impl ServerConfig {
-    /// Bytes that open requests take at most: their bodies, and their texts and tokens, which are as long.
+    /// Bytes that open requests take at most (their bodies, and their texts and tokens, which are as long), and cached
+    /// answers.
     #[must_use]
     pub fn request_bytes(&self) -> u64 {
-        2 * self.max_open_body_bytes as u64
+        let bodies = 2 * self.max_open_body_bytes as u64;
+        bodies.saturating_add(self.response_cache.max_bytes as u64)
     }
 }
 
@@ -163,6 +171,11 @@ fn validate(config: &ServerConfig) -> Result<(), ServeError> {
     }
     if let Some(0) = config.max_connections_per_address {
         return refuse("--max-connections-per-address", &"0".to_owned(), "at least 1");
+    }
+    let routes = &config.response_cache.sampled_routes;
+    if let Some(route) = routes.iter().find(|route| !KILLABLE_ROUTES.contains(&route.as_str())) {
+        let wanted = "a route whose answers are computed, such as /v1/chat/completions";
+        return refuse("--response-cache-sampled", route, wanted);
     }
     let is_name = |name: &String| {
         !name.is_empty()

@@ -26,7 +26,7 @@ use crate::generate::{Call, off_thread, parse};
 use crate::intake::{Asked, take};
 use crate::request_log::RequestEntry;
 use crate::steer::Started;
-use crate::{panel, reply, steer, streamed, whole};
+use crate::{panel, reply, response_cache, steer, streamed, whole};
 
 /// An answer that has just ended is stored within this.
 const STORED_WITHIN: Duration = Duration::from_millis(500);
@@ -144,6 +144,7 @@ async fn kept(
         "request_id": id.to_string(), "choice": edit.choice, "correction": edited.text,
     });
     let receipt = app.ops.feedback(said.to_string().as_bytes(), caller.sees(), true).await?;
+    response_cache::heed(app, &receipt).await?;
     let body = json!({
         "object": "response.edit",
         "request_id": id.to_string(),

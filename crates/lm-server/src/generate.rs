@@ -15,8 +15,8 @@ use axum::response::Response;
 use futures_util::StreamExt;
 use futures_util::stream::{BoxStream, SelectAll};
 use lastmile::{
-    GenerateError, GenerateEvent, GenerateRequest, GenerateStream, Prices, Prompt, RequestId,
-    Runtime, SamplingParams, TokenId, TokenLogprobs, ToolCallParser, ToolFormat,
+    GenerateError, GenerateEvent, GenerateRequest, Prices, Prompt, RequestId, Runtime,
+    SamplingParams, TokenId, TokenLogprobs, ToolCallParser, ToolFormat,
 };
 use lm_api::{
     ApiError, Head, LogprobEntry, ParseOptions, Parsed, Style, TextOffset, TokenName, Urgency,
@@ -30,6 +30,7 @@ use crate::intake::{Asked, take};
 use crate::lease::{Lease, estimated};
 use crate::registry::LOAD_WAIT;
 use crate::request_log::RequestEntry;
+use crate::response_cache::of_engine;
 use crate::steer::{Started, asked_model};
 use crate::{reply, steer, streamed, whole};
 
@@ -249,22 +250,22 @@ pub(crate) fn launch(
     let texts = || requests.iter().map(|request| prompt_text(&runtime, request)).collect();
     let echo: Option<Result<Vec<String>, _>> = parsed.echo.then(texts);
     let echo = echo.transpose().map_err(|error| refused(error, style))?;
-    let mut aborters = Vec::new();
+    let mut enders = Vec::new();
     let mut events = SelectAll::new();
     let mut warnings = parsed.warnings;
     let started = match told {
-        Some(text) => runtime.tell(requests, text),
-        None => runtime.generate_all(requests).map_err(|error| refused(error, style))?,
+        Some(text) => of_engine(runtime.tell(requests, text)),
+        None => app.response_cache.start(&runtime, call, parsed.has_seed, requests)?,
     };
     for answers in started {
-        warnings.extend(answers.iter().take(1).flat_map(|answer| answer.warnings().to_vec()));
-        aborters.push(answers.iter().map(GenerateStream::aborter).collect());
+        warnings.extend(answers.iter().take(1).flat_map(|answer| answer.warnings.clone()));
+        enders.push(answers.iter().filter_map(|answer| answer.ender.clone()).collect());
         for answer in answers {
             let index = events.len();
-            events.push(StreamExt::map(answer, move |event| (index, event)).boxed());
+            events.push(answer.events.map(move |event| (index, event)).boxed());
         }
     }
-    let running = request_ids.iter().copied().zip(aborters).collect();
+    let running = request_ids.iter().copied().zip(enders).collect();
     let prefix = if style == Style::Chat { "chatcmpl" } else { "cmpl" };
     Ok(Running {
         head: Head {

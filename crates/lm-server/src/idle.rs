@@ -1,4 +1,4 @@
-//! What is computed when nobody asks: copies for experiments, and probes.
+//! What is computed when nobody asks: probes, hits of the response cache once more, and copies for experiments.
 //!
 //! It must never run beside a client's request: who comes ends what runs, which is tried again later.
 //!
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use lastmile::{Aborter, GenerateStream, Runtime};
 
 use crate::app::App;
-use crate::{probes, shadow};
+use crate::{probes, response_cache, shadow};
 
 /// How long nothing may have come before something begins.
 const QUIET: Duration = Duration::from_millis(100);
@@ -76,7 +76,8 @@ pub(crate) fn run(app: &Weak<App>) {
         if now.is_draining() {
             return;
         }
-        let did_something = is_idle(&now) && (probes::turn(&now) || shadow::turn(&now));
+        let did_something = is_idle(&now)
+            && (probes::turn(&now) || response_cache::turn(&now) || shadow::turn(&now));
         if !did_something {
             drop(now);
             std::thread::sleep(POLL);

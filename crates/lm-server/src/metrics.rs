@@ -18,7 +18,7 @@ use crate::app::App;
 use crate::exposition::{Exposition, Label};
 use crate::metric_table::{HISTOGRAMS, NUMBERS, Served};
 use crate::metrics_cache::prefix_cache;
-use crate::{costs, gen_ai, metrics_ingest, model_metrics};
+use crate::{costs, gen_ai, metrics_ingest, model_metrics, response_cache};
 
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -31,6 +31,7 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
     gen_ai::write(&mut page, &models);
     model_metrics::write(&mut page, &app);
     costs::write(&mut page, &app, &models);
+    response_cache::write(&mut page, &app);
     server(&mut page, &app);
     store(&mut page, &app);
     traces(&mut page, &app);

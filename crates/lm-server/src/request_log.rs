@@ -31,6 +31,8 @@ const X_LASTMILE_OVERRIDE: HeaderName = HeaderName::from_static("x-lastmile-over
 const X_LASTMILE_ARM: HeaderName = HeaderName::from_static("x-lastmile-arm");
 /// Says which trace of its sender's a request is part of.
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// Says whether the answer came from the response cache.
+const X_LASTMILE_CACHE: HeaderName = HeaderName::from_static("x-lastmile-cache");
 /// What is logged when the client left before the end of the response.
 const CLIENT_GONE: u16 = 499;
 /// Characters of what the client chose that a log line holds.
@@ -57,6 +59,8 @@ pub(crate) struct RequestEntry {
     overridden: OnceLock<String>,
     /// Experiment and arm.
     arm: OnceLock<String>,
+    /// What the response cache had to do with it.
+    cached: OnceLock<&'static str>,
     /// What the body takes of the room for all.
     body_room: OnceLock<OwnedSemaphorePermit>,
 }
@@ -80,6 +84,9 @@ pub(crate) async fn track(
     }
     if let Some(arm) = entry.arm.get().and_then(|arm| HeaderValue::from_str(arm).ok()) {
         response.headers_mut().insert(X_LASTMILE_ARM, arm);
+    }
+    if let Some(&cached) = entry.cached.get() {
+        response.headers_mut().insert(X_LASTMILE_CACHE, HeaderValue::from_static(cached));
     }
     response
 }
@@ -105,6 +112,7 @@ impl RequestEntry {
             place: OnceLock::new(),
             overridden: OnceLock::new(),
             arm: OnceLock::new(),
+            cached: OnceLock::new(),
             body_room: OnceLock::new(),
         }
     }
@@ -123,6 +131,11 @@ impl RequestEntry {
     /// It is part of an experiment.
     pub(crate) fn is_in(&self, arm: String) {
         self.arm.get_or_init(|| arm);
+    }
+
+    /// `hit`, `miss` or `bypass`: what the response cache had to do with it.
+    pub(crate) fn cached(&self, word: &'static str) {
+        self.cached.get_or_init(|| word);
     }
 
     /// Keeps the place among the open requests until the response has ended.
@@ -200,6 +213,7 @@ impl Drop for RequestEntry {
             error = self.error.get(),
             overridden = self.overridden.get(),
             arm = self.arm.get(),
+            cache = self.cached.get(),
             "request"
         );
     }

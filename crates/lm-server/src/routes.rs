@@ -21,7 +21,7 @@ use crate::request_log::{RequestEntry, track};
 use crate::{
     adapters, again, body, costs, data_routes, dialects, edit, encoders, experiment_routes,
     generate, health, ingest_routes, loop_routes, metrics, model_ops, models, monitor_routes,
-    ollama_models, openapi, override_routes, panel, reply, texts,
+    ollama_models, openapi, override_routes, panel, reply, response_cache, texts,
 };
 
 /// Every route, as `GET /` lists them.
@@ -220,6 +220,7 @@ async fn feedback(
         let (body, room) = body::read(request.into_body(), &app).await?;
         entry.hold_body(room);
         let receipt = app.ops.feedback(&body, caller.sees(), app.config.strict).await?;
+        response_cache::heed(&app, &receipt).await?;
         let body = serde_json::to_string(&receipt)
             .map_err(|error| ApiError::Internal { what: error.to_string() })?;
         Ok(reply::json(StatusCode::CREATED, body))

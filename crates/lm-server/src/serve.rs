@@ -20,7 +20,7 @@ use crate::app::App;
 use crate::connections::serve_connections;
 use crate::registry::Models;
 use crate::watchdog::watch;
-use crate::{Access, ServeError, ServerConfig, idle, panel, routes, steer};
+use crate::{Access, ServeError, ServerConfig, idle, panel, response_cache, routes, steer};
 
 /// How long connections may take to hand over what is written, once all answers have ended.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -52,6 +52,7 @@ pub async fn serve(
     beside.spawn(watch(Arc::clone(&app)));
     beside.spawn(panel::watch(Arc::clone(&app)));
     beside.spawn(steer::obey(Arc::clone(&app)));
+    beside.spawn(response_cache::watch(Arc::clone(&app)));
     let weak = Arc::downgrade(&app);
     std::thread::Builder::new().name("lm-idle".to_owned()).spawn(move || idle::run(&weak))?;
     let router = routes::router(Arc::clone(&app));

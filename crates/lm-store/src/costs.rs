@@ -33,9 +33,9 @@ pub struct CostLine {
     pub requests: u64,
     /// Answers, failed ones included.
     pub answers: u64,
-    /// Tokens of the prompts.
+    /// Tokens of the prompts that were computed, or came from the prefix cache.
     pub prompt_tokens: u64,
-    /// Tokens generated.
+    /// Tokens generated; those that were told from the response cache were not.
     pub completion_tokens: u64,
     /// From arrival until the end, of all answers.
     pub wall_seconds: f64,
@@ -48,6 +48,10 @@ pub struct CostLine {
     /// What they cost, by currency.
     pub cost: BTreeMap<String, f64>,
 }
+
+/// Whether an answer was computed for its request. What took CPU time was, so that few timelines are looked into.
+const COMPUTED: &str =
+    "(a.cpu_seconds > 0 OR coalesce(a.timeline, '') NOT LIKE '%\"computed_by\"%')";
 
 impl CostBy {
     /// A fixed text, never input.
@@ -85,8 +89,8 @@ impl Reader {
     pub fn costs(&self, by: CostBy, since: SystemTime) -> Result<Vec<CostLine>, StoreError> {
         let sql = format!(
             "SELECT {} AS grp, a.currency, sum(CASE WHEN a.choice = 0 THEN 1 ELSE 0 END), count(*), \
-             CAST(sum(CASE WHEN a.choice = 0 THEN a.prompt_tokens ELSE 0 END) AS BIGINT), \
-             CAST(sum(a.completion_tokens) AS BIGINT), sum(a.e2e_ms) / 1000, sum(a.cpu_seconds), \
+             CAST(sum(CASE WHEN a.choice = 0 AND {COMPUTED} THEN a.prompt_tokens ELSE 0 END) AS BIGINT), \
+             CAST(sum(CASE WHEN {COMPUTED} THEN a.completion_tokens ELSE 0 END) AS BIGINT), sum(a.e2e_ms) / 1000, sum(a.cpu_seconds), \
              coalesce(sum(a.joules), 0.0), count(a.joules), coalesce(sum(a.cost), 0.0) \
              FROM attempt a JOIN request r ON r.id = a.request_id \
              WHERE a.arrived_at_ms >= ?1 GROUP BY grp, a.currency ORDER BY grp",

@@ -44,6 +44,9 @@ pub struct StoredTimeline {
     /// The mean log-probability of its tokens; `None` where the request asked for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mean_logprob: Option<f64>,
+    /// The request whose answer it is, when it came from the response cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub computed_by: Option<String>,
 }
 
 /// Somebody else's request.
@@ -205,6 +208,7 @@ impl StoredTimeline {
             n_steps: story.n_steps,
             batch: (story.least_rows, (mean_rows * 100.0).round() / 100.0, story.most_rows),
             mean_logprob: event.mean_logprob,
+            computed_by: timings.computed_by.map(|id| id.to_string()),
         }
     }
 

@@ -29,9 +29,10 @@ impl Prices {
     }
 
     /// What one answer costs, as a number of the currency; `None` without prices. The answers of one prompt share
-    /// it, so that it is paid for with the first, `choice` 0.
+    /// it, so that it is paid for with the first, `choice` 0. Tokens that another request computed are not paid again.
     #[must_use]
     pub fn of(&self, choice: u32, usage: Usage, timings: &Timings) -> Option<f64> {
+        let usage = if timings.computed_by.is_some() { Usage::default() } else { usage };
         let prompt_tokens = if choice == 0 { usage.prompt_tokens } else { 0 };
         let cost = self.per_cpu_second * timings.cpu_seconds.max(0.0)
             + self.per_million_input_tokens * f64::from(prompt_tokens) / 1e6
@@ -43,6 +44,7 @@ impl Prices {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::RequestId;
 
     #[test]
     fn each_price_counts_and_a_prompt_once() {
@@ -58,5 +60,8 @@ mod tests {
         assert_eq!(prices.of(0, usage, &timings), Some(2.0 + 6.0 + 5.0));
         assert_eq!(prices.of(1, usage, &timings), Some(2.0 + 5.0));
         assert_eq!(Prices::default().of(0, usage, &timings), None);
+        let told =
+            Timings { computed_by: Some(RequestId(7)), cpu_seconds: 0.5, ..Timings::default() };
+        assert_eq!(prices.of(0, usage, &told), Some(0.125), "what it took itself, and no token");
     }
 }

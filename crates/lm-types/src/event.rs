@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::TokenId;
+use crate::{RequestId, TokenId};
 
 /// One thing that a stream of an answer says. Tokens that were not yet read are joined into one event.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,6 +91,8 @@ pub struct Timings {
     /// The prompt's first block that had to be computed, counted from 0, and why; `None` when it was never
     /// scheduled.
     pub first_miss: Option<(usize, CacheMissReason)>,
+    /// The request whose answer this is, when nothing was computed for this one: it came from a response cache.
+    pub computed_by: Option<RequestId>,
 }
 
 /// Why a block of a prompt did not come from the prefix cache.

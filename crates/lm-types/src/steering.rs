@@ -83,14 +83,14 @@ pub struct RuleHit {
 }
 
 /// What answers must not hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct OutputRules {
     /// First things first: of phrases that are complete at the same place, the longest and then the first counts.
     pub bans: Vec<Ban>,
 }
 
 /// A phrase that must not leave the server.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Ban {
     /// The rule's id.
     pub rule: Arc<str>,
@@ -103,7 +103,7 @@ pub struct Ban {
 }
 
 /// What becomes of an answer in which a banned phrase would have come.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum OnHit {
     /// It ends before the phrase.
     Stop,

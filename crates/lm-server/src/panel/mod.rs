@@ -18,7 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use lm_panel::{
-    Alert, AlertLog, DriftNow, History, Now, RecentError, ServerNow, SinkNow, StoreNow, TICK,
+    Alert, AlertLog, CacheMismatchNow, DriftNow, History, Now, RecentError, ServerNow, SinkNow,
+    StoreNow, TICK,
 };
 use serde_json::json;
 use tokio::sync::{Semaphore, watch};
@@ -27,6 +28,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::app::App;
 use crate::metric_table::Served;
+use crate::response_cache::Mismatch;
 use crate::watchdog::Condition;
 
 pub(crate) use alerts::alerts;
@@ -194,6 +196,7 @@ fn look(app: &App) -> Now {
             failing_sinks: failing_sinks(app),
             troubled_threads: troubles::threads(&app.ops),
             rolled_back: troubles::rolled_back(&app.ops),
+            cache_mismatch: cache_mismatch(app),
         },
         models: served
             .into_iter()
@@ -209,6 +212,13 @@ fn look(app: &App) -> Now {
         },
         ..Now::default()
     }
+}
+
+/// The last cached answer that was another one when computed again.
+fn cache_mismatch(app: &App) -> Option<CacheMismatchNow> {
+    let (Mismatch { told_to, computed_by, at }, n) = app.response_cache.mismatches()?;
+    let (told_to, computed_by) = (told_to.to_string(), computed_by.to_string());
+    Some(CacheMismatchNow { told_to, computed_by, at: at as u64, n })
 }
 
 /// What is not as usual, once for each signal.
