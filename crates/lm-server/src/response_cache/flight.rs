@@ -172,9 +172,8 @@ impl Flight {
                     match Pin::new(stream).poll_next(&mut Context::from_waker(&waker)) {
                         Poll::Pending => break Next::Wait,
                         Poll::Ready(event) => {
-                            let event = event.unwrap_or_else(|| {
-                                GenerateEvent::Failed(GenerateError::ShuttingDown)
-                            });
+                            let event =
+                                event.unwrap_or(GenerateEvent::Failed(GenerateError::ShuttingDown));
                             is_news |= !matches!(event, GenerateEvent::Delta { .. });
                             if let Some(whole) = state.take_in(by, event) {
                                 entry = self.entry(&state, whole);

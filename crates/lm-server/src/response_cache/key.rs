@@ -68,8 +68,17 @@ impl Key {
             allowance: _,
         } = &**ready.request();
         let PromptReport { tokens, logprobs } = report;
-        let Steering { route: _, asked: _, opening, rules, hits: _, arm: _, change: _, again: _ } =
-            steering;
+        let Steering {
+            route: _,
+            asked: _,
+            opening,
+            rules,
+            hits: _,
+            arm: _,
+            change: _,
+            again: _,
+            trace: _,
+        } = steering;
         let mut digest = Digest(blake3::Hasher::new());
         (ready.release().0, tenant.0, draw, n).hash(&mut digest);
         (ready.prompt_tokens(), ready.max_new_tokens()).hash(&mut digest);
