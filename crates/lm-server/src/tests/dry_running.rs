@@ -93,7 +93,9 @@ fn request(i: usize, keys: &[String; 2]) -> (Vec<u8>, usize) {
     let topic = TOPICS[i % TOPICS.len()];
     let turn = i / TOPICS.len();
     let text = match topic {
-        "german" => format!("Bitte sagen Sie mir, wie das Wetter morgen in Hamburg wird ({turn})."),
+        "german" => format!(
+            "Ich weiß nicht, ob das Paket {turn} noch kommt, aber es ist wie immer zu spät und die Lieferung war nicht für uns"
+        ),
         _ => format!("{topic} item {turn}"),
     };
     let n = if ["alpha", "beta"].contains(&topic) { 1 + turn % 2 } else { 1 };
