@@ -181,13 +181,14 @@ def abuse(tmp_path_factory):
             return health["running"] >= 8 and health["waiting"] > 4
 
         until(10, all_slots_are_taken)
-        suffered = app.ask("a short question", 10)
+        # One may come just when an answer ends.
+        suffered = [app.ask("a short question", 10) for _ in range(5)]
         statuses = [hammer.send("/v1/completions", completion("h", 1)).status for _ in range(20)]
         assert statuses.count(429) >= 17
         dump = page(home, "recorder", "dump", "--last", "1")
         is_over.set()
         [thread.join(timeout=20) for thread in threads]
-        is_stored(home, suffered)
+        is_stored(home, suffered[-1])
         yield home, app, suffered, dump
 
 
@@ -207,8 +208,8 @@ def test_metrics_name_the_key_that_takes_the_cpu(abuse):
 
 def test_why_tells_that_all_slots_were_taken(abuse):
     home, _, suffered, _ = abuse
-    said = page(home, "why", suffered)
-    assert re.search(r"queue .*all 8 slots were taken; \d+ waited before it", said), said
+    said = [page(home, "why", one) for one in suffered]
+    assert any(re.search(r"queue .*all 8 slots were taken; \d+ waited before it", one) for one in said), said
 
 
 def test_the_doctor_names_the_key_that_takes_everything(abuse):

@@ -206,7 +206,7 @@ def test_traffic_is_chosen_by_route_time_and_how_sure_the_model_was(home, echo):
     sure = verb(home, *chosen, "--max-mean-logprob", "0")["traffic"]
     assert (sure["n_rows"], sure["n_without_logprob"]) == (1, 1), sure
     none = run(home, *chosen, "--older-than", "1")
-    assert none.returncode == 1 and "nothing was published" in none.stderr, none
+    assert none.returncode == 3 and "nothing was published" in none.stderr, none
     for wrong, says in [(["--route", "/v1/moon"], "--route is"), (["--max-mean-logprob", "1"], "0 or less")]:
         refused = run(home, "data", "from-requests", "ballads", *wrong)
         assert refused.returncode == 2 and says in refused.stderr, refused

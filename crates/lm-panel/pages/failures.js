@@ -133,7 +133,7 @@ export function toldView(told) {
 
 function exampleView(one) {
   return h("section", { class: "card", "aria-label": `Answer ${one.answer}` },
-    h("div", { class: "row spread" }, h("h3", {}, time(one.occurred_at_ms), ` ${one.kinds.replaceAll(",", ", ")}`), h("a", { href: `#/requests/${one.request_id}`, "aria-label": `Request ${one.request_id}` }, "The request")),
+    h("div", { class: "row spread" }, h("h3", {}, time(one.occurred_at_ms), ` ${one.kinds.replaceAll(",", ", ")}`), h("a", { href: `#/requests/${one.request_id}`, "aria-label": `The request ${one.request_id}` }, "The request")),
     h("div", { class: "row" }, h("span", { class: "tag" }, one.verdict || "not reviewed"), one.told.tags.map((tag) => h("span", { class: "tag" }, tag))),
     toldView(one.told),
     one.correction ? [h("p", {}, h("strong", {}, "Should be, says a reviewer")), h("pre", { tabindex: "0" }, one.correction)] : null);
