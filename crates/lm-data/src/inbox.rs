@@ -11,7 +11,7 @@
 //!
 //! Start reading at [`Receipt`], then [`settle`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::PathBuf;
 
@@ -231,6 +231,18 @@ fn backlog_of(dataset: &DatasetFolder) -> Result<Backlog, DataError> {
 /// The format of a body that waits; `None` for the other files of an inbox.
 fn format_of(name: &str) -> Option<Format> {
     name.rsplit_once('.')?.1.parse().ok()
+}
+
+/// The bodies that were not removed yet, by the names of their sources.
+pub(crate) fn names(dataset: &DatasetFolder) -> Result<HashSet<String>, DataError> {
+    if !dataset.inbox.is_dir() {
+        return Ok(HashSet::new());
+    }
+    // What is removed is gone for good when the lock is given back, so that its entry may go, too.
+    let _lock = dataset.lock_inbox()?;
+    let mut names = entries(&dataset.inbox)?;
+    names.retain(|name| format_of(name).is_some());
+    Ok(names.into_iter().map(|name| format!("{INBOX}{name}")).collect())
 }
 
 /// What waits to be added, what came first first.

@@ -1,0 +1,47 @@
+//! Bodies between their publishing and their removal: whoever comes between doubles and forgets nothing.
+
+use super::*;
+use crate::ingest::{prepare, run_batch};
+use crate::{Drained, Fate, drain, inbox, receipt};
+
+impl Desk {
+    /// Sends rows under a key, publishes them as a drain would, and is killed before it settles.
+    fn publish_and_die(&self, key: &str, rows: &str) {
+        let contracts = self.home.0.join("contracts");
+        fs::create_dir_all(&contracts).unwrap();
+        fs::write(contracts.join("tickets.json"), SCHEMA).unwrap();
+        let limits = InboxLimits::default();
+        offer(&self.home, "tickets", Some(key), rows.as_bytes(), &limits).unwrap();
+        let dataset = self.home.dataset("tickets").unwrap();
+        let options = IngestOptions { append: true, ..IngestOptions::default() };
+        let contract = prepare(&dataset, &options).unwrap();
+        let found = inbox::pending(&dataset).unwrap();
+        run_batch(&dataset, &contract, &options, &found, &mut |_| ()).unwrap().unwrap();
+    }
+}
+
+fn n_rows(desk: &Desk) -> usize {
+    String::from_utf8(newest_rows(desk)).unwrap().lines().count()
+}
+
+#[test]
+fn an_append_between_publishing_and_settling_doubles_nothing() {
+    let desk = Desk::new();
+    desk.publish_and_die("x", &good_rows(30));
+    let options = IngestOptions { append: true, ..IngestOptions::default() };
+    desk.ingest_with("{\"text\":\"other\"}\n", &options).unwrap();
+    assert_eq!(n_rows(&desk), 31);
+    let drained = drain(&desk.home, "tickets", &IngestOptions::default()).unwrap();
+    let Drained::Added { n_bodies: 1, rows } = drained else { panic!("{drained:?}") };
+    assert_eq!((rows.rows_in, rows.rows_published), (30, 30));
+    assert_eq!(n_rows(&desk), 31);
+    let receipt = receipt(&desk.home, "tickets", "x").unwrap().unwrap();
+    let Fate::Added { version: Some(_), rows, .. } = receipt.fate else { panic!("{receipt:?}") };
+    assert_eq!(rows.rows_published, 30);
+    assert_eq!(backlog(&desk.home, "tickets").unwrap().n_bodies, 0);
+    // What is gone from the inbox is no longer in the list of sources.
+    desk.ingest_with("{\"text\":\"other\"}\n{\"text\":\"one more\"}\n", &options).unwrap();
+    let newest = crate::show(&desk.home, "tickets", None).unwrap();
+    let sources = fs::read_to_string(newest.folder.join("sources.jsonl")).unwrap();
+    assert!(!sources.contains("inbox/"), "{sources}");
+}
