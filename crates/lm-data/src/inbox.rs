@@ -13,7 +13,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -231,6 +231,13 @@ fn backlog_of(dataset: &DatasetFolder) -> Result<Backlog, DataError> {
 /// The format of a body that waits; `None` for the other files of an inbox.
 fn format_of(name: &str) -> Option<Format> {
     name.rsplit_once('.')?.1.parse().ok()
+}
+
+/// Whether a path is that of a body that waits, or waited, for the dataset.
+pub(crate) fn is_body(dataset: &DatasetFolder, path: &Path) -> bool {
+    let Ok(file) = path.strip_prefix(&dataset.inbox) else { return false };
+    // What lies deeper is a receipt.
+    file.components().count() == 1 && file.to_str().is_some_and(|file| format_of(file).is_some())
 }
 
 /// The bodies that were not removed yet, by the names of their sources.

@@ -31,7 +31,8 @@ fn an_append_between_publishing_and_settling_doubles_nothing() {
     let options = IngestOptions { append: true, ..IngestOptions::default() };
     desk.ingest_with("{\"text\":\"other\"}\n", &options).unwrap();
     assert_eq!(n_rows(&desk), 31);
-    let drained = drain(&desk.home, "tickets", &IngestOptions::default()).unwrap();
+    let options_of_server = IngestOptions::default();
+    let drained = drain(&desk.home, "tickets", &options_of_server, &mut |_| ()).unwrap();
     let Drained::Added { n_bodies: 1, rows } = drained else { panic!("{drained:?}") };
     assert_eq!((rows.rows_in, rows.rows_published), (30, 30));
     assert_eq!(n_rows(&desk), 31);
