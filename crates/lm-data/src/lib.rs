@@ -37,6 +37,7 @@ mod read;
 mod reader;
 mod sources;
 mod stage;
+mod turns;
 mod version;
 mod watch;
 

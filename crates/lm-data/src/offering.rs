@@ -14,11 +14,14 @@ use crate::home::{DatasetFolder, entries, replace_whole, sync_folder};
 use crate::inbox::{self, Fate, PART, Receipt, Taken};
 use crate::ingest::now_ms;
 use crate::read::{Format, opening};
+use crate::turns::Turns;
 use crate::{DataError, DataHome, InboxLimits, IngestOptions};
 
 const MAX_KEY_BYTES: usize = 200;
 /// After so many bytes it is looked whether there is room for more.
 const LOOK_EVERY_BYTES: u64 = 4 << 20;
+/// Each check may hold a few copies of a row of the largest size.
+static CHECKS: Turns = Turns::new(2);
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
 /// Rows for a dataset on their way in. Dropped before [`Offering::finish`], it leaves nothing behind.
@@ -125,7 +128,9 @@ impl Offering {
     pub fn finish(self) -> Result<Taken, DataError> {
         let Offering { dataset, limits, format, key, part, hasher, size_bytes, .. } = self;
         part.as_file().sync_all().map_err(io_error("sync", part.path()))?;
+        let turn = CHECKS.take();
         opening::check(part.path(), format, IngestOptions::default().max_row_bytes)?;
+        drop(turn);
         let hash = hasher.finalize().to_hex().to_string();
         // The same bytes in another format are other rows.
         let key = key.unwrap_or_else(|| match format {
