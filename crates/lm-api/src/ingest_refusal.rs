@@ -86,6 +86,12 @@ pub enum IngestRefusal {
         /// What is asked of it then, on average.
         min_bytes_per_s: u64,
     },
+    /// The disk has no room.
+    #[error("rows cannot be taken now: {detail}")]
+    DiskFull {
+        /// What the disk says.
+        detail: String,
+    },
     /// More waits to be added than may.
     #[error("{message}")]
     Full {
@@ -104,6 +110,7 @@ impl IngestRefusal {
             IngestRefusal::Unreadable { .. } | IngestRefusal::Empty { .. } => 400,
             IngestRefusal::KeyReused { .. } => 409,
             IngestRefusal::TooSlow { .. } => 408,
+            IngestRefusal::DiskFull { .. } => 503,
             IngestRefusal::Full { .. } | IngestRefusal::TooManyUploads { .. } => 429,
         }
     }
@@ -119,6 +126,7 @@ impl IngestRefusal {
             IngestRefusal::Empty { .. } => "empty_body",
             IngestRefusal::KeyReused { .. } => "idempotency_key_reused",
             IngestRefusal::TooManyUploads { .. } => "too_many_uploads",
+            IngestRefusal::DiskFull { .. } => "disk_full",
             IngestRefusal::TooSlow { .. } => "body_too_slow",
             IngestRefusal::Full { .. } => "ingest_backlog_full",
         }

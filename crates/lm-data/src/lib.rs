@@ -23,6 +23,7 @@ mod audit;
 mod catalog;
 mod check;
 mod cross;
+mod disk;
 mod drain;
 mod error;
 mod home;

@@ -5,6 +5,7 @@
 //! Start reading at [`Ingests::begin`], then [`Keeper::round`].
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -280,7 +281,7 @@ impl Inner {
 }
 
 /// The error as clients see it: files are the operator's.
-fn refusal(error: DataError) -> ApiError {
+pub(crate) fn refusal(error: DataError) -> ApiError {
     let message = error.to_string();
     let refusal = match error {
         DataError::InvalidName { name } => {
@@ -301,6 +302,18 @@ fn refusal(error: DataError) -> ApiError {
         DataError::NoRows { blank_lines, .. } => IngestRefusal::Empty { blank_lines },
         DataError::KeyReused { .. } => IngestRefusal::KeyReused { message },
         DataError::InboxFull { .. } => IngestRefusal::Full { message },
+        DataError::DiskFull { free_bytes, needed_bytes, .. } => {
+            tracing::error!(error = message, "rows are not taken");
+            let detail =
+                format!("the disk has {free_bytes} bytes free, but {needed_bytes} must be");
+            IngestRefusal::DiskFull { detail }
+        }
+        DataError::Io { source, .. }
+            if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) =>
+        {
+            tracing::error!(error = message, "rows are not taken");
+            IngestRefusal::DiskFull { detail: "the disk is full".to_owned() }
+        }
         _ => {
             tracing::error!(error = message, "rows could not be taken or told of");
             let what = "the rows could not be written or read".to_owned();

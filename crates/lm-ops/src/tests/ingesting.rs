@@ -1,12 +1,14 @@
 //! The thread that adds what was sent: what it cannot do is told, and a panic does not end it.
 
 use std::fs;
+use std::io::{Error, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use lm_data::{DataHome, Format, InboxLimits};
+use lm_data::{DataError, DataHome, Format, InboxLimits};
 
+use crate::ingests::refusal;
 use crate::{Ingests, TokenCounter};
 
 #[track_caller]
@@ -66,4 +68,18 @@ fn a_panic_is_counted_and_what_waits_is_added_all_the_same() {
     let standing = ingests.attendant();
     assert_eq!((standing.thread, standing.panics), ("lm-ingest", 1));
     assert_eq!(standing.last_panic.unwrap(), "the first one goes wrong");
+}
+
+#[test]
+fn a_full_disk_says_so_and_when_to_come_again() {
+    let path = std::path::PathBuf::from("/home/operator/inbox");
+    let io = |kind| DataError::Io { action: "write to", path: path.clone(), source: kind };
+    let full = DataError::DiskFull { path: path.clone(), free_bytes: 1, needed_bytes: 2 };
+    for error in [io(Error::from(ErrorKind::StorageFull)), io(Error::from_raw_os_error(28)), full] {
+        let refused = refusal(error);
+        assert_eq!((refused.status(), refused.code()), (503, "disk_full"));
+        assert!(refused.retry_after().is_some());
+        assert!(!refused.to_string().contains("operator"), "{refused}");
+    }
+    assert_eq!(refusal(io(Error::from(ErrorKind::PermissionDenied))).status(), 500);
 }
