@@ -13,6 +13,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -185,7 +186,7 @@ pub(crate) fn counted(dataset: &DatasetFolder, key: &str) -> Result<Option<Recei
 fn read_receipt(dataset: &DatasetFolder, file: &str) -> Result<Option<Receipt>, DataError> {
     let path = receipt_path(dataset, file);
     let bytes = match fs::read(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         read => read.map_err(io_error("read", &path))?,
     };
     let damaged = |error: serde_json::Error| DataError::Damaged { path, detail: error.to_string() };
@@ -326,26 +327,41 @@ pub(crate) fn settle(dataset: &DatasetFolder, read: &[SourcePath]) -> Result<Tal
             tallies.extend(source.tally.map(|tally| (source.name, tally)));
         })?;
     }
-    let _lock = dataset.lock_inbox()?;
+    let mut noted = Vec::new();
     for source in added {
-        // Somebody else may have settled it.
-        if !source.path.exists() {
-            continue;
-        }
         let tally = tallies.remove(&source.name);
         let version = newest.as_ref().filter(|_| tally.is_some());
         let version = version.map(|newest| newest.version.clone());
         let rows = tally.unwrap_or_default();
-        sum.add(&rows);
+        // The disk takes its time for each: who sends gets the lock in between.
+        let _lock = dataset.lock_inbox()?;
+        // Somebody else may have settled it.
+        if !source.path.exists() {
+            continue;
+        }
         let file = receipt_of(&source.name);
         if let Some(receipt) = read_receipt(dataset, file)? {
-            let fate = Fate::Added { version, at_ms: now_ms(), rows };
+            let fate = Fate::Added { version, at_ms: now_ms(), rows: rows.clone() };
             let receipt = Receipt { fate, ..receipt };
             replace_whole(&receipt_path(dataset, file), &receipt.to_json())?;
         }
-        fs::remove_file(&source.path).map_err(io_error("remove", &source.path))?;
+        noted.push((&source.path, rows));
+    }
+    let _lock = dataset.lock_inbox()?;
+    for (path, rows) in noted {
+        if remove_if_there(path)? {
+            sum.add(&rows);
+        }
     }
     // Else a power cut could bring bodies back whose rows are no longer known by their names.
     sync_folder(&dataset.inbox)?;
     Ok(sum)
+}
+
+/// Whether there was anything to remove.
+pub(crate) fn remove_if_there(path: &Path) -> Result<bool, DataError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        removed => removed.map(|()| true).map_err(io_error("remove", path)),
+    }
 }

@@ -169,7 +169,8 @@ fn remove_dead_parts(dataset: &DatasetFolder) -> Result<(), DataError> {
         let path = dataset.inbox.join(name);
         let is_dead = fs::File::open(&path).is_ok_and(|file| file.try_lock().is_ok());
         if is_dead {
-            fs::remove_file(&path).map_err(io_error("remove", &path))?;
+            // Who receives removes the own file without the lock, and may just have done so.
+            inbox::remove_if_there(&path)?;
         }
     }
     Ok(())

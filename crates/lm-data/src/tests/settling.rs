@@ -46,3 +46,36 @@ fn an_append_between_publishing_and_settling_doubles_nothing() {
     let sources = fs::read_to_string(newest.folder.join("sources.jsonl")).unwrap();
     assert!(!sources.contains("inbox/"), "{sources}");
 }
+
+#[test]
+fn a_body_that_is_noted_and_not_removed_yet_is_settled_once_more() {
+    let desk = Desk::new();
+    desk.publish_and_die("x", &good_rows(30));
+    let body = desk.dataset().join("inbox").join(format!("{}.jsonl", inbox::file_of("x")));
+    let bytes = fs::read(&body).unwrap();
+    let add = || drain(&desk.home, "tickets", &IngestOptions::default(), &mut |_| ()).unwrap();
+    assert!(matches!(add(), Drained::Added { n_bodies: 1, .. }) && !body.exists());
+    // As after a kill between the receipts and the removal.
+    fs::write(&body, bytes).unwrap();
+    assert!(matches!(add(), Drained::Added { n_bodies: 1, .. }) && !body.exists());
+    assert!(matches!(add(), Drained::Nothing));
+    assert_eq!(n_rows(&desk), 30);
+}
+
+#[test]
+fn receivers_that_give_up_are_in_nobodys_way() {
+    let desk = Desk::new();
+    let limits = InboxLimits::default();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..200 {
+                    let begun =
+                        Offering::begin(&desk.home, "tickets", None, Format::Jsonl, &limits);
+                    drop(begun.unwrap());
+                }
+            });
+        }
+    });
+    assert_eq!(backlog(&desk.home, "tickets").unwrap().receiving_bytes, 0);
+}
