@@ -12,7 +12,7 @@
 //! Start reading at [`Receipt`], then [`settle`].
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -183,7 +183,11 @@ pub(crate) fn counted(dataset: &DatasetFolder, key: &str) -> Result<Option<Recei
     Ok((receipt.fate != Fate::Waiting || body.exists()).then_some(receipt))
 }
 
-fn read_receipt(dataset: &DatasetFolder, file: &str) -> Result<Option<Receipt>, DataError> {
+/// The receipt in a file of [`KEYS`], whether its body ever came or not.
+pub(crate) fn read_receipt(
+    dataset: &DatasetFolder,
+    file: &str,
+) -> Result<Option<Receipt>, DataError> {
     let path = receipt_path(dataset, file);
     let bytes = match fs::read(&path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -288,17 +292,43 @@ pub(crate) fn leave_out_refused(
     Ok(())
 }
 
-/// Notes that bodies break the contract.
+/// The receipt of a body that came without one, as by hand: the name of its file is its key.
+fn of_body(dataset: &DatasetFolder, source: &str) -> Result<Receipt, DataError> {
+    let name = source.strip_prefix(INBOX).unwrap_or(source);
+    let path = dataset.inbox.join(name);
+    let format = format_of(name).ok_or_else(|| DataError::UnknownFormat { path: path.clone() })?;
+    let mut hasher = blake3::Hasher::new();
+    let read = File::open(&path).and_then(|body| hasher.update_reader(body).map(|_| ()));
+    read.map_err(io_error("read", &path))?;
+    let Stamp { size_bytes, modified_ns } = Stamp::of(&path)?;
+    Ok(Receipt {
+        key: receipt_of(source).to_owned(),
+        hash: hasher.finalize().to_hex().to_string(),
+        format,
+        size_bytes,
+        offered_at_ms: u64::try_from(modified_ns / 1_000_000).unwrap_or(u64::MAX),
+        fate: Fate::Waiting,
+    })
+}
+
+/// Notes that bodies break the contract, also of those that came without a receipt: else they would be tried without end.
 pub(crate) fn refuse(
     dataset: &DatasetFolder,
     sources: &[String],
     contract_hash: &str,
     why: &str,
 ) -> Result<(), DataError> {
+    let keys = dataset.inbox.join(KEYS);
+    fs::create_dir_all(&keys).map_err(io_error("create the folder", &keys))?;
     let _lock = dataset.lock_inbox()?;
     for name in sources {
         let file = receipt_of(name);
-        let Some(receipt) = read_receipt(dataset, file)? else { continue };
+        let noted = read_receipt(dataset, file)?.map_or_else(|| of_body(dataset, name), Ok);
+        let receipt = match noted {
+            // Somebody else may have settled it.
+            Err(DataError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => continue,
+            noted => noted?,
+        };
         // Somebody else may have added it meanwhile.
         if matches!(receipt.fate, Fate::Added { .. }) {
             continue;

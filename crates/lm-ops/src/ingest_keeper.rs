@@ -7,15 +7,18 @@
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lm_data::{DataError, Drained, IngestOptions};
 
 use crate::attendant::Next;
 use crate::ingests::Inner;
+use crate::now_ms;
 
 /// How often it is looked whether something waits that this server did not take itself.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often old receipts are looked for.
+const FORGET_EVERY: Duration = Duration::from_hours(1);
 
 /// What the thread owns.
 pub(crate) struct Keeper {
@@ -25,11 +28,13 @@ pub(crate) struct Keeper {
     wait: Duration,
     /// What cannot be added, by dataset, and why. What cannot even be listed has no dataset.
     failing: BTreeMap<String, String>,
+    /// When old receipts were last removed.
+    forgot_at: Option<Instant>,
 }
 
 impl Keeper {
     pub(crate) fn new(inner: Arc<Inner>, bell: Receiver<()>) -> Keeper {
-        Keeper { inner, bell, wait: Duration::ZERO, failing: BTreeMap::new() }
+        Keeper { inner, bell, wait: Duration::ZERO, failing: BTreeMap::new(), forgot_at: None }
     }
 
     /// Adds what waits, when it comes and when it is looked. Over with the last handle.
@@ -43,6 +48,7 @@ impl Keeper {
         }
         self.wait = LOOK_EVERY;
         self.look();
+        self.forget();
         self.inner.pulse.note(told(&self.failing));
         Next::Round
     }
@@ -75,6 +81,21 @@ impl Keeper {
             if let Ok(backlog) = lm_data::backlog(&self.inner.home, &source) {
                 self.inner.count(&source, |counts| counts.backlog = backlog);
             }
+        }
+    }
+
+    /// Removes receipts that are older than they are kept, now and then.
+    fn forget(&mut self) {
+        if self.forgot_at.is_some_and(|at| at.elapsed() < FORGET_EVERY) {
+            return;
+        }
+        self.forgot_at = Some(Instant::now());
+        let now_ms = u64::try_from(now_ms()).unwrap_or_default();
+        match lm_data::forget_receipts(&self.inner.home, now_ms) {
+            Ok(0) => {}
+            Ok(n_receipts) => tracing::info!(n_receipts, "old receipts of rows were removed"),
+            // They take a little room until the next time.
+            Err(error) => tracing::error!(%error, "old receipts of rows cannot be removed"),
         }
     }
 }

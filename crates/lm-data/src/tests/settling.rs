@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::ingest::{prepare, run_batch};
-use crate::{Drained, Fate, drain, inbox, receipt};
+use crate::{Drained, Fate, RECEIPTS_KEPT, drain, forget_receipts, inbox, receipt};
 
 impl Desk {
     /// Sends rows under a key, publishes them as a drain would, and is killed before it settles.
@@ -78,4 +78,44 @@ fn receivers_that_give_up_are_in_nobodys_way() {
         }
     });
     assert_eq!(backlog(&desk.home, "tickets").unwrap().receiving_bytes, 0);
+}
+
+#[test]
+fn a_bad_body_without_a_receipt_gets_one_and_is_tried_once() {
+    let desk = Desk::new();
+    desk.publish_and_die("x", &good_rows(30));
+    let add = || drain(&desk.home, "tickets", &IngestOptions::default(), &mut |_| ()).unwrap();
+    assert!(matches!(add(), Drained::Added { .. }));
+    let bad = "{}\n".repeat(30);
+    fs::write(desk.dataset().join("inbox/by-hand.jsonl"), &bad).unwrap();
+    assert!(matches!(add(), Drained::Refused { .. }));
+    assert!(matches!(add(), Drained::Nothing));
+    let dataset = desk.home.dataset("tickets").unwrap();
+    let noted = inbox::read_receipt(&dataset, "by-hand").unwrap().unwrap();
+    assert_eq!((noted.key.as_str(), noted.size_bytes), ("by-hand", bad.len() as u64));
+    assert_eq!(noted.hash, blake3::hash(bad.as_bytes()).to_hex().to_string());
+    assert!(matches!(noted.fate, Fate::Refused { .. }));
+}
+
+#[test]
+fn receipts_of_what_was_added_go_after_their_time() {
+    let desk = Desk::new();
+    desk.publish_and_die("added", &good_rows(30));
+    let add = || drain(&desk.home, "tickets", &IngestOptions::default(), &mut |_| ()).unwrap();
+    assert!(matches!(add(), Drained::Added { .. }));
+    let limits = InboxLimits::default();
+    let bad = "{}\n".repeat(30);
+    offer(&desk.home, "tickets", Some("refused"), bad.as_bytes(), &limits).unwrap();
+    assert!(matches!(add(), Drained::Refused { .. }));
+    offer(&desk.home, "tickets", Some("waiting"), b"{\"text\":\"w\"}\n", &limits).unwrap();
+    let receipt = |key: &str| receipt(&desk.home, "tickets", key).unwrap();
+    let Fate::Added { at_ms, .. } = receipt("added").unwrap().fate else { panic!() };
+    let kept_ms = u64::try_from(RECEIPTS_KEPT.as_millis()).unwrap();
+    assert_eq!(forget_receipts(&desk.home, at_ms + kept_ms).unwrap(), 0);
+    assert!(receipt("added").is_some());
+    assert_eq!(forget_receipts(&desk.home, at_ms + kept_ms + 1).unwrap(), 1);
+    assert_eq!(receipt("added"), None);
+    // However old: these are still there.
+    assert_eq!(forget_receipts(&desk.home, u64::MAX).unwrap(), 0);
+    assert!(receipt("refused").is_some() && receipt("waiting").is_some());
 }
