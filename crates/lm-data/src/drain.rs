@@ -4,12 +4,13 @@
 //!
 //! Start reading at [`drain`].
 
+use std::fs;
 use std::io::ErrorKind;
 
-use crate::error::failures_text;
+use crate::error::{failures_text, io_error};
 use crate::home::DatasetFolder;
 use crate::ingest::{prepare, run_batch};
-use crate::stage::ledger::Tally;
+use crate::stage::ledger::{Stamp, Tally};
 use crate::watch::culprits;
 use crate::{DataError, DataHome, IngestOptions, IngestProgress, inbox};
 
@@ -58,6 +59,24 @@ pub fn drain(
         }
         other => other,
     }
+}
+
+/// A digest of what waits for a dataset and of its contract. Where [`drain`] said [`Drained::Nothing`] it says so again
+/// while this stays.
+///
+/// # Errors
+/// [`DataError::InvalidName`], [`DataError::Io`].
+pub fn waiting_digest(home: &DataHome, name: &str) -> Result<String, DataError> {
+    let dataset = home.dataset(name)?;
+    let mut hasher = blake3::Hasher::new();
+    if let Some(path) = dataset.installed_contract() {
+        hasher.update(&fs::read(&path).map_err(io_error("read", &path))?);
+    }
+    for source in inbox::pending(&dataset)? {
+        let Stamp { size_bytes, modified_ns } = Stamp::of(&source.path).unwrap_or_default();
+        hasher.update(format!("\0{}\0{size_bytes}\0{modified_ns}", source.name).as_bytes());
+    }
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 fn drain_all(

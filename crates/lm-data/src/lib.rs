@@ -48,7 +48,7 @@ pub use check::language::{must_exist as language_must_exist, of as language_of};
 pub use check::minhash::{N_BINS, Sketch, similarity};
 pub use check::rule::Repair;
 pub use check::tokenizer_of;
-pub use drain::{Drained, drain};
+pub use drain::{Drained, drain, waiting_digest};
 pub use error::DataError;
 pub use home::DataHome;
 pub use inbox::{

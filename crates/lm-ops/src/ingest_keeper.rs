@@ -28,13 +28,16 @@ pub(crate) struct Keeper {
     wait: Duration,
     /// What cannot be added, by dataset, and why. What cannot even be listed has no dataset.
     failing: BTreeMap<String, String>,
+    /// Datasets for which nothing was to do but wait for another contract, by what waited then.
+    done: BTreeMap<String, String>,
     /// When old receipts were last removed.
     forgot_at: Option<Instant>,
 }
 
 impl Keeper {
     pub(crate) fn new(inner: Arc<Inner>, bell: Receiver<()>) -> Keeper {
-        Keeper { inner, bell, wait: Duration::ZERO, failing: BTreeMap::new(), forgot_at: None }
+        let (wait, failing, done) = (Duration::ZERO, BTreeMap::new(), BTreeMap::new());
+        Keeper { inner, bell, wait, failing, done, forgot_at: None }
     }
 
     /// Adds what waits, when it comes and when it is looked. Over with the last handle.
@@ -62,8 +65,9 @@ impl Keeper {
                 Vec::new()
             }
         };
+        self.done.retain(|source, _| awaited.contains(source));
         for source in &awaited {
-            if let Err(error) = add(&self.inner, source) {
+            if let Err(error) = self.add_new(source) {
                 failing.insert(source.clone(), error);
             }
             self.inner.pulse.went_well();
@@ -82,6 +86,19 @@ impl Keeper {
                 self.inner.count(&source, |counts| counts.backlog = backlog);
             }
         }
+    }
+
+    /// Adds what waits, unless all of it was refused and neither it nor the contract changed since.
+    fn add_new(&mut self, source: &str) -> Result<(), String> {
+        let digest = lm_data::waiting_digest(&self.inner.home, source);
+        let digest = digest.map_err(|error| error.to_string())?;
+        if self.done.get(source) == Some(&digest) {
+            return Ok(());
+        }
+        if add(&self.inner, source)? {
+            self.done.insert(source.to_owned(), digest);
+        }
+        Ok(())
     }
 
     /// Removes receipts that are older than they are kept, now and then.
@@ -109,8 +126,8 @@ fn told(failing: &BTreeMap<String, String>) -> Option<String> {
     (!failing.is_empty()).then(|| each.collect::<Vec<String>>().join("; "))
 }
 
-/// Adds what waits for one dataset.
-fn add(inner: &Inner, source: &str) -> Result<(), String> {
+/// Adds what waits for one dataset. False when somebody else adds to it.
+fn add(inner: &Inner, source: &str) -> Result<bool, String> {
     let count_tokens = (inner.tokens)(&inner.home, source)?;
     let options = IngestOptions { count_tokens, ..IngestOptions::default() };
     let mut refused = Vec::new();
@@ -118,7 +135,7 @@ fn add(inner: &Inner, source: &str) -> Result<(), String> {
         // A large batch takes its time, and goes on.
         let mut progress = |_| inner.pulse.went_well();
         match lm_data::drain(&inner.home, source, &options, &mut progress) {
-            Ok(Drained::Nothing) => return Ok(()),
+            Ok(Drained::Nothing) => return Ok(true),
             Ok(Drained::Added { n_bodies, rows }) => {
                 let (published, quarantined) = (rows.rows_published, rows.rows_quarantined);
                 tracing::info!(dataset = source, n_bodies, published, quarantined, "added");
@@ -133,8 +150,7 @@ fn add(inner: &Inner, source: &str) -> Result<(), String> {
                 inner.count(source, |counts| counts.refused_batches += 1);
                 refused = bodies;
             }
-            // Somebody else adds to it.
-            Err(DataError::Locked { .. }) => return Ok(()),
+            Err(DataError::Locked { .. }) => return Ok(false),
             Err(error) => return Err(error.to_string()),
         }
     }

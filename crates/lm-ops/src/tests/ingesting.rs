@@ -29,13 +29,21 @@ fn start(tokens: TokenCounter) -> (tempfile::TempDir, Ingests) {
 }
 
 fn send(ingests: &Ingests, rows: &str) {
-    let mut upload = ingests.begin("notes", None, Format::Jsonl).unwrap();
+    send_to(ingests, "notes", rows);
+}
+
+fn send_to(ingests: &Ingests, source: &str, rows: &str) {
+    let mut upload = ingests.begin(source, None, Format::Jsonl).unwrap();
     upload.write(rows.as_bytes()).unwrap();
     upload.finish().unwrap();
 }
 
 fn n_added(ingests: &Ingests) -> u64 {
-    ingests.counts().get("notes").map_or(0, |counts| counts.rows.rows_published)
+    n_added_to(ingests, "notes")
+}
+
+fn n_added_to(ingests: &Ingests, source: &str) -> u64 {
+    ingests.counts().get(source).map_or(0, |counts| counts.rows.rows_published)
 }
 
 #[test]
@@ -82,4 +90,29 @@ fn a_full_disk_says_so_and_when_to_come_again() {
         assert!(!refused.to_string().contains("operator"), "{refused}");
     }
     assert_eq!(refusal(io(Error::from(ErrorKind::PermissionDenied))).status(), 500);
+}
+
+#[test]
+fn what_was_refused_is_looked_at_again_when_its_contract_changes() {
+    let n_looks = Arc::new(AtomicU64::new(0));
+    let looks = Arc::clone(&n_looks);
+    let tokens: TokenCounter = Arc::new(move |_, source| {
+        looks.fetch_add(u64::from(source == "notes"), Ordering::Relaxed);
+        Ok(None)
+    });
+    let (folder, ingests) = start(tokens);
+    let contracts = folder.path().join("data/contracts");
+    fs::write(contracts.join("other.json"), "{}").unwrap();
+    fs::write(contracts.join("notes.json"), r#"{"required": ["text"]}"#).unwrap();
+    send(&ingests, &"{}\n".repeat(30));
+    let n_refused = || ingests.counts().get("notes").map_or(0, |counts| counts.refused_batches);
+    wait_until("it is refused", || n_refused() == 1);
+    // Each of these takes a look at all that waits.
+    for i in 1..=3 {
+        send_to(&ingests, "other", &format!("{{\"i\":{i}}}\n"));
+        wait_until("it is added", || n_added_to(&ingests, "other") == i);
+    }
+    assert_eq!(n_looks.load(Ordering::Relaxed), 1);
+    fs::write(contracts.join("notes.json"), "{}").unwrap();
+    wait_until("all is added", || n_added(&ingests) == 30);
 }
