@@ -44,8 +44,8 @@ impl Offering {
     /// Begins to take rows of a format for a dataset. Without a key the digest of the rows is the key.
     ///
     /// # Errors
-    /// [`DataError::InboxFull`], [`DataError::DiskFull`], [`DataError::InvalidOption`] for a key that is empty or too long,
-    /// [`DataError::InvalidName`].
+    /// [`DataError::InboxFull`], [`DataError::DiskFull`], [`DataError::InvalidOption`] for a key that is empty or too
+    /// long, [`DataError::InvalidName`].
     pub fn begin(
         home: &DataHome,
         name: &str,
@@ -126,7 +126,8 @@ impl Offering {
     /// [`drain`](crate::drain) or [`watch`](crate::watch). The same key with the same rows is answered again.
     ///
     /// # Errors
-    /// [`DataError::KeyReused`], [`DataError::InboxFull`], [`DataError::DiskFull`], [`DataError::NotOfFormat`], [`DataError::NoRows`].
+    /// [`DataError::KeyReused`], [`DataError::InboxFull`], [`DataError::DiskFull`], [`DataError::NotOfFormat`],
+    /// [`DataError::NoRows`].
     pub fn finish(self) -> Result<Taken, DataError> {
         let Offering { dataset, limits, format, key, part, hasher, size_bytes, .. } = self;
         part.as_file().sync_all().map_err(io_error("sync", part.path()))?;

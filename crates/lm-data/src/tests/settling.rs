@@ -119,3 +119,15 @@ fn receipts_of_what_was_added_go_after_their_time() {
     assert_eq!(forget_receipts(&desk.home, u64::MAX).unwrap(), 0);
     assert!(receipt("refused").is_some() && receipt("waiting").is_some());
 }
+
+#[test]
+fn only_a_body_may_be_gone() {
+    let dataset = Desk::new().home.dataset("tickets").unwrap();
+    let check = |path: PathBuf, expect| {
+        assert_eq!(inbox::is_body(&dataset, &path), expect, "{}", path.display());
+    };
+    check(dataset.inbox.join("a.jsonl"), true);
+    check(dataset.inbox.join("lock"), false);
+    check(dataset.inbox.join("keys/a.jsonl"), false);
+    check(dataset.versions.join("a.jsonl"), false);
+}
