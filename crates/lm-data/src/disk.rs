@@ -39,7 +39,6 @@ fn free_bytes(folder: &Path) -> Result<Option<u64>, DataError> {
 }
 
 #[cfg(not(unix))]
-#[expect(clippy::unnecessary_wraps, reason = "elsewhere it can fail")]
 fn free_bytes(_folder: &Path) -> Result<Option<u64>, DataError> {
     Ok(None)
 }
