@@ -65,6 +65,33 @@ pub enum IngestRefusal {
         /// What both are.
         message: String,
     },
+    /// More bodies are being received than may.
+    #[error("{limit} bodies of rows are being received already, the server's limit")]
+    TooManyUploads {
+        /// The limit.
+        limit: usize,
+    },
+    /// The body comes too slowly.
+    #[error(
+        "the body is too slow: {n_bytes} bytes came in {waited_ms} ms, but after the first {grace_ms} ms it must be \
+         {min_bytes_per_s} bytes/s"
+    )]
+    TooSlow {
+        /// What came.
+        n_bytes: u64,
+        /// For how long it was waited.
+        waited_ms: u128,
+        /// For how long nothing is asked of it.
+        grace_ms: u128,
+        /// What is asked of it then, on average.
+        min_bytes_per_s: u64,
+    },
+    /// The disk has no room.
+    #[error("rows cannot be taken now: {detail}")]
+    DiskFull {
+        /// What the disk says.
+        detail: String,
+    },
     /// More waits to be added than may.
     #[error("{message}")]
     Full {
@@ -82,7 +109,9 @@ impl IngestRefusal {
             IngestRefusal::UnknownFormat { .. } | IngestRefusal::Encoded { .. } => 415,
             IngestRefusal::Unreadable { .. } | IngestRefusal::Empty { .. } => 400,
             IngestRefusal::KeyReused { .. } => 409,
-            IngestRefusal::Full { .. } => 429,
+            IngestRefusal::TooSlow { .. } => 408,
+            IngestRefusal::DiskFull { .. } => 503,
+            IngestRefusal::Full { .. } | IngestRefusal::TooManyUploads { .. } => 429,
         }
     }
 
@@ -96,6 +125,9 @@ impl IngestRefusal {
             IngestRefusal::Unreadable { .. } => "unreadable_body",
             IngestRefusal::Empty { .. } => "empty_body",
             IngestRefusal::KeyReused { .. } => "idempotency_key_reused",
+            IngestRefusal::TooManyUploads { .. } => "too_many_uploads",
+            IngestRefusal::DiskFull { .. } => "disk_full",
+            IngestRefusal::TooSlow { .. } => "body_too_slow",
             IngestRefusal::Full { .. } => "ingest_backlog_full",
         }
     }

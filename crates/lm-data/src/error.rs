@@ -200,6 +200,19 @@ pub enum DataError {
         /// How much may be.
         limit: u64,
     },
+    /// The disk has too little room for what is sent.
+    #[error(
+        "the disk of {} has {free_bytes} bytes free, but {needed_bytes} must be: try again later",
+        path.display()
+    )]
+    DiskFull {
+        /// A folder on it.
+        path: PathBuf,
+        /// What is free.
+        free_bytes: u64,
+        /// What must be.
+        needed_bytes: u64,
+    },
     /// The key was used for other bytes, or for the same in another format.
     #[error(
         "idempotency key {key:?} of {name} was used for other rows: those had BLAKE3 {known} as \

@@ -11,9 +11,10 @@
 //!
 //! Start reading at [`Receipt`], then [`settle`].
 
-use std::collections::HashMap;
-use std::fs;
-use std::path::PathBuf;
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -182,10 +183,14 @@ pub(crate) fn counted(dataset: &DatasetFolder, key: &str) -> Result<Option<Recei
     Ok((receipt.fate != Fate::Waiting || body.exists()).then_some(receipt))
 }
 
-fn read_receipt(dataset: &DatasetFolder, file: &str) -> Result<Option<Receipt>, DataError> {
+/// The receipt in a file of [`KEYS`], whether its body ever came or not.
+pub(crate) fn read_receipt(
+    dataset: &DatasetFolder,
+    file: &str,
+) -> Result<Option<Receipt>, DataError> {
     let path = receipt_path(dataset, file);
     let bytes = match fs::read(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         read => read.map_err(io_error("read", &path))?,
     };
     let damaged = |error: serde_json::Error| DataError::Damaged { path, detail: error.to_string() };
@@ -233,6 +238,25 @@ fn format_of(name: &str) -> Option<Format> {
     name.rsplit_once('.')?.1.parse().ok()
 }
 
+/// Whether a path is that of a body that waits, or waited, for the dataset.
+pub(crate) fn is_body(dataset: &DatasetFolder, path: &Path) -> bool {
+    let Ok(file) = path.strip_prefix(&dataset.inbox) else { return false };
+    // What lies deeper is a receipt.
+    file.components().count() == 1 && file.to_str().is_some_and(|file| format_of(file).is_some())
+}
+
+/// The bodies that were not removed yet, by the names of their sources.
+pub(crate) fn names(dataset: &DatasetFolder) -> Result<HashSet<String>, DataError> {
+    if !dataset.inbox.is_dir() {
+        return Ok(HashSet::new());
+    }
+    // What is removed is gone for good when the lock is given back, so that its entry may go, too.
+    let _lock = dataset.lock_inbox()?;
+    let mut names = entries(&dataset.inbox)?;
+    names.retain(|name| format_of(name).is_some());
+    Ok(names.into_iter().map(|name| format!("{INBOX}{name}")).collect())
+}
+
 /// What waits to be added, what came first first.
 pub(crate) fn pending(dataset: &DatasetFolder) -> Result<Vec<SourcePath>, DataError> {
     let mut sources = Vec::new();
@@ -268,17 +292,43 @@ pub(crate) fn leave_out_refused(
     Ok(())
 }
 
-/// Notes that bodies break the contract.
+/// The receipt of a body that came without one, as by hand: the name of its file is its key.
+fn of_body(dataset: &DatasetFolder, source: &str) -> Result<Receipt, DataError> {
+    let name = source.strip_prefix(INBOX).unwrap_or(source);
+    let path = dataset.inbox.join(name);
+    let format = format_of(name).ok_or_else(|| DataError::UnknownFormat { path: path.clone() })?;
+    let mut hasher = blake3::Hasher::new();
+    let read = File::open(&path).and_then(|body| hasher.update_reader(body).map(|_| ()));
+    read.map_err(io_error("read", &path))?;
+    let Stamp { size_bytes, modified_ns } = Stamp::of(&path)?;
+    Ok(Receipt {
+        key: receipt_of(source).to_owned(),
+        hash: hasher.finalize().to_hex().to_string(),
+        format,
+        size_bytes,
+        offered_at_ms: u64::try_from(modified_ns / 1_000_000).unwrap_or(u64::MAX),
+        fate: Fate::Waiting,
+    })
+}
+
+/// Notes that bodies break the contract, also of those that came without a receipt: else they would be tried without end.
 pub(crate) fn refuse(
     dataset: &DatasetFolder,
     sources: &[String],
     contract_hash: &str,
     why: &str,
 ) -> Result<(), DataError> {
+    let keys = dataset.inbox.join(KEYS);
+    fs::create_dir_all(&keys).map_err(io_error("create the folder", &keys))?;
     let _lock = dataset.lock_inbox()?;
     for name in sources {
         let file = receipt_of(name);
-        let Some(receipt) = read_receipt(dataset, file)? else { continue };
+        let noted = read_receipt(dataset, file)?.map_or_else(|| of_body(dataset, name), Ok);
+        let receipt = match noted {
+            // Somebody else may have settled it.
+            Err(DataError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => continue,
+            noted => noted?,
+        };
         // Somebody else may have added it meanwhile.
         if matches!(receipt.fate, Fate::Added { .. }) {
             continue;
@@ -307,26 +357,41 @@ pub(crate) fn settle(dataset: &DatasetFolder, read: &[SourcePath]) -> Result<Tal
             tallies.extend(source.tally.map(|tally| (source.name, tally)));
         })?;
     }
-    let _lock = dataset.lock_inbox()?;
+    let mut noted = Vec::new();
     for source in added {
-        // Somebody else may have settled it.
-        if !source.path.exists() {
-            continue;
-        }
         let tally = tallies.remove(&source.name);
         let version = newest.as_ref().filter(|_| tally.is_some());
         let version = version.map(|newest| newest.version.clone());
         let rows = tally.unwrap_or_default();
-        sum.add(&rows);
+        // The disk takes its time for each: who sends gets the lock in between.
+        let _lock = dataset.lock_inbox()?;
+        // Somebody else may have settled it.
+        if !source.path.exists() {
+            continue;
+        }
         let file = receipt_of(&source.name);
         if let Some(receipt) = read_receipt(dataset, file)? {
-            let fate = Fate::Added { version, at_ms: now_ms(), rows };
+            let fate = Fate::Added { version, at_ms: now_ms(), rows: rows.clone() };
             let receipt = Receipt { fate, ..receipt };
             replace_whole(&receipt_path(dataset, file), &receipt.to_json())?;
         }
-        fs::remove_file(&source.path).map_err(io_error("remove", &source.path))?;
+        noted.push((&source.path, rows));
+    }
+    let _lock = dataset.lock_inbox()?;
+    for (path, rows) in noted {
+        if remove_if_there(path)? {
+            sum.add(&rows);
+        }
     }
     // Else a power cut could bring bodies back whose rows are no longer known by their names.
     sync_folder(&dataset.inbox)?;
     Ok(sum)
+}
+
+/// Whether there was anything to remove.
+pub(crate) fn remove_if_there(path: &Path) -> Result<bool, DataError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        removed => removed.map(|()| true).map_err(io_error("remove", path)),
+    }
 }

@@ -21,7 +21,7 @@ use crate::stage::ledger::{Ledger, Plan, Stamp};
 use crate::stage::{Stage, read_lines};
 use crate::version::rows::VersionRows;
 use crate::version::{merkle, publish};
-use crate::{DataError, DataHome, Lineage, Manifest, Version, manifest, sources};
+use crate::{DataError, DataHome, Lineage, Manifest, Version, inbox, manifest, sources};
 
 /// How an ingest goes about it.
 #[derive(Clone, Debug)]
@@ -175,7 +175,10 @@ pub(crate) fn run_batch(
         let path = dataset.versions.join(base.folder_name()).join("sources.jsonl");
         read_lines(&path, |source| ledger.add(source))?;
     }
-    ledger.forget_sent(&|name| sources.iter().any(|source| source.name == name));
+    let waiting = inbox::names(dataset)?;
+    ledger.forget_sent(&|name| {
+        waiting.contains(name) || sources.iter().any(|source| source.name == name)
+    });
     let committed = ledger.clone();
     let (mut stage, ledger) = overlay(stage, ledger, sources)?;
     let rules = Rules {

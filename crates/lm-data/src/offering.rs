@@ -14,11 +14,14 @@ use crate::home::{DatasetFolder, entries, replace_whole, sync_folder};
 use crate::inbox::{self, Fate, PART, Receipt, Taken};
 use crate::ingest::now_ms;
 use crate::read::{Format, opening};
-use crate::{DataError, DataHome, InboxLimits, IngestOptions};
+use crate::turns::Turns;
+use crate::{DataError, DataHome, InboxLimits, IngestOptions, disk};
 
 const MAX_KEY_BYTES: usize = 200;
 /// After so many bytes it is looked whether there is room for more.
 const LOOK_EVERY_BYTES: u64 = 4 << 20;
+/// Each check may hold a few copies of a row of the largest size.
+static CHECKS: Turns = Turns::new(2);
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
 /// Rows for a dataset on their way in. Dropped before [`Offering::finish`], it leaves nothing behind.
@@ -41,8 +44,8 @@ impl Offering {
     /// Begins to take rows of a format for a dataset. Without a key the digest of the rows is the key.
     ///
     /// # Errors
-    /// [`DataError::InboxFull`], [`DataError::InvalidOption`] for a key that is empty or too long,
-    /// [`DataError::InvalidName`].
+    /// [`DataError::InboxFull`], [`DataError::DiskFull`], [`DataError::InvalidOption`] for a key that is empty or too
+    /// long, [`DataError::InvalidName`].
     pub fn begin(
         home: &DataHome,
         name: &str,
@@ -69,6 +72,7 @@ impl Offering {
         let known = key.map(|key| inbox::counted(&dataset, key)).transpose()?.flatten();
         if known.is_none() {
             inbox::has_room(&dataset, limits, key.is_some(), 1)?;
+            disk::has_space(&dataset.inbox, 0)?;
         }
         let part =
             tempfile::Builder::new().prefix("body-").suffix(PART).tempfile_in(&dataset.inbox);
@@ -92,8 +96,8 @@ impl Offering {
     /// Takes the next piece. Blocks while it is written.
     ///
     /// # Errors
-    /// [`DataError::OfferTooLarge`], [`DataError::InboxFull`], [`DataError::NotOfFormat`] for what is compressed,
-    /// [`DataError::Io`].
+    /// [`DataError::OfferTooLarge`], [`DataError::InboxFull`], [`DataError::DiskFull`], [`DataError::NotOfFormat`] for
+    /// what is compressed, [`DataError::Io`].
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), DataError> {
         let size_bytes = self.size_bytes + bytes.len() as u64;
         if size_bytes > self.limits.body_bytes {
@@ -113,6 +117,7 @@ impl Offering {
         if size_bytes >= self.look_at_bytes && !self.is_known {
             self.look_at_bytes = size_bytes + LOOK_EVERY_BYTES;
             inbox::has_room(&self.dataset, &self.limits, false, 0)?;
+            disk::has_space(&self.dataset.inbox, size_bytes)?;
         }
         Ok(())
     }
@@ -121,11 +126,14 @@ impl Offering {
     /// [`drain`](crate::drain) or [`watch`](crate::watch). The same key with the same rows is answered again.
     ///
     /// # Errors
-    /// [`DataError::KeyReused`], [`DataError::InboxFull`], [`DataError::NotOfFormat`], [`DataError::NoRows`].
+    /// [`DataError::KeyReused`], [`DataError::InboxFull`], [`DataError::DiskFull`], [`DataError::NotOfFormat`],
+    /// [`DataError::NoRows`].
     pub fn finish(self) -> Result<Taken, DataError> {
         let Offering { dataset, limits, format, key, part, hasher, size_bytes, .. } = self;
         part.as_file().sync_all().map_err(io_error("sync", part.path()))?;
+        let turn = CHECKS.take();
         opening::check(part.path(), format, IngestOptions::default().max_row_bytes)?;
+        drop(turn);
         let hash = hasher.finalize().to_hex().to_string();
         // The same bytes in another format are other rows.
         let key = key.unwrap_or_else(|| match format {
@@ -141,6 +149,7 @@ impl Offering {
             return Err(DataError::KeyReused { name, key, known, known_format, hash, format });
         }
         inbox::has_room(&dataset, &limits, true, 0)?;
+        disk::has_space(&dataset.inbox, size_bytes)?;
         let file = inbox::file_of(&key);
         let body = dataset.inbox.join(format!("{file}.{format}"));
         let offered_at_ms = now_ms();
@@ -161,7 +170,8 @@ fn remove_dead_parts(dataset: &DatasetFolder) -> Result<(), DataError> {
         let path = dataset.inbox.join(name);
         let is_dead = fs::File::open(&path).is_ok_and(|file| file.try_lock().is_ok());
         if is_dead {
-            fs::remove_file(&path).map_err(io_error("remove", &path))?;
+            // Who receives removes the own file without the lock, and may just have done so.
+            inbox::remove_if_there(&path)?;
         }
     }
     Ok(())

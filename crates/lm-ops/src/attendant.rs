@@ -93,7 +93,8 @@ impl Pulse {
         }
     }
 
-    fn went_well(&self) {
+    /// Also within a round that takes long, at each step that was done.
+    pub(crate) fn went_well(&self) {
         self.beat().went_well = Instant::now();
     }
 

@@ -1,24 +1,24 @@
-//! Rows that others send, as a server needs them: taken to the disk, and one thread that adds them to their datasets.
+//! Rows that others send, as a server needs them: taken to the disk; one thread adds them to their datasets.
 //!
 //! It must never hold a body, and never be called on a thread that serves but for [`Ingests::counts`]: all else blocks.
 //!
-//! Start reading at [`Ingests::begin`], then [`keep`].
+//! Start reading at [`Ingests::begin`], then [`Keeper::round`].
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use lm_api::{ApiError, IngestRefusal};
 use lm_data::{
-    Backlog, CountTokens, DataError, DataHome, Drained, Format, InboxLimits, IngestOptions,
-    Offering, Receipt, Tally,
+    Backlog, CountTokens, DataError, DataHome, Format, InboxLimits, Offering, Receipt, Tally,
 };
 use serde_json::{Value, json};
 
-/// How often it is looked whether something waits that this server did not take itself.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+use crate::AttendantStanding;
+use crate::attendant::{Pulse, attend};
+use crate::ingest_keeper::Keeper;
+
 /// Characters of what a client said that an error shows.
 const MAX_SHOWN: usize = 80;
 /// Content types, without their parameters, and what they say of a body.
@@ -49,11 +49,12 @@ pub struct Ingests {
     bell: SyncSender<()>,
 }
 
-struct Inner {
-    home: DataHome,
+pub(crate) struct Inner {
+    pub(crate) home: DataHome,
     limits: InboxLimits,
-    tokens: TokenCounter,
-    counts: Mutex<BTreeMap<String, IngestCounts>>,
+    pub(crate) tokens: TokenCounter,
+    pub(crate) counts: Mutex<BTreeMap<String, IngestCounts>>,
+    pub(crate) pulse: Arc<Pulse>,
 }
 
 /// What this server took and added of one dataset since it started, and what waits.
@@ -116,12 +117,19 @@ impl Ingests {
         limits: InboxLimits,
         tokens: TokenCounter,
     ) -> std::io::Result<Ingests> {
-        let inner = Arc::new(Inner { home, limits, tokens, counts: Mutex::default() });
+        let (counts, pulse) = (Mutex::default(), Pulse::new("lm-ingest"));
+        let attended = Arc::clone(&pulse);
+        let inner = Arc::new(Inner { home, limits, tokens, counts, pulse });
         let (bell, rung) = sync_channel(1);
-        let keeper = Arc::clone(&inner);
-        let thread = std::thread::Builder::new().name("lm-ingest".to_owned());
-        thread.spawn(move || keep(&keeper, &rung))?;
+        let mut keeper = Keeper::new(Arc::clone(&inner), rung);
+        attend(attended, move || keeper.round())?;
         Ok(Ingests { inner, bell })
+    }
+
+    /// How the thread is that adds what was sent.
+    #[must_use]
+    pub fn attendant(&self) -> AttendantStanding {
+        self.inner.pulse.standing()
     }
 
     /// What may wait, and how large a body may be.
@@ -265,96 +273,15 @@ fn poll(source: &str, key: &str) -> String {
     path
 }
 
-/// Adds what waits, when it comes and when it is looked. Ends with the last handle.
-fn keep(inner: &Inner, bell: &Receiver<()>) {
-    step_back();
-    let mut told = BTreeMap::new();
-    loop {
-        inner.look(&mut told);
-        match bell.recv_timeout(LOOK_EVERY) {
-            Ok(()) | Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
-        }
-    }
-}
-
-/// Tokens come first: this thread and those that it starts get what cores have left. Only Linux has that for a thread.
-#[cfg(target_os = "linux")]
-fn step_back() {
-    if let Err(error) = rustix::process::setpriority_process(None, 19) {
-        tracing::warn!(%error, "adding rows has the priority of answers");
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn step_back() {}
-
 impl Inner {
-    /// `told` has what was said last of each dataset that cannot be added to.
-    fn look(&self, told: &mut BTreeMap<String, String>) {
-        let awaited = match lm_data::awaited(&self.home) {
-            Ok(awaited) => awaited,
-            Err(error) => {
-                tell_once(told, "", &error.to_string());
-                Vec::new()
-            }
-        };
-        for source in &awaited {
-            match self.add(source) {
-                Ok(()) => _ = told.remove(source),
-                Err(error) => tell_once(told, source, &error),
-            }
-        }
-        let known = self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for source in known.into_keys().chain(awaited) {
-            // It is looked again; what cannot be read was told.
-            if let Ok(backlog) = lm_data::backlog(&self.home, &source) {
-                self.count(&source, |counts| counts.backlog = backlog);
-            }
-        }
-    }
-
-    /// Adds what waits for one dataset.
-    fn add(&self, source: &str) -> Result<(), String> {
-        let count_tokens = (self.tokens)(&self.home, source)?;
-        let options = IngestOptions { count_tokens, ..IngestOptions::default() };
-        loop {
-            match lm_data::drain(&self.home, source, &options) {
-                Ok(Drained::Nothing) => return Ok(()),
-                Ok(Drained::Added { n_bodies, rows }) => {
-                    let (published, quarantined) = (rows.rows_published, rows.rows_quarantined);
-                    tracing::info!(dataset = source, n_bodies, published, quarantined, "added");
-                    self.count(source, |counts| counts.rows.add(&rows));
-                }
-                Ok(Drained::Refused(error)) => {
-                    tracing::warn!(dataset = source, %error, "a batch was refused");
-                    self.count(source, |counts| counts.refused_batches += 1);
-                }
-                // Somebody else adds to it, or was faster.
-                Err(DataError::Locked { .. }) => return Ok(()),
-                Err(DataError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
-                    return Ok(());
-                }
-                Err(error) => return Err(error.to_string()),
-            }
-        }
-    }
-
-    fn count(&self, source: &str, count: impl FnOnce(&mut IngestCounts)) {
+    pub(crate) fn count(&self, source: &str, count: impl FnOnce(&mut IngestCounts)) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         count(counts.entry(source.to_owned()).or_default());
     }
 }
 
-fn tell_once(told: &mut BTreeMap<String, String>, dataset: &str, error: &str) {
-    if told.get(dataset).is_none_or(|last| last != error) {
-        tracing::error!(dataset, error, "rows that were sent cannot be added");
-        told.insert(dataset.to_owned(), error.to_owned());
-    }
-}
-
 /// The error as clients see it: files are the operator's.
-fn refusal(error: DataError) -> ApiError {
+pub(crate) fn refusal(error: DataError) -> ApiError {
     let message = error.to_string();
     let refusal = match error {
         DataError::InvalidName { name } => {
@@ -375,6 +302,18 @@ fn refusal(error: DataError) -> ApiError {
         DataError::NoRows { blank_lines, .. } => IngestRefusal::Empty { blank_lines },
         DataError::KeyReused { .. } => IngestRefusal::KeyReused { message },
         DataError::InboxFull { .. } => IngestRefusal::Full { message },
+        DataError::DiskFull { free_bytes, needed_bytes, .. } => {
+            tracing::error!(error = message, "rows are not taken");
+            let detail =
+                format!("the disk has {free_bytes} bytes free, but {needed_bytes} must be");
+            IngestRefusal::DiskFull { detail }
+        }
+        DataError::Io { source, .. }
+            if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) =>
+        {
+            tracing::error!(error = message, "rows are not taken");
+            IngestRefusal::DiskFull { detail: "the disk is full".to_owned() }
+        }
         _ => {
             tracing::error!(error = message, "rows could not be taken or told of");
             let what = "the rows could not be written or read".to_owned();

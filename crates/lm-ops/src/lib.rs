@@ -20,6 +20,7 @@ mod erasures;
 mod experiments;
 mod failure_views;
 mod feedback_loop;
+mod ingest_keeper;
 mod ingests;
 mod loop_pages;
 mod model_monitor;

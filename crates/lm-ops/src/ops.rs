@@ -149,7 +149,8 @@ impl Ops {
         let experiments = self.experiments.as_ref().map(Experiments::attendant);
         let overrides = self.overrides.as_ref().map(Overrides::attendant);
         let monitors = self.monitors.as_ref().map(Monitors::attendant);
-        [experiments, overrides, monitors].into_iter().flatten().collect()
+        let ingests = self.ingests.as_ref().map(Ingests::attendant);
+        [experiments, overrides, monitors, ingests].into_iter().flatten().collect()
     }
 
     /// What is stored.

@@ -27,6 +27,7 @@ fn unattended(thread: &str) -> &'static str {
         "lm-experiments" => "experiments are neither weighed nor rolled back",
         "lm-overrides" => "hits are not counted, and what is changed at a terminal does not hold",
         "lm-monitors" => "answers are not watched",
+        "lm-ingest" => "rows that were sent wait on the disk and are not added",
         _ => "its work is not done",
     }
 }
@@ -111,6 +112,17 @@ mod tests {
         };
         let what = "Since start the thread lm-experiments panicked 2 times and went on: index out of bounds";
         check(thread(panicked), &[(Level::Warning, "panic lm-experiments", what)]);
+    }
+
+    #[test]
+    fn rows_that_cannot_be_added_are_told_of() {
+        let failing = |one: &mut ThreadNow| {
+            one.name = "lm-ingest".to_owned();
+            (one.failing, one.failing_ms) = ("mails: it is damaged".to_owned(), 11_000);
+        };
+        let what = "The thread lm-ingest cannot do its work for 11 s, so that rows that were sent wait on the disk and \
+                    are not added: mails: it is damaged";
+        check(thread(failing), &[(Level::Warning, "thread lm-ingest", what)]);
     }
 
     #[test]

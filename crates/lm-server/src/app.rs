@@ -20,6 +20,7 @@ use crate::aborts::Aborts;
 use crate::auth::Caller;
 use crate::clock::Clock;
 use crate::idle::Idle;
+use crate::ingest_routes::MAX_UPLOADS;
 use crate::lease::{Lease, Place};
 use crate::panel::Panel;
 use crate::peers::Peers;
@@ -39,6 +40,8 @@ pub(crate) struct App {
     pub(crate) open_requests: Arc<Semaphore>,
     /// Bytes that bodies may still take.
     pub(crate) body_room: Arc<Semaphore>,
+    /// Bodies of rows that may still be received at once.
+    pub(crate) uploads: Arc<Semaphore>,
     pub(crate) peers: Arc<Peers>,
     /// Answers that another request may end.
     pub(crate) aborts: Arc<Aborts>,
@@ -98,6 +101,7 @@ impl App {
         let body_room = config.max_open_body_bytes.min(Semaphore::MAX_PERMITS);
         App {
             body_room: Arc::new(Semaphore::new(body_room)),
+            uploads: Arc::new(Semaphore::new(MAX_UPLOADS)),
             peers: Arc::new(Peers::new(&config)),
             response_cache: Arc::new(ResponseCache::new(config.response_cache.clone())),
             models,

@@ -6,7 +6,7 @@
 //! Start reading at [`take`].
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Extension;
 use axum::body::{BodyDataStream, Bytes};
@@ -19,7 +19,7 @@ use axum::response::Response;
 use futures_util::StreamExt;
 use lm_api::{ApiError, IngestRefusal};
 use lm_ops::{Accepted, Ingests, RowFormat, row_format};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -33,6 +33,10 @@ use crate::request_log::RequestEntry;
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Says that the same had been taken before.
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+/// Bodies that are received at once: each holds a thread that writes.
+pub(crate) const MAX_UPLOADS: usize = 32;
+/// What a body must bring on average once its time of grace is over, which is as long as it may stand still.
+const MIN_BYTES_PER_S: u64 = 1024;
 /// Pieces that wait for the disk. A client that is faster waits, too.
 const PIECES: usize = 4;
 /// A body that is refused is read on and thrown away up to here, so that its client sees why.
@@ -42,6 +46,13 @@ const MAX_DISCARDED_BYTES: usize = 64 << 20;
 enum Piece {
     Bytes(Bytes),
     End,
+}
+
+/// How fast a body comes. What the disk takes of the time is not the client's.
+struct Pace {
+    grace: Duration,
+    waited: Duration,
+    n_bytes: u64,
 }
 
 /// What a request says of its body.
@@ -84,14 +95,20 @@ pub(crate) async fn take(
         entry.hold(app.admit(&caller)?);
         let ingests = ingests(&app)?;
         let asked = asked(named(source), &head, &ingests)?;
-        receive(ingests, asked, &mut chunks, limit).await
+        let place = Arc::clone(&app.uploads)
+            .try_acquire_owned()
+            .map_err(|_| ApiError::Ingest(IngestRefusal::TooManyUploads { limit: MAX_UPLOADS }))?;
+        receive(ingests, asked, place, &mut chunks, limit).await
     };
     let taken: Result<Accepted, ApiError> = taken.await;
     match taken {
         Ok(accepted) => answer(&accepted),
         Err(error) => {
             // Who waits to be told to go on sends nothing in vain, and who stands still is not waited for again.
-            let is_still = matches!(error, ApiError::BodyTimeout { .. });
+            let is_still = matches!(
+                error,
+                ApiError::BodyTimeout { .. } | ApiError::Ingest(IngestRefusal::TooSlow { .. })
+            );
             if !is_still && !head.headers.contains_key(EXPECT) {
                 let _ = timeout(limit, discard(&mut chunks)).await;
             }
@@ -163,11 +180,16 @@ fn text_of<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a s
 async fn receive(
     ingests: Ingests,
     asked: Asked,
+    place: OwnedSemaphorePermit,
     chunks: &mut BodyDataStream,
     limit: Duration,
 ) -> Result<Accepted, ApiError> {
     let (pieces, received) = mpsc::channel(PIECES);
-    let stored = spawn_blocking(move || store(&ingests, &asked, received));
+    let stored = spawn_blocking(move || {
+        // The place is the thread's: it may outlive a client that goes.
+        let _place = place;
+        store(&ingests, &asked, received)
+    });
     let sent = send(chunks, &pieces, limit).await;
     // Without an end that was sent, this is what says so.
     drop(pieces);
@@ -183,18 +205,46 @@ async fn send(
     pieces: &mpsc::Sender<Piece>,
     limit: Duration,
 ) -> Result<(), ApiError> {
+    let mut pace = Pace { grace: limit, waited: Duration::ZERO, n_bytes: 0 };
     loop {
-        let Ok(next) = timeout(limit, chunks.next()).await else {
-            return Err(ApiError::BodyTimeout { limit_ms: limit.as_millis() });
+        let (began, left) = (Instant::now(), pace.left());
+        let next = timeout(left.min(limit), chunks.next()).await;
+        pace.waited += began.elapsed();
+        let Ok(next) = next else {
+            return Err(if left < limit {
+                pace.too_slow()
+            } else {
+                ApiError::BodyTimeout { limit_ms: limit.as_millis() }
+            });
         };
         let (piece, is_last) = match next {
-            Some(Ok(bytes)) => (Piece::Bytes(bytes), false),
+            Some(Ok(bytes)) => {
+                pace.n_bytes += bytes.len() as u64;
+                (Piece::Bytes(bytes), false)
+            }
             Some(Err(error)) => return Err(ApiError::BodyBroken { what: error.to_string() }),
             None => (Piece::End, true),
         };
         if pieces.send(piece).await.is_err() || is_last {
             return Ok(());
         }
+    }
+}
+
+impl Pace {
+    /// How long the next piece may take.
+    fn left(&self) -> Duration {
+        let earned = Duration::from_millis(self.n_bytes.saturating_mul(1000) / MIN_BYTES_PER_S);
+        (self.grace + earned).saturating_sub(self.waited)
+    }
+
+    fn too_slow(&self) -> ApiError {
+        ApiError::Ingest(IngestRefusal::TooSlow {
+            n_bytes: self.n_bytes,
+            waited_ms: self.waited.as_millis(),
+            grace_ms: self.grace.as_millis(),
+            min_bytes_per_s: MIN_BYTES_PER_S,
+        })
     }
 }
 

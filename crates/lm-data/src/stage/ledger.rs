@@ -98,7 +98,8 @@ impl Ledger {
         self.by_name.insert(source.name.clone(), source);
     }
 
-    /// Forgets what was sent, was added and is gone: its key alone is remembered.
+    /// Forgets what was sent, was added and is gone from the disk: its key alone is remembered. `exists` must not go by
+    /// what one run reads: a body that was published and not removed yet would be published again.
     pub(crate) fn forget_sent(&mut self, exists: &dyn Fn(&str) -> bool) {
         self.by_name.retain(|name, _| !name.starts_with(INBOX) || exists(name));
     }

@@ -10,6 +10,7 @@ mod offers;
 mod release;
 mod rfc8259;
 mod row_rules;
+mod settling;
 mod soup;
 mod terms;
 mod versions;

@@ -28,7 +28,7 @@ impl Desk {
     }
 
     fn drain(&self) -> Result<Drained, DataError> {
-        drain(&self.home, "tickets", &IngestOptions::default())
+        drain(&self.home, "tickets", &IngestOptions::default(), &mut |_| ())
     }
 
     #[track_caller]
@@ -213,7 +213,11 @@ fn a_body_that_breaks_the_contract_waits_for_another_one() {
     desk.send("good", Format::Jsonl, good_rows(30)).unwrap();
     let bad = "{}\n".repeat(30);
     desk.send("bad", Format::Jsonl, &bad).unwrap();
-    assert!(matches!(desk.drain().unwrap(), Drained::Refused(DataError::AuditFailed { .. })));
+    let drained = desk.drain().unwrap();
+    let Drained::Refused { bodies, error: DataError::AuditFailed { .. } } = &drained else {
+        panic!("{drained:?}")
+    };
+    assert_eq!(*bodies, [format!("inbox/{}.jsonl", inbox::file_of("bad"))]);
     let Fate::Refused { why, .. } = desk.receipt("bad").unwrap().fate else { panic!() };
     assert!(why.contains("schema:required is broken by 30 of 60 rows"), "{why}");
     // The others are not in its way, nor it in theirs.
@@ -272,7 +276,7 @@ fn child_that_sends_and_adds_until_it_is_killed() {
         offering.write(body(i).as_bytes()).unwrap();
         offering.finish().unwrap();
         if i % 3 == 2 {
-            drain(&home, "tickets", &IngestOptions::default()).unwrap();
+            drain(&home, "tickets", &IngestOptions::default(), &mut |_| ()).unwrap();
         }
     }
 }

@@ -2,14 +2,16 @@
 
 use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lastmile::{Configure, Declared, ModelSource, RegistryOptions, RuntimeConfig};
 use lm_keys::{KeyLimits, Scope};
 use lm_ops::{DataHome, InboxLimits, Ingests, Ops, Store, StoreOptions};
 use serde_json::{Value, json};
 
-use super::client::{Reply, exchange_with, open_with, read_reply};
+use super::client::{Reply, exchange_with, open_with, read_reply, read_until};
 use super::{Server, folder_with_key, key_file, wait_until};
+use crate::ingest_routes::MAX_UPLOADS;
 use crate::{Access, ServerConfig};
 
 const TICKETS: &str = "/ops/v1/ingest/tickets";
@@ -21,6 +23,10 @@ fn start(limits: InboxLimits) -> Server {
 }
 
 fn start_in(folder: tempfile::TempDir, limits: InboxLimits) -> Server {
+    start_with(folder, limits, ServerConfig::default())
+}
+
+fn start_with(folder: tempfile::TempDir, limits: InboxLimits, config: ServerConfig) -> Server {
     let contracts = folder.path().join("data/contracts");
     std::fs::create_dir_all(&contracts).unwrap();
     std::fs::write(contracts.join("tickets.json"), SCHEMA).unwrap();
@@ -34,7 +40,7 @@ fn start_in(folder: tempfile::TempDir, limits: InboxLimits) -> Server {
     let name = "placeholder".to_owned();
     let declared = vec![Declared { name, aliases: Vec::new(), configure }];
     let address = "127.0.0.1:0".parse().unwrap();
-    let config = ServerConfig { address, ..ServerConfig::default() };
+    let config = ServerConfig { address, ..config };
     let access = Access { key_file: Some(key_file(&folder)), ..Access::default() };
     access.load_keys(&ops).unwrap();
     Server::start_models(folder, declared, RegistryOptions::default(), config, access, ops)
@@ -130,7 +136,7 @@ fn content_types_say_the_format() {
 /// Sends a head that names no content type but its own.
 fn open_plain(server: &Server, line: &str, n_body: usize) -> std::net::TcpStream {
     let mut stream = std::net::TcpStream::connect(server.address).unwrap();
-    stream.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     let head = format!(
         "POST {TICKETS} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{line}\
          Content-Length: {n_body}\r\n\r\n"
@@ -198,6 +204,50 @@ fn a_body_that_is_cut_is_not_taken() {
     assert_eq!(server.get("/ops/v1/ingest/tickets?key=cut").status, 404);
     assert_eq!(server.send("cut", "?format=jsonl", &rows).status, 202);
     assert_eq!(server.fate("/ops/v1/ingest/tickets?key=cut")["rows"]["rows_published"], 2000);
+}
+
+#[test]
+fn so_many_bodies_are_received_at_once_and_no_more() {
+    let server = start(InboxLimits::default());
+    let path = format!("{TICKETS}?format=jsonl");
+    let begun = "{\"text\":\"a";
+    let mut open: Vec<_> = (0..MAX_UPLOADS)
+        .map(|i| {
+            let line = format!("Idempotency-Key: open {i}\r\n");
+            let mut stream = open_with(server.address, "POST", &path, &line, 1000);
+            stream.write_all(begun.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    let receiving = || server.get(TICKETS).json()["backlog"]["receiving_bytes"].clone();
+    wait_until("all of them are received", || receiving() == begun.len() * MAX_UPLOADS);
+    let row = "{\"text\":\"one more\"}\n";
+    let refused = server.send("one more", "?format=jsonl", row);
+    check_refused(&refused, 429, "too_many_uploads", "32 bodies");
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    drop(open.pop());
+    wait_until("one has room", || server.send("one more", "?format=jsonl", row).status == 202);
+}
+
+#[test]
+fn a_body_that_drips_is_cut_off() {
+    let config = ServerConfig { body_timeout: Duration::from_millis(300), ..Default::default() };
+    let server = start_with(tempfile::tempdir().unwrap(), InboxLimits::default(), config);
+    let path = format!("{TICKETS}?format=jsonl");
+    let mut stream = open_with(server.address, "POST", &path, "", 100_000);
+    let mut writer = stream.try_clone().unwrap();
+    // It never stands still for so long.
+    let writing = std::thread::spawn(move || {
+        while writer.write_all(b" ").is_ok() {
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+    });
+    let reply = read_until(&mut stream, "body_too_slow");
+    assert!(reply.starts_with("HTTP/1.1 408") && reply.contains("1024 bytes/s"), "{reply}");
+    drop(stream);
+    writing.join().unwrap();
+    let receiving = || server.get(TICKETS).json()["backlog"]["receiving_bytes"].clone();
+    wait_until("nothing of it is left", || receiving() == 0);
 }
 
 #[test]
