@@ -90,6 +90,13 @@ pub enum FeedbackError {
 }
 
 impl FeedbackError {
+    /// Whether another one writes to the file, so that the same may be tried again.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        let FeedbackError::Database { source, .. } = self else { return false };
+        source.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
+    }
+
     pub(crate) fn invalid(field: &'static str, value: &str, limit: &'static str) -> FeedbackError {
         FeedbackError::Invalid { field, value: value.chars().take(80).collect(), limit }
     }
