@@ -68,6 +68,14 @@ pub enum FeedbackError {
         /// Who has it.
         holder: String,
     },
+    /// Another reviewer gave a verdict.
+    #[error("answer {answer} has a verdict of {by:?}, who alone may take it back")]
+    Reviewed {
+        /// The request and the choice.
+        answer: String,
+        /// Whose it is.
+        by: String,
+    },
     /// A verdict to take back that is not there, or another reviewer's.
     #[error("answer {answer} has no verdict of {reviewer:?} that could be taken back")]
     NotReviewed {

@@ -320,6 +320,7 @@ fn refusal(error: FeedbackError) -> ApiError {
         }
         FeedbackError::Unknown { .. } => ApiError::Ops(OpsRefusal::Unknown { message }),
         FeedbackError::Leased { .. }
+        | FeedbackError::Reviewed { .. }
         | FeedbackError::NotReviewed { .. }
         | FeedbackError::NoCheck { .. } => ApiError::Ops(OpsRefusal::WrongState { message }),
         FeedbackError::Store(_)
