@@ -68,7 +68,16 @@ impl AlertNews {
     /// something is told of again, 0 never.
     #[must_use]
     pub fn new(renotify_ms: i64, kept: Vec<Course>) -> AlertNews {
-        AlertNews { renotify_ms, all: kept, has_begun: false }
+        let mut all: Vec<Course> = Vec::new();
+        // Several servers may have told of the same: it is told of once, as it was last.
+        for course in kept {
+            match all.iter_mut().find(|one| one.alert.key == course.alert.key) {
+                Some(known) if known.told_ms >= course.told_ms => {}
+                Some(known) => *known = course,
+                None => all.push(course),
+            }
+        }
+        AlertNews { renotify_ms, all, has_begun: false }
     }
 
     /// What was told of and is not over, for the next server.
