@@ -235,4 +235,20 @@ mod tests {
         check(&mut next, 9 * MINUTE + MINUTE / 2, &["probe p"], &[]);
         check(&mut next, 10 * MINUTE, &["probe p"], &[("alert.resolved", "store dropped")]);
     }
+
+    #[test]
+    fn what_two_servers_told_of_is_told_of_once() {
+        let kept = |at_ms, keys: &[&str]| {
+            let mut news = AlertNews::new(0, Vec::new());
+            let told: Vec<(&str, &str)> = keys.iter().map(|key| ("alert.opened", *key)).collect();
+            check(&mut news, at_ms, keys, &told);
+            news.kept().cloned().collect::<Vec<Course>>()
+        };
+        let mut all = kept(0, &["probe p", "store dropped"]);
+        all.extend(kept(MINUTE, &["probe p"]));
+        let mut next = AlertNews::new(0, all);
+        assert_eq!(next.kept().count(), 2);
+        check(&mut next, 9 * MINUTE, &["store dropped"], &[]);
+        check(&mut next, 10 * MINUTE, &["store dropped"], &[("alert.resolved", "probe p")]);
+    }
 }
