@@ -64,6 +64,7 @@ pub(crate) fn wrong_use(error: FeedbackError) -> anyhow::Error {
     match error {
         FeedbackError::Unknown { .. }
         | FeedbackError::Invalid { .. }
+        | FeedbackError::Reviewed { .. }
         | FeedbackError::NotReviewed { .. } => WrongUse(error.to_string()).into(),
         other => other.into(),
     }

@@ -10,6 +10,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use lm_data::N_BINS;
 use lm_store::Reader;
@@ -68,16 +69,29 @@ pub(crate) const FAILURE_COLUMNS: &str = "request_id, choice, cluster_id, kind, 
 const DEFAULT_EFFORT_DAYS: f64 = 1.0;
 
 impl Book {
-    /// Opens the file, and makes it and its folder when there are none.
+    /// Opens the file, and makes it and its folder when there are none. Others that write to it are waited for.
     ///
     /// # Errors
     /// [`FeedbackError::Foreign`] for another file, [`FeedbackError::Database`].
     pub fn open(path: &Path) -> Result<Book, FeedbackError> {
+        Book::open_within(path, None)
+    }
+
+    /// The same, for somebody who waits: while another one writes for longer than `busy`, what is to be written is refused
+    /// with an error that [is busy](FeedbackError::is_busy).
+    ///
+    /// # Errors
+    /// [`FeedbackError::Foreign`] for another file, [`FeedbackError::Database`].
+    pub fn open_impatient(path: &Path, busy: Duration) -> Result<Book, FeedbackError> {
+        Book::open_within(path, Some(busy))
+    }
+
+    fn open_within(path: &Path, busy: Option<Duration>) -> Result<Book, FeedbackError> {
         if let Some(folder) = path.parent() {
             let wrap = |e: std::io::Error| rusqlite::Error::ToSqlConversionFailure(Box::new(e));
             fs::create_dir_all(folder).map_err(wrap).map_err(database("make", folder))?;
         }
-        Ok(Book { connection: schema::open(path)?, path: path.to_owned() })
+        Ok(Book { connection: schema::open(path, busy)?, path: path.to_owned() })
     }
 
     /// For `map_err`.

@@ -1,6 +1,6 @@
 //! From traffic to failures: reads what is new in the store, again and again, each answer with the same outcome.
 //!
-//! It must never hold more than a page of answers.
+//! It must never hold more than a page of answers, nor keep who writes to the file waiting while it reads the store.
 //!
 //! Start reading at [`Book::collect`].
 
@@ -39,6 +39,8 @@ const LONGEST_ANSWER_MS: i64 = 60 * 60 * 1000;
 /// Asked again later than this is another conversation.
 const SOON_MS: i64 = 10 * 60 * 1000;
 const PAGE: u32 = 1000;
+/// Requests with late feedback that are read at once.
+const LATE_PAGE: usize = 100;
 /// Most questions that are remembered at once; with more, those that ended longest ago are forgotten.
 const MAX_ASKED: usize = 100_000;
 
@@ -88,65 +90,141 @@ impl Regenerations {
 
 impl Book {
     /// Reads what came into the store since the last time, finds failures, and gives each its cluster. Any number of
-    /// times: an answer counts once. All of it or, when it is interrupted, nothing.
+    /// times: an answer counts once. Others may write between two pages; what is interrupted is read again.
     ///
     /// # Errors
     /// [`FeedbackError::Store`], [`FeedbackError::Database`].
     pub fn collect(&mut self, reader: &Reader, now_ms: i64) -> Result<Collected, FeedbackError> {
-        let wrap = self.wrap("write");
         let from_ms = self.state("collected_ms")?.unwrap_or(0).saturating_sub(LONGEST_ANSWER_MS);
         let opinions = opinions(reader, from_ms, now_ms)?;
-        let mut again = Regenerations::default();
-        each_page(reader, from_ms, now_ms, |row| {
-            again.see(&Answer::new(row, &[]));
-            Ok(())
-        })?;
-        let transaction = self.begin()?;
+        let again = regenerations(reader, from_ms, now_ms)?;
+        let look = |row: &Answered, said: &[StoredFeedback]| Looked::at(row, said, &again);
         let mut scan = Scan {
-            connection: &transaction,
-            clusters: clusters(&transaction).map_err(&wrap)?,
-            again: &again,
+            book: self,
+            clusters: Clusters::default(),
+            clusters_of: None,
             now_ms,
             collected: Collected::default(),
         };
-        each_page(reader, from_ms, now_ms, |row| {
-            let said = opinions.get(&row.request_id).map_or(&[][..], Vec::as_slice);
-            scan.look_at(&Answer::new(row, said)).map_err(&wrap)
-        })?;
+        let mut place = Some(Place::before(from_ms));
+        while let Some(from) = place {
+            place = scan.page(|| {
+                let page = reader.answers(&from, now_ms, PAGE)?;
+                let looked = page.iter().map(|row| {
+                    let said = opinions.get(&row.request_id);
+                    look(row, said.map_or(&[][..], Vec::as_slice))
+                });
+                Ok((looked.collect(), page.last().map(Answered::place)))
+            })?;
+        }
         // Feedback may come long after its request.
-        for (id, said) in &opinions {
-            let Some(request) = reader.request(*id)? else { continue };
-            if request.arrived_at_ms < from_ms {
-                let said = reader.feedback_for(*id).unwrap_or_else(|_| said.clone());
-                for row in answers_of(request) {
-                    scan.look_at(&Answer::new(&row, &said)).map_err(&wrap)?;
+        let opinions: Vec<_> = opinions.iter().collect();
+        for some in opinions.chunks(LATE_PAGE) {
+            scan.page(|| {
+                let mut looked = Vec::new();
+                for (id, said) in some {
+                    let Some(request) = reader.request(**id)? else { continue };
+                    if request.arrived_at_ms < from_ms {
+                        let said = reader.feedback_for(**id).unwrap_or_else(|_| said.to_vec());
+                        looked.extend(answers_of(request).iter().map(|row| look(row, &said)));
+                    }
                 }
-            }
+                Ok((looked, ()))
+            })?;
         }
         let collected = scan.collected;
-        transaction
+        // Last: what is not written by now is read again.
+        self.connection
             .execute("INSERT OR REPLACE INTO state VALUES ('collected_ms', ?1)", [now_ms])
-            .map_err(&wrap)?;
-        transaction.commit().map_err(&wrap)?;
+            .map_err(self.wrap("write"))?;
         Ok(collected)
     }
 }
 
-/// One reading of the store.
+/// An answer, and what is wrong with it: all that needs time, before anybody has to wait.
+struct Looked {
+    answer: Answer,
+    found: Vec<Signal>,
+    /// Of its first sign of failure.
+    shape: Option<Shape>,
+}
+
+impl Looked {
+    fn at(row: &Answered, said: &[StoredFeedback], again: &Regenerations) -> Looked {
+        let answer = Answer::new(row, said);
+        let found = signals(&answer, again.again_ms(&answer.request_id));
+        let shape = found.first().map(|first| Shape::of(&answer, first));
+        Looked { answer, found, shape }
+    }
+}
+
+/// One reading of the store. An error ends it: the clusters may then be ahead of the file.
 struct Scan<'a> {
-    connection: &'a Connection,
+    book: &'a mut Book,
     clusters: Clusters,
-    again: &'a Regenerations,
+    /// The version of the file that they are of, see [`data_version`].
+    clusters_of: Option<i64>,
     now_ms: i64,
     collected: Collected,
 }
 
 impl Scan<'_> {
-    fn look_at(&mut self, answer: &Answer) -> rusqlite::Result<()> {
+    /// Writes what `read` finds; reads it anew when others wrote meanwhile, for they may have erased some of it.
+    fn page<T>(
+        &mut self,
+        read: impl Fn() -> Result<(Vec<Looked>, T), FeedbackError>,
+    ) -> Result<T, FeedbackError> {
+        loop {
+            let version = data_version(&self.book.connection).map_err(self.book.wrap("read"))?;
+            let (page, rest) = read()?;
+            if page.is_empty() || self.write(&page, version)? {
+                return Ok(rest);
+            }
+        }
+    }
+
+    /// All of a page or nothing; `false` when the file is not of this version any more.
+    fn write(&mut self, page: &[Looked], version: i64) -> Result<bool, FeedbackError> {
+        let wrap = self.book.wrap("write");
+        let transaction = self.book.begin()?;
+        if data_version(&transaction).map_err(&wrap)? != version {
+            return Ok(false);
+        }
+        if self.clusters_of != Some(version) {
+            self.clusters = clusters(&transaction).map_err(&wrap)?;
+            self.clusters_of = Some(version);
+        }
+        let mut writing = Writing {
+            connection: &transaction,
+            clusters: &mut self.clusters,
+            now_ms: self.now_ms,
+            collected: &mut self.collected,
+        };
+        page.iter().try_for_each(|looked| writing.look_at(looked)).map_err(&wrap)?;
+        transaction.commit().map_err(&wrap)?;
+        Ok(true)
+    }
+}
+
+/// Another one after each commit of another connection.
+fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.pragma_query_value(None, "data_version", |row| row.get(0))
+}
+
+/// A page on its way into the file.
+struct Writing<'a> {
+    connection: &'a Connection,
+    clusters: &'a mut Clusters,
+    now_ms: i64,
+    collected: &'a mut Collected,
+}
+
+impl Writing<'_> {
+    fn look_at(&mut self, looked: &Looked) -> rusqlite::Result<()> {
+        let Looked { answer, found, shape } = looked;
         self.collected.n_answers += 1;
-        let found = signals(answer, self.again.again_ms(&answer.request_id));
         let known = self.known(answer)?;
-        match (found.first(), known) {
+        match (found.first().zip(shape.as_ref()), known) {
             (None, None) => Ok(()),
             // Praise came since; what a reviewer said stays.
             (None, Some(_)) => {
@@ -155,21 +233,20 @@ impl Scan<'_> {
                 let key = params![answer.request_id, answer.choice];
                 self.connection.prepare_cached(sql)?.execute(key).map(|_| ())
             }
-            (Some(first), Some(kind)) if first.kind.as_str() == kind => {
+            (Some((first, _)), Some(kind)) if first.kind.as_str() == kind => {
                 self.collected.n_failures += 1;
-                self.write(answer, &found, None)
+                self.write(answer, found, None)
             }
-            (Some(first), _) => {
+            (Some((_, shape)), _) => {
                 self.collected.n_failures += 1;
-                let shape = Shape::of(answer, first);
-                let (id, is_sample) = self.clusters.assign(&shape, &answer.name());
+                let (id, is_sample) = self.clusters.assign(shape, &answer.name());
                 if is_sample {
                     let sql = "SELECT 1 FROM cluster WHERE id = ?1";
                     let is_known = self.connection.prepare_cached(sql)?.exists([&id])?;
                     self.collected.n_new_clusters += u64::from(!is_known);
-                    add_sample(self.connection, &id, &shape, answer.arrived_at_ms)?;
+                    add_sample(self.connection, &id, shape, answer.arrived_at_ms)?;
                 }
-                self.write(answer, &found, Some(&id))
+                self.write(answer, found, Some(&id))
             }
         }
     }
@@ -241,18 +318,18 @@ fn opinions(
     }
 }
 
-fn each_page(
+fn regenerations(
     reader: &Reader,
     from_ms: i64,
     now_ms: i64,
-    mut look_at: impl FnMut(&Answered) -> Result<(), FeedbackError>,
-) -> Result<(), FeedbackError> {
+) -> Result<Regenerations, FeedbackError> {
+    let mut again = Regenerations::default();
     let mut place = Place::before(from_ms);
     loop {
         let page = reader.answers(&place, now_ms, PAGE)?;
-        let Some(last) = page.last() else { return Ok(()) };
+        let Some(last) = page.last() else { return Ok(again) };
         place = last.place();
-        page.iter().try_for_each(&mut look_at)?;
+        page.iter().for_each(|row| again.see(&Answer::new(row, &[])));
     }
 }
 

@@ -68,6 +68,14 @@ pub enum FeedbackError {
         /// Who has it.
         holder: String,
     },
+    /// Another reviewer gave a verdict.
+    #[error("answer {answer} has a verdict of {by:?}, who alone may take it back")]
+    Reviewed {
+        /// The request and the choice.
+        answer: String,
+        /// Whose it is.
+        by: String,
+    },
     /// A verdict to take back that is not there, or another reviewer's.
     #[error("answer {answer} has no verdict of {reviewer:?} that could be taken back")]
     NotReviewed {
@@ -90,6 +98,13 @@ pub enum FeedbackError {
 }
 
 impl FeedbackError {
+    /// Whether another one writes to the file, so that the same may be tried again.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        let FeedbackError::Database { source, .. } = self else { return false };
+        source.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
+    }
+
     pub(crate) fn invalid(field: &'static str, value: &str, limit: &'static str) -> FeedbackError {
         FeedbackError::Invalid { field, value: value.chars().take(80).collect(), limit }
     }

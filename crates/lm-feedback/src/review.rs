@@ -112,10 +112,12 @@ impl Book {
         Ok(items)
     }
 
-    /// Says what a reviewer found of an answer, by its name or the beginning of it. Returns the name.
+    /// Says what a reviewer found of an answer, by its name or the beginning of it, in the place of what the same
+    /// reviewer said before. Returns the name.
     ///
     /// # Errors
-    /// [`FeedbackError::Unknown`], [`FeedbackError::Leased`] when another reviewer has it, [`FeedbackError::Invalid`].
+    /// [`FeedbackError::Unknown`], [`FeedbackError::Leased`] when another reviewer has it, [`FeedbackError::Reviewed`]
+    /// when another one gave a verdict, [`FeedbackError::Invalid`].
     pub fn review(
         &mut self,
         answer: &str,
@@ -159,9 +161,19 @@ impl Book {
             }
             Decision::Correct(text) => ("accepted", Some(text)),
         };
+        // A lease that ended may have been another one's since, up to the verdict.
+        let sql = "SELECT reviewed_by FROM failure WHERE request_id = ?1 AND choice = ?2 \
+                   AND reviewed_at_ms IS NOT NULL AND reviewed_by != ?3";
+        let by: Option<String> = transaction
+            .query_row(sql, params![request_id, choice, reviewer], |row| row.get(0))
+            .optional()
+            .map_err(&wrap)?;
+        if let Some(by) = by {
+            return Err(FeedbackError::Reviewed { answer, by });
+        }
         transaction
             .execute(
-                "UPDATE failure SET verdict = ?3, correction = coalesce(?4, correction), \
+                "UPDATE failure SET verdict = ?3, correction = ?4, \
                  reviewed_by = ?5, reviewed_at_ms = ?6, leased_by = NULL, leased_until_ms = NULL \
                  WHERE request_id = ?1 AND choice = ?2",
                 params![request_id, choice, verdict, correction, reviewer, now_ms],

@@ -58,9 +58,11 @@ const FILE: BookFile = BookFile {
     busy: Duration::from_secs(30),
 };
 
-/// Opens the file, and makes it when there is none: readable by its owner only.
-pub(crate) fn open(path: &Path) -> Result<Connection, FeedbackError> {
-    match FILE.open(path).map_err(database("open", path))? {
+/// Opens the file, and makes it when there is none: readable by its owner only. Whoever writes to it is waited for as
+/// long as `busy`, or for 30 seconds.
+pub(crate) fn open(path: &Path, busy: Option<Duration>) -> Result<Connection, FeedbackError> {
+    let file = BookFile { busy: busy.unwrap_or(FILE.busy), ..FILE };
+    match file.open(path).map_err(database("open", path))? {
         OpenedBook::Book(connection) => Ok(connection),
         OpenedBook::Foreign { application_id, schema, known } => {
             Err(FeedbackError::Foreign { path: path.to_owned(), application_id, schema, known })

@@ -137,7 +137,8 @@ impl Datasets {
     /// Quarantined rows in the order of the sources.
     ///
     /// # Errors
-    /// `Ops` when there is no such dataset or version, `Invalid`, `Internal`.
+    /// `Ops` when there is no such dataset or version, or when rows are to be passed over while others read, `Invalid` when
+    /// there are not so many or too many to pass over, `Internal`.
     pub fn quarantine(&self, name: &str, wanted: &Wanted) -> Result<QuarantinePage, ApiError> {
         let report = match &wanted.version {
             _ if wanted.unpublished => Report::Unpublished,
@@ -145,6 +146,13 @@ impl Datasets {
             None => Report::Newest,
         };
         let rows = lm_data::quarantine(&self.0.home, name, report).map_err(refusal)?;
+        // Rows that are passed over are read as well.
+        let _turn = if wanted.from > 0 {
+            self.can_pass_over(name, report, wanted.from)?;
+            Some(self.turn()?)
+        } else {
+            None
+        };
         let mut page = QuarantinePage { data: Vec::new(), next: None };
         let last = wanted.from.saturating_add(MAX_LOOKED_AT);
         for (at, row) in (0..).zip(rows) {
@@ -159,6 +167,26 @@ impl Datasets {
             }
         }
         Ok(page)
+    }
+
+    fn can_pass_over(&self, name: &str, report: Report<'_>, from: u64) -> Result<(), ApiError> {
+        let home = &self.0.home;
+        let show = |version| lm_data::show(home, name, version).map(|found| Some(found.manifest));
+        let manifest = match report {
+            Report::Newest => show(None),
+            Report::Version(version) => show(Some(version)),
+            Report::Unpublished => lm_data::unpublished(home, name),
+        };
+        let n_rows = manifest.map_err(refusal)?.map_or(0, |manifest| manifest.rows_quarantined);
+        if from <= n_rows.min(MAX_ROWS) {
+            return Ok(());
+        }
+        let wanted = if n_rows <= MAX_ROWS {
+            format!("from 0 to {n_rows}, the rows in quarantine")
+        } else {
+            format!("at most {MAX_ROWS}; `lastmile quarantine list {name}` reads more")
+        };
+        Err(ApiError::Invalid { param: "from".to_owned(), found: from.to_string(), wanted })
     }
 
     /// What the newest version has of each kind of rows, beside `traffic`, another dataset.
@@ -187,7 +215,7 @@ impl Datasets {
     }
 
     /// Nobody waits for who reads whole versions.
-    fn turn(&self) -> Result<MutexGuard<'_, ()>, ApiError> {
+    pub(crate) fn turn(&self) -> Result<MutexGuard<'_, ()>, ApiError> {
         match self.0.reading.try_lock() {
             Ok(turn) => Ok(turn),
             Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),

@@ -41,7 +41,7 @@ struct Reading {
     not_before: Option<Instant>,
 }
 
-/// How long a page waits for what is new; what takes longer is in the next one.
+/// How long a page waits for what is new, or for who writes; what takes longer is in the next one, or refused.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// At least so long between two readings, and so many times what one takes.
 const REST: Duration = Duration::from_secs(2);
@@ -167,7 +167,7 @@ impl FeedbackLoop {
     /// Says what a reviewer found, see [`Book::review`]. Returns the answer's whole name.
     ///
     /// # Errors
-    /// `Ops` when there is no such failure or somebody else has it, `Invalid`, `Internal`.
+    /// `Ops` when there is no such failure, somebody else has or had it, or another one writes, `Invalid`, `Internal`.
     pub fn review(
         &self,
         answer: &str,
@@ -218,7 +218,10 @@ impl FeedbackLoop {
         let mut open = self.0.book.lock().unwrap_or_else(PoisonError::into_inner);
         let book = match open.take() {
             Some(book) => open.insert(book),
-            None => open.insert(Book::open(&self.0.path).map_err(refusal)?),
+            None => {
+                let book = Book::open_impatient(&self.0.path, PATIENCE).map_err(refusal)?;
+                open.insert(book)
+            }
         };
         work(book, self.0.store.reader()).map_err(refusal)
     }
@@ -306,6 +309,10 @@ fn problems(book: &Book, reader: &Reader, from_ms: i64) -> Result<Vec<ProblemVie
 
 /// What a client is told. Paths are for the operator.
 fn refusal(error: FeedbackError) -> ApiError {
+    if error.is_busy() {
+        let message = "another one writes down failures: try again in a moment".to_owned();
+        return ApiError::Ops(OpsRefusal::Busy { message });
+    }
     let message = error.to_string();
     match error {
         FeedbackError::Invalid { field, value, limit } => {
@@ -313,6 +320,7 @@ fn refusal(error: FeedbackError) -> ApiError {
         }
         FeedbackError::Unknown { .. } => ApiError::Ops(OpsRefusal::Unknown { message }),
         FeedbackError::Leased { .. }
+        | FeedbackError::Reviewed { .. }
         | FeedbackError::NotReviewed { .. }
         | FeedbackError::NoCheck { .. } => ApiError::Ops(OpsRefusal::WrongState { message }),
         FeedbackError::Store(_)

@@ -64,7 +64,9 @@ pub use overrides::{Overrides, now_ms, refusal as override_refusal};
 pub use page::Utc;
 pub use replay::{Bundle, Factor, Recorded, ReplayError, Verdict};
 pub use search::{RequestPage, Search};
-pub use sinks::{SinkError, SinkLimits, SinkSettings, SinkStanding, SinkTest, Sinks};
+pub use sinks::{
+    SERVER_ALERTS, SinkError, SinkLimits, SinkSettings, SinkStanding, SinkTest, Sinks,
+};
 pub use span_counts::SpanCounts;
 pub use timeline::{AnswerTimeline, ArmView, GapView, LossView, StallView, TimelinePage};
 

@@ -293,11 +293,11 @@ fn reopened(folder: &Path, rules: Rules, sinks: Option<&Sinks>) -> BTreeMap<Stri
 
 /// Which alerts were open when earlier servers ended; from now on kept in one place.
 fn open_before(sinks: &Sinks) -> Vec<ToldAlarm> {
-    let kept = sinks.kept_open();
+    let kept = sinks.kept(OPEN_ALERTS);
     let open = joined(&kept);
     if kept.len() > 1 {
         let folded = serde_json::to_string(&open).map_err(std::io::Error::other);
-        if let Err(error) = folded.and_then(|open| sinks.fold_open(&open)) {
+        if let Err(error) = folded.and_then(|open| sinks.fold(OPEN_ALERTS, &open)) {
             tracing::error!(%error, "open alerts of several servers cannot be kept as one");
         }
     }

@@ -1,6 +1,6 @@
 // Failures that a person looks at one by one: the reviewer's own for a while, judged by keys.
 
-import { post } from "./api.js";
+import { key, post } from "./api.js";
 import { h, facts, field, number, said, span, time } from "./dom.js";
 import { write } from "./ask.js";
 import { nothingFailed, toldView } from "./failures.js";
@@ -11,6 +11,7 @@ const FEW = 3;
 const TICK_MS = 5000;
 const AGAIN_MS = 2000;
 const NAME = "lastmile-reviewer";
+const OWN = "lastmile-reviewer-own";
 const KEYS = "lastmile-review-keys";
 const HINTS = [["j", "next"], ["k", "the one before"], ["a", "accept: it is a failure"], ["r", "reject: it is none"],
   ["c", "correct: what it should have been"], ["t", "tag"], ["u", "undo the last verdict"]];
@@ -23,6 +24,15 @@ function isTyping(target) {
   return target instanceof Element && target.closest("input, textarea, select, [contenteditable]") !== null;
 }
 
+// Without a name it is the key's, and where there is no key this tab's own: two people are never one reviewer.
+function ownName() {
+  if (key()) return "";
+  const drawn = () => crypto.getRandomValues(new Uint32Array(1))[0].toString(16).padStart(8, "0");
+  const own = sessionStorage.getItem(OWN) || `panel-${drawn()}`;
+  sessionStorage.setItem(OWN, own);
+  return own;
+}
+
 export function reviewPage(place, { signal }) {
   const problem = h("div");
   const state = h("p", { class: "state" }, "Waiting for the server");
@@ -30,7 +40,7 @@ export function reviewPage(place, { signal }) {
   const queue = h("ol", { class: "queue", "aria-label": "Yours" });
   const card = h("section", { class: "card", tabindex: "-1", "aria-label": "Failure" });
   const nothing = h("div", { class: "stack" });
-  const name = h("input", { id: "reviewer", autocomplete: "off", maxlength: "64", value: sessionStorage.getItem(NAME) || "" });
+  const name = h("input", { id: "reviewer", autocomplete: "off", maxlength: "64", value: sessionStorage.getItem(NAME) || ownName() });
   const usesKeys = h("input", { id: "review-keys", type: "checkbox", checked: sessionStorage.getItem(KEYS) !== "off" });
   const button = (verb, key, work, kind = "quiet") => h("button", { type: "button", class: kind, "aria-keyshortcuts": key, onclick: work }, `${verb} `, h("kbd", {}, key));
   const judging = [
@@ -202,8 +212,9 @@ export function reviewPage(place, { signal }) {
 
   // Another reviewer begins with what is that one's own.
   async function rename() {
-    reviewer = name.value.trim();
-    sessionStorage.setItem(NAME, reviewer);
+    sessionStorage.setItem(NAME, name.value.trim());
+    reviewer = name.value.trim() || ownName();
+    name.value = reviewer;
     [items, judged, at] = [[], [], 0];
     say("");
     await lease();

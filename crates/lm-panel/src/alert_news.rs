@@ -68,7 +68,16 @@ impl AlertNews {
     /// something is told of again, 0 never.
     #[must_use]
     pub fn new(renotify_ms: i64, kept: Vec<Course>) -> AlertNews {
-        AlertNews { renotify_ms, all: kept, has_begun: false }
+        let mut all: Vec<Course> = Vec::new();
+        // Several servers may have told of the same: it is told of once, as it was last.
+        for course in kept {
+            match all.iter_mut().find(|one| one.alert.key == course.alert.key) {
+                Some(known) if known.told_ms >= course.told_ms => {}
+                Some(known) => *known = course,
+                None => all.push(course),
+            }
+        }
+        AlertNews { renotify_ms, all, has_begun: false }
     }
 
     /// What was told of and is not over, for the next server.
@@ -225,5 +234,21 @@ mod tests {
         check(&mut next, 9 * MINUTE, &["probe p"], &[]);
         check(&mut next, 9 * MINUTE + MINUTE / 2, &["probe p"], &[]);
         check(&mut next, 10 * MINUTE, &["probe p"], &[("alert.resolved", "store dropped")]);
+    }
+
+    #[test]
+    fn what_two_servers_told_of_is_told_of_once() {
+        let kept = |at_ms, keys: &[&str]| {
+            let mut news = AlertNews::new(0, Vec::new());
+            let told: Vec<(&str, &str)> = keys.iter().map(|key| ("alert.opened", *key)).collect();
+            check(&mut news, at_ms, keys, &told);
+            news.kept().cloned().collect::<Vec<Course>>()
+        };
+        let mut all = kept(0, &["probe p", "store dropped"]);
+        all.extend(kept(MINUTE, &["probe p"]));
+        let mut next = AlertNews::new(0, all);
+        assert_eq!(next.kept().count(), 2);
+        check(&mut next, 9 * MINUTE, &["store dropped"], &[]);
+        check(&mut next, 10 * MINUTE, &["store dropped"], &[("alert.resolved", "probe p")]);
     }
 }

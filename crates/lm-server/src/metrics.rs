@@ -190,7 +190,7 @@ fn server(page: &mut Exposition, app: &App) {
     }
     let name = "lastmile_thread_panics_total";
     page.family(name, "counter", "Panics of threads beside the engine, which go on, by thread.");
-    for one in app.ops.attendants() {
+    for one in app.ops.attendants().into_iter().chain([app.panel.attendant()]) {
         page.sample(name, &[("thread", one.thread)], one.panics);
     }
     let name = "lastmile_probe_runs_total";

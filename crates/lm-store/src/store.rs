@@ -72,7 +72,8 @@ struct Inner {
     options: StoreOptions,
     jobs: Sender<Job>,
     counters: Arc<Counters>,
-    closed: AtomicBool,
+    /// The writer tries less then.
+    closed: Arc<AtomicBool>,
     writer: Mutex<Option<JoinHandle<()>>>,
     reader: Reader,
 }
@@ -98,7 +99,9 @@ impl Store {
         let mask = Mask::open(options.mask_key.as_deref(), path, options.privacy)?;
         let counters = Arc::new(Counters::default());
         let (sender, jobs) = bounded(options.queue_capacity + RESERVED_SLOTS);
-        let writer = Writer::new(connection, jobs, &options, mask, context, Arc::clone(&counters));
+        let closed = Arc::new(AtomicBool::new(false));
+        let shared = (Arc::clone(&counters), Arc::clone(&closed));
+        let writer = Writer::new(connection, jobs, &options, mask, context, shared);
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || writer.run())
@@ -109,7 +112,7 @@ impl Store {
                 options,
                 jobs: sender,
                 counters,
-                closed: AtomicBool::new(false),
+                closed,
                 writer: Mutex::new(Some(thread)),
                 reader,
             }),

@@ -8,6 +8,7 @@
 mod group;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -40,6 +41,10 @@ pub(crate) struct Writer {
     heartbeat: Duration,
     context: ErrorContext,
     counters: Arc<Counters>,
+    /// Set before the store is told to close.
+    closed: Arc<AtomicBool>,
+    /// Why a group was lost while the store closes: who waits for its end does not wait for each of the others.
+    given_up: Option<StoreError>,
     run_id: Option<String>,
     next_heartbeat: Instant,
     next_prune: Instant,
@@ -57,7 +62,7 @@ impl Writer {
         options: &StoreOptions,
         mask: Mask,
         context: ErrorContext,
-        counters: Arc<Counters>,
+        (counters, closed): (Arc<Counters>, Arc<AtomicBool>),
     ) -> Writer {
         let now = Instant::now();
         Writer {
@@ -69,6 +74,8 @@ impl Writer {
             heartbeat: options.heartbeat,
             context,
             counters,
+            closed,
+            given_up: None,
             run_id: None,
             next_heartbeat: now,
             next_prune: now,
@@ -95,9 +102,11 @@ impl Writer {
                 let _ = close.send(self.finish());
                 break;
             }
-            self.heartbeat_if_due();
-            self.prune_if_due();
-            self.make_room_if_due();
+            if !self.is_closing() {
+                self.heartbeat_if_due();
+                self.prune_if_due();
+                self.make_room_if_due();
+            }
         }
     }
 
@@ -106,7 +115,10 @@ impl Writer {
         let mut jobs = vec![first];
         jobs.extend(self.jobs.try_iter().take(MAX_GROUP - 1));
         let group = Group::of(jobs, &self.mask);
-        let fates = self.write_all(&group.entries, group.is_durable());
+        let fates = match &self.given_up {
+            Some(error) => vec![Err(Failed::Lost(error.clone())); group.entries.len()],
+            None => self.write_all(&group.entries, group.is_durable()),
+        };
         let Group { entries, size_bytes, flushes, prune, erasures, make_room, close } = group;
         self.counters.queued_bytes.fetch_sub(size_bytes, Relaxed);
         self.settle(entries, fates);
@@ -155,7 +167,14 @@ impl Writer {
             }
             group::answer(entry, fate);
         }
+        if self.is_closing() && self.given_up.is_none() {
+            self.given_up.clone_from(&lost);
+        }
         self.note(lost);
+    }
+
+    fn is_closing(&self) -> bool {
+        self.closed.load(Relaxed)
     }
 
     fn heartbeat_if_due(&mut self) {
@@ -225,6 +244,9 @@ impl Writer {
 
     /// Notes the end of the run and folds the log into the file, which alone is then the store.
     fn finish(&mut self) -> Result<(), StoreError> {
+        if let Some(error @ StoreError::Unreachable { .. }) = &self.given_up {
+            return Err(error.clone());
+        }
         let wrap = |e: sql::Error| self.context.wrap("close", &e);
         if let Some(run_id) = &self.run_id {
             let stopped = self.connection.begin_write(true).and_then(|transaction| {

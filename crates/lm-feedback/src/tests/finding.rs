@@ -1,5 +1,7 @@
 //! Which answers failed, and which failures are one problem.
 
+use std::time::Duration;
+
 use lm_types::{FinishReason, Role};
 use serde_json::json;
 
@@ -156,6 +158,72 @@ fn late_feedback_is_found() {
     let found: Vec<(&str, &str)> =
         rows.iter().map(|row| (row.request_id.as_str(), row.kind.as_str())).collect();
     assert_eq!(found, [(bad.as_str(), "disliked")]);
+}
+
+/// What was found before an interruption stays, and others could write meanwhile; what is missing comes with the next
+/// reading, under the same problems.
+#[test]
+fn a_reading_that_is_interrupted_goes_on_where_it_was() {
+    let mut home = Home::new();
+    let n = 1200;
+    let mut ids = Vec::new();
+    for i in 0..n {
+        let cut = Ended::Finished(FinishReason::Length);
+        let asked = format!("Summarise the invoice number {i} of our supplier in Hamburg.");
+        ids.push(home.answer(DAY_0 + i, &[(Role::User, &asked)], &format!("Item {i}"), cut));
+        if i % 200 == 0 {
+            home.store.flush().unwrap();
+        }
+    }
+    let stop = format!(
+        "CREATE TEMP TRIGGER stop BEFORE INSERT ON failure WHEN NEW.request_id = '{}' \
+         BEGIN SELECT RAISE(ABORT, 'stop'); END",
+        ids[1100]
+    );
+    home.book.connection.execute_batch(&stop).unwrap();
+    home.store.flush().unwrap();
+    let error = home.book.collect(home.store.reader(), DAY_0 + MINUTE).unwrap_err();
+    assert!(error.to_string().contains("stop"), "{error}");
+    assert_eq!(home.book.failures(None, 5000).unwrap().len(), 1000, "a page is whole or not there");
+    assert_eq!(home.book.collected_ms().unwrap(), None);
+
+    home.book.connection.execute_batch("DROP TRIGGER stop").unwrap();
+    let found = home.collect(DAY_0 + MINUTE);
+    assert_eq!((found.n_failures, found.n_new_clusters), (1200, 0));
+    let rows = home.book.failures(None, 5000).unwrap();
+    assert_eq!(rows.len(), 1200);
+    assert!(rows.iter().all(|row| row.cluster == rows[0].cluster));
+    assert_eq!(home.book.collected_ms().unwrap(), Some(DAY_0 + MINUTE));
+}
+
+/// Clusters that another process made between two pages are joined, not made twice.
+#[test]
+fn two_that_read_the_same_find_the_same_problems() {
+    let mut home = Home::new();
+    let mut other = crate::Book::open(&home.path()).unwrap();
+    for i in 0..5 {
+        let cut = Ended::Finished(FinishReason::Length);
+        let asked = format!("Summarise the invoice number {i} of our supplier in Hamburg.");
+        home.answer(DAY_0 + i, &[(Role::User, &asked)], &format!("Item {i}"), cut);
+    }
+    let first = home.collect(DAY_0 + MINUTE);
+    let second = other.collect(home.store.reader(), DAY_0 + MINUTE).unwrap();
+    assert_eq!((first.n_failures, first.n_new_clusters), (5, 1));
+    assert_eq!((second.n_failures, second.n_new_clusters), (5, 0));
+}
+
+#[test]
+fn who_waits_is_told_that_another_one_writes() {
+    let mut home = Home::new();
+    let patience = Duration::from_millis(20);
+    let mut other = crate::Book::open_impatient(&home.path(), patience).unwrap();
+    let writing = home.book.begin().unwrap();
+    let error = other.give_back("ann").unwrap_err();
+    assert!(error.is_busy(), "{error}");
+    drop(writing);
+    assert_eq!(other.give_back("ann").unwrap(), 0);
+    let unknown = other.cluster("zz").unwrap_err();
+    assert!(!unknown.is_busy(), "{unknown}");
 }
 
 #[test]

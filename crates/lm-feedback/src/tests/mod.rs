@@ -7,6 +7,7 @@ mod finding;
 mod reviewing;
 mod turning;
 
+use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
 use lm_store::{Feedback, Rating, Store, StoreOptions};
@@ -23,7 +24,7 @@ const MINUTE: i64 = 60_000;
 
 /// A store and a book, gone at the end of the test.
 struct Home {
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
     store: Store,
     book: Book,
     n_requests: u128,
@@ -35,7 +36,12 @@ impl Home {
         let options = StoreOptions::default();
         let store = Store::open(&folder.path().join("lastmile.db"), options).unwrap();
         let book = Book::open(&folder.path().join("feedback.db")).unwrap();
-        Home { _folder: folder, store, book, n_requests: 0 }
+        Home { folder, store, book, n_requests: 0 }
+    }
+
+    /// Of the book.
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("feedback.db")
     }
 
     /// An answer that arrived at a time and took a second. Returns the request's id.

@@ -3,6 +3,7 @@
 use lm_types::Role;
 
 use super::{DAY_0, Home, MINUTE, backend_error};
+use crate::review::LEASE_MS;
 use crate::{Decision, FeedbackError, Fix};
 
 /// Failed answers to one question, a minute apart.
@@ -60,6 +61,32 @@ fn who_gave_a_verdict_may_take_it_back() {
     assert_eq!(home.book.lease("ann", now).unwrap().unwrap().answer, item.answer);
     let leased = home.book.review(&item.answer, &Decision::Accept, "bob", now).unwrap_err();
     assert!(matches!(leased, FeedbackError::Leased { .. }), "{leased}");
+}
+
+/// Ann's lease ends, Bob judges, and Ann comes back from lunch.
+#[test]
+fn a_verdict_is_not_overwritten_by_whose_lease_ended() {
+    let mut home = failed(1);
+    let now = DAY_0 + MINUTE;
+    let item = home.book.lease("ann", now).unwrap().unwrap();
+    let later = now + LEASE_MS;
+    assert_eq!(home.book.lease("bob", later).unwrap().unwrap().answer, item.answer);
+    home.book.review(&item.answer, &Decision::Correct("Hi.".to_owned()), "bob", later).unwrap();
+
+    let late = home.book.review(&item.answer, &Decision::Reject, "ann", later).unwrap_err();
+    assert!(matches!(&late, FeedbackError::Reviewed { by, .. } if by == "bob"), "{late}");
+    let row = home.book.failures(None, 1).unwrap().remove(0);
+    assert_eq!(
+        (row.verdict.as_deref(), row.correction.as_deref()),
+        (Some("accepted"), Some("Hi."))
+    );
+    // Words to find it by are everybody's.
+    home.book.review(&item.answer, &Decision::Tag("odd".to_owned()), "ann", later).unwrap();
+
+    // Whose verdict it is may change it, and what it should have been goes with the one before.
+    home.book.review(&item.answer, &Decision::Reject, "bob", later).unwrap();
+    let row = home.book.failures(None, 1).unwrap().remove(0);
+    assert_eq!((row.verdict.as_deref(), row.correction), (Some("rejected"), None));
 }
 
 #[test]

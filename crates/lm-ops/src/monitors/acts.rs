@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 const FILE: &str = "audit.jsonl";
 /// What came before it.
 const OLDER: &str = "audit.1.jsonl";
+/// What comes after it, while it is made.
+const NEXT: &str = "audit.next";
 /// Servers of one home write one after the other.
 const LOCK: &str = "audit.lock";
 /// A file that is larger becomes the older one, in the place of the one before.
@@ -57,26 +59,56 @@ pub(super) fn note(folder: &Path, entry: &MonitorEntry) -> std::io::Result<()> {
     lock.lock()?;
     let path = folder.join(FILE);
     let text = read_text(&path)?;
-    let mut lines = String::new();
     if text.len() as u64 > MAX_BYTES {
-        // The new file says by itself who is paused.
-        let paused = fold(&entries(&text, &path));
-        std::fs::rename(&path, folder.join(OLDER))?;
-        for one in paused.values() {
-            lines.push_str(&line(one)?);
-        }
-    } else if !text.is_empty() && !text.ends_with('\n') {
+        return begin_anew(folder, &fold(&entries(&text, &path)), entry);
+    }
+    let mut lines = String::new();
+    if !text.is_empty() && !text.ends_with('\n') {
         // A server died while it wrote: the half of a line stays one.
         lines.push('\n');
     }
     lines.push_str(&line(entry)?);
-    let mut options = OpenOptions::new();
-    options.append(true).create(true);
+    write(OpenOptions::new().append(true), &path, &lines)?;
+    if text.is_empty() { sync_folder(folder) } else { Ok(()) }
+}
+
+/// Makes the file the older one. At no time is there none that says who is paused: a full disk or the end of the server
+/// leaves the one before.
+fn begin_anew(
+    folder: &Path,
+    paused: &BTreeMap<String, MonitorEntry>,
+    entry: &MonitorEntry,
+) -> std::io::Result<()> {
+    let (path, older, next) = (folder.join(FILE), folder.join(OLDER), folder.join(NEXT));
+    // The new file says by itself who is paused.
+    let all = paused.values().chain(std::iter::once(entry));
+    let lines = all.map(line).collect::<std::io::Result<String>>()?;
+    write(OpenOptions::new().write(true).truncate(true), &next, &lines)?;
+    match std::fs::remove_file(&older) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // Not every file system has links.
+    if std::fs::hard_link(&path, &older).is_err() {
+        std::fs::copy(&path, &older)?;
+    }
+    std::fs::rename(&next, &path)?;
+    sync_folder(folder)
+}
+
+/// Readable by its owner only, and durable.
+fn write(options: &mut OpenOptions, path: &Path, text: &str) -> std::io::Result<()> {
+    options.create(true);
     #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(&path)?;
-    file.write_all(lines.as_bytes())?;
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
+    let mut file = options.open(path)?;
+    file.write_all(text.as_bytes())?;
     file.sync_data()
+}
+
+/// What was made or renamed in it is durable.
+fn sync_folder(folder: &Path) -> std::io::Result<()> {
+    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
 /// The models that are paused, and who paused them.
@@ -199,5 +231,32 @@ mod tests {
         assert!(std::fs::metadata(&path).unwrap().len() < 1000);
         assert!(folder.join(OLDER).exists());
         assert_eq!(newest(folder, 1).unwrap(), [entry(5, MonitorAction::Pause, "c")]);
+    }
+
+    /// The disk is full when the file is to begin anew.
+    #[test]
+    fn pauses_outlive_a_new_file_that_cannot_be_written() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path();
+        note(folder, &entry(1, MonitorAction::Pause, "a")).unwrap();
+        let long = MonitorEntry {
+            reason: "x".repeat(MAX_BYTES as usize),
+            ..entry(2, MonitorAction::Pause, "b")
+        };
+        note(folder, &long).unwrap();
+        std::fs::create_dir(folder.join(NEXT)).unwrap();
+        note(folder, &entry(3, MonitorAction::Resume, "a")).unwrap_err();
+        assert_eq!(paused_models(folder), ["a", "b"]);
+        assert_eq!(newest(folder, 1).unwrap(), [long]);
+
+        std::fs::remove_dir(folder.join(NEXT)).unwrap();
+        // What the end of a server left behind.
+        std::fs::write(folder.join(NEXT), "half a l").unwrap();
+        std::fs::hard_link(folder.join(FILE), folder.join(OLDER)).unwrap();
+        note(folder, &entry(4, MonitorAction::Resume, "a")).unwrap();
+        assert_eq!(paused_models(folder), ["b"]);
+        let told: Vec<i64> = newest(folder, 9).unwrap().iter().map(|entry| entry.at_ms).collect();
+        assert_eq!(told, [4, 2, 1]);
+        assert!(!folder.join(NEXT).exists());
     }
 }

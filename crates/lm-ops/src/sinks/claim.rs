@@ -5,7 +5,7 @@
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use crate::sinks::{OPEN_ALERTS, SinkError};
+use crate::sinks::{OPEN_ALERTS, SERVER_ALERTS, SinkError};
 
 /// Servers of one home that have sinks, at once.
 const MAX_SERVERS: usize = 32;
@@ -52,14 +52,15 @@ impl Claim {
         &self.folder
     }
 
-    /// Where is kept which alerts are open: one's own file, then those of servers that are gone.
-    pub(crate) fn open_files(&self) -> Vec<PathBuf> {
+    /// Where something is kept under this name: one's own file, then those of servers that are gone.
+    pub(crate) fn files(&self, name: &str) -> Vec<PathBuf> {
+        let begin = format!("{}-", stem(name));
         let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        let is_taken = |name: &str| name.starts_with("open-") && name.ends_with(".json");
+        let is_taken = |name: &str| name.starts_with(&begin) && name.ends_with(".json");
         let taken = entries.filter(|entry| is_taken(&entry.file_name().to_string_lossy()));
         let mut taken: Vec<PathBuf> = taken.map(|entry| entry.path()).collect();
         taken.sort();
-        std::iter::once(self.folder.join(OPEN_ALERTS)).chain(taken).collect()
+        std::iter::once(self.folder.join(name)).chain(taken).collect()
     }
 
     /// Names sinks of which something waits, but which are not told any more.
@@ -72,7 +73,9 @@ impl Claim {
     }
 
     fn hand_over(&self, to: &Claim) {
-        self.hand_over_open(to);
+        for name in [OPEN_ALERTS, SERVER_ALERTS] {
+            self.hand_over_kept(name, to);
+        }
         for (sink, _) in self.sinks() {
             let (from, to) = (self.folder.join(&sink), to.folder.join(&sink));
             drop(std::fs::create_dir_all(&to));
@@ -84,15 +87,15 @@ impl Claim {
         }
     }
 
-    /// Which alerts were open there, beside one's own: both are of this home's models.
-    fn hand_over_open(&self, to: &Claim) {
+    /// Which alerts were open there, beside one's own: both are of this home.
+    fn hand_over_kept(&self, name: &str, to: &Claim) {
         let slot = self.folder.file_name().unwrap_or_default().to_string_lossy();
-        let taken = to.folder.join(format!("open-{slot}.json"));
-        if let Err(error) = std::fs::rename(self.folder.join(OPEN_ALERTS), taken)
+        let taken = to.folder.join(format!("{}-{slot}.json", stem(name)));
+        if let Err(error) = std::fs::rename(self.folder.join(name), taken)
             && error.kind() != std::io::ErrorKind::NotFound
         {
             let what = "open alerts of another server stay where they are";
-            tracing::warn!(%error, slot = &*slot, "{what}");
+            tracing::warn!(%error, slot = &*slot, name, "{what}");
         }
     }
 
@@ -106,4 +109,9 @@ impl Claim {
         };
         folders.map(sink).collect()
     }
+}
+
+/// Of a file's name.
+fn stem(name: &str) -> &str {
+    name.strip_suffix(".json").unwrap_or(name)
 }

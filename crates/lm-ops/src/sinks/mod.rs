@@ -32,6 +32,8 @@ use crate::sinks::settings::Target;
 pub use crate::sinks::settings::{SinkError, SinkLimits, SinkSettings};
 pub(crate) use crate::sinks::spool::write_private;
 
+/// Where a server keeps which of its own alerts it told of.
+pub const SERVER_ALERTS: &str = "server.json";
 /// Where the home keeps which alerts of monitors are open.
 pub(crate) const OPEN_ALERTS: &str = "open.json";
 
@@ -143,24 +145,22 @@ impl Sinks {
         }
     }
 
-    /// Which alerts of monitors were open when earlier servers ended: whose place this one takes first.
-    pub(crate) fn kept_open(&self) -> Vec<String> {
-        let files = self.0.claim.open_files();
+    /// What earlier servers kept with [`Sinks::keep`]: whose place this one takes first, then others that are gone.
+    #[must_use]
+    pub fn kept(&self, name: &str) -> Vec<String> {
+        let files = self.0.claim.files(name);
         files.iter().filter_map(|path| std::fs::read_to_string(path).ok()).collect()
     }
 
     /// Keeps in one's own file what several had; blocks.
-    pub(crate) fn fold_open(&self, open: &str) -> std::io::Result<()> {
-        let files = self.0.claim.open_files();
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn fold(&self, name: &str, text: &str) -> std::io::Result<()> {
+        let files = self.0.claim.files(name);
         let Some((own, others)) = files.split_first() else { return Ok(()) };
-        write_private(own, open.as_bytes())?;
+        write_private(own, text.as_bytes())?;
         others.iter().try_for_each(std::fs::remove_file)
-    }
-
-    /// What an earlier server kept with [`Sinks::keep`].
-    #[must_use]
-    pub fn kept(&self, name: &str) -> Option<String> {
-        std::fs::read_to_string(self.0.claim.folder().join(name)).ok()
     }
 
     /// How every sink stands.

@@ -238,6 +238,23 @@ fn what_the_disk_refuses_is_kept_in_memory_and_the_rest_on_the_disk() {
 }
 
 #[test]
+fn what_servers_that_are_gone_told_of_is_the_next_ones_to_end() {
+    let home = tempfile::tempdir().unwrap();
+    let kept = |slot: &str| home.path().join(slot).join(SERVER_ALERTS);
+    for (slot, text) in [("0", "[1]"), ("1", "[2]")] {
+        std::fs::create_dir_all(home.path().join(slot)).unwrap();
+        std::fs::write(kept(slot), text).unwrap();
+    }
+    let hook = hook(&[]);
+    let sinks = Sinks::start(settings(&[&hook.url], &[]), home.path()).unwrap();
+    assert_eq!(sinks.kept(SERVER_ALERTS), ["[1]", "[2]"]);
+    assert!(!kept("1").exists());
+    sinks.fold(SERVER_ALERTS, "[1,2]").unwrap();
+    assert_eq!(sinks.kept(SERVER_ALERTS), ["[1,2]"]);
+    sinks.close(PATIENCE);
+}
+
+#[test]
 fn what_was_not_delivered_is_delivered_by_the_next_server() {
     let home = tempfile::tempdir().unwrap();
     // Nobody listens where somebody will.

@@ -61,6 +61,29 @@ fn versions_their_difference_and_their_bad_rows_are_shown() {
     assert_eq!((coverage.n_strata, coverage.n_lacking), (13, 0));
 }
 
+/// Whoever asks for a page far behind has all rows before it read.
+#[test]
+fn only_rows_that_are_there_are_passed_over_and_by_one_at_a_time() {
+    let (_folder, datasets) = home(&[(0, 3)]);
+    let from = |from| Wanted { from, limit: 5, ..Wanted::default() };
+    assert_eq!(datasets.quarantine("notes", &from(0)).unwrap().data.len(), 1);
+    assert!(datasets.quarantine("notes", &from(1)).unwrap().data.is_empty());
+    for far in [2, u64::MAX] {
+        let refused = datasets.quarantine("notes", &from(far)).unwrap_err();
+        let said = refused.to_string();
+        assert!(
+            matches!(refused, ApiError::Invalid { .. }) && said.contains("from 0 to 1"),
+            "{said}"
+        );
+    }
+    let turn = datasets.turn().unwrap();
+    let busy = datasets.quarantine("notes", &from(1)).unwrap_err();
+    assert!(matches!(busy, ApiError::Ops(OpsRefusal::Busy { .. })), "{busy}");
+    assert_eq!(datasets.quarantine("notes", &from(0)).unwrap().data.len(), 1);
+    drop(turn);
+    assert!(datasets.quarantine("notes", &from(1)).is_ok());
+}
+
 #[test]
 fn what_is_not_there_is_named() {
     let (_folder, datasets) = home(&[(0, 3)]);

@@ -6,6 +6,7 @@
 //! Start reading at [`Panel`], then [`watch`].
 
 mod alerts;
+mod attended;
 mod charts;
 mod live;
 mod pages;
@@ -17,6 +18,7 @@ mod troubles;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use lm_ops::AttendantStanding;
 use lm_panel::{
     Alert, AlertLog, CacheMismatchNow, DriftNow, History, Now, RecentError, ServerNow, SinkNow,
     StoreNow, TICK,
@@ -32,6 +34,7 @@ use crate::response_cache::Mismatch;
 use crate::watchdog::Condition;
 
 pub(crate) use alerts::alerts;
+use attended::Attended;
 pub(crate) use charts::{chart, width};
 pub(crate) use live::{now, stream};
 pub(crate) use pages::{page, page_file, root, wants_page};
@@ -52,6 +55,8 @@ pub(crate) struct Panel {
     alerts: Mutex<AlertLog>,
     now: watch::Sender<Arc<Now>>,
     live: Arc<Semaphore>,
+    /// Whether [`watch`] had to begin anew.
+    watching: Attended,
 }
 
 impl Default for Panel {
@@ -61,6 +66,7 @@ impl Default for Panel {
             alerts: Mutex::default(),
             now: watch::Sender::default(),
             live: Arc::new(Semaphore::new(MAX_LIVE)),
+            watching: Attended::new("panel-watch"),
         }
     }
 }
@@ -79,6 +85,11 @@ impl Panel {
         MAX_LIVE - self.live.available_permits()
     }
 
+    /// How the task is that looks at all and tells alerts.
+    pub(crate) fn attendant(&self) -> AttendantStanding {
+        self.watching.standing()
+    }
+
     /// The newest state; waits for the first.
     async fn newest(&self) -> Arc<Now> {
         let mut states = self.now.subscribe();
@@ -90,8 +101,12 @@ impl Panel {
     }
 }
 
-/// Looks at all models each [`TICK`] and tells the pages. Never ends.
+/// Looks at all models each [`TICK`] and tells the pages and of alerts, also after a panic. Never ends.
 pub(crate) async fn watch(app: Arc<App>) {
+    app.panel.watching.run(|| look_on(Arc::clone(&app))).await;
+}
+
+async fn look_on(app: Arc<App>) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut errors, mut n_failed, mut n_asks) = (Vec::new(), None, 0);
@@ -194,7 +209,7 @@ fn look(app: &App) -> Now {
             wrong_probes: app.probes.wrong(),
             drifts: drifts(app),
             failing_sinks: failing_sinks(app),
-            troubled_threads: troubles::threads(&app.ops),
+            troubled_threads: troubles::threads(app),
             rolled_back: troubles::rolled_back(&app.ops),
             cache_mismatch: cache_mismatch(app),
         },

@@ -4,14 +4,11 @@
 //!
 //! Start reading at [`Telling::tell`].
 
-use lm_ops::{Monitors, Sinks};
+use lm_ops::{Monitors, SERVER_ALERTS, Sinks};
 use lm_panel::{AlertNews, Course, Level, NewsKind, Now};
 use serde_json::{Value, json};
 
 use crate::app::App;
-
-/// Where sinks keep what was told of and is not over.
-const TOLD: &str = "server.json";
 
 /// What was told so far.
 pub(super) struct Telling {
@@ -21,18 +18,24 @@ pub(super) struct Telling {
 }
 
 impl Telling {
-    /// With what an earlier server told of, where there are sinks.
+    /// With what earlier servers told of, where there are sinks.
     pub(super) fn begin(app: &App) -> Self {
         let monitors = app.ops.monitors();
         let sinks = monitors.and_then(Monitors::alert_sinks).cloned();
-        let kept = sinks.as_ref().and_then(|sinks| sinks.kept(TOLD));
-        let kept: Vec<Course> = kept.map_or_else(Vec::new, |kept| {
-            serde_json::from_str(&kept).unwrap_or_else(|error| {
+        let kept = sinks.as_ref().map_or_else(Vec::new, |sinks| sinks.kept(SERVER_ALERTS));
+        let told = kept.iter().flat_map(|kept| {
+            serde_json::from_str::<Vec<Course>>(kept).unwrap_or_else(|error| {
                 tracing::error!(%error, "which alerts were told of cannot be read");
                 Vec::new()
             })
         });
-        let news = AlertNews::new(monitors.map_or(0, Monitors::renotify_ms), kept);
+        let news = AlertNews::new(monitors.map_or(0, Monitors::renotify_ms), told.collect());
+        if let (true, Some(sinks)) = (kept.len() > 1, &sinks) {
+            let told: Vec<&Course> = news.kept().collect();
+            if let Err(error) = sinks.fold(SERVER_ALERTS, &json!(told).to_string()) {
+                tracing::error!(%error, "which alerts several servers told of cannot be kept as one");
+            }
+        }
         Telling { sinks, news, server: app.config.address.to_string() }
     }
 
@@ -47,7 +50,7 @@ impl Telling {
         }
         if let (false, Some(sinks)) = (news.is_empty(), &self.sinks) {
             let kept: Vec<&Course> = self.news.kept().collect();
-            sinks.keep(TOLD, json!(kept).to_string());
+            sinks.keep(SERVER_ALERTS, json!(kept).to_string());
         }
     }
 

@@ -5,11 +5,13 @@
 use lm_ops::{AttendantStanding, Ops};
 use lm_panel::{RolledBackNow, ThreadNow};
 
+use crate::app::App;
+
 /// A round takes far less.
 const IDLE_MS: u64 = 5_000;
 
-/// Threads that panicked, stand still or cannot do their work.
-pub(super) fn threads(ops: &Ops) -> Vec<ThreadNow> {
+/// Threads, and the task that asks this, that panicked, stand still or cannot do their work.
+pub(super) fn threads(app: &App) -> Vec<ThreadNow> {
     let is_troubled =
         |one: &AttendantStanding| one.panics > 0 || one.failing.is_some() || one.idle_ms > IDLE_MS;
     let told = |one: AttendantStanding| ThreadNow {
@@ -20,7 +22,8 @@ pub(super) fn threads(ops: &Ops) -> Vec<ThreadNow> {
         failing: one.failing.unwrap_or_default(),
         failing_ms: one.failing_ms,
     };
-    ops.attendants().into_iter().filter(is_troubled).map(told).collect()
+    let all = app.ops.attendants().into_iter().chain([app.panel.attendant()]);
+    all.filter(is_troubled).map(told).collect()
 }
 
 /// Experiments that the evidence ended, and that nothing took the place of.

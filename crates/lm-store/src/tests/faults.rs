@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use rusqlite::Connection;
 
@@ -90,6 +91,23 @@ fn a_lock_held_too_long_is_counted_and_told_and_the_store_goes_on() {
     store.record(&event(3));
     store.feedback(thumb_up(3)).unwrap();
     assert_eq!((store.counters().recorded, store.counters().feedback), (2, 1));
+}
+
+/// Eight groups wait for what cannot be written to: one of them tries, and the others are lost with it.
+#[test]
+fn a_store_that_closes_does_not_wait_anew_for_each_group() {
+    let home = Home::new();
+    let store = home.open_with(|o| o.busy_timeout = Duration::from_secs(1));
+    let lock = hold_write_lock(&home.path());
+    let n = 8 * 500;
+    record_all(&store, 0..n);
+    let began = Instant::now();
+    drop(store.close());
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    let counters = store.counters();
+    assert_eq!((counters.recorded, counters.dropped), (0, 0));
+    assert!(counters.write_errors >= u64::try_from(n).unwrap(), "{counters:?}");
+    drop(lock);
 }
 
 #[test]

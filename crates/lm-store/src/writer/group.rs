@@ -22,6 +22,8 @@ const RECONNECT_WAITS: [Duration; 3] =
     [Duration::ZERO, Duration::from_millis(250), Duration::from_millis(1000)];
 /// For finding the rows that cannot go in; what is left by then is lost with them, as others wait.
 const PARTS_PATIENCE: Duration = Duration::from_secs(10);
+/// A store that closes begins no further try of a group later than this.
+const CLOSING_PATIENCE: Duration = Duration::from_secs(1);
 /// Requests that one line of the log names.
 const MAX_NAMED: usize = 8;
 
@@ -147,8 +149,10 @@ impl Writer {
     ) -> Result<Vec<Fate>, Failed> {
         let n_waits = if self.n_failing == 0 { RECONNECT_WAITS.len() } else { 1 };
         let mut waits = RECONNECT_WAITS.iter().take(n_waits);
+        let begun = Instant::now();
         let mut committed = self.commit(entries, is_durable);
         while committed.as_ref().is_err_and(Failed::is_of_the_connection)
+            && !(self.is_closing() && begun.elapsed() > CLOSING_PATIENCE)
             && let Some(wait) = waits.next()
         {
             std::thread::sleep(*wait);
