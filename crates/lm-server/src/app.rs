@@ -47,7 +47,7 @@ pub(crate) struct App {
     pub(crate) limited: LimitedCounts,
     pub(crate) panel: Panel,
     /// What runs when nobody asks: copies for candidates of experiments, and probes.
-    pub(crate) idle: Idle,
+    pub(crate) idle: Arc<Idle>,
     pub(crate) shadow: Shadow,
     pub(crate) probes: Probes,
     pub(crate) response_cache: Arc<ResponseCache>,
@@ -99,7 +99,11 @@ impl App {
         App {
             body_room: Arc::new(Semaphore::new(body_room)),
             peers: Arc::new(Peers::new(&config)),
-            response_cache: Arc::new(ResponseCache::new(config.response_cache.clone())),
+            response_cache: Arc::new(ResponseCache::new(
+                config.response_cache.clone(),
+                Arc::clone(models.idle()),
+            )),
+            idle: Arc::clone(models.idle()),
             models,
             started_at: SystemTime::now(),
             ops,
@@ -111,7 +115,6 @@ impl App {
             denials: DenialCounts::default(),
             limited: LimitedCounts::default(),
             panel: Panel::default(),
-            idle: Idle::default(),
             shadow: Shadow::default(),
             probes: Probes::default(),
             clock: Clock::default(),
