@@ -46,7 +46,7 @@ use crate::idle::Idle;
 use flight::Flight;
 use key::{Draw, Key};
 use reader::Reader;
-use recheck::Recheck;
+use recheck::{Recheck, Seen};
 use started::Started;
 use table::{Entry, Evicted, Found, Table};
 use told::Asked;
@@ -59,7 +59,7 @@ pub(crate) struct ResponseCache {
     idle: Arc<Idle>,
     table: Mutex<Table>,
     rechecks: Mutex<VecDeque<Recheck>>,
-    last_mismatch: Mutex<Option<Mismatch>>,
+    last_mismatch: Mutex<Option<Seen>>,
     counts: Counts,
 }
 
