@@ -165,6 +165,8 @@ impl Models {
 
     /// Loads a model anew while its old engine goes on.
     pub(crate) async fn reload(&self, name: &str, may_drain: bool) -> Result<(), ApiError> {
+        // The old engine may have to be empty first.
+        self.idle.make_way();
         let (registry, ops) = (Arc::clone(&self.registry), self.ops.clone());
         let owned = name.to_owned();
         let reloaded = spawn_blocking(move || {
