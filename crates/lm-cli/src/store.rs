@@ -141,6 +141,8 @@ fn erase(path: &Path, whose: &WhoseArgs, json: bool) -> anyhow::Result<()> {
     let mask_key = Some(mask_key(home()?.path()));
     let store = Store::open(path, StoreOptions { mask_key, ..StoreOptions::default() })?;
     let erased = store.erase(what)?;
+    // At once: whatever fails below, no server tells again what is gone.
+    note_erasure(home()?.path()).context("running servers cannot be told to forget")?;
     store.close()?;
     let book = book_path(home()?.path());
     let conclusions = match book.exists() {
@@ -149,7 +151,6 @@ fn erase(path: &Path, whose: &WhoseArgs, json: bool) -> anyhow::Result<()> {
     };
     let probes = ProbeFile::forget(home()?.path(), &erased.request_ids)?.len();
     let flights = forget_flights(home()?.path(), whose, &erased.request_ids)?;
-    note_erasure(home()?.path()).context("running servers cannot be told to forget")?;
     let requests = erased.request_ids.len();
     if json {
         let rows = erased.rows;

@@ -6,17 +6,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
-use lastmile::{AnswerBegun, Observer, Prices, RequestEvent, StepEvent, TenantId, Timings, Usage};
+use lastmile::{Prices, RequestEvent, TenantId, Timings, Usage};
 use lm_api::{ApiError, or_unavailable};
-use lm_store::{Reader, Store, StoreError};
+use lm_store::{Reader, StoreError};
 use serde::Serialize;
 
 pub use lm_store::{CostBy, CostLine};
 
-use crate::{CutOff, Ops, Recorder, Utc};
+use crate::{CutOff, Ops, Utc};
 
 /// Keys and models that are counted apart; what comes later is counted as `other`.
 const MAX_SERIES: usize = 1000;
@@ -76,41 +76,6 @@ pub struct Spending {
     pub cost: BTreeMap<String, f64>,
 }
 
-/// Counts an answer's cost, then tells the store and the recorder of it.
-pub(crate) struct Recording {
-    pub(crate) store: Store,
-    pub(crate) counters: Arc<CostCounters>,
-    pub(crate) recorder: Option<Recorder>,
-}
-
-impl Observer for Recording {
-    fn record(&self, event: &RequestEvent) {
-        self.counters.count(event, self.store.prices());
-        if !event.request.steering.again {
-            self.store.record(event);
-        }
-        if let Some(recorder) = &self.recorder {
-            recorder.record(event);
-        }
-    }
-
-    fn wants_steps(&self) -> bool {
-        self.recorder.is_some()
-    }
-
-    fn began(&self, begun: &AnswerBegun<'_>) {
-        if let Some(recorder) = &self.recorder {
-            recorder.began(begun);
-        }
-    }
-
-    fn stepped(&self, step: &StepEvent<'_>) {
-        if let Some(recorder) = &self.recorder {
-            recorder.stepped(step);
-        }
-    }
-}
-
 impl CostCounters {
     /// By model and key; the key is its id, or `none`.
     #[must_use]
@@ -119,7 +84,7 @@ impl CostCounters {
         counts.iter().map(|(names, count)| (names.clone(), *count)).collect()
     }
 
-    fn count(&self, event: &RequestEvent, prices: &Prices) {
+    pub(crate) fn count(&self, event: &RequestEvent, prices: &Prices) {
         let names = (event.model.clone(), key_name(event.request.tenant));
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_counted = counts.len() < MAX_SERIES || counts.contains_key(&names);

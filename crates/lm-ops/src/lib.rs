@@ -28,6 +28,7 @@ mod monitors;
 mod ops;
 mod overrides;
 mod page;
+mod recording;
 mod replay;
 mod search;
 mod seen;

@@ -14,7 +14,8 @@ use lm_store::{
 };
 use serde::Serialize;
 
-use crate::cost::{CostCounters, Recording};
+use crate::cost::CostCounters;
+use crate::recording::{AgainNow, Recording};
 use crate::span_counts::CountSpans;
 use crate::{
     AttendantStanding, CutOff, Datasets, Experiments, FeedbackLoop, Ingests, Monitors, Overrides,
@@ -190,6 +191,7 @@ impl Ops {
             store: self.store.clone(),
             counters: Arc::clone(&self.costs),
             recorder: self.recorder.clone(),
+            again: AgainNow::default(),
         });
         let recording = match &self.overrides {
             Some(overrides) => overrides.observer(recording),

@@ -216,19 +216,27 @@ fn of_probe(probe: &ProbeNow) -> Alert {
     }
 }
 
-/// An answer that was told twice and is computed otherwise: the same computation gives other bits.
+/// An answer that was told twice and is computed otherwise: where bits stay the same, something computes wrongly.
 fn of_cache(mismatch: &CacheMismatchNow) -> Alert {
-    let CacheMismatchNow { told_to, computed_by, at, n } = mismatch;
-    Alert {
-        requests: vec![told_to.clone(), computed_by.clone()],
-        ..critical(
-            "response cache",
-            format!(
-                "Since start {n} answers of the response cache were others when computed again, the last one                  from token {at} on: {computed_by} computed it, and {told_to} was told it"
-            ),
+    let CacheMismatchNow { told_to, computed_by, at, n, is_exact } = mismatch;
+    let what = format!(
+        "Since start {n} answers of the response cache were others when computed again, the last one \
+         from token {at} on: {computed_by} computed it, and {told_to} was told it"
+    );
+    let key = "response cache";
+    let alert = match is_exact {
+        true => critical(
+            key,
+            what,
             "Look at the machine's memory. Such an answer is dropped; --response-cache 0 turns the cache off.",
-        )
-    }
+        ),
+        false => warning(
+            key,
+            what,
+            "This backend's bits depend on what runs beside, so near ties may be drawn otherwise. Such an answer is dropped.",
+        ),
+    };
+    Alert { requests: vec![told_to.clone(), computed_by.clone()], ..alert }
 }
 
 /// A limit that leaves a model no KV cache for two whole contexts.
@@ -399,18 +407,19 @@ mod tests {
 
     #[test]
     fn a_cached_answer_that_is_computed_otherwise_is_critical_and_names_its_requests() {
-        let mismatch = || CacheMismatchNow {
+        let mismatch = |is_exact| CacheMismatchNow {
             told_to: "0191".to_owned(),
             computed_by: "0190".to_owned(),
             at: 4,
             n: 2,
+            is_exact,
         };
-        check(
-            |now| now.server.cache_mismatch = Some(mismatch()),
-            &[(Level::Critical, "from token 4 on: 0190 computed it, and 0191 was told it")],
-        );
+        let said = "the last one from token 4 on: 0190 computed it, and 0191 was told it";
+        for (is_exact, level) in [(true, Level::Critical), (false, Level::Warning)] {
+            check(|now| now.server.cache_mismatch = Some(mismatch(is_exact)), &[(level, said)]);
+        }
         let mut now = Now::default();
-        now.server.cache_mismatch = Some(mismatch());
+        now.server.cache_mismatch = Some(mismatch(true));
         assert_eq!(alerts(&now)[0].requests, ["0191", "0190"]);
     }
 }

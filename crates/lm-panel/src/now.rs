@@ -114,6 +114,9 @@ pub struct CacheMismatchNow {
     pub at: u64,
     /// How many there were since the start.
     pub n: u64,
+    /// Whether the backend gives the same bits whatever runs beside.
+    #[serde(default)]
+    pub is_exact: bool,
 }
 
 /// A receiver of alerts that does not take them, or did not.

@@ -71,17 +71,27 @@ impl Idle {
 
 /// Gives idle slots away, on a thread of its own. Ends with the server.
 pub(crate) fn run(app: &Weak<App>) {
+    let mut is_turn_of_cache = true;
     loop {
         let Some(now) = app.upgrade() else { return };
         if now.is_draining() {
             return;
         }
-        let did_something = is_idle(&now)
-            && (probes::turn(&now) || response_cache::turn(&now) || shadow::turn(&now));
+        let did_something =
+            is_idle(&now) && (probes::turn(&now) || alternate(&now, &mut is_turn_of_cache));
         if !did_something {
             drop(now);
             std::thread::sleep(POLL);
         }
+    }
+}
+
+/// Neither hits nor copies wait for all of the others.
+fn alternate(app: &App, is_turn_of_cache: &mut bool) -> bool {
+    *is_turn_of_cache = !*is_turn_of_cache;
+    match *is_turn_of_cache {
+        true => response_cache::turn(app) || shadow::turn(app),
+        false => shadow::turn(app) || response_cache::turn(app),
     }
 }
 
@@ -90,5 +100,6 @@ fn is_idle(app: &App) -> bool {
         let stats = runtime.stats();
         stats.n_running == 0 && stats.n_waiting == 0
     };
-    app.idle.is_quiet() && app.models.engines().iter().all(is_free)
+    // A load that waits needs models that nobody holds.
+    app.idle.is_quiet() && !app.models.is_loading() && app.models.engines().iter().all(is_free)
 }

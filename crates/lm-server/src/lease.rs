@@ -118,9 +118,20 @@ impl Allowance for Tab {
         if used.len() <= i {
             used.resize(i + 1, Amounts::default());
         }
-        let before = std::mem::replace(&mut used[i], after);
+        // What was counted is not given back, whoever says less afterwards.
+        let before = used[i];
+        let after = at_least(after, before);
+        used[i] = after;
         let mut reserved = reserved.lock().unwrap_or_else(PoisonError::into_inner);
         meter.spend(before, after, &mut reserved, now())
+    }
+}
+
+fn at_least(amounts: Amounts, least: Amounts) -> Amounts {
+    Amounts {
+        tokens: amounts.tokens.max(least.tokens),
+        cpu_seconds: amounts.cpu_seconds.max(least.cpu_seconds),
+        cost: amounts.cost.max(least.cost),
     }
 }
 

@@ -20,6 +20,8 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
 
+use crate::idle::Idle;
+
 /// How long a request waits for its model at most; what came later is told to come again.
 pub(crate) const LOAD_WAIT: Duration = Duration::from_secs(120);
 
@@ -27,6 +29,8 @@ pub(crate) const LOAD_WAIT: Duration = Duration::from_secs(120);
 pub(crate) struct Models {
     registry: Arc<Registry>,
     ops: Ops,
+    /// What runs for nobody holds its model, which may have to go for another one.
+    idle: Arc<Idle>,
     /// The last load of each model: `None` within while it runs.
     loads: Mutex<BTreeMap<String, watch::Receiver<Option<Loaded>>>>,
 }
@@ -35,7 +39,12 @@ type Loaded = Result<(), Arc<RegistryError>>;
 
 impl Models {
     pub(crate) fn new(registry: Registry, ops: Ops) -> Self {
-        Models { registry: Arc::new(registry), ops, loads: Mutex::default() }
+        Models { registry: Arc::new(registry), ops, idle: Arc::default(), loads: Mutex::default() }
+    }
+
+    /// What runs for nobody: one for the whole server.
+    pub(crate) fn idle(&self) -> &Arc<Idle> {
+        &self.idle
     }
 
     /// The model of this name or alias; without one, the default model. It is loaded when it is not.
@@ -58,6 +67,8 @@ impl Models {
                 return Ok(runtime);
             }
             let name = self.name_of(name)?;
+            // Models with work are not unloaded, and nobody is to wait for work that is for nobody.
+            self.idle.make_way();
             let mut load = self.join_load(&name);
             let Ok(done) = timeout_at(waits_until, load.wait_for(Option::is_some)).await else {
                 let waited_ms = limit.min(LOAD_WAIT).as_millis() as u64;
@@ -154,6 +165,8 @@ impl Models {
 
     /// Loads a model anew while its old engine goes on.
     pub(crate) async fn reload(&self, name: &str, may_drain: bool) -> Result<(), ApiError> {
+        // The old engine may have to be empty first.
+        self.idle.make_way();
         let (registry, ops) = (Arc::clone(&self.registry), self.ops.clone());
         let owned = name.to_owned();
         let reloaded = spawn_blocking(move || {
@@ -176,13 +189,16 @@ impl Models {
         self.registry.shutdown(timeout);
     }
 
+    /// Whether somebody waits for a model: what runs for nobody does not begin then.
+    pub(crate) fn is_loading(&self) -> bool {
+        let loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
+        loads.values().any(is_running)
+    }
+
     /// The load of a model that runs, or a new one.
     fn join_load(&self, name: &str) -> watch::Receiver<Option<Loaded>> {
         let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_running = |load: &&watch::Receiver<Option<Loaded>>| {
-            load.borrow().is_none() && load.has_changed().is_ok()
-        };
-        if let Some(load) = loads.get(name).filter(is_running) {
+        if let Some(load) = loads.get(name).filter(|load| is_running(load)) {
             return load.clone();
         }
         let (sender, load) = watch::channel(None);
@@ -214,6 +230,11 @@ impl Models {
             error => refusal(error),
         }
     }
+}
+
+/// Whether a load has not ended. One that panicked has.
+fn is_running(load: &watch::Receiver<Option<Loaded>>) -> bool {
+    load.borrow().is_none() && load.has_changed().is_ok()
 }
 
 /// Tells the store what answers from now on. A store that cannot write is no reason not to serve.

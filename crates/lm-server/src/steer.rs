@@ -69,7 +69,10 @@ pub(crate) fn steered<T>(
     call: &Call,
     parse: impl Fn(&Runtime, &SamplingParams) -> Result<(Parsed, T), ApiError>,
 ) -> Result<(Started, T), ApiError> {
-    app.idle.make_way();
+    // With a response cache only what is to be computed needs an engine, and it says so.
+    if !app.response_cache.is_on() {
+        app.idle.make_way();
+    }
     let read = |runtime: Arc<Runtime>, defaults: &SamplingParams| {
         let (mut parsed, rest) = parse(&runtime, defaults)?;
         let requests = requests_of(&runtime, waited, call, &mut parsed)?;
@@ -117,8 +120,6 @@ pub(crate) fn steered<T>(
             Err(ApiError::Overridden(OverrideRefusal::Stopped { text: text.clone() }))
         }
         _ => {
-            // Making tokens of a long prompt takes a while.
-            app.idle.make_way();
             let running = launch(app, runtime, call, parsed, requests, told)?;
             // A route that was switched off meanwhile may have been before these answers were listed.
             not_killed(app, route)?;

@@ -231,9 +231,9 @@ fn look(app: &App) -> Now {
 
 /// The last cached answer that was another one when computed again.
 fn cache_mismatch(app: &App) -> Option<CacheMismatchNow> {
-    let (Mismatch { told_to, computed_by, at }, n) = app.response_cache.mismatches()?;
+    let (Mismatch { told_to, computed_by, at, is_exact }, n) = app.response_cache.mismatches()?;
     let (told_to, computed_by) = (told_to.to_string(), computed_by.to_string());
-    Some(CacheMismatchNow { told_to, computed_by, at: at as u64, n })
+    Some(CacheMismatchNow { told_to, computed_by, at: at as u64, n, is_exact })
 }
 
 /// What is not as usual, once for each signal.

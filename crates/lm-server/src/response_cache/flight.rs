@@ -1,7 +1,9 @@
 //! One computation that several requests read: who comes first leads, the others follow.
 //!
 //! Whoever asks for more takes what the engine has for all, so that a slow reader holds up nobody and no task stands between
-//! the engine and its readers. When the leader leaves, fails or is ended, the next follower that asks computes.
+//! the engine and its readers. When the leader leaves, is ended or is refused, the next follower that asks computes, as urgently
+//! as the most urgent of them. When what it computed ends as it would end for the others, too, they part: each computes in a
+//! flight of its own, all at once.
 //!
 //! It must never call anything that takes a lock of the cache while its own is held.
 //!
@@ -20,6 +22,7 @@ use lastmile::{
 };
 
 use super::log::{Log, Said};
+use super::state::{Run, State};
 use super::table::Entry;
 
 /// One of those who read a flight.
@@ -27,8 +30,6 @@ pub(crate) type Seat = u64;
 
 /// One computation that several requests read.
 pub(crate) struct Flight {
-    /// Of the request that began it. Who is more urgent does not wait for it.
-    pub(crate) priority: Priority,
     /// All of its computations draw with it.
     pub(crate) seed: u64,
     pub(crate) release: ReleaseHash,
@@ -39,42 +40,17 @@ pub(crate) struct Flight {
     n_readers: AtomicU64,
 }
 
-struct State {
-    run: Run,
-    log: Log,
-    /// The request that computed last.
-    computed_by: Option<RequestId>,
-    /// How it ended for one seat alone, after so many pieces.
-    own_ends: Vec<(Seat, usize, GenerateEvent)>,
-}
-
-enum Run {
-    /// Nobody computes: who asks next does.
-    Vacant,
-    /// Its request is on its way to the engine.
-    Starting {
-        by: Seat,
-    },
-    Computing {
-        by: Seat,
-        stream: GenerateStream,
-    },
-    /// It ended, and so for all.
-    Over {
-        by: Seat,
-        end: GenerateEvent,
-    },
-}
-
 /// What comes next for a reader.
 pub(crate) enum Next {
     Event(GenerateEvent),
     /// The end of what the reader's own request computed, or its refusal: it is recorded already.
     OwnEnd(GenerateEvent),
-    /// The end of what this request computed, which is the reader's, too.
-    SharedEnd(GenerateEvent, RequestId),
-    /// The reader's request is to be computed.
-    Lead,
+    /// The end of what this request computed, if any did, which is the reader's, too.
+    SharedEnd(GenerateEvent, Option<RequestId>),
+    /// The reader's request is to be computed, in this class.
+    Lead(Priority),
+    /// The reader goes on in this flight, alone.
+    Apart(Arc<Flight>),
     Wait,
 }
 
@@ -109,14 +85,11 @@ impl Wake for Wakers {
 impl Flight {
     /// A flight that seat 0 is about to compute.
     pub(crate) fn new(priority: Priority, seed: u64, release: ReleaseHash) -> Self {
-        let state = State {
-            run: Run::Starting { by: 0 },
-            log: Log::default(),
-            computed_by: None,
-            own_ends: Vec::new(),
-        };
+        Self::of(State::new(Run::Starting { by: 0 }, Log::default(), priority), seed, release)
+    }
+
+    fn of(state: State, seed: u64, release: ReleaseHash) -> Self {
         Flight {
-            priority,
             seed,
             release,
             state: Mutex::new(state),
@@ -126,10 +99,27 @@ impl Flight {
         }
     }
 
-    /// One reader more; the first one is seat 0. Under the cache's lock.
-    pub(crate) fn join(&self) -> Seat {
+    /// The flight of `seat` alone, which goes on where this one ends.
+    fn apart(&self, state: &State, seat: Seat) -> Arc<Flight> {
+        let mut log = state.log.clone();
+        log.begin_again();
+        let priority = state.seats.get(&seat).copied().unwrap_or(state.priority);
+        let mut alone = State::new(Run::Vacant, log, priority);
+        alone.computed_by = state.computed_by;
+        Arc::new(Self::of(alone, self.seed, self.release))
+    }
+
+    /// The class in which it is computed.
+    pub(crate) fn priority(&self) -> Priority {
+        self.lock().priority
+    }
+
+    /// One reader more, who asked in this class; the first one is seat 0. Under the cache's lock, if it is in its table.
+    pub(crate) fn join(&self, priority: Priority) -> Seat {
         self.n_readers.fetch_add(1, Relaxed);
-        self.next_seat.fetch_add(1, Relaxed)
+        let seat = self.next_seat.fetch_add(1, Relaxed);
+        self.lock().seats.insert(seat, priority);
+        seat
     }
 
     /// One reader less; whether there is none left. Under the cache's lock.
@@ -153,19 +143,14 @@ impl Flight {
                 break next;
             }
             match &mut state.run {
-                Run::Over { by, end } if *by == seat => break Next::OwnEnd(end.clone()),
+                Run::Over { by, end } if *by == Some(seat) => break Next::OwnEnd(end.clone()),
                 Run::Over { end, .. } => {
                     let end = end.clone();
-                    break match state.computed_by {
-                        Some(computed_by) => Next::SharedEnd(end, computed_by),
-                        None => Next::OwnEnd(end),
-                    };
+                    break Next::SharedEnd(end, state.computed_by);
                 }
+                Run::Disbanded => break Next::Apart(self.apart(&state, seat)),
                 Run::Starting { .. } => break Next::Wait,
-                Run::Vacant => {
-                    state.run = Run::Starting { by: seat };
-                    break Next::Lead;
-                }
+                Run::Vacant => break state.hand_to(seat),
                 Run::Computing { by, stream } => {
                     let by = *by;
                     let waker = Waker::from(Arc::clone(&self.wakers));
@@ -222,12 +207,8 @@ impl Flight {
     /// recorded elsewhere.
     pub(crate) fn leave(&self, seat: Seat) -> bool {
         let mut state = self.lock();
-        let n_own = state.own_ends.len();
-        state.own_ends.retain(|(of, ..)| *of != seat);
-        let is_leader = state.leader() == Some(seat);
-        let has_own = is_leader
-            || state.own_ends.len() < n_own
-            || matches!(state.run, Run::Over { by, .. } if by == seat);
+        let (is_leader, has_own) = (state.leader() == Some(seat), state.is_own(seat));
+        state.remove(seat);
         let ended = is_leader.then(|| state.vacate());
         drop(state);
         drop(ended);
@@ -238,14 +219,26 @@ impl Flight {
         has_own
     }
 
-    /// Whether the request of `seat` is what is computed.
-    pub(crate) fn is_led_by(&self, seat: Seat) -> bool {
-        self.lock().leader() == Some(seat)
+    /// Whether the engine has, or had, the request of `seat`: then it records the end, and `seat` is told it.
+    pub(crate) fn is_own(&self, seat: Seat) -> bool {
+        self.lock().is_own(seat)
     }
 
-    /// Whether it ended with an error for all.
-    pub(crate) fn has_failed(&self) -> bool {
-        matches!(self.lock().run, Run::Over { end: GenerateEvent::Failed(_), .. })
+    /// Whether nobody who comes now has anything of it: it failed for all, or those who read it parted.
+    pub(crate) fn is_useless(&self) -> bool {
+        let state = self.lock();
+        matches!(state.run, Run::Disbanded | Run::Over { end: GenerateEvent::Failed(_), .. })
+    }
+
+    /// What would compute the request of `seat` is not what said the beginning of the answer: that ends it for all.
+    pub(crate) fn end_replaced(&self, seat: Seat) {
+        let mut state = self.lock();
+        if matches!(state.run, Run::Starting { by } if by == seat) {
+            let message = "what computed it was replaced before it was handed on; ask again";
+            state.fail_all(None, message);
+        }
+        drop(state);
+        self.wakers.wake_all();
     }
 
     /// Has the engine end what it computes for `seat`, before its next step.
@@ -283,80 +276,5 @@ impl Flight {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    /// What is there for a reader already.
-    fn told(&mut self, seat: Seat, place: &mut Place) -> Option<Next> {
-        let own = self.own_ends.iter().position(|(of, ..)| *of == seat);
-        let n_own = own.map_or(usize::MAX, |i| self.own_ends[i].1);
-        if !place.has_prompt
-            && let Some(prompt) = self.log.prompt()
-        {
-            place.has_prompt = true;
-            return Some(Next::Event(prompt));
-        }
-        if place.n_pieces < n_own
-            && let Some(piece) = self.log.piece(place.n_pieces)
-        {
-            place.n_pieces += 1;
-            return Some(Next::Event(piece));
-        }
-        own.map(|i| Next::OwnEnd(self.own_ends.swap_remove(i).2))
-    }
-
-    /// Takes in what the computation of `by` says. How the answer ended, when it is whole.
-    fn take_in(&mut self, by: Seat, event: GenerateEvent) -> Option<(FinishReason, Usage)> {
-        let is_same = match event {
-            GenerateEvent::Prompt { tokens, logprobs } => {
-                self.log.push_prompt(tokens, logprobs);
-                true
-            }
-            GenerateEvent::Delta { text, tokens, logprobs } => {
-                self.log.push(&text, &tokens, logprobs).is_ok()
-            }
-            GenerateEvent::Finished(finish)
-                if matches!(finish.reason, FinishReason::Stop | FinishReason::Length) =>
-            {
-                if self.log.is_caught_up() {
-                    let whole = (finish.reason, finish.usage);
-                    self.run = Run::Over { by, end: GenerateEvent::Finished(finish) };
-                    return Some(whole);
-                }
-                false
-            }
-            end @ (GenerateEvent::Finished(_) | GenerateEvent::Failed(_)) => {
-                self.end_alone(by, end);
-                true
-            }
-        };
-        if !is_same {
-            let message =
-                "it was computed again, as who computed it first left, and came out otherwise";
-            let error = GenerateError::Sequence { message: message.to_owned() };
-            self.run = Run::Over { by, end: GenerateEvent::Failed(error) };
-        }
-        None
-    }
-
-    /// It ended for `seat` alone.
-    fn end_alone(&mut self, seat: Seat, end: GenerateEvent) {
-        self.own_ends.push((seat, self.log.n_pieces(), end));
-        // What computed it has ended.
-        drop(self.vacate());
-    }
-
-    /// Nobody computes. What did ends when it is dropped.
-    fn vacate(&mut self) -> Run {
-        self.log.begin_again();
-        std::mem::replace(&mut self.run, Run::Vacant)
-    }
-
-    fn leader(&self) -> Option<Seat> {
-        match self.run {
-            Run::Starting { by } | Run::Computing { by, .. } => Some(by),
-            Run::Vacant | Run::Over { .. } => None,
-        }
     }
 }

@@ -19,7 +19,7 @@ pub(crate) struct Said {
 
 /// One answer as it comes. A computation that ended early may be followed by another one, which says the same again before
 /// it says more.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Log {
     said: Said,
     /// Where each piece ends: in bytes of text, and in tokens.

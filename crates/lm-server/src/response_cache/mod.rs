@@ -17,6 +17,7 @@ mod options;
 mod reader;
 mod recheck;
 mod started;
+mod state;
 mod table;
 mod told;
 mod watch;
@@ -41,10 +42,11 @@ use lastmile::{GenerateError, GenerateRequest, OnHit, Outcome, ReadyRequest, Req
 use lm_api::ApiError;
 
 use crate::generate::{Call, refused};
+use crate::idle::Idle;
 use flight::Flight;
 use key::{Draw, Key};
 use reader::Reader;
-use recheck::Recheck;
+use recheck::{Recheck, Seen};
 use started::Started;
 use table::{Entry, Evicted, Found, Table};
 use told::Asked;
@@ -53,9 +55,11 @@ use wish::Wish;
 /// The cached answers of a server, and those that are being computed.
 pub(crate) struct ResponseCache {
     options: ResponseCacheOptions,
+    /// Makes way for what is computed, and not for what is told.
+    idle: Arc<Idle>,
     table: Mutex<Table>,
     rechecks: Mutex<VecDeque<Recheck>>,
-    last_mismatch: Mutex<Option<Mismatch>>,
+    last_mismatch: Mutex<Option<Seen>>,
     counts: Counts,
 }
 
@@ -115,10 +119,11 @@ enum Plan {
 }
 
 impl ResponseCache {
-    pub(crate) fn new(options: ResponseCacheOptions) -> Self {
+    pub(crate) fn new(options: ResponseCacheOptions, idle: Arc<Idle>) -> Self {
         ResponseCache {
             table: Mutex::new(Table::new(options.max_bytes, options.max_age)),
             options,
+            idle,
             rechecks: Mutex::default(),
             last_mismatch: Mutex::default(),
             counts: Counts::default(),
@@ -142,6 +147,7 @@ impl ResponseCache {
     ) -> Result<Vec<Vec<Started>>, ApiError> {
         let refusal = |error| refused(error, call.style);
         if !self.is_on() {
+            self.idle.make_way();
             return Ok(started::of_engine(runtime.generate_all(requests).map_err(refusal)?));
         }
         let wish = Wish::of(&call.headers)?;
@@ -179,6 +185,9 @@ impl ResponseCache {
             });
         }
         // Where it refuses, those who follow the leaders of this response are woken, and compute for themselves.
+        if !to_compute.is_empty() {
+            self.idle.make_way();
+        }
         let mut computed = started::compute(runtime, to_compute)?.into_iter();
         let mut all = Vec::new();
         for plan in plans {
@@ -226,10 +235,10 @@ impl ResponseCache {
                 self.counts.hits.fetch_add(1, Relaxed);
                 Claim::Told(Asked::of(runtime, ready, entry.seed), key, entry)
             }
-            Found::Flying(flight) if may_wait && flight.priority <= priority => {
+            Found::Flying(flight) if may_wait && flight.priority() <= priority => {
                 self.counts.shared.fetch_add(1, Relaxed);
                 let asked = Asked::of(runtime, ready, flight.seed);
-                Claim::Follow(Reader::new(self, key, &flight, Some(asked)))
+                Claim::Follow(Reader::new(self, key, &flight, priority, Some(asked)))
             }
             Found::Flying(_) => {
                 self.counts.misses.fetch_add(1, Relaxed);
@@ -239,7 +248,7 @@ impl ResponseCache {
                 self.counts.misses.fetch_add(1, Relaxed);
                 let flight = Arc::new(Flight::new(priority, seed, ready.release()));
                 table.take_off(key, Arc::clone(&flight));
-                Claim::Lead(Reader::new(self, key, &flight, None), ready)
+                Claim::Lead(Reader::new(self, key, &flight, priority, None), ready)
             }
         }
     }

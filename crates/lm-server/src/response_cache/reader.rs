@@ -5,14 +5,15 @@
 //! Start reading at [`Reader`]'s `poll_next`.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::Stream;
 use lastmile::{
-    Finish, FinishReason, GenerateError, GenerateEvent, GenerateStream, Outcome, RequestId, Usage,
+    Finish, FinishReason, GenerateError, GenerateEvent, GenerateRequest, GenerateStream, Outcome,
+    Priority, RequestId, Runtime, Usage,
 };
 
 use super::ResponseCache;
@@ -37,8 +38,8 @@ pub(crate) struct Reader {
 
 /// Ends one request's part in a flight from elsewhere.
 pub(crate) struct SharedEnder {
-    flight: Arc<Flight>,
-    seat: Seat,
+    /// Where its reader is now.
+    at: Mutex<(Arc<Flight>, Seat)>,
     is_ended: AtomicBool,
 }
 
@@ -46,7 +47,13 @@ impl SharedEnder {
     /// Its reader hears of the end; others read on.
     pub(crate) fn end(&self) {
         self.is_ended.store(true, Relaxed);
-        self.flight.end(self.seat);
+        let (flight, seat) = self.at.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        flight.end(seat);
+    }
+
+    fn move_to(&self, flight: &Arc<Flight>, seat: Seat) {
+        let mut at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
+        *at = (Arc::clone(flight), seat);
     }
 }
 
@@ -58,8 +65,23 @@ struct Attempt {
 }
 
 impl Attempt {
-    fn done(self, started: Result<Vec<GenerateStream>, GenerateError>) {
-        let first = started.and_then(|all| all.into_iter().next().ok_or(GenerateError::EngineDied));
+    /// Hands the request to the engine, unless what it would be computed by is not what said the beginning.
+    fn run(self, cache: &ResponseCache, runtime: &Runtime, request: GenerateRequest) {
+        match runtime.ready(vec![request]) {
+            Err(error) => self.flight.refuse(self.seat, error),
+            Ok(ready) if ready.iter().any(|one| one.release() != self.flight.release) => {
+                self.flight.end_replaced(self.seat);
+            }
+            Ok(ready) => {
+                cache.idle.make_way();
+                self.done(runtime.start_ready(ready));
+            }
+        }
+    }
+
+    fn done(&self, started: Result<Vec<Vec<GenerateStream>>, GenerateError>) {
+        let first = started
+            .and_then(|all| all.into_iter().flatten().next().ok_or(GenerateError::EngineDied));
         match first {
             Ok(stream) => self.flight.start(self.seat, self.id, stream),
             Err(error) => self.flight.refuse(self.seat, error),
@@ -80,10 +102,11 @@ impl Reader {
         cache: &Arc<ResponseCache>,
         key: Key,
         flight: &Arc<Flight>,
+        priority: Priority,
         asked: Option<Box<Asked>>,
     ) -> Self {
-        let seat = flight.join();
-        let (ender_flight, is_ended) = (Arc::clone(flight), AtomicBool::new(false));
+        let seat = flight.join(priority);
+        let (at, is_ended) = (Mutex::new((Arc::clone(flight), seat)), AtomicBool::new(false));
         Reader {
             cache: Arc::clone(cache),
             key,
@@ -92,7 +115,7 @@ impl Reader {
             place: Place::default(),
             asked,
             ttft: None,
-            ender: Arc::new(SharedEnder { flight: ender_flight, seat, is_ended }),
+            ender: Arc::new(SharedEnder { at, is_ended }),
             is_over: false,
         }
     }
@@ -107,37 +130,60 @@ impl Reader {
     }
 
     /// The follower's request is computed now. Making it into tokens takes a thread that may block.
-    fn lead(&self) {
+    fn lead(&self, priority: Priority) {
         let Some(asked) = &self.asked else {
             return self.flight.refuse(self.seat, GenerateError::ShuttingDown);
         };
         self.cache.count_handed_on();
-        let (runtime, request) = (Arc::clone(&asked.runtime), asked.request.clone());
+        let (cache, runtime) = (Arc::clone(&self.cache), Arc::clone(&asked.runtime));
+        // Others may wait for it who are more urgent.
+        let request = GenerateRequest { priority, ..asked.request.clone() };
         let attempt = Attempt { flight: Arc::clone(&self.flight), seat: self.seat, id: request.id };
         // It hears from the flight when that is done.
-        drop(tokio::task::spawn_blocking(move || attempt.done(runtime.generate(request))));
+        drop(tokio::task::spawn_blocking(move || attempt.run(&cache, &runtime, request)));
+    }
+
+    /// Goes on in a flight that nobody else reads.
+    fn move_to(&mut self, flight: Arc<Flight>) {
+        let seat = flight.join(flight.priority());
+        let left = std::mem::replace(&mut self.flight, flight);
+        left.leave(self.seat);
+        // Who comes next begins anew.
+        self.cache.call_off(&self.key, &left);
+        self.cache.parted(&self.key, &left);
+        self.seat = seat;
+        self.ender.move_to(&self.flight, seat);
+    }
+
+    /// What comes next, wherever it comes from.
+    fn next(&mut self, context: &Context<'_>) -> Next {
+        loop {
+            let (next, entry) = self.flight.next(self.seat, &mut self.place, context.waker());
+            if let Some(entry) = entry {
+                self.cache.keep(self.key, &self.flight, entry);
+            }
+            match next {
+                Next::Apart(flight) => self.move_to(flight),
+                next => return next,
+            }
+        }
     }
 
     /// The end of what another request computed, recorded as this one's.
-    fn shared_end(&self, end: GenerateEvent, computed_by: RequestId) -> GenerateEvent {
+    fn shared_end(&self, end: GenerateEvent, computed_by: Option<RequestId>) -> GenerateEvent {
         let Some(asked) = &self.asked else { return end };
         let (said, _) = self.flight.told_until(self.place);
         match end {
             GenerateEvent::Finished(Finish { reason, usage, .. }) => {
                 let usage = Usage { cached_tokens: 0, ..usage };
                 let outcome = Outcome::Finished(reason);
-                let timings = asked.note(said, outcome, usage, Some(computed_by), self.ttft);
+                let timings = asked.note(said, outcome, usage, computed_by, self.ttft);
                 GenerateEvent::Finished(Finish { reason, usage, timings })
             }
             GenerateEvent::Failed(error) => {
                 let usage = self.usage_of(&said);
-                asked.note(
-                    said,
-                    Outcome::Failed(error.clone()),
-                    usage,
-                    Some(computed_by),
-                    self.ttft,
-                );
+                let outcome = Outcome::Failed(error.clone());
+                asked.note(said, outcome, usage, computed_by, self.ttft);
                 GenerateEvent::Failed(error)
             }
             other => other,
@@ -182,22 +228,19 @@ impl Stream for Reader {
             return Poll::Ready(None);
         }
         if this.ender.is_ended.load(Relaxed) {
-            if this.flight.is_led_by(this.seat) {
-                // It hears of the end from the engine.
+            if this.flight.is_own(this.seat) {
+                // It hears of the end from the engine, which records it; another reader may have taken it in already.
                 this.flight.abort(this.seat);
             } else if let Some(finish) = this.cut_short() {
                 this.leave();
                 return Poll::Ready(Some(GenerateEvent::Finished(finish)));
             }
         }
-        let (next, entry) = this.flight.next(this.seat, &mut this.place, context.waker());
-        if let Some(entry) = entry {
-            this.cache.keep(this.key, &this.flight, entry);
-        }
-        let event = match next {
-            Next::Wait => return Poll::Pending,
-            Next::Lead => {
-                this.lead();
+        let event = match this.next(context) {
+            // No flight is left by `next`.
+            Next::Wait | Next::Apart(_) => return Poll::Pending,
+            Next::Lead(priority) => {
+                this.lead(priority);
                 return Poll::Pending;
             }
             Next::Event(event) => {
@@ -208,7 +251,7 @@ impl Stream for Reader {
             Next::OwnEnd(end) => end,
             Next::SharedEnd(end, computed_by) => this.shared_end(end, computed_by),
         };
-        if matches!(event, GenerateEvent::Failed(_)) && this.flight.has_failed() {
+        if this.flight.is_useless() {
             // Who comes next begins anew.
             this.cache.call_off(&this.key, &this.flight);
         }

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use lastmile::{
     Answer, FinishReason, GenerateRequest, GenerateStream, Priority, PromptLogprob, RequestId,
@@ -16,7 +17,7 @@ use lastmile::{
 use super::ResponseCache;
 use super::key::Key;
 use super::log::Said;
-use super::table::{Entry, Evicted};
+use super::table::{Entry, Evicted, Table};
 use super::told::Asked;
 use crate::app::{App, mint_id};
 
@@ -24,6 +25,10 @@ use crate::app::{App, mint_id};
 const MAX_WAITING: usize = 64;
 /// How often one makes way before it is given up.
 const MAX_TRIES: u32 = 8;
+/// How long a mismatch is told of.
+const TOLD_FOR: Duration = Duration::from_hours(24);
+/// After so many hits that were the same again it is told of no more.
+pub(super) const ENOUGH_IDENTICAL: u64 = 100;
 
 /// A hit that is to be computed again.
 pub(crate) struct Recheck {
@@ -45,6 +50,16 @@ pub(crate) struct Mismatch {
     pub(crate) computed_by: RequestId,
     /// The first token that differs, from 0.
     pub(crate) at: usize,
+    /// Whether the backend gives the same bits whatever runs beside; else near ties may be drawn otherwise.
+    pub(crate) is_exact: bool,
+}
+
+/// A mismatch, and when it was.
+pub(super) struct Seen {
+    mismatch: Mismatch,
+    when: Instant,
+    /// Hits that had been the same again until then.
+    n_identical: u64,
 }
 
 impl ResponseCache {
@@ -56,11 +71,6 @@ impl ResponseCache {
         let is_comparable = asked.runtime.info().backend.rows_are_exact
             || asked.request.sampling.temperature <= 0.0;
         if every == 0 || !n_told.is_multiple_of(every) || !is_comparable {
-            return;
-        }
-        let mut waiting = self.waiting();
-        if waiting.len() >= MAX_WAITING {
-            count(&self.counts.unchecked);
             return;
         }
         let steering = &asked.request.steering;
@@ -81,19 +91,36 @@ impl ResponseCache {
         };
         let (runtime, told_to) = (Arc::downgrade(&asked.runtime), asked.request.id);
         let entry = Arc::clone(entry);
-        waiting.push_back(Recheck { key, entry, runtime, request, told_to, n_tries: 0 });
+        self.let_wait(Recheck { key, entry, runtime, request, told_to, n_tries: 0 });
+    }
+
+    /// Lets a check wait behind the others, unless its answer was forgotten meanwhile.
+    pub(super) fn let_wait(&self, check: Recheck) {
+        let mut waiting = self.waiting();
+        if waiting.len() < MAX_WAITING && self.table().holds(&check.key, &check.entry) {
+            waiting.push_back(check);
+        } else {
+            count(&self.counts.unchecked);
+        }
     }
 
     /// Forgets every answer, and every prompt that was to be computed again.
-    pub(super) fn empty(&self, why: Evicted) {
-        self.table().clear(why);
-        self.waiting().clear();
+    /// Gives back what there was, as freeing it takes a while.
+    #[must_use]
+    pub(super) fn empty(&self, why: Evicted) -> (Table, VecDeque<Recheck>) {
+        let entries = self.table().clear(why);
+        // After the entries: who looked for one before it was gone has let its check wait by now.
+        (entries, std::mem::take(&mut *self.waiting()))
     }
 
-    /// The last entry that was not what was computed again, and how many there were.
+    /// The last entry that was not what was computed again, and how many there were since the start; `None` when that is a
+    /// day ago, or many hits were the same again since.
     pub(crate) fn mismatches(&self) -> Option<(Mismatch, u64)> {
         let last = self.last_mismatch.lock().unwrap_or_else(PoisonError::into_inner);
-        Some((last.clone()?, self.counts.mismatches.load(Relaxed)))
+        let Seen { mismatch, when, n_identical } = last.as_ref()?;
+        let n_since = self.counts.identical.load(Relaxed).saturating_sub(*n_identical);
+        let is_told = when.elapsed() < TOLD_FOR && n_since < ENOUGH_IDENTICAL;
+        is_told.then(|| (mismatch.clone(), self.counts.mismatches.load(Relaxed)))
     }
 
     /// Drops an entry that is not what was computed again.
@@ -104,18 +131,19 @@ impl ResponseCache {
         };
         self.table().forget_entry(&check.key, &check.entry, Evicted::Mismatch);
         let (told_to, computed_by) = (check.told_to, check.entry.computed_by);
-        tracing::error!(
-            request_id = %told_to,
-            %computed_by,
-            at,
-            "ALERT: an answer from the response cache is not what is computed again"
-        );
+        let message = "ALERT: an answer from the response cache is not what is computed again";
+        match is_exact {
+            true => tracing::error!(request_id = %told_to, %computed_by, at, "{message}"),
+            false => tracing::warn!(request_id = %told_to, %computed_by, at, "{message}"),
+        }
         count(&self.counts.mismatches);
         let mut last = self.last_mismatch.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = Some(Mismatch { told_to, computed_by, at });
+        let mismatch = Mismatch { told_to, computed_by, at, is_exact };
+        let n_identical = self.counts.identical.load(Relaxed);
+        *last = Some(Seen { mismatch, when: Instant::now(), n_identical });
     }
 
-    fn waiting(&self) -> MutexGuard<'_, VecDeque<Recheck>> {
+    pub(super) fn waiting(&self) -> MutexGuard<'_, VecDeque<Recheck>> {
         self.rechecks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -138,7 +166,7 @@ pub(crate) fn turn(app: &App) -> bool {
         }
         Ok(None) if check.n_tries + 1 < MAX_TRIES => {
             check.n_tries += 1;
-            cache.waiting().push_front(check);
+            cache.let_wait(check);
         }
         // It made way too often, failed, or was refused.
         Ok(_) | Err(_) => count(&cache.counts.unchecked),

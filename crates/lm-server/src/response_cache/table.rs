@@ -4,7 +4,7 @@
 //!
 //! Start reading at [`Table::find`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,8 +14,10 @@ use super::flight::Flight;
 use super::key::Key;
 use super::log::Said;
 
-/// What an entry takes besides what it says: its keys in three maps, and their nodes.
-const OVERHEAD_BYTES: usize = 512;
+/// What an entry takes besides what it says: its keys in five maps, and their nodes.
+const OVERHEAD_BYTES: usize = 768;
+/// Entries that one sweep evicts for one reason; others are waiting for the lock.
+const MOST_SWEPT: usize = 4096;
 
 /// A whole answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,7 +89,8 @@ struct Stored {
     entry: Arc<Entry>,
     /// Its place among all, by when it was used last.
     used: u64,
-    since: Instant,
+    /// Its place among all, by age.
+    landed: (Instant, u64),
     n_bytes: usize,
 }
 
@@ -105,6 +108,8 @@ pub(crate) struct Table {
     slots: HashMap<Key, Slot>,
     by_producer: HashMap<RequestId, Key>,
     by_use: BTreeMap<u64, Key>,
+    by_age: BTreeMap<(Instant, u64), Key>,
+    by_release: BTreeMap<ReleaseHash, HashSet<Key>>,
     last_use: u64,
     n_bytes: usize,
     n_evicted: [u64; Evicted::ALL.len()],
@@ -120,6 +125,8 @@ impl Table {
             slots: HashMap::new(),
             by_producer: HashMap::new(),
             by_use: BTreeMap::new(),
+            by_age: BTreeMap::new(),
+            by_release: BTreeMap::new(),
             last_use: 0,
             n_bytes: 0,
             n_evicted: [0; Evicted::ALL.len()],
@@ -133,7 +140,7 @@ impl Table {
         match self.slots.get_mut(key) {
             None => Found::Nothing,
             Some(Slot::Flying(flight)) => Found::Flying(Arc::clone(flight)),
-            Some(Slot::Stored(stored)) if now.duration_since(stored.since) > max_age => {
+            Some(Slot::Stored(stored)) if now.duration_since(stored.landed.0) > max_age => {
                 self.evict(key, Evicted::Age);
                 Found::Nothing
             }
@@ -177,11 +184,13 @@ impl Table {
             self.evict(&oldest, Evicted::Bytes);
         }
         self.last_use += 1;
-        let used = self.last_use;
+        let (used, landed) = (self.last_use, (now, self.last_use));
         self.n_bytes += n_bytes;
         self.by_use.insert(used, key);
+        self.by_age.insert(landed, key);
+        self.by_release.entry(entry.release).or_default().insert(key);
         self.by_producer.insert(entry.computed_by, key);
-        let stored = Stored { entry: Arc::new(entry), used, since: now, n_bytes };
+        let stored = Stored { entry: Arc::new(entry), used, landed, n_bytes };
         self.slots.insert(key, Slot::Stored(stored));
     }
 
@@ -193,29 +202,42 @@ impl Table {
 
     /// Forgets this entry, unless another one took its place.
     pub(crate) fn forget_entry(&mut self, key: &Key, entry: &Arc<Entry>, why: Evicted) -> bool {
-        let is_there = matches!(self.slots.get(key), Some(Slot::Stored(stored)) if Arc::ptr_eq(&stored.entry, entry));
-        is_there && self.evict(key, why)
+        self.holds(key, entry) && self.evict(key, why)
     }
 
-    /// Forgets everything; what is being computed is read to its end and not kept.
-    pub(crate) fn clear(&mut self, why: Evicted) {
+    /// Whether this entry is there, and not another one in its place.
+    pub(crate) fn holds(&self, key: &Key, entry: &Arc<Entry>) -> bool {
+        matches!(self.slots.get(key), Some(Slot::Stored(stored)) if Arc::ptr_eq(&stored.entry, entry))
+    }
+
+    /// Forgets everything; what is being computed is read to its end and not kept. Gives back what there was: freeing it
+    /// takes a while, for which nobody is to hold the lock.
+    #[must_use]
+    pub(crate) fn clear(&mut self, why: Evicted) -> Table {
         self.n_evicted[why as usize] += self.by_use.len() as u64;
-        self.slots.clear();
-        self.by_producer.clear();
-        self.by_use.clear();
-        self.n_bytes = 0;
+        let empty = Table {
+            last_use: self.last_use,
+            n_evicted: self.n_evicted,
+            n_too_large: self.n_too_large,
+            ..Table::new(self.max_bytes, self.max_age)
+        };
+        std::mem::replace(self, empty)
     }
 
-    /// Forgets what is too old, and what was computed by none of `releases`.
+    /// Forgets what is too old, and what was computed by none of `releases`; of many some, and the others next time.
     pub(crate) fn sweep(&mut self, releases: &[ReleaseHash], now: Instant) {
-        let keys: Vec<Key> = self.by_use.values().copied().collect();
-        for key in keys {
-            let Some(Slot::Stored(stored)) = self.slots.get(&key) else { continue };
-            if !releases.contains(&stored.entry.release) {
-                self.evict(&key, Evicted::Release);
-            } else if now.duration_since(stored.since) > self.max_age {
-                self.evict(&key, Evicted::Age);
+        let gone = self.by_release.iter().filter(|(release, _)| !releases.contains(release));
+        let gone = gone.flat_map(|(_, keys)| keys.iter().copied());
+        let gone: Vec<Key> = gone.take(MOST_SWEPT).collect();
+        for key in gone {
+            self.evict(&key, Evicted::Release);
+        }
+        for _ in 0..MOST_SWEPT {
+            let Some((&(since, _), &key)) = self.by_age.first_key_value() else { break };
+            if now.duration_since(since) <= self.max_age {
+                break;
             }
+            self.evict(&key, Evicted::Age);
         }
     }
 
@@ -256,6 +278,14 @@ impl Table {
         }
         if let Some(Slot::Stored(stored)) = self.slots.remove(key) {
             self.by_use.remove(&stored.used);
+            self.by_age.remove(&stored.landed);
+            let release = stored.entry.release;
+            if let Some(keys) = self.by_release.get_mut(&release) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.by_release.remove(&release);
+                }
+            }
             self.by_producer.remove(&stored.entry.computed_by);
             self.n_bytes -= stored.n_bytes;
             self.n_evicted[why as usize] += 1;

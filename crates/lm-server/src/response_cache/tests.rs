@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod flights;
+mod forgetting;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -362,7 +365,7 @@ fn what_was_cleared_meanwhile_does_not_land() {
     let rig = Rig::new("mode=random,delay_us=2000");
     let asked = request("clear", 30);
     let (_, answer) = rig.start(&asked);
-    rig.cache().empty(Evicted::Erase);
+    drop(rig.cache().empty(Evicted::Erase));
     assert_eq!(tokens(&rig.read(answer)).1, Some(FinishReason::Length), "it is read to its end");
     assert_eq!(rig.start(&asked).0, "miss");
 }

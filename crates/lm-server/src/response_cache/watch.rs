@@ -36,12 +36,12 @@ pub(crate) async fn watch(app: Arc<App>) {
         let now = policy(&app);
         if !is_same(known.as_deref(), now.as_deref()) {
             // A rule may touch any answer: which ones, only the requests to come can say.
-            app.response_cache.empty(Evicted::Override);
+            empty(&app, Evicted::Override);
         }
         known = now;
         let found = erasure(&app).await;
         if found != erased {
-            app.response_cache.empty(Evicted::Erase);
+            empty(&app, Evicted::Erase);
             erased = found;
         }
         n_looks += 1;
@@ -50,6 +50,12 @@ pub(crate) async fn watch(app: Arc<App>) {
             sweep(&app);
         }
     }
+}
+
+/// Freeing many answers takes a while.
+fn empty(app: &App, why: Evicted) {
+    let all = app.response_cache.empty(why);
+    drop(tokio::task::spawn_blocking(move || drop(all)));
 }
 
 fn policy(app: &App) -> Option<Arc<Policy>> {
