@@ -20,6 +20,7 @@ mod erasures;
 mod experiments;
 mod failure_views;
 mod feedback_loop;
+mod feedback_receipt;
 mod ingest_keeper;
 mod ingests;
 mod loop_pages;
@@ -54,13 +55,14 @@ pub use erasures::{last_erasure, note_erasure};
 pub use experiments::{Experiments, RolledBack, collect_experiment, experiment_refusal};
 pub use failure_views::{Example, FixView, Message, OpinionView, ProblemView, ReviewView, Told};
 pub use feedback_loop::FeedbackLoop;
+pub use feedback_receipt::FeedbackReceipt;
 pub use ingests::{Accepted, IngestCounts, Ingests, TokenCounter, Upload, row_format};
 pub use loop_pages::{AsOf, FixPage, LearningPage, ProblemDetail, ProblemPage, ReviewPage};
 pub use model_monitor::ModelStanding;
 pub use monitors::{
     Group, MonitorAction, MonitorEntry, MonitorOptions, Monitors, SignalShape, Spread,
 };
-pub use ops::{FeedbackReceipt, Ops};
+pub use ops::Ops;
 pub use overrides::{Overrides, now_ms, refusal as override_refusal};
 pub use page::Utc;
 pub use replay::{Bundle, Factor, Recorded, ReplayError, Verdict};

@@ -12,14 +12,13 @@ use lm_recorder::{Recorder, RecorderCounters};
 use lm_store::{
     Feedback, FeedbackId, Rating, Reader, Release, RunInfo, Store, StoreCounters, StoreError,
 };
-use serde::Serialize;
 
 use crate::cost::CostCounters;
 use crate::recording::{AgainNow, Recording};
 use crate::span_counts::CountSpans;
 use crate::{
-    AttendantStanding, CutOff, Datasets, Experiments, FeedbackLoop, Ingests, Monitors, Overrides,
-    SpanCounts,
+    AttendantStanding, CutOff, Datasets, Experiments, FeedbackLoop, FeedbackReceipt, Ingests,
+    Monitors, Overrides, SpanCounts,
 };
 
 /// What runs beside one engine. Clones share one store.
@@ -36,21 +35,6 @@ pub struct Ops {
     pub(crate) costs: Arc<CostCounters>,
     pub(crate) cut_off: Arc<[CutOff]>,
     count_spans: Option<CountSpans>,
-}
-
-/// The answer to a feedback.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct FeedbackReceipt {
-    /// The feedback's own id.
-    pub id: String,
-    /// The request that it is about, without a prefix.
-    pub request_id: String,
-    /// What was not understood and is ignored.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<String>,
-    /// Whether it says that the answer is bad, or what it should have been.
-    #[serde(skip)]
-    pub is_negative: bool,
 }
 
 impl Ops {

@@ -61,6 +61,13 @@ pub(crate) fn not_killed(app: &App, route: &str) -> Result<(), ApiError> {
     }
 }
 
+/// Ends what runs in idle slots. With a response cache only what is to be computed needs an engine, and it says so.
+fn make_way(app: &App) {
+    if !app.response_cache.is_on() {
+        app.idle.make_way();
+    }
+}
+
 /// Reads, decides, and lets somebody answer. Blocks, on a thread of its own.
 pub(crate) fn steered<T>(
     app: &Arc<App>,
@@ -69,10 +76,7 @@ pub(crate) fn steered<T>(
     call: &Call,
     parse: impl Fn(&Runtime, &SamplingParams) -> Result<(Parsed, T), ApiError>,
 ) -> Result<(Started, T), ApiError> {
-    // With a response cache only what is to be computed needs an engine, and it says so.
-    if !app.response_cache.is_on() {
-        app.idle.make_way();
-    }
+    make_way(app);
     let read = |runtime: Arc<Runtime>, defaults: &SamplingParams| {
         let (mut parsed, rest) = parse(&runtime, defaults)?;
         let requests = requests_of(&runtime, waited, call, &mut parsed)?;
