@@ -10,7 +10,7 @@ mod turning;
 use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
-use lm_store::{Feedback, Rating, Store, StoreOptions};
+use lm_store::{Feedback, Rating, Retention, Store, StoreOptions};
 use lm_types::{
     ChatMessage, FinishReason, GenerateError, GenerateRequest, Observer, Outcome as Ended, Prompt,
     ReleaseHash, RequestEvent, RequestId, Role, Task, Timeline, Timings, Usage,
@@ -33,7 +33,10 @@ struct Home {
 impl Home {
     fn new() -> Home {
         let folder = tempfile::tempdir().unwrap();
-        let options = StoreOptions::default();
+        // What happened on the days of these tests is old, and a writer that starts late would erase it.
+        let for_ever = Duration::from_secs(u64::from(u32::MAX));
+        let retention = Retention { bodies: for_ever, metadata: for_ever };
+        let options = StoreOptions { retention, ..StoreOptions::default() };
         let store = Store::open(&folder.path().join("lastmile.db"), options).unwrap();
         let book = Book::open(&folder.path().join("feedback.db")).unwrap();
         Home { folder, store, book, n_requests: 0 }
