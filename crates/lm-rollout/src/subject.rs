@@ -20,6 +20,7 @@ pub(crate) struct Subject<'a> {
     /// What the user wrote, message by message.
     pub(crate) texts: Vec<&'a str>,
     document: OnceCell<Value>,
+    language: OnceCell<Option<&'static str>>,
     source: Source<'a>,
 }
 
@@ -45,6 +46,7 @@ impl<'a> Subject<'a> {
             tenant: tenant_text(request.tenant),
             texts,
             document: OnceCell::new(),
+            language: OnceCell::new(),
             source: Source::Coming(request),
         }
     }
@@ -62,8 +64,14 @@ impl<'a> Subject<'a> {
             tenant: row.tenant.clone(),
             texts,
             document: OnceCell::new(),
+            language: OnceCell::new(),
             source: Source::Stored(row),
         })
+    }
+
+    /// The language of what the user wrote last, as far as it can be told.
+    pub(crate) fn language(&self) -> Option<&'static str> {
+        *self.language.get_or_init(|| self.texts.last().and_then(|text| lm_data::language_of(text)))
     }
 
     /// The request as a JSON document: prompt, parameters, `model`, `tenant`, `route`.

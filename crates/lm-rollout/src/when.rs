@@ -109,10 +109,7 @@ impl Condition {
                 .as_ref()
                 .is_none_or(|regex| subject.texts.iter().any(|text| regex.is_match(text)))
             && self.json.iter().all(|test| test.holds(subject.document()))
-            && self.language.as_ref().is_none_or(|language| {
-                let last = subject.texts.last();
-                last.and_then(|text| lm_data::language_of(text)) == Some(language.as_str())
-            })
+            && self.language.as_deref().is_none_or(|language| subject.language() == Some(language))
     }
 }
 

@@ -5,6 +5,9 @@
 //!
 //! Start reading at [`of`].
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
 /// The most frequent words that say least about the subject.
 const WORDS: [(&str, &str); 7] = [
     (
@@ -88,6 +91,15 @@ fn by_script(text: &str) -> Option<&'static str> {
     (count >= MIN_WORDS && count * 2 > n_letters).then(|| SCRIPTS[best])
 }
 
+/// The languages of each word, a bit for each of [`WORDS`].
+static LANGUAGES: LazyLock<HashMap<&str, u8>> = LazyLock::new(|| {
+    let mut languages = HashMap::new();
+    for (i, (_, list)) in WORDS.iter().enumerate() {
+        list.split(' ').for_each(|word| *languages.entry(word).or_default() |= 1 << i);
+    }
+    languages
+});
+
 fn by_words(text: &str) -> Option<&'static str> {
     let mut hits = [0_usize; WORDS.len()];
     let mut n_words = 0;
@@ -97,9 +109,9 @@ fn by_words(text: &str) -> Option<&'static str> {
         if word.len() > 8 {
             continue;
         }
-        let word = word.to_lowercase();
-        for (hits, (_, list)) in hits.iter_mut().zip(&WORDS) {
-            *hits += usize::from(list.split(' ').any(|known| known == word));
+        let languages = LANGUAGES.get(word.to_lowercase().as_str()).copied().unwrap_or(0);
+        for (i, hits) in hits.iter_mut().enumerate() {
+            *hits += usize::from(languages >> i & 1);
         }
     }
     let mut order: Vec<usize> = (0..WORDS.len()).collect();
