@@ -9,6 +9,7 @@
 mod adapters;
 mod asked_model;
 mod date;
+mod delta_frame;
 mod denial;
 mod dialects;
 mod encoders;
@@ -40,6 +41,7 @@ mod urgency;
 pub use adapters::{LoadAdapterRequest, parse_load_adapter, parse_unload_adapter};
 pub use asked_model::asked_model;
 pub use date::{CivilTime, rfc3339};
+pub use delta_frame::DeltaFrame;
 pub use denial::Denial;
 pub use dialects::{
     Dialect, DialectHead, Ending, Frame, Framing, parse_messages, parse_ollama_chat,

@@ -20,6 +20,8 @@ const UNWRITTEN: TokenId = TokenId::MAX;
 /// What a slot holds whose K and V are not numbers; whoever reads it computes NaN.
 const NOT_A_NUMBER: TokenId = TokenId::MAX - 1;
 
+/// A factor that loses nothing of a word.
+const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Bytes of a slot outside of the cache: its token, then the hash beside it.
 const SLOT_BYTES: usize = size_of::<TokenId>() + size_of::<u64>();
 
@@ -138,10 +140,12 @@ impl PlaceholderBackend {
             let filled = (position + 1).saturating_sub(i * block_size).min(block_size);
             let slots = block.index() * block_size..block.index() * block_size + filled;
             self.context.extend_from_slice(&self.kv_tokens[slots.clone()]);
+            // What is beside a token is spread already, so little is enough to tell their order.
             for chained in &self.kv_chain[slots] {
-                self.context_hash = mix(self.context_hash ^ chained);
+                self.context_hash = (self.context_hash.rotate_left(5) ^ chained).wrapping_mul(ODD);
             }
         }
+        self.context_hash = mix(self.context_hash);
     }
 
     fn fill_row(&self, row: &mut [f32]) {
@@ -284,7 +288,7 @@ impl Backend for PlaceholderBackend {
 
 /// A bijection of 64-bit words that spreads every bit. Source: Steele et al. 2014 (`SplitMix64`).
 pub(crate) fn mix(word: u64) -> u64 {
-    let z = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = word.wrapping_add(ODD);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)

@@ -34,6 +34,8 @@ struct State {
     end: Option<Result<Finish, GenerateError>>,
     is_over: bool,
     waker: Option<Waker>,
+    /// Threads that wait. Signalling none would cost a call into the system for every token.
+    n_blocked: usize,
 }
 
 /// A writer and a reader of one answer of at most `max_new_tokens`.
@@ -72,9 +74,11 @@ impl Slot {
     fn write(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.lock();
         change(&mut state);
-        let waker = state.waker.take();
+        let (waker, n_blocked) = (state.waker.take(), state.n_blocked);
         drop(state);
-        self.ready.notify_one();
+        if n_blocked > 0 {
+            self.ready.notify_one();
+        }
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -187,7 +191,9 @@ impl OutputReader {
             if state.is_over {
                 return None;
             }
+            state.n_blocked += 1;
             state = self.0.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.n_blocked -= 1;
         }
     }
 

@@ -15,6 +15,8 @@ use crate::{ScheduledRow, Scheduler, Sequence};
 const LEAST_PART: f64 = 0.6;
 /// What part it may take while very many prompts wait: each of them waits for all before it.
 const MOST_PART: f64 = 0.95;
+/// What part of the bound a step may take for the sake of background: whoever comes meanwhile waits for its end.
+const BACKGROUND_PART: f64 = 0.25;
 /// Prefill tokens that a step may hold whatever they take, so that no prompt waits for ever. Without streams, chunks that
 /// do not end a prompt are multiples of it, as kernels take rows in such tiles.
 pub(crate) const LEAST_CHUNK: usize = 16;
@@ -86,12 +88,13 @@ impl Scheduler {
         self.draft(room.tokens);
     }
 
-    /// The seconds that a step of decodes may take, and one of decodes and prefill. Without decodes
-    /// prefill has the whole bound: no stream stalls, and whoever comes meanwhile waits no longer
-    /// than a stream would. `None` without a bound.
-    fn time_bounds(&self, room: &Room) -> Option<(f64, f64)> {
+    /// The seconds that a step of decodes may take when it gets a row of `class`, and one of decodes and
+    /// prefill. Without decodes prefill has the whole bound: no stream stalls, and whoever comes meanwhile
+    /// waits no longer than a stream would. Background has a part of either. `None` without a bound.
+    fn time_bounds(&self, room: &Room, class: Priority) -> Option<(f64, f64)> {
         let bound = self.config.max_token_gap;
-        let seconds = bound.as_secs_f64();
+        let part = if class == Priority::Background { BACKGROUND_PART } else { 1.0 };
+        let seconds = part * bound.as_secs_f64();
         let mixed = if self.step.shape.n_decodes > 0 { room.mixed_part * seconds } else { seconds };
         (bound > Duration::ZERO).then_some((seconds, mixed))
     }
@@ -144,11 +147,16 @@ impl Scheduler {
         self.list(room, |seq| seq.n_remaining() == 1, true);
         for i in 0..self.order.len() {
             let id = self.order[i].id;
+            let class = self.order[i].class;
             let mut shape = self.step.shape;
             shape.add_decode(self.sequences[&id].n_computed);
-            let is_too_long = self.time_bounds(room).is_some_and(|(seconds, _)| {
+            let is_too_long = self.time_bounds(room, class).is_some_and(|(seconds, _)| {
                 shape.n_decodes > 1 && self.cost.predict(&shape) > seconds
             });
+            // One of background that was left out for long may stand before others.
+            if is_too_long && class == Priority::Background {
+                continue;
+            }
             if is_too_long || room.tokens == 0 {
                 return;
             }
@@ -177,13 +185,15 @@ impl Scheduler {
                     i += 1;
                     running.id
                 }
-                (_, Some((_, id))) if self.has_time(room) => match self.admit_or_resume(id) {
-                    Some(id) => id,
-                    None => {
-                        admits = false;
-                        continue;
+                (_, Some(((class, ..), id))) if self.has_time(room, class) => {
+                    match self.admit_or_resume(id) {
+                        Some(id) => id,
+                        None => {
+                            admits = false;
+                            continue;
+                        }
                     }
-                },
+                }
                 _ => return,
             };
             // It may have lost its slot meanwhile, and got it again.
@@ -195,11 +205,11 @@ impl Scheduler {
         }
     }
 
-    /// Whether there is time for one more chunk.
-    fn has_time(&self, room: &Room) -> bool {
+    /// Whether there is time for one more chunk, of `class`.
+    fn has_time(&self, room: &Room, class: Priority) -> bool {
         let longest = |(_, mixed)| self.cost.longest_chunk(&self.step.shape, 0, false, mixed);
         !room.has_prefill
-            || self.time_bounds(room).is_none_or(|bounds| longest(bounds) >= LEAST_CHUNK)
+            || self.time_bounds(room, class).is_none_or(|bounds| longest(bounds) >= LEAST_CHUNK)
     }
 
     /// Gives a sequence as many tokens as budget, free blocks and time allow. False when the time
@@ -214,7 +224,7 @@ impl Scheduler {
         let n_free_slots = n_slots - seq.n_computed;
         let limits = [room.tokens, self.config.max_prefill_chunk, n_free_slots, n_rows];
         let most = limits.into_iter().fold(seq.n_remaining(), usize::min);
-        let in_time = self.time_bounds(room).map_or(most, |(_, seconds)| {
+        let in_time = self.time_bounds(room, seq.class).map_or(most, |(_, seconds)| {
             let shape = &self.step.shape;
             if seq.n_remaining() == 1 {
                 // It counts as a decode.

@@ -89,7 +89,7 @@ fn a_tenant_without_a_slot_gets_one_of_a_crowd_and_the_crowd_goes_on_where_it_wa
 
 #[test]
 fn background_runs_in_idle_slots_and_yields_at_once() {
-    let mut rig = Rig::new(|_| ());
+    let mut rig = Rig::new(|config| config.max_token_gap = Duration::from_millis(40));
     (0..4).for_each(|i| rig.add(i, 1, Priority::Background, 10));
     (0..5).for_each(|_| drop(rig.step()));
     assert_eq!(rig.step().len(), 4);
@@ -101,6 +101,31 @@ fn background_runs_in_idle_slots_and_yields_at_once() {
     // One gave up its slot; the others run beside what only decodes.
     assert_eq!(rig.step().len(), 4);
     assert_eq!(rig.scheduler.counters().preemptions, 0);
+}
+
+#[test]
+fn who_comes_waits_a_quarter_of_the_bound_at_most_for_background() {
+    let mut rig = Rig::new(|config| config.max_token_gap = Duration::from_millis(100));
+    // The rig's costs: 2 ms, 1 ms a decode, 0.5 ms a token of a prompt.
+    rig.add(0, 1, Priority::Interactive, 100);
+    while rig.scheduler.sequence(SeqId(0)).is_none_or(|seq| seq.n_generated() < 100) {
+        rig.step();
+    }
+    rig.scheduler.remove(SeqId(0));
+    for class in [Priority::Background, Priority::Batch] {
+        rig.add(class as u64, 1, class, 400);
+        let (mut longest, mut n_steps) = (Duration::ZERO, 0);
+        while rig.scheduler.sequence(SeqId(class as u64)).is_none_or(|seq| seq.n_generated() == 0) {
+            let before = rig.now;
+            assert_eq!(rig.step(), [class as u64]);
+            longest = longest.max(rig.now.since(before));
+            n_steps += 1;
+        }
+        rig.scheduler.remove(SeqId(class as u64));
+        let (ms, is_short) = (longest.as_millis(), longest <= Duration::from_millis(27));
+        assert_eq!(is_short, class == Priority::Background, "{class:?}: {ms} ms");
+        assert!(n_steps < 20, "{class:?}: it creeps");
+    }
 }
 
 #[test]

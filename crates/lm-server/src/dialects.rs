@@ -4,19 +4,17 @@
 //!
 //! Start reading at [`respond`].
 
-use std::collections::VecDeque;
-use std::convert::Infallible;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::{Instant, SystemTime};
 
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderValue, StatusCode};
-use axum::response::sse::{Event, KeepAlive, Sse};
-use axum::response::{IntoResponse, Response};
-use futures_util::{Stream, StreamExt, stream};
+use axum::http::StatusCode;
+use axum::response::Response;
+use futures_util::StreamExt;
 use lastmile::{AnswerPart, GenerateError, GenerateEvent, Runtime, SamplingParams, ToolCallParser};
 use lm_api::{
     ApiError, Dialect, DialectHead, Ending, Frame, Framing, ParseOptions, Parsed, Style,
@@ -26,11 +24,11 @@ use serde_json::json;
 
 use crate::app::App;
 use crate::auth::Caller;
+use crate::event_body::{Told, events, lines, push_event};
 use crate::generate::{Call, Running, off_thread, parse_options, refused, with_headers};
 use crate::intake::{Asked, take};
 use crate::request_log::RequestEntry;
 use crate::steer::{Started, asked_model};
-use crate::streamed::{KEEP_ALIVE, X_ACCEL_BUFFERING};
 use crate::{reply, steer};
 
 /// One of the APIs.
@@ -173,7 +171,8 @@ struct Transcript {
     calls: Option<ToolCallParser>,
     has_stops: bool,
     ends_by_model: bool,
-    pending: VecDeque<Frame>,
+    /// What was not sent yet.
+    pending: Vec<u8>,
     is_over: bool,
 }
 
@@ -198,14 +197,17 @@ impl Transcript {
             entry,
             has_stops,
             ends_by_model: false,
-            pending: VecDeque::new(),
+            pending: Vec::new(),
             is_over: false,
         }
     }
 
     /// Takes in what the engine says next. The end, once it is there.
-    async fn advance(&mut self) -> Result<Option<Ending>, GenerateError> {
-        match self.running.events.next().await {
+    fn poll_advance(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Option<Ending>, GenerateError>> {
+        Poll::Ready(match ready!(self.running.events.poll_next_unpin(context)) {
             Some((_, GenerateEvent::Prompt { .. })) => Ok(None),
             Some((_, GenerateEvent::Delta { text, tokens, .. })) => {
                 let last = tokens.last();
@@ -232,7 +234,7 @@ impl Transcript {
             }
             Some((_, GenerateEvent::Failed(error))) => Err(error),
             None => Err(GenerateError::ShuttingDown),
-        }
+        })
     }
 
     fn tell(&mut self, parts: Vec<AnswerPart>) {
@@ -244,13 +246,27 @@ impl Transcript {
                 }
             };
             let id = self.running.call_id(0, call);
-            self.pending.extend(self.dialect.part(&self.head, &part, &id));
+            let frames = self.dialect.part(&self.head, &part, &id);
+            self.push(frames);
+        }
+    }
+
+    fn push(&mut self, frames: impl IntoIterator<Item = Frame>) {
+        for Frame { event, data } in frames {
+            match self.dialect.framing() {
+                Framing::Events => push_event(&mut self.pending, event, &data),
+                Framing::Lines => {
+                    self.pending.extend_from_slice(data.as_bytes());
+                    self.pending.push(b'\n');
+                }
+            }
         }
     }
 
     async fn whole(mut self) -> Result<Response, ApiError> {
         loop {
-            let ending = self.advance().await.map_err(|error| refused(error, Style::Chat))?;
+            let ending = poll_fn(|context| self.poll_advance(context)).await;
+            let ending = ending.map_err(|error| refused(error, Style::Chat))?;
             self.pending.clear();
             if let Some(ending) = ending {
                 self.is_over = true;
@@ -259,44 +275,37 @@ impl Transcript {
         }
     }
 
-    /// The next frame; `None` after the last one.
-    async fn next(&mut self) -> Option<Frame> {
-        loop {
-            if let Some(frame) = self.pending.pop_front() {
-                return Some(frame);
-            }
-            if self.is_over {
-                return None;
-            }
-            match self.advance().await {
+    fn streamed(mut self) -> Response {
+        let opening = self.dialect.begin(&self.head);
+        self.push(opening);
+        match self.dialect.framing() {
+            Framing::Events => events(self),
+            Framing::Lines => lines(self),
+        }
+    }
+}
+
+impl Told for Transcript {
+    fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<Vec<u8>>> {
+        while self.pending.is_empty() && !self.is_over {
+            match ready!(self.poll_advance(context)) {
                 Ok(None) => {}
                 Ok(Some(ending)) => {
-                    self.pending.extend(self.dialect.end(&self.head, &ending));
+                    let last = self.dialect.end(&self.head, &ending);
+                    self.push(last);
                     self.is_over = true;
                 }
                 Err(error) => {
                     let error = refused(error, Style::Chat);
                     self.entry.failed(&error);
-                    self.pending.push_back(self.dialect.failed(&error));
+                    let last = self.dialect.failed(&error);
+                    self.push([last]);
                     self.is_over = true;
                 }
             }
         }
-    }
-
-    fn streamed(mut self) -> Response {
-        let framing = self.dialect.framing();
-        self.pending.extend(self.dialect.begin(&self.head));
-        let frames = stream::unfold(self, |mut transcript| async move {
-            let frame = transcript.next().await?;
-            Some((frame, transcript))
-        });
-        let mut response = match framing {
-            Framing::Events => events(frames),
-            Framing::Lines => lines(frames),
-        };
-        response.headers_mut().insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
-        response
+        let bytes = std::mem::take(&mut self.pending);
+        Poll::Ready((!bytes.is_empty()).then_some(bytes))
     }
 }
 
@@ -306,21 +315,4 @@ impl Drop for Transcript {
             self.entry.client_left();
         }
     }
-}
-
-fn events(frames: impl Stream<Item = Frame> + Send + 'static) -> Response {
-    let events = frames.map(|frame| {
-        let event = Event::default().data(frame.data);
-        Ok::<_, Infallible>(match frame.event {
-            Some(name) => event.event(name),
-            None => event,
-        })
-    });
-    Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
-}
-
-fn lines(frames: impl Stream<Item = Frame> + Send + 'static) -> Response {
-    let lines = frames.map(|frame| Ok::<_, Infallible>(format!("{}\n", frame.data)));
-    let kind = HeaderValue::from_static("application/x-ndjson");
-    ([(CONTENT_TYPE, kind)], Body::from_stream(lines)).into_response()
 }

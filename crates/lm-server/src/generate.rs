@@ -12,11 +12,9 @@ use axum::Extension;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
-use futures_util::StreamExt;
-use futures_util::stream::{BoxStream, SelectAll};
 use lastmile::{
-    GenerateError, GenerateEvent, GenerateRequest, Prices, Prompt, RequestId, Runtime,
-    SamplingParams, TokenId, TokenLogprobs, ToolCallParser, ToolFormat,
+    GenerateError, GenerateRequest, Prices, Prompt, RequestId, Runtime, SamplingParams, TokenId,
+    TokenLogprobs, ToolCallParser, ToolFormat,
 };
 use lm_api::{
     ApiError, Head, LogprobEntry, ParseOptions, Parsed, Style, TextOffset, TokenName, Urgency,
@@ -24,6 +22,7 @@ use lm_api::{
 };
 
 use crate::aborts::Listed;
+use crate::answers::Answers;
 use crate::app::{App, mint_id, unix_seconds};
 use crate::auth::Caller;
 use crate::intake::{Asked, take};
@@ -39,7 +38,7 @@ pub(crate) struct Running {
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) head: Head,
     /// Events with the index of their choice.
-    pub(crate) events: SelectAll<BoxStream<'static, (usize, GenerateEvent)>>,
+    pub(crate) events: Answers,
     pub(crate) n_choices: usize,
     /// Choices of each prompt.
     pub(crate) n: usize,
@@ -251,7 +250,7 @@ pub(crate) fn launch(
     let echo: Option<Result<Vec<String>, _>> = parsed.echo.then(texts);
     let echo = echo.transpose().map_err(|error| refused(error, style))?;
     let mut enders = Vec::new();
-    let mut events = SelectAll::new();
+    let mut all = Vec::new();
     let mut warnings = parsed.warnings;
     let started = match told {
         Some(text) => of_engine(runtime.tell(requests, text)),
@@ -260,10 +259,7 @@ pub(crate) fn launch(
     for answers in started {
         warnings.extend(answers.iter().take(1).flat_map(|answer| answer.warnings.clone()));
         enders.push(answers.iter().filter_map(|answer| answer.ender.clone()).collect());
-        for answer in answers {
-            let index = events.len();
-            events.push(answer.events.map(move |event| (index, event)).boxed());
-        }
+        all.extend(answers.into_iter().map(|answer| answer.events));
     }
     let running = request_ids.iter().copied().zip(enders).collect();
     let prefix = if style == Style::Chat { "chatcmpl" } else { "cmpl" };
@@ -280,8 +276,8 @@ pub(crate) fn launch(
             prompt_logprobs: None,
         },
         runtime: Arc::clone(&runtime),
-        n_choices: events.len(),
-        events,
+        n_choices: all.len(),
+        events: Answers::new(all),
         n: parsed.n as usize,
         request_ids,
         has_logprobs: parsed.sampling.logprobs.is_some(),

@@ -1,32 +1,24 @@
 //! Answers that are sent as they come, by server-sent events.
 //!
 //! It must never buffer: the next event is asked for when the connection has room. Tokens that come
-//! meanwhile are joined by the engine. A slow reader therefore stalls only itself.
+//! meanwhile are joined by the engine.
 //!
-//! Start reading at [`response`], then [`Transcript::next`].
+//! Start reading at [`response`], then [`Transcript::take_in`].
 
-use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::{Context, Poll, ready};
 
-use axum::http::{HeaderName, HeaderValue};
-use axum::response::sse::{Event, KeepAlive, Sse};
-use axum::response::{IntoResponse, Response};
-use futures_util::{StreamExt, stream};
+use axum::response::Response;
+use futures_util::StreamExt;
 use lastmile::{
     AnswerPart, Finish, GenerateError, GenerateEvent, TokenLogprobs, ToolCallParser, Usage,
 };
-use lm_api::{Spent, TextOffset, sum_usage};
+use lm_api::{DeltaFrame, Spent, TextOffset, sum_usage};
 
+use crate::event_body::{Told, events, push_data, push_event};
 use crate::generate::{Running, named, refused};
 use crate::prompt_told::{ToldPrompt, echoed};
 use crate::request_log::RequestEntry;
-
-/// A comment is sent when nothing else was for so long, so that proxies keep the connection.
-pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// Proxies of the nginx family buffer responses unless told not to.
-pub(crate) const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// What was sent of a response, and what comes next. Dropped when the client leaves, which aborts
 /// the answers.
@@ -35,7 +27,8 @@ struct Transcript {
     running: Running,
     choices: Vec<Progress>,
     n_open: usize,
-    pending: VecDeque<Event>,
+    /// Events that were not sent yet.
+    pending: Vec<u8>,
     is_over: bool,
 }
 
@@ -44,54 +37,57 @@ struct Transcript {
 struct Progress {
     text_offset: TextOffset,
     finish: Option<Finish>,
+    /// Around its texts, once there was one.
+    frame: Option<DeltaFrame>,
     /// Reads calls of tools, when there are any.
     calls: Option<ToolCallParser>,
 }
 
 pub(crate) fn response(entry: Arc<RequestEntry>, running: Running) -> Response {
     let n_choices = running.n_choices;
-    let opening = (0..n_choices as u32).filter_map(|index| running.head.first_chunk(index));
-    let pending = opening.map(data).collect();
-    let transcript = Transcript {
+    let mut pending = Vec::new();
+    for chunk in (0..n_choices as u32).filter_map(|index| running.head.first_chunk(index)) {
+        push_event(&mut pending, None, &chunk);
+    }
+    events(Transcript {
         entry,
         choices: vec![Progress { calls: running.call_parser(), ..Progress::default() }; n_choices],
         n_open: n_choices,
         pending,
         is_over: false,
         running,
-    };
-    let events = stream::unfold(transcript, |mut transcript| async move {
-        let event = transcript.next().await?;
-        Some((Ok::<_, Infallible>(event), transcript))
-    });
-    let sse = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
-    let mut response = sse.into_response();
-    response.headers_mut().insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
-    response
+    })
+}
+
+impl Told for Transcript {
+    fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<Vec<u8>>> {
+        while self.pending.is_empty() && !self.is_over {
+            let event = ready!(self.running.events.poll_next_unpin(context));
+            self.take_in(event);
+        }
+        let bytes = std::mem::take(&mut self.pending);
+        Poll::Ready((!bytes.is_empty()).then_some(bytes))
+    }
 }
 
 impl Transcript {
-    /// The next event to send; `None` after the last one.
-    async fn next(&mut self) -> Option<Event> {
-        loop {
-            if let Some(event) = self.pending.pop_front() {
-                return Some(event);
+    /// Says what an event says; `None` when there will be none although there should.
+    fn take_in(&mut self, event: Option<(usize, GenerateEvent)>) {
+        match event {
+            Some((index, GenerateEvent::Prompt { tokens, logprobs: scored })) => {
+                self.prompt(index, &ToldPrompt { tokens, scored });
             }
-            if self.is_over {
-                return None;
+            Some((index, GenerateEvent::Delta { text, logprobs, .. })) => {
+                self.delta(index, &text, &logprobs);
             }
-            match self.running.events.next().await {
-                Some((index, GenerateEvent::Prompt { tokens, logprobs: scored })) => {
-                    self.prompt(index, &ToldPrompt { tokens, scored });
-                }
-                Some((index, GenerateEvent::Delta { text, logprobs, .. })) => {
-                    self.delta(index, &text, &logprobs);
-                }
-                Some((index, GenerateEvent::Finished(finish))) => self.finished(index, &finish),
-                Some((_, GenerateEvent::Failed(error))) => self.failed(error),
-                None => self.failed(GenerateError::ShuttingDown),
-            }
+            Some((index, GenerateEvent::Finished(finish))) => self.finished(index, &finish),
+            Some((_, GenerateEvent::Failed(error))) => self.failed(error),
+            None => self.failed(GenerateError::ShuttingDown),
         }
+    }
+
+    fn push(&mut self, chunk: &str) {
+        push_event(&mut self.pending, None, chunk);
     }
 
     /// A completion that echoes its prompt begins with it.
@@ -102,7 +98,7 @@ impl Transcript {
         let entries = has_logprobs.then(|| echoed(runtime, told, *n_top, text_offset));
         let text = &texts[index / (*n).max(1)];
         let chunk = self.running.head.delta_chunk(index as u32, text, entries.as_deref());
-        self.pending.push_back(data(chunk));
+        self.push(&chunk);
     }
 
     fn delta(&mut self, index: usize, text: &str, logprobs: &[TokenLogprobs]) {
@@ -116,8 +112,14 @@ impl Transcript {
         if text.is_empty() && entries.as_ref().is_none_or(Vec::is_empty) {
             return;
         }
-        let chunk = self.running.head.delta_chunk(index as u32, text, entries.as_deref());
-        self.pending.push_back(data(chunk));
+        if entries.is_some() {
+            let chunk = self.running.head.delta_chunk(index as u32, text, entries.as_deref());
+            return self.push(&chunk);
+        }
+        let (head, pending) = (&self.running.head, &mut self.pending);
+        let frame = &mut self.choices[index].frame;
+        let frame = frame.get_or_insert_with(|| head.delta_frame(index as u32));
+        push_data(pending, |bytes| frame.write(text, bytes));
     }
 
     /// What a choice that may call tools says and calls.
@@ -134,7 +136,7 @@ impl Transcript {
                     head.arguments_chunk(choice, *call, json)
                 }
             };
-            self.pending.push_back(data(chunk));
+            self.push(&chunk);
         }
     }
 
@@ -154,14 +156,16 @@ impl Transcript {
             true => head.finish_calls_chunk(index as u32, finish.reason, is_last),
             false => head.finish_chunk(index as u32, finish.reason, is_last, own_id.as_deref()),
         };
-        self.pending.push_back(data(chunk));
+        self.push(&chunk);
         if is_last {
             self.running.head.spent = self.spent();
             let head = &self.running.head;
             let usages: Vec<Usage> = self.finishes().iter().map(|finish| finish.usage).collect();
             let usage = sum_usage(&usages, self.running.n);
             self.entry.used(usage);
-            self.pending.extend(head.usage_chunk(usage).map(data));
+            if let Some(chunk) = head.usage_chunk(usage) {
+                self.push(&chunk);
+            }
             self.end();
         }
     }
@@ -180,14 +184,14 @@ impl Transcript {
     fn failed(&mut self, error: GenerateError) {
         let error = refused(error, self.running.head.style);
         self.entry.failed(&error);
-        self.pending.push_back(Event::default().event("error").data(error.to_json()));
+        push_event(&mut self.pending, Some("error"), &error.to_json());
         // The other choices would compute for nobody.
-        self.running.events.clear();
+        self.running.events.abort();
         self.end();
     }
 
     fn end(&mut self) {
-        self.pending.push_back(data("[DONE]".to_owned()));
+        self.push("[DONE]");
         self.is_over = true;
     }
 }
@@ -198,8 +202,4 @@ impl Drop for Transcript {
             self.entry.client_left();
         }
     }
-}
-
-fn data(chunk: String) -> Event {
-    Event::default().data(chunk)
 }

@@ -196,8 +196,9 @@ impl Timeline {
 
 /// Keeps the longest [`Timeline::MAX_GAPS`], the longest first.
 fn keep_longest<T>(all: &mut Vec<T>, new: T, length: impl Fn(&T) -> Duration) {
-    let place = all.partition_point(|old| length(old) >= length(&new));
-    if place < Timeline::MAX_GAPS {
+    let is_short = |last: &T| length(last) >= length(&new);
+    if all.len() < Timeline::MAX_GAPS || !all.last().is_some_and(is_short) {
+        let place = all.partition_point(|old| length(old) >= length(&new));
         all.truncate(Timeline::MAX_GAPS - 1);
         all.insert(place, new);
     }

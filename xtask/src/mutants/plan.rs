@@ -50,7 +50,7 @@ const BATCH: &str = "crates/lm-backend/src/batch.rs";
 
 const OUTSIDE: &str = "crates/lm-scheduler/src/outside.rs";
 
-pub(super) const MUTANTS: [Mutant; 33] = [
+pub(super) const MUTANTS: [Mutant; 34] = [
     Mutant {
         name: "double free",
         file: SCHEDULER,
@@ -178,9 +178,16 @@ pub(super) const MUTANTS: [Mutant; 33] = [
     Mutant {
         name: "chunks as long as the budget",
         file: FILL,
-        find: "let in_time = self.time_bounds(room)",
+        find: "let in_time = self.time_bounds(room, seq.class)",
         replace: "let in_time = None::<(f64, f64)>",
         judge: Judge::Simulation,
+    },
+    Mutant {
+        name: "background keeps who comes waiting",
+        file: FILL,
+        find: "class == Priority::Background { BACKGROUND_PART }",
+        replace: "class == Priority::Background { 1.0 }",
+        judge: Judge::UnitTests,
     },
     Mutant {
         name: "decodes over the bound",

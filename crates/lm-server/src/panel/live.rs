@@ -19,9 +19,9 @@ use lm_panel::Now;
 
 use super::MAX_LIVE;
 use crate::app::App;
+use crate::event_body::X_ACCEL_BUFFERING;
 use crate::reply;
 use crate::request_log::RequestEntry;
-use crate::streamed::X_ACCEL_BUFFERING;
 
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 

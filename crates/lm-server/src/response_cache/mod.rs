@@ -30,7 +30,7 @@ pub use options::ResponseCacheOptions;
 
 pub(crate) use metrics::write;
 pub(crate) use recheck::{Mismatch, turn};
-pub(crate) use started::{Ender, of_engine};
+pub(crate) use started::{Ender, Events, of_engine};
 pub(crate) use watch::{heed, watch};
 
 use std::collections::VecDeque;
