@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use lm_store::sql::{self, Connection, OptionalExtension, params};
+use lm_store::sql::{self, Connection, ToValue, Value, params};
 use lm_store::{Answered, Place, Reader, StoredFeedback, StoredRequest};
 use lm_types::RequestId;
 use serde::Serialize;
@@ -41,6 +41,8 @@ const SOON_MS: i64 = 10 * 60 * 1000;
 const PAGE: u32 = 1000;
 /// Requests with late feedback that are read at once.
 const LATE_PAGE: usize = 100;
+/// Answers that are looked up at once.
+const KNOWN_PAGE: usize = 100;
 /// Most questions that are remembered at once; with more, those that ended longest ago are forgotten.
 const MAX_ASKED: usize = 100_000;
 
@@ -197,6 +199,7 @@ impl Scan<'_> {
         }
         self.clusters_of = Some(own);
         let mut writing = Writing {
+            known: known(&transaction, page).map_err(&wrap)?,
             connection: &transaction,
             clusters: &mut self.clusters,
             now_ms: self.now_ms,
@@ -210,6 +213,7 @@ impl Scan<'_> {
 
 /// A page on its way into the book.
 struct Writing<'a> {
+    known: HashMap<(String, u32), String>,
     connection: &'a Connection,
     clusters: &'a mut Clusters,
     now_ms: i64,
@@ -220,7 +224,7 @@ impl Writing<'_> {
     fn look_at(&mut self, looked: &Looked) -> sql::Result<()> {
         let Looked { answer, found, shape } = looked;
         self.collected.n_answers += 1;
-        let known = self.known(answer)?;
+        let known = self.known.get(&(answer.request_id.clone(), answer.choice)).cloned();
         match (found.first().zip(shape.as_ref()), known) {
             (None, None) => Ok(()),
             // Praise came since; what a reviewer said stays.
@@ -246,14 +250,6 @@ impl Writing<'_> {
                 self.write(answer, found, Some(&id))
             }
         }
-    }
-
-    /// The kind under which the answer is known as a failure.
-    fn known(&self, answer: &Answer) -> sql::Result<Option<String>> {
-        self.connection
-            .prepare_cached("SELECT kind FROM failure WHERE request_id = ?1 AND choice = ?2")?
-            .query_row(params![answer.request_id, answer.choice], |row| row.get(0))
-            .optional()
     }
 
     /// Writes a failure: with a cluster as a new one or under a new kind, else what may have changed.
@@ -294,6 +290,31 @@ impl Writing<'_> {
         ];
         self.connection.prepare_cached(sql)?.execute(row).map(|_| ())
     }
+}
+
+/// The kinds under which answers of a page are known as failures; many at once, for a server may be far away and others
+/// wait for the page.
+fn known(connection: &Connection, page: &[Looked]) -> sql::Result<HashMap<(String, u32), String>> {
+    let marks: Vec<String> = (1..=KNOWN_PAGE).map(|i| format!("?{i}")).collect();
+    let marks = marks.join(", ");
+    let sql = format!("SELECT request_id, choice, kind FROM failure WHERE request_id IN ({marks})");
+    let mut statement = connection.prepare_cached(&sql)?;
+    let mut known = HashMap::new();
+    for some in page.chunks(KNOWN_PAGE) {
+        let ids = some.iter().map(|looked| looked.answer.request_id.to_value());
+        let mut ids: Vec<Value> = ids.collect();
+        // It is one statement, however many are asked for.
+        ids.resize(KNOWN_PAGE, Value::Null);
+        let rows = statement.query_map(ids, |row| {
+            let key: (String, u32) = (row.get(0)?, row.get(1)?);
+            Ok((key, row.get::<_, String>(2)?))
+        })?;
+        for row in rows {
+            let (key, kind) = row?;
+            known.insert(key, kind);
+        }
+    }
+    Ok(known)
 }
 
 /// Feedback that came since, by request.

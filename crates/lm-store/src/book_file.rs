@@ -55,7 +55,8 @@ pub enum OpenedBook<C = Connection> {
 }
 
 impl BookFile {
-    /// Opens the file as [`BookFile::open`] does, or the tables on the PostgreSQL server that a URL names.
+    /// Opens the file as [`BookFile::open`] does, or the tables on the PostgreSQL server that a URL names, whose operator decides
+    /// on its log and on what is overwritten.
     ///
     /// # Errors
     /// What the database or the file system says.

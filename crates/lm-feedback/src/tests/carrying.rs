@@ -26,12 +26,12 @@ fn note(cluster: &str, note: &str, created_at_ms: i64) -> Fix {
 /// Failures of two problems, one of them judged, with a tag and a fix that was looked at twice.
 fn worked_on() -> Home {
     let mut home = Home::new();
-    for i in 0..700 {
+    for i in 0..520 {
         home.answer(DAY_0 + i, &[(Role::User, "hello there")], "", backend_error());
     }
     let cut = super::Ended::Finished(lm_types::FinishReason::Length);
     let asked = "Describe the history of the harbour for the newspaper.";
-    home.answer(DAY_0 + 700, &[(Role::User, asked)], "It began when", cut);
+    home.answer(DAY_0 + 520, &[(Role::User, asked)], "It began when", cut);
     let now = DAY_0 + MINUTE;
     home.collect(now);
     let rows = home.book.failures(None, 10).unwrap();
@@ -97,13 +97,13 @@ pub(super) fn what_is_erased_is_gone_from_conclusions_and_not_before() {
     let judged = judged.into_iter().find(|row| row.verdict.is_some()).unwrap().request_id;
     let erased = home.store.erase(Erase::Request(judged.parse().unwrap())).unwrap();
     assert_eq!((erased.request_ids.len(), erased.rows), (1, 1));
-    assert_eq!(home.book.n_unreviewed().unwrap(), (701, 700), "the store has tables of its own");
+    assert_eq!(home.book.n_unreviewed().unwrap(), (521, 520), "the store has tables of its own");
     // The failure and three tags.
     assert_eq!(home.book.forget(&erased.request_ids).unwrap(), 4);
-    assert_eq!(home.book.n_unreviewed().unwrap(), (700, 700));
+    assert_eq!(home.book.n_unreviewed().unwrap(), (520, 520));
     assert!(home.book.tags(&judged, 0).unwrap().is_empty());
     // Whoever reads the store now does not find it again.
-    assert_eq!(home.collect(DAY_0 + 2 * MINUTE).n_failures, 700);
+    assert_eq!(home.collect(DAY_0 + 2 * MINUTE).n_failures, 520);
 }
 
 #[test]
@@ -116,7 +116,7 @@ pub(super) fn there_and_back(there: &Path) {
     let mut home = worked_on();
     let here = home.path();
     let moved = carry(&here, there, Missing::Refuse).unwrap();
-    check(&moved, "failure", [701, 701, 0]);
+    check(&moved, "failure", [521, 521, 0]);
     check(&moved, "tag", [3, 3, 0]);
     check(&moved, "cluster", [2, 2, 0]);
     check(&moved, "evidence", [2, 2, 0]);
@@ -126,14 +126,14 @@ pub(super) fn there_and_back(there: &Path) {
     assert!(again.iter().all(|table| table.copied + table.erased == 0), "{again:?}");
     // And back, into a file that is not there yet.
     let back = home.folder.path().join("back.db");
-    check(&carry(there, &back, Missing::Refuse).unwrap(), "failure", [701, 701, 0]);
+    check(&carry(there, &back, Missing::Refuse).unwrap(), "failure", [521, 521, 0]);
     assert_eq!(shown(&back), shown(&here));
 
     // Work goes on in the old place: verdicts that came since are carried.
     let now = DAY_0 + 3 * MINUTE;
     let item = home.book.lease("bob", now).unwrap().unwrap();
     home.book.review(&item.answer, &Decision::Reject, "bob", now).unwrap();
-    check(&carry(&here, there, Missing::Refuse).unwrap(), "failure", [701, 1, 0]);
+    check(&carry(&here, there, Missing::Refuse).unwrap(), "failure", [521, 1, 0]);
     assert_eq!(shown(there), shown(&here));
 
     // Somebody worked in the new one: that is not written over unless one says so.
@@ -148,7 +148,7 @@ pub(super) fn there_and_back(there: &Path) {
     assert!(is_told, "{refused}");
     assert_eq!(shown(there), before, "nothing was copied");
     let erased = carry(&here, there, Missing::Erase).unwrap();
-    check(&erased, "failure", [701, 1, 0]);
+    check(&erased, "failure", [521, 1, 0]);
     check(&erased, "tag", [3, 0, 1]);
     assert_eq!(shown(there), shown(&here));
     assert!(Carrying::begin(there, there, Missing::Refuse).unwrap().is_none());
@@ -183,7 +183,7 @@ pub(super) fn two_places_become_one_and_the_later_verdict_holds() {
     let kept = carry(&here, &there, Missing::Keep).unwrap();
     check(&kept, "fix", [2, 1, 0]);
     check(&kept, "evidence", [3, 1, 0]);
-    check(&kept, "failure", [701, 2, 0]);
+    check(&kept, "failure", [521, 2, 0]);
     check(&kept, "sample", [2, 0, 0]);
     let verdict = |answer: &str| {
         let rows = other.failures(None, 10_000).unwrap();
@@ -196,7 +196,7 @@ pub(super) fn two_places_become_one_and_the_later_verdict_holds() {
     assert_eq!(other.evidence(&fix.id, 10).unwrap().len(), 1);
     // Answers of both places are read again, and none counts twice.
     assert_eq!(other.collected_ms().unwrap(), None);
-    assert_eq!(other.collect(home.store.reader(), now).unwrap().n_failures, 701);
+    assert_eq!(other.collect(home.store.reader(), now).unwrap().n_failures, 521);
     let again = carry(&here, &there, Missing::Keep).unwrap();
     assert!(again.iter().all(|table| table.table == "state" || table.copied == 0), "{again:?}");
 }
