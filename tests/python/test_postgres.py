@@ -154,6 +154,69 @@ def test_all_rows_of_a_file_move_there_and_serve_on(tmp_path, url):
     assert told(tmp_path, back, "store", "stats")["rows"] == told(tmp_path, url, "store", "stats")["rows"]
 
 
+def test_conclusions_live_there_too_and_a_kill_takes_none(tmp_path, database, url):
+    """From failures to a fix, over two servers with homes of their own."""
+    homes = [tmp_path / "a", tmp_path / "b"]
+    for home in homes:
+        home.mkdir()
+    server, other = (serve(home, url) for home in homes)
+    try:
+        for i in range(8):
+            at = (server, other)[i % 2]
+            asked = [{"role": "user", "content": f"When does the museum of trams open on day {i} of the year?"}]
+            said = at.post("/v1/feedback", {"request_id": ask(at, messages=asked), "rating": False})
+            assert said.status == 201, said.body
+
+        def lease(at, reviewer):
+            looked = lambda: at.post("/ops/v1/review/lease", {"reviewer": reviewer, "n": 4})
+            page = until(looked, lambda page: page.status == 200 and len(page.json["data"]) == 4, 60)
+            return [item["answer"] for item in page.json["data"]]
+
+        with ThreadPoolExecutor(2) as pool:
+            anns, bens = pool.map(lease, [server, other], ["ann", "ben"])
+        assert len({*anns, *bens}) == 8, "one answer is leased to both"
+        verdict = {"answer": anns[0], "verdict": "correct", "text": "At ten.", "reviewer": "ann"}
+        judged = server.post("/ops/v1/review/verdict", verdict)
+        assert judged.status == 200, judged.body
+        server.stop(signal.SIGKILL)
+        late = other.post("/ops/v1/review/verdict", verdict | {"verdict": "reject", "text": None, "reviewer": "ben"})
+        assert late.status == 409 and "ann" in late.body, late.body
+        server = serve(homes[0], url)
+        page = server.post("/ops/v1/review/lease", {"reviewer": "ann", "n": 4}).json
+        assert {item["answer"] for item in page["data"]} == set(anns[1:]), page
+        assert (page["n_failures"], page["n_unreviewed"]) == (8, 7)
+        # What one writes at a terminal, the other one's pages show.
+        rows = told(homes[1], url, "failures", "list")
+        row = next(row for row in rows if row["verdict"])
+        assert (row["request_id"], row["correction"]) == (anns[0], "At ten.")
+        fix = told(homes[0], url, "fix", "add", row["cluster"], "--note", "opening hours in the prompt")
+        assert json.loads(verb(homes[0], url, "fix", "verify", fix["id"], "--json").stdout)["verdict"] == "undecided"
+        seen = other.get("/ops/v1/fixes").json["data"]
+        assert [(one["id"], len(one["history"])) for one in seen] == [(fix["id"], 1)]
+        erased = told(homes[1], url, "store", "erase", "--request", bens[0])
+        assert erased["requests"] == 1 and erased["conclusions"] >= 1, erased
+        assert server.post("/ops/v1/review/lease", {"reviewer": "ann", "n": 4}).json["n_failures"] == 7
+        assert not any((home / "store" / "feedback.db").exists() for home in homes)
+    finally:
+        assert [server.stop(), other.stop()] == [0, 0]
+    # They move with the store: into files, and to another server's tables.
+    back, schema = str(tmp_path / "back.db"), "conclusions_again"
+    database.rows(f"CREATE SCHEMA {schema}")
+    again = database.url() + "?options=" + quote(f"-c search_path={schema}", safe="")
+    for place, to in [(url, back), (back, again)]:
+        moved = {table["table"]: table for table in told(homes[0], place, "store", "migrate", "--to", to)}
+        assert moved["failure"]["rows"] == moved["failure"]["copied"] == 7, moved
+        assert moved["request"]["copied"] == 7 and moved["fix"]["copied"] == 1
+        assert [one["id"] for one in told(homes[0], to, "fix", "list")] == [fix["id"]]
+    mine = told(homes[1], again, "failures", "list")
+    assert [row["correction"] for row in mine if row["verdict"]] == ["At ten."]
+    tagged = verb(homes[1], again, "review", "tag", anns[0], "trams", "--as", "ann")
+    assert tagged.returncode == 0, tagged
+    refused = verb(homes[0], back, "store", "migrate", "--to", again)
+    assert refused.returncode != 0 and "a tag on" in refused.stderr and "--missing erase" in refused.stderr, refused
+    hides(refused.stderr + database.log.read_text())
+
+
 def test_tokens_never_wait_for_a_database_that_goes_away(tmp_path, database, url):
     server = serve(tmp_path, url)
     counted = lambda name: server.metrics()[name][0][1]

@@ -10,7 +10,7 @@ use crate::doctor::store_path;
 use crate::loop_args::{FailuresArgs, FailuresVerb, LearnArgs, ReviewArgs, ReviewVerb};
 use crate::model::home;
 use crate::outcome::{Outcome, WrongUse, print_json, say};
-use crate::store::book_path;
+use crate::store::book_place;
 
 /// The store and what was concluded from it, up to now.
 pub(crate) struct Loop {
@@ -26,8 +26,9 @@ impl Loop {
     /// Opens both, and reads what is new in the store.
     pub(crate) fn open() -> anyhow::Result<Loop> {
         let home = home()?;
-        let reader = Reader::open(&store_path(home.path()))?;
-        let mut book = Book::open(&book_path(home.path()))?;
+        let store = store_path(home.path());
+        let reader = Reader::open(&store)?;
+        let mut book = Book::open(&book_place(home.path(), &store))?;
         let now_ms = now_ms();
         book.collect(&reader, now_ms)?;
         Ok(Loop { book, reader, now_ms })

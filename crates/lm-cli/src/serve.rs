@@ -27,7 +27,7 @@ use crate::overrides::override_path;
 use crate::recorder::{RecorderServeArgs, recording};
 use crate::served::{Shared, load_default, registry};
 use crate::signals;
-use crate::store::{book_path, mask_key};
+use crate::store::{book_place, mask_key};
 use crate::traces::Traces;
 
 /// What waits for alert sinks is kept within this, when the server ends.
@@ -101,11 +101,13 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
 fn operations(args: &ServeArgs, home: &Path) -> anyhow::Result<Ops> {
     let options = args.store.options(args.host, args.prices.prices(), mask_key(home));
     let privacy = options.privacy;
-    let store = Store::open(&args.store.place(home), options)?;
+    let place = args.store.place(home);
+    let book = book_place(home, &place);
+    let store = Store::open(&place, options)?;
     let overrides = Overrides::open(&override_path(home), &store)?;
-    let experiments = Experiments::open(&experiment_path(home), &book_path(home), &store)?;
+    let experiments = Experiments::open(&experiment_path(home), &book, &store)?;
     let ingests = ingests(&args.net, home)?;
-    let feedback_loop = FeedbackLoop::new(book_path(home), &store);
+    let feedback_loop = FeedbackLoop::new(book, &store);
     let ops = Ops::new(store)
         .with_overrides(overrides)
         .with_experiments(experiments)

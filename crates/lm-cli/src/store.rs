@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use lastmile::TenantId;
-use lm_feedback::Book;
+use lm_feedback::{Book, Carrying, FeedbackError};
 use lm_keys::KeyId;
 use lm_ops::{
     Erase, Forgotten, Migrated, Missing, ProbeFile, Reader, Remembered, Store, StoreError,
@@ -45,9 +45,9 @@ pub(crate) fn mask_key(home: &Path) -> PathBuf {
     store_folder(home).join("mask.key")
 }
 
-/// Where a home keeps its conclusions.
-pub(crate) fn book_path(home: &Path) -> PathBuf {
-    store_folder(home).join("feedback.db")
+/// Where the conclusions from a store are: in a file of the home, or on the same server as the store.
+pub(crate) fn book_place(home: &Path, store: &Path) -> PathBuf {
+    Book::place(store, store_folder(home).join("feedback.db"))
 }
 
 fn print_stats(path: &Path, json: bool) -> anyhow::Result<()> {
@@ -80,8 +80,8 @@ fn print_stats(path: &Path, json: bool) -> anyhow::Result<()> {
 
 fn back_up(path: &Path, file: &Path, json: bool) -> anyhow::Result<()> {
     let size_bytes = backup(path, file)?;
-    let book = book_path(home()?.path());
-    let conclusions = match book.exists() {
+    let book = book_place(home()?.path(), path);
+    let conclusions = match Book::may_be_at(&book) {
         true => {
             let copy = beside(file);
             Book::open(&book)?.backup(&copy)?;
@@ -107,12 +107,20 @@ fn move_to(path: &Path, to: &Path, missing: MissingArg, json: bool) -> anyhow::R
         MissingArg::Erase => Missing::Erase,
         MissingArg::Keep => Missing::Keep,
     };
-    let tables = migrate(path, to, missing).map_err(|error| match error {
-        StoreError::OnlyThere { .. } => anyhow::anyhow!(
-            "{error}: --missing erase erases them there, too, and --missing keep keeps them"
-        ),
+    let home = home()?;
+    let [book, new_book] = [path, to].map(|store| book_place(home.path(), store));
+    // Asked first: where one of the two is refused, nothing is copied.
+    let carrying = Carrying::begin(&book, &new_book, missing).map_err(|error| match error {
+        FeedbackError::OnlyThere { .. } => only_there(&error),
         other => other.into(),
     })?;
+    let mut tables = migrate(path, to, missing).map_err(|error| match error {
+        StoreError::OnlyThere { .. } => only_there(&error),
+        other => other.into(),
+    })?;
+    if let Some(carrying) = carrying {
+        tables.extend(carrying.run()?);
+    }
     if json {
         return print_json(&tables);
     }
@@ -123,8 +131,14 @@ fn move_to(path: &Path, to: &Path, missing: MissingArg, json: bool) -> anyhow::R
     eprintln!(
         "All rows are there. `LASTMILE_STORE=URL` or `serve --store URL` uses it from now on; the old store"
     );
-    eprintln!("stays as it is, and so do conclusions (feedback.db) and mask.key in this home.");
+    eprintln!("stays as it is, and so does mask.key in this home.");
     Ok(())
+}
+
+fn only_there(error: &dyn std::error::Error) -> anyhow::Error {
+    anyhow::anyhow!(
+        "{error}: --missing erase erases them there, too, and --missing keep keeps them"
+    )
 }
 
 /// The name of a backup's conclusions.
@@ -144,8 +158,8 @@ fn erase(path: &Path, whose: &WhoseArgs, json: bool) -> anyhow::Result<()> {
     // At once: whatever fails below, no server tells again what is gone.
     note_erasure(home()?.path()).context("running servers cannot be told to forget")?;
     store.close()?;
-    let book = book_path(home()?.path());
-    let conclusions = match book.exists() {
+    let book = book_place(home()?.path(), path);
+    let conclusions = match Book::may_be_at(&book) {
         true => Book::open(&book)?.forget(&erased.request_ids)?,
         false => 0,
     };

@@ -146,7 +146,7 @@ pub(crate) enum StoreVerb {
         #[arg(long)]
         json: bool,
     },
-    /// Copy all rows to another store, such as a PostgreSQL server's; its tables are made when needed.
+    /// Copy all rows and conclusions to another store, such as a PostgreSQL server's; its tables are made when needed.
     #[command(
         after_help = "Example:\n  lastmile store migrate --to 'postgres://lastmile@db.example/lastmile?sslmode=require'"
     )]
@@ -154,7 +154,7 @@ pub(crate) enum StoreVerb {
         /// `postgres://USER@HOST/DATABASE`, or a file. Others can see the command line: a password goes into PGPASSWORD.
         #[arg(long, value_name = "URL")]
         to: PathBuf,
-        /// What becomes of requests that only TO has: erased here since an earlier copy, or written there by a server.
+        /// What becomes of requests and reviews that only TO has: erased here since an earlier copy, or written there.
         #[arg(long, value_enum, default_value_t = MissingArg::Refuse, value_name = "WHAT")]
         missing: MissingArg,
         /// One JSON document: a list of table, rows, copied, erased.

@@ -1,10 +1,11 @@
-//! What was concluded: failures, clusters, reviews, fixes and evidence, in one SQLite file beside the store.
+//! What was concluded: failures, clusters, reviews, fixes and evidence, in one SQLite file beside the store, or in tables
+//! of their own in the store's database on a PostgreSQL server.
 //!
-//! A file of its own, because all of it is derived and its writers are people at a terminal: they work while a server
-//! runs, without going through the one thread that records traffic, and fixes outlive the texts that they are about.
+//! Apart from the store's tables, because all of it is derived and its writers are people at a terminal: they work while a
+//! server runs, without going through the one thread that records traffic, and fixes outlive the texts that they are about.
 //! The only text in it is what people wrote here: notes, tags, corrections, instructions.
 //!
-//! It must never write to the store.
+//! It must never write to the store, and never let two write at once: see [`Book::begin`].
 //!
 //! Start reading at [`Book::open`], then at `collect`.
 
@@ -13,15 +14,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lm_data::N_BINS;
-use lm_store::Reader;
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use lm_store::sql::{
+    self, Connection, OptionalExtension, Params, Row, Transaction, params, server_url,
+};
+use lm_store::{Reader, shown_place};
 use serde::Serialize;
 
 use crate::answer::name;
 use crate::error::database;
 use crate::{Cluster, Clusters, FeedbackError, Ranked, Shape, Tally, rank, schema};
 
-/// The file of conclusions.
+/// The conclusions of a file or a server.
 pub struct Book {
     pub(crate) connection: Connection,
     path: PathBuf,
@@ -69,7 +72,20 @@ pub(crate) const FAILURE_COLUMNS: &str = "request_id, choice, cluster_id, kind, 
 const DEFAULT_EFFORT_DAYS: f64 = 1.0;
 
 impl Book {
-    /// Opens the file, and makes it and its folder when there are none. Others that write to it are waited for.
+    /// Where the conclusions from a store lie: on the same server as the store, or else in `file`.
+    #[must_use]
+    pub fn place(store: &Path, file: PathBuf) -> PathBuf {
+        if server_url(store).is_some() { store.to_owned() } else { file }
+    }
+
+    /// Whether there may be conclusions at a place: a file is looked for, a server is not asked.
+    #[must_use]
+    pub fn may_be_at(place: &Path) -> bool {
+        server_url(place).is_some() || place.exists()
+    }
+
+    /// Opens a file, and makes it and its folder when there are none, or its tables on the server of a URL such as
+    /// `postgres://user@host/database`. Others that write to it are waited for.
     ///
     /// # Errors
     /// [`FeedbackError::Foreign`] for another file, [`FeedbackError::Database`].
@@ -87,25 +103,57 @@ impl Book {
     }
 
     fn open_within(path: &Path, busy: Option<Duration>) -> Result<Book, FeedbackError> {
-        if let Some(folder) = path.parent() {
-            let wrap = |e: std::io::Error| rusqlite::Error::ToSqlConversionFailure(Box::new(e));
+        if let Some(folder) = path.parent().filter(|_| server_url(path).is_none()) {
+            let wrap = |e: std::io::Error| sql::Error::new(sql::ErrorKind::Other, e);
             fs::create_dir_all(folder).map_err(wrap).map_err(database("make", folder))?;
         }
-        Ok(Book { connection: schema::open(path, busy)?, path: path.to_owned() })
+        Ok(Book { connection: schema::open(path, busy)?, path: shown_place(path) })
+    }
+
+    /// Where it lies; of a server, without a password.
+    pub(crate) fn shown(&self) -> PathBuf {
+        self.path.clone()
     }
 
     /// For `map_err`.
     pub(crate) fn wrap(
         &self,
         action: &'static str,
-    ) -> impl Fn(rusqlite::Error) -> FeedbackError + use<> {
+    ) -> impl Fn(sql::Error) -> FeedbackError + use<> {
         database(action, &self.path)
     }
 
-    /// One that writes; another process waits for it.
+    /// One that writes; whoever else would write waits for it, on a server too: it changes the book's [`version`] first, and
+    /// holds that row until it ends.
     pub(crate) fn begin(&mut self) -> Result<Transaction<'_>, FeedbackError> {
         let wrap = self.wrap("write");
-        self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(wrap)
+        let transaction = self.connection.begin_write(true).map_err(&wrap)?;
+        let sql = "INSERT INTO state(name, value) VALUES ('version', 1) \
+                   ON CONFLICT (name) DO UPDATE SET value = state.value + 1";
+        transaction.prepare_cached(sql).and_then(|mut s| s.execute(())).map_err(&wrap)?;
+        Ok(transaction)
+    }
+
+    /// Runs one statement that writes; returns how many rows it changed.
+    pub(crate) fn write(&mut self, sql: &str, params: impl Params) -> Result<usize, FeedbackError> {
+        let wrap = self.wrap("write");
+        let transaction = self.begin()?;
+        let n_rows = transaction.execute(sql, params).map_err(&wrap)?;
+        transaction.commit().map_err(&wrap)?;
+        Ok(n_rows)
+    }
+
+    /// What a query finds.
+    pub(crate) fn query<T>(
+        &self,
+        sql: &str,
+        params: impl Params,
+        read: impl FnMut(&Row) -> sql::Result<T>,
+    ) -> Result<Vec<T>, FeedbackError> {
+        let found = self.connection.prepare_cached(sql).and_then(|mut statement| {
+            statement.query_map(params, read)?.collect::<sql::Result<Vec<T>>>()
+        });
+        found.map_err(self.wrap("read"))
     }
 
     /// Problems by what to solve first, from failures that occurred since `from_ms` (Unix milliseconds).
@@ -119,16 +167,12 @@ impl Book {
         now_ms: i64,
     ) -> Result<Vec<Ranked>, FeedbackError> {
         let middle_ms = from_ms.max(self.first_failure_ms()?.unwrap_or(from_ms)).midpoint(now_ms);
-        let mut statement = self
-            .connection
-            .prepare_cached(
-                "SELECT c.id, c.fingerprint, count(*), sum(f.occurred_at_ms >= ?2), \
-                 avg(f.severity), c.effort_days FROM failure f JOIN cluster c \
-                 ON c.id = f.cluster_id WHERE f.occurred_at_ms >= ?1 \
-                 AND f.verdict IS NOT 'rejected' GROUP BY c.id",
-            )
-            .map_err(self.wrap("read"))?;
-        let tallies = statement.query_map([from_ms, middle_ms], |row| {
+        let sql = "SELECT c.id, c.fingerprint, count(*), \
+                   count(*) FILTER (WHERE f.occurred_at_ms >= ?2), avg(f.severity), c.effort_days \
+                   FROM failure f JOIN cluster c ON c.id = f.cluster_id \
+                   WHERE f.occurred_at_ms >= ?1 AND coalesce(f.verdict, '') <> 'rejected' \
+                   GROUP BY c.id, c.fingerprint, c.effort_days";
+        let tallies = self.query(sql, [from_ms, middle_ms], |row| {
             Ok(Tally {
                 cluster: row.get(0)?,
                 fingerprint: row.get(1)?,
@@ -137,8 +181,7 @@ impl Book {
                 severity: row.get(4)?,
                 effort_days: row.get(5)?,
             })
-        });
-        let tallies = tallies.and_then(Iterator::collect).map_err(self.wrap("read"))?;
+        })?;
         // Those that are not read yet cannot have failed.
         let end_ms = self.state("collected_ms")?.unwrap_or(now_ms);
         Ok(rank(tallies, reader.count_answers(from_ms, end_ms, None)?))
@@ -146,7 +189,7 @@ impl Book {
 
     fn first_failure_ms(&self) -> Result<Option<i64>, FeedbackError> {
         self.connection
-            .query_row("SELECT min(occurred_at_ms) FROM failure", [], |row| row.get(0))
+            .query_row("SELECT min(occurred_at_ms) FROM failure", (), |row| row.get(0))
             .map_err(self.wrap("read"))
     }
 
@@ -160,12 +203,11 @@ impl Book {
         limit: u32,
     ) -> Result<Vec<FailureRow>, FeedbackError> {
         let sql = format!(
-            "SELECT {FAILURE_COLUMNS} FROM failure WHERE ?1 IS NULL OR cluster_id = ?1 \
+            "SELECT {FAILURE_COLUMNS} FROM failure \
+             WHERE CAST(?1 AS TEXT) IS NULL OR cluster_id = CAST(?1 AS TEXT) \
              ORDER BY occurred_at_ms DESC, request_id DESC, choice LIMIT ?2"
         );
-        let mut statement = self.connection.prepare_cached(&sql).map_err(self.wrap("read"))?;
-        let rows = statement.query_map(params![cluster, limit], failure_row);
-        rows.and_then(Iterator::collect).map_err(self.wrap("read"))
+        self.query(&sql, params![cluster, limit], failure_row)
     }
 
     /// The tags that reviewers gave to an answer.
@@ -174,9 +216,7 @@ impl Book {
     /// [`FeedbackError::Database`].
     pub fn tags(&self, request_id: &str, choice: u32) -> Result<Vec<String>, FeedbackError> {
         let sql = "SELECT tag FROM tag WHERE request_id = ?1 AND choice = ?2 ORDER BY tag";
-        let mut statement = self.connection.prepare_cached(sql).map_err(self.wrap("read"))?;
-        let rows = statement.query_map(params![request_id, choice], |row| row.get(0));
-        rows.and_then(Iterator::collect).map_err(self.wrap("read"))
+        self.query(sql, params![request_id, choice], |row| row.get(0))
     }
 
     /// The one cluster whose id begins so.
@@ -184,7 +224,8 @@ impl Book {
     /// # Errors
     /// [`FeedbackError::Unknown`].
     pub fn cluster(&self, id: &str) -> Result<String, FeedbackError> {
-        self.only("clusters", "SELECT id FROM cluster WHERE substr(id, 1, length(?1)) = ?1", id)
+        let sql = "SELECT id FROM cluster WHERE substr(id, 1, length(CAST(?1 AS TEXT))) = ?1";
+        self.only("clusters", sql, id)
     }
 
     /// Says how many days a fix of the problem would take; the ranking divides by it.
@@ -196,10 +237,8 @@ impl Book {
             let limit = "more than 0 and finite";
             return Err(FeedbackError::invalid("effort", &days.to_string(), limit));
         }
-        self.connection
-            .execute("UPDATE cluster SET effort_days = ?2 WHERE id = ?1", params![cluster, days])
-            .map_err(self.wrap("write"))?;
-        Ok(())
+        let sql = "UPDATE cluster SET effort_days = ?2 WHERE id = ?1";
+        self.write(sql, params![cluster, days]).map(drop)
     }
 
     /// The one id that a query gives.
@@ -209,10 +248,7 @@ impl Book {
         sql: &str,
         id: &str,
     ) -> Result<String, FeedbackError> {
-        let mut statement = self.connection.prepare_cached(sql).map_err(self.wrap("read"))?;
-        let found = statement.query_map([id], |row| row.get::<_, String>(0));
-        let mut found: Vec<String> =
-            found.and_then(Iterator::collect).map_err(self.wrap("read"))?;
+        let mut found: Vec<String> = self.query(sql, [id], |row| row.get(0))?;
         let n_matches = found.len();
         match found.pop() {
             Some(only) if n_matches == 1 => Ok(only),
@@ -237,33 +273,45 @@ impl Book {
     }
 }
 
+/// Another one after each transaction that wrote, whoever wrote.
+pub(crate) fn version(connection: &Connection) -> sql::Result<i64> {
+    let sql = "SELECT value FROM state WHERE name = 'version'";
+    let found = connection.query_row(sql, (), |row| row.get(0)).optional()?;
+    Ok(found.unwrap_or(0))
+}
+
 /// All clusters with their samples.
-pub(crate) fn clusters(connection: &Connection) -> rusqlite::Result<Clusters> {
-    let mut clusters = Clusters::default();
-    let mut samples = connection.prepare_cached(
-        "SELECT question, answer FROM sample WHERE cluster_id = ?1 ORDER BY rowid",
-    )?;
+pub(crate) fn clusters(connection: &Connection) -> sql::Result<Clusters> {
     // In the order of their first failure, as when they were made.
-    let mut statement =
-        connection.prepare_cached("SELECT id, fingerprint FROM cluster ORDER BY rowid")?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        let (id, fingerprint): (String, String) = (row.get(0)?, row.get(1)?);
-        let samples = samples
-            .query_map([&id], |row| {
-                Ok(Shape {
-                    fingerprint: fingerprint.clone(),
-                    question: sketch(row, 0)?,
-                    answer: sketch(row, 1)?,
-                })
-            })?
-            .collect::<rusqlite::Result<_>>()?;
-        clusters.add(Cluster { id, fingerprint, samples });
+    let mut statement = connection.prepare_cached(
+        "SELECT c.id, c.fingerprint, s.seq, s.question, s.answer FROM cluster c \
+         LEFT JOIN sample s ON s.cluster_id = c.id ORDER BY c.seq, s.seq",
+    )?;
+    let rows = statement.query_map((), |row| {
+        let fingerprint: String = row.get(1)?;
+        let sample = match row.get::<_, Option<i64>>(2)? {
+            None => None,
+            Some(_) => {
+                let (question, answer) = (sketch(row, 3)?, sketch(row, 4)?);
+                Some(Shape { fingerprint: fingerprint.clone(), question, answer })
+            }
+        };
+        Ok((row.get::<_, String>(0)?, fingerprint, sample))
+    })?;
+    let mut all: Vec<Cluster> = Vec::new();
+    for row in rows {
+        let (id, fingerprint, sample) = row?;
+        match all.last_mut().filter(|last| last.id == id) {
+            Some(last) => last.samples.extend(sample),
+            None => all.push(Cluster { id, fingerprint, samples: Vec::from_iter(sample) }),
+        }
     }
+    let mut clusters = Clusters::default();
+    all.into_iter().for_each(|cluster| clusters.add(cluster));
     Ok(clusters)
 }
 
-fn sketch(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<[u8; N_BINS]>> {
+fn sketch(row: &Row, column: usize) -> sql::Result<Option<[u8; N_BINS]>> {
     let bytes: Option<Vec<u8>> = row.get(column)?;
     // One of another length is of an earlier method, and like nothing.
     Ok(bytes.and_then(|bytes| bytes.try_into().ok()))
@@ -275,19 +323,25 @@ pub(crate) fn add_sample(
     id: &str,
     shape: &Shape,
     first_seen_ms: i64,
-) -> rusqlite::Result<()> {
+) -> sql::Result<()> {
+    // One writes at a time, so that nobody else takes the next number.
     connection
-        .prepare_cached("INSERT OR IGNORE INTO cluster VALUES (?1, ?2, ?3, ?4)")?
+        .prepare_cached(
+            "INSERT INTO cluster(id, fingerprint, first_seen_ms, effort_days, seq) \
+             VALUES (?1, ?2, ?3, ?4, (SELECT coalesce(max(seq), 0) + 1 FROM cluster)) \
+             ON CONFLICT (id) DO NOTHING",
+        )?
         .execute(params![id, shape.fingerprint, first_seen_ms, DEFAULT_EFFORT_DAYS])?;
-    connection.prepare_cached("INSERT INTO sample VALUES (?1, ?2, ?3)")?.execute(params![
-        id,
-        shape.question,
-        shape.answer
-    ])?;
+    connection
+        .prepare_cached(
+            "INSERT INTO sample(cluster_id, question, answer, seq) \
+             VALUES (?1, ?2, ?3, (SELECT coalesce(max(seq), 0) + 1 FROM sample))",
+        )?
+        .execute(params![id, shape.question, shape.answer])?;
     Ok(())
 }
 
-pub(crate) fn failure_row(row: &Row<'_>) -> rusqlite::Result<FailureRow> {
+pub(crate) fn failure_row(row: &Row) -> sql::Result<FailureRow> {
     Ok(FailureRow {
         request_id: row.get(0)?,
         choice: row.get(1)?,

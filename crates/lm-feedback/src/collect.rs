@@ -1,17 +1,17 @@
 //! From traffic to failures: reads what is new in the store, again and again, each answer with the same outcome.
 //!
-//! It must never hold more than a page of answers, nor keep who writes to the file waiting while it reads the store.
+//! It must never hold more than a page of answers, nor keep who writes to the book waiting while it reads the store.
 //!
 //! Start reading at [`Book::collect`].
 
 use std::collections::{BTreeMap, HashMap};
 
+use lm_store::sql::{self, Connection, ToValue, Value, params};
 use lm_store::{Answered, Place, Reader, StoredFeedback, StoredRequest};
 use lm_types::RequestId;
-use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 
-use crate::book::{add_sample, clusters};
+use crate::book::{add_sample, clusters, version};
 use crate::{Answer, Book, Clusters, FeedbackError, Kind, Shape, Signal, signals};
 
 /// What one reading found.
@@ -41,6 +41,8 @@ const SOON_MS: i64 = 10 * 60 * 1000;
 const PAGE: u32 = 1000;
 /// Requests with late feedback that are read at once.
 const LATE_PAGE: usize = 100;
+/// Answers that are looked up at once.
+const KNOWN_PAGE: usize = 100;
 /// Most questions that are remembered at once; with more, those that ended longest ago are forgotten.
 const MAX_ASKED: usize = 100_000;
 
@@ -134,9 +136,9 @@ impl Book {
         }
         let collected = scan.collected;
         // Last: what is not written by now is read again.
-        self.connection
-            .execute("INSERT OR REPLACE INTO state VALUES ('collected_ms', ?1)", [now_ms])
-            .map_err(self.wrap("write"))?;
+        let sql = "INSERT INTO state(name, value) VALUES ('collected_ms', ?1) \
+                   ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+        self.write(sql, [now_ms])?;
         Ok(collected)
     }
 }
@@ -158,11 +160,11 @@ impl Looked {
     }
 }
 
-/// One reading of the store. An error ends it: the clusters may then be ahead of the file.
+/// One reading of the store. An error ends it: the clusters may then be ahead of the book.
 struct Scan<'a> {
     book: &'a mut Book,
     clusters: Clusters,
-    /// The version of the file that they are of, see [`data_version`].
+    /// The [`version`] of the book that they are of.
     clusters_of: Option<i64>,
     now_ms: i64,
     collected: Collected,
@@ -175,26 +177,29 @@ impl Scan<'_> {
         read: impl Fn() -> Result<(Vec<Looked>, T), FeedbackError>,
     ) -> Result<T, FeedbackError> {
         loop {
-            let version = data_version(&self.book.connection).map_err(self.book.wrap("read"))?;
+            let seen = version(&self.book.connection).map_err(self.book.wrap("read"))?;
             let (page, rest) = read()?;
-            if page.is_empty() || self.write(&page, version)? {
+            if page.is_empty() || self.write(&page, seen)? {
                 return Ok(rest);
             }
         }
     }
 
-    /// All of a page or nothing; `false` when the file is not of this version any more.
-    fn write(&mut self, page: &[Looked], version: i64) -> Result<bool, FeedbackError> {
+    /// All of a page or nothing; `false` when somebody wrote since the version that was seen.
+    fn write(&mut self, page: &[Looked], seen: i64) -> Result<bool, FeedbackError> {
         let wrap = self.book.wrap("write");
         let transaction = self.book.begin()?;
-        if data_version(&transaction).map_err(&wrap)? != version {
+        // To write is a version of its own.
+        let own = version(&transaction).map_err(&wrap)?;
+        if own != seen + 1 {
             return Ok(false);
         }
-        if self.clusters_of != Some(version) {
+        if self.clusters_of != Some(seen) {
             self.clusters = clusters(&transaction).map_err(&wrap)?;
-            self.clusters_of = Some(version);
         }
+        self.clusters_of = Some(own);
         let mut writing = Writing {
+            known: known(&transaction, page).map_err(&wrap)?,
             connection: &transaction,
             clusters: &mut self.clusters,
             now_ms: self.now_ms,
@@ -206,13 +211,9 @@ impl Scan<'_> {
     }
 }
 
-/// Another one after each commit of another connection.
-fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
-    connection.pragma_query_value(None, "data_version", |row| row.get(0))
-}
-
-/// A page on its way into the file.
+/// A page on its way into the book.
 struct Writing<'a> {
+    known: HashMap<(String, u32), String>,
     connection: &'a Connection,
     clusters: &'a mut Clusters,
     now_ms: i64,
@@ -220,10 +221,10 @@ struct Writing<'a> {
 }
 
 impl Writing<'_> {
-    fn look_at(&mut self, looked: &Looked) -> rusqlite::Result<()> {
+    fn look_at(&mut self, looked: &Looked) -> sql::Result<()> {
         let Looked { answer, found, shape } = looked;
         self.collected.n_answers += 1;
-        let known = self.known(answer)?;
+        let known = self.known.get(&(answer.request_id.clone(), answer.choice)).cloned();
         match (found.first().zip(shape.as_ref()), known) {
             (None, None) => Ok(()),
             // Praise came since; what a reviewer said stays.
@@ -251,21 +252,8 @@ impl Writing<'_> {
         }
     }
 
-    /// The kind under which the answer is known as a failure.
-    fn known(&self, answer: &Answer) -> rusqlite::Result<Option<String>> {
-        self.connection
-            .prepare_cached("SELECT kind FROM failure WHERE request_id = ?1 AND choice = ?2")?
-            .query_row(params![answer.request_id, answer.choice], |row| row.get(0))
-            .optional()
-    }
-
     /// Writes a failure: with a cluster as a new one or under a new kind, else what may have changed.
-    fn write(
-        &self,
-        answer: &Answer,
-        found: &[Signal],
-        cluster: Option<&str>,
-    ) -> rusqlite::Result<()> {
+    fn write(&self, answer: &Answer, found: &[Signal], cluster: Option<&str>) -> sql::Result<()> {
         let severity = found.iter().map(|signal| signal.kind.severity()).fold(0.0, f64::max);
         let noticed_ms =
             found.iter().map(|signal| signal.noticed_at_ms).min().unwrap_or(self.now_ms);
@@ -273,7 +261,7 @@ impl Writing<'_> {
         let kinds = kinds.join(",");
         let Some(cluster) = cluster else {
             let sql = "UPDATE failure SET kinds = ?3, severity = ?4, \
-                       noticed_at_ms = min(noticed_at_ms, ?5) \
+                       noticed_at_ms = CASE WHEN noticed_at_ms < ?5 THEN noticed_at_ms ELSE ?5 END \
                        WHERE request_id = ?1 AND choice = ?2";
             let row = params![answer.request_id, answer.choice, kinds, severity, noticed_ms];
             return self.connection.prepare_cached(sql)?.execute(row).map(|_| ());
@@ -281,8 +269,12 @@ impl Writing<'_> {
         let sql = "INSERT INTO failure(request_id, choice, cluster_id, kind, kinds, severity, \
                    release_hash, model, occurred_at_ms, noticed_at_ms, clustered_at_ms) \
                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) \
-                   ON CONFLICT DO UPDATE SET cluster_id = ?3, kind = ?4, kinds = ?5, \
-                   severity = ?6, noticed_at_ms = min(noticed_at_ms, ?10), clustered_at_ms = ?11";
+                   ON CONFLICT (request_id, choice) DO UPDATE SET \
+                   cluster_id = excluded.cluster_id, kind = excluded.kind, \
+                   kinds = excluded.kinds, severity = excluded.severity, noticed_at_ms = CASE \
+                   WHEN failure.noticed_at_ms < excluded.noticed_at_ms \
+                   THEN failure.noticed_at_ms ELSE excluded.noticed_at_ms END, \
+                   clustered_at_ms = excluded.clustered_at_ms";
         let row = params![
             answer.request_id,
             answer.choice,
@@ -298,6 +290,31 @@ impl Writing<'_> {
         ];
         self.connection.prepare_cached(sql)?.execute(row).map(|_| ())
     }
+}
+
+/// The kinds under which answers of a page are known as failures; many at once, for a server may be far away and others
+/// wait for the page.
+fn known(connection: &Connection, page: &[Looked]) -> sql::Result<HashMap<(String, u32), String>> {
+    let marks: Vec<String> = (1..=KNOWN_PAGE).map(|i| format!("?{i}")).collect();
+    let marks = marks.join(", ");
+    let sql = format!("SELECT request_id, choice, kind FROM failure WHERE request_id IN ({marks})");
+    let mut statement = connection.prepare_cached(&sql)?;
+    let mut known = HashMap::new();
+    for some in page.chunks(KNOWN_PAGE) {
+        let ids = some.iter().map(|looked| looked.answer.request_id.to_value());
+        let mut ids: Vec<Value> = ids.collect();
+        // It is one statement, however many are asked for.
+        ids.resize(KNOWN_PAGE, Value::Null);
+        let rows = statement.query_map(ids, |row| {
+            let key: (String, u32) = (row.get(0)?, row.get(1)?);
+            Ok((key, row.get::<_, String>(2)?))
+        })?;
+        for row in rows {
+            let (key, kind) = row?;
+            known.insert(key, kind);
+        }
+    }
+    Ok(known)
 }
 
 /// Feedback that came since, by request.

@@ -6,7 +6,8 @@
 
 use std::path::{Path, PathBuf};
 
-use lm_store::StoreError;
+use lm_store::sql::{self, ErrorKind};
+use lm_store::{StoreError, shown_place};
 
 /// Why the feedback loop could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -14,31 +15,45 @@ pub enum FeedbackError {
     /// The store, which has the traffic, could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The file of conclusions could not be used.
+    /// The conclusions could not be used.
     #[error("cannot {action} {}: {source}", path.display())]
     Database {
         /// What was tried.
         action: &'static str,
-        /// The file.
+        /// The file, or the server without its password.
         path: PathBuf,
-        /// What SQLite says.
-        source: rusqlite::Error,
+        /// What the database says.
+        source: sql::Error,
     },
-    /// The file is another program's, or of a later version of this one.
+    /// The file is another program's, or what is there is of a later version of this one.
     #[error(
-        "{} is no file of failures that this version knows (application id {application_id:#x}, \
+        "{} has no failures that this version knows (application id {application_id:#x}, \
          schema {schema}; known up to {known}): nothing was changed",
         path.display()
     )]
     Foreign {
-        /// The file.
+        /// The file, or the server without its password.
         path: PathBuf,
-        /// The application id in the file.
+        /// The application id of what is there.
         application_id: i64,
-        /// The schema in the file.
+        /// Its schema.
         schema: i64,
         /// The newest schema that is known.
         known: i64,
+    },
+    /// A copy would take away what people wrote.
+    #[error(
+        "no conclusions were copied: {} has {n} verdicts, tags and fixes that the old place does not have, the first is \
+         {first}; they were erased or changed in the old place since an earlier copy, or written to the new one",
+        path.display()
+    )]
+    OnlyThere {
+        /// The new place, without its password.
+        path: PathBuf,
+        /// How many.
+        n: u64,
+        /// One of them.
+        first: String,
     },
     /// Nothing, or more than one thing, has this id.
     #[error("{n_matches} {what} have ids that begin with {id:?}, and 1 is needed")]
@@ -98,11 +113,11 @@ pub enum FeedbackError {
 }
 
 impl FeedbackError {
-    /// Whether another one writes to the file, so that the same may be tried again.
+    /// Whether another one writes to the book, so that the same may be tried again.
     #[must_use]
     pub fn is_busy(&self) -> bool {
         let FeedbackError::Database { source, .. } = self else { return false };
-        source.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
+        source.kind == ErrorKind::Busy
     }
 
     pub(crate) fn invalid(field: &'static str, value: &str, limit: &'static str) -> FeedbackError {
@@ -114,7 +129,7 @@ impl FeedbackError {
 pub(crate) fn database(
     action: &'static str,
     path: &Path,
-) -> impl Fn(rusqlite::Error) -> FeedbackError + use<> {
-    let path = path.to_owned();
+) -> impl Fn(sql::Error) -> FeedbackError + use<> {
+    let path = shown_place(path);
     move |source| FeedbackError::Database { action, path: path.clone(), source }
 }

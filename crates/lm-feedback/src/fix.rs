@@ -6,7 +6,7 @@
 
 use lm_evidence::{Counts, Interval, Verdict, compare};
 use lm_store::Reader;
-use rusqlite::{Row, params};
+use lm_store::sql::{self, Row, params};
 use serde::Serialize;
 
 use crate::{Book, FeedbackError, Scorer};
@@ -116,21 +116,20 @@ impl Book {
         let id = uuid::Uuid::now_v7();
         let id = format!("f{}", &blake3::hash(id.as_bytes()).to_hex()[..12]);
         let fix = Fix { id, cluster, verified_at_ms: None, gate: None, ..fix };
-        self.connection
-            .execute(
-                "INSERT INTO fix VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, NULL, NULL)",
-                params![
-                    fix.id,
-                    fix.cluster,
-                    fix.note,
-                    fix.system,
-                    fix.template,
-                    fix.expect,
-                    fix.release_hash,
-                    fix.created_at_ms
-                ],
-            )
-            .map_err(self.wrap("write"))?;
+        let sql = "INSERT INTO fix(id, cluster_id, note, system, template, expect, release_hash, \
+                   created_at_ms, seq) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, \
+                   (SELECT coalesce(max(seq), 0) + 1 FROM fix))";
+        let row = params![
+            fix.id,
+            fix.cluster,
+            fix.note,
+            fix.system,
+            fix.template,
+            fix.expect,
+            fix.release_hash,
+            fix.created_at_ms
+        ];
+        self.write(sql, row)?;
         Ok(fix)
     }
 
@@ -139,10 +138,8 @@ impl Book {
     /// # Errors
     /// [`FeedbackError::Database`].
     pub fn fixes(&self) -> Result<Vec<Fix>, FeedbackError> {
-        let sql = format!("SELECT {FIX_COLUMNS} FROM fix ORDER BY created_at_ms DESC, rowid DESC");
-        let mut statement = self.connection.prepare_cached(&sql).map_err(self.wrap("read"))?;
-        let rows = statement.query_map([], fix_row);
-        rows.and_then(Iterator::collect).map_err(self.wrap("read"))
+        let sql = format!("SELECT {FIX_COLUMNS} FROM fix ORDER BY created_at_ms DESC, seq DESC");
+        self.query(&sql, (), fix_row)
     }
 
     /// The one fix whose id begins so.
@@ -150,8 +147,8 @@ impl Book {
     /// # Errors
     /// [`FeedbackError::Unknown`].
     pub fn fix(&self, id: &str) -> Result<Fix, FeedbackError> {
-        let id =
-            self.only("fixes", "SELECT id FROM fix WHERE substr(id, 1, length(?1)) = ?1", id)?;
+        let sql = "SELECT id FROM fix WHERE substr(id, 1, length(CAST(?1 AS TEXT))) = ?1";
+        let id = self.only("fixes", sql, id)?;
         let sql = format!("SELECT {FIX_COLUMNS} FROM fix WHERE id = ?1");
         self.connection.query_row(&sql, [id], fix_row).map_err(self.wrap("read"))
     }
@@ -225,10 +222,8 @@ impl Book {
     pub fn evidence(&self, fix: &str, limit: u32) -> Result<Vec<Evidence>, FeedbackError> {
         let sql = "SELECT fix_id, at_ms, before_n, before_failed, after_n, after_failed, \
                    change_low, change_high, verdict FROM evidence WHERE fix_id = ?1 \
-                   ORDER BY at_ms DESC, rowid DESC LIMIT ?2";
-        let mut statement = self.connection.prepare_cached(sql).map_err(self.wrap("read"))?;
-        let rows = statement.query_map(params![fix, limit], evidence_row);
-        rows.and_then(Iterator::collect).map_err(self.wrap("read"))
+                   ORDER BY at_ms DESC, seq DESC LIMIT ?2";
+        self.query(sql, params![fix, limit], evidence_row)
     }
 
     /// Names the dataset that guards a fix from now on.
@@ -237,8 +232,7 @@ impl Book {
     /// [`FeedbackError::Database`].
     pub fn set_gate(&mut self, fix: &str, dataset: &str) -> Result<(), FeedbackError> {
         let sql = "UPDATE fix SET gate = ?2 WHERE id = ?1";
-        self.connection.execute(sql, params![fix, dataset]).map_err(self.wrap("write"))?;
-        Ok(())
+        self.write(sql, params![fix, dataset]).map(drop)
     }
 
     fn keep(&mut self, evidence: &Evidence) -> Result<(), FeedbackError> {
@@ -246,7 +240,9 @@ impl Book {
         let transaction = self.begin()?;
         transaction
             .execute(
-                "INSERT INTO evidence VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                "INSERT INTO evidence(fix_id, at_ms, before_n, before_failed, after_n, \
+                 after_failed, change_low, change_high, verdict, seq) VALUES (?1, ?2, ?3, ?4, ?5, \
+                 ?6, ?7, ?8, ?9, (SELECT coalesce(max(seq), 0) + 1 FROM evidence))",
                 params![
                     evidence.fix,
                     evidence.at_ms,
@@ -280,8 +276,8 @@ impl Book {
         release_hash: Option<&str>,
     ) -> Result<Counts, FeedbackError> {
         let sql = "SELECT count(*) FROM failure WHERE cluster_id = ?1 AND occurred_at_ms >= ?2 \
-                   AND occurred_at_ms < ?3 AND (?4 IS NULL OR release_hash = ?4) \
-                   AND verdict IS NOT 'rejected'";
+                   AND occurred_at_ms < ?3 AND coalesce(verdict, '') <> 'rejected' \
+                   AND (CAST(?4 AS TEXT) IS NULL OR release_hash = CAST(?4 AS TEXT))";
         let hits: i64 = self
             .connection
             .query_row(sql, params![fix.cluster, from_ms, end_ms, release_hash], |row| row.get(0))
@@ -293,7 +289,7 @@ impl Book {
     }
 }
 
-fn fix_row(row: &Row<'_>) -> rusqlite::Result<Fix> {
+fn fix_row(row: &Row) -> sql::Result<Fix> {
     Ok(Fix {
         id: row.get(0)?,
         cluster: row.get(1)?,
@@ -308,7 +304,7 @@ fn fix_row(row: &Row<'_>) -> rusqlite::Result<Fix> {
     })
 }
 
-fn evidence_row(row: &Row<'_>) -> rusqlite::Result<Evidence> {
+fn evidence_row(row: &Row) -> sql::Result<Evidence> {
     let count = |column: usize| row.get::<_, i64>(column).map(i64::cast_unsigned);
     let verdict: String = row.get(8)?;
     Ok(Evidence {

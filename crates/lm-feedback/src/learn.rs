@@ -58,17 +58,16 @@ impl Book {
     /// [`FeedbackError::Database`].
     pub fn learning(&self, from_ms: i64) -> Result<Learning, FeedbackError> {
         let sql = "SELECT f.occurred_at_ms, f.noticed_at_ms, f.clustered_at_ms, x.created_at_ms, \
-                   x.verified_at_ms FROM failure f LEFT JOIN fix x ON x.rowid = (SELECT rowid \
-                   FROM fix WHERE cluster_id = f.cluster_id \
-                   ORDER BY verified_at_ms IS NULL, created_at_ms LIMIT 1) \
-                   WHERE f.occurred_at_ms >= ?1 AND f.verdict IS NOT 'rejected'";
-        let mut statement = self.connection.prepare_cached(sql).map_err(self.wrap("read"))?;
-        let mut rows = statement.query([from_ms]).map_err(self.wrap("read"))?;
+                   x.verified_at_ms FROM failure f LEFT JOIN fix x ON x.seq = (SELECT y.seq \
+                   FROM fix y WHERE y.cluster_id = f.cluster_id \
+                   ORDER BY y.verified_at_ms IS NULL, y.created_at_ms, y.seq LIMIT 1) \
+                   WHERE f.occurred_at_ms >= ?1 AND coalesce(f.verdict, '') <> 'rejected'";
+        let rows = self.query(sql, [from_ms], |row| {
+            let at = |column: usize| row.get::<_, Option<i64>>(column);
+            Ok([at(0)?, at(1)?, at(2)?, at(3)?, at(4)?])
+        })?;
         let mut times: [Vec<i64>; 5] = Default::default();
-        while let Some(row) = rows.next().map_err(self.wrap("read"))? {
-            let at = |column| row.get::<_, Option<i64>>(column).map_err(self.wrap("read"));
-            let [occurred, noticed, clustered, fixed, verified] =
-                [at(0)?, at(1)?, at(2)?, at(3)?, at(4)?];
+        for [occurred, noticed, clustered, fixed, verified] in rows {
             let steps = [
                 (occurred, noticed),
                 (noticed, clustered),

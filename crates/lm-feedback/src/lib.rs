@@ -1,13 +1,14 @@
 //! Failures: found in the traffic that the store holds, clustered, ranked, reviewed, fixed, and kept fixed.
 //!
 //! It must never know HTTP, the engine or a model, and never write to the store: what it concludes lies in a file of
-//! its own beside it, without any text of prompts and answers.
+//! its own beside it, or in tables of its own on the store's server, without any text of prompts and answers.
 //!
 //! Start reading at [`Signal`] (what counts as a failure), [`Clusters::assign`] (which failures are one problem) and
 //! [`Book`] (what is kept; `collect` fills it).
 
 mod answer;
 mod book;
+mod carry;
 mod cluster;
 mod collect;
 mod detect;
@@ -25,6 +26,7 @@ mod weeks;
 
 pub use answer::{Answer, Opinion};
 pub use book::{Book, FailureRow};
+pub use carry::Carrying;
 pub use cluster::{Cluster, Clusters, Shape};
 pub use collect::{Collected, Regenerations};
 pub use detect::{Kind, Signal, is_refusal, json_of, signals};

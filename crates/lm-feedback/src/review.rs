@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use lm_store::sql::{self, Connection, OptionalExtension, params};
 use serde::Serialize;
 
 use crate::answer::name;
@@ -146,7 +146,8 @@ impl Book {
                 }
                 transaction
                     .execute(
-                        "INSERT OR IGNORE INTO tag VALUES (?1, ?2, ?3)",
+                        "INSERT INTO tag(request_id, choice, tag) VALUES (?1, ?2, ?3) \
+                         ON CONFLICT DO NOTHING",
                         params![request_id, choice, tag],
                     )
                     .map_err(&wrap)?;
@@ -190,7 +191,7 @@ impl Book {
         let choice: u32 =
             choice.parse().map_err(|_| FeedbackError::invalid("answer", answer, limit))?;
         let sql = "SELECT DISTINCT request_id FROM failure \
-                   WHERE substr(request_id, 1, length(?1)) = ?1";
+                   WHERE substr(request_id, 1, length(CAST(?1 AS TEXT))) = ?1";
         let request_id = self.only("failures", sql, id)?;
         let sql = "SELECT count(*) FROM failure WHERE request_id = ?1 AND choice = ?2";
         let n: i64 = self
@@ -211,17 +212,17 @@ fn lease(
     reviewer: &str,
     n: usize,
     now_ms: i64,
-) -> rusqlite::Result<Vec<ReviewItem>> {
+) -> sql::Result<Vec<ReviewItem>> {
     let held = format!(
         "SELECT {FAILURE_COLUMNS} FROM failure WHERE reviewed_at_ms IS NULL AND leased_by = ?1 \
          AND leased_until_ms > ?2 ORDER BY leased_until_ms, occurred_at_ms, request_id, choice \
          LIMIT ?3"
     );
     let mut taken: Vec<(FailureRow, &'static str)> = connection
-        .prepare(&held)?
+        .prepare_cached(&held)?
         .query_map(params![reviewer, now_ms, n as i64], failure_row)?
         .map(|row| row.map(|failure| (failure, "held")))
-        .collect::<rusqlite::Result<_>>()?;
+        .collect::<sql::Result<_>>()?;
     let mut waiting = waiting(connection, now_ms)?;
     if taken.len() < n {
         take_next(connection, n, &mut waiting, &mut taken)?;
@@ -251,9 +252,9 @@ fn take_next(
     n: usize,
     waiting: &mut Vec<FailureRow>,
     taken: &mut Vec<(FailureRow, &'static str)>,
-) -> rusqlite::Result<()> {
+) -> sql::Result<()> {
     let mut n_leases: i64 = connection
-        .query_row("SELECT value FROM state WHERE name = 'n_leases'", [], |row| row.get(0))
+        .query_row("SELECT value FROM state WHERE name = 'n_leases'", (), |row| row.get(0))
         .optional()?
         .unwrap_or(0);
     let mut pending = pending(connection, waiting)?;
@@ -264,37 +265,40 @@ fn take_next(
         taken.push((waiting.remove(i), chosen));
         n_leases += 1;
     }
-    connection.execute("INSERT OR REPLACE INTO state VALUES ('n_leases', ?1)", [n_leases])?;
-    Ok(())
+    let sql = "INSERT INTO state(name, value) VALUES ('n_leases', ?1) \
+               ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+    connection.execute(sql, [n_leases]).map(drop)
 }
 
 /// The newest failures that nobody reviewed or has, oldest first.
-pub(crate) fn waiting(connection: &Connection, now_ms: i64) -> rusqlite::Result<Vec<FailureRow>> {
+pub(crate) fn waiting(connection: &Connection, now_ms: i64) -> sql::Result<Vec<FailureRow>> {
     let free = format!(
         "SELECT {FAILURE_COLUMNS} FROM (SELECT * FROM failure WHERE reviewed_at_ms IS NULL \
          AND (leased_until_ms IS NULL OR leased_until_ms <= ?1) \
-         ORDER BY occurred_at_ms DESC LIMIT ?2) ORDER BY occurred_at_ms, request_id, choice"
+         ORDER BY occurred_at_ms DESC LIMIT ?2) AS newest ORDER BY occurred_at_ms, request_id, choice"
     );
     connection
-        .prepare(&free)?
+        .prepare_cached(&free)?
         .query_map(params![now_ms, MAX_PENDING], failure_row)?
-        .collect::<rusqlite::Result<_>>()
+        .collect()
 }
 
-fn pending(connection: &Connection, waiting: &[FailureRow]) -> rusqlite::Result<Vec<Pending>> {
+fn pending(connection: &Connection, waiting: &[FailureRow]) -> sql::Result<Vec<Pending>> {
     let mut by_kind: HashMap<String, (f64, f64)> = HashMap::new();
     let mut by_cluster: HashMap<String, u64> = HashMap::new();
-    let mut statement = connection.prepare(
-        "SELECT kind, cluster_id, verdict = 'accepted', count(*) FROM failure \
-         WHERE reviewed_at_ms IS NOT NULL GROUP BY 1, 2, 3",
+    let mut statement = connection.prepare_cached(
+        "SELECT kind, cluster_id, count(*), count(*) FILTER (WHERE verdict = 'accepted') \
+         FROM failure WHERE reviewed_at_ms IS NOT NULL GROUP BY kind, cluster_id",
     )?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        let (accepted, n): (bool, i64) = (row.get(2)?, row.get(3)?);
-        let of_kind = by_kind.entry(row.get(0)?).or_default();
-        of_kind.0 += if accepted { n as f64 } else { 0.0 };
+    let counts = statement.query_map((), |row| {
+        Ok((row.get(0)?, row.get(1)?, row.get::<_, i64>(2)?, row.get::<_, i64>(3)?))
+    })?;
+    for count in counts {
+        let (kind, cluster, n, n_accepted) = count?;
+        let of_kind = by_kind.entry(kind).or_default();
+        of_kind.0 += n_accepted as f64;
         of_kind.1 += n as f64;
-        *by_cluster.entry(row.get(1)?).or_default() += n.cast_unsigned();
+        *by_cluster.entry(cluster).or_default() += n.cast_unsigned();
     }
     let of = |failure: &FailureRow| {
         let kinds = failure.kinds.split(',').filter_map(|kind| Kind::of(kind).ok());

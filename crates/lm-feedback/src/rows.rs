@@ -7,8 +7,8 @@
 use std::collections::HashSet;
 
 use lm_data::mask;
+use lm_store::sql::params;
 use lm_store::{Answered, Place, Reader};
-use rusqlite::params;
 use serde_json::{Value, json};
 
 use crate::collect::answers_of;
@@ -215,21 +215,17 @@ impl Rating {
 impl Book {
     fn members(&self, cluster: &str) -> Result<HashSet<(String, u32)>, FeedbackError> {
         let sql = "SELECT request_id, choice FROM failure WHERE cluster_id = ?1 \
-                   AND verdict IS NOT 'rejected'";
-        let mut statement = self.connection.prepare_cached(sql).map_err(self.wrap("read"))?;
-        let rows = statement.query_map([cluster], |row| Ok((row.get(0)?, row.get(1)?)));
-        rows.and_then(Iterator::collect).map_err(self.wrap("read"))
+                   AND coalesce(verdict, '') <> 'rejected'";
+        let rows = self.query(sql, [cluster], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.into_iter().collect())
     }
 
     /// What the answer should have been: by a reviewer, or else by who asked.
     fn correction(&self, answer: &Answer) -> Result<Option<String>, FeedbackError> {
         let sql = "SELECT correction FROM failure WHERE request_id = ?1 AND choice = ?2 \
                    AND correction IS NOT NULL";
-        let mut statement = self.connection.prepare_cached(sql).map_err(self.wrap("read"))?;
-        let mut rows = statement
-            .query_map(params![answer.request_id, answer.choice], |row| row.get(0))
-            .map_err(self.wrap("read"))?;
-        let reviewed = rows.next().transpose().map_err(self.wrap("read"))?;
+        let key = params![answer.request_id, answer.choice];
+        let reviewed = self.query(sql, key, |row| row.get(0))?.pop();
         Ok(reviewed.or_else(|| answer.correction().map(str::to_owned)))
     }
 
@@ -241,12 +237,10 @@ impl Book {
     ) -> Result<Vec<FailureRow>, FeedbackError> {
         let sql = format!(
             "SELECT {} FROM failure WHERE cluster_id = ?1 AND occurred_at_ms < ?2 \
-             AND verdict IS NOT 'rejected' ORDER BY occurred_at_ms DESC LIMIT ?3",
+             AND coalesce(verdict, '') <> 'rejected' ORDER BY occurred_at_ms DESC LIMIT ?3",
             crate::book::FAILURE_COLUMNS
         );
-        let mut statement = self.connection.prepare_cached(&sql).map_err(self.wrap("read"))?;
-        let rows = statement.query_map(params![cluster, end_ms, limit], crate::book::failure_row);
-        rows.and_then(Iterator::collect).map_err(self.wrap("read"))
+        self.query(&sql, params![cluster, end_ms, limit], crate::book::failure_row)
     }
 }
 

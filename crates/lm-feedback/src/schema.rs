@@ -1,20 +1,21 @@
-//! The tables of the file.
+//! The tables of the book.
 //!
-//! It must never know how a file is opened: [`BookFile`] does.
+//! It must never know how a file or a server is opened: [`BookFile`] does.
 //!
 //! Start reading at [`UPGRADES`].
 
 use std::path::Path;
 use std::time::Duration;
 
-use lm_store::{BookFile, Journal, OpenedBook};
-use rusqlite::Connection;
+use lm_store::sql::Connection;
+use lm_store::{BookFile, Journal, OpenedBook, shown_place};
 
 use crate::FeedbackError;
 use crate::error::database;
 
-/// Entry `i` brings a file from schema `i` to schema `i + 1`. Entries are never edited once released.
-const UPGRADES: [&str; 1] = [r"
+/// Entry `i` brings a book from schema `i` to schema `i + 1`. Entries are never edited once released.
+pub(crate) const UPGRADES: [&str; 2] = [
+    r"
 -- How far the store is read, and how many leases there were.
 CREATE TABLE state(name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
 CREATE TABLE cluster(
@@ -47,7 +48,41 @@ CREATE TABLE evidence(
     change_low REAL NOT NULL, change_high REAL NOT NULL, verdict TEXT NOT NULL
 ) STRICT;
 CREATE INDEX evidence_fix ON evidence(fix_id, at_ms);
-"];
+",
+    r"
+-- In which order rows were written.
+ALTER TABLE cluster ADD COLUMN seq INTEGER NOT NULL DEFAULT 0;
+UPDATE cluster SET seq = rowid;
+CREATE UNIQUE INDEX cluster_seq ON cluster(seq);
+ALTER TABLE sample ADD COLUMN seq INTEGER NOT NULL DEFAULT 0;
+UPDATE sample SET seq = rowid;
+CREATE UNIQUE INDEX sample_seq ON sample(seq);
+ALTER TABLE fix ADD COLUMN seq INTEGER NOT NULL DEFAULT 0;
+UPDATE fix SET seq = rowid;
+CREATE UNIQUE INDEX fix_seq ON fix(seq);
+ALTER TABLE evidence ADD COLUMN seq INTEGER NOT NULL DEFAULT 0;
+UPDATE evidence SET seq = rowid;
+CREATE UNIQUE INDEX evidence_seq ON evidence(seq);
+",
+];
+
+/// A table, and the columns that tell its rows apart.
+#[derive(Clone, Copy)]
+pub(crate) struct Table {
+    pub(crate) name: &'static str,
+    pub(crate) key: &'static [&'static str],
+}
+
+/// All tables.
+pub(crate) const TABLES: [Table; 7] = [
+    Table { name: "state", key: &["name"] },
+    Table { name: "cluster", key: &["id"] },
+    Table { name: "sample", key: &["seq"] },
+    Table { name: "failure", key: &["request_id", "choice"] },
+    Table { name: "tag", key: &["request_id", "choice", "tag"] },
+    Table { name: "fix", key: &["id"] },
+    Table { name: "evidence", key: &["seq"] },
+];
 
 const FILE: BookFile = BookFile {
     // "lmfb"
@@ -58,14 +93,14 @@ const FILE: BookFile = BookFile {
     busy: Duration::from_secs(30),
 };
 
-/// Opens the file, and makes it when there is none: readable by its owner only. Whoever writes to it is waited for as
-/// long as `busy`, or for 30 seconds.
-pub(crate) fn open(path: &Path, busy: Option<Duration>) -> Result<Connection, FeedbackError> {
+/// Opens the file or the tables on a server, and makes them when there are none; a file is readable by its owner only.
+/// Whoever writes to them is waited for as long as `busy`, or for 30 seconds.
+pub(crate) fn open(place: &Path, busy: Option<Duration>) -> Result<Connection, FeedbackError> {
     let file = BookFile { busy: busy.unwrap_or(FILE.busy), ..FILE };
-    match file.open(path).map_err(database("open", path))? {
+    match file.open_at(place).map_err(database("open", place))? {
         OpenedBook::Book(connection) => Ok(connection),
         OpenedBook::Foreign { application_id, schema, known } => {
-            Err(FeedbackError::Foreign { path: path.to_owned(), application_id, schema, known })
+            Err(FeedbackError::Foreign { path: shown_place(place), application_id, schema, known })
         }
     }
 }

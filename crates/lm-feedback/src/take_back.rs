@@ -4,7 +4,7 @@
 //!
 //! Start reading at [`Book::take_back`].
 
-use rusqlite::params;
+use lm_store::sql::params;
 
 use crate::answer::name;
 use crate::book::{FAILURE_COLUMNS, failure_row};
@@ -55,7 +55,7 @@ impl Book {
     pub fn give_back(&mut self, reviewer: &str) -> Result<usize, FeedbackError> {
         let sql = "UPDATE failure SET leased_by = NULL, leased_until_ms = NULL \
                    WHERE leased_by = ?1 AND reviewed_at_ms IS NULL";
-        self.connection.execute(sql, [reviewer]).map_err(self.wrap("write"))
+        self.write(sql, [reviewer])
     }
 
     /// How many failures are known, and how many of them nobody reviewed.
@@ -64,7 +64,7 @@ impl Book {
     /// [`FeedbackError::Database`].
     pub fn n_unreviewed(&self) -> Result<(u64, u64), FeedbackError> {
         let sql = "SELECT count(*), count(*) FILTER (WHERE reviewed_at_ms IS NULL) FROM failure";
-        let counts = self.connection.query_row(sql, [], |row| {
+        let counts = self.connection.query_row(sql, (), |row| {
             Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, i64>(1)?.cast_unsigned()))
         });
         counts.map_err(self.wrap("read"))

@@ -38,7 +38,7 @@ type Count = (&'static str, fn(&mut Week) -> &mut u64);
 const COUNTS: [Count; 6] = [
     (
         "SELECT (noticed_at_ms - ?1) / ?2, count(*) FROM failure WHERE noticed_at_ms >= ?1 \
-         AND verdict IS NOT 'rejected' GROUP BY 1",
+         AND coalesce(verdict, '') <> 'rejected' GROUP BY 1",
         |week| &mut week.n_failures,
     ),
     (
@@ -53,7 +53,7 @@ const COUNTS: [Count; 6] = [
     ),
     (
         "SELECT (noticed_at_ms - ?1) / ?2, count(*) FROM failure WHERE noticed_at_ms >= ?1 \
-         AND instr(',' || kinds || ',', ',corrected,') > 0 GROUP BY 1",
+         AND ',' || kinds || ',' LIKE '%,corrected,%' GROUP BY 1",
         |week| &mut week.n_corrections,
     ),
     (
@@ -78,14 +78,12 @@ impl Book {
         let mut weeks: Vec<Week> =
             begins.map(|from_ms| Week { from_ms, ..Week::default() }).collect();
         let Some(from_ms) = weeks.first().map(|week| week.from_ms) else { return Ok(weeks) };
-        let read = self.wrap("read");
         for (sql, count) in COUNTS {
-            let mut statement = self.connection.prepare_cached(sql).map_err(&read)?;
-            let mut rows = statement.query([from_ms, WEEK_MS]).map_err(&read)?;
-            while let Some(row) = rows.next().map_err(&read)? {
-                let (at, n) = (row.get(0).map_err(&read)?, row.get(1).map_err(&read)?);
+            let counts: Vec<(i64, i64)> =
+                self.query(sql, [from_ms, WEEK_MS], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            for (at, n) in counts {
                 if let Some(week) = week_at(&mut weeks, at) {
-                    *count(week) += i64::cast_unsigned(n);
+                    *count(week) += n.cast_unsigned();
                 }
             }
         }
@@ -95,11 +93,10 @@ impl Book {
                    FROM failure f JOIN (SELECT cluster_id, min(verified_at_ms) AS verified_at_ms \
                    FROM fix WHERE verified_at_ms IS NOT NULL GROUP BY cluster_id) x \
                    ON x.cluster_id = f.cluster_id WHERE x.verified_at_ms >= ?1 \
-                   AND f.noticed_at_ms <= x.verified_at_ms AND f.verdict IS NOT 'rejected'";
-        let mut statement = self.connection.prepare_cached(sql).map_err(&read)?;
-        let mut rows = statement.query([from_ms, WEEK_MS]).map_err(&read)?;
-        while let Some(row) = rows.next().map_err(&read)? {
-            let (at, took): (i64, i64) = (row.get(0).map_err(&read)?, row.get(1).map_err(&read)?);
+                   AND f.noticed_at_ms <= x.verified_at_ms AND coalesce(f.verdict, '') <> 'rejected'";
+        let proofs: Vec<(i64, i64)> =
+            self.query(sql, [from_ms, WEEK_MS], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        for (at, took) in proofs {
             if let Some(times) = usize::try_from(at).ok().and_then(|at| times.get_mut(at)) {
                 times.push(took);
             }
@@ -124,15 +121,13 @@ impl Book {
         let part_ms = (now_ms.saturating_sub(from_ms) / (n.max(1) as i64)).max(1);
         let sql = "SELECT cluster_id, (occurred_at_ms - ?1) / ?2, count(*) FROM failure \
                    WHERE occurred_at_ms >= ?1 AND occurred_at_ms <= ?3 \
-                   AND verdict IS NOT 'rejected' GROUP BY 1, 2";
-        let read = self.wrap("read");
-        let mut statement = self.connection.prepare_cached(sql).map_err(&read)?;
-        let mut rows = statement.query([from_ms, part_ms, now_ms]).map_err(&read)?;
+                   AND coalesce(verdict, '') <> 'rejected' GROUP BY 1, 2";
+        let counts: Vec<(String, i64, i64)> =
+            self.query(sql, [from_ms, part_ms, now_ms], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })?;
         let mut trends: BTreeMap<String, Vec<u64>> = BTreeMap::new();
-        while let Some(row) = rows.next().map_err(&read)? {
-            let cluster: String = row.get(0).map_err(&read)?;
-            let at: i64 = row.get(1).map_err(&read)?;
-            let count: i64 = row.get(2).map_err(&read)?;
+        for (cluster, at, count) in counts {
             let parts = trends.entry(cluster).or_insert_with(|| vec![0; n]);
             // What is left over by the division belongs to the last part.
             let at = usize::try_from(at).unwrap_or(0).min(n.saturating_sub(1));

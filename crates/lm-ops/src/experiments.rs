@@ -55,7 +55,7 @@ pub struct RolledBack {
 }
 
 impl Experiments {
-    /// Opens the file of experiments. `feedback` is the file of fixes, whose gates hold automatic promotion back.
+    /// Opens the file of experiments. `feedback` is where fixes are, whose gates hold automatic promotion back.
     ///
     /// # Errors
     /// The file cannot be used.
@@ -257,9 +257,9 @@ impl Keeper {
     }
 }
 
-/// Whether a fix is guarded by a dataset that must pass. A file that cannot be read may hold one.
+/// Whether a fix is guarded by a dataset that must pass. What cannot be read may hold one.
 fn has_gates(feedback: &Path) -> bool {
-    if !feedback.exists() {
+    if !lm_feedback::Book::may_be_at(feedback) {
         return false;
     }
     let fixes = lm_feedback::Book::open(feedback).and_then(|book| book.fixes());

@@ -51,7 +51,7 @@ const N_PARTS: usize = 14;
 const N_WEEKS: usize = 8;
 
 impl FeedbackLoop {
-    /// The conclusions in `path`, a file that need not exist yet, from the traffic in `store`.
+    /// The conclusions at `path`, a file that need not exist yet or the server of a URL, from the traffic in `store`.
     #[must_use]
     pub fn new(path: PathBuf, store: &Store) -> FeedbackLoop {
         FeedbackLoop(Arc::new(Inner {
@@ -325,6 +325,7 @@ fn refusal(error: FeedbackError) -> ApiError {
         | FeedbackError::NoCheck { .. } => ApiError::Ops(OpsRefusal::WrongState { message }),
         FeedbackError::Store(_)
         | FeedbackError::Database { .. }
+        | FeedbackError::OnlyThere { .. }
         | FeedbackError::Foreign { .. } => {
             tracing::error!(error = message, "failures could not be read or written");
             ApiError::Internal { what: "the failures could not be read or written".to_owned() }

@@ -1,5 +1,5 @@
-//! A SQLite file beside the store that people write to, such as that of overrides: how one is made, opened and upgraded, whatever
-//! its tables are.
+//! A SQLite file beside the store that people write to, such as that of overrides, or its tables in the store's database on a
+//! PostgreSQL server: how they are made, opened and upgraded, whatever they are.
 //!
 //! It must never change a file of another program or of a later version.
 //!
@@ -10,6 +10,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::{Connection, TransactionBehavior};
+
+use crate::server;
+use crate::sql::{self, server_url};
 
 /// A kind of file.
 #[derive(Clone, Copy, Debug)]
@@ -37,9 +40,9 @@ pub enum Journal {
 
 /// What came of opening a file.
 #[derive(Debug)]
-pub enum OpenedBook {
+pub enum OpenedBook<C = Connection> {
     /// It is of the newest schema that is known.
-    Book(Connection),
+    Book(C),
     /// It is another program's, or of a later version, and was not changed.
     Foreign {
         /// The application id in the file.
@@ -52,6 +55,23 @@ pub enum OpenedBook {
 }
 
 impl BookFile {
+    /// Opens the file as [`BookFile::open`] does, or the tables on the PostgreSQL server that a URL names, whose operator decides
+    /// on its log and on what is overwritten.
+    ///
+    /// # Errors
+    /// What the database or the file system says.
+    pub fn open_at(&self, place: &Path) -> sql::Result<OpenedBook<sql::Connection>> {
+        if let Some(url) = server_url(place) {
+            return server::open_book(url, self);
+        }
+        Ok(match self.open(place)? {
+            OpenedBook::Book(connection) => OpenedBook::Book(sql::Connection::Sqlite(connection)),
+            OpenedBook::Foreign { application_id, schema, known } => {
+                OpenedBook::Foreign { application_id, schema, known }
+            }
+        })
+    }
+
     /// Opens the file, and makes it and its folder when there are none: readable by its owner only.
     ///
     /// # Errors

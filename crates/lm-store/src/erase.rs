@@ -7,6 +7,7 @@
 use lm_types::{RequestId, TenantId};
 
 use crate::mask::Mask;
+use crate::schema;
 use crate::sql::{self, Connection, params};
 use crate::write::tenant_text;
 
@@ -91,10 +92,10 @@ pub(crate) fn request(connection: &Connection, id: &str) -> sql::Result<u64> {
     Ok(connection.prepare_cached(sql)?.execute([id])? as u64)
 }
 
-/// Every table that speaks of requests, also those of later schemas.
+/// Every table of the store that speaks of requests.
 pub(crate) fn tables(connection: &Connection) -> sql::Result<Vec<String>> {
     let mut found = Vec::new();
-    for table in connection.tables()? {
+    for table in schema::tables(connection)? {
         if connection.columns(&table)?.iter().any(|column| column == "request_id") {
             found.push(table);
         }

@@ -27,7 +27,7 @@ mod retention;
 mod schema;
 mod search;
 mod server;
-mod sql;
+pub mod sql;
 mod store;
 mod timeline;
 mod totals;

@@ -68,7 +68,7 @@ pub fn migrate(from: &Path, to: &Path, missing: Missing) -> Result<Vec<Migrated>
     let way = Way { old: &old, new: &new, from: &from_context, to: &to_context };
     // One state of the old store, however long it takes.
     let _state = old.begin_read().map_err(|e| way.from.wrap("read", &e))?;
-    let tables = old.tables().map_err(|e| way.from.wrap("read", &e))?;
+    let tables = schema::tables(&old).map_err(|e| way.from.wrap("read", &e))?;
     let mut erased = match missing {
         Missing::Refuse => way.refuse_missing()?,
         Missing::Erase => way.erase_missing()?,

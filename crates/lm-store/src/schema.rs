@@ -9,7 +9,7 @@ use std::path::Path;
 use rusqlite::{OpenFlags, TransactionBehavior};
 
 use crate::error::{ErrorContext, io};
-use crate::sql::{Connection, server_url};
+use crate::sql::{self, Connection, server_url};
 use crate::{StoreError, StoreOptions, server};
 
 /// Entry `i` brings a file from schema `i` to schema `i + 1`. Entries are never edited once
@@ -100,6 +100,15 @@ CREATE INDEX request_trace ON request(trace_id) WHERE trace_id IS NOT NULL;
 pub(crate) const SCHEMA_VERSION: i64 = UPGRADES.len() as i64;
 /// "lmst", so that a store is told from any other SQLite file.
 pub(crate) const APPLICATION_ID: i64 = 0x6c6d_7374;
+
+/// The store's tables: others may share its database.
+pub(crate) fn tables(connection: &Connection) -> sql::Result<Vec<String>> {
+    let is_made = |table: &String| {
+        let begin = format!("CREATE TABLE {table}(");
+        UPGRADES.iter().any(|sql| sql.contains(&begin))
+    };
+    Ok(connection.tables()?.into_iter().filter(is_made).collect())
+}
 
 /// Opens the one connection that writes; creates the file and its folder when there are none.
 pub(crate) fn open_writer(

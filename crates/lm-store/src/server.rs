@@ -4,14 +4,17 @@
 //!
 //! Start reading at [`open_writer`].
 
-use crate::StoreError;
-use crate::error::{ErrorContext, UPGRADE_PATIENCE};
+use crate::error::{ErrorContext, READ_PATIENCE, UPGRADE_PATIENCE};
 use crate::schema::{SCHEMA_VERSION, UPGRADES};
-use crate::sql::{self, Connection, Patience, Postgres};
+use crate::sql::{self, Connection, ErrorKind, Patience, params};
+use crate::{BookFile, OpenedBook, StoreError};
 
 /// Who upgrades holds this lock of the server's until its transaction ends. "lmst" in two halves of 32 bits.
 const UPGRADE_LOCK: &str = "SELECT pg_advisory_xact_lock(1819112308)";
 const VERSION_TABLE: &str = "CREATE TABLE IF NOT EXISTS lastmile_schema(version BIGINT NOT NULL)";
+/// Of books, by what says in a file whose it is.
+const BOOK_TABLE: &str = "CREATE TABLE IF NOT EXISTS lastmile_book(\
+                          application_id BIGINT PRIMARY KEY, version BIGINT NOT NULL)";
 
 /// Connects, and creates or upgrades the tables when needed.
 pub(crate) fn open_writer(url: &str, context: &ErrorContext) -> Result<Connection, StoreError> {
@@ -38,22 +41,73 @@ pub(crate) fn open_reader(
 
 fn connect(url: &str, context: &ErrorContext) -> Result<Connection, StoreError> {
     let patience = Patience { statement: context.patience, lock: context.busy_timeout };
-    let opened = Postgres::open(url, patience).map_err(|e| context.wrap("open", &e))?;
-    let connection = Connection::Postgres(Box::new(opened));
-    let encoding: String = connection
-        .query_row("SELECT current_setting('server_encoding')", (), |row| row.get(0))
-        .map_err(|e| context.wrap("open", &e))?;
+    connect_within(url, patience).map_err(|e| context.wrap("open", &e))
+}
+
+fn connect_within(url: &str, patience: Patience) -> sql::Result<Connection> {
+    let connection = Connection::open_server(url, patience)?;
+    let encoding: String =
+        connection.query_row("SELECT current_setting('server_encoding')", (), |row| row.get(0))?;
     if encoding != "UTF8" {
-        return Err(StoreError::Database {
-            path: context.path.clone(),
-            action: "open",
-            detail: format!(
-                "the database's encoding is {encoding}, which cannot hold all texts: make one with \
-                 CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
-            ),
-        });
+        let detail = format!(
+            "the database's encoding is {encoding}, which cannot hold all texts: make one with \
+             CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
+        );
+        return Err(sql::Error::new(ErrorKind::Other, detail));
     }
     Ok(connection)
+}
+
+/// Connects to the server that has a book, and creates or upgrades its tables when needed.
+pub(crate) fn open_book(url: &str, file: &BookFile) -> sql::Result<OpenedBook<Connection>> {
+    let BookFile { application_id, upgrades, busy, .. } = *file;
+    let known = upgrades.len() as i64;
+    let connect = |statement| connect_within(url, Patience { statement, lock: busy });
+    let connection = connect(READ_PATIENCE)?;
+    let mut schema = book_version(&connection, application_id)?;
+    if schema < known {
+        schema = upgrade_book(&connect(UPGRADE_PATIENCE)?, file)?;
+    }
+    Ok(match schema > known {
+        true => OpenedBook::Foreign { application_id, schema, known },
+        false => OpenedBook::Book(connection),
+    })
+}
+
+/// Returns the schema that the book has afterwards.
+fn upgrade_book(connection: &Connection, file: &BookFile) -> sql::Result<i64> {
+    let known = file.upgrades.len() as i64;
+    let transaction = connection.begin_write(true)?;
+    transaction.execute_batch(UPGRADE_LOCK)?;
+    // Another process may have upgraded while this one waited for the lock.
+    let found = book_version(&transaction, file.application_id)?;
+    if found >= known {
+        return Ok(found);
+    }
+    for sql in file.upgrades.iter().skip(usize::try_from(found).unwrap_or(0)) {
+        transaction.execute_batch(&server_tables(sql))?;
+    }
+    transaction.execute_batch(BOOK_TABLE)?;
+    let sql = "INSERT INTO lastmile_book(application_id, version) VALUES (?1, ?2) \
+               ON CONFLICT (application_id) DO UPDATE SET version = excluded.version";
+    transaction.execute(sql, params![file.application_id, known])?;
+    transaction.commit()?;
+    Ok(known)
+}
+
+/// The schema of a book; 0 where there is none.
+fn book_version(connection: &Connection, application_id: i64) -> sql::Result<i64> {
+    if !has_table(connection, "lastmile_book")? {
+        return Ok(0);
+    }
+    let sql = "SELECT coalesce(max(version), 0) FROM lastmile_book WHERE application_id = ?1";
+    connection.query_row(sql, [application_id], |row| row.get(0))
+}
+
+fn has_table(connection: &Connection, name: &str) -> sql::Result<bool> {
+    let sql = "SELECT 1 FROM information_schema.tables \
+               WHERE table_schema = current_schema() AND table_name = CAST(?1 AS TEXT)";
+    connection.prepare_cached(sql)?.exists([name])
 }
 
 fn upgrade(connection: &Connection, context: &ErrorContext) -> Result<(), StoreError> {
@@ -74,9 +128,7 @@ fn upgrade(connection: &Connection, context: &ErrorContext) -> Result<(), StoreE
 }
 
 fn version(connection: &Connection) -> sql::Result<i64> {
-    let is_there = "SELECT CAST(count(*) AS BIGINT) FROM information_schema.tables \
-                    WHERE table_schema = current_schema() AND table_name = 'lastmile_schema'";
-    if connection.query_row(is_there, (), |row| row.get::<_, i64>(0))? == 0 {
+    if !has_table(connection, "lastmile_schema")? {
         return Ok(0);
     }
     connection.query_row("SELECT max(version) FROM lastmile_schema", (), |row| row.get(0))
@@ -92,7 +144,8 @@ fn refuse_newer(found: i64, context: &ErrorContext) -> Result<(), StoreError> {
     }
 }
 
-/// The same tables: integers have 32 bits there unless told otherwise, and all tables are strict.
+/// The same tables: integers have 32 bits there unless told otherwise, and all tables are strict. Rows have no number of
+/// the database's own there; a column that takes it over in a file is of tables that have no rows yet on a server.
 pub(crate) fn server_tables(sql: &str) -> String {
     sql.replace(
         " INTEGER PRIMARY KEY AUTOINCREMENT",
@@ -102,6 +155,7 @@ pub(crate) fn server_tables(sql: &str) -> String {
     .replace(" REAL", " DOUBLE PRECISION")
     .replace(" BLOB", " BYTEA")
     .replace(") STRICT;", ");")
+    .replace(" = rowid;", " = 0;")
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ const RESERVED: [(&str, &[&str]); 9] = [
     ("candle-core", &["lm-candle"]),
     ("candle-nn", &["lm-candle"]),
     ("clap", &["lm-cli"]),
-    ("rusqlite", &["lm-store", "lm-experiment", "lm-feedback", "lm-rollout"]),
+    ("rusqlite", &["lm-store", "lm-experiment", "lm-rollout"]),
     ("tokio", &["lm-bench", "lm-ops", "lm-server", "lm-cli", "lm-store"]),
     ("tokio-postgres", &["lm-store"]),
     ("tracing-subscriber", &["lm-cli"]),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lm_store::sql::Connection;
 use lm_types::{FinishReason, Role};
 use serde_json::json;
 
@@ -25,7 +26,7 @@ fn check(answer: &Answer, expect: &[Kind]) {
 }
 
 #[test]
-fn answers_show_their_signs_causes_first() {
+pub(super) fn answers_show_their_signs_causes_first() {
     check(&answer("Lighthouses warn ships of rocks."), &[]);
     check(&answer("I\u{2019}m sorry, but I can't help with that."), &[Kind::Refusal]);
     check(&answer("The keeper said that he cannot help it. Nobody was rescued."), &[]);
@@ -49,7 +50,7 @@ fn answers_show_their_signs_causes_first() {
 }
 
 #[test]
-fn json_is_checked_where_it_was_asked_for() {
+pub(super) fn json_is_checked_where_it_was_asked_for() {
     let asked = |output: &str| {
         let messages = vec![
             json!({ "role": "system", "content": "Respond with valid JSON." }),
@@ -64,7 +65,7 @@ fn json_is_checked_where_it_was_asked_for() {
 }
 
 #[test]
-fn people_are_heard_and_praise_outweighs_doubt() {
+pub(super) fn people_are_heard_and_praise_outweighs_doubt() {
     let said = |rating: f64, correction: Option<&str>, output: &str| Answer {
         opinions: vec![Opinion {
             at_ms: 5,
@@ -82,7 +83,7 @@ fn people_are_heard_and_praise_outweighs_doubt() {
 }
 
 #[test]
-fn asking_the_same_again_soon_says_that_the_first_answer_was_no_good() {
+pub(super) fn asking_the_same_again_soon_says_that_the_first_answer_was_no_good() {
     let asked = |id: &str, at_ms: i64, tenant: Option<&str>| Answer {
         request_id: id.to_owned(),
         tenant: tenant.map(str::to_owned),
@@ -102,7 +103,7 @@ fn asking_the_same_again_soon_says_that_the_first_answer_was_no_good() {
 
 /// Three problems, of which two are of one kind; what came before or after does not change their ids.
 #[test]
-fn failures_of_one_problem_are_one_cluster_and_keep_their_ids() {
+pub(super) fn failures_of_one_problem_are_one_cluster_and_keep_their_ids() {
     let mut home = Home::new();
     let cut = || Ended::Finished(FinishReason::Length);
     let invoice = |i: i64| format!("Summarise the invoice number {i} of our supplier in Hamburg.");
@@ -142,7 +143,7 @@ fn failures_of_one_problem_are_one_cluster_and_keep_their_ids() {
 
 /// A dislike that comes days later is found, and praise takes back what was only a guess.
 #[test]
-fn late_feedback_is_found() {
+pub(super) fn late_feedback_is_found() {
     let mut home = Home::new();
     let bad = home.good(DAY_0, "When was the bridge built?");
     let cut = Ended::Finished(FinishReason::Length);
@@ -163,7 +164,7 @@ fn late_feedback_is_found() {
 /// What was found before an interruption stays, and others could write meanwhile; what is missing comes with the next
 /// reading, under the same problems.
 #[test]
-fn a_reading_that_is_interrupted_goes_on_where_it_was() {
+pub(super) fn a_reading_that_is_interrupted_goes_on_where_it_was() {
     let mut home = Home::new();
     let n = 1200;
     let mut ids = Vec::new();
@@ -175,11 +176,23 @@ fn a_reading_that_is_interrupted_goes_on_where_it_was() {
             home.store.flush().unwrap();
         }
     }
-    let stop = format!(
-        "CREATE TEMP TRIGGER stop BEFORE INSERT ON failure WHEN NEW.request_id = '{}' \
-         BEGIN SELECT RAISE(ABORT, 'stop'); END",
-        ids[1100]
-    );
+    let (stop, go_on) = match &home.book.connection {
+        Connection::Sqlite(_) => (
+            format!(
+                "CREATE TEMP TRIGGER stop BEFORE INSERT ON failure WHEN NEW.request_id = '{}' \
+                 BEGIN SELECT RAISE(ABORT, 'stop'); END",
+                ids[1100]
+            ),
+            "DROP TRIGGER stop",
+        ),
+        Connection::Postgres(_) => (
+            format!(
+                "ALTER TABLE failure ADD CONSTRAINT stop CHECK (request_id <> '{}')",
+                ids[1100]
+            ),
+            "ALTER TABLE failure DROP CONSTRAINT stop",
+        ),
+    };
     home.book.connection.execute_batch(&stop).unwrap();
     home.store.flush().unwrap();
     let error = home.book.collect(home.store.reader(), DAY_0 + MINUTE).unwrap_err();
@@ -187,7 +200,7 @@ fn a_reading_that_is_interrupted_goes_on_where_it_was() {
     assert_eq!(home.book.failures(None, 5000).unwrap().len(), 1000, "a page is whole or not there");
     assert_eq!(home.book.collected_ms().unwrap(), None);
 
-    home.book.connection.execute_batch("DROP TRIGGER stop").unwrap();
+    home.book.connection.execute_batch(go_on).unwrap();
     let found = home.collect(DAY_0 + MINUTE);
     assert_eq!((found.n_failures, found.n_new_clusters), (1200, 0));
     let rows = home.book.failures(None, 5000).unwrap();
@@ -198,7 +211,7 @@ fn a_reading_that_is_interrupted_goes_on_where_it_was() {
 
 /// Clusters that another process made between two pages are joined, not made twice.
 #[test]
-fn two_that_read_the_same_find_the_same_problems() {
+pub(super) fn two_that_read_the_same_find_the_same_problems() {
     let mut home = Home::new();
     let mut other = crate::Book::open(&home.path()).unwrap();
     for i in 0..5 {
@@ -213,7 +226,7 @@ fn two_that_read_the_same_find_the_same_problems() {
 }
 
 #[test]
-fn who_waits_is_told_that_another_one_writes() {
+pub(super) fn who_waits_is_told_that_another_one_writes() {
     let mut home = Home::new();
     let patience = Duration::from_millis(20);
     let mut other = crate::Book::open_impatient(&home.path(), patience).unwrap();
@@ -227,7 +240,7 @@ fn who_waits_is_told_that_another_one_writes() {
 }
 
 #[test]
-fn a_file_of_another_program_is_left_alone() {
+pub(super) fn a_file_of_another_program_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("other.db");
     let other = rusqlite::Connection::open(&path).unwrap();

@@ -1,12 +1,16 @@
-//! The loop through its public face, over a store in a temporary folder.
+//! The loop through its public face, over a store in a temporary folder or on a PostgreSQL server.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+mod carrying;
 mod evaluating;
 mod finding;
+#[cfg(all(unix, feature = "postgres"))]
+mod on_server;
 mod reviewing;
 mod turning;
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -22,9 +26,16 @@ use crate::{Book, Collected};
 const DAY_0: i64 = 1_790_000_000_000;
 const MINUTE: i64 = 60_000;
 
+thread_local! {
+    /// Makes the URL of an empty database for each home of this thread's tests; without, both are files.
+    static SERVER: RefCell<Option<Box<dyn FnMut() -> PathBuf>>> = const { RefCell::new(None) };
+}
+
 /// A store and a book, gone at the end of the test.
 struct Home {
     folder: tempfile::TempDir,
+    /// On a server rather than in the folder.
+    url: Option<PathBuf>,
     store: Store,
     book: Book,
     n_requests: u128,
@@ -32,19 +43,21 @@ struct Home {
 
 impl Home {
     fn new() -> Home {
+        let url = SERVER.with_borrow_mut(|server| server.as_mut().map(|make| make()));
         let folder = tempfile::tempdir().unwrap();
         // What happened on the days of these tests is old, and a writer that starts late would erase it.
         let for_ever = Duration::from_secs(u64::from(u32::MAX));
         let retention = Retention { bodies: for_ever, metadata: for_ever };
         let options = StoreOptions { retention, ..StoreOptions::default() };
-        let store = Store::open(&folder.path().join("lastmile.db"), options).unwrap();
-        let book = Book::open(&folder.path().join("feedback.db")).unwrap();
-        Home { folder, store, book, n_requests: 0 }
+        let place = url.clone().unwrap_or_else(|| folder.path().join("lastmile.db"));
+        let store = Store::open(&place, options).unwrap();
+        let book = Book::open(&Book::place(&place, folder.path().join("feedback.db"))).unwrap();
+        Home { folder, url, store, book, n_requests: 0 }
     }
 
     /// Of the book.
     fn path(&self) -> PathBuf {
-        self.folder.path().join("feedback.db")
+        self.url.clone().unwrap_or_else(|| self.folder.path().join("feedback.db"))
     }
 
     /// An answer that arrived at a time and took a second. Returns the request's id.

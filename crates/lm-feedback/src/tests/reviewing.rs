@@ -1,10 +1,13 @@
 //! Several failures for a reviewer at once, verdicts that are taken back, and what weeks and trends say.
 
+use std::collections::BTreeSet;
+
+use lm_store::sql::params;
 use lm_types::Role;
 
 use super::{DAY_0, Home, MINUTE, backend_error};
 use crate::review::LEASE_MS;
-use crate::{Decision, FeedbackError, Fix};
+use crate::{Book, Decision, FeedbackError, Fix};
 
 /// Failed answers to one question, a minute apart.
 fn failed(n: i64) -> Home {
@@ -17,7 +20,7 @@ fn failed(n: i64) -> Home {
 }
 
 #[test]
-fn a_reviewer_has_several_and_others_get_the_rest() {
+pub(super) fn a_reviewer_has_several_and_others_get_the_rest() {
     let mut home = failed(7);
     let now = DAY_0 + 7 * MINUTE;
     let ann = home.book.lease_some("ann", 5, now).unwrap();
@@ -41,8 +44,42 @@ fn a_reviewer_has_several_and_others_get_the_rest() {
     assert_eq!(home.book.n_unreviewed().unwrap(), (7, 6));
 }
 
+/// Several servers, each with a book of its own on the same conclusions.
 #[test]
-fn who_gave_a_verdict_may_take_it_back() {
+pub(super) fn no_answer_is_leased_twice_however_many_books_are_open() {
+    let home = failed(40);
+    let now = DAY_0 + 40 * MINUTE;
+    let path = home.path();
+    let leasing = ["ann", "bob", "eve", "dan"].map(|reviewer| {
+        let mut book = Book::open(&path).unwrap();
+        std::thread::spawn(move || {
+            let mut mine = BTreeSet::new();
+            for n in 1..=10 {
+                let items = book.lease_some(reviewer, n, now).unwrap();
+                assert_eq!(items.len(), n, "there are enough for all");
+                mine.extend(items.into_iter().map(|item| item.answer));
+            }
+            assert_eq!(mine.len(), 10, "what one has comes again");
+            mine
+        })
+    });
+    let leased = leasing.map(|thread| thread.join().unwrap());
+    let all: BTreeSet<&String> = leased.iter().flatten().collect();
+    assert_eq!(all.len(), 40, "somebody else has one of them as well");
+    let mut late = Book::open(&path).unwrap();
+    assert!(late.lease("joe", now).unwrap().is_none());
+
+    // Nor judged by two: who comes second is told.
+    let answer = leased[0].iter().next().unwrap().clone();
+    let [mut first, mut second] = [&path, &path].map(|path| Book::open(path).unwrap());
+    let later = now + LEASE_MS;
+    first.review(&answer, &Decision::Accept, "ann", later).unwrap();
+    let refused = second.review(&answer, &Decision::Accept, "bob", later).unwrap_err();
+    assert!(matches!(&refused, FeedbackError::Reviewed { by, .. } if by == "ann"), "{refused}");
+}
+
+#[test]
+pub(super) fn who_gave_a_verdict_may_take_it_back() {
     let mut home = failed(2);
     let now = DAY_0 + 2 * MINUTE;
     let item = home.book.lease("ann", now).unwrap().unwrap();
@@ -65,7 +102,7 @@ fn who_gave_a_verdict_may_take_it_back() {
 
 /// Ann's lease ends, Bob judges, and Ann comes back from lunch.
 #[test]
-fn a_verdict_is_not_overwritten_by_whose_lease_ended() {
+pub(super) fn a_verdict_is_not_overwritten_by_whose_lease_ended() {
     let mut home = failed(1);
     let now = DAY_0 + MINUTE;
     let item = home.book.lease("ann", now).unwrap().unwrap();
@@ -90,7 +127,7 @@ fn a_verdict_is_not_overwritten_by_whose_lease_ended() {
 }
 
 #[test]
-fn an_answer_that_a_request_has_not_is_not_reviewed() {
+pub(super) fn an_answer_that_a_request_has_not_is_not_reviewed() {
     let mut home = failed(1);
     let item = home.book.lease("ann", DAY_0 + MINUTE).unwrap().unwrap();
     let name = format!("{}/7", item.answer);
@@ -99,7 +136,7 @@ fn an_answer_that_a_request_has_not_is_not_reviewed() {
 }
 
 #[test]
-fn weeks_begin_on_mondays_and_count_what_happened_in_them() {
+pub(super) fn weeks_begin_on_mondays_and_count_what_happened_in_them() {
     let mut home = failed(3);
     let now = DAY_0 + 3 * MINUTE;
     let item = home.book.lease("ann", now).unwrap().unwrap();
@@ -120,7 +157,7 @@ fn weeks_begin_on_mondays_and_count_what_happened_in_them() {
     let day = 24 * 60 * MINUTE;
     let proved = now + 7 * day;
     let sql = "UPDATE fix SET verified_at_ms = ?2 WHERE id = ?1";
-    home.book.connection.execute(sql, rusqlite::params![fix.id, proved]).unwrap();
+    home.book.write(sql, params![fix.id, proved]).unwrap();
 
     let weeks = home.book.weeks(proved, 3).unwrap();
     // 2026-09-14, -21 and -28.
@@ -138,7 +175,7 @@ fn weeks_begin_on_mondays_and_count_what_happened_in_them() {
 }
 
 #[test]
-fn a_trend_counts_the_failures_of_equal_parts() {
+pub(super) fn a_trend_counts_the_failures_of_equal_parts() {
     let home = failed(9);
     let of = |from_ms, to_ms, n| {
         let trends = home.book.trend(from_ms, to_ms, n).unwrap();

@@ -24,7 +24,7 @@ fn fix(cluster: &str, created_at_ms: i64) -> Fix {
 }
 
 #[test]
-fn what_is_surely_frequent_bad_and_cheap_comes_first() {
+pub(super) fn what_is_surely_frequent_bad_and_cheap_comes_first() {
     let tally = |cluster: &str, n_failures, severity, effort_days| Tally {
         cluster: cluster.to_owned(),
         fingerprint: "disliked".to_owned(),
@@ -47,7 +47,7 @@ fn what_is_surely_frequent_bad_and_cheap_comes_first() {
 }
 
 #[test]
-fn reviewers_get_what_is_uncertain_and_one_in_five_at_random() {
+pub(super) fn reviewers_get_what_is_uncertain_and_one_in_five_at_random() {
     let pending = |probability, n_reviewed_of_cluster, hash| Pending {
         probability,
         n_reviewed_of_cluster,
@@ -62,7 +62,7 @@ fn reviewers_get_what_is_uncertain_and_one_in_five_at_random() {
 }
 
 #[test]
-fn an_answer_is_one_reviewers_until_it_is_reviewed_or_the_lease_ends() {
+pub(super) fn an_answer_is_one_reviewers_until_it_is_reviewed_or_the_lease_ends() {
     let mut home = Home::new();
     for i in 0..3 {
         home.answer(DAY_0 + i, &[(Role::User, "hello there")], "", backend_error());
@@ -95,7 +95,7 @@ fn an_answer_is_one_reviewers_until_it_is_reviewed_or_the_lease_ends() {
 
 /// 40 % of the answers are cut; after the fix none is; an unrelated problem goes on as before.
 #[test]
-fn a_fix_is_proved_by_traffic_and_guarded() {
+pub(super) fn a_fix_is_proved_by_traffic_and_guarded() {
     let mut home = Home::new();
     let cut = || Ended::Finished(FinishReason::Length);
     let ask =
@@ -161,7 +161,7 @@ fn a_fix_is_proved_by_traffic_and_guarded() {
 }
 
 #[test]
-fn a_problem_that_no_text_shows_needs_an_expectation() {
+pub(super) fn a_problem_that_no_text_shows_needs_an_expectation() {
     let mut home = Home::new();
     let now = DAY_0 + MINUTE;
     let id = home.answer(
@@ -191,7 +191,7 @@ fn a_problem_that_no_text_shows_needs_an_expectation() {
 }
 
 #[test]
-fn traffic_becomes_rows_once_each_masked_and_with_its_source() {
+pub(super) fn traffic_becomes_rows_once_each_masked_and_with_its_source() {
     let mut home = Home::new();
     let ids: Vec<String> = (0..3)
         .map(|i| {
@@ -226,7 +226,7 @@ fn traffic_becomes_rows_once_each_masked_and_with_its_source() {
 }
 
 #[test]
-fn traffic_is_chosen_by_route_time_and_how_sure_the_model_was() {
+pub(super) fn traffic_is_chosen_by_route_time_and_how_sure_the_model_was() {
     let mut home = Home::new();
     let routes = ["/v1/chat/completions", "/v1/completions"];
     let sure = [Some(-0.2), Some(-2.5), None];

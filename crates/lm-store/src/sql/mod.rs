@@ -5,6 +5,7 @@
 //!
 //! Start reading at [`Connection`].
 
+mod catalog;
 #[cfg(feature = "postgres")]
 mod pg;
 #[cfg(not(feature = "postgres"))]
@@ -17,25 +18,25 @@ mod value;
 use std::cell::Cell;
 use std::ops::Deref;
 
-pub(crate) use pg::{Patience, Postgres};
-pub(crate) use place::server_url;
-pub use place::shown;
-pub(crate) use value::{FromValue, Params, ToValue, Value, params};
+pub use pg::{Patience, Postgres};
+pub use place::{server_url, shown};
+pub use value::{FromValue, Params, ToValue, Value, params};
 
 /// A result whose error is a database's.
-pub(crate) type Result<T> = std::result::Result<T, Error>;
+pub type Result<T> = std::result::Result<T, Error>;
 
 /// Why a statement failed.
 #[derive(Clone, Debug)]
-pub(crate) struct Error {
-    pub(crate) kind: ErrorKind,
+pub struct Error {
+    /// What can be told of it.
+    pub kind: ErrorKind,
     /// What the database says.
-    pub(crate) detail: String,
+    pub detail: String,
 }
 
 /// What can be told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ErrorKind {
+pub enum ErrorKind {
     /// There is no such row.
     NoRow,
     /// A damaged file, or none of the database's.
@@ -51,22 +52,25 @@ pub(crate) enum ErrorKind {
 }
 
 /// A connection to either database. Not for two threads at once.
-pub(crate) enum Connection {
+pub enum Connection {
+    /// To a file.
     Sqlite(rusqlite::Connection),
+    /// To a server.
     Postgres(Box<Postgres>),
 }
 
 /// A statement; databases keep what they know of it.
-pub(crate) struct Statement<'c> {
+pub struct Statement<'c> {
     connection: &'c Connection,
     sql: String,
 }
 
 /// A row, out of the database's hands.
-pub(crate) struct Row(Vec<Value>);
+pub struct Row(Vec<Value>);
 
 /// Where a column stands; a number alone, so that `row.get(0)` needs no type.
-pub(crate) trait ColumnIndex {
+pub trait ColumnIndex {
+    /// Its number, from 0.
     fn index(self) -> usize;
 }
 
@@ -77,13 +81,14 @@ impl ColumnIndex for usize {
 }
 
 /// What is committed as one, or rolled back when it is dropped.
-pub(crate) struct Transaction<'c> {
+pub struct Transaction<'c> {
     connection: &'c Connection,
     is_over: Cell<bool>,
 }
 
 impl Error {
-    pub(crate) fn new(kind: ErrorKind, detail: impl ToString) -> Self {
+    /// Of a kind, with what the database says.
+    pub fn new(kind: ErrorKind, detail: impl ToString) -> Self {
         Error { kind, detail: detail.to_string() }
     }
 
@@ -102,12 +107,27 @@ impl std::fmt::Display for Error {
 impl std::error::Error for Error {}
 
 impl Connection {
-    pub(crate) fn prepare_cached(&self, sql: &str) -> Result<Statement<'_>> {
+    /// Connects to the server of a URL.
+    ///
+    /// # Errors
+    /// A URL that cannot be read, or a server that does not answer or does not let us in.
+    pub fn open_server(url: &str, patience: Patience) -> Result<Connection> {
+        Ok(Connection::Postgres(Box::new(Postgres::open(url, patience)?)))
+    }
+
+    /// A statement that is run more than once.
+    ///
+    /// # Errors
+    /// None yet: a statement that cannot be read fails where it is run.
+    pub fn prepare_cached(&self, sql: &str) -> Result<Statement<'_>> {
         Ok(Statement { connection: self, sql: sql.to_owned() })
     }
 
     /// Runs a statement; returns how many rows it changed.
-    pub(crate) fn execute(&self, sql: &str, params: impl Params) -> Result<usize> {
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn execute(&self, sql: &str, params: impl Params) -> Result<usize> {
         let values = params.values();
         match self {
             Connection::Sqlite(connection) => sqlite::execute(connection, sql, &values),
@@ -116,7 +136,10 @@ impl Connection {
     }
 
     /// The first row of an answer.
-    pub(crate) fn query_row<T>(
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoRow`] where there is none, or what the database says.
+    pub fn query_row<T>(
         &self,
         sql: &str,
         params: impl Params,
@@ -127,7 +150,10 @@ impl Connection {
     }
 
     /// Runs statements without parameters.
-    pub(crate) fn execute_batch(&self, sql: &str) -> Result<()> {
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn execute_batch(&self, sql: &str) -> Result<()> {
         match self {
             Connection::Sqlite(connection) => Ok(connection.execute_batch(sql)?),
             Connection::Postgres(server) => server.batch(sql),
@@ -135,7 +161,10 @@ impl Connection {
     }
 
     /// Begins a transaction that sees one state of the database.
-    pub(crate) fn begin_read(&self) -> Result<Transaction<'_>> {
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn begin_read(&self) -> Result<Transaction<'_>> {
         self.begin(match self {
             Connection::Sqlite(_) => "BEGIN",
             Connection::Postgres(_) => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
@@ -144,7 +173,10 @@ impl Connection {
 
     /// Begins a transaction that writes. One that is durable survives the loss of power from its commit on; others
     /// may be lost with the last moments before it.
-    pub(crate) fn begin_write(&self, is_durable: bool) -> Result<Transaction<'_>> {
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`] where another connection writes to the file, or what the database says.
+    pub fn begin_write(&self, is_durable: bool) -> Result<Transaction<'_>> {
         match self {
             Connection::Sqlite(connection) => {
                 let level = if is_durable { "FULL" } else { "NORMAL" };
@@ -165,114 +197,16 @@ impl Connection {
     }
 
     /// Folds what is written into its last place, so that what was erased is nowhere else.
-    pub(crate) fn fold_log(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn fold_log(&self) -> Result<()> {
         match self {
             Connection::Sqlite(connection) => {
                 Ok(connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |_| Ok(()))?)
             }
             Connection::Postgres(_) => Ok(()),
         }
-    }
-
-    /// Bytes that rows take of a file that has a limit.
-    pub(crate) fn limited_bytes(&self) -> Result<Option<u64>> {
-        match self {
-            Connection::Sqlite(connection) => {
-                sqlite::space(connection).map(|(free, all)| Some(all - free))
-            }
-            // How large it may be is for the server's operator to say.
-            Connection::Postgres(_) => Ok(None),
-        }
-    }
-
-    /// Bytes that are free for new rows, and bytes in all.
-    pub(crate) fn space(&self) -> Result<(u64, u64)> {
-        match self {
-            Connection::Sqlite(connection) => sqlite::space(connection),
-            Connection::Postgres(_) => {
-                let sql = "SELECT CAST(coalesce(sum(pg_total_relation_size(c.oid)), 0) AS BIGINT) \
-                     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-                     WHERE n.nspname = current_schema() AND c.relkind = 'r'";
-                self.query_row(sql, (), |row| Ok((0, row.get::<_, i64>(0)?.cast_unsigned())))
-            }
-        }
-    }
-
-    /// From here to the end of the transaction, numbers of `table` are given in the order of commits: no other
-    /// connection gives one meanwhile. SQLite has one writer at a time anyway.
-    pub(crate) fn number_in_order(&self, table: &'static str) -> Result<()> {
-        match self {
-            Connection::Sqlite(_) => Ok(()),
-            Connection::Postgres(server) => {
-                let lock = "SELECT pg_advisory_xact_lock(CAST(CAST(CAST(?1 AS TEXT) AS REGCLASS) AS BIGINT))";
-                server.execute(lock, &[Value::Text(table.to_owned())]).map(drop)
-            }
-        }
-    }
-
-    /// The number that `table` gave last, also where its row is gone; 0 when it gave none.
-    pub(crate) fn last_number(&self, table: &'static str) -> Result<i64> {
-        let sql = match self {
-            Connection::Sqlite(_) => "SELECT seq FROM sqlite_sequence WHERE name = ?1",
-            Connection::Postgres(_) => {
-                "SELECT coalesce(pg_sequence_last_value(\
-                 CAST(pg_get_serial_sequence(CAST(?1 AS TEXT), 'seq') AS REGCLASS)), 0)"
-            }
-        };
-        self.query_row(sql, [table], |row| row.get(0)).optional().map(Option::unwrap_or_default)
-    }
-
-    /// From now on `table` gives greater numbers than this one.
-    pub(crate) fn number_after(&self, table: &'static str, last: i64) -> Result<()> {
-        if self.last_number(table)? >= last {
-            return Ok(());
-        }
-        match self {
-            Connection::Sqlite(_) => {
-                let sql = "UPDATE sqlite_sequence SET seq = ?2 WHERE name = ?1";
-                if self.execute(sql, params![table, last])? == 0 {
-                    let sql = "INSERT INTO sqlite_sequence(name, seq) VALUES (?1, ?2)";
-                    self.execute(sql, params![table, last])?;
-                }
-            }
-            Connection::Postgres(_) => {
-                let sql = "SELECT setval(CAST(pg_get_serial_sequence(CAST(?1 AS TEXT), 'seq') \
-                           AS REGCLASS), CAST(?2 AS BIGINT))";
-                self.execute(sql, params![table, last])?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Every table of the store.
-    pub(crate) fn tables(&self) -> Result<Vec<String>> {
-        self.prepare_cached(match self {
-            Connection::Sqlite(_) => {
-                "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%' \
-                 ORDER BY name"
-            }
-            Connection::Postgres(_) => {
-                "SELECT CAST(table_name AS TEXT) FROM information_schema.tables \
-                 WHERE table_schema = current_schema() AND table_name <> 'lastmile_schema' \
-                 ORDER BY table_name"
-            }
-        })?
-        .query_map((), |row| row.get(0))?
-        .collect()
-    }
-
-    /// The columns of a table, in order.
-    pub(crate) fn columns(&self, table: &str) -> Result<Vec<String>> {
-        self.prepare_cached(match self {
-            Connection::Sqlite(_) => "SELECT name FROM pragma_table_info(?1) ORDER BY cid",
-            Connection::Postgres(_) => {
-                "SELECT CAST(column_name AS TEXT) FROM information_schema.columns \
-                 WHERE table_schema = current_schema() AND table_name = CAST(?1 AS TEXT) \
-                 ORDER BY ordinal_position"
-            }
-        })?
-        .query_map([table], |row| row.get(0))?
-        .collect()
     }
 
     fn begin(&self, sql: &str) -> Result<Transaction<'_>> {
@@ -292,7 +226,11 @@ impl Connection {
 }
 
 impl Statement<'_> {
-    pub(crate) fn query_map<T>(
+    /// What `read` makes of each row.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn query_map<T>(
         &mut self,
         params: impl Params,
         read: impl FnMut(&Row) -> Result<T>,
@@ -302,7 +240,11 @@ impl Statement<'_> {
         Ok(read.into_iter())
     }
 
-    pub(crate) fn query_row<T>(
+    /// The first row of an answer.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoRow`] where there is none, or what the database says.
+    pub fn query_row<T>(
         &mut self,
         params: impl Params,
         read: impl FnOnce(&Row) -> Result<T>,
@@ -310,30 +252,47 @@ impl Statement<'_> {
         self.connection.query_row(&self.sql, params, read)
     }
 
-    pub(crate) fn execute(&mut self, params: impl Params) -> Result<usize> {
+    /// Returns how many rows it changed.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn execute(&mut self, params: impl Params) -> Result<usize> {
         self.connection.execute(&self.sql, params)
     }
 
-    pub(crate) fn exists(&mut self, params: impl Params) -> Result<bool> {
+    /// Whether there is a row.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn exists(&mut self, params: impl Params) -> Result<bool> {
         Ok(!self.connection.rows(&self.sql, &params.values())?.is_empty())
     }
 }
 
 impl Row {
-    pub(crate) fn get<I: ColumnIndex, T: FromValue>(&self, column: I) -> Result<T> {
+    /// The value of a column.
+    ///
+    /// # Errors
+    /// It is not there, or of another type.
+    pub fn get<I: ColumnIndex, T: FromValue>(&self, column: I) -> Result<T> {
         let column = column.index();
         let value = self.0.get(column).ok_or_else(|| Error::conversion(column, "is not there"))?;
         T::from_value(value).ok_or_else(|| Error::conversion(column, "is of another type"))
     }
 
     /// Its values, in order.
-    pub(crate) fn values(&self) -> &[Value] {
+    #[must_use]
+    pub fn values(&self) -> &[Value] {
         &self.0
     }
 }
 
 impl Transaction<'_> {
-    pub(crate) fn commit(self) -> Result<()> {
+    /// Makes it last.
+    ///
+    /// # Errors
+    /// What the database says; then nothing of it is there.
+    pub fn commit(self) -> Result<()> {
         self.is_over.set(true);
         match self.connection {
             Connection::Sqlite(connection) => Ok(connection.execute_batch("COMMIT")?),
@@ -365,11 +324,19 @@ impl Drop for Transaction<'_> {
 }
 
 /// `None` for a row that is not there.
-pub(crate) trait OptionalExtension<T> {
+pub trait OptionalExtension<T> {
+    /// The row, where there is one.
+    ///
+    /// # Errors
+    /// All but [`ErrorKind::NoRow`].
     fn optional(self) -> Result<Option<T>>;
 }
 
 impl<T> OptionalExtension<T> for Result<T> {
+    /// The row, where there is one.
+    ///
+    /// # Errors
+    /// All but [`ErrorKind::NoRow`].
     fn optional(self) -> Result<Option<T>> {
         match self {
             Ok(found) => Ok(Some(found)),

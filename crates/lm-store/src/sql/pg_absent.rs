@@ -6,14 +6,15 @@ use super::{Error, ErrorKind, Result, Row, Value};
 
 /// How long a connection would wait for what.
 #[derive(Clone, Copy, Debug)]
-#[expect(dead_code, reason = "nothing waits")]
-pub(crate) struct Patience {
-    pub(crate) statement: Duration,
-    pub(crate) lock: Duration,
+pub struct Patience {
+    /// For one statement.
+    pub statement: Duration,
+    /// For what another connection holds.
+    pub lock: Duration,
 }
 
 /// There is none.
-pub(crate) enum Postgres {}
+pub enum Postgres {}
 
 /// No URL is read, so nothing of one is shown.
 pub(super) fn shown_url(_url: &str) -> Option<String> {

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use super::pg;
 
 /// A place that names a server rather than a file.
-pub(crate) fn server_url(place: &Path) -> Option<&str> {
+#[must_use]
+pub fn server_url(place: &Path) -> Option<&str> {
     let text = place.to_str()?;
     (text.starts_with("postgres://") || text.starts_with("postgresql://")).then_some(text)
 }

@@ -4,34 +4,43 @@
 
 /// What a column holds.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Value {
+pub enum Value {
+    /// Nothing.
     Null,
+    /// A whole number.
     Int(i64),
+    /// Any other number.
     Real(f64),
+    /// Characters.
     Text(String),
+    /// Bytes.
     Blob(Vec<u8>),
 }
 
 /// What a parameter can be made of.
-pub(crate) trait ToValue {
+pub trait ToValue {
+    /// As a database takes it.
     fn to_value(&self) -> Value;
 }
 
 /// What a column can be read as.
-pub(crate) trait FromValue: Sized {
+pub trait FromValue: Sized {
+    /// `None` for a value of another type.
     fn from_value(value: &Value) -> Option<Self>;
 }
 
 /// The parameters of a statement, in order.
-pub(crate) trait Params {
+pub trait Params {
+    /// One for each `?1`.
     fn values(self) -> Vec<Value>;
 }
 
 /// Parameters of several types.
+#[macro_export]
 macro_rules! params {
     ($($value:expr),* $(,)?) => { vec![$($crate::sql::ToValue::to_value(&$value)),*] };
 }
-pub(crate) use params;
+pub use params;
 
 impl Params for Vec<Value> {
     fn values(self) -> Vec<Value> {
@@ -97,6 +106,12 @@ impl ToValue for f64 {
     /// What is no number is no value: SQLite would store it as NULL, too.
     fn to_value(&self) -> Value {
         if self.is_nan() { Value::Null } else { Value::Real(*self) }
+    }
+}
+
+impl<const N: usize> ToValue for [u8; N] {
+    fn to_value(&self) -> Value {
+        Value::Blob(self.to_vec())
     }
 }
 

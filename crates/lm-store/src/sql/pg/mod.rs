@@ -22,16 +22,16 @@ pub(super) use self::address::shown_url;
 
 /// How long a connection waits for what.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
+pub struct Patience {
     /// For one statement.
-    pub(crate) statement: Duration,
+    pub statement: Duration,
     /// For what another connection holds.
-    pub(crate) lock: Duration,
+    pub lock: Duration,
 }
 
 /// A connection to a server, which a thread of its own holds: callers may be on threads that must not wait for sockets
 /// themselves, such as those of an asynchronous runtime. It is made anew when it was lost.
-pub(crate) struct Postgres {
+pub struct Postgres {
     calls: Sender<Call>,
     /// A statement failed, so that the server refuses all others of the transaction.
     is_broken: Cell<bool>,

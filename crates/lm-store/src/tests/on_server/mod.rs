@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use self::server::{PASSWORD, Server, connect};
 use super::*;
-use crate::{Migrated, Missing, Reader, migrate, stats};
+use crate::{BookFile, Journal, Migrated, Missing, OpenedBook, Reader, migrate, sql, stats};
 
 /// What holds of a store wherever it lies.
 const SUITE: &[(&str, fn())] = &[
@@ -155,6 +155,52 @@ fn a_schema_of_an_earlier_version_is_upgraded_in_place() {
     old.execute_batch("UPDATE lastmile_schema SET version = 99").unwrap();
     let newer = open_error(&url);
     assert!(matches!(newer, StoreError::SchemaNewer { found: 99, .. }), "{newer}");
+}
+
+#[test]
+fn a_book_has_tables_of_its_own_that_a_store_does_not_touch() {
+    const FIRST: BookFile = BookFile {
+        application_id: 0x6c6d_7473,
+        upgrades: &["CREATE TABLE page(request_id TEXT NOT NULL, x INTEGER) STRICT;"],
+        journal: Journal::Rollback,
+        secure_delete: true,
+        busy: Duration::from_secs(10),
+    };
+    const SECOND: BookFile = BookFile {
+        upgrades: &[FIRST.upgrades[0], "ALTER TABLE page ADD COLUMN y INTEGER;"],
+        ..FIRST
+    };
+    let Some(server) = Server::start() else { return };
+    let url = server.url("book");
+    let book = |file: BookFile| match file.open_at(&url).unwrap() {
+        OpenedBook::Book(connection) => connection,
+        OpenedBook::Foreign { .. } => panic!("it is of this version"),
+    };
+    let store = Store::open(&url, StoreOptions::default()).unwrap();
+    record_all(&store, 0..2);
+    store.flush().unwrap();
+    let id = RequestId(1);
+    book(FIRST).execute("INSERT INTO page VALUES (?1, 7)", [id.to_string()]).unwrap();
+    // As an integer of 64 bits, and once.
+    for x in [7, 1 << 40] {
+        let connection = book(SECOND);
+        let sql = "SELECT x, y FROM page";
+        let row: (i64, Option<i64>) =
+            connection.query_row(sql, (), |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        assert_eq!(row, (x, None));
+        connection.execute("UPDATE page SET x = ?1", [1_i64 << 40]).unwrap();
+    }
+    let opened = FIRST.open_at(&url).unwrap();
+    let is_newer = matches!(opened, OpenedBook::Foreign { schema: 2, known: 1, .. });
+    assert!(is_newer, "a later version's tables are left alone");
+
+    let home = Home::new();
+    let tables = migrate(&url, &home.path(), Missing::Refuse).unwrap();
+    assert!(tables.iter().all(|table| table.table != "page"), "{tables:?}");
+    store.erase(crate::Erase::Request(id)).unwrap();
+    let n_pages: i64 =
+        book(SECOND).query_row("SELECT count(*) FROM page", (), |row| row.get(0)).unwrap();
+    assert_eq!(n_pages, 1);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! A real PostgreSQL server for tests, of the system's programs.
+//! A real PostgreSQL server for tests, of the system's programs. `lm-feedback`'s tests have this file, too: `sql` is the
+//! seam, as whoever has it calls it.
 
 use std::io::Write;
 use std::os::unix::fs::chown;
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::sql::{Connection, Patience, Postgres};
+use super::sql::{Connection, Patience};
 
 /// Nobody may read it anywhere. It has what a URL must write otherwise.
 pub(super) const PASSWORD: &str = "open:se/s@me?";
@@ -117,8 +118,7 @@ impl Drop for Server {
 }
 
 pub(super) fn connect(url: &str, statement: Duration) -> Connection {
-    let patience = Patience { statement, lock: statement };
-    Connection::Postgres(Box::new(Postgres::open(url, patience).unwrap()))
+    Connection::open_server(url, Patience { statement, lock: statement }).unwrap()
 }
 
 /// Debian keeps each version's programs in a folder of its own, out of the path.
