@@ -2,8 +2,8 @@
 //! Must never know a parameter of sampling.
 //! Start at [`Blocks::look_through`]: the other methods want the row that it saw last.
 
-use lm_kernels::{Isa, argmax_panel, exp_in_place};
-use lm_types::TokenId;
+use lm_kernels::{Isa, PanelMax, argmax_panel, exp_in_place};
+use lm_types::{TokenId, TokenMask};
 
 use crate::SampleError;
 
@@ -47,21 +47,45 @@ impl Blocks {
     /// The row holds NaN or +infinity, or nothing but -infinity.
     pub(crate) fn look_through(&mut self, logits: &[f32]) -> Result<Best, SampleError> {
         self.greatest.clear();
-        let mut best = Best { logit: f32::NEG_INFINITY, token: 0 };
-        for (i, block) in logits.chunks(BLOCK).enumerate() {
-            let found = argmax_panel(self.isa, block);
-            if found.value.is_nan() || found.value == f32::INFINITY {
-                return Err(SampleError::NotFinite);
-            }
-            if found.value > best.logit {
-                best = Best { logit: found.value, token: (i * BLOCK + found.idx) as TokenId };
-            }
-            self.greatest.push(found.value);
+        let mut best = None;
+        for block in logits.chunks(BLOCK) {
+            let found = checked(argmax_panel(self.isa, block))?;
+            self.note(found, &mut best);
         }
-        if best.logit == f32::NEG_INFINITY {
-            return Err(SampleError::NothingLeft);
+        best.ok_or(SampleError::NothingLeft)
+    }
+
+    /// Looks a row through, and what of it `mask` allows: that goes to `allowed`, and is what is known from then on.
+    ///
+    /// # Errors
+    /// The row holds NaN or +infinity anywhere, or what is allowed nothing but -infinity.
+    pub(crate) fn look_through_allowed(
+        &mut self,
+        logits: &[f32],
+        mask: &TokenMask,
+        allowed: &mut Vec<f32>,
+    ) -> Result<Best, SampleError> {
+        self.greatest.clear();
+        allowed.clear();
+        let mut best = None;
+        for block in logits.chunks(BLOCK) {
+            checked(argmax_panel(self.isa, block))?;
+            let first = allowed.len();
+            mask.append_allowed(first, block, allowed);
+            let found = argmax_panel(self.isa, &allowed[first..]);
+            self.note(found, &mut best);
         }
-        Ok(best)
+        best.ok_or(SampleError::NothingLeft)
+    }
+
+    /// Notes the greatest logit of the next block.
+    fn note(&mut self, found: PanelMax, best: &mut Option<Best>) {
+        let greatest = best.map_or(f32::NEG_INFINITY, |best| best.logit);
+        if found.value > greatest {
+            let token = (self.greatest.len() * BLOCK + found.idx) as TokenId;
+            *best = Some(Best { logit: found.value, token });
+        }
+        self.greatest.push(found.value);
     }
 
     /// A logit that at least `n` tokens reach, if there are as many.
@@ -125,6 +149,14 @@ impl Blocks {
                 }
             }
         }
+    }
+}
+
+/// The greatest logit of a block of numbers.
+fn checked(found: PanelMax) -> Result<PanelMax, SampleError> {
+    match found.value.is_nan() || found.value == f32::INFINITY {
+        true => Err(SampleError::NotFinite),
+        false => Ok(found),
     }
 }
 
