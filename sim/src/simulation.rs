@@ -153,7 +153,6 @@ impl Run {
                         start_by: active.start_by,
                         deadline: active.deadline,
                         cache_salt: client.cache_salt,
-                        may_draft: true,
                         scores_prompt: client.scores_prompt,
                     });
                     added.map_err(|error| format!("{id} refused: {error}"))?;
@@ -186,7 +185,20 @@ impl Run {
         }
     }
 
+    /// Suggests what came before, which is right now and then.
+    fn suggest(&mut self) {
+        for (i, id) in self.active.keys().enumerate() {
+            let seq = self.scheduler.sequence(*id).expect("an active sequence is known");
+            if seq.n_generated() > 0 && (self.step + i as u64).is_multiple_of(5) {
+                let from = seq.tokens().len().saturating_sub(1 + i % 3);
+                let tokens = seq.tokens()[from..].to_vec();
+                self.scheduler.suggest(*id, tokens.into_iter(), i % 2);
+            }
+        }
+    }
+
     fn one_step(&mut self) -> Result<(), String> {
+        self.suggest();
         let before = Before::read(&self.scheduler, self.active.keys().copied());
         let step = self.scheduler.schedule(self.now).clone();
         for expired in &step.expired {
