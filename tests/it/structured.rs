@@ -96,7 +96,8 @@ const PERSON: &str = r#"{
 
 /// Two answers to request `i`, of a form that decides much of the text.
 fn formed(runtime: &Runtime, i: usize) -> Vec<GenerateStream> {
-    let text = format!("Describe person {i} as JSON, with first_name, occupation, is_retired, age:");
+    let text =
+        format!("Describe person {i} as JSON, with first_name, occupation, is_retired, age:");
     let mut request = GenerateRequest::new(RequestId(i as u128), Prompt::Text(text));
     let form = match i % 2 {
         0 => AnswerForm::JsonSchema(PERSON.to_owned()),

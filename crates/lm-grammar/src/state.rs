@@ -41,6 +41,8 @@ struct Known {
     mask: TokenMask,
     /// What is guessed to be drawn.
     guess: Option<TokenId>,
+    /// Whether nothing else can be.
+    is_certain: bool,
 }
 
 struct Scout {
@@ -106,8 +108,7 @@ impl GrammarState {
     /// How many of the guesses, the first ones, are certain: nothing else may be drawn.
     #[must_use]
     pub fn n_certain(&self) -> usize {
-        let is_certain = |known: &&Known| known.guess.is_some() && known.mask.only() == known.guess;
-        self.known.iter().take_while(is_certain).count()
+        self.known.iter().take_while(|known| known.is_certain).count()
     }
 
     /// Goes on by a drawn token. Says whether the answer is complete: nothing may follow.
@@ -166,7 +167,7 @@ impl GrammarState {
         });
         match scout.go_on(token) {
             Ok(mask) => {
-                last.guess = Some(token);
+                (last.guess, last.is_certain) = (Some(token), last.mask.only().is_some());
                 self.known.push_back(Known::new(mask));
                 true
             }
@@ -181,7 +182,7 @@ impl GrammarState {
 
 impl Known {
     fn new(mask: SimpleVob) -> Self {
-        Known { mask: TokenMask::from_words(mask.into()), guess: None }
+        Known { mask: TokenMask::from_words(mask.into()), guess: None, is_certain: false }
     }
 }
 
