@@ -1,4 +1,4 @@
-//! The step: drain commands, schedule, pack, execute, sample, complete, emit.
+//! The step: drain commands, look ahead, schedule, pack, execute, sample, complete, emit.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
