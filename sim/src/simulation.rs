@@ -185,15 +185,12 @@ impl Run {
         }
     }
 
-    /// Suggests what came before, which is right now and then.
+    /// Suggests what came last, which is right now and then.
     fn suggest(&mut self) {
-        for (i, id) in self.active.keys().enumerate() {
-            let seq = self.scheduler.sequence(*id).expect("an active sequence is known");
-            if seq.n_generated() > 0 && (self.step + i as u64).is_multiple_of(5) {
-                let from = seq.tokens().len().saturating_sub(1 + i % 3);
-                let tokens = seq.tokens()[from..].to_vec();
-                self.scheduler.suggest(*id, tokens.into_iter(), i % 2);
-            }
+        for (i, id) in self.active.keys().enumerate().skip(self.step as usize % 5).step_by(5) {
+            let known = self.scheduler.sequence(*id).expect("an active sequence is known").tokens();
+            let last = known[known.len().saturating_sub(1 + i % 3)..].to_vec();
+            self.scheduler.suggest(*id, last.into_iter(), i % 2);
         }
     }
 
