@@ -9,6 +9,8 @@ use crate::SampleError;
 
 /// Logits of a block.
 const BLOCK: usize = 128;
+/// The weight of what lies so far below the greatest logit is 0, as [`exp_in_place`] has it.
+const NO_WEIGHT: f32 = -87.3;
 
 /// What is known of the blocks of a row. Reused from row to row.
 #[derive(Clone, Debug)]
@@ -102,8 +104,12 @@ impl Blocks {
     pub(crate) fn weigh(&mut self, logits: &[f32], max: f32, factor: f32) -> f64 {
         self.sums.clear();
         let mut weights = [0.0; BLOCK];
-        for block in logits.chunks(BLOCK) {
-            self.sums.push(weigh_block(self.isa, block, max, factor, &mut weights));
+        for (block, greatest) in logits.chunks(BLOCK).zip(&self.greatest) {
+            let is_weightless = (greatest - max) * factor < NO_WEIGHT;
+            self.sums.push(match is_weightless {
+                true => 0.0,
+                false => weigh_block(self.isa, block, max, factor, &mut weights),
+            });
         }
         self.sums.iter().map(|&sum| f64::from(sum)).sum()
     }
@@ -140,7 +146,7 @@ impl Blocks {
         mut visit: impl FnMut(f32, TokenId),
     ) {
         for (i, (block, &greatest)) in logits.chunks(BLOCK).zip(&self.greatest).enumerate() {
-            if greatest < threshold {
+            if greatest < threshold || greatest == f32::NEG_INFINITY {
                 continue;
             }
             for (place, &logit) in block.iter().enumerate() {
@@ -167,4 +173,29 @@ fn weigh_block(isa: Isa, logits: &[f32], max: f32, factor: f32, weights: &mut [f
         *weight = (logit - max) * factor;
     }
     exp_in_place(isa, weights, 0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    #[test]
+    fn what_is_passed_over_would_have_weighed_nothing() {
+        // Blocks near to the greatest logit, about as far below it as weights reach, far below, and forbidden.
+        let below = [0.0, 87.0, 87.3, 87.4, 300.0, f32::INFINITY];
+        let logit = |i: usize| 3.0 - below[i / BLOCK % below.len()] - (i % 7) as f32 * 0.01;
+        let logits: Vec<f32> = (0..9 * BLOCK + 5).map(logit).collect();
+        let mut blocks = Blocks::with_capacity(logits.len());
+        let best = blocks.look_through(&logits).unwrap();
+        for factor in [0.5, 1.0, 1.7] {
+            let mut weights = [0.0; BLOCK];
+            let sums = logits.chunks(BLOCK).map(|block| {
+                f64::from(weigh_block(blocks.isa, block, best.logit, factor, &mut weights))
+            });
+            let expect: f64 = sums.sum();
+            assert_eq!(blocks.weigh(&logits, best.logit, factor), expect);
+        }
+    }
 }
