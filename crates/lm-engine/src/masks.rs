@@ -23,9 +23,10 @@ const MOST_THREADS: usize = 8;
 pub(crate) struct MaskPool(Option<Pool>);
 
 impl Engine {
-    /// Computes the masks of the next tokens of all running answers that have a grammar, and suggests what those decide.
+    /// Computes the masks of the next tokens of all running answers that have a grammar, and suggests what those decide
+    /// where guesses may pay.
     pub(crate) fn look_ahead(&mut self) {
-        let (guesses, scheduler) = (self.scheduler.config().speculate, &self.scheduler);
+        let (guesses, scheduler) = (self.scheduler.may_guess(), &self.scheduler);
         let has_slot = |id| scheduler.sequence(id).is_some_and(Sequence::is_running);
         let grammars = self.active.iter_mut().filter_map(|(&id, active)| {
             let grammar = active.grammar.as_mut()?;

@@ -129,6 +129,12 @@ impl Scheduler {
         seq.drafter.n_certain = n_certain;
     }
 
+    /// Whether a guess that cannot be wrong would have paid in the last step. If not, looking for guesses does not either.
+    #[must_use]
+    pub fn may_guess(&self) -> bool {
+        self.config.speculate && self.n_paying((1, 1.0), 0, 1) > 0
+    }
+
     /// Appends drafts to the step's decodes where they are expected to gain more tokens than the time that they
     /// take would otherwise. They come after everything else: nobody waits or loses blocks for a guess, and a
     /// step with prompts, which has other use for its time, has none.

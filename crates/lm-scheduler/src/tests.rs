@@ -310,8 +310,11 @@ fn suggestions_that_are_wrong_are_guessed_less_unless_they_are_certain() {
         rig.scheduler.complete(&[Drawn { seq: SeqId(1), token: 4 }]);
         step.rows[0].n_drafts
     };
+    assert!(rig.scheduler.may_guess());
     assert_eq!(guessed(&mut rig, 0), 4);
     let n_tried = (0..100).filter(|_| guessed(&mut rig, 0) > 0).count();
     assert!(n_tried < 30, "wrong ones were tried {n_tried} times");
     assert_eq!(guessed(&mut rig, 4), 4);
+    rig.scheduler.config.speculate = false;
+    assert!(!rig.scheduler.may_guess());
 }
