@@ -12,6 +12,7 @@ use std::thread::available_parallelism;
 use lm_grammar::GrammarState;
 use lm_kernels::Pool;
 use lm_scheduler::Sequence;
+use lm_types::TokenId;
 
 use crate::Engine;
 
@@ -37,7 +38,12 @@ impl Engine {
         if guesses {
             for (&id, active) in &self.active {
                 if let Some(grammar) = &active.grammar {
-                    self.scheduler.suggest(id, grammar.guesses(), grammar.n_certain());
+                    let allowed = active.sampling.allowed_token_ids.as_deref();
+                    let may_be_drawn = |token: &TokenId| {
+                        allowed.is_none_or(|allowed| allowed.binary_search(token).is_ok())
+                    };
+                    let guesses = grammar.guesses().take_while(may_be_drawn);
+                    self.scheduler.suggest(id, guesses, grammar.n_certain());
                 }
             }
         }
