@@ -75,6 +75,35 @@ def prose_prompt(i):
     return f"Write a short and lively essay about {TOPICS[i % len(TOPICS)]}.\n\n"
 
 
+def person_prompt(i):
+    return f"Text: {PARAGRAPHS[i % 2]}\n\nWho or what is described, as JSON:\n"
+
+
+FORM = {
+    "type": "object",
+    "properties": {
+        "name_of_the_place": {"type": "string", "maxLength": 20},
+        "kind_of_the_place": {"enum": ["harbour", "valley", "village", "laboratory"]},
+        "number_of_people": {"type": "integer", "minimum": 0, "maximum": 99},
+        "is_near_the_water": {"type": "boolean"},
+        "persons": {
+            "type": "array", "minItems": 2, "maxItems": 2,
+            "items": {
+                "type": "object",
+                "properties": {
+                    "first_name": {"type": "string", "maxLength": 12},
+                    "occupation": {"enum": ["fisher", "surveyor", "teacher", "unknown"]},
+                },
+                "required": ["first_name", "occupation"],
+            },
+        },
+    },
+    "required": ["name_of_the_place", "kind_of_the_place", "number_of_people", "is_near_the_water", "persons"],
+}
+
+# What else a body says.
+FORMED = {"response_format": {"type": "json_schema", "json_schema": {"name": "place", "schema": FORM}}}
+
 # name: (prompt, tokens, streams, temperature, requests)
 WORKLOADS = {
     "copy": (copy_prompt, 90, 1, 0.0, 2),
@@ -84,6 +113,8 @@ WORKLOADS = {
     "prose-sampled-8": (prose_prompt, 96, 8, 0.9, 8),
     "prose-sampled-32": (prose_prompt, 64, 32, 0.9, 32),
     "copy-8": (copy_prompt, 90, 8, 0.0, 8),
+    "form": (person_prompt, 200, 1, 0.7, 2),
+    "form-8": (person_prompt, 200, 8, 0.7, 8),
 }
 
 
@@ -109,9 +140,9 @@ class Server:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as reply:
             return reply.read().decode()
 
-    def complete(self, prompt, tokens, temperature, seed):
+    def complete(self, prompt, tokens, temperature, seed, more):
         body = {"prompt": prompt, "max_tokens": tokens, "temperature": temperature, "seed": seed}
-        body |= {"ignore_eos": True, "timings": True}
+        body |= {"ignore_eos": True, "timings": True} | more
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}/v1/completions",
             json.dumps(body).encode(),
@@ -121,7 +152,8 @@ class Server:
             answer = json.load(reply)
         took = answer["timings"]
         decode = took["e2e_ms"] - took["ttft_ms"]
-        return answer["choices"][0]["text"], decode, took["draft_n"], took["draft_n_accepted"]
+        per_token = decode / max(1, answer["usage"]["completion_tokens"] - 1)
+        return answer["choices"][0]["text"], per_token, took["draft_n"], took["draft_n_accepted"]
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
@@ -129,9 +161,10 @@ class Server:
 
 
 def run(server, name, round_):
-    """Mean decode time of an answer, its texts, and how guesses fared."""
+    """Mean decode time of a token, the texts, and how guesses fared."""
     prompt, tokens, streams, temperature, requests = WORKLOADS[name]
-    ask = lambda i: server.complete(prompt(i), tokens, temperature, 1000 * round_ + i)
+    more = FORMED if name.startswith("form") else {}
+    ask = lambda i: server.complete(prompt(i), tokens, temperature, 1000 * round_ + i, more)
     with concurrent.futures.ThreadPoolExecutor(streams) as pool:
         answers = list(pool.map(ask, range(requests)))
     times = [answer[1] for answer in answers]
@@ -173,7 +206,7 @@ def main():
                     differ.append((name, round_))
                 rows.append({
                     "round": round_, "workload": name, "first": order[0],
-                    "auto_ms": found["auto"][0], "off_ms": found["off"][0],
+                    "auto_ms_per_token": found["auto"][0], "off_ms_per_token": found["off"][0],
                     "drafted": found["auto"][2], "accepted": found["auto"][3],
                 })
     finally:
@@ -182,13 +215,12 @@ def main():
     summary = {}
     for name in names:
         own = [row for row in rows if row["workload"] == name]
-        ratio = interval([row["off_ms"] / row["auto_ms"] for row in own])
+        ratio = interval([row["off_ms_per_token"] / row["auto_ms_per_token"] for row in own])
         drafted, accepted = sum(r["drafted"] for r in own), sum(r["accepted"] for r in own)
-        tokens = WORKLOADS[name][1] - 1
         summary[name] = {
             "ratio": ratio[0], "ratio_95": ratio[1:], "drafted": drafted, "accepted": accepted,
-            "auto_ms_per_token": round(statistics.median(r["auto_ms"] for r in own) / tokens, 3),
-            "off_ms_per_token": round(statistics.median(r["off_ms"] for r in own) / tokens, 3),
+            "auto_ms_per_token": round(statistics.median(r["auto_ms_per_token"] for r in own), 3),
+            "off_ms_per_token": round(statistics.median(r["off_ms_per_token"] for r in own), 3),
         }
         s = summary[name]
         print(f"{name:<18} {s['ratio']:.2f}x  [{ratio[1]:.2f}, {ratio[2]:.2f}]  {accepted} of {drafted} guesses right, "

@@ -153,7 +153,6 @@ impl Run {
                         start_by: active.start_by,
                         deadline: active.deadline,
                         cache_salt: client.cache_salt,
-                        may_draft: true,
                         scores_prompt: client.scores_prompt,
                     });
                     added.map_err(|error| format!("{id} refused: {error}"))?;
@@ -186,7 +185,17 @@ impl Run {
         }
     }
 
+    /// Suggests what came last, which is right now and then.
+    fn suggest(&mut self) {
+        for (i, id) in self.active.keys().enumerate().skip(self.step as usize % 5).step_by(5) {
+            let known = self.scheduler.sequence(*id).expect("an active sequence is known").tokens();
+            let last = known[known.len().saturating_sub(1 + i % 3)..].to_vec();
+            self.scheduler.suggest(*id, last.into_iter(), i % 2);
+        }
+    }
+
     fn one_step(&mut self) -> Result<(), String> {
+        self.suggest();
         let before = Before::read(&self.scheduler, self.active.keys().copied());
         let step = self.scheduler.schedule(self.now).clone();
         for expired in &step.expired {

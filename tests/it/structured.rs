@@ -1,9 +1,11 @@
 //! Answers of a given form: alone, in a crowd, and preempted.
 
 use lastmile::{
-    Answer, AnswerForm, Constraint, FinishReason, GenerateError, GenerateRequest, ModelSource,
-    Prompt, RequestId, Runtime, RuntimeConfig,
+    Answer, AnswerForm, Constraint, FinishReason, GenerateError, GenerateRequest, GenerateStream,
+    ModelSource, Prompt, RequestId, Runtime, RuntimeConfig,
 };
+
+use crate::real_model;
 
 const N: usize = 16;
 
@@ -78,4 +80,81 @@ fn what_cannot_be_enforced_is_refused_before_it_is_queued() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+const PERSON: &str = r#"{
+    "type": "object",
+    "properties": {
+        "first_name": { "type": "string", "maxLength": 12 },
+        "occupation": { "enum": ["teacher", "gardener", "carpenter"] },
+        "is_retired": { "type": "boolean" },
+        "age": { "type": "integer", "minimum": 0, "maximum": 120 }
+    },
+    "required": ["first_name", "occupation", "is_retired", "age"],
+    "additionalProperties": false
+}"#;
+
+/// Two answers to request `i`, of a form that decides much of the text.
+fn formed(runtime: &Runtime, i: usize) -> Vec<GenerateStream> {
+    let text =
+        format!("Describe person {i} as JSON, with first_name, occupation, is_retired, age:");
+    let mut request = GenerateRequest::new(RequestId(i as u128), Prompt::Text(text));
+    let form = match i % 2 {
+        0 => AnswerForm::JsonSchema(PERSON.to_owned()),
+        _ => AnswerForm::Regex("The answer to question [0-9] is (yes|no), thank you\\.".to_owned()),
+    };
+    request.constraint = Some(Constraint { field: "response_format", form });
+    request.n = 2;
+    request.stop.max_tokens = Some(100);
+    let sampling = &mut request.sampling;
+    (sampling.seed, sampling.temperature) = (i as u64, 0.0);
+    match i / 2 {
+        0 => {}
+        1 => sampling.temperature = 1.0,
+        2 => (sampling.temperature, sampling.top_p) = (0.8, 0.9),
+        3 => (sampling.temperature, sampling.logprobs) = (1.0, Some(3)),
+        _ => request.stop.stop_strings = vec!["retired\": ".to_owned(), "yes, th".to_owned()],
+    }
+    runtime.generate(request).unwrap()
+}
+
+/// Each alone, and then all in a crowd: no answer differs by what its form guesses.
+fn with_and_without_guesses(base: &RuntimeConfig) {
+    let run = |speculate: bool| {
+        let mut config = base.clone();
+        config.engine.speculate = speculate;
+        let runtime = Runtime::start(config).unwrap();
+        let collect = |streams: Vec<GenerateStream>| -> Vec<Answer> {
+            streams.into_iter().map(|stream| stream.collect_answer().unwrap()).collect()
+        };
+        let mut all: Vec<Answer> = (0..10).flat_map(|i| collect(formed(&runtime, i))).collect();
+        let crowd: Vec<_> = (0..10).flat_map(|i| formed(&runtime, i)).collect();
+        all.extend(collect(crowd));
+        let stats = runtime.stats();
+        (all, stats.form_draft_tokens, stats.form_accepted_tokens)
+    };
+    let ((with, drafted, accepted), (without, none, _)) = (run(true), run(false));
+    assert_eq!(none, 0);
+    assert!((1..=drafted).contains(&accepted), "{accepted} of {drafted} guesses were right");
+    for (i, (with, without)) in with.iter().zip(&without).enumerate() {
+        assert_eq!(with.tokens, without.tokens, "answer {i}: {:?}", with.text);
+        let parts = |answer: &Answer| (answer.text.clone(), answer.logprobs.clone());
+        assert_eq!(parts(with), parts(without), "answer {i}");
+        assert_eq!(with.finish.reason, without.finish.reason, "answer {i}");
+    }
+}
+
+#[test]
+fn answers_of_a_form_do_not_depend_on_guesses() {
+    let model = ModelSource::placeholder("delay_us=300").unwrap();
+    with_and_without_guesses(&RuntimeConfig::new(model));
+}
+
+#[test]
+fn real_model_answers_of_a_form_do_not_depend_on_guesses() {
+    let path = real_model::path("smollm2-135m-instruct");
+    let mut config = RuntimeConfig::new(ModelSource::path(path));
+    config.max_model_len = Some(256);
+    config.kv_bytes = Some(256 << 20);
+    with_and_without_guesses(&config);
 }

@@ -10,6 +10,7 @@ import jsonschema
 import openai
 import pydantic
 import pytest
+from conftest import Server
 from schemas import functions
 
 N_SCHEMAS = 300
@@ -254,3 +255,61 @@ def test_samplers_do_what_they_say(placeholder):
     assert text(typical_p=0.2) != free
     answer = placeholder.post("/v1/completions", {"prompt": "x", "logit_bias": {"700": 1}})
     assert answer.status == 400 and answer.json["error"]["param"] == "logit_bias"
+
+
+def told(answer):
+    """What a stream said of each choice: its text, its end, its log-probabilities."""
+    assert answer.status == 200, answer.body
+    choices = {}
+    for line in answer.body.splitlines():
+        if line.startswith("data: {"):
+            for choice in json.loads(line.removeprefix("data: "))["choices"]:
+                text, ends, logprobs = choices.setdefault(choice["index"], [[], [], []])
+                text.append(choice["delta"].get("content") or "")
+                ends += [choice["finish_reason"]] if choice["finish_reason"] else []
+                logprobs += (choice.get("logprobs") or {}).get("content") or []
+    return {index: ("".join(text), ends, logprobs) for index, (text, ends, logprobs) in choices.items()}
+
+
+def test_what_a_form_decides_is_guessed_and_no_answer_differs(tmp_path_factory):
+    schema = {
+        "type": "object",
+        "properties": {
+            "first_name": {"type": "string", "maxLength": 6},
+            "occupation": {"enum": ["teacher", "gardener"]},
+            "is_retired": {"type": "boolean"},
+        },
+        "required": ["first_name", "occupation", "is_retired"],
+        "additionalProperties": False,
+    }
+    ways = [
+        {"temperature": 0},
+        {"temperature": 1},
+        {"temperature": 1, "n": 3, "top_p": 0.9},
+        {"temperature": 0.8, "logprobs": True, "top_logprobs": 2},
+        {"temperature": 0, "stop": ['retired": ']},
+        {"temperature": 1, "max_tokens": 11},
+        {"temperature": 1, "allowed_token_ids": BYTES},
+    ]
+
+    def run(speculate):
+        home = tmp_path_factory.mktemp(speculate)
+        server = Server(home, "--model", "placeholder:delay_us=1000", "--speculate", speculate)
+        try:
+            def one(i):
+                more = {"seed": i, "stream": True, "max_tokens": 120} | ways[i % len(ways)]
+                return told(ask(server, "placeholder", response_format=schema_format(schema), **more))
+
+            alone = [one(i) for i in range(2 * len(ways))]
+            with ThreadPoolExecutor(7) as pool:
+                crowd = list(pool.map(one, range(2 * len(ways))))
+            metrics = server.metrics()
+            names = ["draft_tokens", "accepted_tokens"]
+            counts = [metrics[f"lastmile_spec_decode_form_{name}_total"][0][1] for name in names]
+            return alone, crowd, counts
+        finally:
+            server.stop()
+
+    (alone, crowd, (drafted, accepted)), (plain, _, none) = run("auto"), run("off")
+    assert alone == plain and crowd == plain
+    assert none == [0, 0] and 0 < accepted <= drafted

@@ -83,7 +83,6 @@ impl Simulated {
             start_by: None,
             deadline: None,
             cache_salt: 0,
-            may_draft: false,
             scores_prompt: false,
         };
         self.answers.push((self.now, None, None));

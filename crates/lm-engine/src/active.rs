@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use lm_grammar::{GrammarError, GrammarState};
-use lm_sampler::History;
+use lm_sampler::{History, Sampled};
 use lm_scheduler::{NewSequence, Sequence};
 use lm_tokenizer::{DecodeStream, StopMatcher, StopScan, Tokenizer};
 use lm_types::{
     Finish, FinishReason, GenerateError, GenerateRequest, Outcome, PromptLogprob, ReleaseHash,
-    RequestEvent, SamplingParams, SeqId, Task, Timestamp, Timings, TokenId, TokenLogprobs, Usage,
+    RequestEvent, SamplingParams, SeqId, Task, Timestamp, Timings, TokenId, Usage,
 };
 
 use crate::chronicle::Story;
@@ -143,12 +143,21 @@ impl Active {
         self.grammar.is_some() || !self.history(seq, position).banned.is_empty()
     }
 
-    /// Computes which tokens the answer's grammar allows next.
-    pub(crate) fn update_mask(&mut self) -> Result<(), GrammarError> {
-        self.grammar.as_mut().map_or(Ok(()), GrammarState::update)
+    /// Takes a drawn token into the answer's grammar. Says whether the answer is complete with it.
+    ///
+    /// # Errors
+    /// The grammar cannot go on.
+    pub(crate) fn advance(&mut self, token: TokenId) -> Result<bool, GrammarError> {
+        match &mut self.grammar {
+            Some(grammar) if !self.end_tokens.contains(&token) => {
+                self.n_in_grammar += 1;
+                grammar.accept(token)
+            }
+            _ => Ok(false),
+        }
     }
 
-    /// What a draw at `position` of this answer's sequence looks back at.
+    /// What a draw at `position` of this answer's sequence looks back at. Its grammar's mask is not in it.
     pub(crate) fn history<'a>(&'a self, seq: &'a Sequence, position: usize) -> History<'a> {
         let before = &seq.tokens_and_drafts()[..position];
         let (prompt, generated) = before.split_at(seq.n_prompt() - self.carried);
@@ -159,17 +168,18 @@ impl Active {
             None if ends_too_early => &self.end_tokens,
             None => &[],
         };
-        History { prompt, generated, banned, mask: self.grammar.as_ref().map(GrammarState::mask) }
+        History { prompt, generated, banned, mask: None }
     }
 
-    /// Takes a drawn token in; `n_generated` counts it. Says whether and why the answer is complete.
+    /// Takes a drawn token in; `n_generated` counts it, and `is_complete` is what the grammar says of it. Says whether and
+    /// why the answer is complete.
     ///
     /// # Errors
     /// The answer's grammar cannot go on.
     pub(crate) fn accept(
         &mut self,
-        token: TokenId,
-        logprobs: Option<TokenLogprobs>,
+        Sampled { token, logprobs }: Sampled,
+        is_complete: Result<bool, GrammarError>,
         n_generated: usize,
         tokenizer: &Tokenizer,
     ) -> Result<Accepted, GrammarError> {
@@ -190,14 +200,9 @@ impl Active {
                 }
             }
         }
-        if reason.is_none()
-            && let Some(grammar) = &mut self.grammar
-        {
-            self.n_in_grammar += 1;
-            if grammar.accept(token)? {
-                self.decode.finish(&mut self.held_back);
-                reason = Some(FinishReason::Stop);
-            }
+        if reason.is_none() && is_complete? {
+            self.decode.finish(&mut self.held_back);
+            reason = Some(FinishReason::Stop);
         }
         if reason.is_none() && self.carried + n_generated >= self.max_new_tokens {
             self.decode.finish(&mut self.held_back);
@@ -238,8 +243,6 @@ impl Active {
                 Some(adapter) => adapter.cache_salt(request.tenant),
                 None => request.tenant.0,
             },
-            // A grammar's state goes one way only.
-            may_draft: self.grammar.is_none(),
             scores_prompt: self.prompt_is_due
                 && self.choice == 0
                 && request.report.logprobs.is_some(),

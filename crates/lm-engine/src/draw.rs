@@ -6,11 +6,13 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use lm_sampler::{Sampled, Sampler};
-use lm_scheduler::ScheduledRow;
+use lm_grammar::{GrammarError, GrammarState};
+use lm_sampler::{History, Sampled, Sampler};
+use lm_scheduler::{ScheduledRow, Sequence};
 use lm_types::{PromptLogprob, SeqId};
 
 use crate::Engine;
+use crate::active::Active;
 
 /// What sampling one row gave.
 pub(crate) struct Draw {
@@ -18,6 +20,8 @@ pub(crate) struct Draw {
     /// The place of the drawn token in its sequence.
     pub(crate) position: usize,
     pub(crate) sampled: Result<Sampled, String>,
+    /// Whether the answer's grammar says that the answer is complete with it.
+    pub(crate) is_complete: Result<bool, GrammarError>,
 }
 
 impl Engine {
@@ -34,7 +38,8 @@ impl Engine {
                 Ok(()) => {}
                 Err(message) => {
                     let (seq, position) = (row.seq, row.start + row.n_tokens);
-                    self.draws.push(Draw { seq, position, sampled: Err(message) });
+                    let (sampled, is_complete) = (Err(message), Ok(false));
+                    self.draws.push(Draw { seq, position, sampled, is_complete });
                 }
             }
             first += row.n_logits;
@@ -53,23 +58,28 @@ impl Engine {
         let (sampler, logits, known) = (&mut self.sampler, &self.logits, seq.tokens().len());
         for position in known..=known + row.n_drafts {
             let i = first + position - known;
-            let draw = || -> Result<Sampled, String> {
-                if let Some(greatest) = logits.greatest(i) {
-                    let sampled = Sampler::greedy(greatest.token, greatest.logit);
-                    return sampled.map_err(|error| error.to_string());
-                }
-                active.update_mask().map_err(|error| error.to_string())?;
-                let history = active.history(seq, position);
-                let sampled = sampler.sample(logits.row(i), &active.sampling, history, position);
-                sampled.map_err(|error| error.to_string())
+            let draw = || -> Result<(Sampled, Result<bool, GrammarError>), String> {
+                let sampled = match logits.greatest(i) {
+                    Some(greatest) => Sampler::greedy(greatest.token, greatest.logit)
+                        .map_err(|error| error.to_string())?,
+                    None => active.sample(sampler, logits.row(i), seq, position)?,
+                };
+                // Guesses after it are verified under the grammar as it is then.
+                let is_complete = active.advance(sampled.token);
+                Ok((sampled, is_complete))
             };
-            let sampled = match catch_unwind(AssertUnwindSafe(draw)) {
-                Ok(sampled) => sampled,
+            let drawn = match catch_unwind(AssertUnwindSafe(draw)) {
+                Ok(drawn) => drawn,
                 Err(panic) => Err(panic_message(&*panic)),
             };
+            let (sampled, is_complete) = match drawn {
+                Ok((sampled, is_complete)) => (Ok(sampled), is_complete),
+                Err(message) => (Err(message), Ok(false)),
+            };
             let token = sampled.as_ref().ok().map(|sampled| sampled.token);
-            self.draws.push(Draw { seq: row.seq, position, sampled });
-            let goes_on = token.is_some_and(|token| !active.end_tokens.contains(&token));
+            let ends = token.is_none_or(|token| active.end_tokens.contains(&token));
+            let goes_on = !ends && is_complete == Ok(false);
+            self.draws.push(Draw { seq: row.seq, position, sampled, is_complete });
             if !goes_on || seq.tokens_and_drafts().get(position).copied() != token {
                 return;
             }
@@ -113,6 +123,25 @@ impl Engine {
                 active.output.push_prompt(&seq.tokens()[..seq.n_prompt()], scored);
             }
         }
+    }
+}
+
+impl Active {
+    /// Draws from a row of logits as its parameters and its grammar have it.
+    fn sample(
+        &mut self,
+        sampler: &mut Sampler,
+        logits: &[f32],
+        seq: &Sequence,
+        position: usize,
+    ) -> Result<Sampled, String> {
+        if let Some(grammar) = &mut self.grammar {
+            grammar.update().map_err(|error| error.to_string())?;
+        }
+        let mask = self.grammar.as_ref().map(GrammarState::mask);
+        let history = History { mask, ..self.history(seq, position) };
+        let sampled = sampler.sample(logits, &self.sampling, history, position);
+        sampled.map_err(|error| error.to_string())
     }
 }
 

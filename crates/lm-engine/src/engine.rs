@@ -1,4 +1,4 @@
-//! The step: drain commands, schedule, pack, execute, sample, complete, emit.
+//! The step: drain commands, look ahead, schedule, pack, execute, sample, complete, emit.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,17 +7,18 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use lm_backend::{Activity, Backend, Batch, LogitsBuf, StepArbiter};
-use lm_sampler::{Sampled, Sampler};
+use lm_sampler::Sampler;
 use lm_scheduler::{
     ConfigError, Drawn, Expired, ScheduledRow, Scheduler, SchedulerConfig, Sequence,
 };
 use lm_tokenizer::Tokenizer;
-use lm_types::{FinishReason, GenerateError, Observer, Outcome, SeqId, Timestamp, TokenLogprobs};
+use lm_types::{FinishReason, GenerateError, Observer, Outcome, SeqId, Timestamp};
 
 use crate::active::{Accepted, Active, ServedBy};
 use crate::chronicle::Chronicle;
 use crate::draw::{Draw, panic_message};
 use crate::exchange::Exchange;
+use crate::masks::MaskPool;
 use crate::siblings::Sibling;
 use crate::submit::{Door, QueuePlace};
 use crate::want::want;
@@ -71,6 +72,7 @@ pub struct Engine {
     drawn: Vec<Drawn>,
     leaving: Vec<SeqId>,
     pub(crate) shares: Vec<f64>,
+    pub(crate) masks: MaskPool,
 }
 
 impl Engine {
@@ -97,6 +99,7 @@ impl Engine {
             drawn: Vec::with_capacity(n_logits),
             leaving: Vec::with_capacity(n_seqs),
             shares: Vec::with_capacity(n_seqs),
+            masks: MaskPool::default(),
             sampler: Sampler::new(vocab_size, config.max_model_len),
             door: Door::new(&scheduler),
             scheduler,
@@ -121,6 +124,7 @@ impl Engine {
         self.exchange_blocks();
         let started = self.stats.now();
         self.drop_abandoned();
+        self.look_ahead();
         self.schedule(started);
         if !self.rows.is_empty() {
             self.pack();
@@ -261,14 +265,10 @@ impl Engine {
         let now = self.stats.now();
         self.tell_prompts();
         let mut draws = std::mem::take(&mut self.draws);
-        for Draw { seq, position, sampled } in draws.drain(..) {
+        for draw in draws.drain(..) {
             // What was drawn after an answer's end is not drawn.
-            if !self.active.contains_key(&seq) {
-                continue;
-            }
-            match sampled {
-                Ok(sampled) => self.emit_token(seq, position, sampled, now),
-                Err(message) => self.end(seq, Active::fault(message)),
+            if self.active.contains_key(&draw.seq) {
+                self.emit_draw(draw, now);
             }
         }
         self.draws = draws;
@@ -284,15 +284,19 @@ impl Engine {
         }
     }
 
-    fn emit_token(&mut self, id: SeqId, position: usize, sampled: Sampled, now: Timestamp) {
+    fn emit_draw(&mut self, draw: Draw, now: Timestamp) {
+        let Draw { seq: id, position, sampled, is_complete } = draw;
+        let sampled = match sampled {
+            Ok(sampled) => sampled,
+            Err(message) => return self.end(id, Active::fault(message)),
+        };
         let seq = self.scheduler.sequence(id).expect("a drawn-for sequence is known");
         let n_generated = position + 1 - seq.n_prompt();
         let active = self.active.get_mut(&id).expect("a drawn-for sequence is active");
         self.stats.generation_tokens.fetch_add(1, Relaxed);
         active.clock_token(now, &self.stats);
-        let logprobs: Option<TokenLogprobs> = sampled.logprobs;
         let tokenizer = &self.parts.tokenizer;
-        let accept = || active.accept(sampled.token, logprobs, n_generated, tokenizer);
+        let accept = || active.accept(sampled, is_complete, n_generated, tokenizer);
         let accepted = catch_unwind(AssertUnwindSafe(accept));
         if !matches!(accepted, Ok(Ok(Accepted::GoesOn))) {
             self.scheduler.cut(id, position + 1);

@@ -17,6 +17,7 @@ mod engine;
 mod exchange;
 mod guard;
 mod histogram;
+mod masks;
 mod output;
 mod siblings;
 mod snapshot;

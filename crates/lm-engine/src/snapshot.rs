@@ -55,6 +55,10 @@ pub struct StatsSnapshot {
     pub draft_tokens: u64,
     /// Those of them that were right.
     pub accepted_tokens: u64,
+    /// Guessed tokens that a grammar suggested, because it decides the text.
+    pub form_draft_tokens: u64,
+    /// Those of them that were right.
+    pub form_accepted_tokens: u64,
     /// CPU time of the process while sequences were active.
     pub cpu_seconds: f64,
     /// What the machine drew meanwhile; `None` where that cannot be read.

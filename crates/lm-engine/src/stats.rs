@@ -34,6 +34,7 @@ pub struct EngineStats {
     drafts: AtomicU64,
     draft_tokens: AtomicU64,
     accepted_tokens: AtomicU64,
+    suggested_tokens: [AtomicU64; 2],
     pub(crate) cpu_nanos: AtomicU64,
     /// `UNREADABLE` where the machine does not say.
     microjoules: AtomicU64,
@@ -92,6 +93,7 @@ impl EngineStats {
             drafts: zero(),
             draft_tokens: zero(),
             accepted_tokens: zero(),
+            suggested_tokens: Default::default(),
             cpu_nanos: zero(),
             microjoules: AtomicU64::new(UNREADABLE),
             finished: std::array::from_fn(|_| zero()),
@@ -139,6 +141,9 @@ impl EngineStats {
         self.drafts.store(counters.drafts, Relaxed);
         self.draft_tokens.store(counters.draft_tokens, Relaxed);
         self.accepted_tokens.store(counters.accepted_tokens, Relaxed);
+        for (total, counted) in self.suggested_tokens.iter().zip(counters.suggested_tokens) {
+            total.store(counted, Relaxed);
+        }
     }
 
     /// How prompts fared at the prefix cache.
@@ -271,6 +276,8 @@ impl EngineStats {
             drafts: get(&self.drafts),
             draft_tokens: get(&self.draft_tokens),
             accepted_tokens: get(&self.accepted_tokens),
+            form_draft_tokens: get(&self.suggested_tokens[0]),
+            form_accepted_tokens: get(&self.suggested_tokens[1]),
             cpu_seconds: get(&self.cpu_nanos) as f64 / 1e9,
             joules: Some(get(&self.microjoules))
                 .filter(|&micro| micro != UNREADABLE)

@@ -1,6 +1,7 @@
 //! The engine on the test's own thread, with the placeholder behind it.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod forms;
 mod guarded;
 mod speculating;
 mod spending;
@@ -14,6 +15,7 @@ use lm_backend::{
     Backend, BackendError, BackendSpec, Batch, LogitsBuf, PlaceholderBackend, PlaceholderVocab,
     StepArbiter,
 };
+use lm_grammar::GrammarState;
 use lm_scheduler::{BlockHash, SchedulerConfig};
 use lm_tokenizer::{StopMatcher, Tokenizer, placeholder};
 use lm_types::{
@@ -109,6 +111,15 @@ impl Rig {
         prompt: Vec<TokenId>,
         change: impl FnOnce(&mut GenerateRequest),
     ) -> OutputReader {
+        self.add_formed(prompt, None, change)
+    }
+
+    fn add_formed(
+        &mut self,
+        prompt: Vec<TokenId>,
+        grammar: Option<GrammarState>,
+        change: impl FnOnce(&mut GenerateRequest),
+    ) -> OutputReader {
         let mut request = GenerateRequest::new(RequestId(0), Prompt::Tokens(prompt.clone()));
         request.sampling = SamplingParams::greedy();
         request.stop.max_tokens = Some(300);
@@ -118,7 +129,7 @@ impl Rig {
         let (output, reader) = output_pair(max_new_tokens);
         let new = NewSubmission {
             adapter: None,
-            grammar: None,
+            grammar,
             stop: StopMatcher::new(&request.stop.stop_strings).unwrap(),
             request: Arc::new(request),
             choice: 0,

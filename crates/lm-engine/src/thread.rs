@@ -42,8 +42,8 @@ pub struct EngineOptions {
     pub batch_patience: Duration,
     /// Whether blocks of equal prefixes are shared.
     pub prefix_cache: bool,
-    /// Whether tokens that the text so far suggests are computed ahead where that is expected to pay. No answer
-    /// differs by it.
+    /// Whether tokens that the text so far suggests, or an answer's form decides, are computed ahead where that is
+    /// expected to pay. No answer differs by it.
     pub speculate: bool,
     /// Rows of logits in one step beyond one for each sequence, for guesses and for prompts whose
     /// log-probabilities are wanted.

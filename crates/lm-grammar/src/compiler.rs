@@ -35,7 +35,10 @@ pub struct GrammarCompiler {
 
 /// A compiled grammar. Cheap to clone.
 #[derive(Clone)]
-pub struct Grammar(Arc<Mutex<Matcher>>);
+pub struct Grammar {
+    matcher: Arc<Mutex<Matcher>>,
+    vocabulary: TokEnv,
+}
 
 impl GrammarCompiler {
     /// Indexes the vocabulary: every token's bytes in one trie. `vocab_size` is that of the logits.
@@ -88,7 +91,8 @@ impl GrammarCompiler {
             matcher.compute_mask().map_err(|error| refused(first_lines(&error)))?;
             Ok(matcher)
         })?;
-        let grammar = Grammar(Arc::new(Mutex::new(matcher)));
+        let vocabulary = Arc::clone(self.factory.tok_env());
+        let grammar = Grammar { matcher: Arc::new(Mutex::new(matcher)), vocabulary };
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= MAX_KEPT {
             kept.pop_front();
@@ -111,7 +115,8 @@ impl Grammar {
     /// The state before the first token. It shares nothing with other states, so that a fault ends one answer.
     #[must_use]
     pub fn start(&self) -> GrammarState {
-        GrammarState::new(self.0.lock().unwrap_or_else(PoisonError::into_inner).deep_clone())
+        let matcher = self.matcher.lock().unwrap_or_else(PoisonError::into_inner);
+        GrammarState::new(matcher.deep_clone(), Arc::clone(&self.vocabulary))
     }
 }
 

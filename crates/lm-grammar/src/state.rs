@@ -1,42 +1,114 @@
 //! How far one answer is in its grammar.
 //!
+//! Where a grammar decides how the text goes on, it looks ahead: the tokens that spell it are guessed, and their masks are
+//! there before they are drawn. A guess decides nothing: what is drawn goes on from what was drawn.
+//!
 //! It must never be shared by answers.
 //!
-//! Start reading at [`GrammarState::update`].
+//! Start reading at [`GrammarState::look_ahead`].
 
+use std::collections::VecDeque;
 use std::fmt;
 
 use llguidance::Matcher;
+use llguidance::toktrie::{SimpleVob, TokEnv, TokTrie};
 use lm_types::{TokenId, TokenMask};
 
 use crate::GrammarError;
 use crate::error::first_lines;
 
+/// Tokens that are guessed ahead, at most.
+const MOST_AHEAD: usize = 8;
+/// Tokens that may begin a text that is decided, at most: one for each of its first bytes.
+const MOST_SPELLINGS: usize = 32;
+
 /// How far one answer is in its grammar.
 pub struct GrammarState {
     matcher: Matcher,
+    vocabulary: TokEnv,
+    /// The mask of the next token, and after each guess that of the token after it.
+    known: VecDeque<Known>,
+    /// Whether the last of those leaves a choice of how the text goes on.
+    is_open: bool,
+    /// Goes along guesses. Shares nothing with `matcher`, so that a guess that goes wrong harms nobody.
+    scout: Option<Scout>,
+    /// How many tokens are guessed: half as many after each wrong guess, none any more after four in a row.
+    depth: usize,
+}
+
+/// What may be drawn somewhere.
+struct Known {
     mask: TokenMask,
+    /// What is guessed to be drawn.
+    guess: Option<TokenId>,
+    /// Whether nothing else can be.
+    is_certain: bool,
+}
+
+struct Scout {
+    matcher: Matcher,
+    /// Tokens that it has yet to take.
+    behind: Vec<TokenId>,
 }
 
 impl GrammarState {
-    pub(crate) fn new(matcher: Matcher) -> Self {
-        GrammarState { matcher, mask: TokenMask::default() }
+    pub(crate) fn new(matcher: Matcher, vocabulary: TokEnv) -> Self {
+        GrammarState {
+            matcher,
+            vocabulary,
+            known: VecDeque::new(),
+            is_open: false,
+            scout: None,
+            depth: MOST_AHEAD,
+        }
     }
 
-    /// Computes which tokens may come next; those that end an answer only where the grammar may end.
+    /// Whether [`Self::look_ahead`] has nothing to do.
+    #[must_use]
+    pub fn is_ahead(&self, guesses: bool) -> bool {
+        let has_guessed = self.is_open || self.known.len() > self.depth;
+        !self.known.is_empty() && (!guesses || has_guessed)
+    }
+
+    /// Computes which tokens may come next; and where `guesses`, what is guessed to come, as far as the grammar decides
+    /// it. What fails here fails in [`Self::update`], too.
+    pub fn look_ahead(&mut self, guesses: bool) {
+        if self.update().is_ok() && guesses {
+            while self.known.len() <= self.depth && self.guess() {}
+        }
+    }
+
+    /// Computes which tokens may come next, unless that is known; those that end an answer only where the grammar may
+    /// end.
     ///
     /// # Errors
     /// `Stuck` when it takes more than the budget of a token.
     pub fn update(&mut self) -> Result<(), GrammarError> {
-        let mask = self.matcher.compute_mask_or_eos().map_err(|error| stuck(&error))?;
-        self.mask.copy_from(mask.as_slice());
+        if self.known.is_empty() {
+            let mask = self.matcher.compute_mask_or_eos().map_err(|error| stuck(&error))?;
+            self.known.push_back(Known::new(mask));
+        }
         Ok(())
     }
 
-    /// What [`Self::update`] computed last.
+    /// What may come next.
+    ///
+    /// # Panics
+    /// When [`Self::update`] was not called since the last token.
     #[must_use]
     pub fn mask(&self) -> &TokenMask {
-        &self.mask
+        &self.known.front().expect("the mask was computed before: this is a bug").mask
+    }
+
+    /// The tokens that are guessed to come next.
+    pub fn guesses(&self) -> impl Iterator<Item = TokenId> + '_ {
+        self.known.iter().map_while(|known| known.guess)
+    }
+
+    /// How many of the guesses, the first ones, are certain: nothing else may be drawn.
+    #[must_use]
+    pub fn n_certain(&self) -> usize {
+        self.known.iter().take_while(|known| known.is_certain).count()
     }
 
     /// Goes on by a drawn token. Says whether the answer is complete: nothing may follow.
@@ -45,6 +117,21 @@ impl GrammarState {
     /// `Stuck` when the token was not allowed.
     pub fn accept(&mut self, token: TokenId) -> Result<bool, GrammarError> {
         self.matcher.consume_token(token).map_err(|error| stuck(&error))?;
+        match self.known.pop_front().and_then(|known| known.guess) {
+            Some(guess) if guess == token => {
+                self.depth = (self.depth + usize::from(self.depth > 0)).min(MOST_AHEAD);
+            }
+            Some(_) => {
+                self.forget();
+                self.depth /= 2;
+            }
+            None => {
+                self.is_open = false;
+                if let Some(scout) = &mut self.scout {
+                    scout.behind.push(token);
+                }
+            }
+        }
         Ok(self.matcher.is_stopped())
     }
 
@@ -53,7 +140,59 @@ impl GrammarState {
     /// # Errors
     /// `Stuck` when it did not take so many.
     pub fn rollback(&mut self, n_tokens: usize) -> Result<(), GrammarError> {
-        self.matcher.rollback(n_tokens).map_err(|error| stuck(&error))
+        self.forget();
+        self.matcher.rollback(n_tokens).map_err(|error| stuck(&error))?;
+        // It knows a mask by a place in the text, where another text may come now.
+        self.matcher.invalidate_bias_cache();
+        Ok(())
+    }
+
+    /// Forgets what is known of the next tokens.
+    fn forget(&mut self) {
+        self.known.clear();
+        self.is_open = false;
+        self.scout = None;
+    }
+
+    /// Guesses one more token, if the text after those that are guessed is decided. Says whether it is.
+    fn guess(&mut self) -> bool {
+        let Some(last) = self.known.back_mut() else { return false };
+        let Some(token) = longest_spelling(&last.mask, self.vocabulary.tok_trie()) else {
+            self.is_open = true;
+            return false;
+        };
+        let scout = self.scout.get_or_insert_with(|| Scout {
+            matcher: self.matcher.deep_clone(),
+            behind: Vec::new(),
+        });
+        match scout.go_on(token) {
+            Ok(mask) => {
+                (last.guess, last.is_certain) = (Some(token), last.mask.only().is_some());
+                self.known.push_back(Known::new(mask));
+                true
+            }
+            // The answer's own state is as it was, and finds out for itself if it comes here.
+            Err(_) => {
+                (self.scout, self.depth) = (None, 0);
+                false
+            }
+        }
+    }
+}
+
+impl Known {
+    fn new(mask: SimpleVob) -> Self {
+        Known { mask: TokenMask::from_words(mask.into()), guess: None, is_certain: false }
+    }
+}
+
+impl Scout {
+    /// Takes a guessed token. Gives what may come after it.
+    fn go_on(&mut self, token: TokenId) -> Result<SimpleVob, GrammarError> {
+        self.behind.push(token);
+        self.matcher.consume_tokens(&self.behind).map_err(|error| stuck(&error))?;
+        self.behind.clear();
+        self.matcher.compute_mask_or_eos().map_err(|error| stuck(&error))
     }
 }
 
@@ -61,6 +200,23 @@ impl fmt::Debug for GrammarState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GrammarState").finish_non_exhaustive()
     }
+}
+
+/// The longest of the allowed tokens, where all others are how it begins: then how the text goes on is decided, and only
+/// how it is cut into tokens is not. A tokenizer takes the longest one as a rule. None where the answer ends.
+fn longest_spelling(mask: &TokenMask, vocabulary: &TokTrie) -> Option<TokenId> {
+    let mut allowed = mask.tokens();
+    let mut longest = allowed.next()?;
+    for (n, token) in (2..).zip(allowed) {
+        let (text, other) = (vocabulary.token(longest), vocabulary.token(token));
+        if n > MOST_SPELLINGS || !(text.starts_with(other) || other.starts_with(text)) {
+            return None;
+        }
+        if other.len() > text.len() {
+            longest = token;
+        }
+    }
+    (!vocabulary.eos_tokens().contains(&longest)).then_some(longest)
 }
 
 fn stuck(error: &dyn fmt::Display) -> GrammarError {

@@ -171,3 +171,145 @@ fn budgets_hold() {
     let deep = AnswerForm::Lark(format!("start: {}\"a\"{}", "(".repeat(5000), ")".repeat(5000)));
     assert!(matches!(compiler().compile(&deep), Err(GrammarError::TooDeep { .. })));
 }
+
+/// Forms that decide much of the text, or little.
+fn forms() -> Vec<AnswerForm> {
+    let person = json!({
+        "type": "object",
+        "properties": {
+            "name": { "type": "string", "maxLength": 8 },
+            "kind": { "enum": ["water", "weather", "house"] },
+            "tags": { "type": "array", "items": { "type": "boolean" }, "maxItems": 3 },
+        },
+        "required": ["name", "kind", "tags"],
+        "additionalProperties": false,
+    });
+    vec![
+        schema(person),
+        AnswerForm::JsonObject,
+        AnswerForm::Regex("( hello world,){3} thank you".into()),
+        AnswerForm::Choice([" hello there", " hello world", "hell"].map(str::to_owned).into()),
+        AnswerForm::Lark("start: (\"a\" E \"d\" | \"b\" E \"r\")~3 \".\"\nE: \"e\"".into()),
+    ]
+}
+
+/// Draws along `form`, following guesses with a probability of `trust` in 100, and compares what looks ahead with what
+/// does not. How many guesses there were, and how many were drawn.
+fn walk(compiler: &GrammarCompiler, form: &AnswerForm, seed: u64, trust: u64) -> (usize, usize) {
+    let (mut ahead, mut plain) = {
+        let grammar = compiler.compile(form).unwrap();
+        (grammar.start(), grammar.start())
+    };
+    let (mut dice, mut n_guessed, mut n_right) = (seed, 0, 0);
+    for _ in 0..100 {
+        ahead.look_ahead(true);
+        assert!(ahead.is_ahead(true));
+        ahead.update().unwrap();
+        plain.update().unwrap();
+        assert_eq!(ahead.mask(), plain.mask());
+        let guess = ahead.guesses().next();
+        assert!(guess.is_none_or(|guess| plain.mask().allows(guess)), "a guess is not allowed");
+        assert!(ahead.n_certain() <= ahead.guesses().count() && plain.guesses().count() == 0);
+        let allowed: Vec<TokenId> = plain.mask().tokens().collect();
+        let drawn = allowed[(next(&mut dice) % allowed.len() as u64) as usize];
+        let token = guess.filter(|_| next(&mut dice) % 100 < trust).unwrap_or(drawn);
+        n_guessed += usize::from(guess.is_some());
+        n_right += usize::from(guess == Some(token));
+        if Tokenizer::placeholder().is_eog(token) {
+            break;
+        }
+        let is_complete = plain.accept(token).unwrap();
+        assert_eq!(ahead.accept(token).unwrap(), is_complete);
+        if is_complete {
+            break;
+        }
+    }
+    (n_guessed, n_right)
+}
+
+#[test]
+fn masks_are_the_same_with_and_without_looking_ahead() {
+    let compiler = compiler();
+    for form in forms() {
+        let counts: Vec<_> = (0..9)
+            .map(|seed| walk(&compiler, &form, seed, [0, 50, 100][seed as usize % 3]))
+            .collect();
+        let (n_guessed, n_right) =
+            counts.iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        assert!(n_right <= n_guessed && n_guessed > 0, "{form:?}");
+    }
+}
+
+#[test]
+fn a_decided_text_is_guessed_as_the_tokenizer_spells_it() {
+    let tokenizer = Tokenizer::placeholder();
+    let text = " hello world";
+    let mut state = compiler().compile(&AnswerForm::Regex(text.into())).unwrap().start();
+    state.look_ahead(false);
+    assert!(state.is_ahead(false) && !state.is_ahead(true) && state.guesses().count() == 0);
+    state.look_ahead(true);
+    let spelled = tokenizer.encode(text, Default::default()).unwrap();
+    assert_eq!(state.guesses().collect::<Vec<_>>(), spelled);
+    // Several tokens begin it.
+    assert_eq!(state.n_certain(), 0);
+    let mut state = compiler().compile(&AnswerForm::Regex("xyz".into())).unwrap().start();
+    state.look_ahead(true);
+    // No word begins so: each byte is the only token.
+    assert_eq!((state.guesses().count(), state.n_certain()), (3, 3));
+    // The first is spelled otherwise: what was guessed is forgotten.
+    let mut state = compiler().compile(&AnswerForm::Regex(text.into())).unwrap().start();
+    state.look_ahead(true);
+    let space = state.mask().tokens().find(|&token| tokenizer.token_bytes(token) == b" ").unwrap();
+    assert!(!state.accept(space).unwrap());
+    assert_eq!(state.guesses().count(), 0);
+    state.look_ahead(true);
+    assert!(state.mask().tokens().all(|token| tokenizer.token_bytes(token).starts_with(b"h")));
+}
+
+#[test]
+fn after_four_wrong_guesses_in_a_row_there_are_none_any_more() {
+    let tokenizer = Tokenizer::placeholder();
+    let mut state = compiler().compile(&AnswerForm::Regex(r"\.{30}".into())).unwrap().start();
+    let mut n_guessed = 0;
+    for _ in 0..20 {
+        state.look_ahead(true);
+        n_guessed += usize::from(state.guesses().next().is_some());
+        // Three dots are a token of their own.
+        let is_dot = |token: &TokenId| tokenizer.token_bytes(*token) == b".";
+        let token = state.mask().tokens().find(is_dot).unwrap();
+        state.accept(token).unwrap();
+    }
+    assert_eq!(n_guessed, 4);
+}
+
+#[test]
+fn what_was_taken_back_decides_nothing() {
+    let (compiler, tokenizer) = (compiler(), Tokenizer::placeholder());
+    let cases = forms().into_iter().flat_map(|form| (0..4).map(move |seed| (form.clone(), seed)));
+    for (form, seed) in cases {
+        let grammar = compiler.compile(&form).unwrap();
+        let (mut state, mut dice, mut taken) = (grammar.start(), seed, Vec::<TokenId>::new());
+        for _ in 0..25 {
+            state.look_ahead(true);
+            let mut fresh = grammar.start();
+            for &token in &taken {
+                fresh.accept(token).unwrap();
+            }
+            fresh.update().unwrap();
+            assert_eq!(state.mask(), fresh.mask(), "{form:?} after {taken:?}");
+            let allowed: Vec<TokenId> =
+                fresh.mask().tokens().filter(|&token| !tokenizer.is_eog(token)).collect();
+            let mut is_over = allowed.is_empty();
+            if !is_over {
+                let token = allowed[(next(&mut dice) % allowed.len() as u64) as usize];
+                is_over = state.accept(token).unwrap();
+                taken.push(token);
+            }
+            if is_over || next(&mut dice).is_multiple_of(3) {
+                let n_back = (1 + next(&mut dice) as usize % 3).min(taken.len());
+                state.rollback(n_back).unwrap();
+                taken.truncate(taken.len() - n_back);
+            }
+        }
+    }
+}

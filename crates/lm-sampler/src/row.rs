@@ -2,13 +2,15 @@
 //! Must never know a parameter of sampling.
 //! Start at [`Blocks::look_through`]: the other methods want the row that it saw last.
 
-use lm_kernels::{Isa, argmax_panel, exp_in_place};
-use lm_types::TokenId;
+use lm_kernels::{Isa, PanelMax, argmax_panel, exp_in_place};
+use lm_types::{TokenId, TokenMask};
 
 use crate::SampleError;
 
 /// Logits of a block.
 const BLOCK: usize = 128;
+/// The weight of what lies so far below the greatest logit is 0, as [`exp_in_place`] has it.
+const NO_WEIGHT: f32 = -87.3;
 
 /// What is known of the blocks of a row. Reused from row to row.
 #[derive(Clone, Debug)]
@@ -47,21 +49,45 @@ impl Blocks {
     /// The row holds NaN or +infinity, or nothing but -infinity.
     pub(crate) fn look_through(&mut self, logits: &[f32]) -> Result<Best, SampleError> {
         self.greatest.clear();
-        let mut best = Best { logit: f32::NEG_INFINITY, token: 0 };
-        for (i, block) in logits.chunks(BLOCK).enumerate() {
-            let found = argmax_panel(self.isa, block);
-            if found.value.is_nan() || found.value == f32::INFINITY {
-                return Err(SampleError::NotFinite);
-            }
-            if found.value > best.logit {
-                best = Best { logit: found.value, token: (i * BLOCK + found.idx) as TokenId };
-            }
-            self.greatest.push(found.value);
+        let mut best = None;
+        for block in logits.chunks(BLOCK) {
+            let found = checked(argmax_panel(self.isa, block))?;
+            self.note(found, &mut best);
         }
-        if best.logit == f32::NEG_INFINITY {
-            return Err(SampleError::NothingLeft);
+        best.ok_or(SampleError::NothingLeft)
+    }
+
+    /// Looks a row through, and what of it `mask` allows: that goes to `allowed`, and is what is known from then on.
+    ///
+    /// # Errors
+    /// The row holds NaN or +infinity anywhere, or what is allowed nothing but -infinity.
+    pub(crate) fn look_through_allowed(
+        &mut self,
+        logits: &[f32],
+        mask: &TokenMask,
+        allowed: &mut Vec<f32>,
+    ) -> Result<Best, SampleError> {
+        self.greatest.clear();
+        allowed.clear();
+        let mut best = None;
+        for block in logits.chunks(BLOCK) {
+            checked(argmax_panel(self.isa, block))?;
+            let first = allowed.len();
+            mask.append_allowed(first, block, allowed);
+            let found = argmax_panel(self.isa, &allowed[first..]);
+            self.note(found, &mut best);
         }
-        Ok(best)
+        best.ok_or(SampleError::NothingLeft)
+    }
+
+    /// Notes the greatest logit of the next block.
+    fn note(&mut self, found: PanelMax, best: &mut Option<Best>) {
+        let greatest = best.map_or(f32::NEG_INFINITY, |best| best.logit);
+        if found.value > greatest {
+            let token = (self.greatest.len() * BLOCK + found.idx) as TokenId;
+            *best = Some(Best { logit: found.value, token });
+        }
+        self.greatest.push(found.value);
     }
 
     /// A logit that at least `n` tokens reach, if there are as many.
@@ -78,8 +104,12 @@ impl Blocks {
     pub(crate) fn weigh(&mut self, logits: &[f32], max: f32, factor: f32) -> f64 {
         self.sums.clear();
         let mut weights = [0.0; BLOCK];
-        for block in logits.chunks(BLOCK) {
-            self.sums.push(weigh_block(self.isa, block, max, factor, &mut weights));
+        for (block, greatest) in logits.chunks(BLOCK).zip(&self.greatest) {
+            let is_weightless = (greatest - max) * factor < NO_WEIGHT;
+            self.sums.push(match is_weightless {
+                true => 0.0,
+                false => weigh_block(self.isa, block, max, factor, &mut weights),
+            });
         }
         self.sums.iter().map(|&sum| f64::from(sum)).sum()
     }
@@ -116,7 +146,7 @@ impl Blocks {
         mut visit: impl FnMut(f32, TokenId),
     ) {
         for (i, (block, &greatest)) in logits.chunks(BLOCK).zip(&self.greatest).enumerate() {
-            if greatest < threshold {
+            if greatest < threshold || greatest == f32::NEG_INFINITY {
                 continue;
             }
             for (place, &logit) in block.iter().enumerate() {
@@ -128,6 +158,14 @@ impl Blocks {
     }
 }
 
+/// The greatest logit of a block of numbers.
+fn checked(found: PanelMax) -> Result<PanelMax, SampleError> {
+    match found.value.is_nan() || found.value == f32::INFINITY {
+        true => Err(SampleError::NotFinite),
+        false => Ok(found),
+    }
+}
+
 /// Weights of a block, and their sum.
 fn weigh_block(isa: Isa, logits: &[f32], max: f32, factor: f32, weights: &mut [f32; BLOCK]) -> f32 {
     let weights = &mut weights[..logits.len()];
@@ -135,4 +173,29 @@ fn weigh_block(isa: Isa, logits: &[f32], max: f32, factor: f32, weights: &mut [f
         *weight = (logit - max) * factor;
     }
     exp_in_place(isa, weights, 0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    #[test]
+    fn what_is_passed_over_would_have_weighed_nothing() {
+        // Blocks near to the greatest logit, about as far below it as weights reach, far below, and forbidden.
+        let below = [0.0, 87.0, 87.3, 87.4, 300.0, f32::INFINITY];
+        let logit = |i: usize| 3.0 - below[i / BLOCK % below.len()] - (i % 7) as f32 * 0.01;
+        let logits: Vec<f32> = (0..9 * BLOCK + 5).map(logit).collect();
+        let mut blocks = Blocks::with_capacity(logits.len());
+        let best = blocks.look_through(&logits).unwrap();
+        for factor in [0.5, 1.0, 1.7] {
+            let mut weights = [0.0; BLOCK];
+            let sums = logits.chunks(BLOCK).map(|block| {
+                f64::from(weigh_block(blocks.isa, block, best.logit, factor, &mut weights))
+            });
+            let expect: f64 = sums.sum();
+            assert_eq!(blocks.weigh(&logits, best.logit, factor), expect);
+        }
+    }
 }

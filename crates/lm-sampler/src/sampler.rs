@@ -89,21 +89,45 @@ impl Sampler {
         history: History<'_>,
         position: usize,
     ) -> Result<Sampled, SampleError> {
-        let best = self.blocks.look_through(logits)?;
-        let is_changed =
-            params.changes_logits() || !history.banned.is_empty() || history.mask.is_some();
-        let token = if is_changed {
-            let mut changed = std::mem::take(&mut self.changed);
-            self.change(&mut changed, logits, params, history);
-            let best = self.blocks.look_through(&changed);
-            let token = best.map(|best| self.draw(&changed, best, params, position));
-            self.changed = changed;
-            token?
-        } else {
-            self.draw(logits, best, params, position)
+        let is_changed = params.changes_logits() || !history.banned.is_empty();
+        let token = match history.mask {
+            Some(mask) if !is_changed => self.draw_allowed(logits, mask, params, position)?,
+            None if !is_changed => {
+                let best = self.blocks.look_through(logits)?;
+                self.draw(logits, best, params, position)
+            }
+            _ => {
+                self.blocks.look_through(logits)?;
+                let mut changed = std::mem::take(&mut self.changed);
+                self.change(&mut changed, logits, params, history);
+                let best = self.blocks.look_through(&changed);
+                let token = best.map(|best| self.draw(&changed, best, params, position));
+                self.changed = changed;
+                token?
+            }
         };
         let logprobs = params.logprobs.map(|n| self.logprobs(logits, token, n as usize));
         Ok(Sampled { token, logprobs: logprobs.transpose()? })
+    }
+
+    /// A draw of which only a grammar says what it may be. Where that is one token there is nothing to draw.
+    fn draw_allowed(
+        &mut self,
+        logits: &[f32],
+        mask: &TokenMask,
+        params: &SamplingParams,
+        position: usize,
+    ) -> Result<TokenId, SampleError> {
+        if let Some(only) = mask.only() {
+            self.blocks.look_through(logits)?;
+            let logit = logits.get(only as usize).filter(|logit| **logit > f32::NEG_INFINITY);
+            return logit.map(|_| only).ok_or(SampleError::NothingLeft);
+        }
+        let mut allowed = std::mem::take(&mut self.changed);
+        let best = self.blocks.look_through_allowed(logits, mask, &mut allowed);
+        let token = best.map(|best| self.draw(&allowed, best, params, position));
+        self.changed = allowed;
+        token
     }
 
     /// `logits` are those that the blocks saw last.
@@ -163,9 +187,9 @@ impl Sampler {
         history: History<'_>,
     ) {
         changed.clear();
-        changed.extend_from_slice(logits);
-        if let Some(mask) = history.mask {
-            mask.apply(changed);
+        match history.mask {
+            Some(mask) => mask.append_allowed(0, logits, changed),
+            None => changed.extend_from_slice(logits),
         }
         restrict(changed, params, history);
         if let Some(dry) = &params.dry {
@@ -429,6 +453,36 @@ mod tests {
             let token = sample().unwrap().token;
             prop_assert!((token as usize) < logits.len());
             prop_assert_eq!(token, sample().unwrap().token);
+        }
+
+        #[test]
+        fn a_grammar_draws_as_if_all_that_it_forbids_were_banned(
+            logits in prop::collection::vec(-9f32..9.0, 1..700), density in 0u32..4,
+            words in prop::collection::vec(any::<u32>(), 0..24), one in 0u32..700,
+            temperature in prop_oneof![Just(0.0), 0.2f32..2.0],
+            top_k in prop_oneof![Just(0), 1u32..40], top_p in prop_oneof![Just(1.0), 0.1f32..1.0],
+            min_p in prop_oneof![Just(0.0), 0.001f32..0.5], seed: u64,
+        ) {
+            let params = SamplingParams { temperature, top_k, top_p, min_p, seed, ..params() };
+            // Nothing, one token, some, and nearly all.
+            let words: Vec<u32> = (0..).zip(words).map(|(i, word)| match density {
+                0 => 0,
+                1 if one / 32 == i => 1 << (one % 32),
+                1 => 0,
+                2 => word,
+                _ => if word.is_multiple_of(3) { word } else { u32::MAX },
+            }).collect();
+            let mask = TokenMask::from_words(words);
+            let banned: Vec<TokenId> =
+                (0..logits.len() as TokenId).filter(|&token| !mask.allows(token)).collect();
+            let by_mask = History { mask: Some(&mask), ..History::default() };
+            let by_list = History { banned: &banned, ..History::default() };
+            let sample = |history| Sampler::default().sample(&logits, &params, history, 5);
+            prop_assert_eq!(sample(by_mask), sample(by_list));
+            let mut broken = logits.clone();
+            broken[logits.len() / 2] = f32::NAN;
+            let found = Sampler::default().sample(&broken, &params, by_mask, 5);
+            prop_assert_eq!(found, Err(SampleError::NotFinite));
         }
 
         #[test]

@@ -1,4 +1,5 @@
-//! Tokens that probably come next, looked up in the sequence's own text, and whether computing them ahead pays.
+//! Tokens that probably come next: those that were suggested, else what is looked up in the sequence's own text; and
+//! whether computing them ahead pays.
 //!
 //! It must never change what is drawn: a draft is a guess that a step verifies, see [`Sequence::accept`].
 //!
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use lm_types::{SeqId, TokenId};
 
-use crate::{Scheduler, Sequence};
+use crate::{Scheduler, SchedulerCounters, Sequence};
 
 /// Drafts of one sequence in one step, at most.
 pub(crate) const MAX_DRAFTS: usize = 15;
@@ -33,13 +34,20 @@ const FORGETTING: f64 = 0.8;
 /// The same for each time that a match was not tried, so that a text which becomes a copy late is found out.
 const FADING: f64 = 0.99;
 
+/// The records of a drafter: after short matches, after those of [`COPY`] tokens and more, and of what was suggested.
+const N_KINDS: usize = 3;
+const SUGGESTED: usize = 2;
+
 /// How often drafts of a sequence were right.
 #[derive(Clone, Debug)]
 pub(crate) struct Drafter {
-    /// After short matches, and after those of [`COPY`] tokens and more.
-    records: [Record; 2],
+    records: [Record; N_KINDS],
     /// Whose drafts are being verified.
     tried: usize,
+    /// What follows its last token, as somebody says who knows more than its text.
+    suggested: Vec<TokenId>,
+    /// How many of those, the first ones, cannot be wrong.
+    n_certain: usize,
     pub(crate) n_drafted: u32,
     pub(crate) n_accepted: u32,
 }
@@ -63,7 +71,14 @@ struct Match {
 impl Default for Drafter {
     fn default() -> Self {
         let record = |prior| Record { prior, right: 0.0, tried: 0.0 };
-        Drafter { records: [record(0.4), record(0.8)], tried: 0, n_drafted: 0, n_accepted: 0 }
+        Drafter {
+            records: [record(0.4), record(0.8), record(0.9)],
+            tried: 0,
+            suggested: Vec::new(),
+            n_certain: 0,
+            n_drafted: 0,
+            n_accepted: 0,
+        }
     }
 }
 
@@ -79,18 +94,47 @@ impl Drafter {
         self.records[kind].tried *= FADING;
     }
 
-    /// Of `n_drafts` so many were right.
+    /// Of `n_drafts` so many were right. What was certain proves nothing.
     pub(crate) fn judge(&mut self, n_drafts: usize, n_right: usize) {
+        let n_certain = if self.tried == SUGGESTED { self.n_certain.min(n_right) } else { 0 };
         let record = &mut self.records[self.tried];
-        record.right = FORGETTING * record.right + n_right as f64;
-        let n_judged = n_right + usize::from(n_right < n_drafts);
+        record.right = FORGETTING * record.right + (n_right - n_certain) as f64;
+        let n_judged = n_right - n_certain + usize::from(n_right < n_drafts);
         record.tried = FORGETTING * record.tried + n_judged as f64;
         self.n_drafted = self.n_drafted.saturating_add(n_drafts as u32);
         self.n_accepted = self.n_accepted.saturating_add(n_right as u32);
     }
 }
 
+impl SchedulerCounters {
+    /// Before a sequence takes in what was drawn, `n_right` of its drafts among it.
+    pub(crate) fn count_drafts(&mut self, seq: &Sequence, n_right: usize) {
+        self.drafts += u64::from(seq.n_drafts > 0);
+        self.draft_tokens += seq.n_drafts as u64;
+        self.accepted_tokens += n_right as u64;
+        if seq.n_drafts > 0 && seq.drafter.tried == SUGGESTED {
+            self.suggested_tokens[0] += seq.n_drafts as u64;
+            self.suggested_tokens[1] += n_right as u64;
+        }
+    }
+}
+
 impl Scheduler {
+    /// Says what follows a sequence's last token, before a step is planned: the first `n_certain` cannot be wrong. It is
+    /// guessed before anything else.
+    pub fn suggest(&mut self, id: SeqId, tokens: impl Iterator<Item = TokenId>, n_certain: usize) {
+        let Some(seq) = self.sequences.get_mut(&id) else { return };
+        seq.drafter.suggested.clear();
+        seq.drafter.suggested.extend(tokens);
+        seq.drafter.n_certain = n_certain;
+    }
+
+    /// Whether a guess that cannot be wrong would have paid in the last step. If not, looking for guesses does not either.
+    #[must_use]
+    pub fn may_guess(&self) -> bool {
+        self.config.speculate && self.n_paying((1, 1.0), 0, 1) > 0
+    }
+
     /// Appends drafts to the step's decodes where they are expected to gain more tokens than the time that they
     /// take would otherwise. They come after everything else: nobody waits or loses blocks for a guess, and a
     /// step with prompts, which has other use for its time, has none.
@@ -125,43 +169,66 @@ impl Scheduler {
 
     /// Drafts for a sequence of the step, and blocks under them. How many.
     fn draft_for(&mut self, id: SeqId, most: usize) -> usize {
-        let Some(mut drafter) = self.sequences[&id].drafter.clone().filter(|_| most > 0) else {
-            return 0;
+        let seq = &self.sequences[&id];
+        let (start, n_suggested) = (seq.n_computed + 1, seq.drafter.suggested.len());
+        let n_drafts = match n_suggested {
+            _ if most == 0 => return 0,
+            0 => self.draft_from_text(id, start, most),
+            n => self.draft_suggested(id, start, most.min(n)),
         };
-        let likeliest = (0..2).map(|kind| drafter.likelihood(kind)).fold(0.0, f64::max);
-        let start = self.sequences[&id].n_computed + 1;
-        // Most of the time in a large batch: nothing pays, whatever the text.
-        let mut n_drafts = 0;
-        if self.n_paying(likeliest, start, most) > 0
-            && let Some(found) = find(&self.sequences[&id].tokens)
-        {
-            let kind = usize::from(found.length >= COPY);
-            n_drafts = self.n_paying(drafter.likelihood(kind), start, most);
-            drafter.tried = kind;
-            if n_drafts == 0 {
-                drafter.fade(kind);
-            }
-            let seq = self.sequences.get_mut(&id).expect("a scheduled sequence is known");
-            seq.guess(found.next, n_drafts);
-            while seq.block_table.len() * self.config.block_size < seq.tokens.len() {
-                let block = self.blocks.allocate().expect("free blocks were counted: a bug");
-                seq.block_table.push(block);
-            }
-            self.step.shape.add_drafts(start, n_drafts);
-            if n_drafts > 0 {
-                self.last_draft_step = self.n_steps;
-            }
-        } else {
-            (0..2).for_each(|kind| drafter.fade(kind));
-        }
         let seq = self.sequences.get_mut(&id).expect("a scheduled sequence is known");
-        seq.drafter = Some(drafter);
+        while seq.block_table.len() * self.config.block_size < seq.tokens.len() {
+            let block = self.blocks.allocate().expect("free blocks were counted: a bug");
+            seq.block_table.push(block);
+        }
+        self.step.shape.add_drafts(start, n_drafts);
+        if n_drafts > 0 {
+            self.last_draft_step = self.n_steps;
+        }
         n_drafts
     }
 
-    /// How many drafts from position `start` on are worth their time, each right with this probability when all
-    /// before it are.
-    fn n_paying(&self, likelihood: f64, start: usize, most: usize) -> usize {
+    /// Appends what was suggested for a sequence, as far as it pays. How many tokens.
+    fn draft_suggested(&mut self, id: SeqId, start: usize, most: usize) -> usize {
+        let drafter = &self.sequences[&id].drafter;
+        let odds = (drafter.n_certain, drafter.likelihood(SUGGESTED));
+        let n_drafts = self.n_paying(odds, start, most);
+        let seq = self.sequences.get_mut(&id).expect("a scheduled sequence is known");
+        seq.drafter.tried = SUGGESTED;
+        if n_drafts == 0 {
+            seq.drafter.fade(SUGGESTED);
+        }
+        seq.tokens.extend_from_slice(&seq.drafter.suggested[..n_drafts]);
+        seq.n_drafts = n_drafts;
+        n_drafts
+    }
+
+    /// Appends what followed an earlier text that equals a sequence's end, as far as it pays. How many tokens.
+    fn draft_from_text(&mut self, id: SeqId, start: usize, most: usize) -> usize {
+        let seq = &self.sequences[&id];
+        let likelihood = [0, 1].map(|kind| seq.drafter.likelihood(kind));
+        // Most of the time in a large batch: nothing pays, whatever the text.
+        let may_pay = self.n_paying((0, likelihood[0].max(likelihood[1])), start, most) > 0;
+        let found = if may_pay { find(&seq.tokens) } else { None };
+        let kind = found.map(|found| usize::from(found.length >= COPY));
+        let n_drafts = kind.map_or(0, |kind| self.n_paying((0, likelihood[kind]), start, most));
+        let seq = self.sequences.get_mut(&id).expect("a scheduled sequence is known");
+        match found.zip(kind) {
+            Some((found, kind)) => {
+                seq.drafter.tried = kind;
+                if n_drafts == 0 {
+                    seq.drafter.fade(kind);
+                }
+                seq.guess(found.next, n_drafts);
+            }
+            None => (0..2).for_each(|kind| seq.drafter.fade(kind)),
+        }
+        n_drafts
+    }
+
+    /// How many drafts from position `start` on are worth their time: the first `n_certain` are right, and each after them
+    /// with a probability of `likelihood` when all before it are.
+    fn n_paying(&self, (n_certain, likelihood): (usize, f64), start: usize, most: usize) -> usize {
         let shape = &self.step.shape;
         let bound = self.config.max_token_gap;
         let longest =
@@ -173,7 +240,7 @@ impl Scheduler {
         let mut gained = 1.0;
         let mut last = before;
         for n in 1..=most {
-            gained *= likelihood;
+            gained *= if n <= n_certain { 1.0 } else { likelihood };
             let mut with = *shape;
             with.add_drafts(start, n);
             let predicted = self.cost.predict(&with);
@@ -211,12 +278,11 @@ impl Sequence {
         let is_right =
             drawn.clone().take(n_right).eq(self.tokens[known..][..n_right].iter().copied());
         assert!(is_right, "nothing is drawn after a wrong draft");
-        if self.n_drafts > 0
-            && let Some(drafter) = &mut self.drafter
-        {
-            drafter.judge(self.n_drafts, n_right);
+        if self.n_drafts > 0 {
+            self.drafter.judge(self.n_drafts, n_right);
         }
         self.drop_drafts();
+        self.drafter.suggested.clear();
         self.tokens.extend(drawn);
         // The KV of right drafts is in place.
         self.n_computed += n_right;

@@ -70,6 +70,8 @@ pub struct SchedulerCounters {
     pub draft_tokens: u64,
     /// Those of them that were drawn.
     pub accepted_tokens: u64,
+    /// Guessed tokens that were suggested, and those of them that were drawn.
+    pub suggested_tokens: [u64; 2],
     /// Blocks that were asked for from outside of the pool.
     pub imports: u64,
     /// Those that came in time.
@@ -197,9 +199,7 @@ impl Scheduler {
         for of_one in drawn.chunk_by(|a, b| a.seq == b.seq) {
             let id = of_one[0].seq;
             let seq = self.sequences.get_mut(&id).expect("drawn for a known sequence");
-            self.counters.draft_tokens += seq.n_drafts as u64;
-            self.counters.drafts += u64::from(seq.n_drafts > 0);
-            self.counters.accepted_tokens += of_one.len() as u64 - 1;
+            self.counters.count_drafts(seq, of_one.len() - 1);
             seq.accept(of_one.iter().map(|drawn| drawn.token));
             let n_unpaid = seq.n_computed.saturating_sub(seq.n_charged);
             seq.n_charged += n_unpaid;

@@ -28,8 +28,6 @@ pub struct NewSequence {
     pub deadline: Option<Timestamp>,
     /// Prefixes are shared among sequences of one salt only.
     pub cache_salt: u64,
-    /// Whether tokens may be drafted for it, as far as the scheduler drafts at all.
-    pub may_draft: bool,
     /// Whether the logits after each token of its prompt are wanted. They are computed once.
     pub scores_prompt: bool,
 }
@@ -41,8 +39,7 @@ pub struct Sequence {
     /// While a step runs its last `n_drafts` are drafts.
     pub(crate) tokens: Vec<TokenId>,
     pub(crate) n_drafts: usize,
-    /// `None` when nothing is drafted for it.
-    pub(crate) drafter: Option<Drafter>,
+    pub(crate) drafter: Drafter,
     /// The logits after this position and later ones of the prompt are wanted.
     pub(crate) unscored_from: Option<usize>,
     pub(crate) n_prompt: usize,
@@ -92,7 +89,7 @@ impl Sequence {
             id: new.id,
             tokens,
             n_drafts: 0,
-            drafter: new.may_draft.then(Drafter::default),
+            drafter: Drafter::default(),
             unscored_from: new.scores_prompt.then_some(0),
             n_prompt,
             max_new_tokens: new.max_new_tokens,
@@ -135,7 +132,7 @@ impl Sequence {
     /// Tokens that were guessed so far, and how many of those were right.
     #[must_use]
     pub fn n_drafted_accepted(&self) -> (u32, u32) {
-        self.drafter.as_ref().map_or((0, 0), |drafter| (drafter.n_drafted, drafter.n_accepted))
+        (self.drafter.n_drafted, self.drafter.n_accepted)
     }
 
     /// Tokens of the prompt.

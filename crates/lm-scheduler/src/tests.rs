@@ -48,7 +48,6 @@ impl Rig {
             start_by: None,
             deadline: None,
             cache_salt: 0,
-            may_draft: true,
             scores_prompt: false,
         };
         self.scheduler.add(new).unwrap();
@@ -298,4 +297,49 @@ fn what_no_wait_would_make_possible_is_refused_for_ever() {
     let refusal = admission.offer(Timestamp(0), &[long], limits).unwrap_err();
     assert!(matches!(refusal.because, RefusedBecause::Deadline { .. }));
     assert_eq!(refusal.retry_after, None);
+}
+
+#[test]
+fn what_is_suggested_is_guessed_before_anything_else_and_holds_for_one_token() {
+    let mut rig = Rig::new(|config| config.speculate = true);
+    rig.add(1, 1, Priority::Interactive, 10);
+    (0..100).for_each(|_| drop(rig.step()));
+    for n_certain in [0, 2] {
+        let before = rig.scheduler.counters();
+        rig.scheduler.suggest(SeqId(1), [7, 8, 9].into_iter(), n_certain);
+        let row = rig.scheduler.schedule(rig.now).rows[0];
+        assert_eq!((row.n_tokens, row.n_drafts, row.n_logits), (4, 3, 4));
+        let seq = rig.scheduler.sequence(SeqId(1)).unwrap();
+        assert!(seq.tokens_and_drafts().ends_with(&[7, 8, 9]) && !seq.tokens().ends_with(&[9]));
+        rig.scheduler.complete(&[7, 8, 4].map(|token| Drawn { seq: SeqId(1), token }));
+        rig.scheduler.check_integrity().unwrap();
+        assert!(rig.scheduler.sequence(SeqId(1)).unwrap().tokens().ends_with(&[7, 8, 4]));
+        let [suggested, drawn] = rig.scheduler.counters().suggested_tokens;
+        assert_eq!(suggested - before.suggested_tokens[0], 3);
+        assert_eq!(drawn - before.suggested_tokens[1], 2);
+        (0..30).for_each(|_| drop(rig.step()));
+        assert_eq!(rig.scheduler.counters().suggested_tokens, [suggested, drawn]);
+    }
+}
+
+#[test]
+fn suggestions_that_are_wrong_are_guessed_less_unless_they_are_certain() {
+    let mut rig = Rig::new(|_| ());
+    rig.add(1, 1, Priority::Interactive, 10);
+    (0..100).for_each(|_| drop(rig.step()));
+    rig.scheduler.config.speculate = true;
+    let guessed = |rig: &mut Rig, n_certain: usize| {
+        rig.scheduler.suggest(SeqId(1), [7, 8, 9, 10].into_iter(), n_certain);
+        let step = rig.scheduler.schedule(rig.now).clone();
+        rig.scheduler.observe(3e-3 + 9e-4 * step.shape.n_drafts as f64);
+        rig.scheduler.complete(&[Drawn { seq: SeqId(1), token: 4 }]);
+        step.rows[0].n_drafts
+    };
+    assert!(rig.scheduler.may_guess());
+    assert_eq!(guessed(&mut rig, 0), 4);
+    let n_tried = (0..100).filter(|_| guessed(&mut rig, 0) > 0).count();
+    assert!(n_tried < 30, "wrong ones were tried {n_tried} times");
+    assert_eq!(guessed(&mut rig, 4), 4);
+    rig.scheduler.config.speculate = false;
+    assert!(!rig.scheduler.may_guess());
 }

@@ -141,6 +141,18 @@ pub(crate) const NUMBERS: &[Number] = &[
         |m| m.stats.accepted_tokens as f64,
     ),
     counter(
+        "spec_decode_form_draft_tokens_total",
+        None,
+        "Guessed tokens that the form of an answer suggested.",
+        |m| m.stats.form_draft_tokens as f64,
+    ),
+    counter(
+        "spec_decode_form_accepted_tokens_total",
+        None,
+        "Those of them that were right.",
+        |m| m.stats.form_accepted_tokens as f64,
+    ),
+    counter(
         "pauses_total",
         None,
         "Sequences that lost their slot for a while and kept their blocks.",

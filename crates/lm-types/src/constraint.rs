@@ -77,12 +77,6 @@ impl TokenMask {
         TokenMask { words }
     }
 
-    /// Replaces the bits, keeping the memory.
-    pub fn copy_from(&mut self, words: &[u32]) {
-        self.words.clear();
-        self.words.extend_from_slice(words);
-    }
-
     /// Whether `token` may be drawn.
     #[must_use]
     pub fn allows(&self, token: TokenId) -> bool {
@@ -90,23 +84,39 @@ impl TokenMask {
         word >> (token % 32) & 1 == 1
     }
 
-    /// Sets the logits of forbidden tokens to minus infinity. `[vocab_size]`
-    pub fn apply(&self, logits: &mut [f32]) {
-        let beyond = std::iter::repeat(&0);
-        for (block, &word) in logits.chunks_mut(32).zip(self.words.iter().chain(beyond)) {
-            match word {
-                0 => block.fill(f32::NEG_INFINITY),
-                u32::MAX => {}
-                _ => forbid(block, word),
-            }
-        }
+    /// The tokens that may be drawn, in order of id.
+    pub fn tokens(&self) -> impl Iterator<Item = TokenId> + '_ {
+        let words = self.words.iter().zip((0..).step_by(32)).filter(|(word, _)| **word != 0);
+        words.flat_map(|(&word, first): (&u32, TokenId)| {
+            (0..32).filter(move |bit| word >> bit & 1 == 1).map(move |bit| first + bit)
+        })
     }
-}
 
-fn forbid(block: &mut [f32], word: u32) {
-    for (bit, logit) in block.iter_mut().enumerate() {
-        if word >> bit & 1 == 0 {
-            *logit = f32::NEG_INFINITY;
+    /// The token that must be drawn, where there is no other.
+    #[must_use]
+    pub fn only(&self) -> Option<TokenId> {
+        let mut words = self.words.iter().zip((0..).step_by(32)).filter(|(word, _)| **word != 0);
+        let (word, first): (&u32, TokenId) = words.next()?;
+        let is_only = word.is_power_of_two() && words.next().is_none();
+        is_only.then(|| first + word.trailing_zeros())
+    }
+
+    /// Appends logits to `allowed`, minus infinity in the place of those of forbidden tokens. `logits` are those from
+    /// token `first` on.
+    ///
+    /// # Panics
+    /// When `first` is no multiple of 32.
+    pub fn append_allowed(&self, first: usize, logits: &[f32], allowed: &mut Vec<f32>) {
+        assert_eq!(first % 32, 0, "a word of a mask is not cut");
+        let words = self.words.get(first / 32..).unwrap_or_default();
+        for (block, &word) in logits.chunks(32).zip(words.iter().chain(std::iter::repeat(&0))) {
+            match word {
+                0 => allowed.extend(std::iter::repeat_n(f32::NEG_INFINITY, block.len())),
+                u32::MAX => allowed.extend_from_slice(block),
+                _ => allowed.extend(block.iter().enumerate().map(|(bit, &logit)| {
+                    if word >> bit & 1 == 1 { logit } else { f32::NEG_INFINITY }
+                })),
+            }
         }
     }
 }
@@ -118,12 +128,32 @@ mod tests {
     #[test]
     fn forbidden_tokens_and_those_beyond_the_mask_cannot_be_drawn() {
         let mask = TokenMask::from_words(vec![0b101, u32::MAX, 0]);
-        let mut logits = vec![1.0; 100];
-        mask.apply(&mut logits);
-        let left: Vec<usize> = (0..100).filter(|&t| logits[t] == 1.0).collect();
+        let logits: Vec<f32> = (0..100_u8).map(f32::from).collect();
+        let mut allowed = vec![];
+        mask.append_allowed(0, &logits, &mut allowed);
         let expect: Vec<usize> = [0, 2].into_iter().chain(32..64).collect();
-        assert_eq!(left, expect);
+        let is_left = |t: &usize| allowed[*t] == logits[*t];
+        assert_eq!((0..100).filter(is_left).collect::<Vec<_>>(), expect);
+        assert_eq!(allowed.iter().filter(|logit| **logit == f32::NEG_INFINITY).count(), 66);
+        // Piece by piece it is the same.
+        let mut pieces = vec![];
+        for (i, piece) in logits.chunks(64).enumerate() {
+            mask.append_allowed(64 * i, piece, &mut pieces);
+        }
+        assert_eq!(pieces, allowed);
         assert_eq!((0..100).filter(|&t| mask.allows(t)).count(), expect.len());
+        assert!(mask.tokens().map(|token| token as usize).eq(expect));
         assert!(!mask.allows(1000));
+    }
+
+    #[test]
+    fn the_only_token_is_known_where_there_is_one() {
+        let only = |words: &[u32]| TokenMask::from_words(words.to_vec()).only();
+        assert_eq!(only(&[0, 0b1000, 0]), Some(35));
+        assert_eq!(only(&[1 << 31]), Some(31));
+        assert_eq!(only(&[0b101, 0]), None);
+        assert_eq!(only(&[1, 0, 1]), None);
+        assert_eq!(only(&[0, 0]), None);
+        assert_eq!(only(&[]), None);
     }
 }

@@ -117,7 +117,6 @@ impl World {
                     start_by: self.limits.max_queue.map(|limit| at + limit),
                     deadline: self.limits.deadline.map(|limit| at + limit),
                     cache_salt: 0,
-                    may_draft: false,
                     scores_prompt: false,
                 };
                 self.scheduler.add(new).unwrap();

@@ -6,14 +6,14 @@ use super::*;
 
 /// What a reader gets, and what is recorded of it.
 #[derive(Debug, PartialEq)]
-struct Got {
-    text: String,
-    tokens: Vec<TokenId>,
+pub(super) struct Got {
+    pub(super) text: String,
+    pub(super) tokens: Vec<TokenId>,
     logprobs: Vec<lm_types::TokenLogprobs>,
-    end: Result<(FinishReason, lm_types::Usage), GenerateError>,
+    pub(super) end: Result<(FinishReason, lm_types::Usage), GenerateError>,
 }
 
-fn rig(options: &str, speculate: bool, n_blocks: usize) -> Rig {
+pub(super) fn rig(options: &str, speculate: bool, n_blocks: usize) -> Rig {
     let change = |config: &mut SchedulerConfig| {
         (config.speculate, config.n_blocks) = (speculate, n_blocks);
         // Tokens of the placeholder take next to nothing, a stall of the machine a lot.
@@ -24,7 +24,7 @@ fn rig(options: &str, speculate: bool, n_blocks: usize) -> Rig {
     Rig::with_parts(&options, None, None, |backend| Box::new(backend), change)
 }
 
-fn read(reader: &OutputReader) -> Got {
+pub(super) fn read(reader: &OutputReader) -> Got {
     let (mut text, mut tokens, mut logprobs) = (String::new(), vec![], vec![]);
     loop {
         match reader.next_blocking().unwrap() {
@@ -44,7 +44,7 @@ fn read(reader: &OutputReader) -> Got {
 }
 
 /// A prompt that an echo repeats word by word, and that repeats itself.
-fn to_echo(i: u32) -> Vec<TokenId> {
+pub(super) fn to_echo(i: u32) -> Vec<TokenId> {
     let words = (0..40 + i).map(|p| placeholder::FIRST_WORD + (7 * i + p % 23) % 200);
     let text: Vec<TokenId> = words.collect();
     [&[placeholder::BOS], &text[..], &[placeholder::SEP]].concat()

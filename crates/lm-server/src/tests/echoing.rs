@@ -119,6 +119,33 @@ fn what_cannot_be_told_is_refused() {
 }
 
 #[test]
+fn the_document_says_where_nothing_need_be_generated() {
+    let server = Server::start("mode=echo");
+    let document = server.get("/openapi.json").json();
+    let least = |schema: &str, field: &str| {
+        document["components"]["schemas"][schema]["properties"][field]["minimum"].clone()
+    };
+    for schema in ["ChatRequest", "CompletionRequest"] {
+        for field in ["max_tokens", "max_completion_tokens"] {
+            assert_eq!(least(schema, field), 0, "{schema} {field}");
+        }
+    }
+    assert_eq!(least("MessagesRequest", "max_tokens"), 1);
+    let nothing = |path: &str, body: &str| {
+        let body = server.ask(path, body);
+        assert_eq!(body["usage"]["completion_tokens"], 0, "{body}");
+    };
+    nothing(TEXT, r#"{"prompt":"a","echo":true,"max_tokens":0}"#);
+    nothing(TEXT, r#"{"prompt":"a","prompt_logprobs":0,"max_completion_tokens":0}"#);
+    nothing(CHAT, &hello(r#""prompt_logprobs":1,"max_tokens":0"#));
+    let body = r#"{"prompt":"a","echo":true,"max_tokens":0,"stream":true}"#;
+    let chunks = server.post(TEXT, body).chunks();
+    assert_eq!(chunks[0]["choices"][0]["text"], "a");
+    let last = chunks.last().unwrap();
+    assert_eq!(last["choices"][0]["finish_reason"], "length");
+}
+
+#[test]
 fn a_stream_begins_with_the_echo() {
     let server = Server::start("mode=random");
     let body = r#"{"prompt":"one two","seed":3,"max_tokens":6,"echo":true,"logprobs":1"#;
