@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::io_error;
-use crate::home::{DatasetFolder, DatasetLock, remove_folder, replace_whole, sync_folder};
+use crate::home::{
+    DatasetFolder, DatasetLock, remove_folder, replace_whole, sync_folder, write_whole,
+};
 use crate::manifest::folder_name;
 use crate::version::merkle::{Growing, Tree};
 use crate::version::publish;
@@ -195,7 +197,8 @@ pub fn read_manifest(path: &Path, bytes: &[u8], contract: &[u8]) -> Result<Manif
     if manifest.contract_hash != contract.to_hex().as_str() {
         return Err(damaged(format!("its contract has the digest {}", contract.to_hex())));
     }
-    let tree = |tree: &Tree| Growing::from_tree(tree).ok_or_else(|| damaged("its trees".to_owned()));
+    let tree =
+        |tree: &Tree| Growing::from_tree(tree).ok_or_else(|| damaged("its trees".to_owned()));
     let id = publish::id(&contract, &tree(&manifest.rows)?, &tree(&manifest.bad_rows)?);
     if manifest.is_first_format() || manifest.version != id {
         return Err(damaged(format!("it is the manifest of {id}")));
@@ -248,14 +251,19 @@ impl Arrival {
         metadata.is_ok_and(|metadata| metadata.is_file() && metadata.len() == object.size_bytes)
     }
 
-    /// Where a file is written before it counts. A version's folder is `folder`, which is made.
+    /// Where an object is written before it counts.
+    pub fn scratch(&self, object: &CarriedFile) -> PathBuf {
+        self.scratch.join(&object.name)
+    }
+
+    /// Writes a file of a version's folder, which does not count before the version is published.
     ///
     /// # Errors
     /// [`DataError::Io`].
-    pub fn scratch(&self, folder: Option<&str>, name: &str) -> Result<PathBuf, DataError> {
-        let folder = folder.map_or(self.scratch.clone(), |folder| self.scratch.join(folder));
+    pub fn write(&self, link: Link<'_>, file: &str, bytes: &[u8]) -> Result<(), DataError> {
+        let folder = self.scratch.join(folder_name(link.sequence, link.version));
         fs::create_dir_all(&folder).map_err(io_error("create the folder", &folder))?;
-        Ok(folder.join(name))
+        write_whole(&folder.join(file), bytes)
     }
 
     /// Gives an object, whole in the scratch folder and of the right digest, its name. It outlives a kill from then on.
@@ -264,8 +272,7 @@ impl Arrival {
     /// [`DataError::Io`].
     pub fn keep(&self, object: &CarriedFile) -> Result<(), DataError> {
         let target = self.dataset.objects.join(&object.name);
-        fs::rename(self.scratch.join(&object.name), &target)
-            .map_err(io_error("store as", &target))?;
+        fs::rename(self.scratch(object), &target).map_err(io_error("store as", &target))?;
         sync_folder(&self.dataset.objects)
     }
 
