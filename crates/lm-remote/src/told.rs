@@ -32,6 +32,7 @@ impl Told {
         let message = between(text, "<Message>", "</Message>");
         let detail = match (status, &code) {
             (Some(status), Some(code)) => {
+                let message = message.filter(|message| !message.is_empty());
                 let message = message.map_or(String::new(), |message| format!(" ({message})"));
                 format!("status {status} {code}{message}")
             }

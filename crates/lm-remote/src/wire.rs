@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use hyper::Method;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector as Tcp;
@@ -70,6 +71,8 @@ struct Service {
 #[async_trait]
 impl HttpService for Service {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let is_listing = request.uri().query().is_some_and(|query| query.contains("list-type="));
+        let may_be_large = request.method() == Method::GET && !is_listing;
         let answer = match timeout(ANSWER_TIMEOUT, self.client.request(request)).await {
             Ok(answer) => answer.map_err(|error| failed(&error))?,
             Err(_) => {
@@ -79,7 +82,14 @@ impl HttpService for Service {
         };
         let (head, body) = answer.into_parts();
         let body = Timed { body, deadline: Box::pin(sleep(PIECE_TIMEOUT)) };
-        Ok(HttpResponse::from_parts(head, HttpResponseBody::new(body)))
+        let mut body = HttpResponseBody::new(body);
+        if !(may_be_large && head.status.is_success()) {
+            // The library goes on where an object was cut off; what else is cut off, it only asks for again when
+            // that is known before it has an answer.
+            let whole = body.bytes().await;
+            body = whole.map_err(|error| again(&error.to_string()))?.into();
+        }
+        Ok(HttpResponse::from_parts(head, body))
     }
 }
 
@@ -90,10 +100,15 @@ struct Failure(String);
 
 /// Whatever was sent may be sent again: the same bytes under the same name, or a put on a condition that an earlier one
 /// of the same bytes broke, which its caller tells apart by reading.
+fn again(text: &str) -> HttpError {
+    let text = text.trim_start_matches("HTTP error: ").to_owned();
+    HttpError::new(HttpErrorKind::Request, Failure(text))
+}
+
 fn failed(error: &ClientError) -> HttpError {
     let text = causes(error);
     if !error.is_connect() {
-        return HttpError::new(HttpErrorKind::Request, Failure(text));
+        return again(&text);
     }
     // Another try would see the same certificate.
     let is_final = text.contains("certificate");

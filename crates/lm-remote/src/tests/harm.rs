@@ -49,7 +49,7 @@ fn rows(manifest: &Manifest) -> String {
     format!("objects/{}.parquet", manifest.segments[1].hash)
 }
 
-fn of_version(file: &str) -> impl Fn(&Manifest) -> String + '_ {
+fn of_version(file: &str) -> impl Fn(&Manifest) -> String {
     move |manifest| format!("versions/000003-{}/{file}", manifest.version)
 }
 

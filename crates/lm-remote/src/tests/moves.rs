@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
-use std::sync::atomic::Ordering;
 
 use lm_data::{CarriedFile, DataError};
 
@@ -33,7 +32,8 @@ fn versions_come_back_byte_for_byte_under_the_same_names() {
     assert_eq!((came.n_files, came.size_bytes), (3, moved.size_bytes));
     assert_eq!(other.files(), home.files());
     assert_eq!(lm_data::log(&other.data, NAME).unwrap(), lm_data::log(&home.data, NAME).unwrap());
-    // What came can be built upon: the contract is installed, and known sources are known.
+    let contract = fs::read_to_string(other.data.0.join("contracts").join("notes.toml"));
+    assert_eq!(contract.unwrap(), CONTRACT);
     let next = other.add("d.jsonl", &["d"]);
     assert_eq!((next.sequence, next.parent.as_ref()), (4, Some(&versions[2].version)));
     assert_eq!(next.rows_published, 4);
@@ -77,7 +77,7 @@ fn a_push_that_ends_anywhere_shows_nothing_and_goes_on() {
         let known = matches!(came, Err(RemoteError::UnknownDataset { .. }));
         assert_eq!(known, !whole, "after {puts} puts: {came:?}");
 
-        store.puts_left.store(usize::MAX, Ordering::SeqCst);
+        *store.puts_left.lock().unwrap() = usize::MAX;
         home.push(&place, Pick::Newest).unwrap();
         let written = store.written.lock().unwrap().clone();
         let distinct: BTreeSet<_> = written.iter().collect();

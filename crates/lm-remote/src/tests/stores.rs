@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
@@ -18,7 +18,7 @@ use super::*;
 pub(super) struct Odd {
     inner: InMemory,
     /// Puts that it still takes.
-    pub(super) puts_left: AtomicUsize,
+    pub(super) puts_left: Mutex<usize>,
     pub(super) ignores_conditions: AtomicBool,
     /// The keys that were written, as often as they were.
     pub(super) written: Mutex<Vec<String>>,
@@ -28,10 +28,17 @@ impl Odd {
     pub(super) fn after(puts: usize) -> Arc<Odd> {
         Arc::new(Odd {
             inner: InMemory::new(),
-            puts_left: AtomicUsize::new(puts),
+            puts_left: Mutex::new(puts),
             ignores_conditions: AtomicBool::new(false),
             written: Mutex::default(),
         })
+    }
+
+    fn takes_one(&self) -> bool {
+        let mut left = self.puts_left.lock().unwrap();
+        let takes = *left > 0;
+        *left = left.saturating_sub(1);
+        takes
     }
 }
 
@@ -49,9 +56,7 @@ impl ObjectStore for Odd {
         payload: PutPayload,
         mut options: PutOptions,
     ) -> Result<PutResult> {
-        let takes = |left: usize| left.checked_sub(1);
-        let took = self.puts_left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, takes);
-        if took.is_err() {
+        if !self.takes_one() {
             return Err(Error::Generic { store: "Odd", source: "it is full".into() });
         }
         if self.ignores_conditions.load(Ordering::SeqCst) {

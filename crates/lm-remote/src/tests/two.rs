@@ -13,12 +13,14 @@ fn pushes_at_once_lose_none() {
     let versions = texts.map(|text| home.add(&format!("{text}.jsonl"), &[text]));
     let (_, place) = memory();
     let barrier = Barrier::new(versions.len());
+    let push = |version: &Manifest| {
+        barrier.wait();
+        home.push(&place, Pick::Version(&version.version)).unwrap();
+    };
     std::thread::scope(|scope| {
         for version in &versions {
-            scope.spawn(|| {
-                barrier.wait();
-                home.push(&place, Pick::Version(&version.version)).unwrap();
-            });
+            let push = &push;
+            scope.spawn(move || push(version));
         }
     });
     assert_eq!(crate::log(&place, NAME).unwrap(), lm_data::log(&home.data, NAME).unwrap());
@@ -36,13 +38,13 @@ fn the_same_version_at_once_is_there_once() {
     home.push(&first, Pick::All).unwrap();
     other.pull(&first, Pick::All).unwrap();
     let barrier = Barrier::new(2);
+    let push = |home: &Home| {
+        barrier.wait();
+        home.push(&place, Pick::All).unwrap();
+    };
     std::thread::scope(|scope| {
-        for home in [&home, &other] {
-            scope.spawn(|| {
-                barrier.wait();
-                home.push(&place, Pick::All).unwrap();
-            });
-        }
+        scope.spawn(|| push(&home));
+        scope.spawn(|| push(&other));
     });
     let mut there = stored(&place);
     assert!(there.remove("catalog.json").is_some());
