@@ -22,25 +22,25 @@ pub(crate) struct Catalog {
 
 /// A version that counts: all its files lie in the place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Listed {
+pub(crate) struct Listed {
     /// From 1.
-    pub sequence: u64,
+    pub(crate) sequence: u64,
     /// Its id.
-    pub version: String,
+    pub(crate) version: String,
     /// The version before it.
-    pub parent: Option<String>,
+    pub(crate) parent: Option<String>,
     /// Rows read.
-    pub rows_in: u64,
+    pub(crate) rows_in: u64,
     /// Rows published.
-    pub rows_published: u64,
+    pub(crate) rows_published: u64,
     /// Rows in quarantine.
-    pub rows_quarantined: u64,
+    pub(crate) rows_quarantined: u64,
     /// Rows in quarantine by rule.
-    pub by_rule: BTreeMap<String, u64>,
+    pub(crate) by_rule: BTreeMap<String, u64>,
     /// When it was made, in Unix milliseconds.
-    pub created_at_ms: u64,
+    pub(crate) created_at_ms: u64,
     /// The files of its folder.
-    pub files: Vec<CarriedFile>,
+    pub(crate) files: Vec<CarriedFile>,
 }
 
 /// No one version is meant.

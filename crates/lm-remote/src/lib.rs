@@ -24,7 +24,6 @@ mod shelf;
 mod told;
 mod wire;
 
-pub use catalog::Listed;
 pub use crew::{OnProgress, Transferred};
 pub use error::RemoteError;
 pub use place::Place;

@@ -280,8 +280,8 @@ mod tests {
 
     #[track_caller]
     fn check(place: &str, expect: Option<(&str, &str)>) {
-        let parsed = parse(place).ok();
-        let parsed = parsed.as_ref().map(|(bucket, prefix)| (*bucket, prefix.as_ref()));
+        let parsed = parse(place).ok().map(|(bucket, prefix)| (bucket, prefix.to_string()));
+        let expect = expect.map(|(bucket, prefix)| (bucket, prefix.to_owned()));
         assert_eq!(parsed, expect);
     }
 

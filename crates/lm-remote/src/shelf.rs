@@ -321,7 +321,7 @@ mod tests {
     fn parts_are_of_one_size_and_never_too_many() {
         assert_eq!(part_bytes(PART_BYTES + 1), PART_BYTES);
         assert_eq!(part_bytes(80 << 30), 9 << 20);
-        for size_bytes in [1 << 30, 1 << 40, 5 << 40_u64] {
+        for size_bytes in [1_u64 << 30, 1 << 40, 5 << 40] {
             let part_bytes = part_bytes(size_bytes);
             assert!(size_bytes.div_ceil(part_bytes) <= MAX_PARTS);
             assert_eq!(part_bytes % (1 << 20), 0);

@@ -82,7 +82,7 @@ impl<'a> Link<'a> {
     }
 }
 
-/// Whether `new` has to be added to a line of versions; `false` when it is in it. Versions that were removed leave gaps.
+/// Whether `new` has to be added to a line of versions; `false` when it is in it. Removed versions leave gaps.
 ///
 /// # Errors
 /// The version of the line that `new` cannot stand beside: it has the same number, or it is next to it and not its

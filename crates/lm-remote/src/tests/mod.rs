@@ -119,7 +119,8 @@ fn stored(place: &Place) -> BTreeMap<String, Vec<u8>> {
         let mut stored = BTreeMap::new();
         for object in objects {
             let bytes = place.store.get(&object.location).await.unwrap().bytes().await.unwrap();
-            let file = object.location.as_ref().strip_prefix(&prefix).unwrap().to_owned();
+            let location = object.location.to_string();
+            let file = location.strip_prefix(&prefix).unwrap().to_owned();
             stored.insert(file, bytes.to_vec());
         }
         stored
@@ -127,8 +128,8 @@ fn stored(place: &Place) -> BTreeMap<String, Vec<u8>> {
 }
 
 fn put(place: &Place, file: &str, bytes: Vec<u8>) {
-    let put = place.store.put(&key(file), PutPayload::from_bytes(Bytes::from(bytes)));
-    place.runtime.block_on(put).unwrap();
+    let (key, bytes) = (key(file), PutPayload::from_bytes(Bytes::from(bytes)));
+    place.runtime.block_on(place.store.put(&key, bytes)).unwrap();
 }
 
 fn delete(place: &Place, file: &str) {
