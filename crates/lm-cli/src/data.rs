@@ -38,6 +38,10 @@ pub(crate) fn data(args: &DataArgs) -> anyhow::Result<Outcome> {
         DataVerb::Infer(args) => infer(args),
         DataVerb::FromRequests(args) => fix::from_requests(args),
         DataVerb::Quarantine { list } => quarantine::list(list),
+        #[cfg(feature = "object-store")]
+        DataVerb::Push(args) => crate::data_remote::push(args),
+        #[cfg(feature = "object-store")]
+        DataVerb::Pull(args) => crate::data_remote::pull(args),
         other => data_versions::verb(other),
     }
 }

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+#[cfg(feature = "object-store")]
+use crate::data_remote::MoveArgs;
+use crate::data_remote::RemoteArg;
 use crate::loop_args::FromRequestsArgs;
 
 #[derive(Debug, Args)]
@@ -29,6 +32,8 @@ pub(crate) enum DataVerb {
     Log {
         /// The dataset.
         name: String,
+        #[command(flatten)]
+        at: RemoteArg,
         /// One JSON document.
         #[arg(long)]
         json: bool,
@@ -37,6 +42,8 @@ pub(crate) enum DataVerb {
     Show {
         #[command(flatten)]
         which: Which,
+        #[command(flatten)]
+        at: RemoteArg,
     },
     /// Say which rows one version has and another has not.
     Diff {
@@ -59,6 +66,8 @@ pub(crate) enum DataVerb {
     Checkout {
         #[command(flatten)]
         which: Which,
+        #[command(flatten)]
+        at: RemoteArg,
         /// The folder; it must not exist.
         #[arg(short, long, value_name = "FOLDER")]
         output: PathBuf,
@@ -71,6 +80,19 @@ pub(crate) enum DataVerb {
         #[arg(short, long, value_name = "FILE", required_if_eq("json", "true"))]
         output: Option<PathBuf>,
     },
+    /// Put versions into a bucket of S3, or of another store of its protocol; what is there is not sent again.
+    ///
+    /// The environment says how it is reached: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION,
+    /// AWS_ENDPOINT_URL, AWS_ALLOW_HTTP (true allows http:// endpoints), AWS_CA_BUNDLE, AWS_MAX_ATTEMPTS.
+    #[cfg(feature = "object-store")]
+    #[command(after_help = "Example:\n  lastmile data push mails s3://bucket/prefix")]
+    Push(MoveArgs),
+    /// Take versions from such a bucket into this home; each file is held against its digest.
+    ///
+    /// The environment says how it is reached, as for `push`.
+    #[cfg(feature = "object-store")]
+    #[command(after_help = "Example:\n  lastmile data pull mails s3://bucket/prefix")]
+    Pull(MoveArgs),
     /// Say which strata of another dataset, such as traffic, the dataset lacks.
     Coverage {
         /// The dataset.

@@ -9,15 +9,19 @@ use lm_data::{DataHome, Diff, Stratum};
 
 use crate::data::{as_json, data_home, print_version};
 use crate::data_args::{DataVerb, Which};
+use crate::data_remote::{self, RemoteArg};
 use crate::outcome::{Outcome, human_bytes, print_json, say};
 
 /// The verbs that [`crate::data::data`] does not do itself.
 pub(crate) fn verb(verb: &DataVerb) -> anyhow::Result<Outcome> {
     let home = data_home()?;
     match verb {
-        DataVerb::Log { name, json } => log(name, *json)?,
-        DataVerb::Show { which } => {
-            let version = lm_data::show(&home, &which.name, which.version.as_deref())?;
+        DataVerb::Log { name, at, json } => log(&home, name, at, *json)?,
+        DataVerb::Show { which, at } => {
+            let version = match data_remote::show(which, at)? {
+                Some(version) => version,
+                None => lm_data::show(&home, &which.name, which.version.as_deref())?,
+            };
             if which.json {
                 print_json(&as_json(&version)?)?;
             } else {
@@ -33,9 +37,12 @@ pub(crate) fn verb(verb: &DataVerb) -> anyhow::Result<Outcome> {
                 print_diff(&diff)?;
             }
         }
-        DataVerb::Checkout { which, output } => {
+        DataVerb::Checkout { which, at, output } => {
             let version = which.version.as_deref();
-            let manifest = lm_data::checkout(&home, &which.name, version, output)?;
+            let manifest = match data_remote::checkout(which, at, output)? {
+                Some(manifest) => manifest,
+                None => lm_data::checkout(&home, &which.name, version, output)?,
+            };
             if which.json {
                 print_json(&manifest)?;
             } else {
@@ -67,6 +74,10 @@ pub(crate) fn verb(verb: &DataVerb) -> anyhow::Result<Outcome> {
         | DataVerb::Infer(_)
         | DataVerb::FromRequests(_)
         | DataVerb::Quarantine { .. } => unreachable!("these verbs are done before: this is a bug"),
+        #[cfg(feature = "object-store")]
+        DataVerb::Push(_) | DataVerb::Pull(_) => {
+            unreachable!("these verbs are done before: this is a bug")
+        }
     }
     Ok(Outcome::Done)
 }
@@ -125,8 +136,11 @@ fn write_new<T>(
     written
 }
 
-fn log(name: &str, json: bool) -> anyhow::Result<()> {
-    let versions = lm_data::log(&data_home()?, name)?;
+fn log(home: &DataHome, name: &str, at: &RemoteArg, json: bool) -> anyhow::Result<()> {
+    let versions = match data_remote::log(name, at)? {
+        Some(versions) => versions,
+        None => lm_data::log(home, name)?,
+    };
     if json {
         return print_json(&versions);
     }

@@ -22,6 +22,7 @@ mod config_file;
 mod cost;
 mod data;
 mod data_args;
+mod data_remote;
 mod data_versions;
 mod doctor;
 mod embed;

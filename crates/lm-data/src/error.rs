@@ -277,6 +277,26 @@ pub enum DataError {
         /// Blank lines that it has.
         blank_lines: u64,
     },
+    /// A version that came from elsewhere does not follow those that are here.
+    #[error(
+        "version {sequence} of {name} ({}) does not belong to the line of versions here, whose \
+         version {here_sequence} is {}: the two were made apart from each other; pull it into \
+         another home",
+        short(version),
+        short(here)
+    )]
+    Diverged {
+        /// The dataset.
+        name: String,
+        /// The number of the version that came.
+        sequence: u64,
+        /// Its id.
+        version: String,
+        /// The number of the version here that it cannot stand beside.
+        here_sequence: u64,
+        /// Its id.
+        here: String,
+    },
     /// Another ingest of the same dataset runs.
     #[error("another ingest of dataset {name} is running: it holds {}", path.display())]
     Locked {
@@ -320,6 +340,11 @@ pub enum DataError {
         /// What the system says.
         source: io::Error,
     },
+}
+
+/// So much of an id as people read.
+fn short(version: &str) -> &str {
+    version.get(..12).unwrap_or(version)
 }
 
 /// For `map_err`.

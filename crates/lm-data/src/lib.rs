@@ -14,6 +14,7 @@
 //! data/datasets/NAME/reports/TIME-N/           manifest.json quarantine.jsonl of an ingest that published nothing;
 //!                                              the newest 16
 //! data/datasets/NAME/inbox/                    what came by offers and waits to be added
+//! data/datasets/NAME/scratch-…                 of what runs or was killed, and nobody goes on with
 //! ```
 //!
 //! Start reading at [`ingest`], then `check` (what makes a row bad), `pipeline` (the cores), `stage` (what survives a
@@ -72,6 +73,10 @@ pub use version::gc::{Collected, gc};
 pub use version::merkle::Tree;
 pub use version::release::{Lineage, Release, Released, Select, release};
 pub use version::segment::Segment;
+pub use version::transfer::{
+    Arrival, CarriedFile, Link, Parcel, Pick, carried_objects, is_carried, joins, parcels,
+    read_manifest, version_folder,
+};
 pub use watch::{WatchEvent, WatchOptions, watch};
 
 #[cfg(test)]

@@ -89,8 +89,13 @@ impl Manifest {
         if self.is_first_format() {
             return self.version.clone();
         }
-        format!("{:06}-{}", self.sequence, self.version)
+        folder_name(self.sequence, &self.version)
     }
+}
+
+/// The folder's name of a version.
+pub(crate) fn folder_name(sequence: u64, version: &str) -> String {
+    format!("{sequence:06}-{version}")
 }
 
 /// The outcome of an ingest.
@@ -137,7 +142,7 @@ pub struct VersionSummary {
 }
 
 /// Of a version with very many segments.
-const MAX_MANIFEST_BYTES: u64 = 64 << 20;
+pub(crate) const MAX_MANIFEST_BYTES: u64 = 64 << 20;
 
 /// The versions of a dataset, newest first.
 ///
@@ -222,9 +227,14 @@ pub(crate) fn read(folder: &Path) -> Result<Manifest, DataError> {
     File::open(&path)
         .and_then(|file| file.take(MAX_MANIFEST_BYTES).read_to_end(&mut bytes))
         .map_err(io_error("read", &path))?;
-    let damaged = |detail: String| DataError::Damaged { path: path.clone(), detail };
+    parse(&path, &bytes)
+}
+
+/// Reads the bytes of `manifest.json`, which lie at `path`.
+pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<Manifest, DataError> {
+    let damaged = |detail: String| DataError::Damaged { path: path.to_owned(), detail };
     let manifest: Manifest =
-        serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+        serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
     if !(1..=FORMAT).contains(&manifest.format) {
         let format = manifest.format;
         return Err(damaged(format!("it is of format {format}, and this program knows {FORMAT}")));

@@ -17,7 +17,7 @@ enum Floor {
     Outside,
 }
 
-const FLOORS: [(&str, Floor); 33] = [
+const FLOORS: [(&str, Floor); 34] = [
     ("lm-types", Floor::F(0)),
     ("lm-kernels", Floor::F(0)),
     ("lm-keys", Floor::F(1)),
@@ -48,6 +48,7 @@ const FLOORS: [(&str, Floor); 33] = [
     ("lm-recorder", Floor::S(2)),
     ("lm-experiment", Floor::S(3)),
     ("lm-feedback", Floor::S(3)),
+    ("lm-remote", Floor::S(3)),
     ("lm-rollout", Floor::S(3)),
     ("lm-tests", Floor::Outside),
     ("xtask", Floor::Outside),
@@ -60,14 +61,15 @@ const SEE_SCAFFOLDING: [&str; 2] = ["lm-ops", "lm-cli"];
 const BARRED: [(&str, &str); 2] = [("lm-engine", "lm-candle"), ("lm-engine", "lm-cpu")];
 
 /// Dependencies from outside, and the only packages that may have them.
-const RESERVED: [(&str, &[&str]); 9] = [
+const RESERVED: [(&str, &[&str]); 10] = [
     ("anyhow", &["lm-cli", "lm-tests", "xtask"]),
     ("axum", &["lm-ops", "lm-server"]),
     ("candle-core", &["lm-candle"]),
     ("candle-nn", &["lm-candle"]),
     ("clap", &["lm-cli"]),
+    ("object_store", &["lm-remote"]),
     ("rusqlite", &["lm-store", "lm-experiment", "lm-rollout"]),
-    ("tokio", &["lm-bench", "lm-ops", "lm-server", "lm-cli", "lm-store"]),
+    ("tokio", &["lm-bench", "lm-ops", "lm-remote", "lm-server", "lm-cli", "lm-store"]),
     ("tokio-postgres", &["lm-store"]),
     ("tracing-subscriber", &["lm-cli"]),
 ];

@@ -13,3 +13,4 @@ pub(crate) mod publish;
 pub(crate) mod release;
 pub(crate) mod rows;
 pub(crate) mod segment;
+pub(crate) mod transfer;
