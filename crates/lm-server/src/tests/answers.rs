@@ -41,7 +41,7 @@ fn limits_stop_strings_and_warnings_show() {
 
 #[test]
 fn several_choices_count_the_prompt_once() {
-    let server = Server::start("mode=random,mean_tokens=8");
+    let server = Server::start("mode=random,mean_tokens=1000");
     let one = server.ask(CHAT, &hello(r#""max_tokens":30,"seed":5"#));
     let two = server.ask(CHAT, &hello(r#""max_tokens":30,"seed":5,"n":2"#));
     let texts = |body: &Value| -> Vec<String> {
