@@ -8,7 +8,7 @@ use std::time::Duration;
 use lm_types::{Priority, SeqId};
 
 use crate::waiting::Turn;
-use crate::{ScheduledRow, Scheduler, Sequence};
+use crate::{ScheduledRow, Scheduler, Sequence, StepShape};
 
 /// What part of the token gap's bound a step may take that holds decodes and one prompt: the rest is for
 /// what cannot be predicted, such as other processes.
@@ -16,7 +16,10 @@ const LEAST_PART: f64 = 0.6;
 /// What part it may take while very many prompts wait: each of them waits for all before it.
 const MOST_PART: f64 = 0.95;
 /// What part of the bound a step may take for the sake of background: whoever comes meanwhile waits for its end.
-const BACKGROUND_PART: f64 = 0.25;
+const BACKGROUND_PART: f64 = 0.1;
+/// How many times what it takes without background it may take, too: large models read their weights for longer than
+/// that part, and many rows share the reading.
+const BACKGROUND_TIMES: f64 = 1.25;
 /// Prefill tokens that a step may hold whatever they take, so that no prompt waits for ever. Without streams, chunks that
 /// do not end a prompt are multiples of it, as kernels take rows in such tiles.
 pub(crate) const LEAST_CHUNK: usize = 16;
@@ -51,6 +54,8 @@ struct Room {
     mixed_part: f64,
     /// Whether background sequences get rows.
     background: bool,
+    /// The step without them.
+    urgent: StepShape,
     /// Whether anybody was given prefill tokens.
     has_prefill: bool,
 }
@@ -70,6 +75,7 @@ impl Scheduler {
             extra_logits: self.config.max_extra_logits,
             mixed_part: self.mixed_part(),
             background,
+            urgent: StepShape::default(),
             has_prefill: false,
         };
         self.schedule_decodes(&mut room);
@@ -90,11 +96,18 @@ impl Scheduler {
 
     /// The seconds that a step of decodes may take when it gets a row of `class`, and one of decodes and
     /// prefill. Without decodes prefill has the whole bound: no stream stalls, and whoever comes meanwhile
-    /// waits no longer than a stream would. Background has a part of either. `None` without a bound.
+    /// waits no longer than a stream would. Background has less of both. `None` without a bound.
     fn time_bounds(&self, room: &Room, class: Priority) -> Option<(f64, f64)> {
         let bound = self.config.max_token_gap;
-        let part = if class == Priority::Background { BACKGROUND_PART } else { 1.0 };
-        let seconds = part * bound.as_secs_f64();
+        let mut seconds = bound.as_secs_f64();
+        if class == Priority::Background {
+            let mut least = room.urgent;
+            if least.n_decodes == 0 {
+                least.add_decode(0);
+            }
+            let times = BACKGROUND_TIMES * self.cost.predict(&least);
+            seconds = seconds.min(times.max(BACKGROUND_PART * seconds));
+        }
         let mixed = if self.step.shape.n_decodes > 0 { room.mixed_part * seconds } else { seconds };
         (bound > Duration::ZERO).then_some((seconds, mixed))
     }
@@ -264,10 +277,15 @@ impl Scheduler {
             let block = self.blocks.allocate().expect("room was made before: this is a bug");
             seq.block_table.push(block);
         }
-        if seq.n_remaining() == 1 {
-            self.step.shape.add_decode(start);
-        } else {
-            self.step.shape.add_prefill(start, n_tokens);
+        let mut shapes = [Some(&mut self.step.shape), None];
+        if seq.class < Priority::Background {
+            shapes[1] = Some(&mut room.urgent);
+        }
+        for shape in shapes.into_iter().flatten() {
+            match seq.n_remaining() {
+                1 => shape.add_decode(start),
+                _ => shape.add_prefill(start, n_tokens),
+            }
         }
         // What is computed again after a preemption was paid for.
         let paid = seq.n_charged.max(start).min(end);

@@ -10,10 +10,12 @@ use crate::{
     TimeLimits,
 };
 
-/// A scheduler and the time on its machine: 2 ms a step, 1 ms a decode row, 0.5 ms a prefill token.
+/// A scheduler and the time on its machine: 2 ms a step, 1 ms a decode row unless said otherwise, 0.5 ms a prefill token.
 struct Rig {
     scheduler: Scheduler,
     now: Timestamp,
+    /// Seconds of a step and of a decode row.
+    costs: (f64, f64),
 }
 
 impl Rig {
@@ -34,7 +36,7 @@ impl Rig {
             max_extra_logits: 16,
         };
         change(&mut config);
-        Rig { scheduler: Scheduler::new(config).unwrap(), now: Timestamp(0) }
+        Rig { scheduler: Scheduler::new(config).unwrap(), now: Timestamp(0), costs: (2e-3, 1e-3) }
     }
 
     fn add(&mut self, id: u64, tenant: u64, priority: Priority, n_prompt: usize) {
@@ -58,7 +60,7 @@ impl Rig {
         let step = self.scheduler.schedule(self.now).clone();
         self.scheduler.check_integrity().unwrap();
         let (rows, prefill) = (step.shape.n_decodes as f64, step.shape.n_prefill_tokens as f64);
-        let seconds = 2e-3 + 1e-3 * rows + 5e-4 * prefill;
+        let seconds = self.costs.0 + self.costs.1 * rows + 5e-4 * prefill;
         self.now = self.now + Duration::from_secs_f64(seconds);
         self.scheduler.observe(seconds);
         let drawn = step.rows.iter().filter(|row| row.samples);
@@ -88,7 +90,7 @@ fn a_tenant_without_a_slot_gets_one_of_a_crowd_and_the_crowd_goes_on_where_it_wa
 
 #[test]
 fn background_runs_in_idle_slots_and_yields_at_once() {
-    let mut rig = Rig::new(|config| config.max_token_gap = Duration::from_millis(40));
+    let mut rig = Rig::new(|config| config.max_token_gap = Duration::from_millis(70));
     (0..4).for_each(|i| rig.add(i, 1, Priority::Background, 10));
     (0..5).for_each(|_| drop(rig.step()));
     assert_eq!(rig.step().len(), 4);
@@ -103,7 +105,7 @@ fn background_runs_in_idle_slots_and_yields_at_once() {
 }
 
 #[test]
-fn who_comes_waits_a_quarter_of_the_bound_at_most_for_background() {
+fn who_comes_waits_a_tenth_of_the_bound_at_most_for_background() {
     let mut rig = Rig::new(|config| config.max_token_gap = Duration::from_millis(100));
     // The rig's costs: 2 ms, 1 ms a decode, 0.5 ms a token of a prompt.
     rig.add(0, 1, Priority::Interactive, 100);
@@ -121,10 +123,28 @@ fn who_comes_waits_a_quarter_of_the_bound_at_most_for_background() {
             n_steps += 1;
         }
         rig.scheduler.remove(SeqId(class as u64));
-        let (ms, is_short) = (longest.as_millis(), longest <= Duration::from_millis(27));
+        let (ms, is_short) = (longest.as_millis(), longest <= Duration::from_millis(11));
         assert_eq!(is_short, class == Priority::Background, "{class:?}: {ms} ms");
-        assert!(n_steps < 20, "{class:?}: it creeps");
+        assert!(n_steps < 30, "{class:?}: it creeps");
     }
+}
+
+#[test]
+fn background_of_a_model_whose_steps_are_long_is_computed_together() {
+    // 20 ms a step and 0.5 ms a row: one row takes more than a quarter of the bound, and eight little more than one.
+    let mut rig = Rig::new(|config| {
+        (config.max_token_gap, config.max_num_seqs) = (Duration::from_millis(60), 16);
+    });
+    rig.costs = (20e-3, 5e-4);
+    rig.add(100, 1, Priority::Interactive, 10);
+    (0..200).for_each(|_| drop(rig.step()));
+    (0..8).for_each(|i| rig.add(i, 2, Priority::Background, 10));
+    (0..20).for_each(|_| drop(rig.step()));
+    // Beside a stream, and then alone.
+    assert!(rig.step().len() >= 8, "{:?}", rig.step());
+    rig.scheduler.remove(SeqId(100));
+    (0..20).for_each(|_| drop(rig.step()));
+    assert_eq!(rig.step().len(), 8);
 }
 
 #[test]

@@ -185,8 +185,8 @@ pub(super) const MUTANTS: [Mutant; 34] = [
     Mutant {
         name: "background keeps who comes waiting",
         file: FILL,
-        find: "class == Priority::Background { BACKGROUND_PART }",
-        replace: "class == Priority::Background { 1.0 }",
+        find: "seconds.min(times.max(BACKGROUND_PART * seconds))",
+        replace: "seconds",
         judge: Judge::UnitTests,
     },
     Mutant {
