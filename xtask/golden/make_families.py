@@ -197,11 +197,11 @@ def random_weights(model, seed):
 
 
 @torch.no_grad()
-def answer(model, prompt):
+def answer(model, prompt, n_greedy=GREEDY):
     """Logits of the prompt, the greedy tokens behind it, and by how much of the largest logit the closest led."""
     tokens, greedy, margins = list(prompt), [], []
     first = model(torch.tensor([tokens]), use_cache=False).logits[0]
-    for _ in range(GREEDY):
+    for _ in range(n_greedy):
         logits = model(torch.tensor([tokens]), use_cache=False).logits[0, -1]
         best = logits.topk(2)
         margins.append(float(best.values[0] - best.values[1]) / float(logits.abs().max()))
@@ -391,6 +391,7 @@ def make(name):
     assert n_bytes < 300_000, "larger than what may be committed"
 
 
-torch.set_num_threads(1)
-for wanted in sys.argv[1:] or CONFIGS:
-    make(wanted)
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for wanted in sys.argv[1:] or CONFIGS:
+        make(wanted)
