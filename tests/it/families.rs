@@ -19,8 +19,9 @@ const KV_BYTES: u64 = 4 << 20;
 const CHUNK: usize = 7;
 /// Of the largest logit of the row.
 const TOLERANCE: f32 = 1e-3;
-/// On `cpu`, whose K and V are f16, where a random checkpoint attends more sharply than trained ones.
-const SHARP: f32 = 2e-3;
+/// Between two caches of f16: values that lie so close to the middle of two halves that another order of additions
+/// decides how they are rounded.
+const SAME_CACHE: f32 = 4e-4;
 
 /// What the reference library answered.
 struct Golden {
@@ -28,6 +29,8 @@ struct Golden {
     greedy: Vec<TokenId>,
     /// `[prompt.len(), vocab_size]`
     logits: Vec<Vec<f32>>,
+    /// As the last of `logits`, with K and V rounded to f16, as `cpu` holds them.
+    cached_logits: Vec<Vec<f32>>,
     /// As `logits`, of the beginning that needs no stretched RoPE.
     short_logits: Vec<Vec<f32>>,
 }
@@ -55,6 +58,7 @@ impl Golden {
             prompt: words("prompt"),
             greedy: words("greedy"),
             logits: rows("logits"),
+            cached_logits: rows("cached_logits"),
             short_logits: if has_short { rows("short_logits") } else { Vec::new() },
         }
     }
@@ -138,13 +142,17 @@ fn same_logits(what: &str, found: &[Vec<f32>], expected: &[Vec<f32>], tolerance:
 }
 
 #[track_caller]
-fn check_file(what: &str, path: &Path, golden: &Golden, on_cpu: f32) {
+fn check_file(what: &str, path: &Path, golden: &Golden) {
     for device in ["cpu", "candle"] {
         let what = format!("{what} on {device}");
-        let tolerance = if device == "cpu" { on_cpu } else { TOLERANCE };
         let mut sequence = Sequence::on(load(path, device, 256));
         let logits = sequence.push_chunks(&golden.prompt);
-        same_logits(&what, &logits, &golden.logits, tolerance);
+        same_logits(&what, &logits, &golden.logits, TOLERANCE);
+        if device == "cpu" {
+            let last = &logits[logits.len() - golden.cached_logits.len()..];
+            let what = format!("{what}, beside a cache of f16");
+            same_logits(&what, last, &golden.cached_logits, SAME_CACHE);
+        }
         let mut last = logits.into_iter().next_back().unwrap();
         let mut greedy = Vec::new();
         for _ in 0..golden.greedy.len() {
@@ -158,29 +166,25 @@ fn check_file(what: &str, path: &Path, golden: &Golden, on_cpu: f32) {
             let n = golden.short_logits.len();
             let mut short = Sequence::on(load(path, device, n));
             let logits = short.push_chunks(&golden.prompt[..n]);
-            same_logits(
-                &format!("{what}, {n} positions"),
-                &logits,
-                &golden.short_logits,
-                tolerance,
-            );
+            let what = format!("{what}, {n} positions");
+            same_logits(&what, &logits, &golden.short_logits, TOLERANCE);
         }
     }
 }
 
 #[track_caller]
-fn check(family: &str, on_cpu: f32) {
+fn check(family: &str) {
     let golden = Golden::of(family);
-    check_file(&format!("{family} as safetensors"), &folder(family), &golden, on_cpu);
+    check_file(&format!("{family} as safetensors"), &folder(family), &golden);
     let gguf = folder(family).join("model.gguf");
-    check_file(&format!("{family} as GGUF"), &gguf, &golden, on_cpu);
+    check_file(&format!("{family} as GGUF"), &gguf, &golden);
     let out = TempDir::new().unwrap();
     let written = out.path().join("written.gguf");
     let source = QuantizeSource::Path { path: folder(family), tokenizer_from: Some(gguf.clone()) };
     let recipe = Recipe::named("f16").unwrap();
     let options = QuantizeOptions { recipe, output_type: None, overwrite: false };
     lastmile::quantize(&source, &options, &written, &NoProgress).unwrap();
-    check_file(&format!("{family} as our GGUF"), &written, &golden, on_cpu);
+    check_file(&format!("{family} as our GGUF"), &written, &golden);
     let again = lm_models::open(&gguf, WeightsFrom::File).unwrap();
     let ours = lm_models::open(&written, WeightsFrom::File).unwrap();
     assert_eq!(rounded(ours.spec), rounded(again.spec), "the facts in both GGUF files");
@@ -196,40 +200,40 @@ fn rounded(mut spec: DecoderSpec) -> DecoderSpec {
 
 #[test]
 fn llama_with_scaled_rope() {
-    check("llama3", SHARP);
+    check("llama3");
 }
 
 #[test]
 fn mistral() {
-    check("mistral", TOLERANCE);
+    check("mistral");
 }
 
 #[test]
 fn qwen2() {
-    check("qwen2", TOLERANCE);
+    check("qwen2");
 }
 
 #[test]
 fn qwen3() {
-    check("qwen3", TOLERANCE);
+    check("qwen3");
 }
 
 #[test]
 fn phi3() {
-    check("phi3", TOLERANCE);
+    check("phi3");
 }
 
 #[test]
 fn gemma2() {
-    check("gemma2", TOLERANCE);
+    check("gemma2");
 }
 
 #[test]
 fn granite() {
-    check("granite", TOLERANCE);
+    check("granite");
 }
 
 #[test]
 fn olmo2() {
-    check("olmo2", SHARP);
+    check("olmo2");
 }

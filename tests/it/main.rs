@@ -17,6 +17,7 @@ mod lora;
 mod memory;
 mod models;
 mod parity;
+mod peft;
 mod program;
 mod pull;
 mod quantize;

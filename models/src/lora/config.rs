@@ -55,6 +55,10 @@ pub(super) struct LoraConfig {
     rank_pattern: Vec<(String, f64)>,
     alpha_pattern: Vec<(String, f64)>,
     targets: Targets,
+    /// Names, or ends of names, of modules that have none.
+    excluded: Vec<String>,
+    /// The only layers that have any; empty when all may.
+    layers: Vec<u64>,
 }
 
 /// Which modules the adapter says that it is of.
@@ -93,6 +97,8 @@ impl LoraConfig {
             rank_pattern: pattern(config, "rank_pattern")?,
             alpha_pattern: pattern(config, "alpha_pattern")?,
             targets: targets(config)?,
+            excluded: excluded(config)?,
+            layers: layers(config)?,
         })
     }
 
@@ -125,22 +131,23 @@ impl LoraConfig {
     /// Whether the modules that have tensors are those that the adapter says it is of.
     ///
     /// # Errors
-    /// The first that is not named, or the first name that no module has.
+    /// The first that is not named or is excluded, or the first name that no module has.
     pub(super) fn check_modules<'a>(
         &self,
         modules: impl Iterator<Item = &'a str> + Clone,
     ) -> Result<(), ModelError> {
+        let is_one_of =
+            |module: &str, names: &[String]| names.iter().any(|name| is_end(module, name));
+        let wrong = |module: &str, wanted: String| {
+            Err(ModelError::invalid("tensors of an adapter of module", module, wanted))
+        };
+        if let Some(module) = modules.clone().find(|module| is_one_of(module, &self.excluded)) {
+            let names = self.excluded.join(", ");
+            return wrong(module, format!("none of exclude_modules: {names}"));
+        }
         let Targets::Named(names) = &self.targets else { return Ok(()) };
-        let listed = || names.join(", ");
-        for module in modules.clone() {
-            if !names.iter().any(|name| is_end(module, name)) {
-                let what = "tensors of an adapter of module";
-                return Err(ModelError::invalid(
-                    what,
-                    module,
-                    format!("in target_modules: {}", listed()),
-                ));
-            }
+        if let Some(module) = modules.clone().find(|module| !is_one_of(module, names)) {
+            return wrong(module, format!("in target_modules: {}", names.join(", ")));
         }
         let unused = names.iter().find(|name| !modules.clone().any(|module| is_end(module, name)));
         match unused {
@@ -150,6 +157,18 @@ impl LoraConfig {
             }
             None => Ok(()),
         }
+    }
+
+    /// Whether a module of this layer may have tensors.
+    ///
+    /// # Errors
+    /// `layers_to_transform` does not name the layer.
+    pub(super) fn check_layer(&self, module: &str, layer: usize) -> Result<(), ModelError> {
+        if self.layers.is_empty() || self.layers.contains(&(layer as u64)) {
+            return Ok(());
+        }
+        let wanted = format!("in layers_to_transform: {:?}", self.layers);
+        Err(ModelError::invalid(format!("the layer of adapted module {module}"), layer, wanted))
     }
 }
 
@@ -199,16 +218,37 @@ fn targets(config: &HfConfig) -> Result<Targets, ModelError> {
     let wanted = "a list of names, a pattern, or all-linear";
     let found = config.typed("target_modules", wanted, |value| match value {
         Value::String(_) => Some(Targets::Unchecked),
-        Value::Array(items) => {
-            let names = items.iter().map(|item| item.as_str().map(str::to_owned));
-            names.collect::<Option<Vec<_>>>().map(Targets::Named)
-        }
+        Value::Array(items) => names(items).map(Targets::Named),
         _ => None,
     })?;
     Ok(found.unwrap_or(Targets::Unchecked))
 }
 
-/// Names, or ends of names, with a number each. Patterns that are more than a name are refused.
+/// The names of `exclude_modules`. Of a pattern none: as with `target_modules`, the tensors alone say.
+fn excluded(config: &HfConfig) -> Result<Vec<String>, ModelError> {
+    let found =
+        config.typed("exclude_modules", "a list of names, or a pattern", |value| match value {
+            Value::String(_) => Some(Vec::new()),
+            Value::Array(items) => names(items),
+            _ => None,
+        })?;
+    Ok(found.unwrap_or_default())
+}
+
+fn names(items: &[Value]) -> Option<Vec<String>> {
+    items.iter().map(|item| item.as_str().map(str::to_owned)).collect()
+}
+
+fn layers(config: &HfConfig) -> Result<Vec<u64>, ModelError> {
+    let wanted = "a layer, or a list of layers";
+    let found = config.typed("layers_to_transform", wanted, |value| match value {
+        Value::Array(items) => items.iter().map(Value::as_u64).collect(),
+        one => one.as_u64().map(|layer| vec![layer]),
+    })?;
+    Ok(found.unwrap_or_default())
+}
+
+/// Names, or ends of names, with a number each. Other regular expressions are refused.
 fn pattern(config: &HfConfig, field: &'static str) -> Result<Vec<(String, f64)>, ModelError> {
     let Some(object) = config.object(field)? else { return Ok(Vec::new()) };
     let is_name =
@@ -224,13 +264,14 @@ fn pattern(config: &HfConfig, field: &'static str) -> Result<Vec<(String, f64)>,
     object.entries().map(one).collect()
 }
 
-/// The number of the names that `module` ends with, which must be one.
+/// The number of the names that `module` ends with, which must be one. PEFT matches them as regular
+/// expressions, so a dot in them is any character.
 fn matching(
     field: &'static str,
     pattern: &[(String, f64)],
     module: &str,
 ) -> Result<Option<f64>, ModelError> {
-    let mut values = pattern.iter().filter(|(name, _)| is_end(module, name));
+    let mut values = pattern.iter().filter(|(name, _)| is_matched_end(module, name));
     let Some((first, value)) = values.next() else { return Ok(None) };
     match values.find(|(_, other)| other != value) {
         None => Ok(Some(*value)),
@@ -245,4 +286,12 @@ fn matching(
 /// Whether `module` is `name`, or ends with it after a dot.
 fn is_end(module: &str, name: &str) -> bool {
     module.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+/// As [`is_end`], with any character where `name` has a dot.
+fn is_matched_end(module: &str, name: &str) -> bool {
+    let Some(first) = module.len().checked_sub(name.len()) else { return false };
+    let (rest, end) = module.as_bytes().split_at(first);
+    let fits = |(byte, wanted): (&u8, u8)| wanted == b'.' || *byte == wanted;
+    end.iter().zip(name.bytes()).all(fits) && (rest.is_empty() || rest.ends_with(b"."))
 }

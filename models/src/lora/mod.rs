@@ -95,8 +95,9 @@ pub fn open_lora(folder: &Path, spec: &DecoderSpec) -> Result<LoraAdapter, Model
 }
 
 /// The two matrices of a module.
-#[derive(Default)]
 struct Pair<'a> {
+    /// The module as the adapter calls it.
+    module: &'a str,
     a: Option<&'a str>,
     b: Option<&'a str>,
 }
@@ -116,20 +117,25 @@ fn parts(
     let mut pairs: BTreeMap<String, Pair<'_>> = BTreeMap::new();
     let names: BTreeSet<&str> = file.names().collect();
     for name in names {
-        let (module, is_a) = module_of(name)?;
-        let pair = pairs.entry(module).or_default();
+        let (own, module, is_a) = module_of(name)?;
+        let pair = pairs.entry(own).or_insert(Pair { module, a: None, b: None });
+        if pair.module != module {
+            let found = format!("{} and {module}", pair.module);
+            return Err(ModelError::invalid("the name of an adapted module", found, "one name"));
+        }
         *(if is_a { &mut pair.a } else { &mut pair.b }) = Some(name);
     }
-    config.check_modules(pairs.keys().map(String::as_str))?;
+    config.check_modules(pairs.values().map(|pair| pair.module))?;
     let mut parts = Vec::new();
-    for (module, pair) in &pairs {
-        let known = modules.get(module.as_str()).filter(|stored| is_projection(stored));
+    for (own, pair) in &pairs {
+        let module = pair.module;
+        let known = modules.get(own.as_str()).filter(|stored| is_projection(stored));
         let stored = known.ok_or_else(|| {
             let supported = "attention and MLP projections of this model's layers";
             let what = "an adapter of module";
             ModelError::unsupported(what, format!("{module} (of {})", spec.family), supported)
         })?;
-        parts.extend(module_parts(file, config, spec, module, pair, stored)?);
+        parts.extend(module_parts(file, config, spec, pair, stored)?);
     }
     if parts.is_empty() {
         return Err(ModelError::invalid("the number of adapted modules", 0, "1 or more"));
@@ -138,8 +144,8 @@ fn parts(
     Ok(parts)
 }
 
-/// The module that a tensor belongs to, as the decoder calls it, and whether it is its `a`.
-fn module_of(name: &str) -> Result<(String, bool), ModelError> {
+/// The module that a tensor belongs to, as the decoder and as the adapter call it, and whether it is its `a`.
+fn module_of(name: &str) -> Result<(String, &str, bool), ModelError> {
     let module = match (name.strip_suffix(".lora_A.weight"), name.strip_suffix(".lora_B.weight")) {
         (Some(module), _) => Some((module, true)),
         (None, Some(module)) => Some((module, false)),
@@ -154,7 +160,7 @@ fn module_of(name: &str) -> Result<(String, bool), ModelError> {
         .fold(module, |module, prefix| module.strip_prefix(prefix).unwrap_or(module));
     let is_layer = inner.starts_with("layers.");
     let own = if is_layer { format!("{MODEL_PREFIX}{inner}") } else { module.to_owned() };
-    Ok((own, is_a))
+    Ok((own, module, is_a))
 }
 
 fn is_projection(stored: &StoredTensor) -> bool {
@@ -166,10 +172,10 @@ fn module_parts(
     file: &SafeTensorsFolder,
     config: &LoraConfig,
     spec: &DecoderSpec,
-    module: &str,
     pair: &Pair<'_>,
     stored: &StoredTensor,
 ) -> Result<Vec<LoraPart>, ModelError> {
+    let module = pair.module;
     let rank = config.rank(module)?;
     let matrix = |name: Option<&str>, which: &str, wanted: Vec<usize>| {
         let missing =
@@ -191,6 +197,7 @@ fn module_parts(
     let mut parts = Vec::new();
     for role in &stored.roles {
         let TensorRole::Layer(layer, tensor) = *role else { continue };
+        config.check_layer(module, layer)?;
         let n_rows = tensor_shape(spec, *role).map_or(0, |shape| shape[0]);
         let rows = b.clone().into_rows(first..first + n_rows);
         let is_rotated = matches!(tensor, LayerTensor::AttnQ | LayerTensor::AttnK);

@@ -132,6 +132,71 @@ fn patterns_give_modules_their_own_rank_and_alpha() {
     (tensors[0].1, tensors[1].1) = (vec![4, 8], vec![8, 4]);
     let adapter = open(&config, &tensors, &spec("llama", RopeLayout::Halves)).unwrap();
     assert_eq!((adapter.max_rank(), adapter.parts[0].scale), (4, 0.5));
+    // PEFT reads a name as a regular expression.
+    config["alpha_pattern"] =
+        json!({"self.attn.q_proj": 8, "q.proj": 8, "attn.proj": 1, "proj": 1});
+    let adapter = open(&config, &tensors, &spec("llama", RopeLayout::Halves)).unwrap();
+    assert_eq!(adapter.parts[0].scale, 2.0);
+}
+
+/// What `all-linear` becomes when PEFT saves it: each module with its whole name, also inside of a larger model.
+#[test]
+fn modules_have_the_names_of_the_model_that_peft_wrapped() {
+    let tensors = [
+        ("model.language_model.layers.1.self_attn.q_proj.lora_A.weight", vec![2, 8]),
+        ("model.language_model.layers.1.self_attn.q_proj.lora_B.weight", vec![8, 2]),
+    ];
+    let mut config = config();
+    config["target_modules"] = json!(["model.language_model.layers.1.self_attn.q_proj"]);
+    config["alpha_pattern"] = json!({"language_model.layers.1.self_attn.q_proj": 2});
+    let adapter = open(&config, &tensors, &spec("llama", RopeLayout::Halves)).unwrap();
+    assert_eq!((adapter.parts[0].layer, adapter.parts[0].scale), (1, 1.0));
+}
+
+#[test]
+fn one_module_has_one_name() {
+    let mut tensors = q_proj();
+    tensors.push(("layers.1.self_attn.q_proj.lora_A.weight", vec![2, 8]));
+    let error = open(&config(), &tensors, &spec("llama", RopeLayout::Halves)).unwrap_err();
+    let error = error.to_string();
+    assert!(error.contains("model.layers.1.self_attn.q_proj, but must be one name"), "{error}");
+}
+
+#[test]
+fn what_a_pattern_or_a_list_of_layers_leaves_out_has_no_tensors() {
+    let spec = spec("llama", RopeLayout::Halves);
+    for (field, value) in [
+        ("layers_to_transform", json!(1)),
+        ("layers_to_transform", json!([0, 1])),
+        ("layers_to_transform", json!([])),
+        ("exclude_modules", json!(["layers.0.self_attn.q_proj", "proj"])),
+        ("exclude_modules", json!("lm_.*")),
+        ("target_modules", json!(".*\\.[a-z]_proj")),
+    ] {
+        let mut config = config();
+        config[field] = value.clone();
+        let adapter = open(&config, &q_proj(), &spec);
+        assert!(adapter.is_ok(), "{field} {value}: {}", adapter.unwrap_err());
+    }
+    check(
+        |config, _| config["layers_to_transform"] = json!([0, 2]),
+        "the layer of adapted module model.layers.1.self_attn.q_proj is 1, but must be in \
+         layers_to_transform: [0, 2]",
+    );
+    check(|config, _| config["layers_to_transform"] = json!(0), "layers_to_transform: [0]");
+    check(
+        |config, _| config["layers_to_transform"] = json!(-1),
+        "layers_to_transform is -1, but must be a layer, or a list of layers",
+    );
+    check(
+        |config, _| config["exclude_modules"] = json!(["self_attn.q_proj"]),
+        "of module model.layers.1.self_attn.q_proj, but must be none of exclude_modules: \
+         self_attn.q_proj",
+    );
+    check(
+        |config, _| config["exclude_modules"] = json!([1]),
+        "exclude_modules is [1], but must be a list of names, or a pattern",
+    );
 }
 
 #[track_caller]
@@ -201,6 +266,69 @@ fn what_is_wrong_is_named() {
         },
         "module model.layers.2.self_attn.q_proj (of llama) is not supported",
     );
+}
+
+/// Every other field of PEFT's configuration by which an adapter says more than its two matrices do, as PEFT 0.21 writes
+/// them, and one that is yet to come.
+#[test]
+fn what_else_peft_can_ask_for_is_refused_by_name() {
+    for (field, value) in [
+        ("bias", json!("lora_only")),
+        ("lora_bias", json!(true)),
+        ("fan_in_fan_out", json!(true)),
+        ("modules_to_save", json!(["embed_tokens"])),
+        ("trainable_token_indices", json!([1, 2])),
+        ("trainable_token_indices", json!({"embed_tokens": [1]})),
+        ("layer_replication", json!([[0, 2], [0, 2]])),
+        ("target_parameters", json!(["lm_head.weight"])),
+        ("alora_invocation_tokens", json!([1, 2])),
+        ("use_qalora", json!(true)),
+        ("use_bdlora", json!({"nblocks": 2})),
+        ("arrow_config", json!({"top_k": 3})),
+        ("kasa_config", json!({"beta": 0.1})),
+        ("velora_config", json!({"scale": 1.0})),
+        ("monteclora_config", json!({"scale": 1.0})),
+        ("ensure_weight_tying", json!(true)),
+        ("init_lora_weights", json!("olora")),
+        ("init_lora_weights", json!("loftq")),
+        ("init_lora_weights", json!("corda")),
+        ("init_lora_weights", json!("lora_ga")),
+        ("init_lora_weights", json!("mica")),
+        ("init_lora_weights", json!("pissa_niter_4")),
+        ("a_field_of_tomorrow", json!(0)),
+    ] {
+        check(|config, _| config[field] = value.clone(), field);
+    }
+}
+
+/// What PEFT saves beside the two matrices, where the configuration says nothing of it.
+#[test]
+fn other_tensors_are_refused_by_name() {
+    for name in [
+        "lm_head.weight",
+        "lm_head.base_layer.weight",
+        "model.embed_tokens.weight",
+        "model.embed_tokens.lora_embedding_A",
+        "model.embed_tokens.token_adapter.trainable_tokens_delta",
+        "model.layers.1.self_attn.q_proj.bias",
+        "model.layers.1.self_attn.q_proj.lora_B.bias",
+        "model.layers.1.self_attn.q_proj.lora_magnitude_vector",
+        "model.layers.1.self_attn.q_proj.lora_A.default.weight",
+        "model.layers.1.input_layernorm.weight",
+    ] {
+        let expect = format!("tensor base_model.model.{name} is not supported");
+        check(|_, tensors| tensors.push((name, vec![2, 8])), &expect);
+    }
+    for module in ["lm_head", "model.embed_tokens", "model.layers.1.mlp.experts.0.up_proj"] {
+        let [a, b] = ["A", "B"].map(|which| format!("{module}.lora_{which}.weight"));
+        let mut config = config();
+        config["target_modules"] = json!(".*");
+        let mut tensors: Vec<(&str, Vec<usize>)> = q_proj();
+        tensors.extend([(a.as_str(), vec![2, 8]), (b.as_str(), vec![16, 2])]);
+        let error = open(&config, &tensors, &spec("llama", RopeLayout::Halves)).unwrap_err();
+        let expect = format!("an adapter of module {module} (of llama) is not supported");
+        assert!(error.to_string().contains(&expect), "{error}");
+    }
 }
 
 #[test]
