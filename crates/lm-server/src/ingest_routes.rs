@@ -59,6 +59,8 @@ struct Pace {
 struct Asked {
     source: String,
     key: Option<String>,
+    /// What the sender's key is called, where keys are asked for.
+    sender: Option<String>,
     format: RowFormat,
 }
 
@@ -94,7 +96,7 @@ pub(crate) async fn take(
     let taken = async {
         entry.hold(app.admit(&caller)?);
         let ingests = ingests(&app)?;
-        let asked = asked(named(source), &head, &ingests)?;
+        let asked = asked(named(source), &caller, &head, &ingests)?;
         let place = Arc::clone(&app.uploads)
             .try_acquire_owned()
             .map_err(|_| ApiError::Ingest(IngestRefusal::TooManyUploads { limit: MAX_UPLOADS }))?;
@@ -140,7 +142,12 @@ fn named(source: Result<Path<String>, PathRejection>) -> String {
 }
 
 /// Reads the head. A body that says that it is too large is refused before it comes.
-fn asked(source: String, head: &Parts, ingests: &Ingests) -> Result<Asked, ApiError> {
+fn asked(
+    source: String,
+    caller: &Caller,
+    head: &Parts,
+    ingests: &Ingests,
+) -> Result<Asked, ApiError> {
     let mut params = Params::of(&head.uri)?;
     let format = params.text("format")?;
     params.end()?;
@@ -157,7 +164,8 @@ fn asked(source: String, head: &Parts, ingests: &Ingests) -> Result<Asked, ApiEr
         let limit_bytes = usize::try_from(limit_bytes).unwrap_or(usize::MAX);
         return Err(ApiError::BodyTooLarge { limit_bytes });
     }
-    Ok(Asked { source, key, format })
+    let sender = caller.holder.as_ref().map(|holder| holder.record.id.to_string());
+    Ok(Asked { source, key, sender, format })
 }
 
 /// A header that may be given once.
@@ -254,7 +262,8 @@ fn store(
     asked: &Asked,
     mut pieces: mpsc::Receiver<Piece>,
 ) -> Result<Accepted, ApiError> {
-    let mut upload = ingests.begin(&asked.source, asked.key.as_deref(), asked.format)?;
+    let (key, sender) = (asked.key.as_deref(), asked.sender.as_deref());
+    let mut upload = ingests.begin(&asked.source, key, sender, asked.format)?;
     loop {
         match pieces.blocking_recv() {
             Some(Piece::Bytes(bytes)) => upload.write(&bytes)?,
