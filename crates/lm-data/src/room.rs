@@ -18,9 +18,10 @@ use crate::{DataError, DataHome};
 /// What may wait to be added. When there is more, offers are refused: nothing that was taken is ever dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InboxLimits {
-    /// Bodies that wait to be added; as many more of each sender that were refused.
+    /// Bodies that wait to be added. A sender of whose bodies as many were refused may send no more.
     pub n_bodies: u64,
-    /// Bytes of those that wait and of those that are being received; as many more of each sender that were refused.
+    /// Bytes of those that wait and of those that are being received. A sender of whose bytes as many were refused may
+    /// send no more.
     pub size_bytes: u64,
     /// Bytes of one body.
     pub body_bytes: u64,
