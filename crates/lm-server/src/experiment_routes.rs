@@ -159,7 +159,8 @@ async fn visited(
 ) -> Response {
     let done = async {
         let who = caller.who();
-        let (body, room) = body::read(request.into_body(), &app).await?;
+        let (head, body) = request.into_parts();
+        let (body, room) = body::read(&head.headers, body, &app).await?;
         entry.hold_body(room);
         let experiments = experiments(&app)?;
         let (status, body) = off_thread(move || work(&experiments, &who, &body)).await?;

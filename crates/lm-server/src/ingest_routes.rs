@@ -25,6 +25,7 @@ use tokio::time::timeout;
 
 use crate::app::App;
 use crate::auth::Caller;
+use crate::body;
 use crate::generate::off_thread;
 use crate::panel::Params;
 use crate::reply;
@@ -39,8 +40,6 @@ pub(crate) const MAX_UPLOADS: usize = 32;
 const MIN_BYTES_PER_S: u64 = 1024;
 /// Pieces that wait for the disk. A client that is faster waits, too.
 const PIECES: usize = 4;
-/// A body that is refused is read on and thrown away up to here, so that its client sees why.
-const MAX_DISCARDED_BYTES: usize = 64 << 20;
 
 /// A part of a body on its way to the disk. Without an end it was cut.
 enum Piece {
@@ -90,8 +89,8 @@ pub(crate) async fn take(
     source: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Response {
-    let (head, body) = request.into_parts();
-    let mut chunks = body.into_data_stream();
+    let (head, rows) = request.into_parts();
+    let mut chunks = rows.into_data_stream();
     let limit = app.config.body_timeout;
     let taken = async {
         entry.hold(app.admit(&caller)?);
@@ -111,8 +110,10 @@ pub(crate) async fn take(
                 error,
                 ApiError::BodyTimeout { .. } | ApiError::Ingest(IngestRefusal::TooSlow { .. })
             );
-            if !is_still && !head.headers.contains_key(EXPECT) {
-                let _ = timeout(limit, discard(&mut chunks)).await;
+            if matches!(error, ApiError::BodyTooLarge { .. }) {
+                body::discard_beside(&head.headers, chunks, limit);
+            } else if !is_still && !head.headers.contains_key(EXPECT) {
+                let _ = timeout(limit, body::discard(&mut chunks)).await;
             }
             entry.failed(&error);
             reply::error(&error)
@@ -270,14 +271,5 @@ fn store(
             Some(Piece::End) => return upload.finish(),
             None => return Err(ApiError::BodyBroken { what: "it was cut".to_owned() }),
         }
-    }
-}
-
-async fn discard(chunks: &mut BodyDataStream) {
-    let mut n_bytes = 0_usize;
-    while n_bytes <= MAX_DISCARDED_BYTES
-        && let Some(Ok(chunk)) = chunks.next().await
-    {
-        n_bytes += chunk.len();
     }
 }

@@ -285,7 +285,8 @@ async fn acted<B: DeserializeOwned + 'static>(
         sees(app, caller)?;
         let who = caller.holder.as_ref().map(|holder| holder.record.name.clone());
         let who = who.filter(|name| !name.is_empty()).unwrap_or_else(|| "panel".to_owned());
-        let (body, room) = body::read(request.into_body(), app).await?;
+        let (head, body) = request.into_parts();
+        let (body, room) = body::read(&head.headers, body, app).await?;
         entry.hold_body(room);
         let the_loop = the_loop(app)?;
         let done = off_thread(move || {

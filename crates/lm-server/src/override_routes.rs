@@ -284,7 +284,7 @@ async fn visited(
         entry.hold(app.admit(caller)?);
         let who = caller.who();
         let (head, body) = request.into_parts();
-        let (body, room) = body::read(body, &app).await?;
+        let (body, room) = body::read(&head.headers, body, &app).await?;
         entry.hold_body(room);
         let overrides = overrides(&app)?;
         let visit = Visit { overrides, app, who, uri: head.uri, body };

@@ -248,6 +248,20 @@ fn so_many_bodies_are_received_at_once_and_no_more() {
 }
 
 #[test]
+fn a_head_that_promises_too_much_is_answered_at_once() {
+    // Nobody waits for so long.
+    let config = ServerConfig { body_timeout: Duration::from_hours(24), ..Default::default() };
+    let limits = InboxLimits { body_bytes: 1000, ..InboxLimits::default() };
+    let server = start_with(tempfile::tempdir().unwrap(), limits, config);
+    let path = format!("{TICKETS}?format=jsonl");
+    for lines in ["", "Expect: 100-continue\r\n"] {
+        let reply = read_reply(open_with(server.address, "POST", &path, lines, 1001));
+        check_refused(&reply, 413, "body_too_large", "1000 bytes");
+        assert_eq!(reply.header("connection"), Some("close"));
+    }
+}
+
+#[test]
 fn a_body_that_drips_is_cut_off() {
     let config = ServerConfig { body_timeout: Duration::from_millis(300), ..Default::default() };
     let server = start_with(tempfile::tempdir().unwrap(), InboxLimits::default(), config);
