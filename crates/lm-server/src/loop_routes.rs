@@ -16,7 +16,7 @@ use lm_ops::{Decision, FeedbackLoop, FixView, now_ms};
 use lm_panel::{Change, Picture, Width};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::app::App;
 use crate::auth::Caller;
