@@ -135,19 +135,20 @@ def test_what_cannot_be_read_at_all_is_refused_with_its_offset(server):
 
 def test_a_body_over_the_limit_and_a_full_backlog_are_refused(tmp_path):
     with_contract(tmp_path)
-    limits = ["--max-ingest-bytes", "20000", "--max-ingest-backlog-bytes", "30000"]
+    limits = ["--max-ingest-bytes", "20000", "--max-ingest-backlog-bytes", "20000"]
     server = Server(tmp_path, "--model", "placeholder", *limits)
     try:
         large = send(server, b" " * 20_001)
         assert large.status == 413 and "20000 bytes" in large.body, large.body
-        # What the contract refuses waits for another one, and takes its room.
+        # What the contract refuses waits for another one, and takes room of its own.
         bad = lines([{"m": i} for i in range(1000)])
         assert 10_000 < len(bad) < 15_000
         for key in ("one", "two"):
             job = fate(server, send(server, bad, key).json["poll"])
             assert job["state"] == "refused" and "schema:required" in job["why"], job
         full = send(server, bad, "three")
-        assert full.status == 429 and "limit 30000" in full.body, full.body
+        assert full.status == 429 and "limit 20000" in full.body, full.body
+        assert full.json["error"]["code"] == "ingest_refused_full", full.body
         assert int(full.headers["retry-after"]) >= 1
         with_contract(tmp_path, contract="format = 1\n")
         for key in ("one", "two"):

@@ -98,6 +98,12 @@ pub enum IngestRefusal {
         /// What there is too much of, and the limit.
         message: String,
     },
+    /// More of this sender was refused than may wait for another contract.
+    #[error("{message}")]
+    RefusedFull {
+        /// What there is too much of, and the limit.
+        message: String,
+    },
 }
 
 impl IngestRefusal {
@@ -111,7 +117,9 @@ impl IngestRefusal {
             IngestRefusal::KeyReused { .. } => 409,
             IngestRefusal::TooSlow { .. } => 408,
             IngestRefusal::DiskFull { .. } => 503,
-            IngestRefusal::Full { .. } | IngestRefusal::TooManyUploads { .. } => 429,
+            IngestRefusal::Full { .. }
+            | IngestRefusal::RefusedFull { .. }
+            | IngestRefusal::TooManyUploads { .. } => 429,
         }
     }
 
@@ -129,6 +137,7 @@ impl IngestRefusal {
             IngestRefusal::DiskFull { .. } => "disk_full",
             IngestRefusal::TooSlow { .. } => "body_too_slow",
             IngestRefusal::Full { .. } => "ingest_backlog_full",
+            IngestRefusal::RefusedFull { .. } => "ingest_refused_full",
         }
     }
 }

@@ -38,9 +38,9 @@ pub struct Output {
     pub error: Option<String>,
     /// From the start of the run until it was sent.
     pub start_s: f64,
-    /// From then until the first text.
-    pub ttft_s: f64,
-    /// From when it was sent until the last chunk.
+    /// From then until the first text; `None` when none came.
+    pub ttft_s: Option<f64>,
+    /// From when it was sent until the last chunk with text, or the end of the answer.
     pub latency_s: f64,
     /// Between chunks with text.
     pub itls_s: Vec<f64>,
@@ -210,14 +210,16 @@ impl Stream {
         }
         if chunk.has_content {
             match self.last_s {
-                None => output.ttft_s = now_s,
+                None => output.ttft_s = Some(now_s),
                 Some(last_s) => output.itls_s.push(now_s - last_s),
             }
             self.last_s = Some(now_s);
             output.n_chunks += 1;
             output.text.push_str(&chunk.text);
         }
-        if chunk.has_content || chunk.is_finished {
+        // An answer may say nothing but that all is done.
+        let is_bare_end = chunk.is_done && self.last_s.is_none() && !self.is_finished;
+        if chunk.has_content || chunk.is_finished || is_bare_end {
             output.latency_s = now_s;
         }
         self.usage = chunk.usage.or(self.usage);
@@ -228,9 +230,6 @@ impl Stream {
     fn end(self, output: &mut Output) -> Result<(), String> {
         if !self.is_finished {
             return Err("the stream ended before the answer did".to_owned());
-        }
-        if self.last_s.is_none() {
-            return Err("the stream ended without text".to_owned());
         }
         output.prompt_tokens = self.usage.map(|usage| usage.prompt_tokens);
         output.completion_tokens = self.usage.map(|usage| usage.completion_tokens);
@@ -272,4 +271,50 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What becomes of chunks that come a second apart.
+    fn read(chunks: &[&str]) -> (Result<(), String>, Output) {
+        let (mut stream, mut output) = (Stream::default(), Output::default());
+        for (i, chunk) in chunks.iter().enumerate() {
+            let taken = Chunk::parse(chunk.as_bytes())
+                .and_then(|chunk| stream.take(chunk, i as f64, &mut output));
+            if taken.is_err() {
+                return (taken, output);
+            }
+        }
+        let ended = stream.end(&mut output);
+        (ended, output)
+    }
+
+    const ROLE: &str = r#"{"choices":[{"delta":{"role":"assistant","content":""}}]}"#;
+    const TEXT: &str = r#"{"choices":[{"delta":{"content":"a"}}]}"#;
+    const STOP: &str = r#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#;
+    const USAGE: &str = r#"{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":1}}"#;
+    const DONE: &str = "[DONE]";
+
+    #[test]
+    fn an_answer_that_ends_without_text_is_complete_and_has_no_first_token() {
+        let (ended, output) = read(&[ROLE, STOP, USAGE, DONE]);
+        assert_eq!((ended, output.ttft_s, output.latency_s), (Ok(()), None, 1.0));
+        assert_eq!((output.n_chunks, output.completion_tokens), (0, Some(1)));
+        let (ended, output) = read(&[ROLE, DONE]);
+        assert_eq!((ended, output.ttft_s, output.latency_s), (Ok(()), None, 1.0));
+        let (ended, output) = read(&[ROLE, TEXT, STOP, USAGE, DONE]);
+        assert_eq!((ended, output.ttft_s, output.latency_s), (Ok(()), Some(1.0), 2.0));
+    }
+
+    #[test]
+    fn an_answer_without_an_end_and_one_with_an_error_have_failed() {
+        for chunks in [&[][..], &[ROLE], &[ROLE, TEXT], &[ROLE, USAGE]] {
+            let (ended, _) = read(chunks);
+            assert_eq!(ended, Err("the stream ended before the answer did".to_owned()));
+        }
+        let (ended, _) = read(&[ROLE, r#"{"error":{"message":"it broke"}}"#, DONE]);
+        assert!(ended.is_err_and(|reason| reason.contains("it broke")));
+    }
 }

@@ -9,7 +9,8 @@ use crate::{Output, Run, Sample};
 /// A latency of each request, or of each of its tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Metric {
-    /// From sending to the first chunk with text. The empty chunk that opens a chat is none.
+    /// From sending to the first chunk with text. The empty chunk that opens a chat is none, and an answer without text
+    /// has none.
     Ttft,
     /// From the first chunk to the end, for each token after the first.
     Tpot,
@@ -42,6 +43,8 @@ pub struct Goodput {
 pub struct Metrics {
     /// Requests whose answer is complete.
     pub completed: usize,
+    /// Of those, answers that ended as they should and had no text.
+    pub n_without_text: usize,
     /// Requests that failed.
     pub failed: usize,
     /// Prompt tokens of the completed requests.
@@ -159,7 +162,9 @@ impl Metrics {
                 metrics.output_lens.push(0);
                 continue;
             }
-            let counted = output.completion_tokens.filter(|n| *n > 0);
+            metrics.n_without_text += usize::from(output.ttft_s.is_none());
+            // Text that is no token is a count that is missing.
+            let counted = output.completion_tokens.filter(|n| *n > 0 || output.n_chunks == 0);
             metrics.n_counted_by_chunks += usize::from(counted.is_none());
             let n_output = counted.unwrap_or(output.n_chunks);
             metrics.output_lens.push(n_output);
@@ -167,20 +172,19 @@ impl Metrics {
             metrics.total_input_tokens += input;
             metrics.cached_tokens += output.cached_tokens;
             metrics.total_output_tokens += n_output;
-            // One token alone has no time per token; for goodput it counts as none.
-            let tpot_s = match n_output {
-                0 | 1 => 0.0,
-                _ => (output.latency_s - output.ttft_s) / (n_output - 1) as f64,
-            };
-            if n_output > 1 {
-                tpots.push(tpot_s);
-            }
-            n_good += usize::from(goodput.is_kept(output.ttft_s, tpot_s, output.latency_s));
+            // One token alone has no time per token, nor have tokens without text; for goodput it counts as none.
+            let tpot_s = output.ttft_s.filter(|_| n_output > 1);
+            let tpot_s = tpot_s.map(|ttft_s| (output.latency_s - ttft_s) / (n_output - 1) as f64);
+            tpots.extend(tpot_s);
+            // Who waits for a first token that does not come has waited until the end.
+            let ttft_s = output.ttft_s.unwrap_or(output.latency_s);
+            let is_kept = goodput.is_kept(ttft_s, tpot_s.unwrap_or(0.0), output.latency_s);
+            n_good += usize::from(is_kept);
         }
         let done = || run.outputs.iter().filter(|output| output.error.is_none());
         metrics.n_good = (!goodput.is_empty()).then_some(n_good);
         metrics.spreads = [
-            Spread::new(done().map(|output| output.ttft_s)),
+            Spread::new(done().filter_map(|output| output.ttft_s)),
             Spread::new(tpots),
             Spread::new(done().flat_map(|output| output.itls_s.iter().copied())),
             Spread::new(done().map(|output| output.latency_s)),
@@ -234,12 +238,14 @@ pub(crate) fn per_second(outputs: &[Output]) -> Vec<(usize, usize)> {
     let mut seconds = vec![(0, 0); (end - first) as usize + 1];
     let second = |at: f64| (at - first) as usize;
     for output in done() {
-        let mut at = output.start_s + output.ttft_s;
-        seconds[second(at)].0 += 1;
-        for itl in &output.itls_s {
-            at += itl;
-            let last = seconds.len() - 1;
-            seconds[second(at).min(last)].0 += 1;
+        let last = seconds.len() - 1;
+        if let Some(ttft_s) = output.ttft_s {
+            let mut at = output.start_s + ttft_s;
+            seconds[second(at)].0 += 1;
+            for itl in &output.itls_s {
+                at += itl;
+                seconds[second(at).min(last)].0 += 1;
+            }
         }
         let ended = second(output.start_s + output.latency_s);
         seconds[second(output.start_s)..=ended].iter_mut().for_each(|second| second.1 += 1);
@@ -255,7 +261,7 @@ mod tests {
     fn output(start_s: f64, ttft_s: f64, itls_s: &[f64], tokens: Option<u64>) -> Output {
         Output {
             start_s,
-            ttft_s,
+            ttft_s: Some(ttft_s),
             latency_s: ttft_s + itls_s.iter().sum::<f64>(),
             itls_s: itls_s.to_vec(),
             n_chunks: itls_s.len() as u64 + 1,
@@ -266,8 +272,13 @@ mod tests {
     }
 
     fn metrics(goodput: &Goodput) -> Metrics {
+        with(Vec::new(), goodput)
+    }
+
+    /// Of the same requests and some more.
+    fn with(more: Vec<Output>, goodput: &Goodput) -> Metrics {
         let failed = Output { error: Some("gone".to_owned()), ..Output::default() };
-        let outputs = vec![
+        let mut outputs = vec![
             // Five tokens in three chunks.
             output(0.0, 0.5, &[0.25, 0.25], Some(5)),
             failed,
@@ -275,14 +286,43 @@ mod tests {
             output(1.0, 0.125, &[0.5], None),
             output(1.5, 0.25, &[], Some(1)),
         ];
+        outputs.extend(more);
         let sample = Sample {
             prompt: PromptBody::Text(String::new()),
             prompt_tokens: 10,
             output_tokens: 5,
             recorded_s: None,
         };
+        let samples = vec![sample; outputs.len()];
         let run = Run { outputs, duration_s: 2.0, client_cpu_s: 0.0, server_cpu_s: None };
-        Metrics::of(&run, &vec![sample; 4], goodput)
+        Metrics::of(&run, &samples, goodput)
+    }
+
+    #[test]
+    fn an_answer_without_text_is_complete_and_has_no_time_to_its_first_token() {
+        let silent = |tokens| Output {
+            start_s: 0.5,
+            latency_s: 0.75,
+            completion_tokens: tokens,
+            ..Output::default()
+        };
+        let found = with(vec![silent(Some(0)), silent(Some(3)), silent(None)], &Goodput::default());
+        assert_eq!((found.completed, found.failed, found.n_without_text), (6, 1, 3));
+        assert_eq!(found.output_lens, [5, 0, 2, 1, 0, 3, 0]);
+        // The last one's tokens were not counted.
+        assert_eq!(found.n_counted_by_chunks, 2);
+        let usual = metrics(&Goodput::default());
+        for metric in [Metric::Ttft, Metric::Tpot, Metric::Itl] {
+            assert_eq!(found.spread(metric), usual.spread(metric));
+        }
+        let ends = [250.0, 625.0, 750.0, 750.0, 750.0, 1000.0];
+        assert_eq!(found.spread(Metric::E2el).values_ms(), ends);
+        // Its reader waited for the end.
+        let n_good = |ttft_ms| {
+            let goodput = Goodput { ttft_ms: Some(ttft_ms), ..Goodput::default() };
+            with(vec![silent(Some(0))], &goodput).n_good
+        };
+        assert_eq!((n_good(749.0), n_good(750.0)), (Some(3), Some(4)));
     }
 
     #[test]

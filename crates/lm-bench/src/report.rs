@@ -68,6 +68,7 @@ impl Report<'_> {
             "max_concurrency": facts.max_concurrency,
             "duration": metrics.duration_s,
             "completed": metrics.completed,
+            "completed_without_text": metrics.n_without_text,
             "failed": metrics.failed,
             "failures": self.failures(),
             "total_input_tokens": metrics.total_input_tokens,
@@ -142,7 +143,8 @@ impl Report<'_> {
             object.insert(name.to_owned(), outputs.iter().map(value).collect());
         };
         add("start_times", |output| json!(output.start_s));
-        add("ttfts", |output| json!(output.ttft_s));
+        // As vLLM has it, of a request that failed before its first token it is 0.
+        add("ttfts", |output| json!(output.ttft_s.or(output.error.as_ref().map(|_| 0.0))));
         add("itls", |output| json!(output.itls_s));
         add("generated_texts", |output| json!(output.text));
         add("errors", |output| json!(output.error.as_deref().unwrap_or("")));
@@ -189,6 +191,10 @@ impl Display for Report<'_> {
         if metrics.n_counted_by_chunks > 0 {
             let n = metrics.n_counted_by_chunks;
             writeln!(f, "The server did not count the tokens of {n} answers; their chunks are.")?;
+        }
+        if metrics.n_without_text > 0 {
+            let n = metrics.n_without_text;
+            writeln!(f, "{n} answers ended without text; they have no time to a first token.")?;
         }
         for (reason, n) in self.failures() {
             writeln!(f, "failed {n} times: {reason}")?;

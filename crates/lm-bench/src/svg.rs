@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn a_run_is_drawn_and_so_is_one_without_answers() {
         let output =
-            Output { ttft_s: 0.1, latency_s: 2.5, itls_s: vec![0.4; 6], ..Output::default() };
+            Output { ttft_s: Some(0.1), latency_s: 2.5, itls_s: vec![0.4; 6], ..Output::default() };
         for outputs in [vec![output; 3], vec![]] {
             let run = Run { outputs, duration_s: 3.0, client_cpu_s: 0.0, server_cpu_s: None };
             let metrics = Metrics::of(&run, &[], &Goodput::default());

@@ -200,6 +200,21 @@ pub enum DataError {
         /// How much may be.
         limit: u64,
     },
+    /// Too much of what one sender sent was refused, and waits for another contract.
+    #[error(
+        "{name} takes no more of this sender: what it sent and what was refused waits for another contract ({what} \
+         {value}, limit {limit})"
+    )]
+    RefusedFull {
+        /// The dataset.
+        name: String,
+        /// What there is too much of.
+        what: &'static str,
+        /// How much there is.
+        value: u64,
+        /// How much may be.
+        limit: u64,
+    },
     /// The disk has too little room for what is sent.
     #[error(
         "the disk of {} has {free_bytes} bytes free, but {needed_bytes} must be: try again later",

@@ -1,4 +1,4 @@
-//! Rows that others send: where they wait, their receipts, and what there is room for.
+//! Rows that others send: where they wait, and their receipts.
 //!
 //! It must never drop what was taken, and never take the same rows twice.
 //!
@@ -31,34 +31,6 @@ use crate::{DataError, DataHome, manifest};
 pub(crate) const PART: &str = ".part";
 pub(crate) const KEYS: &str = "keys";
 
-/// What may wait to be added. When there is more, offers are refused: nothing that was taken is ever dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InboxLimits {
-    /// Bodies that wait.
-    pub n_bodies: u64,
-    /// Bytes of those that wait and of those that are being received.
-    pub size_bytes: u64,
-    /// Bytes of one body.
-    pub body_bytes: u64,
-}
-
-impl Default for InboxLimits {
-    fn default() -> Self {
-        InboxLimits { n_bodies: 1_000, size_bytes: 4 << 30, body_bytes: 1 << 30 }
-    }
-}
-
-/// What waits for one dataset.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Backlog {
-    /// Bodies that wait, those that were refused included.
-    pub n_bodies: u64,
-    /// Their bytes.
-    pub size_bytes: u64,
-    /// Bytes of bodies that are being received.
-    pub receiving_bytes: u64,
-}
-
 /// What is known of a body under its key, from when it was taken on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
@@ -72,6 +44,9 @@ pub struct Receipt {
     pub size_bytes: u64,
     /// When they were taken, in Unix milliseconds.
     pub offered_at_ms: u64,
+    /// Who sent them, where senders have names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender: Option<String>,
     /// How far they are.
     #[serde(flatten)]
     pub fate: Fate,
@@ -132,14 +107,6 @@ pub fn receipt(home: &DataHome, name: &str, key: &str) -> Result<Option<Receipt>
     counted(&dataset, key)
 }
 
-/// What waits for a dataset.
-///
-/// # Errors
-/// [`DataError::InvalidName`], [`DataError::Io`].
-pub fn backlog(home: &DataHome, name: &str) -> Result<Backlog, DataError> {
-    backlog_of(&home.dataset(name)?)
-}
-
 /// The datasets for which something waits.
 ///
 /// # Errors
@@ -197,44 +164,8 @@ pub(crate) fn read_receipt(
     serde_json::from_slice(&bytes).map(Some).map_err(damaged)
 }
 
-/// Whether `more_bytes` may come; with `one_more` also whether another body may wait.
-pub(crate) fn has_room(
-    dataset: &DatasetFolder,
-    limits: &InboxLimits,
-    one_more: bool,
-    more_bytes: u64,
-) -> Result<(), DataError> {
-    let Backlog { n_bodies, size_bytes, receiving_bytes } = backlog_of(dataset)?;
-    let full = |what, value, limit| {
-        Err(DataError::InboxFull { name: dataset.name.clone(), what, value, limit })
-    };
-    if one_more && n_bodies >= limits.n_bodies {
-        return full("bodies", n_bodies, limits.n_bodies);
-    }
-    let n_bytes = size_bytes.saturating_add(receiving_bytes);
-    if n_bytes.saturating_add(more_bytes) > limits.size_bytes {
-        return full("bytes", n_bytes, limits.size_bytes);
-    }
-    Ok(())
-}
-
-fn backlog_of(dataset: &DatasetFolder) -> Result<Backlog, DataError> {
-    let mut backlog = Backlog::default();
-    for name in entries(&dataset.inbox)? {
-        // What is gone since the folder was listed takes no room.
-        let size = dataset.inbox.join(&name).metadata().map_or(0, |metadata| metadata.len());
-        if name.ends_with(PART) {
-            backlog.receiving_bytes += size;
-        } else if format_of(&name).is_some() {
-            backlog.n_bodies += 1;
-            backlog.size_bytes += size;
-        }
-    }
-    Ok(backlog)
-}
-
 /// The format of a body that waits; `None` for the other files of an inbox.
-fn format_of(name: &str) -> Option<Format> {
+pub(crate) fn format_of(name: &str) -> Option<Format> {
     name.rsplit_once('.')?.1.parse().ok()
 }
 
@@ -272,7 +203,7 @@ pub(crate) fn pending(dataset: &DatasetFolder) -> Result<Vec<SourcePath>, DataEr
 }
 
 /// The name of a body's receipt, by the name of its source.
-fn receipt_of(source: &str) -> &str {
+pub(crate) fn receipt_of(source: &str) -> &str {
     let file = source.strip_prefix(INBOX).unwrap_or(source);
     file.rsplit_once('.').map_or(file, |(file, _)| file)
 }
@@ -307,6 +238,7 @@ fn of_body(dataset: &DatasetFolder, source: &str) -> Result<Receipt, DataError> 
         format,
         size_bytes,
         offered_at_ms: u64::try_from(modified_ns / 1_000_000).unwrap_or(u64::MAX),
+        sender: None,
         fate: Fate::Waiting,
     })
 }

@@ -38,6 +38,7 @@ mod quarantine;
 mod read;
 mod reader;
 mod receipts;
+mod room;
 mod sources;
 mod stage;
 mod turns;
@@ -52,9 +53,7 @@ pub use check::tokenizer_of;
 pub use drain::{Drained, drain, waiting_digest};
 pub use error::DataError;
 pub use home::DataHome;
-pub use inbox::{
-    Backlog, Fate, InboxLimits, Receipt, Taken, awaited, backlog, has_contract, receipt,
-};
+pub use inbox::{Fate, Receipt, Taken, awaited, has_contract, receipt};
 pub use infer::{Inferred, infer};
 pub use ingest::{
     CountTokens, IngestOptions, IngestProgress, MAX_ROW_BYTES_LIMIT, Thresholds, ingest,
@@ -65,6 +64,7 @@ pub use offering::Offering;
 pub use quarantine::{Encoding, QuarantineRows, QuarantinedRow, Report, quarantine};
 pub use read::Format;
 pub use receipts::{RECEIPTS_KEPT, forget_receipts};
+pub use room::{Backlog, InboxLimits, backlog};
 pub use stage::ledger::{SourceFile, Stamp, Tally};
 pub use version::checkout::{checkout, export};
 pub use version::coverage::{Stratum, coverage};

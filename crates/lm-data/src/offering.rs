@@ -14,6 +14,7 @@ use crate::home::{DatasetFolder, entries, replace_whole, sync_folder};
 use crate::inbox::{self, Fate, PART, Receipt, Taken};
 use crate::ingest::now_ms;
 use crate::read::{Format, opening};
+use crate::room::{Refused, has_room};
 use crate::turns::Turns;
 use crate::{DataError, DataHome, InboxLimits, IngestOptions, disk};
 
@@ -30,8 +31,11 @@ pub struct Offering {
     limits: InboxLimits,
     format: Format,
     key: Option<String>,
+    sender: Option<String>,
     /// It was taken before, so that it needs no room.
     is_known: bool,
+    /// What had been refused when it began.
+    refused: Refused,
     part: NamedTempFile,
     hasher: blake3::Hasher,
     /// The first two bytes.
@@ -41,15 +45,17 @@ pub struct Offering {
 }
 
 impl Offering {
-    /// Begins to take rows of a format for a dataset. Without a key the digest of the rows is the key.
+    /// Begins to take rows of a format for a dataset. Without a key the digest of the rows is the key. Senders of one
+    /// name, or of none, share the room for bodies that are refused.
     ///
     /// # Errors
-    /// [`DataError::InboxFull`], [`DataError::DiskFull`], [`DataError::InvalidOption`] for a key that is empty or too
-    /// long, [`DataError::InvalidName`].
+    /// [`DataError::InboxFull`], [`DataError::RefusedFull`], [`DataError::DiskFull`], [`DataError::InvalidOption`] for
+    /// a key that is empty or too long, [`DataError::InvalidName`].
     pub fn begin(
         home: &DataHome,
         name: &str,
         key: Option<&str>,
+        sender: Option<&str>,
         format: Format,
         limits: &InboxLimits,
     ) -> Result<Offering, DataError> {
@@ -70,8 +76,14 @@ impl Offering {
         let lock = dataset.lock_inbox()?;
         remove_dead_parts(&dataset)?;
         let known = key.map(|key| inbox::counted(&dataset, key)).transpose()?.flatten();
+        let mut refused = Refused::default();
         if known.is_none() {
-            inbox::has_room(&dataset, limits, key.is_some(), 1)?;
+            refused = Refused::of(&dataset)?;
+            // Without a key it may be one that was taken, which only its end says.
+            if key.is_some() {
+                refused.has_room(&dataset, limits, sender)?;
+            }
+            has_room(&dataset, limits, &refused, key.is_some(), 1)?;
             disk::has_space(&dataset.inbox, 0)?;
         }
         let part =
@@ -84,7 +96,9 @@ impl Offering {
             limits: *limits,
             format,
             key: key.map(str::to_owned),
+            sender: sender.map(str::to_owned),
             is_known: known.is_some(),
+            refused,
             part,
             hasher: blake3::Hasher::new(),
             head: Vec::new(),
@@ -116,7 +130,7 @@ impl Offering {
         self.size_bytes = size_bytes;
         if size_bytes >= self.look_at_bytes && !self.is_known {
             self.look_at_bytes = size_bytes + LOOK_EVERY_BYTES;
-            inbox::has_room(&self.dataset, &self.limits, false, 0)?;
+            has_room(&self.dataset, &self.limits, &self.refused, false, 0)?;
             disk::has_space(&self.dataset.inbox, size_bytes)?;
         }
         Ok(())
@@ -126,10 +140,10 @@ impl Offering {
     /// [`drain`](crate::drain) or [`watch`](crate::watch). The same key with the same rows is answered again.
     ///
     /// # Errors
-    /// [`DataError::KeyReused`], [`DataError::InboxFull`], [`DataError::DiskFull`], [`DataError::NotOfFormat`],
-    /// [`DataError::NoRows`].
+    /// [`DataError::KeyReused`], [`DataError::InboxFull`], [`DataError::RefusedFull`], [`DataError::DiskFull`],
+    /// [`DataError::NotOfFormat`], [`DataError::NoRows`].
     pub fn finish(self) -> Result<Taken, DataError> {
-        let Offering { dataset, limits, format, key, part, hasher, size_bytes, .. } = self;
+        let Offering { dataset, limits, format, key, sender, part, hasher, size_bytes, .. } = self;
         part.as_file().sync_all().map_err(io_error("sync", part.path()))?;
         let turn = CHECKS.take();
         opening::check(part.path(), format, IngestOptions::default().max_row_bytes)?;
@@ -148,13 +162,15 @@ impl Offering {
             let (name, known, known_format) = (dataset.name, receipt.hash, receipt.format);
             return Err(DataError::KeyReused { name, key, known, known_format, hash, format });
         }
-        inbox::has_room(&dataset, &limits, true, 0)?;
+        let refused = Refused::of(&dataset)?;
+        refused.has_room(&dataset, &limits, sender.as_deref())?;
+        has_room(&dataset, &limits, &refused, true, 0)?;
         disk::has_space(&dataset.inbox, size_bytes)?;
         let file = inbox::file_of(&key);
         let body = dataset.inbox.join(format!("{file}.{format}"));
         let offered_at_ms = now_ms();
         let fate = Fate::Waiting;
-        let receipt = Receipt { key, hash, format, size_bytes, offered_at_ms, fate };
+        let receipt = Receipt { key, hash, format, size_bytes, offered_at_ms, sender, fate };
         // A kill between the two leaves a receipt that says of a body that it waits, and no body: it does not count.
         replace_whole(&inbox::receipt_path(&dataset, &file), &receipt.to_json())?;
         part.persist(&body).map_err(|error| io_error("take as", &body)(error.error))?;

@@ -264,6 +264,14 @@ impl Book {
         self.state("collected_ms")
     }
 
+    /// Another number after each writing, whoever wrote.
+    ///
+    /// # Errors
+    /// [`FeedbackError::Database`].
+    pub fn version(&self) -> Result<i64, FeedbackError> {
+        version(&self.connection).map_err(self.wrap("read"))
+    }
+
     /// A number that is kept between runs.
     pub(crate) fn state(&self, name: &str) -> Result<Option<i64>, FeedbackError> {
         self.connection

@@ -184,6 +184,16 @@ impl Book {
         Ok(answer)
     }
 
+    /// The requests with an answer that reviewers called a failure, or corrected, since `from_ms` (Unix milliseconds).
+    ///
+    /// # Errors
+    /// [`FeedbackError::Database`].
+    pub fn called_bad(&self, from_ms: i64) -> Result<Vec<String>, FeedbackError> {
+        let sql =
+            "SELECT request_id FROM failure WHERE reviewed_at_ms >= ?1 AND verdict = 'accepted'";
+        self.query(sql, [from_ms], |row| row.get(0))
+    }
+
     /// `REQUEST` or `REQUEST/CHOICE`, as far as it names one failure.
     pub(crate) fn named(&self, answer: &str) -> Result<(String, u32), FeedbackError> {
         let (id, choice) = answer.split_once('/').unwrap_or((answer, "0"));

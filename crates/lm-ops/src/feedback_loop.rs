@@ -8,7 +8,7 @@
 //! Start reading at [`FeedbackLoop::problems`].
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -61,6 +61,11 @@ impl FeedbackLoop {
             reading: Mutex::default(),
             read: Condvar::new(),
         }))
+    }
+
+    /// Where the conclusions lie.
+    pub(crate) fn place(&self) -> &Path {
+        &self.0.path
     }
 
     /// Problems that occurred since `from_ms` (Unix milliseconds), `limit` of them behind the first `skip`.

@@ -147,7 +147,10 @@ fn add(inner: &Inner, source: &str) -> Result<bool, String> {
                     return Err(format!("the same bodies are refused again and again: {error}"));
                 }
                 tracing::warn!(dataset = source, %error, "a batch was refused");
-                inner.count(source, |counts| counts.refused_batches += 1);
+                inner.count(source, |counts| {
+                    counts.refused_batches += 1;
+                    counts.refused_bodies += bodies.len() as u64;
+                });
                 refused = bodies;
             }
             Err(DataError::Locked { .. }) => return Ok(false),

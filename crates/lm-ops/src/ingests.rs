@@ -68,6 +68,8 @@ pub struct IngestCounts {
     pub rows: Tally,
     /// Batches that did not pass their audit.
     pub refused_batches: u64,
+    /// Bodies that were refused for it.
+    pub refused_bodies: u64,
     /// What waited when it was last looked.
     pub backlog: Backlog,
 }
@@ -138,19 +140,21 @@ impl Ingests {
         self.inner.limits
     }
 
-    /// Begins to take a body. Blocks.
+    /// Begins to take a body of a sender, where senders have names. Blocks.
     ///
     /// # Errors
-    /// There is no contract or no room, or the source or the key is not as it may be.
+    /// There is no contract or no room, too much of the sender's was refused, or the source or the key is not as it may be.
     pub fn begin(
         &self,
         source: &str,
         key: Option<&str>,
+        sender: Option<&str>,
         format: Format,
     ) -> Result<Upload, ApiError> {
         let Inner { home, limits, .. } = &*self.inner;
         self.must_have_contract(source)?;
-        let offering = Offering::begin(home, source, key, format, limits).map_err(refusal)?;
+        let offering = Offering::begin(home, source, key, sender, format, limits);
+        let offering = offering.map_err(refusal)?;
         Ok(Upload { offering, ingests: self.clone(), source: source.to_owned() })
     }
 
@@ -302,6 +306,7 @@ pub(crate) fn refusal(error: DataError) -> ApiError {
         DataError::NoRows { blank_lines, .. } => IngestRefusal::Empty { blank_lines },
         DataError::KeyReused { .. } => IngestRefusal::KeyReused { message },
         DataError::InboxFull { .. } => IngestRefusal::Full { message },
+        DataError::RefusedFull { .. } => IngestRefusal::RefusedFull { message },
         DataError::DiskFull { free_bytes, needed_bytes, .. } => {
             tracing::error!(error = message, "rows are not taken");
             let detail =

@@ -36,6 +36,7 @@ mod seen;
 mod sinks;
 mod span_counts;
 mod timeline;
+mod verdicts;
 mod why;
 
 pub use again::{Again, ProbeError, ProbeFile};
@@ -72,6 +73,7 @@ pub use sinks::{
 };
 pub use span_counts::SpanCounts;
 pub use timeline::{AnswerTimeline, ArmView, GapView, LossView, StallView, TimelinePage};
+pub use verdicts::Verdicts;
 
 pub use lm_data::{Backlog, DataHome, Format as RowFormat, InboxLimits, Stratum, Tally};
 pub use lm_experiment::{

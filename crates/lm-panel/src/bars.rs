@@ -4,13 +4,8 @@
 //!
 //! Start reading at [`Bars::draw`].
 
-use plotters::prelude::{
-    ChartBuilder, Color, IntoDrawingArea, Rectangle, SVGBackend, TRANSPARENT, Text,
-};
-use plotters::style::text_anchor::{HPos, Pos, VPos};
-use plotters::style::{IntoFont, TextStyle};
-
-use crate::paint::{self, FONT, plain, short};
+use crate::axis::{Bar, CHAR_WIDTH, Edge, Rows, Word, length};
+use crate::paint::{self, plain, short};
 use crate::{Picture, Swatch, Width};
 
 /// Bars of several groups.
@@ -31,21 +26,19 @@ pub struct Bars {
 /// The bars of one name.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BarGroup {
-    /// The picture shows its letters, digits and plain punctuation, as many as there is room for; the table all of it.
+    /// The picture shows its letters, digits and plain punctuation, as many as there is room for in a line; the table all
+    /// of it.
     pub name: String,
     /// One for each of the series; `None` where nothing is known.
     pub values: Vec<Option<f64>>,
 }
 
-const NAME_HEIGHT: u32 = 20;
+/// A name with its numbers, or one of the two.
+const LINE_HEIGHT: u32 = 20;
 const BAR_HEIGHT: u32 = 12;
 const GROUP_GAP: u32 = 8;
-const AXIS_HEIGHT: u32 = 30;
-const TOP: u32 = 4;
 const LEFT: u32 = 8;
 const RIGHT: u32 = 28;
-/// Of one character, at most.
-const CHAR_WIDTH: u32 = 8;
 /// Groups that are told to who does not see the picture; all are in the table.
 const N_TOLD: usize = 3;
 
@@ -89,65 +82,49 @@ impl Bars {
         numbers.join(" / ")
     }
 
+    /// Numbers stand behind the names, or below them where there is too little room for both.
     fn svg(&self, width: Width) -> String {
-        let n = self.groups.len().max(1) as u32;
-        let group_height = NAME_HEIGHT + self.series.len() as u32 * BAR_HEIGHT + GROUP_GAP;
-        let height = n * group_height;
         let values = self.groups.iter().flat_map(|group| group.values.iter().flatten());
         let end = values.copied().filter(|value| value.is_finite()).fold(0.0, f64::max);
         let end = if end > 0.0 { end } else { 1.0 };
+        let length = length(width, LEFT, RIGHT);
         // One and a half pixels.
-        let thinnest = 1.5 * end / f64::from(width.pixels() - LEFT - RIGHT);
-        let mut svg = String::new();
-        {
-            let size = (width.pixels(), height + TOP + AXIS_HEIGHT + 2);
-            let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
-            let drawn = (|| {
-                // Upwards in pixels, so that bars lie where names are.
-                let mut area = ChartBuilder::on(&root)
-                    .margin_top(TOP)
-                    .margin_left(LEFT)
-                    .margin_right(RIGHT)
-                    .x_label_area_size(AXIS_HEIGHT)
-                    .build_cartesian_2d(0.0..end, 0.0..f64::from(height))?;
-                let color = paint::label();
-                let style = TextStyle::from(FONT.into_font()).color(&color);
-                area.configure_mesh()
-                    .disable_y_mesh()
-                    .disable_y_axis()
-                    .x_labels(5)
-                    .x_label_formatter(&|x: &f64| format!("{}{}", short(*x), self.unit))
-                    .label_style(style.clone())
-                    .axis_style(paint::axis())
-                    .bold_line_style(paint::grid())
-                    .light_line_style(TRANSPARENT)
-                    .draw()?;
-                for (i, group) in self.groups.iter().enumerate() {
-                    let top = i as u32 * group_height;
-                    let values = group.values.iter().take(self.series.len()).enumerate();
-                    area.draw_series(values.filter_map(|(j, value)| {
-                        let value = value.filter(|value| value.is_finite() && *value > 0.0)?;
-                        let above = f64::from(height - top - NAME_HEIGHT - j as u32 * BAR_HEIGHT);
-                        let below = above - f64::from(BAR_HEIGHT) + 3.0;
-                        let corners = [(0.0, above), (value.max(thinnest), below)];
-                        Some(Rectangle::new(corners, paint::series(j).filled()))
-                    }))?;
-                    let numbers = self.numbers(group);
-                    let used = numbers.chars().count() as u32 + 2;
-                    let room = (width.pixels() - LEFT - RIGHT) / CHAR_WIDTH;
-                    let name = plain(&group.name, room.saturating_sub(used) as usize);
-                    let middle = (TOP + top + NAME_HEIGHT / 2) as i32;
-                    let left = style.clone().pos(Pos::new(HPos::Left, VPos::Center));
-                    root.draw(&Text::new(name, (LEFT as i32, middle), left))?;
-                    let right = style.clone().pos(Pos::new(HPos::Right, VPos::Center));
-                    let edge = (width.pixels() - RIGHT) as i32;
-                    root.draw(&Text::new(numbers, (edge, middle), right))?;
-                }
-                root.present()
-            })();
-            drawn.expect("text takes all that is drawn: this is a bug");
+        let thinnest = 1.5 * end / f64::from(length);
+        let room = (length / CHAR_WIDTH) as usize;
+        let has_room = |group: &BarGroup| {
+            group.name.chars().count() + self.numbers(group).chars().count() + 2 <= room
+        };
+        let n_lines = if self.groups.iter().all(has_room) { 1 } else { 2 };
+        let head_height = n_lines * LINE_HEIGHT;
+        let group_height = head_height + self.series.len() as u32 * BAR_HEIGHT + GROUP_GAP;
+        let (mut bars, mut words) = (Vec::new(), Vec::new());
+        for (i, group) in self.groups.iter().enumerate() {
+            let top = i as u32 * group_height;
+            let values = group.values.iter().take(self.series.len()).enumerate();
+            bars.extend(values.filter_map(|(series, value)| {
+                let value = value.filter(|value| value.is_finite() && *value > 0.0)?;
+                let top = f64::from(top + head_height + series as u32 * BAR_HEIGHT);
+                let bottom = top + f64::from(BAR_HEIGHT) - 3.0;
+                Some(Bar { from: 0.0, to: value.max(thinnest), top, bottom, series })
+            }));
+            let middle = top + LINE_HEIGHT / 2;
+            let text = plain(&group.name, room);
+            words.push(Word { text, edge: Edge::Left(LEFT), middle });
+            let middle = middle + (n_lines - 1) * LINE_HEIGHT;
+            words.push(Word { text: self.numbers(group), edge: Edge::Right, middle });
         }
-        svg
+        let rows = Rows {
+            width,
+            left: LEFT,
+            right: RIGHT,
+            height: self.groups.len().max(1) as u32 * group_height,
+            span: 0.0..end,
+            tick: &|x| format!("{}{}", short(x), self.unit),
+            bars,
+            words,
+            rule: None,
+        };
+        rows.svg()
     }
 }
 
@@ -190,6 +167,21 @@ mod tests {
         assert_eq!(n_bars, 5, "{}", picture.svg);
         assert!(!picture.svg.contains("#0102"), "a colour is left");
         assert!(!picture.svg.contains("<b>"), "{}", picture.svg);
+    }
+
+    #[test]
+    fn names_are_whole_beside_their_numbers_and_below_where_there_is_no_room() {
+        let all = bars(&[("failed to noticed (123)", [Some(47.25), Some(1234.5)])]);
+        let height = |width| {
+            let picture = all.draw(Width::new(width).unwrap());
+            let svg = picture.svg;
+            assert!(svg.contains("\nfailed to noticed (123)\n"), "{svg}");
+            assert!(svg.contains("\n47.2 % / 1235 %\n") || svg.contains("\n47.3 % / 1235 %\n"));
+            assert!(!svg.contains('\u{2026}'), "{svg}");
+            let (_, rest) = svg.split_once("height=\"").unwrap();
+            rest.split('"').next().unwrap().parse::<u32>().unwrap()
+        };
+        assert_eq!(height(240), height(800) + 20);
     }
 
     #[test]

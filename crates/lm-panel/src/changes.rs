@@ -4,13 +4,8 @@
 //!
 //! Start reading at [`changes`].
 
-use plotters::prelude::{
-    ChartBuilder, Color, IntoDrawingArea, LineSeries, Rectangle, SVGBackend, TRANSPARENT, Text,
-};
-use plotters::style::text_anchor::{HPos, Pos, VPos};
-use plotters::style::{IntoFont, TextStyle};
-
-use crate::paint::{self, FONT, plain, short};
+use crate::axis::{Bar, CHAR_WIDTH, Edge, Rows, Word, length};
+use crate::paint::{self, plain, short};
 use crate::{Picture, Swatch, Width};
 
 /// What one fix changed. Shares are from 0 to 1.
@@ -34,11 +29,10 @@ const VERDICTS: [(&str, usize); 3] = [("improved", 2), ("worse", 4), ("undecided
 const TITLE: &str = "Change of the failure rate (points)";
 const ROW_HEIGHT: u32 = 44;
 const NAME_HEIGHT: u32 = 20;
-const AXIS_HEIGHT: u32 = 30;
-const TOP: u32 = 4;
 const LEFT: u32 = 22;
 const RIGHT: u32 = 28;
-const CHAR_WIDTH: u32 = 8;
+/// Names begin left of the axis.
+const NAME_LEFT: u32 = 8;
 
 /// Draws the intervals, in points of a hundred.
 #[must_use]
@@ -78,61 +72,42 @@ pub fn changes(all: &[Change], width: Width) -> Picture {
 }
 
 fn drawn(all: &[Change], width: Width) -> String {
-    let height = all.len().max(1) as u32 * ROW_HEIGHT;
     let reach = all.iter().map(|one| one.low.abs().max(one.high.abs()) * 100.0);
     let reach = reach.filter(|reach| reach.is_finite()).fold(5.0, f64::max).min(100.0) * 1.05;
     let at = |value: f64| (100.0 * value).clamp(-reach, reach);
+    let length = length(width, LEFT, RIGHT);
     // Three pixels.
-    let dot = 3.0 * reach / f64::from(width.pixels() - LEFT - RIGHT);
-    let mut svg = String::new();
-    {
-        let size = (width.pixels(), height + TOP + AXIS_HEIGHT + 2);
-        let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
-        let drawn = (|| {
-            // Upwards in pixels, so that intervals lie where names are.
-            let mut area = ChartBuilder::on(&root)
-                .margin_top(TOP)
-                .margin_left(LEFT)
-                .margin_right(RIGHT)
-                .x_label_area_size(AXIS_HEIGHT)
-                .build_cartesian_2d(-reach..reach, 0.0..f64::from(height))?;
-            let color = paint::label();
-            let style = TextStyle::from(FONT.into_font()).color(&color);
-            area.configure_mesh()
-                .disable_y_mesh()
-                .disable_y_axis()
-                .x_labels(5)
-                .x_label_formatter(&|x: &f64| short(*x))
-                .label_style(style.clone())
-                .axis_style(paint::axis())
-                .bold_line_style(paint::grid())
-                .light_line_style(TRANSPARENT)
-                .draw()?;
-            for (i, one) in all.iter().enumerate() {
-                let top = i as u32 * ROW_HEIGHT;
-                let middle = f64::from(height - top - NAME_HEIGHT - 10);
-                let found = VERDICTS.iter().find(|(verdict, _)| *verdict == one.verdict);
-                let color = paint::series(found.map_or(5, |(_, series)| *series));
-                let line = [(at(one.low), middle + 2.0), (at(one.high), middle - 2.0)];
-                let between = one.before.zip(one.after).map(|(before, after)| {
-                    let x = at(after - before);
-                    [(x - dot, middle + 8.0), (x + dot, middle - 8.0)]
-                });
-                let parts = std::iter::once(line).chain(between);
-                area.draw_series(parts.map(|part| Rectangle::new(part, color.filled())))?;
-                let room = (width.pixels() - LEFT - RIGHT) / CHAR_WIDTH;
-                let text = plain(&one.name, room as usize);
-                let place = (8, (TOP + top + NAME_HEIGHT / 2) as i32);
-                let style = style.clone().pos(Pos::new(HPos::Left, VPos::Center));
-                root.draw(&Text::new(text, place, style))?;
-            }
-            let zero = [(0.0, 0.0), (0.0, f64::from(height))];
-            area.draw_series(LineSeries::new(zero, paint::series(5).stroke_width(1)))?;
-            root.present()
-        })();
-        drawn.expect("text takes all that is drawn: this is a bug");
+    let dot = 3.0 * reach / f64::from(length);
+    let (mut bars, mut words) = (Vec::new(), Vec::new());
+    for (i, one) in all.iter().enumerate() {
+        let top = i as u32 * ROW_HEIGHT;
+        let middle = f64::from(top + NAME_HEIGHT + 10);
+        let found = VERDICTS.iter().find(|(verdict, _)| *verdict == one.verdict);
+        let series = found.map_or(5, |(_, series)| *series);
+        let bar = |from, to, half: f64| {
+            let (top, bottom) = (middle - half, middle + half);
+            Bar { from, to, top, bottom, series }
+        };
+        bars.push(bar(at(one.low), at(one.high), 2.0));
+        bars.extend(one.before.zip(one.after).map(|(before, after)| {
+            let x = at(after - before);
+            bar(x - dot, x + dot, 8.0)
+        }));
+        let text = plain(&one.name, (length / CHAR_WIDTH) as usize);
+        words.push(Word { text, edge: Edge::Left(NAME_LEFT), middle: top + NAME_HEIGHT / 2 });
     }
-    svg
+    let rows = Rows {
+        width,
+        left: LEFT,
+        right: RIGHT,
+        height: all.len().max(1) as u32 * ROW_HEIGHT,
+        span: -reach..reach,
+        tick: &short,
+        bars,
+        words,
+        rule: Some((0.0, 5)),
+    };
+    rows.svg()
 }
 
 #[cfg(test)]

@@ -4,18 +4,16 @@
 //!
 //! Start reading at [`Lanes::draw`].
 
-use plotters::prelude::{
-    ChartBuilder, Color, IntoDrawingArea, Rectangle, SVGBackend, TRANSPARENT, Text,
-};
-use plotters::style::text_anchor::{HPos, Pos, VPos};
-use plotters::style::{IntoFont, TextStyle};
-
-use crate::paint::{self, FONT, short};
+use crate::axis::{Bar, Edge, Rows, Word, length};
+use crate::paint::{self, short};
 use crate::{Picture, Swatch, Width};
 
 const LANE_HEIGHT: u32 = 34;
-const AXIS_HEIGHT: u32 = 30;
+/// Part of a lane above its spans, and below them.
+const LANE_GAP: f64 = 0.15;
 const NAME_WIDTH: u32 = 84;
+const NAME_LEFT: u32 = 8;
+const RIGHT: u32 = 26;
 /// Rows of the table beside a picture; more spans are drawn and counted.
 const N_ROWS: usize = 200;
 
@@ -91,50 +89,34 @@ impl Lanes {
     }
 
     fn svg(&self, width: Width, end: f64) -> String {
-        let n = self.lanes.len().max(1);
-        let height = n as u32 * LANE_HEIGHT + AXIS_HEIGHT + 6;
         // One and a half pixels.
-        let thinnest = 1.5 * end / f64::from(width.pixels() - NAME_WIDTH);
-        let mut svg = String::new();
-        {
-            let root =
-                SVGBackend::with_string(&mut svg, (width.pixels(), height)).into_drawing_area();
-            let drawn = (|| {
-                let mut area = ChartBuilder::on(&root)
-                    .margin_top(4)
-                    .margin_right(26)
-                    .margin_left(NAME_WIDTH)
-                    .x_label_area_size(AXIS_HEIGHT)
-                    .build_cartesian_2d(0.0..end, 0.0..n as f64)?;
-                let color = paint::label();
-                let style = TextStyle::from(FONT.into_font()).color(&color);
-                area.configure_mesh()
-                    .disable_y_mesh()
-                    .disable_y_axis()
-                    .x_labels(5)
-                    .x_label_formatter(&|x: &f64| format!("{} {}", short(*x), self.unit))
-                    .label_style(style.clone())
-                    .axis_style(paint::axis())
-                    .bold_line_style(paint::grid())
-                    .light_line_style(TRANSPARENT)
-                    .draw()?;
-                for (i, lane) in self.lanes.iter().enumerate() {
-                    let base = (n - 1 - i) as f64;
-                    area.draw_series(lane.spans.iter().map(|span| {
-                        let to = span.to.max(span.from + thinnest);
-                        let corners = [(span.from, base + 0.15), (to, base + 0.85)];
-                        Rectangle::new(corners, paint::series(span.series).filled())
-                    }))?;
-                    let at = (8, 4 + (i as u32 * LANE_HEIGHT + LANE_HEIGHT / 2) as i32);
-                    let style = style.clone().pos(Pos::new(HPos::Left, VPos::Center));
-                    let name: String = lane.name.chars().take(12).collect();
-                    root.draw(&Text::new(name, at, style))?;
-                }
-                root.present()
-            })();
-            drawn.expect("text takes all that is drawn: this is a bug");
+        let thinnest = 1.5 * end / f64::from(length(width, NAME_WIDTH, RIGHT));
+        let lane_height = f64::from(LANE_HEIGHT);
+        let (mut bars, mut words) = (Vec::new(), Vec::new());
+        for (i, lane) in self.lanes.iter().enumerate() {
+            let top = i as u32 * LANE_HEIGHT;
+            bars.extend(lane.spans.iter().map(|span| Bar {
+                from: span.from,
+                to: span.to.max(span.from + thinnest),
+                top: f64::from(top) + LANE_GAP * lane_height,
+                bottom: f64::from(top) + (1.0 - LANE_GAP) * lane_height,
+                series: span.series,
+            }));
+            let text: String = lane.name.chars().take(12).collect();
+            words.push(Word { text, edge: Edge::Left(NAME_LEFT), middle: top + LANE_HEIGHT / 2 });
         }
-        svg
+        let rows = Rows {
+            width,
+            left: NAME_WIDTH,
+            right: RIGHT,
+            height: self.lanes.len().max(1) as u32 * LANE_HEIGHT,
+            span: 0.0..end,
+            tick: &|x| format!("{} {}", short(x), self.unit),
+            bars,
+            words,
+            rule: None,
+        };
+        rows.svg()
     }
 }
 

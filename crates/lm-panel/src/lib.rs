@@ -9,6 +9,7 @@
 mod alert;
 mod alert_log;
 mod alert_news;
+mod axis;
 mod bars;
 mod changes;
 pub mod chart;

@@ -64,7 +64,8 @@ async fn acted(
 ) -> Response {
     let answer = async {
         entry.hold(app.admit(&caller)?);
-        let (body, room) = body::read(request.into_body(), &app).await?;
+        let (head, body) = request.into_parts();
+        let (body, room) = body::read(&head.headers, body, &app).await?;
         entry.hold_body(room);
         let body = off_thread(move || act(&app, &body)).await?;
         Ok(reply::json(StatusCode::OK, body.to_string()))

@@ -1,16 +1,23 @@
 //! Reading a request's body within its limits.
 //!
-//! It must never trust a Content-Length, and never hold more than the limits: of one body, and of all that
-//! are open. Bytes count from when they arrive until the response has ended, as its prompt is kept so long.
+//! It must never trust a Content-Length that promises little, and never hold more than the limits: of one body, and of
+//! all that are open. Bytes count from when they arrive until the response has ended, as its prompt is kept so long.
 //!
 //! Start reading at [`read`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream, HttpBody};
+use axum::extract::Request;
+use axum::http::header::{CONNECTION, EXPECT};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::Response;
 use futures_util::StreamExt;
 use lm_api::ApiError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use crate::app::App;
 
@@ -18,15 +25,51 @@ use crate::app::App;
 /// otherwise see a broken pipe instead of the answer.
 const MAX_DISCARDED_BYTES: usize = 64 << 20;
 
-/// Reads the whole body. Its room is given back when the permit is dropped.
+/// How long a client whose body is thrown away may stand still until it is left.
+const STANDS_STILL: Duration = Duration::from_secs(1);
+
+/// Reads the whole body, unless the head says that it is too large. Its room is given back when the permit is dropped.
 pub(crate) async fn read(
+    headers: &HeaderMap,
     body: Body,
     app: &App,
 ) -> Result<(Vec<u8>, OwnedSemaphorePermit), ApiError> {
-    let limit = app.config.body_timeout;
-    match tokio::time::timeout(limit, read_bounded(body, app)).await {
+    let (limit, limit_bytes) = (app.config.body_timeout, app.config.max_body_bytes);
+    if body.size_hint().lower() > limit_bytes as u64 {
+        discard_beside(headers, body.into_data_stream(), limit);
+        return Err(ApiError::BodyTooLarge { limit_bytes });
+    }
+    match timeout(limit, read_bounded(body, app)).await {
         Ok(result) => result,
         Err(_) => Err(ApiError::BodyTimeout { limit_ms: limit.as_millis() }),
+    }
+}
+
+/// Who is told that a body is too large is not to send another one behind it.
+pub(crate) async fn part(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    if response.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// Throws a body away while its client is answered, so that who still writes sees the answer. Who waits to be told to go
+/// on is not told.
+pub(crate) fn discard_beside(headers: &HeaderMap, mut chunks: BodyDataStream, limit: Duration) {
+    if headers.contains_key(EXPECT) {
+        return;
+    }
+    drop(tokio::spawn(timeout(limit, async move { discard(&mut chunks).await })));
+}
+
+/// Throws a body away up to [`MAX_DISCARDED_BYTES`], while it comes.
+pub(crate) async fn discard(chunks: &mut BodyDataStream) {
+    let mut n_bytes = 0_usize;
+    while n_bytes <= MAX_DISCARDED_BYTES
+        && let Ok(Some(Ok(chunk))) = timeout(STANDS_STILL, chunks.next()).await
+    {
+        n_bytes += chunk.len();
     }
 }
 

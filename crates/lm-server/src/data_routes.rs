@@ -9,18 +9,17 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use axum::http::{StatusCode, Uri};
+use axum::http::Uri;
 use axum::response::Response;
 use lm_api::{ApiError, OpsRefusal};
 use lm_ops::{CoverageView, DatasetPage, Datasets, VersionView, Wanted};
 use lm_panel::{BarGroup, Bars, Picture, Width};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::app::App;
 use crate::auth::Caller;
-use crate::generate::off_thread;
-use crate::panel::{Params, invalid, sees, width};
-use crate::reply;
+use crate::panel::{invalid, width};
+use crate::visit::{Shown, looked};
 
 const MAX_DATASETS: usize = 100;
 const DEFAULT_DATASETS: usize = 50;
@@ -34,7 +33,6 @@ const MAX_COLUMNS: usize = 3;
 const N_DRAWN: usize = 15;
 
 type Name = Result<Path<String>, PathRejection>;
-type Shown = Result<Value, ApiError>;
 
 /// `GET /ops/v1/datasets`.
 pub(crate) async fn list(
@@ -42,7 +40,7 @@ pub(crate) async fn list(
     Extension(caller): Extension<Caller>,
     uri: Uri,
 ) -> Response {
-    visited(&app, &caller, &uri, |params| {
+    looked(&app, &caller, &uri, datasets, |params| {
         let after = params.text("after")?;
         let limit = params.number("limit", 1..=MAX_DATASETS)?.unwrap_or(DEFAULT_DATASETS);
         Ok(move |datasets: Datasets| -> Shown {
@@ -65,7 +63,7 @@ pub(crate) async fn one(
     uri: Uri,
 ) -> Response {
     let name = text(name);
-    visited(&app, &caller, &uri, |params| {
+    looked(&app, &caller, &uri, datasets, |params| {
         let before = params.number("before", 0..=u64::MAX)?;
         let limit = params.number("limit", 1..=MAX_VERSIONS)?.unwrap_or(DEFAULT_VERSIONS);
         let width = width(params)?;
@@ -91,7 +89,7 @@ pub(crate) async fn diff(
     uri: Uri,
 ) -> Response {
     let name = text(name);
-    visited(&app, &caller, &uri, |params| {
+    looked(&app, &caller, &uri, datasets, |params| {
         let (from, to) = (params.text("from")?, params.text("to")?);
         Ok(move |datasets: Datasets| -> Shown {
             Ok(json!(datasets.diff(&name, from.as_deref(), to.as_deref())?))
@@ -108,7 +106,7 @@ pub(crate) async fn quarantine(
     uri: Uri,
 ) -> Response {
     let name = text(name);
-    visited(&app, &caller, &uri, |params| {
+    looked(&app, &caller, &uri, datasets, |params| {
         let unpublished = params.text("unpublished")?;
         let unpublished = match unpublished.as_deref() {
             None | Some("false") => false,
@@ -135,7 +133,7 @@ pub(crate) async fn coverage(
     uri: Uri,
 ) -> Response {
     let name = text(name);
-    visited(&app, &caller, &uri, |params| {
+    looked(&app, &caller, &uri, datasets, |params| {
         let by = params.text("by")?.unwrap_or_default();
         let columns: Vec<String> = by
             .split(',')
@@ -159,29 +157,11 @@ pub(crate) async fn coverage(
     .await
 }
 
-/// Reads what the URL asks for, then does the work on a thread that may wait.
-async fn visited<W>(
-    app: &App,
-    caller: &Caller,
-    uri: &Uri,
-    read: impl FnOnce(&mut Params) -> Result<W, ApiError>,
-) -> Response
-where
-    W: FnOnce(Datasets) -> Shown + Send + 'static,
-{
-    let shown = async {
-        sees(app, caller)?;
-        let mut params = Params::of(uri)?;
-        let work = read(&mut params)?;
-        params.end()?;
-        let datasets = app.ops.datasets().cloned().ok_or_else(|| {
-            let message = "this server shows no datasets".to_owned();
-            ApiError::Ops(OpsRefusal::Unknown { message })
-        })?;
-        let body = off_thread(move || work(datasets)).await?;
-        Ok(reply::json(StatusCode::OK, body.to_string()))
-    };
-    shown.await.unwrap_or_else(|error: ApiError| reply::error(&error))
+fn datasets(app: &App) -> Result<Datasets, ApiError> {
+    app.ops.datasets().cloned().ok_or_else(|| {
+        let message = "this server shows no datasets".to_owned();
+        ApiError::Ops(OpsRefusal::Unknown { message })
+    })
 }
 
 /// A name that is no text is no dataset's.

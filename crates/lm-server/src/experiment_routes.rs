@@ -22,7 +22,8 @@ use crate::auth::Caller;
 use crate::generate::off_thread;
 use crate::panel::Params;
 use crate::request_log::RequestEntry;
-use crate::{body, panel, reply};
+use crate::visit::{Visit, acted};
+use crate::{panel, reply};
 
 const AUDIT_ENTRIES: u32 = 1000;
 
@@ -62,9 +63,10 @@ pub(crate) async fn start(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Response {
-    visited(app, &entry, &caller, request, |experiments, who, body| {
-        let spec = Spec::parse(&String::from_utf8_lossy(body)).map_err(experiment_refusal)?;
-        let begun = experiments.act(|book| book.start(&spec, who, now_ms()))?;
+    acted(app, &entry, &caller, request, experiments, |visit: &Visit<Experiments>| {
+        let text = String::from_utf8_lossy(&visit.body);
+        let spec = Spec::parse(&text).map_err(experiment_refusal)?;
+        let begun = visit.keeper.act(|book| book.start(&spec, &visit.who, now_ms()))?;
         Ok((StatusCode::CREATED, json!(begun)))
     })
     .await
@@ -122,10 +124,11 @@ pub(crate) async fn act(
     request: Request,
 ) -> Response {
     let rest = rest.map_or_else(|_| String::new(), |Path(rest)| rest);
-    visited(app, &entry, &caller, request, move |experiments, who, body| {
+    acted(app, &entry, &caller, request, experiments, move |visit: &Visit<Experiments>| {
+        let Visit { keeper: experiments, who, body, .. } = visit;
         let unknown = || ApiError::route_not_found(&format!("/ops/v1/experiments/{rest}"));
         let (name, verb) = rest.split_once('/').ok_or_else(unknown)?;
-        let why: Why = match body {
+        let why: Why = match body.as_slice() {
             [] => Why::default(),
             body => serde_json::from_slice(body).map_err(|error| ApiError::Json {
                 param: "body".to_owned(),
@@ -146,29 +149,6 @@ pub(crate) async fn act(
         Ok((StatusCode::OK, json!(done.ok_or_else(unknown)?)))
     })
     .await
-}
-
-async fn visited(
-    app: Arc<App>,
-    entry: &Arc<RequestEntry>,
-    caller: &Caller,
-    request: Request,
-    work: impl FnOnce(&Experiments, &str, &[u8]) -> Result<(StatusCode, Value), ApiError>
-    + Send
-    + 'static,
-) -> Response {
-    let done = async {
-        let who = caller.who();
-        let (body, room) = body::read(request.into_body(), &app).await?;
-        entry.hold_body(room);
-        let experiments = experiments(&app)?;
-        let (status, body) = off_thread(move || work(&experiments, &who, &body)).await?;
-        Ok(reply::json(status, body.to_string()))
-    };
-    done.await.unwrap_or_else(|error: ApiError| {
-        entry.failed(&error);
-        reply::error(&error)
-    })
 }
 
 fn experiments(app: &App) -> Result<Experiments, ApiError> {

@@ -25,6 +25,7 @@ use tokio::time::timeout;
 
 use crate::app::App;
 use crate::auth::Caller;
+use crate::body;
 use crate::generate::off_thread;
 use crate::panel::Params;
 use crate::reply;
@@ -39,8 +40,6 @@ pub(crate) const MAX_UPLOADS: usize = 32;
 const MIN_BYTES_PER_S: u64 = 1024;
 /// Pieces that wait for the disk. A client that is faster waits, too.
 const PIECES: usize = 4;
-/// A body that is refused is read on and thrown away up to here, so that its client sees why.
-const MAX_DISCARDED_BYTES: usize = 64 << 20;
 
 /// A part of a body on its way to the disk. Without an end it was cut.
 enum Piece {
@@ -59,6 +58,8 @@ struct Pace {
 struct Asked {
     source: String,
     key: Option<String>,
+    /// What the sender's key is called, where keys are asked for.
+    sender: Option<String>,
     format: RowFormat,
 }
 
@@ -88,13 +89,13 @@ pub(crate) async fn take(
     source: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Response {
-    let (head, body) = request.into_parts();
-    let mut chunks = body.into_data_stream();
+    let (head, rows) = request.into_parts();
+    let mut chunks = rows.into_data_stream();
     let limit = app.config.body_timeout;
     let taken = async {
         entry.hold(app.admit(&caller)?);
         let ingests = ingests(&app)?;
-        let asked = asked(named(source), &head, &ingests)?;
+        let asked = asked(named(source), &caller, &head, &ingests)?;
         let place = Arc::clone(&app.uploads)
             .try_acquire_owned()
             .map_err(|_| ApiError::Ingest(IngestRefusal::TooManyUploads { limit: MAX_UPLOADS }))?;
@@ -109,8 +110,10 @@ pub(crate) async fn take(
                 error,
                 ApiError::BodyTimeout { .. } | ApiError::Ingest(IngestRefusal::TooSlow { .. })
             );
-            if !is_still && !head.headers.contains_key(EXPECT) {
-                let _ = timeout(limit, discard(&mut chunks)).await;
+            if matches!(error, ApiError::BodyTooLarge { .. }) {
+                body::discard_beside(&head.headers, chunks, limit);
+            } else if !is_still && !head.headers.contains_key(EXPECT) {
+                let _ = timeout(limit, body::discard(&mut chunks)).await;
             }
             entry.failed(&error);
             reply::error(&error)
@@ -140,7 +143,12 @@ fn named(source: Result<Path<String>, PathRejection>) -> String {
 }
 
 /// Reads the head. A body that says that it is too large is refused before it comes.
-fn asked(source: String, head: &Parts, ingests: &Ingests) -> Result<Asked, ApiError> {
+fn asked(
+    source: String,
+    caller: &Caller,
+    head: &Parts,
+    ingests: &Ingests,
+) -> Result<Asked, ApiError> {
     let mut params = Params::of(&head.uri)?;
     let format = params.text("format")?;
     params.end()?;
@@ -157,7 +165,8 @@ fn asked(source: String, head: &Parts, ingests: &Ingests) -> Result<Asked, ApiEr
         let limit_bytes = usize::try_from(limit_bytes).unwrap_or(usize::MAX);
         return Err(ApiError::BodyTooLarge { limit_bytes });
     }
-    Ok(Asked { source, key, format })
+    let sender = caller.holder.as_ref().map(|holder| holder.record.id.to_string());
+    Ok(Asked { source, key, sender, format })
 }
 
 /// A header that may be given once.
@@ -254,21 +263,13 @@ fn store(
     asked: &Asked,
     mut pieces: mpsc::Receiver<Piece>,
 ) -> Result<Accepted, ApiError> {
-    let mut upload = ingests.begin(&asked.source, asked.key.as_deref(), asked.format)?;
+    let (key, sender) = (asked.key.as_deref(), asked.sender.as_deref());
+    let mut upload = ingests.begin(&asked.source, key, sender, asked.format)?;
     loop {
         match pieces.blocking_recv() {
             Some(Piece::Bytes(bytes)) => upload.write(&bytes)?,
             Some(Piece::End) => return upload.finish(),
             None => return Err(ApiError::BodyBroken { what: "it was cut".to_owned() }),
         }
-    }
-}
-
-async fn discard(chunks: &mut BodyDataStream) {
-    let mut n_bytes = 0_usize;
-    while n_bytes <= MAX_DISCARDED_BYTES
-        && let Some(Ok(chunk)) = chunks.next().await
-    {
-        n_bytes += chunk.len();
     }
 }

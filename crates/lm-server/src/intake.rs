@@ -36,7 +36,7 @@ pub(crate) async fn take(
 ) -> Result<Asked, ApiError> {
     entry.hold(app.admit(caller)?);
     let (head, body) = request.into_parts();
-    let (body, room) = body::read(body, app).await?;
+    let (body, room) = body::read(&head.headers, body, app).await?;
     entry.hold_body(room);
     off_thread(move || {
         let model = asked_model(&body);

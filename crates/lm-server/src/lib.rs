@@ -64,6 +64,7 @@ mod streamed;
 mod texts;
 mod tls;
 mod trial;
+mod visit;
 mod watchdog;
 mod whole;
 mod write_deadline;

@@ -16,7 +16,7 @@ use lm_ops::{Decision, FeedbackLoop, FixView, now_ms};
 use lm_panel::{Change, Picture, Width};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::app::App;
 use crate::auth::Caller;
@@ -24,6 +24,7 @@ use crate::generate::off_thread;
 use crate::learning_pictures;
 use crate::panel::{Params, invalid, sees, width};
 use crate::request_log::RequestEntry;
+use crate::visit::{Shown, looked, refused};
 use crate::{body, reply};
 
 const MAX_DAYS: u32 = 3650;
@@ -40,8 +41,6 @@ const DEFAULT_LEASES: i64 = 5;
 const MAX_REVIEWER_CHARS: usize = 64;
 /// How long names of fixes in pictures are.
 const NOTE_CHARS: usize = 60;
-
-type Shown = Result<Value, ApiError>;
 
 /// The body of a lease.
 #[derive(Default, Deserialize)]
@@ -82,7 +81,7 @@ pub(crate) async fn problems(
     Extension(caller): Extension<Caller>,
     uri: Uri,
 ) -> Response {
-    looked(&app, &caller, &uri, |params| {
+    looked(&app, &caller, &uri, the_loop, |params| {
         let from_ms = from_ms(params)?;
         let skip = params.number("skip", 0..=usize::MAX)?.unwrap_or(0);
         let limit = params.number("limit", 1..=MAX_PROBLEMS)?.unwrap_or(DEFAULT_PROBLEMS);
@@ -114,7 +113,7 @@ pub(crate) async fn problem(
     uri: Uri,
 ) -> Response {
     let cluster = cluster.map_or_else(|_| String::new(), |Path(cluster)| cluster);
-    looked(&app, &caller, &uri, |params| {
+    looked(&app, &caller, &uri, the_loop, |params| {
         let from_ms = from_ms(params)?;
         let limit = params.number("limit", 1..=MAX_EXAMPLES)?.unwrap_or(DEFAULT_EXAMPLES);
         let width = width(params)?;
@@ -135,7 +134,7 @@ pub(crate) async fn fixes(
     Extension(caller): Extension<Caller>,
     uri: Uri,
 ) -> Response {
-    looked(&app, &caller, &uri, |params| {
+    looked(&app, &caller, &uri, the_loop, |params| {
         let skip = params.number("skip", 0..=usize::MAX)?.unwrap_or(0);
         let limit = params.number("limit", 1..=MAX_FIXES)?.unwrap_or(DEFAULT_FIXES);
         let width = width(params)?;
@@ -156,7 +155,7 @@ pub(crate) async fn learning(
     Extension(caller): Extension<Caller>,
     uri: Uri,
 ) -> Response {
-    looked(&app, &caller, &uri, |params| {
+    looked(&app, &caller, &uri, the_loop, |params| {
         let from_ms = from_ms(params)?;
         let width = width(params)?;
         Ok(move |the_loop: FeedbackLoop| -> Shown {
@@ -251,28 +250,6 @@ pub(crate) async fn give_back(
     .await
 }
 
-/// Reads what the URL asks for, then does the work on a thread that may wait.
-async fn looked<W>(
-    app: &App,
-    caller: &Caller,
-    uri: &Uri,
-    read: impl FnOnce(&mut Params) -> Result<W, ApiError>,
-) -> Response
-where
-    W: FnOnce(FeedbackLoop) -> Shown + Send + 'static,
-{
-    let shown = async {
-        sees(app, caller)?;
-        let mut params = Params::of(uri)?;
-        let work = read(&mut params)?;
-        params.end()?;
-        let the_loop = the_loop(app)?;
-        let body = off_thread(move || work(the_loop)).await?;
-        Ok(reply::json(StatusCode::OK, body.to_string()))
-    };
-    shown.await.unwrap_or_else(|error: ApiError| reply::error(&error))
-}
-
 /// Reads the body, then does the work on a thread that may wait.
 async fn acted<B: DeserializeOwned + 'static>(
     app: &App,
@@ -285,7 +262,8 @@ async fn acted<B: DeserializeOwned + 'static>(
         sees(app, caller)?;
         let who = caller.holder.as_ref().map(|holder| holder.record.name.clone());
         let who = who.filter(|name| !name.is_empty()).unwrap_or_else(|| "panel".to_owned());
-        let (body, room) = body::read(request.into_body(), app).await?;
+        let (head, body) = request.into_parts();
+        let (body, room) = body::read(&head.headers, body, app).await?;
         entry.hold_body(room);
         let the_loop = the_loop(app)?;
         let done = off_thread(move || {
@@ -298,10 +276,7 @@ async fn acted<B: DeserializeOwned + 'static>(
         });
         Ok(reply::json(StatusCode::OK, done.await?.to_string()))
     };
-    done.await.unwrap_or_else(|error: ApiError| {
-        entry.failed(&error);
-        reply::error(&error)
-    })
+    done.await.unwrap_or_else(|error: ApiError| refused(entry, &error))
 }
 
 fn the_loop(app: &App) -> Result<FeedbackLoop, ApiError> {

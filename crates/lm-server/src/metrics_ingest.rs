@@ -12,7 +12,7 @@ use crate::exposition::Exposition;
 /// Name, kind, help and value.
 type Number = (&'static str, &'static str, &'static str, fn(&IngestCounts) -> u64);
 
-const NUMBERS: [Number; 7] = [
+const NUMBERS: [Number; 10] = [
     ("lastmile_ingest_bodies_total", "counter", "Bodies of rows taken, each once.", |counts| {
         counts.bodies
     }),
@@ -22,6 +22,12 @@ const NUMBERS: [Number; 7] = [
         "counter",
         "Batches that did not pass their audit.",
         |counts| counts.refused_batches,
+    ),
+    (
+        "lastmile_ingest_refused_bodies_total",
+        "counter",
+        "Bodies that were refused for it.",
+        |counts| counts.refused_bodies,
     ),
     ("lastmile_ingest_rows_total", "counter", "Rows of bodies that were added.", |counts| {
         counts.rows.rows_in
@@ -38,6 +44,15 @@ const NUMBERS: [Number; 7] = [
         "Their bytes, and those of bodies that are being received.",
         |counts| counts.backlog.size_bytes + counts.backlog.receiving_bytes,
     ),
+    (
+        "lastmile_ingest_refused_bodies",
+        "gauge",
+        "Bodies that were refused, and wait for another contract.",
+        |counts| counts.backlog.refused_bodies,
+    ),
+    ("lastmile_ingest_refused_bytes", "gauge", "Their bytes.", |counts| {
+        counts.backlog.refused_bytes
+    }),
 ];
 
 pub(crate) fn write(page: &mut Exposition, app: &App) {

@@ -84,7 +84,8 @@ pub(crate) async fn act(
             "resume" => MonitorAction::Resume,
             _ => return Err(unknown()),
         };
-        let (body, room) = body::read(request.into_body(), &app).await?;
+        let (head, body) = request.into_parts();
+        let (body, room) = body::read(&head.headers, body, &app).await?;
         entry.hold_body(room);
         let mut fields = Fields::of(&body)?;
         let reason = fields.reason()?;

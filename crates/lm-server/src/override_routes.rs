@@ -24,7 +24,7 @@ use crate::fields::Fields;
 use crate::generate::off_thread;
 use crate::panel::{Params, invalid};
 use crate::request_log::RequestEntry;
-use crate::{body, reply};
+use crate::{reply, visit};
 
 /// The routes whose answers are computed.
 pub const KILLABLE_ROUTES: &[&str] = &[
@@ -48,14 +48,7 @@ const MAX_WAIT_MS: u64 = 60_000;
 const DAY_MS: i64 = 86_400_000;
 const AUDIT_ENTRIES: u32 = 1000;
 
-/// What the handlers of one request share.
-struct Visit {
-    overrides: Overrides,
-    app: Arc<App>,
-    who: String,
-    uri: Uri,
-    body: Vec<u8>,
-}
+type Visit = visit::Visit<Overrides>;
 
 /// `GET /ops/v1/overrides`.
 pub(crate) async fn list(State(app): State<Arc<App>>) -> Response {
@@ -102,7 +95,7 @@ pub(crate) async fn add(
         let text = String::from_utf8_lossy(&visit.body);
         let rule = Rule::parse(&text).map_err(lm_ops::override_refusal)?;
         let now_ms = now_ms();
-        let standing = visit.overrides.act(|desk| {
+        let standing = visit.keeper.act(|desk| {
             let standing = desk.add(&rule, &visit.who, now_ms)?;
             match publish {
                 true => desk.publish(&rule.id, &visit.who, now_ms),
@@ -210,7 +203,7 @@ fn told(item: &Item) -> Value {
 }
 
 fn switch(visit: &Visit, verb: &str, now_ms: i64) -> Result<Option<Value>, ApiError> {
-    let Visit { overrides, app, who, .. } = visit;
+    let Visit { keeper: overrides, app, who, .. } = visit;
     let mut fields = Fields::of(&visit.body)?;
     Ok(match verb {
         "kill" => {
@@ -244,12 +237,12 @@ fn answer(visit: &Visit, id: &str, now_ms: i64) -> Result<Option<Value>, ApiErro
     let mut fields = Fields::of(&visit.body)?;
     let text = fields.wanted("text")?;
     fields.end()?;
-    let item = visit.overrides.act(|desk| desk.answer(id, &text, &visit.who, now_ms))?;
+    let item = visit.keeper.act(|desk| desk.answer(id, &text, &visit.who, now_ms))?;
     Ok(Some(told(&item)))
 }
 
 fn on_rule(visit: &Visit, id: &str, verb: &str, now_ms: i64) -> Result<Option<Value>, ApiError> {
-    let (overrides, who) = (&visit.overrides, visit.who.as_str());
+    let (overrides, who) = (&visit.keeper, visit.who.as_str());
     let change = |change: fn(&mut Desk, &str, &str, i64) -> Result<Standing, RolloutError>| {
         overrides.act(|desk| change(desk, id, who, now_ms))
     };
@@ -273,6 +266,7 @@ fn on_rule(visit: &Visit, id: &str, verb: &str, now_ms: i64) -> Result<Option<Va
     Ok(Some(described(&standing, now_ms)))
 }
 
+/// Where there is a place for the request.
 async fn visited(
     app: Arc<App>,
     entry: &Arc<RequestEntry>,
@@ -280,21 +274,11 @@ async fn visited(
     request: Request,
     work: impl FnOnce(&Visit) -> Result<(StatusCode, Value), ApiError> + Send + 'static,
 ) -> Response {
-    let done = async {
-        entry.hold(app.admit(caller)?);
-        let who = caller.who();
-        let (head, body) = request.into_parts();
-        let (body, room) = body::read(body, &app).await?;
-        entry.hold_body(room);
-        let overrides = overrides(&app)?;
-        let visit = Visit { overrides, app, who, uri: head.uri, body };
-        let (status, body) = off_thread(move || work(&visit)).await?;
-        Ok(reply::json(status, body.to_string()))
-    };
-    done.await.unwrap_or_else(|error: ApiError| {
-        entry.failed(&error);
-        reply::error(&error)
-    })
+    match app.admit(caller) {
+        Ok(place) => entry.hold(place),
+        Err(error) => return visit::refused(entry, &error),
+    }
+    visit::acted(app, entry, caller, request, overrides, work).await
 }
 
 fn overrides(app: &App) -> Result<Overrides, ApiError> {

@@ -156,6 +156,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .fallback(no_route)
         .method_not_allowed_fallback(wrong_method)
         // The last layer is the outermost.
+        .layer(middleware::from_fn(body::part))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), authenticate))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), cors))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), guard))
@@ -217,7 +218,8 @@ async fn feedback(
 ) -> Response {
     let answer = async {
         entry.hold(app.admit(&caller)?);
-        let (body, room) = body::read(request.into_body(), &app).await?;
+        let (head, body) = request.into_parts();
+        let (body, room) = body::read(&head.headers, body, &app).await?;
         entry.hold_body(room);
         let receipt = app.ops.feedback(&body, caller.sees(), app.config.strict).await?;
         response_cache::heed(&app, &receipt).await?;

@@ -53,6 +53,7 @@ pub async fn serve(
     beside.spawn(panel::watch(Arc::clone(&app)));
     beside.spawn(steer::obey(Arc::clone(&app)));
     beside.spawn(response_cache::watch(Arc::clone(&app)));
+    beside.spawn(response_cache::watch_verdicts(Arc::clone(&app)));
     let weak = Arc::downgrade(&app);
     std::thread::Builder::new().name("lm-idle".to_owned()).spawn(move || idle::run(&weak))?;
     let router = routes::router(Arc::clone(&app));

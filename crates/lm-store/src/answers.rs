@@ -147,6 +147,32 @@ impl Reader {
     }
 }
 
+impl Reader {
+    /// The requests of which an answer was called bad or corrected, after a place: each with the place where it was. At
+    /// most 10,000.
+    ///
+    /// # Errors
+    /// Why the file could not be read.
+    pub fn bad_feedback(
+        &self,
+        after: &Place,
+        limit: u32,
+    ) -> Result<Vec<(Place, RequestId)>, StoreError> {
+        self.read(|c| {
+            c.prepare_cached(
+                "SELECT created_at_ms, id, request_id FROM feedback \
+                 WHERE created_at_ms >= ?1 AND (created_at_ms, id) > (?1, ?2) \
+                 AND (correction IS NOT NULL OR rating < 0.5) ORDER BY created_at_ms, id LIMIT ?3",
+            )?
+            .query_map(params![after.at_ms, after.id, limit.min(MAX_ROWS)], |row| {
+                let place = Place { at_ms: row.get(0)?, id: row.get(1)?, choice: 0 };
+                Ok((place, id_at(row, 2)?))
+            })?
+            .collect()
+        })
+    }
+}
+
 pub(crate) fn answered_row(row: &Row) -> sql::Result<Answered> {
     let prompt: Option<String> = row.get(22)?;
     Ok(Answered {

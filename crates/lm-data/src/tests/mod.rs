@@ -111,7 +111,7 @@ fn offer(
     rows: &[u8],
     limits: &InboxLimits,
 ) -> Result<Taken, DataError> {
-    let mut offering = Offering::begin(home, name, key, Format::Jsonl, limits)?;
+    let mut offering = Offering::begin(home, name, key, None, Format::Jsonl, limits)?;
     offering.write(rows)?;
     offering.finish()
 }

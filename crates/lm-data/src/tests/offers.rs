@@ -21,7 +21,8 @@ impl Desk {
 
     fn send(&self, key: &str, format: Format, bytes: impl AsRef<[u8]>) -> Result<Taken, DataError> {
         let limits = InboxLimits::default();
-        let mut offering = Offering::begin(&self.home, "tickets", Some(key), format, &limits)?;
+        let mut offering =
+            Offering::begin(&self.home, "tickets", Some(key), None, format, &limits)?;
         // Pieces that end anywhere.
         bytes.as_ref().chunks(7).try_for_each(|piece| offering.write(piece))?;
         offering.finish()
@@ -180,7 +181,7 @@ fn bodies_that_are_too_large_or_too_many_are_refused_and_leave_nothing() {
     let desk = Desk::with_contract();
     let limits = InboxLimits { n_bodies: 2, size_bytes: 100, body_bytes: 60 };
     let begin =
-        |key: &str| Offering::begin(&desk.home, "tickets", Some(key), Format::Jsonl, &limits);
+        |key: &str| Offering::begin(&desk.home, "tickets", Some(key), None, Format::Jsonl, &limits);
     let mut large = begin("large").unwrap();
     large.write(&[b' '; 60]).unwrap();
     let error = large.write(b" ").unwrap_err();
@@ -230,10 +231,46 @@ fn a_body_that_breaks_the_contract_waits_for_another_one() {
 }
 
 #[test]
+fn what_is_refused_is_in_the_way_of_its_sender_only() {
+    let desk = Desk::with_contract();
+    let limits = InboxLimits { n_bodies: 2, ..InboxLimits::default() };
+    let send = |sender: Option<&str>, key: Option<&str>, rows: &str| {
+        let mut offering =
+            Offering::begin(&desk.home, "tickets", key, sender, Format::Jsonl, &limits)?;
+        offering.write(rows.as_bytes())?;
+        offering.finish()
+    };
+    let (rubbish, bad) = (Some("rubbish"), "{}\n".repeat(30));
+    send(rubbish, Some("a"), &bad).unwrap();
+    send(rubbish, Some("b"), &bad).unwrap();
+    let error = send(Some("good"), Some("c"), &good_rows(30)).unwrap_err();
+    assert!(matches!(error, DataError::InboxFull { value: 2, limit: 2, .. }), "{error}");
+    while !matches!(desk.drain().unwrap(), Drained::Nothing) {}
+    let now = backlog(&desk.home, "tickets").unwrap();
+    assert_eq!((now.n_bodies, now.size_bytes), (0, 0));
+    assert_eq!((now.refused_bodies, now.refused_bytes), (2, 2 * bad.len() as u64));
+    // With a key it is known at once, without one at the end.
+    for key in [Some("c"), None] {
+        let error = send(rubbish, key, &good_rows(1)).unwrap_err();
+        let is_full = matches!(error, DataError::RefusedFull { value: 2, limit: 2, .. });
+        assert!(is_full, "{error}");
+    }
+    assert!(send(rubbish, Some("a"), &bad).unwrap().already_taken);
+    send(Some("good"), Some("c"), &good_rows(30)).unwrap();
+    send(None, Some("d"), &good_rows(30)).unwrap();
+    assert_eq!(desk.add().rows_published, 60);
+    desk.install("{}");
+    assert_eq!(desk.add().rows_published, 60);
+    send(rubbish, None, &good_rows(1)).unwrap();
+    let now = backlog(&desk.home, "tickets").unwrap();
+    assert_eq!((now.n_bodies, now.refused_bodies, now.refused_bytes), (1, 0, 0));
+}
+
+#[test]
 fn what_killed_receivers_leave_is_removed_and_what_is_being_received_is_not() {
     let desk = Desk::with_contract();
     let mut alive =
-        Offering::begin(&desk.home, "tickets", None, Format::Jsonl, &InboxLimits::default())
+        Offering::begin(&desk.home, "tickets", None, None, Format::Jsonl, &InboxLimits::default())
             .unwrap();
     alive.write(good_rows(1).as_bytes()).unwrap();
     fs::write(desk.inbox().join("body-dead.part"), "{\"text\"").unwrap();
@@ -244,6 +281,7 @@ fn what_killed_receivers_leave_is_removed_and_what_is_being_received_is_not() {
         format: Format::Jsonl,
         size_bytes: 1,
         offered_at_ms: 1,
+        sender: None,
         fate: Fate::Waiting,
     };
     let path = desk.inbox().join("keys").join(inbox::file_of("half"));
@@ -272,7 +310,7 @@ fn child_that_sends_and_adds_until_it_is_killed() {
     for i in 0..N_BODIES {
         let key = format!("key {i}");
         let mut offering =
-            Offering::begin(&home, "tickets", Some(&key), Format::Jsonl, &limits).unwrap();
+            Offering::begin(&home, "tickets", Some(&key), None, Format::Jsonl, &limits).unwrap();
         offering.write(body(i).as_bytes()).unwrap();
         offering.finish().unwrap();
         if i % 3 == 2 {

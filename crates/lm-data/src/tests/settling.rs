@@ -71,7 +71,7 @@ fn receivers_that_give_up_are_in_nobodys_way() {
             scope.spawn(|| {
                 for _ in 0..200 {
                     let begun =
-                        Offering::begin(&desk.home, "tickets", None, Format::Jsonl, &limits);
+                        Offering::begin(&desk.home, "tickets", None, None, Format::Jsonl, &limits);
                     drop(begun.unwrap());
                 }
             });

@@ -30,6 +30,7 @@ const SUITE: &[(&str, fn())] = &[
     ("back", reviewing::who_gave_a_verdict_may_take_it_back),
     ("lunch", reviewing::a_verdict_is_not_overwritten_by_whose_lease_ended),
     ("no_such", reviewing::an_answer_that_a_request_has_not_is_not_reviewed),
+    ("bad", reviewing::what_is_called_bad_is_told_to_other_books),
     ("weeks", reviewing::weeks_begin_on_mondays_and_count_what_happened_in_them),
     ("trend", reviewing::a_trend_counts_the_failures_of_equal_parts),
     ("order", carrying::fixes_and_evidence_keep_the_order_in_which_they_were_written),

@@ -186,3 +186,25 @@ pub(super) fn a_trend_counts_the_failures_of_equal_parts() {
     assert_eq!(of(DAY_0 - MINUTE, DAY_0 + 8 * MINUTE, 2), [[4, 5]]);
     assert!(of(DAY_0 + 60 * MINUTE, DAY_0 + 61 * MINUTE, 4).is_empty());
 }
+
+#[test]
+pub(super) fn what_is_called_bad_is_told_to_other_books() {
+    let mut home = failed(3);
+    let now = DAY_0 + 3 * MINUTE;
+    let other = Book::open(&home.path()).unwrap();
+    let before = other.version().unwrap();
+    assert_eq!(other.version().unwrap(), before, "nobody wrote");
+    let items = home.book.lease_some("ann", 3, now).unwrap();
+    let decisions =
+        [Decision::Accept, Decision::Reject, Decision::Correct("Hello to you.".to_owned())];
+    for (item, decision) in items.iter().zip(&decisions) {
+        home.book.review(&item.answer, decision, "ann", now).unwrap();
+    }
+    assert_ne!(other.version().unwrap(), before);
+    let bad = |item: usize| items[item].failure.request_id.clone();
+    let found: BTreeSet<String> = other.called_bad(now).unwrap().into_iter().collect();
+    assert_eq!(found, BTreeSet::from([bad(0), bad(2)]));
+    assert!(other.called_bad(now + 1).unwrap().is_empty());
+    home.book.take_back(&items[0].answer, "ann", now).unwrap();
+    assert_eq!(other.called_bad(now).unwrap(), [bad(2)]);
+}

@@ -33,7 +33,7 @@ fn send(ingests: &Ingests, rows: &str) {
 }
 
 fn send_to(ingests: &Ingests, source: &str, rows: &str) {
-    let mut upload = ingests.begin(source, None, Format::Jsonl).unwrap();
+    let mut upload = ingests.begin(source, None, None, Format::Jsonl).unwrap();
     upload.write(rows.as_bytes()).unwrap();
     upload.finish().unwrap();
 }

@@ -14,7 +14,7 @@ pub(crate) fn write(page: &mut Exposition, app: &App) {
         return;
     }
     let counts = &cache.counts;
-    let counters: [(&str, &str, &AtomicU64); 7] = [
+    let counters: [(&str, &str, &AtomicU64); 8] = [
         ("hits", "Requests whose answer was there.", &counts.hits),
         ("shared", "Requests that joined the computation of an equal one.", &counts.shared),
         ("misses", "Requests whose answer was not there.", &counts.misses),
@@ -29,6 +29,11 @@ pub(crate) fn write(page: &mut Exposition, app: &App) {
             "unchecked",
             "Hits that were to be computed again and were not: no idle slot, or another model.",
             &counts.unchecked,
+        ),
+        (
+            "verdicts_unread",
+            "Looks for what others say of answers that failed; what was missed is read when one succeeds.",
+            &counts.unread,
         ),
     ];
     for (name, help, value) in counters {

@@ -20,6 +20,7 @@ mod started;
 mod state;
 mod table;
 mod told;
+mod verdicts;
 mod watch;
 mod wish;
 
@@ -31,6 +32,7 @@ pub use options::ResponseCacheOptions;
 pub(crate) use metrics::write;
 pub(crate) use recheck::{Mismatch, turn};
 pub(crate) use started::{Ender, Events, of_engine};
+pub(crate) use verdicts::watch_verdicts;
 pub(crate) use watch::{heed, watch};
 
 use std::collections::VecDeque;
@@ -78,6 +80,8 @@ struct Counts {
     mismatches: AtomicU64,
     /// Hits that were to be computed again and were not.
     unchecked: AtomicU64,
+    /// Looks for what others say of answers that failed.
+    unread: AtomicU64,
 }
 
 /// What becomes of a request.

@@ -4,6 +4,7 @@
 
 mod flights;
 mod forgetting;
+mod verdicts;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,7 +16,7 @@ use lastmile::{
     GenerateRequest, ModelSource, OnHit, OutputRules, Priority, Prompt, PromptReport, Registry,
     RegistryOptions, ReleaseHash, RequestId, Runtime, RuntimeConfig, TenantId, TokenId, Usage,
 };
-use lm_ops::{Ops, Store, StoreOptions};
+use lm_ops::{FeedbackLoop, Ops, Store, StoreOptions};
 
 use super::flight::Flight;
 use super::key::{Draw, Key};
@@ -32,14 +33,22 @@ struct Rig {
     app: Arc<App>,
     runtime: Arc<Runtime>,
     tokio: tokio::runtime::Runtime,
-    _folder: tempfile::TempDir,
+    store: Store,
+    folder: tempfile::TempDir,
+}
+
+/// The store and the conclusions of a folder, as each process has them.
+fn open(folder: &tempfile::TempDir) -> (Store, Ops) {
+    let store = Store::open(&folder.path().join("store.db"), StoreOptions::default()).unwrap();
+    let the_loop = FeedbackLoop::new(folder.path().join("feedback.db"), &store);
+    let ops = Ops::new(store.clone()).with_feedback_loop(the_loop);
+    (store, ops)
 }
 
 impl Rig {
     fn new(placeholder: &str) -> Rig {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("store.db"), StoreOptions::default()).unwrap();
-        let ops = Ops::new(store);
+        let (store, ops) = open(&folder);
         let mut model = RuntimeConfig::new(ModelSource::placeholder(placeholder).unwrap());
         model.observer = ops.observer();
         let configure: Configure = Arc::new(move || Ok(model.clone()));
@@ -57,7 +66,7 @@ impl Rig {
         let app = Arc::new(App::new(models, ops, config, Access::default()));
         let tokio =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-        Rig { app, runtime, tokio: tokio.unwrap(), _folder: folder }
+        Rig { app, runtime, tokio: tokio.unwrap(), store, folder }
     }
 
     fn cache(&self) -> &Arc<ResponseCache> {

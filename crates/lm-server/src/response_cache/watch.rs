@@ -1,4 +1,4 @@
-//! What makes cached answers go: what people say of them, what operators change, and what serves no longer.
+//! What makes cached answers go: what people tell this server of them, what operators change, and what serves no longer.
 //!
 //! It must never wait on a thread that serves: the store and files are read on threads that may block.
 //!

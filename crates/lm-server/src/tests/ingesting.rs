@@ -93,7 +93,9 @@ fn a_body_is_taken_once_and_says_what_became_of_its_rows() {
     assert_eq!(standing["newest"]["rows_published"], 40);
     assert_eq!(
         standing["backlog"],
-        json!({ "n_bodies": 0, "size_bytes": 0, "receiving_bytes": 0 })
+        json!({
+            "n_bodies": 0, "size_bytes": 0, "receiving_bytes": 0, "refused_bodies": 0, "refused_bytes": 0
+        })
     );
     wait_until("all is counted", || {
         let page = server.get("/metrics").body;
@@ -168,25 +170,41 @@ fn what_cannot_be_taken_is_refused_by_name_and_limit() {
 }
 
 #[test]
-fn a_full_backlog_says_when_to_come_again_and_drops_nothing() {
-    // What is refused by the contract stays, so that the backlog cannot empty itself.
-    let server = start(InboxLimits { n_bodies: 2, ..InboxLimits::default() });
+fn a_sender_of_what_is_refused_keeps_nobody_else_out_and_nothing_is_dropped() {
+    let (folder, rubbish) = folder_with_key(&[Scope::Ops], KeyLimits::default());
+    let good = super::add_key(&folder, "good", &[Scope::Ops, Scope::Metrics], KeyLimits::default());
+    let server = start_in(folder, InboxLimits { n_bodies: 2, ..InboxLimits::default() });
+    let send = |key: &str, name: &str, body: &str| {
+        let lines = format!("Authorization: Bearer {key}\r\nIdempotency-Key: {name}\r\n");
+        exchange_with(server.address, "POST", &format!("{TICKETS}?format=jsonl"), &lines, body)
+    };
+    let ask = |query: &str| server.get_with(&good, &format!("{TICKETS}{query}")).json();
     let bad = |i: usize| format!("{{\"m\":{i}}}\n").repeat(30);
-    for (i, key) in ["a", "b"].iter().enumerate() {
-        let job = server.send(key, "?format=jsonl", &bad(i)).json();
-        let fate = server.fate(job["poll"].as_str().unwrap());
-        assert_eq!(fate["state"], "refused", "{fate}");
-        assert!(fate["why"].as_str().unwrap().contains("schema:required"), "{fate}");
+    for (i, name) in ["a", "b"].iter().enumerate() {
+        assert_eq!(send(&rubbish, name, &bad(i)).status, 202);
+        let query = format!("?key={name}");
+        wait_until("it is refused", || ask(&query)["state"] == "refused");
+        assert!(ask(&query)["why"].as_str().unwrap().contains("schema:required"));
     }
-    let full = server.send("c", "?format=jsonl", &bad(2));
-    check_refused(&full, 429, "ingest_backlog_full", "limit 2");
+    let full = send(&rubbish, "c", &bad(2));
+    check_refused(&full, 429, "ingest_refused_full", "bodies 2, limit 2");
     assert_eq!(full.header("retry-after"), Some("1"));
+    let backlog = ask("")["backlog"].clone();
+    assert_eq!((&backlog["n_bodies"], &backlog["refused_bodies"]), (&json!(0), &json!(2)));
+    wait_until("all is counted", || {
+        let page = server.get_with(&good, "/metrics").body;
+        let has = |line: &str| page.lines().any(|found| found == line);
+        has("lastmile_ingest_refused_bodies{source=\"tickets\"} 2")
+            && has("lastmile_ingest_refused_bodies_total{source=\"tickets\"} 2")
+    });
+    let newest = || ask("")["newest"]["rows_published"].clone();
+    assert_eq!(send(&good, "c", "{\"text\":\"fine\"}\n").status, 202);
+    wait_until("the good one is added", || newest() == 1);
     let contract = server.folder.path().join("data/contracts/tickets.json");
     std::fs::write(contract, "{}").unwrap();
-    wait_until("there is room", || server.get(TICKETS).json()["backlog"]["n_bodies"] == 0);
-    assert_eq!(server.send("c", "?format=jsonl", &bad(2)).status, 202);
-    let newest = || server.get(TICKETS).json()["newest"]["rows_published"].clone();
-    wait_until("all is added", || newest() == 90);
+    wait_until("there is room", || ask("")["backlog"]["refused_bodies"] == 0);
+    assert_eq!(send(&rubbish, "d", &bad(2)).status, 202);
+    wait_until("all is added", || newest() == 91);
 }
 
 #[test]
@@ -227,6 +245,20 @@ fn so_many_bodies_are_received_at_once_and_no_more() {
     assert_eq!(refused.header("retry-after"), Some("1"));
     drop(open.pop());
     wait_until("one has room", || server.send("one more", "?format=jsonl", row).status == 202);
+}
+
+#[test]
+fn a_head_that_promises_too_much_is_answered_at_once() {
+    // Nobody waits for so long.
+    let config = ServerConfig { body_timeout: Duration::from_hours(24), ..Default::default() };
+    let limits = InboxLimits { body_bytes: 1000, ..InboxLimits::default() };
+    let server = start_with(tempfile::tempdir().unwrap(), limits, config);
+    let path = format!("{TICKETS}?format=jsonl");
+    for lines in ["", "Expect: 100-continue\r\n"] {
+        let reply = read_reply(open_with(server.address, "POST", &path, lines, 1001));
+        check_refused(&reply, 413, "body_too_large", "1000 bytes");
+        assert_eq!(reply.header("connection"), Some("close"));
+    }
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! Everything that is refused, as a client sees it.
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use lm_keys::KeyRing;
 
-use super::client::{open, read_reply};
+use super::client::{open, read_reply, read_until};
 use super::{CHAT, Reply, Server, TEXT, hello, wait_until};
 use crate::{ServeError, ServerConfig, bind};
 
@@ -81,6 +82,51 @@ fn a_body_over_the_limit_is_read_on_and_answered() {
         (0..200).any(|_| writer.write_all(&chunk).is_err())
     });
     assert!(writing.join().unwrap(), "the server read 200 MB");
+}
+
+/// Sends a head that promises a body, and nothing of it: the whole answer, up to the end of the connection.
+#[track_caller]
+fn answer_to_head(server: &Server, path: &str, n_body: u64, lines: &str) -> String {
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {n_body}\r\n{lines}\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn a_head_that_promises_too_much_is_answered_at_once_and_the_connection_ends() {
+    let server = Server::start_with("mode=echo", |config, _| {
+        config.max_body_bytes = 1000;
+        // Nobody waits for so long.
+        config.body_timeout = Duration::from_hours(24);
+    });
+    // Who expects to be told to go on is not.
+    let expect = "Expect: 100-continue\r\n";
+    for (path, lines) in [
+        (CHAT, ""),
+        (CHAT, expect),
+        ("/v1/messages", expect),
+        ("/v1/feedback", expect),
+        ("/ops/v1/overrides", expect),
+        ("/ops/v1/experiments", expect),
+    ] {
+        let answer = answer_to_head(&server, path, 1001, lines);
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{path}: {answer}");
+        assert!(answer.contains("\r\nconnection: close\r\n"), "{path}: {answer}");
+        assert!(answer.contains("1000 bytes"), "{path}: {answer}");
+    }
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    let head = format!(
+        "POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\
+         Expect: 100-continue\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    read_until(&mut stream, "HTTP/1.1 100 Continue\r\n\r\n");
 }
 
 #[test]

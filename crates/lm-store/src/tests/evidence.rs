@@ -89,6 +89,23 @@ pub(super) fn answers_and_feedback_are_read_page_by_page_without_copies_and_embe
     let rest = reader.feedback(&Place::of_feedback(&first), end_ms, 10).unwrap();
     assert_eq!((first.request_id, rest[0].request_id), (RequestId(3), RequestId(5)));
     assert_eq!(rest.len(), 1);
+    // Praise is not bad, a low score is, and so is a correction.
+    let say = |id: u128, rating: Option<Rating>, correction: Option<&str>| {
+        let correction = correction.map(str::to_owned);
+        store.feedback(Feedback { rating, correction, ..thumb_up(id) }).unwrap();
+    };
+    say(6, Some(Rating::Score(0.5)), None);
+    say(7, Some(Rating::Score(0.4)), None);
+    say(8, Some(Rating::Boolean(false)), None);
+    say(9, None, Some("better"));
+    let (mut place, mut found) = (Place::before(0), Vec::new());
+    while let Some((next, id)) = reader.bad_feedback(&place, 1).unwrap().pop() {
+        place = next;
+        found.push(id.0);
+    }
+    found.sort_unstable();
+    assert_eq!(found, [7, 8, 9]);
+    assert!(reader.bad_feedback(&Place::before(i64::MAX), 10).unwrap().is_empty());
 }
 
 #[test]
