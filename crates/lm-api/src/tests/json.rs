@@ -47,6 +47,7 @@ fn choice(index: u32) -> Choice {
         tool_calls: Vec::new(),
         logprobs: None,
         prompt_logprobs: None,
+        confidence: None,
         finish_reason: FinishReason::Stop,
         request_id: None,
     }
@@ -79,7 +80,7 @@ fn chat_chunks() {
     assert_snapshot!(head.first_chunk(0).unwrap());
     assert_snapshot!(head.delta_chunk(0, "hi", None));
     assert_snapshot!(head.delta_chunk(1, "é", Some(&[entry()])));
-    assert_snapshot!(head.finish_chunk(0, FinishReason::Length, true, None));
+    assert_snapshot!(head.finish_chunk(0, FinishReason::Length, true, None, None));
     assert_eq!(head.usage_chunk(usage()), None);
 }
 
@@ -89,17 +90,17 @@ fn completion_chunks() {
     assert_eq!(head.first_chunk(0), None);
     let entry = LogprobEntry { text_offset: 4, ..entry() };
     assert_snapshot!(head.delta_chunk(0, "é", Some(&[entry])));
-    assert_snapshot!(head.finish_chunk(0, FinishReason::Stop, true, Some("r2")));
+    assert_snapshot!(head.finish_chunk(0, FinishReason::Stop, true, Some("r2"), None));
 }
 
 #[test]
 fn usage_and_warnings_come_with_the_last_chunk() {
     let mut head = head(Style::Chat);
     head.warnings = vec!["w".to_owned()];
-    assert_snapshot!(head.finish_chunk(0, FinishReason::Stop, false, None));
-    assert_snapshot!(head.finish_chunk(1, FinishReason::Stop, true, None));
+    assert_snapshot!(head.finish_chunk(0, FinishReason::Stop, false, None, None));
+    assert_snapshot!(head.finish_chunk(1, FinishReason::Stop, true, None, None));
     head.include_usage = true;
-    assert_snapshot!(head.finish_chunk(1, FinishReason::Stop, true, None));
+    assert_snapshot!(head.finish_chunk(1, FinishReason::Stop, true, None, None));
     assert_snapshot!(head.usage_chunk(usage()).unwrap());
 }
 
