@@ -29,7 +29,8 @@ pub struct Step {
 }
 
 /// A function that never falls, in steps.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(into = "Vec<Step>", try_from = "Vec<Step>")]
 pub struct Isotonic {
     steps: Vec<Step>,
 }
@@ -74,23 +75,6 @@ impl Isotonic {
         Isotonic { steps }
     }
 
-    /// From what [`Self::steps`] gave; `None` when they are not as a fit leaves them.
-    #[must_use]
-    pub fn of_steps(steps: Vec<Step>) -> Option<Isotonic> {
-        let is_sound = |step: &Step| {
-            step.from.is_finite()
-                && step.rate > 0.0
-                && step.rate < 1.0
-                && step.n > 0
-                && step.n_good <= step.n
-        };
-        let rises = steps.windows(2).all(|two| {
-            let (a, b) = (two[0], two[1]);
-            a.from < b.from && a.rate <= b.rate
-        });
-        (!steps.is_empty() && steps.iter().all(is_sound) && rises).then_some(Isotonic { steps })
-    }
-
     /// Lowest scores first; at least one.
     #[must_use]
     pub fn steps(&self) -> &[Step] {
@@ -102,6 +86,34 @@ impl Isotonic {
     pub fn at(&self, score: f64) -> &Step {
         let n_before = self.steps.partition_point(|step| step.from <= score);
         &self.steps[n_before.saturating_sub(1)]
+    }
+}
+
+impl From<Isotonic> for Vec<Step> {
+    fn from(fit: Isotonic) -> Vec<Step> {
+        fit.steps
+    }
+}
+
+impl TryFrom<Vec<Step>> for Isotonic {
+    type Error = &'static str;
+
+    fn try_from(steps: Vec<Step>) -> Result<Isotonic, &'static str> {
+        let is_sound = |step: &Step| {
+            step.from.is_finite()
+                && step.rate > 0.0
+                && step.rate < 1.0
+                && step.n > 0
+                && step.n_good <= step.n
+        };
+        let rises = steps.windows(2).all(|two| {
+            let (a, b) = (two[0], two[1]);
+            a.from < b.from && a.rate <= b.rate
+        });
+        match !steps.is_empty() && steps.iter().all(is_sound) && rises {
+            true => Ok(Isotonic { steps }),
+            false => Err("the steps are not as a fit leaves them"),
+        }
     }
 }
 
@@ -201,7 +213,7 @@ mod tests {
         assert!(fit.steps().iter().all(|step| step.n >= 20), "{fit:?}");
         assert_eq!(fit.steps().iter().map(|step| step.n).sum::<u64>(), 500);
         // What was fitted can be taken apart and put together.
-        assert_eq!(Isotonic::of_steps(fit.steps().to_vec()), Some(fit));
+        assert_eq!(Isotonic::try_from(fit.steps().to_vec()), Ok(fit));
     }
 
     #[test]
@@ -217,7 +229,7 @@ mod tests {
     #[test]
     fn steps_that_no_fit_leaves_are_refused() {
         let step = |from, rate| Step { from, n: 4, n_good: 2, rate };
-        assert!(Isotonic::of_steps(vec![step(0.0, 0.4), step(1.0, 0.4)]).is_some());
+        assert!(Isotonic::try_from(vec![step(0.0, 0.4), step(1.0, 0.4)]).is_ok());
         for wrong in [
             vec![],
             vec![step(0.0, 0.5), step(1.0, 0.4)],
@@ -228,7 +240,7 @@ mod tests {
             vec![Step { n_good: 5, ..step(0.0, 0.5) }],
         ] {
             let shown = format!("{wrong:?}");
-            assert!(Isotonic::of_steps(wrong).is_none(), "{shown}");
+            assert!(Isotonic::try_from(wrong).is_err(), "{shown}");
         }
         let first = *Isotonic::fit(&examples(&[0, 1]), 1).steps().first().unwrap();
         assert_eq!((first.n, first.n_good), (1, 0));
