@@ -6,7 +6,8 @@ use insta::assert_snapshot;
 use lastmile::{FinishReason, GenerateError, Usage};
 
 use crate::{
-    ApiError, Choice, Head, LogprobEntry, ModelEntry, Style, TokenName, model_list, sum_usage,
+    ApiError, Choice, Head, LogprobEntry, ModelEntry, Style, Sureness, TokenName, model_list,
+    sum_usage,
 };
 
 fn head(style: Style) -> Head {
@@ -102,6 +103,25 @@ fn usage_and_warnings_come_with_the_last_chunk() {
     head.include_usage = true;
     assert_snapshot!(head.finish_chunk(1, FinishReason::Stop, true, None, None));
     assert_snapshot!(head.usage_chunk(usage()).unwrap());
+}
+
+#[test]
+fn a_choice_says_at_its_end_how_sure_the_model_was_where_that_is_asked_for() {
+    let mut sureness = Sureness::default();
+    sureness.push(0.0);
+    let confidence = sureness.confidence(None);
+    let told = r#""confidence":{"calibrated":false,"token_probability":1.0,"least_sure":{"first_token":0,"n_tokens":1,"token_probability":1.0}}"#;
+    for style in [Style::Chat, Style::Text] {
+        let head = head(style);
+        let whole = head.whole(&[Choice { confidence: Some(confidence), ..choice(0) }], usage());
+        assert!(whole.contains(told), "{whole}");
+        assert!(!head.whole(&[choice(0)], usage()).contains("confidence"));
+        let last = head.finish_chunk(0, FinishReason::Stop, true, None, Some(&confidence));
+        assert!(last.contains(told), "{last}");
+    }
+    let head = head(Style::Chat);
+    let last = head.finish_calls_chunk(0, FinishReason::Stop, true, Some(&confidence));
+    assert!(last.contains(told) && last.contains("tool_calls"), "{last}");
 }
 
 #[test]

@@ -61,9 +61,9 @@ fn the_last_word_counts_a_reviewers_before_others_and_no_answer_twice() {
     world.rate(2 << 64, 1, Some(Rating::Score(0.3)), None);
     world.rate(3 << 64, 0, Some(Rating::Boolean(true)), Some("something else"));
     assert_eq!(good(&world.judged(&book)), [false, false, true]);
-    let scores = world.judged(&book);
-    let scores = scores.by_release.values().flatten().map(|one| one.score);
-    assert!(scores.into_iter().all(|score| score <= 0.0), "a log-probability is not positive");
+    let judged = world.judged(&book);
+    let mut scores = judged.by_release.values().flatten().map(|one| one.score);
+    assert!(scores.all(|score| score <= 0.0), "a log-probability is not positive");
 
     // Without log-probabilities nothing is learned.
     world.rate(7 << 64, 0, Some(Rating::Boolean(true)), None);
