@@ -36,8 +36,25 @@ fn what_is_not_there_ends_with_three_and_is_named() {
 #[test]
 fn help_fits_a_screen_and_ends_with_an_example() {
     for verb in [
-        "serve", "run", "chat", "pull", "models", "rm", "inspect", "plan", "bench", "quantize",
-        "keys", "doctor", "failures", "review", "fix", "eval", "learn", "tokenize",
+        "serve",
+        "run",
+        "chat",
+        "pull",
+        "models",
+        "rm",
+        "inspect",
+        "plan",
+        "bench",
+        "quantize",
+        "keys",
+        "doctor",
+        "failures",
+        "review",
+        "fix",
+        "eval",
+        "learn",
+        "confidence",
+        "tokenize",
     ] {
         let ran = Home::new().run([verb, "-h"]);
         assert_eq!(ran.status, 0, "{ran:?}");

@@ -8,6 +8,7 @@
 
 mod adapters;
 mod asked_model;
+mod confidence;
 mod date;
 mod delta_frame;
 mod denial;
@@ -37,9 +38,11 @@ mod tools;
 mod unique;
 mod unsupported;
 mod urgency;
+mod usage;
 
 pub use adapters::{LoadAdapterRequest, parse_load_adapter, parse_unload_adapter};
 pub use asked_model::asked_model;
+pub use confidence::{Confidence, Learned, Stretch, Sureness};
 pub use date::{CivilTime, rfc3339};
 pub use delta_frame::DeltaFrame;
 pub use denial::Denial;
@@ -65,12 +68,13 @@ pub use override_refusal::OverrideRefusal;
 pub use params::{ParseOptions, Parsed};
 pub use prompt_report::{ScoredCandidate, ScoredToken};
 pub use prompts::parse_completion;
-pub use response::{Choice, Head, Style, sum_usage};
+pub use response::{Choice, Head, Style};
 pub use samplers::Words;
 pub use spent::{Cost, Spent, or_unavailable};
 pub use tokenization::{Text, parse_abort, parse_detokenize, parse_template, parse_tokenize};
 pub use tools::{ToolCall, ToolUse, call_id};
 pub use urgency::Urgency;
+pub use usage::sum_usage;
 
 #[cfg(test)]
 mod tests;

@@ -78,6 +78,10 @@ pub struct Parsed {
     pub include_usage: bool,
     /// The answer says what it took.
     pub timings: bool,
+    /// The answer comes with its tokens' log-probabilities.
+    pub has_logprobs: bool,
+    /// The answer says how sure the model was: log-probabilities are computed, whether or not they are told.
+    pub confidence: bool,
     /// On whose behalf.
     pub subject: Option<String>,
     /// What was not understood and is ignored.
@@ -153,8 +157,9 @@ pub(crate) fn read(
     let seed = seed(&mut fields)?;
     let (mut words, mut sampling) = (Words::default(), options.defaults.clone());
     samplers::read(&mut fields, &mut sampling, &mut words)?;
-    let sampling =
-        basic_sampling(&mut fields, logprobs, seed.unwrap_or(options.entropy), &sampling)?;
+    sampling = basic_sampling(&mut fields, logprobs, seed.unwrap_or(options.entropy), &sampling)?;
+    let confidence = fields.boolean("confidence")?.unwrap_or(false);
+    sampling.logprobs = logprobs.or(confidence.then_some(0));
     let stop = stop_rules(&mut fields, told.report)?;
     let (stream, include_usage) = streaming(&mut fields, &mut warnings, options.strict)?;
     let subject = subject(&mut fields)?;
@@ -183,6 +188,8 @@ pub(crate) fn read(
         stream,
         include_usage,
         timings,
+        has_logprobs: logprobs.is_some(),
+        confidence,
         subject,
         warnings: warnings.into_list(),
     })

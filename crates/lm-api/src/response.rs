@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use crate::logprobs::{self, ChatLogprobs, TextLogprobs};
 use crate::tools::{CallBody, ToolCall};
-use crate::{LogprobEntry, ScoredToken, Spent};
+use crate::usage::{UsageBody, usage_body};
+use crate::{Confidence, LogprobEntry, ScoredToken, Spent};
 
 /// Which of OpenAI's two APIs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +57,8 @@ pub struct Choice {
     pub logprobs: Option<Vec<LogprobEntry>>,
     /// When asked for: one entry for each token of the prompt, of which the first has none.
     pub prompt_logprobs: Option<Vec<Option<ScoredToken>>>,
+    /// When asked for.
+    pub confidence: Option<Confidence>,
     /// Why it ended.
     pub finish_reason: FinishReason,
     /// The id of its own request, when the response spans several.
@@ -83,19 +86,6 @@ struct Envelope<'a, C> {
 }
 
 #[derive(Serialize)]
-struct UsageBody {
-    prompt_tokens: u64,
-    completion_tokens: u64,
-    total_tokens: u64,
-    prompt_tokens_details: PromptTokensDetails,
-}
-
-#[derive(Serialize)]
-struct PromptTokensDetails {
-    cached_tokens: u64,
-}
-
-#[derive(Serialize)]
 struct ChatChoice<'a> {
     index: u32,
     message: Message<'a>,
@@ -104,6 +94,8 @@ struct ChatChoice<'a> {
     /// What none of OpenAI's words says, as others name it.
     #[serde(skip_serializing_if = "Option::is_none")]
     stop_reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    confidence: Option<&'a Confidence>,
 }
 
 #[derive(Serialize)]
@@ -123,6 +115,8 @@ struct ChatDelta<'a> {
     finish_reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stop_reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    confidence: Option<&'a Confidence>,
 }
 
 #[derive(Default, Serialize)]
@@ -163,9 +157,19 @@ struct TextChoice<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     stop_reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    confidence: Option<&'a Confidence>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     prompt_logprobs: Option<&'a [Option<ScoredToken>]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<&'a str>,
+}
+
+/// How a choice of a chat ended.
+#[derive(Clone, Copy)]
+struct End<'a> {
+    reason: FinishReason,
+    has_calls: bool,
+    confidence: Option<&'a Confidence>,
 }
 
 impl Head {
@@ -181,6 +185,7 @@ impl Head {
                     logprobs: choice.logprobs.as_deref().map(logprobs::chat),
                     finish_reason: finish_word(choice.finish_reason, !choice.tool_calls.is_empty()),
                     stop_reason: stop_reason(choice.finish_reason),
+                    confidence: choice.confidence.as_ref(),
                 });
                 let choices: Vec<_> = choices.collect();
                 self.json("chat.completion", &choices, usage, warnings)
@@ -192,6 +197,7 @@ impl Head {
                     logprobs: choice.logprobs.as_deref().map(logprobs::text),
                     finish_reason: Some(finish_word(choice.finish_reason, false)),
                     stop_reason: stop_reason(choice.finish_reason),
+                    confidence: choice.confidence.as_ref(),
                     prompt_logprobs: choice.prompt_logprobs.as_deref(),
                     request_id: choice.request_id.as_deref(),
                 });
@@ -242,15 +248,20 @@ impl Head {
         self.chat_chunk(index, delta, None, None, &[])
     }
 
-    /// The end of a choice of a chat that called tools. `is_last` as for [`Self::finish_chunk`].
+    /// The end of a choice of a chat that called tools. `is_last` and `confidence` as for [`Self::finish_chunk`].
     #[must_use]
-    pub fn finish_calls_chunk(&self, index: u32, reason: FinishReason, is_last: bool) -> String {
-        let ends_stream = is_last && !self.include_usage;
-        let warnings = if ends_stream { self.warnings.as_slice() } else { &[] };
-        self.chat_chunk(index, Delta::default(), None, Some((reason, true)), warnings)
+    pub fn finish_calls_chunk(
+        &self,
+        index: u32,
+        reason: FinishReason,
+        is_last: bool,
+        confidence: Option<&Confidence>,
+    ) -> String {
+        let end = End { reason, has_calls: true, confidence };
+        self.chat_chunk(index, Delta::default(), None, Some(end), self.last_warnings(is_last))
     }
 
-    /// The end of a choice. `is_last` says that no other choice is open. `request_id` as in
+    /// The end of a choice. `is_last` says that no other choice is open. `request_id` and `confidence` as in
     /// [`Choice`].
     #[must_use]
     pub fn finish_chunk(
@@ -259,24 +270,31 @@ impl Head {
         reason: FinishReason,
         is_last: bool,
         request_id: Option<&str>,
+        confidence: Option<&Confidence>,
     ) -> String {
-        let ends_stream = is_last && !self.include_usage;
-        let warnings = if ends_stream { self.warnings.as_slice() } else { &[] };
+        let warnings = self.last_warnings(is_last);
         match self.style {
             Style::Chat => {
-                self.chat_chunk(index, Delta::default(), None, Some((reason, false)), warnings)
+                let end = End { reason, has_calls: false, confidence };
+                self.chat_chunk(index, Delta::default(), None, Some(end), warnings)
             }
             Style::Text => {
                 let choice = TextChoice {
                     index,
                     finish_reason: Some(finish_word(reason, false)),
                     stop_reason: stop_reason(reason),
+                    confidence,
                     request_id,
                     ..TextChoice::default()
                 };
                 self.json("text_completion", &[choice], self.no_usage(), warnings)
             }
         }
+    }
+
+    /// The warnings of a choice's last chunk: none when a chunk follows.
+    fn last_warnings(&self, is_last: bool) -> &[String] {
+        if is_last && !self.include_usage { &self.warnings } else { &[] }
     }
 
     /// The chunk after all choices, when the usage was asked for.
@@ -295,15 +313,16 @@ impl Head {
         index: u32,
         delta: Delta<'_>,
         logprobs: Option<ChatLogprobs<'_>>,
-        finished: Option<(FinishReason, bool)>,
+        end: Option<End<'_>>,
         warnings: &[String],
     ) -> String {
         let choice = ChatDelta {
             index,
             delta,
             logprobs,
-            finish_reason: finished.map(|(reason, has_calls)| finish_word(reason, has_calls)),
-            stop_reason: finished.and_then(|(reason, _)| stop_reason(reason)),
+            finish_reason: end.map(|end| finish_word(end.reason, end.has_calls)),
+            stop_reason: end.and_then(|end| stop_reason(end.reason)),
+            confidence: end.and_then(|end| end.confidence),
         };
         self.json("chat.completion.chunk", &[choice], self.no_usage(), warnings)
     }
@@ -356,32 +375,5 @@ fn message(choice: &Choice) -> Message<'_> {
         content: (!says_nothing).then_some(choice.text.as_str()),
         refusal: None,
         tool_calls: choice.tool_calls.iter().map(ToolCall::body).collect(),
-    }
-}
-
-/// The usage of a response from the usages of its choices: each prompt counts once. `usages` holds
-/// `n` entries for each prompt, one prompt after the other.
-#[must_use]
-pub fn sum_usage(usages: &[Usage], n: usize) -> Usage {
-    let mut sum = Usage::default();
-    for (i, usage) in usages.iter().enumerate() {
-        sum.completion_tokens = sum.completion_tokens.saturating_add(usage.completion_tokens);
-        if i % n.max(1) == 0 {
-            sum.prompt_tokens = sum.prompt_tokens.saturating_add(usage.prompt_tokens);
-            sum.cached_tokens = sum.cached_tokens.saturating_add(usage.cached_tokens);
-        }
-    }
-    sum
-}
-
-fn usage_body(usage: Usage) -> UsageBody {
-    let (prompt, completion) = (u64::from(usage.prompt_tokens), u64::from(usage.completion_tokens));
-    UsageBody {
-        prompt_tokens: prompt,
-        completion_tokens: completion,
-        total_tokens: prompt + completion,
-        prompt_tokens_details: PromptTokensDetails {
-            cached_tokens: u64::from(usage.cached_tokens),
-        },
     }
 }

@@ -8,9 +8,11 @@ use lastmile::KvType;
 
 use crate::bench_args::BenchArgs;
 use crate::cache_args::{CacheArgs, Speculate};
+use crate::confidence::ConfidenceArgs;
 use crate::config_file::ConfigArgs;
 use crate::cost::{CostArgs, PriceArgs};
 use crate::data_args::{DataArgs, QuarantineArgs};
+use crate::doctor::DoctorArgs;
 use crate::embed::EmbedArgs;
 use crate::fetch_args::{InspectArgs, ModelsArgs, PullArgs, RmArgs};
 use crate::how::kv_type;
@@ -109,6 +111,8 @@ pub(crate) enum Verb {
     Eval(EvalArgs),
     /// Say how long it takes from a failure to its proved fix.
     Learn(LearnArgs),
+    /// Learn from judged answers how far a model's confidence can be trusted.
+    Confidence(ConfidenceArgs),
     /// Put something in the place of a model's answers: rules, switches, people.
     Override(OverrideArgs),
     /// Try a candidate beside what answers, in stages, by evidence.
@@ -383,17 +387,6 @@ pub(crate) struct QuantizeArgs {
     #[arg(long, env = "LASTMILE_OFFLINE")]
     pub(crate) offline: bool,
     /// One JSON document: path, type, parameters, size_bytes, bits_per_weight, tensors_by_type, …
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  lastmile doctor")]
-pub(crate) struct DoctorArgs {
-    /// At most this instruction set, as `serve` takes it: `scalar`, `avx2` or `avx512vnni`.
-    #[arg(long, value_name = "ISA", env = "LASTMILE_ISA")]
-    pub(crate) isa: Option<String>,
-    /// One JSON document.
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -25,6 +25,8 @@ pub(crate) struct Asker<'a> {
     model: String,
     /// The experiment and arm that answers, where it is not drawn.
     arm: Option<String>,
+    /// Tells the server of each answer whether it passed.
+    rates: bool,
     /// Loaded when the first answer is to be compared.
     encoder: OnceCell<Runtime>,
 }
@@ -34,6 +36,14 @@ pub(crate) struct Asked {
     pub(crate) summary: Summary,
     /// Of each answer that did not pass: the question and why.
     pub(crate) failed: Vec<Value>,
+    /// Answers of which the server was told.
+    pub(crate) n_rated: u64,
+}
+
+/// An answer, and the id by which the server knows it, when there is one.
+struct Reply {
+    said: Said,
+    id: Option<String>,
 }
 
 impl<'a> Asker<'a> {
@@ -73,19 +83,32 @@ impl<'a> Asker<'a> {
             .proxy(None)
             .build()
             .into();
-        Asker { agent, args, model: String::new(), arm: None, encoder: OnceCell::new() }
+        Asker {
+            agent,
+            args,
+            model: String::new(),
+            arm: None,
+            rates: false,
+            encoder: OnceCell::new(),
+        }
+    }
+
+    /// Whether the server is told which answers passed, where that is a matter of fact. Their log-probabilities are
+    /// asked for, so that there is something to learn from.
+    pub(crate) fn that_rates(self, rates: bool) -> Asker<'a> {
+        Asker { rates, ..self }
     }
 
     /// Asks all of them.
     pub(crate) fn ask_all(&self, cases: &[Case]) -> anyhow::Result<Asked> {
         let mut scores: Vec<Score> = Vec::with_capacity(cases.len());
-        let mut failed = Vec::new();
+        let (mut failed, mut n_rated) = (Vec::new(), 0);
         for case in cases {
-            let mut said = self.say(&self.model, self.arm.as_deref(), &case.messages);
+            let Reply { mut said, id } = self.say(&self.model, self.arm.as_deref(), &case.messages);
             if matches!(case.scorer, Scorer::Judge) && said.error.is_none() {
                 let judge = self.args.judge.as_deref().unwrap_or(&self.model);
                 let asked = json!({ "role": "user", "content": judge_prompt(case, &said.text) });
-                let reply = self.say(judge, None, &[asked]);
+                let reply = self.say(judge, None, &[asked]).said;
                 if let Some(error) = reply.error {
                     anyhow::bail!("the judge {judge} does not answer: {error}");
                 }
@@ -96,13 +119,18 @@ impl<'a> Asker<'a> {
                 said.similarity = Some(self.similarity(&said.text, expected)?);
             }
             let score = case.score(&said);
+            let is_fact = matches!(case.scorer, Scorer::Exact | Scorer::Contains | Scorer::Regex);
+            if let Some(id) = id.filter(|_| self.rates && is_fact) {
+                self.rate(&id, score.pass)?;
+                n_rated += 1;
+            }
             if !score.pass {
                 let question = case.messages.last().and_then(|last| last["content"].as_str());
                 failed.push(failed_line(question.unwrap_or_default(), &score.why));
             }
             scores.push(score);
         }
-        Ok(Asked { summary: Summary::of(scores.iter()), failed })
+        Ok(Asked { summary: Summary::of(scores.iter()), failed, n_rated })
     }
 
     /// The cosine between two texts' vectors, by an encoder of this machine. Long texts are compared by their
@@ -127,15 +155,44 @@ impl<'a> Asker<'a> {
     }
 
     /// Greedy, so that the same release says the same every time.
-    fn say(&self, model: &str, arm: Option<&str>, messages: &[Value]) -> Said {
-        let url = format!("{}/v1/chat/completions", self.args.base_url.trim_end_matches('/'));
-        let body = json!({
+    fn say(&self, model: &str, arm: Option<&str>, messages: &[Value]) -> Reply {
+        let mut body = json!({
             "model": model,
             "messages": messages,
             "temperature": 0,
             "seed": 0,
             "max_tokens": self.args.max_tokens,
         });
+        if self.rates {
+            body["confidence"] = true.into();
+        }
+        let body = match self.post("/v1/chat/completions", arm, &body) {
+            Ok(body) => body,
+            Err(error) => {
+                return Reply { said: Said { error: Some(error), ..Said::default() }, id: None };
+            }
+        };
+        let choice = &body["choices"][0];
+        let said = Said {
+            text: choice["message"]["content"].as_str().unwrap_or_default().to_owned(),
+            finish_reason: choice["finish_reason"].as_str().map(str::to_owned),
+            error: None,
+            judged: None,
+            similarity: None,
+        };
+        Reply { said, id: body["id"].as_str().map(str::to_owned) }
+    }
+
+    /// Tells the server whether an answer passed.
+    fn rate(&self, id: &str, is_good: bool) -> anyhow::Result<()> {
+        let body = json!({ "request_id": id, "rating": is_good, "comment": "eval" });
+        let told = self.post("/v1/feedback", None, &body);
+        told.map(drop).map_err(|error| anyhow::anyhow!("{id} cannot be rated: {error}"))
+    }
+
+    /// What the server answers, or what went wrong.
+    fn post(&self, path: &str, arm: Option<&str>, body: &Value) -> Result<Value, String> {
+        let url = format!("{}{path}", self.args.base_url.trim_end_matches('/'));
         let mut request = self.agent.post(&url).header("content-type", "application/json");
         if let Some(key) = &self.args.api_key {
             request = request.header("authorization", format!("Bearer {key}"));
@@ -143,29 +200,15 @@ impl<'a> Asker<'a> {
         if let Some(arm) = arm {
             request = request.header("x-lastmile-arm", arm);
         }
-        let error = |error: String| Said { error: Some(error), ..Said::default() };
-        let mut answer = match request.send(body.to_string()) {
-            Ok(answer) => answer,
-            Err(cause) => return error(cause.to_string()),
-        };
+        let mut answer = request.send(body.to_string()).map_err(|error| error.to_string())?;
         let text = answer.body_mut().with_config().limit(MAX_ANSWER_BYTES).read_to_string();
-        let body: Value = match text.map(|text| serde_json::from_str(&text)) {
-            Ok(Ok(body)) => body,
-            Ok(Err(cause)) => return error(cause.to_string()),
-            Err(cause) => return error(cause.to_string()),
-        };
+        let text = text.map_err(|error| error.to_string())?;
+        let body: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
         if !answer.status().is_success() {
             let message = body["error"]["message"].as_str().unwrap_or("no message");
-            return error(format!("status {}: {message}", answer.status()));
+            return Err(format!("status {}: {message}", answer.status()));
         }
-        let choice = &body["choices"][0];
-        Said {
-            text: choice["message"]["content"].as_str().unwrap_or_default().to_owned(),
-            finish_reason: choice["finish_reason"].as_str().map(str::to_owned),
-            error: None,
-            judged: None,
-            similarity: None,
-        }
+        Ok(body)
     }
 }
 

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use clap::Args;
 use lm_kernels::Isa;
 use lm_keys::{KeyFile, KeyState};
 use lm_ops::{Doctor, Reader, StoreError, Utc, is_alive};
@@ -13,7 +14,6 @@ use serde::{Deserialize, Serialize};
 use ureq::Agent;
 use ureq::tls::TlsConfig;
 
-use crate::args::DoctorArgs;
 use crate::keys::{key_file, unix_seconds};
 use crate::model::home;
 use crate::outcome::{Outcome, print_json, say};
@@ -27,6 +27,17 @@ pub(crate) const STORE_VARIABLE: &str = "LASTMILE_STORE";
 const MAX_ANSWER_BYTES: u64 = 64 << 10;
 /// Where the home keeps why the last start failed.
 const FAILED_START: &str = "failed-start.json";
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lastmile doctor")]
+pub(crate) struct DoctorArgs {
+    /// At most this instruction set, as `serve` takes it: `scalar`, `avx2` or `avx512vnni`.
+    #[arg(long, value_name = "ISA", env = "LASTMILE_ISA")]
+    pub(crate) isa: Option<String>,
+    /// One JSON document.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
 
 /// The keys of this home.
 #[derive(Serialize)]

@@ -188,12 +188,13 @@ pub(crate) fn eval(args: &EvalArgs) -> anyhow::Result<Outcome> {
         rows_of(&data_home()?, &args.dataset, args.version.as_deref(), args.limit)?
     };
     let cases = cases(&rows, args.scorer.as_deref())?;
-    let asked = Asker::new(&args.ask)?.ask_all(&cases)?;
+    let asked = Asker::new(&args.ask)?.that_rates(args.rate).ask_all(&cases)?;
     let summary = asked.summary;
     let share = summary.n_passed as f64 / summary.n.max(1) as f64;
     if args.json {
         let mut document = serde_json::to_value(summary)?;
         document["failed"] = asked.failed.into();
+        document["n_rated"] = asked.n_rated.into();
         print_json(&document)?;
     } else {
         for line in asked.failed.iter().take(10) {
@@ -202,6 +203,9 @@ pub(crate) fn eval(args: &EvalArgs) -> anyhow::Result<Outcome> {
         let (low, high) = (100.0 * summary.rate_low, 100.0 * summary.rate_high);
         let (n, n_passed) = (summary.n, summary.n_passed);
         say!("{n_passed} of {n} passed ({:.1} %; {low:.1} to {high:.1} %)", 100.0 * share);
+        if args.rate {
+            say!("{} rated: `lastmile confidence fit` learns from them", asked.n_rated);
+        }
     }
     Ok(if share < args.min_pass { Outcome::No } else { Outcome::Done })
 }

@@ -211,9 +211,13 @@ pub(crate) struct EvalArgs {
     /// Status 1 when a smaller share of the answers passes.
     #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
     pub(crate) min_pass: f64,
+    /// Tell the server of each answer whether it passed, as feedback, where the scorer is `exact`, `contains` or `regex`;
+    /// `lastmile confidence fit` learns from it.
+    #[arg(long)]
+    pub(crate) rate: bool,
     #[command(flatten)]
     pub(crate) ask: AskArgs,
-    /// One JSON document: n, n_passed, rate_low, rate_high, failed.
+    /// One JSON document: n, n_passed, rate_low, rate_high, failed, n_rated.
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -18,6 +18,7 @@ mod bisect;
 mod cache_args;
 mod calibrate;
 mod chat;
+mod confidence;
 mod config_file;
 mod cost;
 mod data;
@@ -135,6 +136,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Fix(args) => fix::fix(&args),
         Verb::Eval(args) => fix::eval(&args),
         Verb::Learn(args) => failures::learn(&args),
+        Verb::Confidence(args) => confidence::confidence(&args),
         Verb::Override(args) => overrides::overrides(&args),
         Verb::Exp(args) => exp::experiments(&args),
         Verb::Doctor(args) => doctor::doctor(&args),

@@ -16,6 +16,7 @@ use lm_ops::{
 use lm_server::{Access, ServeError, ServerConfig, ServiceManager, Tls, bind, charging, now};
 
 use crate::args::ServeArgs;
+use crate::confidence::calibrations;
 use crate::data::{data_folder, token_counter};
 use crate::doctor::FailedStart;
 use crate::exp::experiment_path;
@@ -113,6 +114,7 @@ fn operations(args: &ServeArgs, home: &Path) -> anyhow::Result<Ops> {
         .with_experiments(experiments)
         .with_feedback_loop(feedback_loop)
         .with_datasets(Datasets::new(data_folder(home)))
+        .with_calibrations(calibrations(home))
         .with_ingests(ingests);
     watched(recording(ops, &args.recorder, privacy)?, &args.recorder, home)
 }

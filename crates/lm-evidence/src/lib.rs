@@ -5,11 +5,13 @@
 //! sequence is plain counts and sums: stored and read again, it concludes the same.
 //!
 //! Start reading at [`Proportion`] (one rate), then [`compare`] (two rates, before and after), and [`Difference`] (two means
-//! side by side, by lot).
+//! side by side, by lot). [`Isotonic`] is for one look: what a score foretells.
 
+mod calibration;
 mod compare;
 mod difference;
 mod exact;
+mod isotonic;
 mod proportion;
 mod quantile;
 mod ratio;
@@ -18,8 +20,10 @@ mod sketch;
 mod solve;
 mod wilson;
 
+pub use calibration::{Forecast, calibration_error, held_out, skill};
 pub use compare::{Comparison, Verdict, compare};
 pub use difference::Difference;
+pub use isotonic::{Isotonic, Scored, Step};
 pub use proportion::{Counts, Proportion};
 pub use quantile::{QuantileRanks, quantile_interval, quantile_ranks};
 pub use ratio::SampleRatio;

@@ -9,6 +9,7 @@ mod again;
 mod alert_board;
 mod attendant;
 mod baseline_file;
+mod calibration;
 mod cost;
 mod cut;
 mod cut_off;
@@ -23,6 +24,7 @@ mod feedback_loop;
 mod feedback_receipt;
 mod ingest_keeper;
 mod ingests;
+mod judged;
 mod loop_pages;
 mod model_monitor;
 mod monitors;
@@ -42,6 +44,7 @@ mod why;
 pub use again::{Again, ProbeError, ProbeFile};
 pub use alert_board::{AlertState, ToldAlarm};
 pub use attendant::AttendantStanding;
+pub use calibration::{Calibration, Calibrations, TooFewJudged};
 pub use cost::{CostBy, CostCount, CostCounters, CostLine, CostReport, Spending};
 pub use cut::Cut;
 pub use cut_off::{CutOff, CutOffError};
@@ -58,6 +61,7 @@ pub use failure_views::{Example, FixView, Message, OpinionView, ProblemView, Rev
 pub use feedback_loop::FeedbackLoop;
 pub use feedback_receipt::FeedbackReceipt;
 pub use ingests::{Accepted, IngestCounts, Ingests, TokenCounter, Upload, row_format};
+pub use judged::Judged;
 pub use loop_pages::{AsOf, FixPage, LearningPage, ProblemDetail, ProblemPage, ReviewPage};
 pub use model_monitor::ModelStanding;
 pub use monitors::{
@@ -76,6 +80,7 @@ pub use timeline::{AnswerTimeline, ArmView, GapView, LossView, StallView, Timeli
 pub use verdicts::Verdicts;
 
 pub use lm_data::{Backlog, DataHome, Format as RowFormat, InboxLimits, Stratum, Tally};
+pub use lm_evidence::Scored;
 pub use lm_experiment::{
     Advice, AuditEntry as ExperimentEntry, Book as ExperimentBook, Experiment, ExperimentError,
     Forced, GuardReport, Live, Params, Point, PromptVersion, Report, Spec, Stage,

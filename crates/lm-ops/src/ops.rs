@@ -17,8 +17,8 @@ use crate::cost::CostCounters;
 use crate::recording::{AgainNow, Recording};
 use crate::span_counts::CountSpans;
 use crate::{
-    AttendantStanding, CutOff, Datasets, Experiments, FeedbackLoop, FeedbackReceipt, Ingests,
-    Monitors, Overrides, SpanCounts,
+    AttendantStanding, Calibrations, CutOff, Datasets, Experiments, FeedbackLoop, FeedbackReceipt,
+    Ingests, Monitors, Overrides, SpanCounts,
 };
 
 /// What runs beside one engine. Clones share one store.
@@ -35,6 +35,7 @@ pub struct Ops {
     pub(crate) costs: Arc<CostCounters>,
     pub(crate) cut_off: Arc<[CutOff]>,
     count_spans: Option<CountSpans>,
+    pub(crate) calibrations: Option<Calibrations>,
 }
 
 impl Ops {
@@ -53,6 +54,7 @@ impl Ops {
             costs: Arc::default(),
             cut_off: Arc::default(),
             count_spans: None,
+            calibrations: None,
         }
     }
 

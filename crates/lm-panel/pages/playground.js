@@ -2,10 +2,11 @@
 
 import { events, get } from "./api.js";
 import { h, field, ms, number, said } from "./dom.js";
+import { shadedText, sureLegend, sureWords, tokenReader, tokenTable } from "./sureness.js";
 
 // Kept while the tab shows other pages.
 const talk = [];
-const chosen = { model: "", system: "", temperature: "", top_p: "", max_tokens: "256", seed: "" };
+const chosen = { model: "", system: "", temperature: "", top_p: "", max_tokens: "256", seed: "", sure: true };
 
 export function playgroundPage(place, { signal }) {
   const log = h("ol", { class: "talk", "aria-label": "Conversation" });
@@ -23,6 +24,8 @@ export function playgroundPage(place, { signal }) {
   };
   const system = h("textarea", { id: "pg-system", rows: "2" }, chosen.system);
   system.addEventListener("input", () => { chosen.system = system.value; });
+  const sure = h("input", { id: "pg-sure", type: "checkbox", checked: chosen.sure });
+  sure.addEventListener("change", () => { chosen.sure = sure.checked; });
   const numeric = { type: "number", inputmode: "decimal", placeholder: "default" };
   const form = h("form", { class: "card say", "aria-label": "Say something" },
     field("Message", input), h("div", { class: "row" }, send, stop, clear));
@@ -35,7 +38,8 @@ export function playgroundPage(place, { signal }) {
         option("temperature", "Temperature", { ...numeric, min: "0", step: "0.1" }),
         option("top_p", "Top p", { ...numeric, min: "0", max: "1", step: "0.05" }),
         option("max_tokens", "Most tokens", { ...numeric, min: "1", step: "1" }),
-        option("seed", "Seed", { ...numeric, step: "1" }))));
+        option("seed", "Seed", { ...numeric, step: "1" }),
+        h("div", { class: "row tick" }, sure, h("label", { for: "pg-sure" }, "Show how sure the model is")), sureLegend())));
   for (const message of talk) log.append(bubble(message).view);
 
   let running;
@@ -53,6 +57,7 @@ export function playgroundPage(place, { signal }) {
     const messages = talk.filter((message) => !message.failed).map(({ role, content }) => ({ role, content }));
     if (chosen.system.trim()) messages.unshift({ role: "system", content: chosen.system });
     const body = { model: model.value, messages, stream: true, stream_options: { include_usage: true } };
+    if (chosen.sure) Object.assign(body, { logprobs: true, confidence: true });
     for (const name of ["temperature", "top_p", "max_tokens"]) if (chosen[name] !== "") body[name] = Number(chosen[name]);
     if (chosen.seed === "") return JSON.stringify(body);
     // A seed may have more digits than a number of this language.
@@ -64,7 +69,7 @@ export function playgroundPage(place, { signal }) {
     talk.push({ role: "user", content: text });
     log.append(bubble(talk[talk.length - 1]).view);
     const body = request();
-    const answer = { role: "assistant", content: "" };
+    const answer = { role: "assistant", content: "", tokens: [] };
     talk.push(answer);
     const shown = bubble(answer);
     log.append(shown.view);
@@ -74,16 +79,17 @@ export function playgroundPage(place, { signal }) {
     send.disabled = true;
     stop.disabled = false;
     spoken.textContent = "The model answers";
-    const timing = { began: performance.now() };
+    const timing = { began: performance.now(), read: tokenReader() };
     try {
       const options = { method: "POST", body, signal: all };
       for await (const event of events("/v1/chat/completions", options)) take(event, answer, timing, shown);
-      spoken.textContent = `Answer: ${answer.content}`;
+      spoken.textContent = ["Answer:", answer.content, sureWords(answer.confidence, answer.tokens)].join(" ");
     } catch (error) {
       answer.failed = !answer.content;
       if (error.name === "AbortError") { answer.note = [answer.note, "stopped"].filter(Boolean).join(", "); spoken.textContent = "Stopped"; }
       else { answer.error = error.message; spoken.textContent = error.message; }
     }
+    answer.isOver = true;
     shown.update();
     send.disabled = false;
     stop.disabled = true;
@@ -95,7 +101,10 @@ export function playgroundPage(place, { signal }) {
     if (data === "[DONE]") return;
     const chunk = JSON.parse(data);
     if (kind === "error" || chunk.error) throw new Error(chunk.error?.message || "The answer broke off.");
-    const text = chunk.choices[0]?.delta?.content || "";
+    const choice = chunk.choices[0];
+    const text = choice?.delta?.content || "";
+    answer.tokens.push(...(choice?.logprobs?.content || []).map(timing.read));
+    answer.confidence = choice?.confidence || answer.confidence;
     const now = performance.now();
     if (text) {
       timing.first ??= now;
@@ -141,14 +150,21 @@ export function playgroundPage(place, { signal }) {
 
 function bubble(message) {
   const text = h("div", { class: "text" });
+  const write = shadedText(text);
   const note = h("p", { class: "quiet-text" });
+  const sureness = h("p", { class: "quiet-text" });
   const view = h("li", { class: message.role }, h("strong", {}, message.role === "user" ? "You" : "Model"), text, note);
+  let isWhole = false;
   function update() {
-    text.textContent = message.content;
+    write(message.content, message.tokens || []);
     const link = message.id && message.role === "assistant" ? h("a", { href: `#/requests/${message.id}` }, "this request") : null;
     const error = message.error ? h("span", { class: "problem-text" }, message.error) : null;
     const parts = [message.note || null, error, link].filter(Boolean);
     note.replaceChildren(...parts.flatMap((part, i) => (i ? [" \u00b7 ", part] : [part])));
+    if (!message.isOver || isWhole || !message.tokens.length) return;
+    isWhole = true;
+    sureness.textContent = sureWords(message.confidence, message.tokens);
+    view.append(sureness, tokenTable(message.tokens));
   }
   update();
   return { view, update };

@@ -45,6 +45,7 @@ pub fn file(name: &str) -> Option<File> {
         "rule.js" => found(SCRIPT, include_str!("../pages/rule.js")),
         "rule_form.js" => found(SCRIPT, include_str!("../pages/rule_form.js")),
         "playground.js" => found(SCRIPT, include_str!("../pages/playground.js")),
+        "sureness.js" => found(SCRIPT, include_str!("../pages/sureness.js")),
         "coverage.js" => found(SCRIPT, include_str!("../pages/coverage.js")),
         "data.js" => found(SCRIPT, include_str!("../pages/data.js")),
         "diff.js" => found(SCRIPT, include_str!("../pages/diff.js")),
@@ -62,7 +63,7 @@ pub fn file(name: &str) -> Option<File> {
 mod tests {
     use super::file;
 
-    const SCRIPTS: [&str; 26] = [
+    const SCRIPTS: [&str; 27] = [
         "coverage.js",
         "data.js",
         "diff.js",
@@ -82,6 +83,7 @@ mod tests {
         "requests.js",
         "models.js",
         "playground.js",
+        "sureness.js",
         "svg.js",
         "ask.js",
         "alerts.js",

@@ -17,9 +17,10 @@ use lastmile::{
     TokenLogprobs, ToolCallParser, ToolFormat,
 };
 use lm_api::{
-    ApiError, Head, LogprobEntry, ParseOptions, Parsed, Style, TextOffset, TokenName, Urgency,
-    call_id, parse_chat, parse_completion,
+    ApiError, Confidence, Head, LogprobEntry, ParseOptions, Parsed, Style, Sureness, TextOffset,
+    TokenName, Urgency, call_id, parse_chat, parse_completion,
 };
+use lm_ops::Calibration;
 
 use crate::aborts::Listed;
 use crate::answers::Answers;
@@ -53,6 +54,8 @@ pub(crate) struct Running {
     pub(crate) stream: bool,
     /// When the answer is to say what it took.
     pub(crate) prices: Option<Prices>,
+    /// When answers are to say how sure the model was: what was learned of its release, if anything was.
+    pub(crate) calibration: Option<Option<Calibration>>,
     /// The functions that may be called.
     pub(crate) tools: Option<Vec<String>>,
     _listed: Listed,
@@ -280,12 +283,13 @@ pub(crate) fn launch(
         events: Answers::new(all),
         n: parsed.n as usize,
         request_ids,
-        has_logprobs: parsed.sampling.logprobs.is_some(),
+        has_logprobs: parsed.has_logprobs,
         echo,
         has_prompt_logprobs: parsed.has_prompt_logprobs,
         n_top: parsed.sampling.logprobs.unwrap_or(0) as usize,
         stream: parsed.stream,
         prices: parsed.timings.then(|| app.ops.prices().clone()),
+        calibration: parsed.confidence.then(|| app.ops.calibration(release)),
         tools: parsed.tools.map(|tools| tools.names),
         _listed: app.aborts.list(caller.tenant(), entry.route(), running),
     })
@@ -308,6 +312,13 @@ impl Running {
     pub(crate) fn call_parser(&self) -> Option<ToolCallParser> {
         let names = self.tools.clone()?;
         Some(ToolCallParser::new(self.runtime.tool_format(), names))
+    }
+
+    /// How sure the model was of an answer, where that is asked for.
+    pub(crate) fn confidence(&self, sureness: &Sureness) -> Option<Confidence> {
+        let calibration = self.calibration.as_ref()?.as_ref();
+        let known = calibration.zip(sureness.mean_logprob());
+        Some(sureness.confidence(known.map(|(calibration, mean)| calibration.learned(mean))))
     }
 
     /// The id of a call of a choice.

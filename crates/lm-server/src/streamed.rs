@@ -13,7 +13,7 @@ use futures_util::StreamExt;
 use lastmile::{
     AnswerPart, Finish, GenerateError, GenerateEvent, TokenLogprobs, ToolCallParser, Usage,
 };
-use lm_api::{DeltaFrame, Spent, TextOffset, sum_usage};
+use lm_api::{DeltaFrame, Spent, Sureness, TextOffset, sum_usage};
 
 use crate::event_body::{Told, events, push_data, push_event};
 use crate::generate::{Running, named, refused};
@@ -37,6 +37,8 @@ struct Transcript {
 struct Progress {
     text_offset: TextOffset,
     finish: Option<Finish>,
+    /// How likely its tokens are, where that is known.
+    sureness: Sureness,
     /// Around its texts, once there was one.
     frame: Option<DeltaFrame>,
     /// Reads calls of tools, when there are any.
@@ -102,7 +104,8 @@ impl Transcript {
     }
 
     fn delta(&mut self, index: usize, text: &str, logprobs: &[TokenLogprobs]) {
-        let text_offset = &mut self.choices[index].text_offset;
+        let Progress { text_offset, sureness, .. } = &mut self.choices[index];
+        logprobs.iter().for_each(|one| sureness.push(one.logprob));
         let has_logprobs = self.running.has_logprobs;
         let entries = has_logprobs.then(|| named(&self.running.runtime, logprobs, text_offset));
         let parts = self.choices[index].calls.as_mut().map(|calls| calls.push(text));
@@ -151,10 +154,13 @@ impl Transcript {
             self.running.head.spent = self.spent();
         }
         let own_id = self.running.own_id(index);
-        let head = &self.running.head;
+        let confidence = self.running.confidence(&self.choices[index].sureness);
+        let (head, choice, confidence) = (&self.running.head, index as u32, confidence.as_ref());
         let chunk = match has_calls {
-            true => head.finish_calls_chunk(index as u32, finish.reason, is_last),
-            false => head.finish_chunk(index as u32, finish.reason, is_last, own_id.as_deref()),
+            true => head.finish_calls_chunk(choice, finish.reason, is_last, confidence),
+            false => {
+                head.finish_chunk(choice, finish.reason, is_last, own_id.as_deref(), confidence)
+            }
         };
         self.push(&chunk);
         if is_last {

@@ -9,7 +9,9 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use futures_util::StreamExt;
 use lastmile::{AnswerPart, Finish, GenerateError, GenerateEvent, TokenLogprobs, Usage};
-use lm_api::{ApiError, Choice, LogprobEntry, Spent, Style, TextOffset, ToolCall, sum_usage};
+use lm_api::{
+    ApiError, Choice, LogprobEntry, Spent, Style, Sureness, TextOffset, ToolCall, sum_usage,
+};
 
 use crate::generate::{Running, named, refused};
 use crate::prompt_told::{ToldPrompt, echoed, scored};
@@ -73,6 +75,8 @@ fn choices(
         let finish = part.finish.ok_or(GenerateError::ShuttingDown)?;
         let tool_calls = take_calls(running, index, &mut part.text);
         let logprobs = running.has_logprobs.then(|| entries(running, told, &part.logprobs));
+        let mut sureness = Sureness::default();
+        part.logprobs.iter().for_each(|one| sureness.push(one.logprob));
         let prompt_logprobs = running.has_prompt_logprobs.then(|| scored(&running.runtime, told));
         let echo = running.echo.as_ref().map_or("", |texts| &texts[index / n]);
         let choice = Choice {
@@ -81,6 +85,7 @@ fn choices(
             tool_calls,
             logprobs,
             prompt_logprobs,
+            confidence: running.confidence(&sureness),
             finish_reason: finish.reason,
             request_id: running.own_id(index),
         };

@@ -118,6 +118,8 @@ fn wrong_types_and_ranges_are_refused_by_name_value_and_limit() {
     invalid(r#""logprobs":3"#, "logprobs", "true or false");
     invalid(r#""logprobs":true,"top_logprobs":21"#, "top_logprobs", "from 0 to 20");
     invalid(r#""top_logprobs":2"#, "top_logprobs", "logprobs must be true");
+    invalid(r#""confidence":"yes""#, "confidence", "\"yes\", but must be true or false");
+    invalid(r#""confidence":0.9"#, "confidence", "true or false");
     invalid(r#""stream":"yes""#, "stream", "true or false");
     invalid(r#""stream_options":{"include_usage":true}"#, "stream_options", "stream must be true");
     invalid(r#""stream":true,"stream_options":3"#, "stream_options", "an object");

@@ -73,6 +73,21 @@ fn every_supported_field_arrives() {
 }
 
 #[test]
+fn confidence_needs_log_probabilities_and_does_not_tell_them() {
+    let asked = |fields: &str| {
+        let parsed = chat_with(fields).unwrap();
+        (parsed.confidence, parsed.has_logprobs, parsed.sampling.logprobs)
+    };
+    assert_eq!(asked(r#""max_tokens":9"#), (false, false, None));
+    assert_eq!(asked(r#""confidence":false"#), (false, false, None));
+    assert_eq!(asked(r#""confidence":true"#), (true, false, Some(0)));
+    let both = r#""confidence":true,"logprobs":true,"top_logprobs":2"#;
+    assert_eq!(asked(both), (true, true, Some(2)));
+    let parsed = completion(r#"{"prompt":"a","confidence":true}"#).unwrap();
+    assert_eq!((parsed.confidence, parsed.has_logprobs), (true, false));
+}
+
+#[test]
 fn unknown_fields_are_named_in_warnings() {
     let parsed = chat_with(r#""fruit":"apple","metadata":{},"max_tokens":9"#).unwrap();
     assert_eq!(

@@ -6,7 +6,8 @@ use insta::assert_snapshot;
 use lastmile::{FinishReason, GenerateError, Usage};
 
 use crate::{
-    ApiError, Choice, Head, LogprobEntry, ModelEntry, Style, TokenName, model_list, sum_usage,
+    ApiError, Choice, Head, LogprobEntry, ModelEntry, Style, Sureness, TokenName, model_list,
+    sum_usage,
 };
 
 fn head(style: Style) -> Head {
@@ -47,6 +48,7 @@ fn choice(index: u32) -> Choice {
         tool_calls: Vec::new(),
         logprobs: None,
         prompt_logprobs: None,
+        confidence: None,
         finish_reason: FinishReason::Stop,
         request_id: None,
     }
@@ -79,7 +81,7 @@ fn chat_chunks() {
     assert_snapshot!(head.first_chunk(0).unwrap());
     assert_snapshot!(head.delta_chunk(0, "hi", None));
     assert_snapshot!(head.delta_chunk(1, "é", Some(&[entry()])));
-    assert_snapshot!(head.finish_chunk(0, FinishReason::Length, true, None));
+    assert_snapshot!(head.finish_chunk(0, FinishReason::Length, true, None, None));
     assert_eq!(head.usage_chunk(usage()), None);
 }
 
@@ -89,18 +91,37 @@ fn completion_chunks() {
     assert_eq!(head.first_chunk(0), None);
     let entry = LogprobEntry { text_offset: 4, ..entry() };
     assert_snapshot!(head.delta_chunk(0, "é", Some(&[entry])));
-    assert_snapshot!(head.finish_chunk(0, FinishReason::Stop, true, Some("r2")));
+    assert_snapshot!(head.finish_chunk(0, FinishReason::Stop, true, Some("r2"), None));
 }
 
 #[test]
 fn usage_and_warnings_come_with_the_last_chunk() {
     let mut head = head(Style::Chat);
     head.warnings = vec!["w".to_owned()];
-    assert_snapshot!(head.finish_chunk(0, FinishReason::Stop, false, None));
-    assert_snapshot!(head.finish_chunk(1, FinishReason::Stop, true, None));
+    assert_snapshot!(head.finish_chunk(0, FinishReason::Stop, false, None, None));
+    assert_snapshot!(head.finish_chunk(1, FinishReason::Stop, true, None, None));
     head.include_usage = true;
-    assert_snapshot!(head.finish_chunk(1, FinishReason::Stop, true, None));
+    assert_snapshot!(head.finish_chunk(1, FinishReason::Stop, true, None, None));
     assert_snapshot!(head.usage_chunk(usage()).unwrap());
+}
+
+#[test]
+fn a_choice_says_at_its_end_how_sure_the_model_was_where_that_is_asked_for() {
+    let mut sureness = Sureness::default();
+    sureness.push(0.0);
+    let confidence = sureness.confidence(None);
+    let told = r#""confidence":{"calibrated":false,"token_probability":1.0,"least_sure":{"first_token":0,"n_tokens":1,"token_probability":1.0}}"#;
+    for style in [Style::Chat, Style::Text] {
+        let head = head(style);
+        let whole = head.whole(&[Choice { confidence: Some(confidence), ..choice(0) }], usage());
+        assert!(whole.contains(told), "{whole}");
+        assert!(!head.whole(&[choice(0)], usage()).contains("confidence"));
+        let last = head.finish_chunk(0, FinishReason::Stop, true, None, Some(&confidence));
+        assert!(last.contains(told), "{last}");
+    }
+    let head = head(Style::Chat);
+    let last = head.finish_calls_chunk(0, FinishReason::Stop, true, Some(&confidence));
+    assert!(last.contains(told) && last.contains("tool_calls"), "{last}");
 }
 
 #[test]

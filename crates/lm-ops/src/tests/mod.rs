@@ -5,6 +5,7 @@
 mod datasets;
 mod feedback_loop;
 mod ingesting;
+mod judging;
 
 use std::time::{Duration, SystemTime};
 

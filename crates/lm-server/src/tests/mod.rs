@@ -5,6 +5,7 @@
 mod answers;
 mod caching;
 mod client;
+mod confiding;
 mod costing;
 mod dry_running;
 mod echoing;
@@ -36,7 +37,7 @@ use lastmile::{
     Configure, Declared, ModelSource, Registry, RegistryOptions, Runtime, RuntimeConfig,
 };
 use lm_keys::{KeyFile, KeyLimits, NewKey, Scope};
-use lm_ops::{Datasets, FeedbackLoop, Ops, Overrides, Store, StoreOptions};
+use lm_ops::{Calibrations, Datasets, FeedbackLoop, Ops, Overrides, Store, StoreOptions};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
@@ -89,7 +90,8 @@ impl Server {
         let ops = Ops::new(store)
             .with_overrides(overrides)
             .with_feedback_loop(the_loop)
-            .with_datasets(Datasets::new(folder.path().join("data")));
+            .with_datasets(Datasets::new(folder.path().join("data")))
+            .with_calibrations(calibrations(&folder));
         let address = "127.0.0.1:0".parse().unwrap();
         let mut config = ServerConfig { address, ..ServerConfig::default() };
         let mut model = RuntimeConfig::new(ModelSource::placeholder(placeholder).unwrap());
@@ -184,6 +186,10 @@ impl Server {
 
 fn key_file(folder: &tempfile::TempDir) -> KeyFile {
     KeyFile::new(folder.path().join("keys.json"))
+}
+
+fn calibrations(folder: &tempfile::TempDir) -> Calibrations {
+    Calibrations::new(folder.path().join("confidence"))
 }
 
 /// A folder with one key of these scopes and limits, and the key.
