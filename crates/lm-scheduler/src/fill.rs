@@ -15,11 +15,14 @@ use crate::{ScheduledRow, Scheduler, Sequence, StepShape};
 const LEAST_PART: f64 = 0.6;
 /// What part it may take while very many prompts wait: each of them waits for all before it.
 const MOST_PART: f64 = 0.95;
-/// What part of the bound a step may take for the sake of background: whoever comes meanwhile waits for its end.
+/// What part of the bound a step of background alone may take: whoever comes meanwhile waits for its end.
 const BACKGROUND_PART: f64 = 0.1;
-/// How many times what it takes without background it may take, too: large models read their weights for longer than
-/// that part, and many rows share the reading.
+/// How many times what one row takes it may take, too: large models read their weights for longer than that part, and
+/// many rows share the reading.
 const BACKGROUND_TIMES: f64 = 1.25;
+/// How many times as long a step of others may become for background: what it takes from streams, those who wait for
+/// their first token lose as well.
+const BACKGROUND_BESIDE: f64 = 1.05;
 /// Prefill tokens that a step may hold whatever they take, so that no prompt waits for ever. Without streams, chunks that
 /// do not end a prompt are multiples of it, as kernels take rows in such tiles.
 pub(crate) const LEAST_CHUNK: usize = 16;
@@ -102,11 +105,13 @@ impl Scheduler {
         let mut seconds = bound.as_secs_f64();
         if class == Priority::Background {
             let mut least = room.urgent;
-            if least.n_decodes == 0 {
+            let most = if least.n_decodes > 0 {
+                BACKGROUND_BESIDE * self.cost.predict(&least)
+            } else {
                 least.add_decode(0);
-            }
-            let times = BACKGROUND_TIMES * self.cost.predict(&least);
-            seconds = seconds.min(times.max(BACKGROUND_PART * seconds));
+                (BACKGROUND_TIMES * self.cost.predict(&least)).max(BACKGROUND_PART * seconds)
+            };
+            seconds = seconds.min(most);
         }
         let mixed = if self.step.shape.n_decodes > 0 { room.mixed_part * seconds } else { seconds };
         (bound > Duration::ZERO).then_some((seconds, mixed))
@@ -254,9 +259,14 @@ impl Scheduler {
             true => (LEAST_BESIDE, GRAIN_BESIDE),
             false => (LEAST_CHUNK, LEAST_CHUNK),
         };
+        // Beside others background takes turns, as what does not fit into a step's time does.
+        let must_wait = seq.class == Priority::Background
+            && room.urgent.n_decodes > 0
+            && self.n_steps - seq.last_step <= MOST_LEFT_OUT;
         let chunk = match in_time {
             _ if in_time >= most => most,
-            _ if in_time < least && !room.has_prefill && is_prompt => least.min(most),
+            _ if in_time < least && (room.has_prefill || !is_prompt || must_wait) => 0,
+            _ if in_time < least => least.min(most),
             _ => in_time - in_time % grain,
         };
         if chunk > 0 {

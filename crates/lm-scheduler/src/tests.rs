@@ -99,8 +99,13 @@ fn background_runs_in_idle_slots_and_yields_at_once() {
     while rig.scheduler.sequence(SeqId(10)).unwrap().n_generated() == 0 {
         assert_eq!(rig.step(), [10]);
     }
-    // One gave up its slot; the others run beside what only decodes.
-    assert_eq!(rig.step().len(), 4);
+    // One gave up its slot; the others run beside what only decodes, but seldom.
+    let mut n_rows = [0; 4];
+    for _ in 0..100 {
+        rig.step().iter().filter(|id| **id < 4).for_each(|id| n_rows[*id as usize] += 1);
+    }
+    let ran = n_rows.iter().filter(|n| (1..=10).contains(*n)).count();
+    assert_eq!(ran, 3, "{n_rows:?}");
     assert_eq!(rig.scheduler.counters().preemptions, 0);
 }
 
@@ -140,8 +145,9 @@ fn background_of_a_model_whose_steps_are_long_is_computed_together() {
     (0..200).for_each(|_| drop(rig.step()));
     (0..8).for_each(|i| rig.add(i, 2, Priority::Background, 10));
     (0..20).for_each(|_| drop(rig.step()));
-    // Beside a stream, and then alone.
-    assert!(rig.step().len() >= 8, "{:?}", rig.step());
+    // Beside a stream what costs it little, and then alone.
+    let beside: Vec<usize> = (0..40).map(|_| rig.step().len() - 1).collect();
+    assert!(beside.iter().all(|n| (1..8).contains(n)), "{beside:?}");
     rig.scheduler.remove(SeqId(100));
     (0..20).for_each(|_| drop(rig.step()));
     assert_eq!(rig.step().len(), 8);

@@ -185,7 +185,7 @@ pub(super) const MUTANTS: [Mutant; 34] = [
     Mutant {
         name: "background keeps who comes waiting",
         file: FILL,
-        find: "seconds.min(times.max(BACKGROUND_PART * seconds))",
+        find: ".max(BACKGROUND_PART * seconds)",
         replace: "seconds",
         judge: Judge::UnitTests,
     },
