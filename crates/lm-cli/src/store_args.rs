@@ -148,7 +148,8 @@ pub(crate) enum StoreVerb {
     },
     /// Copy all rows and conclusions to another store, such as a PostgreSQL server's; its tables are made when needed.
     #[command(
-        after_help = "Example:\n  lastmile store migrate --to 'postgres://lastmile@db.example/lastmile?sslmode=require'"
+        after_help = "Example:\n  lastmile store migrate --to 'postgres://lastmile@db.example/lastmile?sslmode=require'\n  \
+        LASTMILE_STORE= lastmile store migrate --conclusions --to 'postgres://lastmile@db.example/lastmile?sslmode=require'"
     )]
     Migrate {
         /// `postgres://USER@HOST/DATABASE`, or a file. Others can see the command line: a password goes into PGPASSWORD.

@@ -90,8 +90,8 @@ pub use lm_rollout::{
 };
 pub use lm_store::{
     Erase, Erased, Erasing, FoundRequest, MAX_FOUND, Migrated, Missing, Privacy, Reader,
-    RecordedRelease, Retention, Store, StoreCounters, StoreError, StoreOptions, StoreStats, StoredError,
-    StoredRequest, Traffic, backup, migrate, shown_place, stats, tenant_text, upgrade,
+    RecordedRelease, Retention, Store, StoreCounters, StoreError, StoreOptions, StoreStats,
+    StoredError, StoredRequest, Traffic, backup, migrate, shown_place, stats, tenant_text, upgrade,
 };
 
 #[cfg(test)]
