@@ -44,9 +44,18 @@ impl Book {
         let Some(newest_ms) = newest_ms(&file.connection).map_err(file.wrap("read"))? else {
             return Ok(false);
         };
-        let Some(id) = file.state(ID)? else { return Ok(true) };
-        let carried_ms = Book::open(place)?.state(&mark(id))?;
+        let book = Book::open(place)?;
+        // Carried from here, or once taken from there.
+        let carried_ms = file.carried_to(&book)?.max(book.carried_to(&file)?);
         Ok(carried_ms.is_none_or(|carried_ms| carried_ms < newest_ms))
+    }
+
+    /// How much of this book another one took over, as [`newest_ms`] says it; `None` where it took nothing.
+    fn carried_to(&self, other: &Book) -> Result<Option<i64>, FeedbackError> {
+        match self.state(ID)? {
+            Some(id) => other.state(&mark(id)),
+            None => Ok(None),
+        }
     }
 
     /// The number of this book, which no other has; it is given when it is first asked for.

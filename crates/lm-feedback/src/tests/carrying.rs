@@ -336,6 +336,9 @@ pub(super) fn left_behind(there: &Path) {
     assert!(is_behind(there, &file));
     carry(&file, there, Missing::Keep).unwrap();
     assert!(!is_behind(there, &file));
+    let taken = home.folder.path().join("taken.db");
+    carry(there, &taken, Missing::Refuse).unwrap();
+    assert!(!is_behind(there, &taken), "it is from there");
     // Whatever becomes of them there, and what is erased here.
     let mut other = Book::open(there).unwrap();
     let answer = judged(&other).unwrap();
