@@ -3,6 +3,7 @@ server goes away."""
 
 import json
 import signal
+import sqlite3
 import subprocess
 import tempfile
 import time
@@ -215,6 +216,60 @@ def test_conclusions_live_there_too_and_a_kill_takes_none(tmp_path, database, ur
     refused = verb(homes[0], back, "store", "migrate", "--to", again)
     assert refused.returncode != 0 and "a tag on" in refused.stderr and "--missing erase" in refused.stderr, refused
     hides(refused.stderr + database.log.read_text())
+
+
+def test_conclusions_that_stayed_in_a_home_are_told_carried_and_erased(tmp_path, url):
+    """A home whose store went to the server when its conclusions could not."""
+    home, kept = tmp_path / "home", tmp_path / "kept.db"
+    home.mkdir()
+    file, book = home / "store" / "lastmile.db", home / "store" / "feedback.db"
+    server = Server(home, "--model", "placeholder")
+    asked = []
+    for i in range(4):
+        said = [{"role": "user", "content": f"When does the museum of trams open on day {i} of the year?"}]
+        asked.append(ask(server, messages=said, user=ANN if i < 2 else "ben"))
+        assert server.post("/v1/feedback", {"request_id": asked[-1], "rating": False}).status == 201
+    assert server.stop() == 0
+    for one in asked:
+        judged = verb(home, "", "review", "correct", one, f"At ten, {one}.", "--as", "ann")
+        assert judged.returncode == 0, judged
+    cluster = told(home, "", "failures", "list")[0]["cluster"]
+    fix = told(home, "", "fix", "add", cluster, "--note", "opening hours in the prompt")
+    book.rename(kept)
+    told(home, str(file), "store", "migrate", "--to", url)
+    # Somebody was erased there since, and the old rows are gone or of another schema.
+    assert told(home, url, "store", "erase", "--subject", ANN)["requests"] == 2
+    kept.rename(book)
+    file.unlink()
+
+    listed = verb(home, url, "failures", "list", "--json")
+    assert "warning" in listed.stderr and "--conclusions" in listed.stderr, listed
+    assert {row["verdict"] for row in json.loads(listed.stdout)} == {None}
+    hides(listed.stderr)
+    server = serve(home, url)
+    assert server.stop() == 0
+    assert any("--conclusions" in line for line in server.lines), server.lines
+    same = verb(home, url, "store", "migrate", "--to", url, "--conclusions")
+    assert same.returncode == 2 and "LASTMILE_STORE=" in same.stderr, same
+    both = verb(home, "", "store", "migrate", "--to", url, "--conclusions", "--missing", "keep")
+    assert both.returncode == 2, both
+
+    moved = {table["table"]: table for table in told(home, "", "store", "migrate", "--to", url, "--conclusions")}
+    assert (moved["failure"]["rows"], moved["failure"]["copied"], moved["fix"]["copied"]) == (4, 2, 1), moved
+    assert "request" not in moved
+    assert told(home, url, "store", "stats")["rows"]["requests"] == 2
+    rows = verb(home, url, "failures", "list", "--json")
+    assert "warning" not in rows.stderr, rows
+    corrections = {row["request_id"]: row["correction"] for row in json.loads(rows.stdout)}
+    assert corrections == {one: f"At ten, {one}." for one in asked[2:]}
+    assert [one["id"] for one in told(home, url, "fix", "list")] == [fix["id"]]
+
+    # Who is erased now is erased from the file, too.
+    assert told(home, url, "store", "erase", "--request", asked[2])["conclusions"] >= 2
+    with sqlite3.connect(book) as old:
+        left = {row[0] for row in old.execute("SELECT request_id FROM failure")}
+    assert left == {asked[0], asked[1], asked[3]}
+    assert len(told(home, url, "failures", "list")) == 1
 
 
 def test_tokens_never_wait_for_a_database_that_goes_away(tmp_path, database, url):

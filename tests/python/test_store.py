@@ -111,6 +111,29 @@ def test_what_is_kept_is_said_and_who_asks_is_erased(tmp_path, privacy):
     assert holds(tmp_path, SUBJECT) == []
 
 
+def test_an_erasure_that_fails_midway_is_finished_by_the_next_one(tmp_path):
+    server = Server(tmp_path, "--model", "placeholder:mode=echo")
+    for answer in answers(server, 3):
+        said = server.post("/v1/feedback", {"request_id": answer["id"], "rating": False})
+        assert said.status == 201
+    assert server.stop() == 0
+    assert len(verb(tmp_path, "failures", "list")) == 3
+    # The store's rows go first; then what was concluded of them cannot be reached.
+    book, kept = tmp_path / "store" / "feedback.db", tmp_path / "kept.db"
+    book.rename(kept)
+    book.write_text("no database " * 1000)
+    failed = run(tmp_path, "store", "erase", "--subject", SUBJECT)
+    assert failed.returncode == 3 and "feedback.db" in failed.stderr, failed
+    assert verb(tmp_path, "store", "stats")["rows"]["requests"] == 0
+    book.unlink()
+    kept.rename(book)
+    again = verb(tmp_path, "store", "erase", "--subject", SUBJECT)
+    assert (again["requests"], again["resumed"]) == (0, 3) and again["conclusions"] >= 3, again
+    assert verb(tmp_path, "failures", "list") == []
+    last = verb(tmp_path, "store", "erase", "--subject", SUBJECT)
+    assert (last["resumed"], last["conclusions"]) == (0, 0), last
+
+
 def test_an_erased_key_leaves_no_conclusion(tmp_path):
     server = Server(tmp_path, "--model", "placeholder:mode=echo")
     for answer in answers(server, 3):

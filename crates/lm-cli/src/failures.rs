@@ -1,8 +1,9 @@
 //! `lastmile failures`, `lastmile review` and `lastmile learn`: what went wrong, and how fast one learns from it.
 
+use std::collections::HashSet;
 use std::io::Write;
 
-use lm_feedback::{Book, Decision, FailureRow, FeedbackError, Stage};
+use lm_feedback::{Book, Decision, FailureRow, FeedbackError, Fix, Stage};
 use lm_ops::{Reader, Utc};
 use serde_json::{Value, json};
 
@@ -10,7 +11,7 @@ use crate::doctor::store_path;
 use crate::loop_args::{FailuresArgs, FailuresVerb, LearnArgs, ReviewArgs, ReviewVerb};
 use crate::model::home;
 use crate::outcome::{Outcome, WrongUse, print_json, say};
-use crate::store::book_place;
+use crate::store_books::{book_place, book_places, warn_of_left_behind};
 
 /// The store and what was concluded from it, up to now.
 pub(crate) struct Loop {
@@ -28,10 +29,25 @@ impl Loop {
         let home = home()?;
         let store = store_path(home.path());
         let reader = Reader::open(&store)?;
+        warn_of_left_behind(home.path(), &store);
         let mut book = Book::open(&book_place(home.path(), &store))?;
         let now_ms = now_ms();
         book.collect(&reader, now_ms)?;
         Ok(Loop { book, reader, now_ms })
+    }
+
+    /// Fixes that a dataset guards, those included that stayed in this home's file: what they promise holds.
+    pub(crate) fn guarded(&self) -> anyhow::Result<Vec<Fix>> {
+        let home = home()?;
+        let mut fixes = self.book.fixes()?;
+        for place in book_places(home.path(), &store_path(home.path())).iter().skip(1) {
+            if Book::may_be_at(place) {
+                fixes.extend(Book::open(place)?.fixes()?);
+            }
+        }
+        let mut seen = HashSet::new();
+        fixes.retain(|fix| fix.gate.is_some() && seen.insert(fix.id.clone()));
+        Ok(fixes)
     }
 
     /// So many days ago, in Unix milliseconds; `option` is where that was said.

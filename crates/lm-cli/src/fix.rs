@@ -122,7 +122,7 @@ fn guard(at: &mut Loop, fix: &Fix) -> anyhow::Result<String> {
 }
 
 fn gate(args: &AskArgs, json: bool) -> anyhow::Result<Outcome> {
-    let fixes = Loop::open()?.book.fixes()?;
+    let fixes = Loop::open()?.guarded()?;
     let home = data_home()?;
     let asker = Asker::new(args)?;
     let mut report = Vec::new();
@@ -161,7 +161,7 @@ pub(crate) fn broken_gate(
     model: &str,
     arm: &str,
 ) -> anyhow::Result<Option<String>> {
-    let fixes = Loop::open()?.book.fixes()?;
+    let fixes = Loop::open()?.guarded()?;
     let home = data_home()?;
     for fix in fixes {
         let Some(dataset) = &fix.gate else { continue };

@@ -65,6 +65,8 @@ mod shell;
 mod signals;
 mod store;
 mod store_args;
+mod store_books;
+mod store_move;
 mod tokenize;
 mod top;
 mod top_args;

@@ -28,7 +28,8 @@ use crate::overrides::override_path;
 use crate::recorder::{RecorderServeArgs, recording};
 use crate::served::{Shared, load_default, registry};
 use crate::signals;
-use crate::store::{book_place, mask_key};
+use crate::store::mask_key;
+use crate::store_books::{book_place, book_places, warn_of_left_behind};
 use crate::traces::Traces;
 
 /// What waits for alert sinks is kept within this, when the server ends.
@@ -106,7 +107,9 @@ fn operations(args: &ServeArgs, home: &Path) -> anyhow::Result<Ops> {
     let book = book_place(home, &place);
     let store = Store::open(&place, options)?;
     let overrides = Overrides::open(&override_path(home), &store)?;
-    let experiments = Experiments::open(&experiment_path(home), &book, &store)?;
+    warn_of_left_behind(home, &place);
+    let books = book_places(home, &place);
+    let experiments = Experiments::open(&experiment_path(home), &books, &store)?;
     let ingests = ingests(&args.net, home)?;
     let feedback_loop = FeedbackLoop::new(book, &store);
     let ops = Ops::new(store)

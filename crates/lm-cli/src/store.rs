@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use lastmile::TenantId;
-use lm_feedback::{Book, Carrying, FeedbackError};
+use lm_feedback::Book;
 use lm_keys::KeyId;
 use lm_ops::{
-    Erase, Forgotten, Migrated, Missing, ProbeFile, Reader, Remembered, Store, StoreError,
-    StoreOptions, Utc, backup, forget_recorded, migrate, note_erasure, stats, upgrade,
+    Erase, Erasing, Forgotten, ProbeFile, Reader, Remembered, Store, StoreOptions, Utc, backup,
+    forget_recorded, note_erasure, stats, upgrade,
 };
 use serde_json::json;
 
@@ -19,7 +19,9 @@ use crate::keys::key_file;
 use crate::model::home;
 use crate::outcome::{Outcome, WrongUse, human_bytes, print_json, say};
 use crate::recorder;
-use crate::store_args::{MissingArg, StoreArgs, StoreVerb, WhoseArgs};
+use crate::store_args::{StoreArgs, StoreVerb, WhoseArgs};
+use crate::store_books::{book_place, forget_conclusions};
+use crate::store_move::{carry_alone, move_to};
 
 pub(crate) fn store(args: &StoreArgs) -> anyhow::Result<Outcome> {
     let path = store_path(home()?.path());
@@ -34,7 +36,8 @@ pub(crate) fn store(args: &StoreArgs) -> anyhow::Result<Outcome> {
                 (false, false) => say!("upgraded from schema {before} to {now}"),
             }
         }
-        StoreVerb::Migrate { to, missing, json } => move_to(&path, to, *missing, *json)?,
+        StoreVerb::Migrate { to, conclusions: true, json, .. } => carry_alone(&path, to, *json)?,
+        StoreVerb::Migrate { to, missing, json, .. } => move_to(&path, to, *missing, *json)?,
         StoreVerb::Erase(args) => erase(&path, &args.whose, args.json)?,
     }
     Ok(Outcome::Done)
@@ -43,11 +46,6 @@ pub(crate) fn store(args: &StoreArgs) -> anyhow::Result<Outcome> {
 /// Where a home keeps the key of keyed hashes.
 pub(crate) fn mask_key(home: &Path) -> PathBuf {
     store_folder(home).join("mask.key")
-}
-
-/// Where the conclusions from a store are: in a file of the home, or on the same server as the store.
-pub(crate) fn book_place(home: &Path, store: &Path) -> PathBuf {
-    Book::place(store, store_folder(home).join("feedback.db"))
 }
 
 fn print_stats(path: &Path, json: bool) -> anyhow::Result<()> {
@@ -101,46 +99,6 @@ fn back_up(path: &Path, file: &Path, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn move_to(path: &Path, to: &Path, missing: MissingArg, json: bool) -> anyhow::Result<()> {
-    let missing = match missing {
-        MissingArg::Refuse => Missing::Refuse,
-        MissingArg::Erase => Missing::Erase,
-        MissingArg::Keep => Missing::Keep,
-    };
-    let home = home()?;
-    let [book, new_book] = [path, to].map(|store| book_place(home.path(), store));
-    // Asked first: where one of the two is refused, nothing is copied.
-    let carrying = Carrying::begin(&book, &new_book, missing).map_err(|error| match error {
-        FeedbackError::OnlyThere { .. } => only_there(&error),
-        other => other.into(),
-    })?;
-    let mut tables = migrate(path, to, missing).map_err(|error| match error {
-        StoreError::OnlyThere { .. } => only_there(&error),
-        other => other.into(),
-    })?;
-    if let Some(carrying) = carrying {
-        tables.extend(carrying.run()?);
-    }
-    if json {
-        return print_json(&tables);
-    }
-    for Migrated { table, rows, copied, erased } in &tables {
-        let gone = if *erased > 0 { format!(", {erased} erased there") } else { String::new() };
-        say!("{table:12} {rows:>9} rows, {copied:>9} of them new there{gone}");
-    }
-    eprintln!(
-        "All rows are there. `LASTMILE_STORE=URL` or `serve --store URL` uses it from now on; the old store"
-    );
-    eprintln!("stays as it is, and so does mask.key in this home.");
-    Ok(())
-}
-
-fn only_there(error: &dyn std::error::Error) -> anyhow::Error {
-    anyhow::anyhow!(
-        "{error}: --missing erase erases them there, too, and --missing keep keeps them"
-    )
-}
-
 /// The name of a backup's conclusions.
 fn beside(file: &Path) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
@@ -152,25 +110,43 @@ fn erase(path: &Path, whose: &WhoseArgs, json: bool) -> anyhow::Result<()> {
     let what = what(whose)?;
     // Looked at first: a store that is not there must not be made.
     drop(Reader::open(path)?);
-    let mask_key = Some(mask_key(home()?.path()));
-    let store = Store::open(path, StoreOptions { mask_key, ..StoreOptions::default() })?;
+    let home = home()?;
+    let home = home.path();
+    let erasing = Erasing::begin(&store_folder(home).join("erasing"))?;
+    let left = erasing.left()?;
+    let options = StoreOptions {
+        mask_key: Some(mask_key(home)),
+        erasing: Some(erasing.path().to_owned()),
+        ..StoreOptions::default()
+    };
+    let store = Store::open(path, options)?;
+    // Of an earlier erasure that came to no end.
+    for id in store.reader().known(&left)? {
+        store.erase(Erase::Request(id.parse()?))?;
+    }
     let erased = store.erase(what)?;
     // At once: whatever fails below, no server tells again what is gone.
-    note_erasure(home()?.path()).context("running servers cannot be told to forget")?;
+    note_erasure(home).context("running servers cannot be told to forget")?;
     store.close()?;
-    let book = book_place(home()?.path(), path);
-    let conclusions = match Book::may_be_at(&book) {
-        true => Book::open(&book)?.forget(&erased.request_ids)?,
-        false => 0,
-    };
-    let probes = ProbeFile::forget(home()?.path(), &erased.request_ids)?.len();
-    let flights = forget_flights(home()?.path(), whose, &erased.request_ids)?;
-    let requests = erased.request_ids.len();
+    // What failed before it came so far is in the list as well.
+    let gone = erasing.left()?;
+    let conclusions = forget_conclusions(home, path, &gone)?;
+    let probes = ProbeFile::forget(home, &gone)?.len();
+    let flights = forget_flights(home, whose, &gone)?;
+    // Else the list is there for the erasure after the server has stopped.
+    if !flights.is_in_use {
+        erasing.end()?;
+    }
+    let (requests, resumed) = (erased.request_ids.len(), left.len());
     if json {
         let rows = erased.rows;
-        let document = json!({ "requests": requests, "rows": rows, "conclusions": conclusions,
-            "probes": probes, "flights": flights.answers, "flights_in_use": flights.is_in_use });
+        let document = json!({ "requests": requests, "rows": rows, "resumed": resumed,
+            "conclusions": conclusions, "probes": probes, "flights": flights.answers,
+            "flights_in_use": flights.is_in_use });
         return print_json(&document);
+    }
+    if resumed > 0 {
+        say!("gone through again: {resumed} requests of erasures that had come to no end");
     }
     say!(
         "erased {requests} requests, {} rows, {conclusions} conclusions, {probes} probes, \

@@ -148,7 +148,8 @@ pub(crate) enum StoreVerb {
     },
     /// Copy all rows and conclusions to another store, such as a PostgreSQL server's; its tables are made when needed.
     #[command(
-        after_help = "Example:\n  lastmile store migrate --to 'postgres://lastmile@db.example/lastmile?sslmode=require'"
+        after_help = "Example:\n  lastmile store migrate --to 'postgres://lastmile@db.example/lastmile?sslmode=require'\n  \
+        LASTMILE_STORE= lastmile store migrate --conclusions --to 'postgres://lastmile@db.example/lastmile?sslmode=require'"
     )]
     Migrate {
         /// `postgres://USER@HOST/DATABASE`, or a file. Others can see the command line: a password goes into PGPASSWORD.
@@ -157,6 +158,11 @@ pub(crate) enum StoreVerb {
         /// What becomes of requests and reviews that only TO has: erased here since an earlier copy, or written there.
         #[arg(long, value_enum, default_value_t = MissingArg::Refuse, value_name = "WHAT")]
         missing: MissingArg,
+        /// Copy conclusions alone, but for what is about requests that TO does not have; what it has stays.
+        ///
+        /// For a home whose store was on a server when its conclusions were not yet: with LASTMILE_STORE= before the command.
+        #[arg(long, conflicts_with = "missing")]
+        conclusions: bool,
         /// One JSON document: a list of table, rows, copied, erased.
         #[arg(long)]
         json: bool,
@@ -183,7 +189,7 @@ pub(crate) enum MissingArg {
 pub(crate) struct EraseArgs {
     #[command(flatten)]
     pub(crate) whose: WhoseArgs,
-    /// One JSON document: requests, rows, conclusions.
+    /// One JSON document: requests, rows, resumed, conclusions, probes, flights, flights_in_use.
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -43,8 +43,8 @@ pub enum FeedbackError {
     },
     /// A copy would take away what people wrote.
     #[error(
-        "no conclusions were copied: {} has {n} verdicts, tags and fixes that the old place does not have, the first is \
-         {first}; they were erased or changed in the old place since an earlier copy, or written to the new one",
+        "no conclusions were copied: {} has {n} verdicts, tags, fixes or facts about them that the old place does not have, \
+         the first is {first}; they were erased or changed in the old place since an earlier copy, or written to the new one",
         path.display()
     )]
     OnlyThere {

@@ -7,6 +7,8 @@
 //! [`Book`] (what is kept; `collect` fills it).
 
 mod answer;
+mod batch;
+mod behind;
 mod book;
 mod carry;
 mod cluster;
@@ -17,9 +19,11 @@ mod eval;
 mod fix;
 mod forget;
 mod learn;
+mod only_there;
 mod rank;
 mod review;
 mod rows;
+mod scan;
 mod schema;
 mod take_back;
 mod weeks;

@@ -14,7 +14,7 @@ use crate::FeedbackError;
 use crate::error::database;
 
 /// Entry `i` brings a book from schema `i` to schema `i + 1`. Entries are never edited once released.
-pub(crate) const UPGRADES: [&str; 2] = [
+pub(crate) const UPGRADES: [&str; 3] = [
     r"
 -- How far the store is read, and how many leases there were.
 CREATE TABLE state(name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
@@ -64,6 +64,10 @@ ALTER TABLE evidence ADD COLUMN seq INTEGER NOT NULL DEFAULT 0;
 UPDATE evidence SET seq = rowid;
 CREATE UNIQUE INDEX evidence_seq ON evidence(seq);
 ",
+    r"
+-- When a verdict was last taken back: a copy with an older verdict must not bring it back.
+ALTER TABLE failure ADD COLUMN taken_back_at_ms INTEGER;
+",
 ];
 
 /// A table, and the columns that tell its rows apart.
@@ -73,12 +77,12 @@ pub(crate) struct Table {
     pub(crate) key: &'static [&'static str],
 }
 
-/// All tables.
+/// All tables; samples after the failures that they need.
 pub(crate) const TABLES: [Table; 7] = [
     Table { name: "state", key: &["name"] },
     Table { name: "cluster", key: &["id"] },
-    Table { name: "sample", key: &["seq"] },
     Table { name: "failure", key: &["request_id", "choice"] },
+    Table { name: "sample", key: &["seq"] },
     Table { name: "tag", key: &["request_id", "choice", "tag"] },
     Table { name: "fix", key: &["id"] },
     Table { name: "evidence", key: &["seq"] },

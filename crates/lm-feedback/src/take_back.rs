@@ -31,9 +31,9 @@ impl Book {
         let n = transaction
             .execute(
                 "UPDATE failure SET verdict = NULL, correction = NULL, reviewed_by = NULL, \
-                 reviewed_at_ms = NULL, leased_by = ?3, leased_until_ms = ?4 \
-                 WHERE request_id = ?1 AND choice = ?2 AND reviewed_by = ?3",
-                params![request_id, choice, reviewer, leased_until_ms],
+                 reviewed_at_ms = NULL, leased_by = ?3, leased_until_ms = ?4, \
+                 taken_back_at_ms = ?5 WHERE request_id = ?1 AND choice = ?2 AND reviewed_by = ?3",
+                params![request_id, choice, reviewer, leased_until_ms, now_ms],
             )
             .map_err(&wrap)?;
         if n == 0 {

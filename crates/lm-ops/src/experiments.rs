@@ -35,7 +35,7 @@ struct Inner {
     book: Mutex<Book>,
     live: RwLock<Arc<Vec<Live>>>,
     rolled_back: RwLock<Arc<Vec<RolledBack>>>,
-    feedback: PathBuf,
+    books: Vec<PathBuf>,
     pulse: Arc<Pulse>,
 }
 
@@ -55,7 +55,7 @@ pub struct RolledBack {
 }
 
 impl Experiments {
-    /// Opens the file of experiments. `feedback` is where fixes are, whose gates hold automatic promotion back.
+    /// Opens the file of experiments. `books` is where fixes may be, whose gates hold automatic promotion back.
     ///
     /// # Errors
     /// The file cannot be used.
@@ -64,25 +64,25 @@ impl Experiments {
     /// When the system has no thread left.
     pub fn open(
         path: &Path,
-        feedback: &Path,
+        books: &[PathBuf],
         store: &Store,
     ) -> Result<Experiments, ExperimentError> {
         let book = Book::open(path)?;
         let live = RwLock::new(Arc::new(book.live()?));
         let rolled_back = RwLock::new(Arc::new(rolled_back(&book)?));
-        let (pulse, feedback) = (Pulse::new("lm-experiments"), feedback.to_owned());
+        let (pulse, books) = (Pulse::new("lm-experiments"), books.to_vec());
         let inner = Arc::new(Inner {
             book: Mutex::new(book),
             live,
             rolled_back,
-            feedback: feedback.clone(),
+            books: books.clone(),
             pulse: Arc::clone(&pulse),
         });
         let mut keeper = Keeper {
             inner: Arc::downgrade(&inner),
             book: Book::open(path)?,
             store: store.clone(),
-            feedback,
+            books,
             generation: -1,
             n_looks: 0,
         };
@@ -113,7 +113,7 @@ impl Experiments {
     /// # Errors
     /// Where it can be passed.
     pub fn gate(&self) -> Result<(), String> {
-        match has_gates(&self.0.feedback) {
+        match has_gates(&self.0.books) {
             true => Err("verified fixes have gates: `lastmile exp promote` asks them".to_owned()),
             false => Ok(()),
         }
@@ -180,7 +180,7 @@ struct Keeper {
     inner: Weak<Inner>,
     book: Book,
     store: Store,
-    feedback: PathBuf,
+    books: Vec<PathBuf>,
     generation: i64,
     n_looks: u32,
 }
@@ -245,7 +245,7 @@ impl Keeper {
             }
             Advice::Promote { why } if live.spec.promote == Promote::Automatic => {
                 // Gates ask a model, which is for a person to begin.
-                if has_gates(&self.feedback) {
+                if has_gates(&self.books) {
                     return Ok(false);
                 }
                 let moved = self.book.promote(name, Ok(()), None, BY_EVIDENCE, now_ms)?;
@@ -258,12 +258,11 @@ impl Keeper {
 }
 
 /// Whether a fix is guarded by a dataset that must pass. What cannot be read may hold one.
-fn has_gates(feedback: &Path) -> bool {
-    if !lm_feedback::Book::may_be_at(feedback) {
-        return false;
-    }
-    let fixes = lm_feedback::Book::open(feedback).and_then(|book| book.fixes());
-    fixes.map_or(true, |fixes| fixes.iter().any(|fix| fix.gate.is_some()))
+pub(crate) fn has_gates(books: &[PathBuf]) -> bool {
+    books.iter().filter(|place| lm_feedback::Book::may_be_at(place)).any(|place| {
+        let fixes = lm_feedback::Book::open(place).and_then(|book| book.fixes());
+        fixes.map_or(true, |fixes| fixes.iter().any(|fix| fix.gate.is_some()))
+    })
 }
 
 /// Weighs all that came of an experiment since the last time, page by page.

@@ -4,12 +4,14 @@
 //!
 //! Start reading at [`erase`].
 
+use std::path::Path;
+
 use lm_types::{RequestId, TenantId};
 
 use crate::mask::Mask;
-use crate::schema;
-use crate::sql::{self, Connection, params};
+use crate::sql::{self, Connection, ErrorKind, params};
 use crate::write::tenant_text;
+use crate::{erasing, schema};
 
 /// Requests of one transaction.
 const CHUNK: u32 = 500;
@@ -34,8 +36,14 @@ pub struct Erased {
     pub rows: u64,
 }
 
-/// Erases what is stored of them; each chunk is a commit, so that the writers of other processes get their turn.
-pub(crate) fn erase(connection: &Connection, what: &Erase, mask: &Mask) -> sql::Result<Erased> {
+/// Erases what is stored of them; each chunk is a commit, so that the writers of other processes get their turn. Its requests
+/// are in the file `list` before they are gone from here.
+pub(crate) fn erase(
+    connection: &Connection,
+    what: &Erase,
+    mask: &Mask,
+    list: Option<&Path>,
+) -> sql::Result<Erased> {
     let (filter, [first, second]) = match what {
         Erase::Subject(subject) => ("subject IN (?1, ?2)", mask.subject_forms(subject)),
         Erase::Tenant(tenant) => (
@@ -66,6 +74,15 @@ pub(crate) fn erase(connection: &Connection, what: &Erase, mask: &Mask) -> sql::
             copies.extend(of.query_map([id], |row| row.get(0))?.collect::<Result<Vec<_>, _>>()?);
         }
         let ids: Vec<String> = ids.into_iter().chain(copies).collect();
+        if let Some(list) = list {
+            let noted = erasing::note(list, &ids);
+            noted.map_err(|e| {
+                sql::Error::new(
+                    ErrorKind::Other,
+                    format!("{} cannot be written: {e}", list.display()),
+                )
+            })?;
+        }
         for id in &ids {
             for table in &tables {
                 erased.rows += of_request(&transaction, table, id)?;

@@ -39,7 +39,7 @@ pub enum Missing {
 pub struct Migrated {
     /// Its name.
     pub table: String,
-    /// Rows in the old store, each of which is now in the new one.
+    /// Rows in the old store, each of which is now in the new one, but for conclusions that were left out on purpose.
     pub rows: u64,
     /// Rows that the new store did not have yet.
     pub copied: u64,

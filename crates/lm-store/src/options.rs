@@ -25,6 +25,9 @@ pub struct StoreOptions {
     /// store on a server needs it, except for [`Privacy::Full`], where nobody can then be erased whose rows were
     /// written in another mode.
     pub mask_key: Option<PathBuf>,
+    /// The file into which the ids of requests go before the requests are erased, so that what else speaks of them can be
+    /// erased after a crash, too: see [`Erasing`](crate::Erasing). By default there is none.
+    pub erasing: Option<PathBuf>,
     /// By what each answer's cost is written.
     pub prices: Prices,
     /// When rows are erased.
@@ -74,6 +77,7 @@ impl Default for StoreOptions {
             queue_bytes: 64 << 20,
             privacy: Privacy::Full,
             mask_key: None,
+            erasing: None,
             prices: Prices::default(),
             retention: Retention { bodies: 14 * DAY, metadata: 400 * DAY },
             max_bytes: 16 << 30,

@@ -5,6 +5,7 @@
 //!
 //! Start reading at [`Reader::open`].
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -12,7 +13,7 @@ use lm_types::RequestId;
 use serde::Serialize;
 
 use crate::error::ErrorContext;
-use crate::sql::{self, Connection, Error, OptionalExtension, Row};
+use crate::sql::{self, Connection, Error, OptionalExtension, Row, ToValue, Value};
 use crate::{
     FeedbackId, Rating, Run, StoreError, StoredAttempt, StoredError, StoredFeedback, StoredRequest,
     schema,
@@ -41,6 +42,8 @@ pub struct RowCounts {
 
 /// Most rows that one call returns, whatever its `limit`.
 const MAX_ROWS: u32 = 10_000;
+/// Requests that are looked for at once.
+const AT_ONCE: usize = 500;
 
 impl Reader {
     /// Opens a store that exists, such as the one of a server that runs.
@@ -182,6 +185,28 @@ impl Reader {
                     })
                 },
             )
+        })
+    }
+
+    /// Which of these requests, given in their written form, are stored.
+    ///
+    /// # Errors
+    /// Why the file could not be read.
+    pub fn known(&self, ids: &[String]) -> Result<HashSet<String>, StoreError> {
+        let marks: Vec<String> = (1..=AT_ONCE).map(|i| format!("?{i}")).collect();
+        let sql = format!("SELECT id FROM request WHERE id IN ({})", marks.join(", "));
+        self.read(|c| {
+            let mut statement = c.prepare_cached(&sql)?;
+            let mut known = HashSet::new();
+            for some in ids.chunks(AT_ONCE) {
+                let mut values: Vec<Value> = some.iter().map(ToValue::to_value).collect();
+                // It is one statement, however many are asked for.
+                values.resize(AT_ONCE, Value::Null);
+                for id in statement.query_map(values, |row| row.get(0))? {
+                    known.insert(id?);
+                }
+            }
+            Ok(known)
         })
     }
 

@@ -7,6 +7,7 @@
 
 mod group;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -38,6 +39,8 @@ pub(crate) struct Writer {
     mask: Mask,
     prices: Prices,
     retention: Retention,
+    /// Where requests are written down before they are erased.
+    erasing: Option<PathBuf>,
     heartbeat: Duration,
     context: ErrorContext,
     counters: Arc<Counters>,
@@ -71,6 +74,7 @@ impl Writer {
             mask,
             prices: options.prices.clone(),
             retention: options.retention,
+            erasing: options.erasing.clone(),
             heartbeat: options.heartbeat,
             context,
             counters,
@@ -127,7 +131,7 @@ impl Writer {
             let _ = reply.send(Ok(()));
         }
         for (what, reply) in erasures {
-            let erased = erase(&self.connection, &what, &self.mask);
+            let erased = erase(&self.connection, &what, &self.mask, self.erasing.as_deref());
             let _ = reply.send(erased.map_err(|e| self.context.wrap("erase from", &e)));
         }
         if let Some(reply) = make_room {

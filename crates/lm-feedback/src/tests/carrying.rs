@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use lm_store::{Erase, Migrated, Missing};
+use lm_store::{Erase, Migrated, Missing, Reader};
 use lm_types::Role;
 
 use super::{DAY_0, Home, MINUTE, backend_error};
@@ -199,6 +199,155 @@ pub(super) fn two_places_become_one_and_the_later_verdict_holds() {
     assert_eq!(other.collect(home.store.reader(), now).unwrap().n_failures, 521);
     let again = carry(&here, &there, Missing::Keep).unwrap();
     assert!(again.iter().all(|table| table.table == "state" || table.copied == 0), "{again:?}");
+}
+
+/// Refused where it would take away what was just written in the new place; taken away where one says so.
+#[track_caller]
+fn check_refused(here: &Path, there: &Path, what: &str) {
+    let before = shown(there);
+    let error = carry(here, there, Missing::Refuse).unwrap_err();
+    assert!(matches!(&error, FeedbackError::OnlyThere { n: 1, .. }), "{error}");
+    assert!(error.to_string().contains(what), "{error}");
+    assert_eq!(shown(there), before, "nothing was copied");
+    carry(here, there, Missing::Erase).unwrap();
+    assert!(carry(here, there, Missing::Refuse).is_ok());
+}
+
+fn judged(book: &Book) -> Option<String> {
+    let rows = book.failures(None, 10_000).unwrap();
+    rows.into_iter().find(|row| row.verdict.is_some()).map(|row| row.request_id)
+}
+
+fn effort(book: &Book, cluster: &str) -> f64 {
+    let sql = "SELECT effort_days FROM cluster WHERE id = ?1";
+    let days: Vec<f64> = book.query(sql, [cluster], |row| row.get(0)).unwrap();
+    days[0]
+}
+
+#[test]
+pub(super) fn all_that_people_wrote_in_the_new_place_is_looked_at() {
+    let (mut home, empty) = (worked_on(), Home::new());
+    let (here, there) = (home.path(), empty.path());
+    carry(&here, &there, Missing::Refuse).unwrap();
+    let now = DAY_0 + 3 * MINUTE;
+    let mut other = Book::open(&there).unwrap();
+    let fix = other.fixes().unwrap().remove(0);
+    other.set_gate(&fix.id, "gate-1").unwrap();
+    check_refused(&here, &there, &format!("the gate of fix {}", fix.id));
+    other.set_effort(&fix.cluster, 3.0).unwrap();
+    check_refused(&here, &there, &format!("the effort of cluster {}", fix.cluster));
+    other.verify(&fix, home.store.reader(), now).unwrap();
+    check_refused(&here, &there, &format!("evidence of fix {}", fix.id));
+    let answer = judged(&other).unwrap();
+    other.take_back(&answer, "ann", now).unwrap();
+    check_refused(&here, &there, &format!("that the verdict on {answer} was taken back"));
+
+    // Whoever keeps both gets the facts of both, and no verdict that was taken back since.
+    other.take_back(&answer, "ann", now).unwrap();
+    home.book.set_gate(&fix.id, "gate-2").unwrap();
+    home.book.set_effort(&fix.cluster, 2.0).unwrap();
+    carry(&here, &there, Missing::Keep).unwrap();
+    assert_eq!(other.fix(&fix.id).unwrap().gate.as_deref(), Some("gate-2"));
+    assert_eq!(effort(&other, &fix.cluster).to_bits(), 2.0_f64.to_bits());
+    assert_eq!(judged(&other), None);
+    // A later verdict is no older one.
+    home.book.review(&answer, &Decision::Reject, "ann", now + 1).unwrap();
+    carry(&here, &there, Missing::Refuse).unwrap();
+    assert_eq!(judged(&other), Some(answer));
+}
+
+#[test]
+pub(super) fn what_is_written_while_a_copy_runs_is_not_lost() {
+    let (home, empty) = (worked_on(), Home::new());
+    let (here, there) = (home.path(), empty.path());
+    carry(&here, &there, Missing::Refuse).unwrap();
+    let carrying = Carrying::begin(&here, &there, Missing::Refuse).unwrap().unwrap();
+    // The rows of the store are copied now.
+    let now = DAY_0 + 3 * MINUTE;
+    let mut other = Book::open(&there).unwrap();
+    let item = other.lease("eve", now).unwrap().unwrap();
+    other.review(&item.answer, &Decision::Accept, "eve", now).unwrap();
+    let before = shown(&there);
+    let refused = carrying.run().unwrap_err();
+    assert!(matches!(&refused, FeedbackError::OnlyThere { n: 1, .. }), "{refused}");
+    assert_eq!(shown(&there), before);
+}
+
+#[test]
+pub(super) fn what_a_store_does_not_know_of_is_not_carried_to_it() {
+    let (home, empty) = (worked_on(), Home::new());
+    let (here, there) = (home.path(), empty.path());
+    let rows = home.book.failures(None, 10_000).unwrap();
+    let cut = rows.into_iter().find(|row| row.kind == "truncated").unwrap().request_id;
+    for id in [judged(&home.book).unwrap(), cut] {
+        home.store.erase(Erase::Request(id.parse().unwrap())).unwrap();
+    }
+    let mut other = Book::open(&there).unwrap();
+    other.collect(empty.store.reader(), DAY_0).unwrap();
+    let run = || {
+        let store = home.url.clone().unwrap_or_else(|| home.folder.path().join("lastmile.db"));
+        let carrying = Carrying::begin(&here, &there, Missing::Keep).unwrap().unwrap();
+        carrying.known_to(Reader::open(&store).unwrap()).run().unwrap()
+    };
+    let carried = run();
+    check(&carried, "failure", [521, 519, 0]);
+    check(&carried, "tag", [3, 0, 0]);
+    check(&carried, "cluster", [2, 2, 0]);
+    check(&carried, "sample", [2, 1, 0]);
+    check(&carried, "fix", [1, 1, 0]);
+    check(&carried, "evidence", [2, 2, 0]);
+    assert_eq!(judged(&other), None, "it is of an erased request");
+    assert_eq!(other.collected_ms().unwrap(), Some(DAY_0), "no traffic came with it");
+    let again = run();
+    assert!(again.iter().all(|table| table.copied + table.erased == 0), "{again:?}");
+}
+
+#[test]
+pub(super) fn many_are_erased_in_parts_and_an_erasure_goes_on() {
+    let ids = |home: &Home| -> Vec<String> {
+        let rows = home.book.failures(None, 10_000).unwrap();
+        rows.into_iter().map(|row| row.request_id).collect()
+    };
+    // 521 failures, three tags, and what two clusters were shown by.
+    let mut home = worked_on();
+    let gone = ids(&home);
+    assert_eq!(home.book.forget(&gone).unwrap(), 526);
+    assert_eq!(home.book.n_unreviewed().unwrap(), (0, 0));
+    // One that came as far as the failures.
+    let mut home = worked_on();
+    let gone = ids(&home);
+    home.book.connection.execute("DELETE FROM failure", ()).unwrap();
+    assert_eq!(home.book.forget(&gone).unwrap(), 5);
+    assert_eq!(home.book.forget(&gone).unwrap(), 0);
+}
+
+/// A home whose store went to the server at `there`, while its reviews stayed.
+#[cfg(all(unix, feature = "postgres"))]
+pub(super) fn left_behind(there: &Path) {
+    let mut home = worked_on();
+    let file = home.path();
+    let is_behind = |place: &Path, file: &Path| Book::stays_behind(place, file).unwrap();
+    assert!(!is_behind(&file, &file), "the store is a file");
+    assert!(!is_behind(there, &home.folder.path().join("none.db")));
+    let mut derived = Home::new();
+    derived.answer(DAY_0, &[(Role::User, "hello there")], "", backend_error());
+    derived.collect(DAY_0 + MINUTE);
+    assert!(!is_behind(there, &derived.path()), "nobody wrote into it");
+    assert!(is_behind(there, &file));
+    carry(&file, there, Missing::Keep).unwrap();
+    assert!(!is_behind(there, &file));
+    let taken = home.folder.path().join("taken.db");
+    carry(there, &taken, Missing::Refuse).unwrap();
+    assert!(!is_behind(there, &taken), "it is from there");
+    // Whatever becomes of them there, and what is erased here.
+    let mut other = Book::open(there).unwrap();
+    let answer = judged(&other).unwrap();
+    other.take_back(&answer, "ann", DAY_0 + 2 * MINUTE).unwrap();
+    home.book.forget(&[answer]).unwrap();
+    assert!(!is_behind(there, &file));
+    let item = home.book.lease("bob", DAY_0 + 3 * MINUTE).unwrap().unwrap();
+    home.book.review(&item.answer, &Decision::Accept, "bob", DAY_0 + 3 * MINUTE).unwrap();
+    assert!(is_behind(there, &file), "it was used on");
 }
 
 /// A file of the first schema, whose rows had no numbers of their own.

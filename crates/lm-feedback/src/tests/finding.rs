@@ -1,12 +1,16 @@
 //! Which answers failed, and which failures are one problem.
 
+use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
+use lm_store::Place;
 use lm_store::sql::Connection;
 use lm_types::{FinishReason, Role};
 use serde_json::json;
 
 use super::{DAY_0, Ended, Home, MINUTE, backend_error};
+use crate::book::version;
+use crate::scan::{Looked, Scan};
 use crate::{Answer, Kind, Opinion, Regenerations, signals};
 
 fn answer(output: &str) -> Answer {
@@ -223,6 +227,51 @@ pub(super) fn two_that_read_the_same_find_the_same_problems() {
     let second = other.collect(home.store.reader(), DAY_0 + MINUTE).unwrap();
     assert_eq!((first.n_failures, first.n_new_clusters), (5, 1));
     assert_eq!((second.n_failures, second.n_new_clusters), (5, 0));
+}
+
+#[test]
+pub(super) fn a_page_in_which_nothing_is_new_is_not_written() {
+    let mut home = Home::new();
+    for i in 0..130 {
+        home.answer(DAY_0 + i, &[(Role::User, "hello there")], "", backend_error());
+    }
+    home.good(DAY_0 + 130, "hello");
+    home.collect(DAY_0 + MINUTE);
+    let before = version(&home.book.connection).unwrap();
+    let again = home.collect(DAY_0 + 2 * MINUTE);
+    assert_eq!((again.n_answers, again.n_failures, again.n_new_clusters), (131, 130, 0));
+    assert_eq!(version(&home.book.connection).unwrap(), before, "nobody had to wait for it");
+    assert_eq!(home.book.collected_ms().unwrap(), Some(DAY_0 + 2 * MINUTE));
+    // What is new is written, in one go with what is not.
+    home.answer(DAY_0 + 131, &[(Role::User, "hello there")], "", backend_error());
+    assert_eq!(home.collect(DAY_0 + 3 * MINUTE).n_failures, 131);
+    assert_eq!(version(&home.book.connection).unwrap(), before + 1);
+    assert_eq!(home.book.n_unreviewed().unwrap(), (131, 131));
+}
+
+#[test]
+pub(super) fn a_page_comes_in_however_fast_others_write() {
+    let mut home = Home::new();
+    let id = home.answer(DAY_0, &[(Role::User, "hello there")], "", backend_error());
+    home.store.flush().unwrap();
+    let patience = Duration::from_millis(20);
+    let other = RefCell::new(crate::Book::open_impatient(&home.path(), patience).unwrap());
+    let (n_reads, n_written) = (Cell::new(0), Cell::new(0));
+    let (again, now) = (Regenerations::default(), DAY_0 + MINUTE);
+    let reader = home.store.reader();
+    Scan::of(&mut home.book, now)
+        .page(|| {
+            n_reads.set(n_reads.get() + 1);
+            assert!(n_reads.get() < 100, "it is read for ever");
+            let written = other.borrow_mut().give_back("ann");
+            n_written.set(n_written.get() + i32::from(written.is_ok()));
+            let page = reader.answers(&Place::before(0), now, 10)?;
+            Ok((page.iter().map(|row| Looked::at(row, &[], &again)).collect(), ()))
+        })
+        .unwrap();
+    assert!(n_written.get() >= 1 && n_written.get() == n_reads.get() - 1);
+    let rows = home.book.failures(None, 10).unwrap();
+    assert_eq!(rows.iter().map(|row| row.request_id.as_str()).collect::<Vec<_>>(), [id]);
 }
 
 #[test]

@@ -36,6 +36,12 @@ const SUITE: &[(&str, fn())] = &[
     ("order", carrying::fixes_and_evidence_keep_the_order_in_which_they_were_written),
     ("erased", carrying::what_is_erased_is_gone_from_conclusions_and_not_before),
     ("carried", carrying::conclusions_move_and_what_people_wrote_is_never_lost_in_silence),
+    ("looked_at", carrying::all_that_people_wrote_in_the_new_place_is_looked_at),
+    ("meanwhile", carrying::what_is_written_while_a_copy_runs_is_not_lost),
+    ("unknown", carrying::what_a_store_does_not_know_of_is_not_carried_to_it),
+    ("parts", carrying::many_are_erased_in_parts_and_an_erasure_goes_on),
+    ("nothing_new", finding::a_page_in_which_nothing_is_new_is_not_written),
+    ("fast", finding::a_page_comes_in_however_fast_others_write),
     ("kept", carrying::two_places_become_one_and_the_later_verdict_holds),
 ];
 
@@ -60,6 +66,12 @@ fn conclusions_on_a_server_pass_the_same_tests() {
 fn conclusions_move_to_a_server_and_back() {
     let Some(server) = Server::start() else { return };
     carrying::there_and_back(&server.url("there"));
+}
+
+#[test]
+fn reviews_that_stayed_in_a_file_are_told_until_they_are_carried() {
+    let Some(server) = Server::start() else { return };
+    carrying::left_behind(&server.url("behind"));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod datasets;
+mod experiments;
 mod feedback_loop;
 mod ingesting;
 mod judging;

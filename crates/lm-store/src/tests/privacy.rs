@@ -5,7 +5,7 @@ use std::fs;
 use lm_types::{TenantId, TokenId};
 
 use super::*;
-use crate::{Erase, Reader, StoreStats, backup, stats, upgrade};
+use crate::{Erase, Erasing, Reader, StoreStats, backup, stats, upgrade};
 
 const SECRET: &str = "ann@example.org";
 
@@ -222,4 +222,34 @@ pub(super) fn a_store_that_is_nearly_full_gives_up_its_oldest_texts_first() {
     store.flush().unwrap();
     assert_eq!(store.counters().write_errors, 0);
     assert_eq!(store.reader().counts().unwrap().requests, u64::try_from(n_stored).unwrap() + 20);
+}
+
+#[test]
+pub(super) fn requests_are_written_down_before_they_are_erased() {
+    let (home, folder) = (Home::new(), tempfile::tempdir().unwrap());
+    let list = folder.path().join("erasing");
+    let erasing = Erasing::begin(&list).unwrap();
+    let store = home.open_with(|options| options.erasing = Some(list.clone()));
+    record_all(&store, 0..5);
+    let ids: Vec<String> = (0..7).map(|id| RequestId(id).to_string()).collect();
+    let known = || {
+        let mut known: Vec<String> = store.reader().known(&ids).unwrap().into_iter().collect();
+        known.sort();
+        known
+    };
+    store.flush().unwrap();
+    assert_eq!(known(), ids[..5]);
+    // Where they cannot be written down, nothing is gone.
+    fs::create_dir(&list).unwrap();
+    let refused = store.erase(Erase::Request(RequestId(1))).unwrap_err().to_string();
+    assert!(refused.contains("erasing cannot be written"), "{refused}");
+    assert_eq!(known(), ids[..5]);
+    fs::remove_dir(&list).unwrap();
+    for id in [1, 3, 6] {
+        store.erase(Erase::Request(RequestId(id))).unwrap();
+    }
+    assert_eq!(known(), [ids[0].clone(), ids[2].clone(), ids[4].clone()]);
+    assert_eq!(erasing.left().unwrap(), [ids[1].clone(), ids[3].clone()]);
+    erasing.end().unwrap();
+    assert!(!list.exists());
 }

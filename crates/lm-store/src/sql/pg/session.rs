@@ -32,6 +32,8 @@ const MAX_HOSTS: u32 = 8;
 const CLOSE_PATIENCE: Duration = Duration::from_millis(200);
 /// SQLSTATE of a write to a server that only reads, as a standby does.
 const READ_ONLY: &str = "25006";
+/// SQLSTATE of a transaction in which nothing was asked for too long; the connection is gone with it.
+const IDLE_TOO_LONG: &str = "25P03";
 
 /// What is asked of a server.
 pub(super) enum Ask {
@@ -243,7 +245,7 @@ fn failure(error: &tokio_postgres::Error) -> Error {
             // It stops, starts, or lost the connection.
             Some("57P" | "080") => ErrorKind::Unreachable,
             // What was written to now follows another server, so it is looked for anew.
-            _ if code.code() == READ_ONLY => ErrorKind::Unreachable,
+            _ if [READ_ONLY, IDLE_TOO_LONG].contains(&code.code()) => ErrorKind::Unreachable,
             _ => ErrorKind::Other,
         },
         None if error.is_closed() => ErrorKind::Unreachable,

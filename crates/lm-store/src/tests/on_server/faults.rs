@@ -97,6 +97,43 @@ fn a_group_whose_connection_is_lost_is_written_by_the_next_one() {
     assert_eq!((counts.requests, counts.feedback), (20, 1));
 }
 
+#[test]
+fn who_stops_in_the_middle_of_a_write_holds_up_others_for_a_while_only() {
+    let Some(server) = Server::start() else { return };
+    let url = server.url("idle");
+    let connection = connect(url.to_str().unwrap(), Duration::from_secs(60));
+    let limit = |connection: &Connection| -> String {
+        let sql = "SELECT current_setting('idle_in_transaction_session_timeout')";
+        connection.query_row(sql, (), |row| row.get(0)).unwrap()
+    };
+    let usual = limit(&connection);
+    assert_ne!(usual, "30s");
+    for is_durable in [true, false] {
+        let writing = connection.begin_write(is_durable).unwrap();
+        assert_eq!(limit(&writing), "30s");
+        writing.commit().unwrap();
+        assert_eq!(limit(&connection), usual);
+    }
+    // Whoever copies one state of it may be busy elsewhere.
+    let reading = connection.begin_read().unwrap();
+    assert_eq!(limit(&reading), usual);
+    drop(reading);
+
+    let writing = connection.begin_write(true).unwrap();
+    let pid: i64 = writing.query_row("SELECT pg_backend_pid()", (), |row| row.get(0)).unwrap();
+    writing.execute_batch("SET LOCAL idle_in_transaction_session_timeout = '1ms'").unwrap();
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE pid = ?1";
+    let (admin, begun) = (server.admin(), Instant::now());
+    while admin.query_row(sql, [pid], |row| row.get::<_, i64>(0)).unwrap() > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(8), "it is still there");
+        std::thread::yield_now();
+    }
+    let lost = writing.execute("SELECT 1", ()).unwrap_err();
+    assert_eq!(lost.kind, ErrorKind::Unreachable, "{lost}");
+    drop(writing);
+    assert_eq!(limit(&connection), usual, "it is connected anew");
+}
+
 /// A connection of "another process" that nobody can write beside.
 fn hold(url: &Path) -> Connection {
     let other = connect(url.to_str().unwrap(), Duration::from_secs(60));

@@ -41,6 +41,7 @@ const SUITE: &[(&str, fn())] = &[
     ("hashes", privacy::keyed_hashes_tell_equal_texts_over_restarts_and_not_over_stores),
     ("withheld", privacy::token_ids_cannot_be_redacted_and_are_withheld),
     ("erasing", privacy::an_erased_subject_is_gone_from_every_table_and_from_the_files),
+    ("written_down", privacy::requests_are_written_down_before_they_are_erased),
     ("erased_since", moving::what_was_erased_since_an_earlier_copy_is_not_kept),
     ("under_another", privacy::who_was_kept_in_clear_is_found_under_another_mode),
 ];
