@@ -1,6 +1,6 @@
 """A small S3 server in memory, with what the real ones do that matters here: signatures (SigV4) that are checked, puts
 on condition, ranges, listings page by page, uploads in parts of at least 5 MiB. It can be told to fail, to hang up, to cut
-answers off, and to hold requests back."""
+answers off, to hold requests back, and to ignore conditions."""
 
 import hashlib
 import hmac
@@ -48,6 +48,8 @@ class S3:
         self.uploads, self.completed, self.asked = {}, {}, []
         self.lock = threading.Lock()
         self.fault = lambda asked: None
+        # Conditions that it does not heed in a put: "if-match", "if-none-match".
+        self.ignored = set()
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -138,7 +140,8 @@ class S3:
             return self.parts(objects, asked)
         there = objects.get(asked.key)
         if asked.method == "PUT":
-            condition = asked.headers.get("if-none-match"), asked.headers.get("if-match")
+            named = "if-none-match", "if-match"
+            condition = [None if name in self.ignored else asked.headers.get(name) for name in named]
             if (condition[0] == "*" and there is not None) or (
                 condition[1] is not None and (there is None or condition[1] != tag(there))
             ):
@@ -148,6 +151,8 @@ class S3:
         if there is None:
             raise Refused(404, "NoSuchKey", "The specified key does not exist.")
         assert asked.method in ("GET", "HEAD"), asked.method
+        if asked.headers.get("if-match", tag(there)) != tag(there):
+            raise Refused(412, "PreconditionFailed", "At least one of the pre-conditions did not hold")
         headers = {"ETag": tag(there), "Last-Modified": formatdate(0, usegmt=True)}
         ranged = re.fullmatch(r"bytes=(\d+)-(\d*)", asked.headers.get("range", ""))
         if not ranged:

@@ -214,6 +214,67 @@ def test_a_pull_that_is_killed_shows_nothing_and_goes_on(home, other, s3):
     assert not [path for path in dataset.iterdir() if path.name.startswith("scratch")]
 
 
+def test_a_checkout_that_is_killed_leaves_nothing_under_the_name(home, s3, tmp_path):
+    told(home, s3, "push", "notes", PLACE)
+    reached, release = threading.Event(), threading.Event()
+
+    def fault(asked):
+        if asked.is_("GET", ".parquet"):
+            reached.set()
+            release.wait(60)
+        return None
+
+    s3.fault = fault
+    far, near = tmp_path / "out" / "far", tmp_path / "near"
+    process = start(home, s3, "checkout", "notes", "--remote", PLACE, "-o", far)
+    assert reached.wait(60)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    release.set()
+    # What it had is beside it, and says by its name what it is.
+    left = [path.name for path in far.parent.iterdir()]
+    assert len(left) == 1 and left[0].startswith(".lastmile-part-"), left
+    for folder, where in (far, ["--remote", PLACE]), (near, []):
+        told(home, s3, "checkout", "notes", "-o", folder, *where)
+    assert {path.name: path.read_bytes() for path in near.iterdir()} == {
+        path.name: path.read_bytes() for path in far.iterdir()
+    }
+
+
+@pytest.mark.parametrize("header", ["If-Match", "If-None-Match"])
+def test_a_store_that_ignores_a_condition_gets_no_version(home, s3, header):
+    s3.ignored = {header.lower()}
+    assert f"ignores {header}, " in refused(home, s3, "push", "notes", PLACE)
+    assert f"{PREFIX}catalog.json" not in s3.objects["bucket"]
+    s3.ignored = set()
+    told(home, s3, "push", "notes", PLACE)
+    assert there(s3) == newest(home)
+
+
+def test_a_catalog_of_a_newer_program_is_left_alone(home, other, s3):
+    told(home, s3, "push", "notes", PLACE)
+    key = f"{PREFIX}catalog.json"
+    s3.objects["bucket"][key] = newer = json.dumps({"format": 2, "line": []}).encode()
+    for place, ask in (home, ["push", "notes", PLACE]), (other, ["pull", "notes", PLACE]):
+        error = refused(place, s3, *ask)
+        assert "is of format 2" in error and "update lastmile" in error and "remove" not in error, error
+    assert s3.objects["bucket"][key] == newer
+
+
+def test_a_contract_that_was_chosen_stays_and_it_is_said(home, other, s3, tmp_path):
+    told(home, s3, "push", "notes", PLACE)
+    installed = other / "data" / "contracts" / "notes.toml"
+    installed.parent.mkdir(parents=True)
+    installed.write_text(CONTRACT + "minLength = 1\n")
+    status, out, error = verb(other, s3, "pull", "notes", PLACE)
+    assert status == 0 and "the contract of notes stays" in out, (out, error)
+    assert installed.read_text() == CONTRACT + "minLength = 1\n"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert told(empty, s3, "pull", "notes", PLACE)["contract_differs"] is False
+    assert (empty / "data" / "contracts" / "notes.toml").read_text() == CONTRACT
+
+
 def test_an_object_that_was_changed_is_found_by_name(home, other, s3):
     told(home, s3, "push", "notes", PLACE)
     key = next(key for key in s3.objects["bucket"] if key.endswith(".parquet"))
@@ -314,6 +375,25 @@ def test_an_answer_that_is_cut_off_goes_on_where_it_was(home, other, s3):
     assert len([ask for ask in ranges if ask and not ask.startswith("bytes=0-")]) == N_SMALL + 1
 
 
+def test_a_large_file_is_gone_on_with_when_the_tries_of_its_first_request_are_over(home, other, s3):
+    told(home, s3, "push", "notes", PLACE)
+    sizes = {key: len(data) for key, data in s3.objects["bucket"].items() if key.endswith(".parquet")}
+    large = max(sizes, key=sizes.get)
+    cut = []
+
+    def fault(asked):
+        if asked.is_("GET", ".parquet") and asked.key == large and len(cut) < 3:
+            cut.append(asked.headers.get("range"))
+            return "cut"
+        return None
+
+    s3.fault = fault
+    told(other, s3, "pull", "notes", PLACE, AWS_MAX_ATTEMPTS="2")
+    assert files(other) == newest(home)
+    begins = [int((ask or "bytes=0-").removeprefix("bytes=").partition("-")[0]) for ask in cut]
+    assert begins == sorted(set(begins)), begins
+
+
 def test_errors_say_which_key_which_status_and_what_to_do(home, s3):
     push = ("push", "notes", PLACE)
     error = refused(home, s3, *push, AWS_SECRET_ACCESS_KEY="wrong")
@@ -326,6 +406,8 @@ def test_errors_say_which_key_which_status_and_what_to_do(home, s3):
     assert "AWS_ALLOW_HTTP=true" in refused(home, s3, *push, status=2, AWS_ALLOW_HTTP="false")
     assert "AWS_MAX_ATTEMPTS" in refused(home, s3, *push, status=2, AWS_MAX_ATTEMPTS="0")
     assert "s3://BUCKET/PREFIX" in refused(home, s3, "push", "notes", "bucket/x", status=2)
+    with_password = s3.url.replace("://", f"://user:{SECRET}@")
+    assert "@127.0.0.1" in refused(home, s3, *push, status=2, AWS_ENDPOINT_URL=with_password)
     assert "there is no dataset nothing" in refused(home, s3, "push", "nothing", PLACE)
     assert not s3.objects["bucket"]
 

@@ -94,7 +94,7 @@ mod verbs {
         /// All versions.
         #[arg(long)]
         all: bool,
-        /// One JSON document: versions, n_files, size_bytes, n_files_there.
+        /// One JSON document: versions, n_files, size_bytes, n_files_there, contract_differs.
         #[arg(long)]
         json: bool,
     }
@@ -137,6 +137,14 @@ mod verbs {
         }
         let size = human_bytes(moved.size_bytes);
         say!("{} files of {size} {done}, {} were there", moved.n_files, moved.n_files_there);
+        if moved.contract_differs {
+            say!(
+                "the contract of {} stays, and is not the newest version's: `lastmile data \
+                 checkout {} -o FOLDER` writes that one, and `data ingest --contract` installs it",
+                args.name,
+                args.name
+            );
+        }
         Ok(Outcome::Done)
     }
 

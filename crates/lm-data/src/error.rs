@@ -345,6 +345,31 @@ pub enum DataError {
         /// What is wrong.
         detail: String,
     },
+    /// A newer version of this program wrote a file.
+    #[error(
+        "{} is of format {format}, and this program knows {known}: update lastmile",
+        path.display()
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        format: u32,
+        /// The newest that this program reads.
+        known: u32,
+    },
+    /// A version that came from elsewhere has files of rows that are not those of its id.
+    #[error(
+        "the {what} of version {} are not those that its id stands for: nothing was taken in; \
+         somebody changed them where they came from, so get this version elsewhere",
+        short(version)
+    )]
+    OtherRows {
+        /// Its id.
+        version: String,
+        /// Which rows.
+        what: &'static str,
+    },
     /// The file system refused.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {

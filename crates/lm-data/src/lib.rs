@@ -66,15 +66,18 @@ pub use read::Format;
 pub use receipts::{RECEIPTS_KEPT, forget_receipts};
 pub use room::{Backlog, InboxLimits, backlog};
 pub use stage::ledger::{SourceFile, Stamp, Tally};
+pub use version::arrival::Arrival;
 pub use version::checkout::{checkout, export};
 pub use version::coverage::{Stratum, coverage};
 pub use version::diff::{Diff, diff};
 pub use version::gc::{Collected, gc};
 pub use version::merkle::Tree;
+pub use version::new_folder::NewFolder;
+pub use version::proof::check_rows;
 pub use version::release::{Lineage, Release, Released, Select, release};
 pub use version::segment::Segment;
 pub use version::transfer::{
-    Arrival, CarriedFile, Link, Parcel, Pick, carried_objects, is_carried, joins, parcels,
+    CarriedFile, Link, MAX_COUNT, Parcel, Pick, carried_objects, is_carried, joins, parcels,
     read_manifest, version_folder,
 };
 pub use watch::{WatchEvent, WatchOptions, watch};

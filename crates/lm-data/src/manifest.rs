@@ -233,11 +233,47 @@ pub(crate) fn read(folder: &Path) -> Result<Manifest, DataError> {
 /// Reads the bytes of `manifest.json`, which lie at `path`.
 pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<Manifest, DataError> {
     let damaged = |detail: String| DataError::Damaged { path: path.to_owned(), detail };
-    let manifest: Manifest =
-        serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
-    if !(1..=FORMAT).contains(&manifest.format) {
-        let format = manifest.format;
-        return Err(damaged(format!("it is of format {format}, and this program knows {FORMAT}")));
+    let newer = |format| DataError::Newer { path: path.to_owned(), format, known: FORMAT };
+    match serde_json::from_slice::<Manifest>(bytes) {
+        Ok(manifest) if manifest.format > FORMAT => Err(newer(manifest.format)),
+        Ok(Manifest { format: 0, .. }) => Err(damaged("its format is 0".to_owned())),
+        Ok(manifest) => Ok(manifest),
+        // A newer one may have other fields.
+        Err(error) => match serde_json::from_slice(bytes) {
+            Ok(Written { format }) if format > FORMAT => Err(newer(format)),
+            _ => Err(damaged(error.to_string())),
+        },
     }
-    Ok(manifest)
+}
+
+/// What manifests of every format say.
+#[derive(Deserialize)]
+struct Written {
+    #[serde(default = "first_format")]
+    format: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    #[track_caller]
+    fn check(json: &str, expect: &str) {
+        let error = parse(Path::new("m"), json.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains(expect), "{error}");
+        assert_eq!(error.contains("remove"), !expect.contains("update"), "{error}");
+    }
+
+    #[test]
+    fn what_a_newer_program_wrote_is_not_called_damaged() {
+        check(r#"{"format":3,"anything":{}}"#, "is of format 3, and this program knows 2: update");
+        let mut newer = serde_json::json!(Manifest::default());
+        newer["format"] = 3.into();
+        check(&newer.to_string(), "is of format 3, and this program knows 2: update");
+        check(&serde_json::json!(Manifest::default()).to_string(), "its format is 0");
+        check(r#"{"format":2}"#, "is damaged: missing field");
+        check("", "is damaged");
+    }
 }

@@ -6,11 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lm_data::{CarriedFile, Link, Parcel, Pick, VersionSummary, is_carried, joins};
+use lm_data::{CarriedFile, Link, MAX_COUNT, Parcel, Pick, VersionSummary, is_carried, joins};
 use serde::{Deserialize, Serialize};
 
 /// What this program writes.
-const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 pub(crate) const MANIFEST: &str = "manifest.json";
 
 /// The versions, by their number.
@@ -41,6 +41,21 @@ pub(crate) struct Listed {
     pub(crate) created_at_ms: u64,
     /// The files of its folder.
     pub(crate) files: Vec<CarriedFile>,
+}
+
+/// Why a catalog cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Unread {
+    /// A newer program wrote it, in this format.
+    Newer(u32),
+    /// What is wrong with it.
+    Damaged(String),
+}
+
+/// What catalogs of every format say.
+#[derive(Deserialize)]
+struct Written {
+    format: u32,
 }
 
 /// No one version is meant.
@@ -75,7 +90,11 @@ impl Listed {
     }
 
     pub(crate) fn contract(&self) -> Option<&CarriedFile> {
-        self.files.iter().find(|file| file.name.starts_with("contract."))
+        self.contracts().next()
+    }
+
+    fn contracts(&self) -> impl Iterator<Item = &CarriedFile> {
+        self.files.iter().filter(|file| file.name.starts_with("contract."))
     }
 
     pub(crate) fn summary(&self) -> VersionSummary {
@@ -94,6 +113,9 @@ impl Listed {
             text.len() == 64 && text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
         };
         let sequence = self.sequence;
+        if !(1..=MAX_COUNT).contains(&sequence) {
+            return Some(format!("a version has the number {sequence}, of 1 to {MAX_COUNT}"));
+        }
         if !is_hash(&self.version) {
             return Some(format!("version {sequence} has no digest"));
         }
@@ -101,6 +123,10 @@ impl Listed {
         if let Some(file) = self.files.iter().find(|file| !is_fine(file)) {
             let name: String = file.name.chars().take(80).collect();
             return Some(format!("version {sequence} has a file {name:?} that no version has"));
+        }
+        let names: BTreeSet<&str> = self.files.iter().map(|file| file.name.as_str()).collect();
+        if names.len() < self.files.len() || self.contracts().count() > 1 {
+            return Some(format!("version {sequence} has a file or a contract twice"));
         }
         let is_whole = self.file(MANIFEST).is_some() && self.contract().is_some();
         (!is_whole).then(|| format!("version {sequence} has no manifest or no contract"))
@@ -112,17 +138,35 @@ impl Catalog {
         Catalog { format: FORMAT, versions: Vec::new() }
     }
 
-    /// Reads a catalog; what is wrong with it otherwise.
-    pub(crate) fn read(bytes: &[u8]) -> Result<Catalog, String> {
-        let catalog: Catalog = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-        if catalog.format != FORMAT {
-            let format = catalog.format;
-            return Err(format!("it is of format {format}, and this program knows {FORMAT}"));
+    /// Reads a catalog.
+    pub(crate) fn read(bytes: &[u8]) -> Result<Catalog, Unread> {
+        let damaged = |error: serde_json::Error| Unread::Damaged(error.to_string());
+        let Written { format } = serde_json::from_slice(bytes).map_err(damaged)?;
+        if format > FORMAT {
+            return Err(Unread::Newer(format));
         }
-        match catalog.versions.iter().find_map(Listed::fault) {
-            Some(fault) => Err(fault),
-            None => Ok(catalog),
+        let catalog: Catalog = serde_json::from_slice(bytes).map_err(damaged)?;
+        catalog.fault().map_or(Ok(catalog), |fault| Err(Unread::Damaged(fault)))
+    }
+
+    /// What is wrong with it: with one version, or with two beside each other.
+    pub(crate) fn fault(&self) -> Option<String> {
+        if self.format != FORMAT {
+            return Some(format!("its format is {}", self.format));
         }
+        let beside = |pair: &[Listed]| {
+            let (before, after) = (pair[0].link(), pair[1].link());
+            if before.sequence >= after.sequence {
+                let (before, after) = (before.sequence, after.sequence);
+                return Some(format!("version {after} is listed after version {before}"));
+            }
+            joins([before], after).err().map(|before| {
+                let (before, after) = (before.sequence, after.sequence);
+                format!("version {after} does not follow version {before}")
+            })
+        };
+        let alone = self.versions.iter().find_map(Listed::fault);
+        alone.or_else(|| self.versions.windows(2).find_map(beside))
     }
 
     pub(crate) fn to_json(&self) -> Vec<u8> {
@@ -184,7 +228,7 @@ mod tests {
         Listed {
             sequence,
             version: version.repeat(64),
-            parent: None,
+            parent: (sequence > 1).then(|| "0".repeat(64)),
             rows_in: 1,
             rows_published: 1,
             rows_quarantined: 0,
@@ -200,9 +244,17 @@ mod tests {
         catalog.add(listed(1, "a"));
         change(&mut catalog.versions[0]);
         let read = Catalog::read(&catalog.to_json()).map(|read| assert_eq!(read, catalog));
+        check_read(read, expect);
+    }
+
+    #[track_caller]
+    fn check_read(read: Result<(), Unread>, expect: &str) {
         match read {
             Ok(()) => assert_eq!(expect, ""),
-            Err(fault) => assert!(!expect.is_empty() && fault.contains(expect), "{fault}"),
+            Err(Unread::Damaged(fault)) => {
+                assert!(!expect.is_empty() && fault.contains(expect), "{fault}");
+            }
+            Err(Unread::Newer(format)) => panic!("it is of format {format}"),
         }
     }
 
@@ -215,9 +267,38 @@ mod tests {
         check(|listed| listed.files.push(file("sources.jsonl", "x")), "\"sources.jsonl\"");
         check(|listed| _ = listed.files.pop(), "no manifest");
         check(|listed| _ = listed.files.remove(0), "no contract");
-        let newer = br#"{"format":2,"versions":[]}"#;
-        assert!(Catalog::read(newer).unwrap_err().contains("format 2"));
-        assert!(Catalog::read(b"").is_err());
+        check(|listed| listed.files.push(file(MANIFEST, "c")), "twice");
+        check(|listed| listed.files.push(file("contract.json", "c")), "twice");
+        check(|listed| listed.sequence = 0, "the number 0");
+        check(|listed| listed.sequence = MAX_COUNT, "");
+        check(|listed| listed.sequence = u64::MAX, "the number 18446744073709551615");
+        check_read(Catalog::read(b"").map(drop), "EOF");
+        check_read(Catalog::read(br#"{"format":0,"versions":[]}"#).map(drop), "its format is 0");
+    }
+
+    #[test]
+    fn a_newer_catalog_is_known_as_such_whatever_is_in_it() {
+        for newer in [r#"{"format":2,"versions":[]}"#, r#"{"line":{},"format":2}"#] {
+            assert_eq!(Catalog::read(newer.as_bytes()).unwrap_err(), Unread::Newer(2));
+        }
+    }
+
+    #[test]
+    fn versions_beside_each_other_form_a_line() {
+        let line = |versions: &[(u64, &str, &str)]| {
+            let mut catalog = Catalog::empty();
+            for &(sequence, id, parent) in versions {
+                let parent = Some(parent.repeat(64)).filter(|parent| !parent.is_empty());
+                catalog.versions.push(Listed { parent, ..listed(sequence, id) });
+            }
+            Catalog::read(&catalog.to_json()).map(drop)
+        };
+        check_read(line(&[(1, "a", ""), (2, "b", "a"), (5, "e", "d"), (6, "a", "e")]), "");
+        check_read(line(&[(1, "a", ""), (1, "b", "")]), "version 1 is listed after version 1");
+        check_read(line(&[(1, "a", ""), (1, "a", "")]), "version 1 is listed after version 1");
+        check_read(line(&[(5, "e", "d"), (4, "d", "c")]), "version 4 is listed after version 5");
+        check_read(line(&[(1, "a", ""), (2, "b", "c")]), "version 2 does not follow version 1");
+        check_read(line(&[(1, "a", ""), (2, "b", "")]), "version 2 does not follow version 1");
     }
 
     #[test]

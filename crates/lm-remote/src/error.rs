@@ -94,6 +94,60 @@ pub enum RemoteError {
         /// What is wrong.
         detail: String,
     },
+    /// A catalog cannot be understood.
+    #[error(
+        "{key} is damaged: {detail}. It says which versions count, so do not remove it: put an \
+         earlier state of it in its place, or push to another prefix"
+    )]
+    DamagedCatalog {
+        /// The catalog.
+        key: String,
+        /// What is wrong.
+        detail: String,
+    },
+    /// A newer version of this program wrote a catalog.
+    #[error("{key} is of format {format}, and this program knows {known}: update lastmile")]
+    Newer {
+        /// The catalog.
+        key: String,
+        /// Its format.
+        format: u32,
+        /// The newest that this program reads.
+        known: u32,
+    },
+    /// An object that is read as a whole is larger than that.
+    #[error(
+        "{key} has {size_bytes} bytes, of which this program reads at most {max_bytes}: update \
+         lastmile, or push to another prefix"
+    )]
+    TooLarge {
+        /// The object.
+        key: String,
+        /// Its size.
+        size_bytes: u64,
+        /// What is read at most.
+        max_bytes: u64,
+    },
+    /// What nobody could read would have to be written.
+    #[error("{key} cannot be written: {detail}; the version was not published")]
+    Unlistable {
+        /// The object.
+        key: String,
+        /// Why nobody could.
+        detail: String,
+    },
+    /// What the catalog lists is not what the version's id stands for.
+    #[error(
+        "{key} is not what the id of its version stands for: {detail}; nothing was taken in, and a \
+         push does not mend it. See who may write there, and push to another prefix from a home \
+         that has the version"
+    )]
+    Untrue {
+        /// The object.
+        key: String,
+        /// What is wrong.
+        detail: String,
+    },
     /// The version does not follow those that are there.
     #[error(
         "version {sequence} of {name} ({version:.12}) does not belong to the line of versions in \
@@ -126,13 +180,14 @@ pub enum RemoteError {
     },
     /// The store takes a put whose condition does not hold.
     #[error(
-        "{place} ignores If-None-Match, without which two that push at once could destroy each \
-         other's work: nothing was published. Another store, or a newer version of this one, is \
-         needed"
+        "{place} ignores {header}, without which two that push at once could destroy each other's \
+         work: nothing was published. Another store, or a newer version of this one, is needed"
     )]
     NoConditions {
         /// The place.
         place: String,
+        /// What it ignores.
+        header: &'static str,
     },
     /// Others replaced the catalog again and again.
     #[error("{key} was replaced by others {tries} times in a row: push again")]

@@ -16,6 +16,7 @@
 
 mod catalog;
 mod crew;
+mod disk;
 mod error;
 mod place;
 mod pull;

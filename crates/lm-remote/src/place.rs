@@ -24,7 +24,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::RemoteError;
 use crate::told::Told;
-use crate::wire::{Wire, is_true};
+use crate::wire::{PATIENCE, Wire, is_true};
 
 /// A file of root certificates in PEM; without, the web's public roots.
 const ROOTS: &str = "AWS_CA_BUNDLE";
@@ -32,6 +32,10 @@ const ROOTS: &str = "AWS_CA_BUNDLE";
 const ATTEMPTS: &str = "AWS_MAX_ATTEMPTS";
 const DEFAULT_ATTEMPTS: usize = 7;
 const MAX_ATTEMPTS: usize = 20;
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
+/// So long after the first try no other is begun: the default number of them fits, also when none has an answer. All of
+/// them are signed at the time of the first, which S3 takes for a quarter of an hour.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(13 * 60);
 /// Settings of the library that only its own client honours.
 const UNHEEDED: [(ClientConfigKey, &str); 3] = [
     (ClientConfigKey::ProxyUrl, "AWS_PROXY_URL"),
@@ -70,11 +74,12 @@ impl Place {
         let builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
         check_settings(&builder)?;
         let retry = RetryConfig {
-            backoff: BackoffConfig { max_backoff: Duration::from_secs(5), ..Default::default() },
+            backoff: BackoffConfig { max_backoff: MAX_BACKOFF, ..Default::default() },
             max_retries: attempts()? - 1,
-            retry_timeout: Duration::from_secs(120),
+            retry_timeout: RETRY_TIMEOUT,
         };
-        let builder = builder.with_retry(retry).with_http_connector(Wire { tls: tls()? });
+        let wire = Wire { tls: tls()?, patience: PATIENCE };
+        let builder = builder.with_retry(retry).with_http_connector(wire);
         let unusable = |detail: String| RemoteError::Unusable { place: place.to_owned(), detail };
         let store = builder.build().map_err(|error| unusable(error.to_string()))?;
         Place::over(Arc::new(store), bucket, prefix)
@@ -128,8 +133,8 @@ impl Place {
             };
             let (size_bytes, tag) = (answer.meta.size, answer.meta.e_tag.clone());
             if size_bytes > max_bytes {
-                let detail = format!("it has {size_bytes} bytes, and at most {max_bytes} may be");
-                return Err(RemoteError::Damaged { key: self.shown(key), detail });
+                let key = self.shown(key);
+                return Err(RemoteError::TooLarge { key, size_bytes, max_bytes });
             }
             let bytes = answer.bytes().await.map_err(|error| failed(&error))?;
             Ok(Some((bytes, tag)))
@@ -168,11 +173,12 @@ impl Place {
         }
     }
 
-    /// The names and sizes of the objects below a key.
+    /// The names and sizes of the objects right below a key.
     pub(crate) fn list(&self, folder: &Path) -> Result<Vec<(String, u64)>, RemoteError> {
         let listed = self.store.list(Some(folder)).try_filter_map(|object| async move {
-            let name = object.location.filename().map(str::to_owned);
-            Ok(name.map(|name| (name, object.size)))
+            let name = object.location.filename().unwrap_or_default().to_owned();
+            let is_right_below = folder.clone().join(name.as_str()) == object.location;
+            Ok(is_right_below.then_some((name, object.size)))
         });
         let listed = self.runtime.block_on(listed.try_collect::<Vec<_>>());
         listed.map_err(|error| self.failed("list", folder, &error))
@@ -193,7 +199,7 @@ pub(crate) fn is_absent(error: &Error) -> bool {
 /// The bucket and the prefix.
 fn parse(place: &str) -> Result<(&str, Path), RemoteError> {
     let invalid = |detail: &str| RemoteError::InvalidPlace {
-        place: place.chars().take(200).collect(),
+        place: without_user(place).chars().take(200).collect(),
         detail: detail.to_owned(),
     };
     let rest =
@@ -226,6 +232,9 @@ fn check_settings(builder: &AmazonS3Builder) -> Result<(), RemoteError> {
     let uri: Option<hyper::Uri> = value.parse().ok();
     let host = uri.as_ref().and_then(hyper::Uri::host).unwrap_or_default();
     let detail = match uri.as_ref().and_then(hyper::Uri::scheme_str) {
+        _ if value.contains('@') => {
+            "credentials are no part of it: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        }
         Some("https") if !host.is_empty() => return Ok(()),
         Some("http") if !host.is_empty() => {
             if setting(ClientConfigKey::AllowHttp).as_deref().is_some_and(is_true) {
@@ -235,7 +244,15 @@ fn check_settings(builder: &AmazonS3Builder) -> Result<(), RemoteError> {
         }
         _ => "write https://HOST or https://HOST:PORT",
     };
+    let value = without_user(&value);
     Err(RemoteError::InvalidSetting { variable, value, detail: detail.to_owned() })
+}
+
+/// A URL to be shown: what is before an `@` may be a password.
+fn without_user(url: &str) -> String {
+    let Some((before, after)) = url.rsplit_once('@') else { return url.to_owned() };
+    let scheme = before.find("://").map_or("", |at| &before[..at + "://".len()]);
+    format!("{scheme}…@{after}")
 }
 
 fn attempts() -> Result<usize, RemoteError> {
@@ -293,6 +310,8 @@ mod tests {
         check("s3://", None);
         check("s3:///a", None);
         check("s3://key:secret@b/a", None);
+        let error = parse("s3://key:secret@b/a").unwrap_err().to_string();
+        assert!(error.contains("s3://…@b/a") && !error.contains("secret"), "{error}");
         check("s3://b/a//c", None);
         check("s3://b/../c", None);
         check("b/a", None);
@@ -310,11 +329,24 @@ mod tests {
         assert!(endpoint("http://127.0.0.1:9000").unwrap_err().contains("AWS_ALLOW_HTTP=true"));
         assert!(endpoint("127.0.0.1:9000").unwrap_err().contains("write https://HOST"));
         assert!(endpoint("").unwrap_err().contains("write https://HOST"));
+        for secret in ["http://user:pw@h", "https://user:pw@h", "user:pw@h", "https://user:p/w@h"] {
+            let error = endpoint(secret).unwrap_err();
+            assert!(error.contains("…@h") && error.contains("credentials are no part"), "{error}");
+            assert!(!error.contains("user") && !error.contains("pw"), "{error}");
+        }
         let client = |key, value| check(AmazonS3ConfigKey::Client(key), value);
         assert!(
             client(ClientConfigKey::ProxyUrl, "http://p").unwrap_err().contains("AWS_PROXY_URL")
         );
         client(ClientConfigKey::AllowInvalidCertificates, "false").unwrap();
         client(ClientConfigKey::AllowInvalidCertificates, "true").unwrap_err();
+    }
+
+    #[test]
+    fn the_default_number_of_tries_fits_when_no_answer_comes() {
+        let longest = crate::wire::answer_timeout(PATIENCE, crate::shelf::PART_BYTES);
+        let failed = (longest + MAX_BACKOFF) * (DEFAULT_ATTEMPTS as u32 - 1);
+        assert!(failed <= RETRY_TIMEOUT, "{failed:?}");
+        assert!(RETRY_TIMEOUT + MAX_BACKOFF < Duration::from_secs(15 * 60));
     }
 }

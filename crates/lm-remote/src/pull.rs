@@ -9,8 +9,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use lm_data::{
-    Arrival, CarriedFile, DataError, DataHome, Link, Manifest, Pick, Version, VersionSummary,
-    carried_objects, read_manifest, version_folder,
+    Arrival, CarriedFile, DataError, DataHome, Link, Manifest, NewFolder, Pick, Version,
+    VersionSummary, carried_objects, check_rows, read_manifest, version_folder,
 };
 
 use crate::catalog::{Catalog, Listed, MANIFEST};
@@ -22,7 +22,8 @@ use crate::{Place, RemoteError};
 ///
 /// # Errors
 /// [`RemoteError::UnknownDataset`], [`RemoteError::UnknownVersion`], [`RemoteError::Missing`],
-/// [`RemoteError::Damaged`], those of the store, and of the home [`DataError::Diverged`] and [`DataError::Locked`].
+/// [`RemoteError::Damaged`], [`RemoteError::DamagedCatalog`], [`RemoteError::Newer`], [`RemoteError::Untrue`], those of
+/// the store, and of the home [`DataError::Diverged`], [`DataError::Locked`] and [`DataError::OtherRows`].
 pub fn pull(
     place: &Place,
     home: &DataHome,
@@ -60,7 +61,8 @@ pub fn pull(
             moved.n_files_there += 1;
         } else {
             moved.n_files += 1;
-            moved.size_bytes += object.size_bytes;
+            // Only sizes that somebody made up could be more.
+            moved.size_bytes = moved.size_bytes.saturating_add(object.size_bytes);
             lacking.push(object);
         }
     }
@@ -69,9 +71,7 @@ pub fn pull(
         shelf.fetch(object, &arrival.scratch(object), &counted)?;
         Ok(arrival.keep(object)?)
     })?;
-    for manifest in manifests {
-        arrival.publish(manifest)?;
-    }
+    moved.contract_differs = arrival.publish(manifests)?;
     Ok(moved)
 }
 
@@ -109,18 +109,22 @@ fn fetch_folder(
 /// The manifest of a listed version, and its bytes.
 fn manifest_of(shelf: Shelf<'_>, listed: &Listed) -> Result<(Manifest, bytes::Bytes), RemoteError> {
     let key = shelf.shown(&shelf.file_key(listed.link(), MANIFEST));
-    let lacks = |what: &str| RemoteError::Damaged {
+    let lacks = |what: &str| RemoteError::DamagedCatalog {
         key: shelf.shown(&shelf.catalog_key()),
         detail: format!("version {} has no {what}", listed.sequence),
     };
+    let untrue = |detail| RemoteError::Untrue { key: key.clone(), detail };
     let contract = listed.contract().ok_or_else(|| lacks("contract"))?;
     let contract = shelf.read(listed, contract)?;
     let file = listed.file(MANIFEST).ok_or_else(|| lacks("manifest"))?;
     let bytes = shelf.read(listed, file)?;
-    let manifest = read_manifest(Path::new(&key), &bytes, &contract)?;
+    let manifest = read_manifest(Path::new(&key), &bytes, &contract);
+    let manifest = manifest.map_err(|error| match error {
+        DataError::Damaged { detail, .. } => untrue(detail),
+        other => RemoteError::Data(other),
+    })?;
     if Link::of(&manifest) != listed.link() {
-        let detail = format!("it is not that of version {}", listed.sequence);
-        return Err(RemoteError::Damaged { key, detail });
+        return Err(untrue(format!("it is not that of version {}", listed.sequence)));
     }
     Ok((manifest, bytes))
 }
@@ -159,7 +163,8 @@ fn one<'a>(
     Ok(found.first().expect("a known dataset has a version: this is a bug"))
 }
 
-/// Writes a version into a new folder, as [`lm_data::checkout`] does, without a home.
+/// Writes a version into a new folder, as [`lm_data::checkout`] does, without a home. The folder appears when all of it is
+/// there and holds the rows of the version's id.
 ///
 /// # Errors
 /// As [`pull`], and [`DataError::Exists`].
@@ -173,30 +178,19 @@ pub fn checkout(
     let shelf = Shelf { place, name };
     let catalog = shelf.known()?;
     let listed = one(shelf, &catalog, version)?;
-    if target.exists() {
-        return Err(DataError::Exists { path: target.to_owned() }.into());
-    }
-    let failed = |action, path: &Path| {
-        let path = path.to_owned();
-        move |source| RemoteError::Data(DataError::Io { action, path, source })
-    };
-    fs::create_dir_all(target).map_err(failed("create the folder", target))?;
-    let written = fetch_folder(shelf, listed, |file, bytes| {
-        let path = target.join(file);
-        fs::write(&path, bytes).map_err(failed("write", &path))
-    })
-    .and_then(|manifest| {
-        let parts: Vec<(CarriedFile, PathBuf)> = parts(&manifest, target);
-        let size_bytes = parts.iter().map(|(object, _)| object.size_bytes).sum();
-        let counted = Counted::new(size_bytes, tell);
-        each(&parts, |(object, path)| shelf.fetch(object, path, &counted))?;
-        Ok(manifest)
-    });
-    if written.is_err() {
-        // The first error is the one to tell.
-        let _ = fs::remove_dir_all(target);
-    }
-    written
+    let whole = NewFolder::begin(target)?;
+    let manifest = fetch_folder(shelf, listed, |file, bytes| {
+        let path = whole.path().join(file);
+        let written = fs::write(&path, bytes);
+        written.map_err(|source| RemoteError::Data(DataError::Io { action: "write", path, source }))
+    })?;
+    let parts: Vec<(CarriedFile, PathBuf)> = parts(&manifest, whole.path());
+    let size_bytes = parts.iter().map(|(object, _)| object.size_bytes).sum();
+    let counted = Counted::new(size_bytes, tell);
+    each(&parts, |(object, path)| shelf.fetch(object, path, &counted))?;
+    check_rows(&manifest, parts.into_iter().map(|(_, path)| path).collect())?;
+    whole.show()?;
+    Ok(manifest)
 }
 
 /// The files of rows in their order, under the names that a checkout gives them.

@@ -5,31 +5,33 @@
 //! Start reading at [`Shelf`].
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::fs;
 use std::path::Path as FilePath;
 use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use lm_data::{CarriedFile, DataError, Link, version_folder};
+use lm_data::{CarriedFile, Link, version_folder};
 use object_store::path::Path;
-use object_store::{MultipartUpload, ObjectStoreExt, PutPayload};
+use object_store::{Error, MultipartUpload, ObjectStoreExt, PutPayload};
 use serde::Serialize;
 
-use crate::catalog::{Catalog, Listed};
+use crate::catalog::{Catalog, FORMAT, Listed, Unread};
 use crate::crew::Counted;
+use crate::disk::{Coming, Source, fault};
 use crate::place::{Put, is_absent};
 use crate::{Place, RemoteError};
 
 /// A larger file is sent in parts of this size; of each of the files that are moved at a time one is in memory.
-const PART_BYTES: u64 = 8 << 20;
+pub(crate) const PART_BYTES: u64 = 8 << 20;
 /// S3 takes no more; of a file of over 80 GB the parts are larger.
 const MAX_PARTS: u64 = 10_000;
-const MAX_CATALOG_BYTES: u64 = 64 << 20;
+pub(crate) const MAX_CATALOG_BYTES: u64 = if cfg!(test) { 64 << 10 } else { 64 << 20 };
 /// Of a file of a version's folder, which is in memory as a whole.
-const MAX_FILE_BYTES: u64 = 1 << 30;
+pub(crate) const MAX_FILE_BYTES: u64 = 1 << 30;
+/// An answer that was cut off is gone on with when so much of it came.
+const CONTINUED_BYTES: u64 = if cfg!(test) { 1 } else { 1 << 20 };
 const CREATE_TRIES: u32 = 5;
 const CREATE_WAIT: Duration = Duration::from_millis(200);
 
@@ -44,6 +46,8 @@ pub struct Moved {
     pub size_bytes: u64,
     /// Files of rows that were there before.
     pub n_files_there: u64,
+    /// Of a pull: the home's contract stays, and is another one than that of the version that is now the newest.
+    pub contract_differs: bool,
 }
 
 /// A version that is now in both places.
@@ -97,23 +101,41 @@ impl Shelf<'_> {
 
     /// The catalog, empty when there is none, and the tag by which it can be replaced.
     pub(crate) fn catalog(&self) -> Result<(Catalog, Option<String>), RemoteError> {
-        let key = self.catalog_key();
-        let Some((bytes, tag)) = self.place.read(&key, MAX_CATALOG_BYTES)? else {
-            return Ok((Catalog::empty(), None));
-        };
-        let damaged = |detail| RemoteError::Damaged { key: self.shown(&key), detail };
-        let tag = tag.ok_or_else(|| damaged("the store gives it no ETag".to_owned()))?;
-        Ok((Catalog::read(&bytes).map_err(damaged)?, Some(tag)))
+        let Some((catalog, tag)) = self.stored()? else { return Ok((Catalog::empty(), None)) };
+        if tag.is_none() {
+            let detail = format!(
+                "it gives {} no ETag, without which two that push at once could destroy each \
+                 other's work",
+                self.shown(&self.catalog_key())
+            );
+            return Err(RemoteError::Unusable { place: self.place.url(), detail });
+        }
+        Ok((catalog, tag))
     }
 
     /// The catalog of a dataset that must be there.
     pub(crate) fn known(&self) -> Result<Catalog, RemoteError> {
-        let (catalog, _) = self.catalog()?;
-        if catalog.is_empty() {
-            let (name, place) = (self.name.to_owned(), self.place.url());
-            return Err(RemoteError::UnknownDataset { name, place });
+        match self.stored()? {
+            Some((catalog, _)) if !catalog.is_empty() => Ok(catalog),
+            _ => {
+                let (name, place) = (self.name.to_owned(), self.place.url());
+                Err(RemoteError::UnknownDataset { name, place })
+            }
         }
-        Ok(catalog)
+    }
+
+    /// The catalog that is there, and its tag.
+    fn stored(&self) -> Result<Option<(Catalog, Option<String>)>, RemoteError> {
+        let key = self.catalog_key();
+        let Some((bytes, tag)) = self.place.read(&key, MAX_CATALOG_BYTES)? else {
+            return Ok(None);
+        };
+        let key = self.shown(&key);
+        match Catalog::read(&bytes) {
+            Ok(catalog) => Ok(Some((catalog, tag))),
+            Err(Unread::Damaged(detail)) => Err(RemoteError::DamagedCatalog { key, detail }),
+            Err(Unread::Newer(format)) => Err(RemoteError::Newer { key, format, known: FORMAT }),
+        }
     }
 
     /// Names and sizes of the files of rows.
@@ -216,7 +238,8 @@ impl Shelf<'_> {
         fetched
     }
 
-    /// Runs on its caller's thread, which may wait for the disk.
+    /// Runs on its caller's thread, which may wait for the disk. The library goes on with an answer that was cut off for
+    /// as long as its tries last; of a file that takes longer, what came is not fetched again.
     async fn stream(
         &self,
         key: &Path,
@@ -224,27 +247,49 @@ impl Shelf<'_> {
         target: &FilePath,
         counted: &Counted<'_>,
     ) -> Result<(), RemoteError> {
-        let failed = |error| self.place.failed("read", key, &error);
-        let answer = match self.place.store.get(key).await {
+        let mut coming = Coming::begin(object, target)?;
+        loop {
+            let begin = coming.n_bytes();
+            let Some(error) = self.receive(key, &mut coming, counted).await? else { break };
+            let n_bytes = coming.n_bytes();
+            if n_bytes == object.size_bytes {
+                break;
+            }
+            if coming.tag.is_none() || n_bytes - begin < CONTINUED_BYTES {
+                return Err(self.place.failed("read", key, &error));
+            }
+        }
+        self.check(key, object, &coming.hasher)?;
+        Ok(coming.finish()?)
+    }
+
+    /// Receives what is still to come; returns what cut it off.
+    async fn receive(
+        &self,
+        key: &Path,
+        coming: &mut Coming<'_>,
+        counted: &Counted<'_>,
+    ) -> Result<Option<Error>, RemoteError> {
+        let answer = match self.place.store.get_opts(key, coming.rest()).await {
             Err(error) if is_absent(&error) => {
                 return Err(RemoteError::Missing { key: self.shown(key) });
             }
-            other => other.map_err(failed)?,
+            other => other.map_err(|error| self.place.failed("read", key, &error))?,
         };
-        let mut out = File::create(target).map_err(io_error("create", target))?;
-        let mut hasher = blake3::Hasher::new();
+        coming.tag = answer.meta.e_tag.clone();
         let mut pieces = answer.into_stream();
-        while let Some(piece) = pieces.try_next().await.map_err(failed)? {
-            hasher.update(&piece);
-            if hasher.count() > object.size_bytes {
-                break;
+        loop {
+            match pieces.try_next().await {
+                Ok(Some(piece)) => {
+                    if !coming.take(&piece)? {
+                        return Ok(None);
+                    }
+                    counted.add(piece.len());
+                }
+                Ok(None) => return Ok(None),
+                Err(error) => return Ok(Some(error)),
             }
-            out.write_all(&piece).map_err(io_error("write to", target))?;
-            counted.add(piece.len());
         }
-        self.check(key, object, &hasher)?;
-        out.sync_all().map_err(io_error("write to", target))?;
-        Ok(())
     }
 
     fn check(
@@ -260,57 +305,8 @@ impl Shelf<'_> {
     }
 }
 
-/// How what was hashed differs from what a file should be.
-fn fault(file: &CarriedFile, hasher: &blake3::Hasher) -> Option<String> {
-    let (size_bytes, hash) = (hasher.count(), hasher.finalize().to_hex());
-    if size_bytes != file.size_bytes {
-        let than = if size_bytes < file.size_bytes { "only" } else { "at least" };
-        return Some(format!("it has {than} {size_bytes} bytes of {}", file.size_bytes));
-    }
-    (hash.as_str() != file.hash).then(|| format!("its digest is {hash} and not {}", file.hash))
-}
-
 fn part_bytes(size_bytes: u64) -> u64 {
     size_bytes.div_ceil(MAX_PARTS).next_multiple_of(1 << 20).max(PART_BYTES)
-}
-
-fn io_error(action: &'static str, path: &FilePath) -> impl FnOnce(io::Error) -> DataError {
-    let path = path.to_owned();
-    move |source| DataError::Io { action, path, source }
-}
-
-/// A file of the home that is read once, and must be what it was.
-struct Source<'a> {
-    object: &'a CarriedFile,
-    path: &'a FilePath,
-    file: File,
-    hasher: blake3::Hasher,
-}
-
-impl<'a> Source<'a> {
-    fn open(object: &'a CarriedFile, path: &'a FilePath) -> Result<Self, DataError> {
-        let file = File::open(path).map_err(io_error("open", path))?;
-        Ok(Source { object, path, file, hasher: blake3::Hasher::new() })
-    }
-
-    /// The next bytes, at most so many; none at its end.
-    fn next(&mut self, max_bytes: u64) -> Result<Bytes, DataError> {
-        let left_bytes = self.object.size_bytes.saturating_sub(self.hasher.count());
-        let mut bytes = Vec::with_capacity(left_bytes.min(max_bytes) as usize);
-        (&mut self.file)
-            .take(max_bytes)
-            .read_to_end(&mut bytes)
-            .map_err(io_error("read", self.path))?;
-        self.hasher.update(&bytes);
-        Ok(Bytes::from(bytes))
-    }
-
-    fn finish(&self) -> Result<(), DataError> {
-        fault(self.object, &self.hasher).map_or(Ok(()), |detail| {
-            let path = self.path.to_owned();
-            Err(DataError::Damaged { path, detail })
-        })
-    }
 }
 
 #[cfg(test)]

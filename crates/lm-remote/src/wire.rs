@@ -27,8 +27,10 @@ use rustls::ClientConfig;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// From the first byte sent to the answer's head: a part of 8 MiB at 47 KB/s.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(180);
+/// For an answer's head to a request without a body.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// A body is given the time that it takes at this speed.
+const SLOWEST_BYTES_PER_SEC: u64 = 128 << 10;
 /// Between two pieces of an answer.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Shorter than servers keep theirs, so that none is used that is just being closed.
@@ -38,6 +40,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub(crate) struct Wire {
     pub(crate) tls: ClientConfig,
+    /// How long an answer's head may take, besides what is sent for it.
+    pub(crate) patience: Duration,
 }
 
 impl HttpConnector for Wire {
@@ -54,8 +58,13 @@ impl HttpConnector for Wire {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .build(tls.enable_http1().wrap_connector(tcp));
-        Ok(HttpClient::new(Service { client }))
+        Ok(HttpClient::new(Service { client, patience: self.patience }))
     }
+}
+
+/// From the first byte sent to the answer's head.
+pub(crate) fn answer_timeout(patience: Duration, body_bytes: u64) -> Duration {
+    patience + Duration::from_secs(body_bytes / SLOWEST_BYTES_PER_SEC)
 }
 
 /// As the library reads it from the environment.
@@ -66,6 +75,7 @@ pub(crate) fn is_true(value: &str) -> bool {
 #[derive(Debug)]
 struct Service {
     client: Client<HttpsConnector<Tcp>, HttpRequestBody>,
+    patience: Duration,
 }
 
 #[async_trait]
@@ -73,12 +83,10 @@ impl HttpService for Service {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let is_listing = request.uri().query().is_some_and(|query| query.contains("list-type="));
         let may_be_large = request.method() == Method::GET && !is_listing;
-        let answer = match timeout(ANSWER_TIMEOUT, self.client.request(request)).await {
+        let patience = answer_timeout(self.patience, request.body().content_length() as u64);
+        let answer = match timeout(patience, self.client.request(request)).await {
             Ok(answer) => answer.map_err(|error| failed(&error))?,
-            Err(_) => {
-                let text = format!("no answer within {} s", ANSWER_TIMEOUT.as_secs());
-                return Err(HttpError::new(HttpErrorKind::Timeout, Failure(text)));
-            }
+            Err(_) => return Err(again(&format!("no answer within {} s", patience.as_secs()))),
         };
         let (head, body) = answer.into_parts();
         let body = Timed { body, deadline: Box::pin(sleep(PIECE_TIMEOUT)) };
@@ -163,5 +171,44 @@ impl Body for Timed {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use std::net::TcpListener;
+
+    use object_store::PutPayload;
+    use rustls::RootCertStore;
+    use tokio::runtime::Builder;
+
+    use super::*;
+
+    #[test]
+    fn a_larger_body_is_given_more_time() {
+        assert_eq!(answer_timeout(PATIENCE, 0), PATIENCE);
+        assert_eq!(answer_timeout(PATIENCE, 8 << 20), PATIENCE + Duration::from_secs(64));
+    }
+
+    #[test]
+    fn what_has_no_answer_is_sent_again_whatever_it_is() {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/bucket/key", silent.local_addr().unwrap());
+        let tls = ClientConfig::builder()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        let wire = Wire { tls, patience: Duration::from_millis(20) };
+        let client = wire.connect(&ClientOptions::new().with_allow_http(true)).unwrap();
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        for method in [Method::GET, Method::PUT] {
+            let mut request = HttpRequest::new(PutPayload::from_static(b"catalog").into());
+            *request.method_mut() = method;
+            *request.uri_mut() = url.parse().unwrap();
+            let error = runtime.block_on(client.execute(request)).unwrap_err();
+            assert_eq!(error.kind(), HttpErrorKind::Request, "{error}");
+            assert!(error.to_string().contains("no answer within"), "{error}");
+        }
     }
 }

@@ -238,20 +238,25 @@ impl Contract {
 
     /// Makes this the contract of ingests that name none.
     pub(crate) fn install(&self, stem: &Path) -> Result<(), DataError> {
-        let folder = stem.parent().expect("a contract lies in a folder: this is a bug");
-        fs::create_dir_all(folder).map_err(io_error("create the folder", folder))?;
-        let path = stem.with_extension(self.extension);
-        let staged = stem.with_extension("tmp");
-        File::create(&staged)
-            .and_then(|mut file| file.write_all(&self.bytes).and_then(|()| file.sync_all()))
-            .and_then(|()| fs::rename(&staged, &path))
-            .map_err(io_error("write the contract", &path))?;
-        let other = stem.with_extension(if self.extension == "toml" { "json" } else { "toml" });
-        if other.exists() {
-            fs::remove_file(&other).map_err(io_error("remove the old contract", &other))?;
-        }
-        sync_folder(folder)
+        install(stem, self.extension, &self.bytes)
     }
+}
+
+/// Makes these bytes the contract of ingests that name none, instead of what there is under either extension.
+pub(crate) fn install(stem: &Path, extension: &str, bytes: &[u8]) -> Result<(), DataError> {
+    let folder = stem.parent().expect("a contract lies in a folder: this is a bug");
+    fs::create_dir_all(folder).map_err(io_error("create the folder", folder))?;
+    let path = stem.with_extension(extension);
+    let staged = stem.with_extension("tmp");
+    File::create(&staged)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|()| fs::rename(&staged, &path))
+        .map_err(io_error("write the contract", &path))?;
+    let other = stem.with_extension(if extension == "toml" { "json" } else { "toml" });
+    if other.exists() {
+        fs::remove_file(&other).map_err(io_error("remove the old contract", &other))?;
+    }
+    sync_folder(folder)
 }
 
 impl Terms {

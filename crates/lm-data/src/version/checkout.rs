@@ -9,14 +9,14 @@ use std::io::Write;
 use std::path::Path;
 
 use crate::error::io_error;
-use crate::home::remove_folder;
 use crate::version::merkle::{self, Growing};
+use crate::version::new_folder::NewFolder;
 use crate::version::rows::VersionRows;
 use crate::version::segment::digest;
 use crate::{DataError, DataHome, Manifest, manifest};
 
 /// Writes a version into a new folder: `part-N.parquet` in order, `manifest.json`, its contract and its sources. Each
-/// file is byte for byte what was published, or it is an error.
+/// file is byte for byte what was published, or it is an error. The folder appears when all of it is there.
 ///
 /// # Errors
 /// [`DataError::Exists`], [`DataError::Damaged`], [`DataError::UnknownVersion`].
@@ -29,33 +29,24 @@ pub fn checkout(
     let dataset = home.dataset(name)?;
     dataset.must_exist()?;
     let manifest = manifest::newest_or(&dataset, version)?;
-    if target.exists() {
-        return Err(DataError::Exists { path: target.to_owned() });
-    }
-    fs::create_dir_all(target).map_err(io_error("create the folder", target))?;
-    let copied = (|| {
-        for (i, segment) in manifest.segments.iter().enumerate() {
-            let object = dataset.objects.join(format!("{}.parquet", segment.hash));
-            let part = target.join(format!("part-{i:05}.parquet"));
-            fs::copy(&object, &part).map_err(io_error("copy", &object))?;
-            let (hash, _) = digest(&part)?;
-            if hash != segment.hash {
-                let detail = format!("its digest is {hash}");
-                return Err(DataError::Damaged { path: object, detail });
-            }
+    let whole = NewFolder::begin(target)?;
+    for (i, segment) in manifest.segments.iter().enumerate() {
+        let object = dataset.objects.join(format!("{}.parquet", segment.hash));
+        let part = whole.path().join(format!("part-{i:05}.parquet"));
+        fs::copy(&object, &part).map_err(io_error("copy", &object))?;
+        let (hash, _) = digest(&part)?;
+        if hash != segment.hash {
+            let detail = format!("its digest is {hash}");
+            return Err(DataError::Damaged { path: object, detail });
         }
-        let folder = dataset.versions.join(manifest.folder_name());
-        for file in fs::read_dir(&folder).map_err(io_error("list", &folder))? {
-            let file = file.map_err(io_error("list", &folder))?.path();
-            let to = target.join(file.file_name().unwrap_or_default());
-            fs::copy(&file, &to).map_err(io_error("copy", &file))?;
-        }
-        Ok(())
-    })();
-    if let Err(error) = copied {
-        remove_folder(target)?;
-        return Err(error);
     }
+    let folder = dataset.versions.join(manifest.folder_name());
+    for file in fs::read_dir(&folder).map_err(io_error("list", &folder))? {
+        let file = file.map_err(io_error("list", &folder))?.path();
+        let to = whole.path().join(file.file_name().unwrap_or_default());
+        fs::copy(&file, &to).map_err(io_error("copy", &file))?;
+    }
+    whole.show()?;
     Ok(manifest)
 }
 

@@ -24,8 +24,11 @@ pub(crate) struct Growing {
 }
 
 impl Growing {
-    /// Goes on where `tree` ended; `None` when its hashes are damaged.
+    /// Goes on where `tree` ended; `None` when its hashes are damaged, or not as many as its rows make up.
     pub(crate) fn from_tree(tree: &Tree) -> Option<Growing> {
+        if tree.peaks.len() != tree.n_rows.count_ones() as usize {
+            return None;
+        }
         let peaks: Result<_, _> = tree.peaks.iter().map(blake3::Hash::from_hex).collect();
         Some(Growing { n_rows: tree.n_rows, peaks: peaks.ok()? })
     }
@@ -86,5 +89,17 @@ mod tests {
         assert_ne!(whole, roots(&[&["b", "a", "c", "d", "e"]]));
         assert_ne!(whole, roots(&[&["a", "b", "c", "d"]]));
         assert_ne!(roots(&[]), roots(&[&[""]]));
+    }
+
+    #[test]
+    fn a_tree_whose_peaks_are_not_those_of_its_rows_is_damaged() {
+        let peaks = |n| vec![leaf(b"a").to_hex().to_string(); n];
+        for n_rows in [0, 1, 2, 3, 7, u64::MAX] {
+            let n_peaks = n_rows.count_ones() as usize;
+            let grows = |n| Growing::from_tree(&Tree { n_rows, peaks: peaks(n) }).is_some();
+            assert!(grows(n_peaks) && !grows(n_peaks + 1), "{n_rows}");
+            assert!(n_peaks == 0 || !grows(n_peaks - 1), "{n_rows}");
+        }
+        assert!(Growing::from_tree(&Tree { n_rows: 1, peaks: vec!["x".repeat(64)] }).is_none());
     }
 }

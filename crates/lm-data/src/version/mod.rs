@@ -4,11 +4,14 @@
 //!
 //! Start reading at [`publish`](publish::publish), then [`diff`](diff::diff).
 
+pub(crate) mod arrival;
 pub(crate) mod checkout;
 pub(crate) mod coverage;
 pub(crate) mod diff;
 pub(crate) mod gc;
 pub(crate) mod merkle;
+pub(crate) mod new_folder;
+pub(crate) mod proof;
 pub(crate) mod publish;
 pub(crate) mod release;
 pub(crate) mod rows;

@@ -269,6 +269,11 @@ impl Rows {
         let schema = reader.metadata().file_metadata().schema();
         let wanted = [JSON, SOURCE, OFFSET];
         let fields = schema.get_fields().iter().filter(|field| wanted.contains(&field.name()));
+        if !fields.clone().map(|field| field.name()).eq(wanted) {
+            // In another order another column would be taken for the row.
+            let detail = "it is no segment of a dataset".to_owned();
+            return Err(DataError::Damaged { path: path.to_owned(), detail });
+        }
         let projection = Type::group_type_builder("row").with_fields(fields.cloned().collect());
         let projection = projection.build().map_err(damaged)?;
         let rows = RowIter::from_file_into(Box::new(reader));

@@ -1,30 +1,28 @@
-//! A version as the files that another place needs, and a version that comes from there.
+//! A version as the files that another place needs, and what is believed of one that comes from there.
 //!
-//! It must never know what carries the files, nor show a version of which something is missing.
+//! It must never know what carries the files, nor believe a number that it can check.
 //!
-//! Start reading at [`parcels`], which go, and [`Arrival`], which comes.
+//! Start reading at [`parcels`], then [`read_manifest`].
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::io_error;
-use crate::home::{
-    DatasetFolder, DatasetLock, remove_folder, replace_whole, sync_folder, write_whole,
-};
+use crate::home::DatasetFolder;
 use crate::manifest::folder_name;
 use crate::version::merkle::{Growing, Tree};
 use crate::version::publish;
-use crate::version::segment::digest;
+use crate::version::segment::{Segment, digest};
 use crate::{DataError, DataHome, Manifest, manifest};
 
-/// The folder of an arrival; `gc` removes what begins so.
-const SCRATCH: &str = "scratch-arrival";
 /// What a version's folder may hold besides its contract.
 const FILES: [&str; 3] = ["sources.jsonl", "lineage.jsonl", "manifest.json"];
-const CONTRACTS: [&str; 2] = ["contract.toml", "contract.json"];
+pub(crate) const CONTRACTS: [&str; 2] = ["contract.toml", "contract.json"];
+
+/// No number of a version may be larger: versions that build on it count on, and readers of JSON know no larger one in
+/// all its digits.
+pub const MAX_COUNT: u64 = 1 << 53;
 
 /// Which versions of a dataset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,8 +97,8 @@ pub fn joins<'a>(
             }
             is_new = false;
         }
-        let is_before = link.sequence + 1 == new.sequence;
-        let is_after = new.sequence + 1 == link.sequence;
+        let is_before = link.sequence.checked_add(1) == Some(new.sequence);
+        let is_after = new.sequence.checked_add(1) == Some(link.sequence);
         if is_before && new.parent != Some(link.version)
             || is_after && link.parent != Some(new.version)
         {
@@ -176,10 +174,10 @@ pub fn version_folder(sequence: u64, version: &str) -> String {
 }
 
 /// Reads a manifest that comes from elsewhere, where it lies at `path`, and holds it against the digest that its
-/// version is known by.
+/// version is known by. Whether the files that it names hold these rows is another matter.
 ///
 /// # Errors
-/// [`DataError::Damaged`].
+/// [`DataError::Damaged`], [`DataError::Newer`].
 pub fn read_manifest(path: &Path, bytes: &[u8], contract: &[u8]) -> Result<Manifest, DataError> {
     let damaged = |detail: String| DataError::Damaged { path: path.to_owned(), detail };
     if bytes.len() as u64 > manifest::MAX_MANIFEST_BYTES {
@@ -203,123 +201,52 @@ pub fn read_manifest(path: &Path, bytes: &[u8], contract: &[u8]) -> Result<Manif
     if manifest.is_first_format() || manifest.version != id {
         return Err(damaged(format!("it is the manifest of {id}")));
     }
-    Ok(manifest)
+    fault(&manifest).map_or(Ok(manifest), |fault| Err(damaged(fault)))
 }
 
-/// Versions that come from elsewhere: file by file, and shown when they are whole. While it lives no ingest of the
-/// dataset runs.
-pub struct Arrival {
-    dataset: DatasetFolder,
-    scratch: PathBuf,
-    published: Vec<Manifest>,
-    _lock: DatasetLock,
+/// A number that cannot be, or is not that of the trees, which the id stands for.
+fn fault(manifest: &Manifest) -> Option<String> {
+    let numbers = [
+        ("sequence", manifest.sequence),
+        ("rows_in", manifest.rows_in),
+        ("blank_lines", manifest.blank_lines),
+        ("created_at_ms", manifest.created_at_ms),
+        ("batch_rows_in", manifest.batch_rows_in),
+        ("n_sources", manifest.n_sources),
+        ("sources_repeated", manifest.sources_repeated),
+        ("rows_repeated", manifest.rows_repeated),
+        ("rows_released", manifest.rows_released),
+    ];
+    let by_rule = manifest.by_rule.values().map(|n_rows| ("by_rule", *n_rows));
+    let mut numbers = numbers.into_iter().chain(by_rule);
+    if let Some((name, value)) = numbers.find(|(_, value)| *value > MAX_COUNT) {
+        return Some(format!("{name} is {value}, and at most {MAX_COUNT} may be"));
+    }
+    if manifest.sequence == 0 {
+        return Some("sequence is 0, and versions count from 1".to_owned());
+    }
+    let Manifest { segments, rows, rows_published, .. } = manifest;
+    let Manifest { quarantine, bad_rows, rows_quarantined, .. } = manifest;
+    for (name, n_rows, tree, segments) in [
+        ("rows_published", *rows_published, rows, segments),
+        ("rows_quarantined", *rows_quarantined, bad_rows, quarantine),
+    ] {
+        let in_files = sum(segments, |segment| segment.n_rows);
+        if n_rows != tree.n_rows || in_files != Some(n_rows) {
+            let (in_tree, in_files) = (tree.n_rows, in_files.unwrap_or(u64::MAX));
+            return Some(format!(
+                "{name} is {n_rows}, its tree has {in_tree} rows, and its files have {in_files}"
+            ));
+        }
+        if sum(segments, |segment| segment.size_bytes).is_none_or(|bytes| bytes > MAX_COUNT) {
+            return Some(format!("the files of {name} have more than {MAX_COUNT} bytes"));
+        }
+    }
+    None
 }
 
-impl Arrival {
-    /// Makes the dataset when there is none.
-    ///
-    /// # Errors
-    /// [`DataError::InvalidName`], [`DataError::Locked`], [`DataError::Damaged`].
-    pub fn begin(home: &DataHome, name: &str) -> Result<Arrival, DataError> {
-        let dataset = home.dataset(name)?;
-        let lock = dataset.lock()?;
-        let published = manifest::published(&dataset)?;
-        let scratch = dataset.objects.with_file_name(SCRATCH);
-        // What a killed one left: its whole files have their names among the objects.
-        remove_folder(&scratch)?;
-        fs::create_dir_all(&scratch).map_err(io_error("create the folder", &scratch))?;
-        Ok(Arrival { dataset, scratch, published, _lock: lock })
-    }
-
-    /// Whether the version has to come; `false` when it is here.
-    ///
-    /// # Errors
-    /// [`DataError::Diverged`].
-    pub fn wants(&self, new: Link<'_>) -> Result<bool, DataError> {
-        joins(self.published.iter().map(Link::of), new).map_err(|here| DataError::Diverged {
-            name: self.dataset.name.clone(),
-            sequence: new.sequence,
-            version: new.version.to_owned(),
-            here_sequence: here.sequence,
-            here: here.version.to_owned(),
-        })
-    }
-
-    /// Whether the object is here, by its name and its size.
-    pub fn has(&self, object: &CarriedFile) -> bool {
-        let metadata = self.dataset.objects.join(&object.name).metadata();
-        metadata.is_ok_and(|metadata| metadata.is_file() && metadata.len() == object.size_bytes)
-    }
-
-    /// Where an object is written before it counts.
-    pub fn scratch(&self, object: &CarriedFile) -> PathBuf {
-        self.scratch.join(&object.name)
-    }
-
-    /// Writes a file of a version's folder, which does not count before the version is published.
-    ///
-    /// # Errors
-    /// [`DataError::Io`].
-    pub fn write(&self, link: Link<'_>, file: &str, bytes: &[u8]) -> Result<(), DataError> {
-        let folder = self.scratch.join(folder_name(link.sequence, link.version));
-        fs::create_dir_all(&folder).map_err(io_error("create the folder", &folder))?;
-        write_whole(&folder.join(file), bytes)
-    }
-
-    /// Gives an object, whole in the scratch folder and of the right digest, its name. It outlives a kill from then on.
-    ///
-    /// # Errors
-    /// [`DataError::Io`].
-    pub fn keep(&self, object: &CarriedFile) -> Result<(), DataError> {
-        let target = self.dataset.objects.join(&object.name);
-        fs::rename(self.scratch(object), &target).map_err(io_error("store as", &target))?;
-        sync_folder(&self.dataset.objects)
-    }
-
-    /// Shows a version, whose folder lies in the scratch folder and whose objects were kept. Its contract becomes the
-    /// dataset's when it has none. Returns the folder.
-    ///
-    /// # Errors
-    /// [`DataError::Damaged`] when an object is missing.
-    pub fn publish(&mut self, manifest: Manifest) -> Result<PathBuf, DataError> {
-        let folder = self.scratch.join(manifest.folder_name());
-        if let Some(lacking) = carried_objects(&manifest).iter().find(|object| !self.has(object)) {
-            let path = self.dataset.objects.join(&lacking.name);
-            return Err(DataError::Damaged { path, detail: "it did not come".to_owned() });
-        }
-        if self.dataset.installed_contract().is_none() {
-            self.install_contract(&folder)?;
-        }
-        sync_folder(&folder)?;
-        let target = self.dataset.versions.join(manifest.folder_name());
-        fs::rename(&folder, &target).map_err(io_error("publish as", &target))?;
-        sync_folder(&self.dataset.versions)?;
-        self.published.push(manifest);
-        Ok(target)
-    }
-
-    fn install_contract(&self, folder: &Path) -> Result<(), DataError> {
-        for name in CONTRACTS {
-            let from = folder.join(name);
-            if !from.is_file() {
-                continue;
-            }
-            let bytes = fs::read(&from).map_err(io_error("read", &from))?;
-            let extension = name.trim_start_matches("contract.");
-            let target = self.dataset.contract.with_extension(extension);
-            let contracts = target.parent().expect("a file lies in a folder: this is a bug");
-            fs::create_dir_all(contracts).map_err(io_error("create the folder", contracts))?;
-            return replace_whole(&target, &bytes);
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Arrival {
-    fn drop(&mut self) {
-        // The next one and `gc` would do it, too.
-        let _ = remove_folder(&self.scratch);
-    }
+fn sum(segments: &[Segment], count: impl Fn(&Segment) -> u64) -> Option<u64> {
+    segments.iter().try_fold(0_u64, |sum, segment| sum.checked_add(count(segment)))
 }
 
 #[cfg(test)]
@@ -351,39 +278,83 @@ mod tests {
         check(&line, link(6, "f", "e"), Ok(true));
         check(&line, link(6, "f", ""), Err(5));
         check(&line, link(8, "h", "g"), Ok(true));
+        check(&line, link(u64::MAX, "z", "y"), Ok(true));
+        check(&[link(u64::MAX, "z", "y")], link(0, "", ""), Ok(true));
     }
 
     #[test]
     fn a_manifest_that_names_another_file_than_a_digest_is_refused() {
-        let segment = crate::Segment { hash: "../../x".to_owned(), ..segment() };
+        let segment = Segment { hash: "../../x".to_owned(), ..segment() };
         let manifest = Manifest { format: 2, segments: vec![segment], ..Manifest::default() };
         let bytes = serde_json::to_vec(&manifest).unwrap();
         let error = read_manifest(Path::new("m"), &bytes, b"").unwrap_err().to_string();
         assert!(error.contains("\"../../x\", which is no digest"), "{error}");
     }
 
+    /// A manifest of two rows under this contract, in a file each, and of one in quarantine.
+    fn whole(contract: &[u8]) -> Manifest {
+        let contract = blake3::hash(contract);
+        let (mut rows, mut bad_rows) = (Growing::default(), Growing::default());
+        rows.push(blake3::hash(b"a"));
+        rows.push(blake3::hash(b"b"));
+        bad_rows.push(blake3::hash(b"c"));
+        Manifest {
+            format: 2,
+            version: publish::id(&contract, &rows, &bad_rows),
+            sequence: 1,
+            contract_hash: contract.to_hex().to_string(),
+            rows_in: 3,
+            rows_published: 2,
+            rows_quarantined: 1,
+            rows: rows.tree(),
+            bad_rows: bad_rows.tree(),
+            segments: vec![segment(), segment()],
+            quarantine: vec![segment()],
+            ..Manifest::default()
+        }
+    }
+
+    #[track_caller]
+    fn check_read(change: impl Fn(&mut Manifest), contract: &[u8], expect: &str) {
+        let mut manifest = whole(b"format = 1");
+        change(&mut manifest);
+        let bytes = serde_json::to_vec(&manifest).unwrap();
+        match read_manifest(Path::new("m"), &bytes, contract).map_err(|error| error.to_string()) {
+            Ok(read) => assert_eq!((read, ""), (manifest, expect)),
+            Err(error) => assert!(!expect.is_empty() && error.contains(expect), "{error}"),
+        }
+    }
+
     #[test]
     fn a_manifest_of_another_version_or_contract_is_refused() {
         let contract = b"format = 1";
-        let hash = blake3::hash(contract);
-        let tree = Growing::default();
-        let mut manifest = Manifest {
-            format: 2,
-            version: publish::id(&hash, &tree, &tree),
-            contract_hash: hash.to_hex().to_string(),
-            ..Manifest::default()
-        };
-        let read = |manifest: &Manifest, contract: &[u8]| {
-            let bytes = serde_json::to_vec(manifest).unwrap();
-            read_manifest(Path::new("m"), &bytes, contract).map_err(|error| error.to_string())
-        };
-        assert_eq!(read(&manifest, contract).unwrap(), manifest);
-        assert!(read(&manifest, b"format = 2").unwrap_err().contains("its contract"));
-        manifest.rows.n_rows = 1;
-        assert!(read(&manifest, contract).unwrap_err().contains("the manifest of"));
+        check_read(|_| {}, contract, "");
+        check_read(|_| {}, b"format = 2", "its contract");
+        check_read(|manifest| manifest.rows.peaks.swap_remove(0).clear(), contract, "its trees");
+        check_read(|manifest| manifest.rows.n_rows = 4, contract, "the manifest of");
+        check_read(|manifest| manifest.rows.n_rows = 3, contract, "its trees");
+        check_read(|manifest| manifest.bad_rows = Tree::default(), contract, "the manifest of");
     }
 
-    fn segment() -> crate::Segment {
-        crate::Segment { hash: "0".repeat(64), n_rows: 1, size_bytes: 1 }
+    #[test]
+    fn a_manifest_with_numbers_that_cannot_be_is_refused() {
+        let check = |change: fn(&mut Manifest), expect| check_read(change, b"format = 1", expect);
+        check(|manifest| manifest.sequence = 0, "sequence is 0");
+        check(|manifest| manifest.sequence = MAX_COUNT, "");
+        check(|manifest| manifest.sequence = u64::MAX, "sequence is 18446744073709551615");
+        check(|manifest| manifest.rows_in = u64::MAX, "rows_in is");
+        check(|manifest| manifest.rows_repeated = MAX_COUNT + 1, "rows_repeated is");
+        check(|manifest| _ = manifest.by_rule.insert("x".to_owned(), u64::MAX), "by_rule is");
+        check(|manifest| manifest.rows_published = 3, "rows_published is 3, its tree has 2");
+        check(|manifest| manifest.rows_quarantined = 0, "rows_quarantined is 0, its tree has 1");
+        check(|manifest| manifest.segments[0].n_rows = 2, "its files have 3");
+        check(|manifest| manifest.segments[0].n_rows = u64::MAX, "rows_published is 2");
+        check(|manifest| _ = manifest.segments.pop(), "its files have 1");
+        check(|manifest| manifest.segments[0].size_bytes = MAX_COUNT, "rows_published have more");
+        check(|manifest| manifest.quarantine[0].size_bytes = u64::MAX, "rows_quarantined have");
+    }
+
+    fn segment() -> Segment {
+        Segment { hash: "0".repeat(64), n_rows: 1, size_bytes: 1 }
     }
 }

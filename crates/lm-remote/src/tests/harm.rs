@@ -2,6 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
+use serde_json::Value;
+
 use super::stores::Odd;
 use super::*;
 
@@ -101,13 +103,94 @@ fn a_damaged_file_of_the_home_is_not_pushed() {
 
 #[test]
 fn a_store_that_ignores_conditions_is_refused_before_anything_counts() {
-    let (home, _) = Home::with_three();
+    let (home, versions) = Home::with_three();
     let store = Odd::after(usize::MAX);
-    store.ignores_conditions.store(true, Ordering::SeqCst);
-    let place = place(store);
-    let error = home.push(&place, Pick::Newest).unwrap_err();
-    assert!(matches!(error, RemoteError::NoConditions { .. }), "{error}");
+    store.ignores_creates.store(true, Ordering::SeqCst);
+    let place = place(store.clone());
+    let check = |header: &str| {
+        let error = home.push(&place, Pick::Newest).unwrap_err();
+        assert!(matches!(error, RemoteError::NoConditions { .. }), "{error}");
+        assert!(error.to_string().contains(header), "{error}");
+    };
+    check("ignores If-None-Match");
     assert!(crate::log(&place, NAME).is_err());
+
+    // Such stores there are: the one condition came to S3 years before the other.
+    store.ignores_creates.store(false, Ordering::SeqCst);
+    store.ignores_updates.store(true, Ordering::SeqCst);
+    check("ignores If-Match");
+    assert!(crate::log(&place, NAME).is_err());
+    store.ignores_updates.store(false, Ordering::SeqCst);
+    home.push(&place, Pick::Version(&versions[0].version)).unwrap();
+    let catalog = stored(&place)["catalog.json"].clone();
+    store.ignores_updates.store(true, Ordering::SeqCst);
+    check("ignores If-Match");
+    assert_eq!(stored(&place)["catalog.json"], catalog);
+}
+
+#[test]
+fn a_store_without_tags_can_be_read_and_not_pushed_to() {
+    let (home, versions) = Home::with_three();
+    let store = Odd::after(usize::MAX);
+    let place = place(store.clone());
+    home.push(&place, Pick::Version(&versions[0].version)).unwrap();
+    store.hides_tags.store(true, Ordering::SeqCst);
+    let error = home.push(&place, Pick::Newest).unwrap_err().to_string();
+    assert!(error.contains("no ETag") && !error.contains("remove"), "{error}");
+    Home::new().pull(&place, Pick::Newest).unwrap();
+}
+
+#[test]
+fn nobody_is_told_to_remove_a_catalog() {
+    let (home, _) = Home::with_three();
+    let (_, place) = memory();
+    home.push(&place, Pick::Newest).unwrap();
+    let check = |catalog: Vec<u8>, expect: &str| {
+        put(&place, "catalog.json", catalog);
+        let pulled = Home::new().pull(&place, Pick::Newest);
+        for error in [pulled.unwrap_err(), home.push(&place, Pick::Newest).unwrap_err()] {
+            let error = error.to_string();
+            assert!(error.contains("catalog.json") && error.contains(expect), "{error}");
+            assert!(!error.replace("do not remove it", "").contains("remove"), "{error}");
+        }
+    };
+    check(
+        br#"{"format":2,"lines":[]}"#.to_vec(),
+        "is of format 2, and this program knows 1: update",
+    );
+    check(b"{".to_vec(), "is damaged: EOF");
+    check(br#"{"format":1}"#.to_vec(), "is damaged: missing field");
+    check(vec![b' '; (64 << 10) + 1], "has 65537 bytes, of which this program reads at most 65536");
+}
+
+#[test]
+fn a_catalog_never_grows_beyond_what_is_read() {
+    let (home, versions) = Home::with_three();
+    let (_, place) = memory();
+    home.push(&place, Pick::Version(&versions[0].version)).unwrap();
+    let mut catalog: Value = serde_json::from_slice(&stored(&place)["catalog.json"]).unwrap();
+    let room = (64 << 10) - serde_json::to_vec_pretty(&catalog).unwrap().len() - 64;
+    catalog["versions"][0]["by_rule"][&"x".repeat(room)] = 1.into();
+    put(&place, "catalog.json", serde_json::to_vec_pretty(&catalog).unwrap());
+    let before = stored(&place);
+    let error = home.push(&place, Pick::Newest).unwrap_err();
+    assert!(matches!(error, RemoteError::Unlistable { .. }), "{error}");
+    assert!(error.to_string().contains("push to another prefix"), "{error}");
+    assert_eq!(stored(&place), before);
+    Home::new().pull(&place, Pick::Newest).unwrap();
+}
+
+#[test]
+fn a_file_of_rows_counts_only_where_it_is_looked_for() {
+    let (home, versions) = Home::with_three();
+    let (_, place) = memory();
+    home.push(&place, Pick::Newest).unwrap();
+    let file = rows(&versions[2]);
+    let whole = stored(&place)[&file].clone();
+    put(&place, &file.replace("objects/", "objects/old/"), whole.clone());
+    delete(&place, &file);
+    let moved = home.push(&place, Pick::Newest).unwrap();
+    assert_eq!((moved.n_files, &stored(&place)[&file]), (1, &whole));
 }
 
 #[test]

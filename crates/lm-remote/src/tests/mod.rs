@@ -1,8 +1,8 @@
-//! Versions between homes by way of a store in memory, one that fails after so many puts, and one that ignores
-//! conditions.
+//! Versions between homes by way of a store in memory, and of one that fails, forgets and ignores what it is told to.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod forged;
 mod harm;
 mod moves;
 mod stores;
@@ -43,11 +43,15 @@ impl Home {
 
     /// Publishes rows of these texts, beside those of the newest version.
     fn add(&self, source: &str, texts: &[&str]) -> Manifest {
+        self.add_under(CONTRACT, source, texts)
+    }
+
+    fn add_under(&self, terms: &str, source: &str, texts: &[&str]) -> Manifest {
         let rows: String = texts.iter().map(|text| format!("{{\"text\":\"{text}\"}}\n")).collect();
         let path = self.folder.path().join(source);
         fs::write(&path, rows).unwrap();
         let contract = self.folder.path().join("contract.toml");
-        fs::write(&contract, CONTRACT).unwrap();
+        fs::write(&contract, terms).unwrap();
         let options =
             IngestOptions { contract: Some(contract), append: true, ..IngestOptions::default() };
         ingest(&self.data, NAME, &[path], &options, &mut |_| {}).unwrap().manifest
@@ -66,6 +70,11 @@ impl Home {
 
     fn pull(&self, place: &Place, pick: Pick<'_>) -> Result<Moved, RemoteError> {
         pull(place, &self.data, NAME, pick, &|_| {})
+    }
+
+    /// The contract that the next ingest uses.
+    fn contract(&self) -> PathBuf {
+        self.data.0.join("contracts").join("notes.toml")
     }
 
     fn dataset(&self) -> PathBuf {

@@ -124,6 +124,97 @@ fn a_version_can_be_read_and_checked_out_where_it_lies() {
 }
 
 #[test]
+fn a_folder_appears_when_all_of_it_is_there_and_takes_no_others_place() {
+    let (home, versions) = Home::with_three();
+    let (_, place) = memory();
+    home.push(&place, Pick::All).unwrap();
+    let names = |folder: &FilePath| {
+        let mut files = BTreeMap::new();
+        collect(folder, ".", &mut files);
+        files.into_keys().collect::<Vec<_>>()
+    };
+    let root = tempfile::tempdir().unwrap();
+    let far = root.path().join("far");
+    // A kill at any of these moments leaves nothing under the name.
+    let tell = |_: Transferred| assert!(!far.exists());
+    assert_eq!(crate::checkout(&place, NAME, None, &far, &tell).unwrap(), versions[2]);
+    let whole = names(&far);
+    assert_eq!(whole.len(), 6, "{whole:?}");
+
+    // Another one comes first.
+    let taken = root.path().join("taken");
+    let tell = |_: Transferred| {
+        fs::create_dir_all(&taken).unwrap();
+        fs::write(taken.join("a"), "theirs").unwrap();
+    };
+    let error = crate::checkout(&place, NAME, None, &taken, &tell).unwrap_err();
+    assert!(matches!(error, RemoteError::Data(DataError::Exists { .. })), "{error}");
+    assert_eq!(fs::read(taken.join("a")).unwrap(), b"theirs");
+    assert_eq!(names(&taken), ["./a"]);
+    let kept = fs::read_dir(root.path()).unwrap().count();
+    assert_eq!(kept, 2, "only the two folders");
+}
+
+#[test]
+fn a_file_that_is_cut_off_again_and_again_goes_on_where_it_was() {
+    let (home, versions) = Home::with_three();
+    let store = Odd::after(usize::MAX);
+    let place = place(store.clone());
+    home.push(&place, Pick::Version(&versions[0].version)).unwrap();
+    *store.cuts_left.lock().unwrap() = 3;
+    let other = Home::new();
+    let moved = other.pull(&place, Pick::Newest).unwrap();
+    let left = |n_bytes: u64| n_bytes - n_bytes / 2;
+    let size_bytes = moved.size_bytes;
+    let after = [left(size_bytes), left(left(size_bytes)), left(left(left(size_bytes)))];
+    let begins = [0].into_iter().chain(after.map(|left| size_bytes - left)).collect::<Vec<_>>();
+    assert_eq!(*store.begins.lock().unwrap(), begins);
+    let pushed: Vec<_> =
+        stored(&place).into_iter().filter(|(path, _)| path != "catalog.json").collect();
+    assert_eq!(other.files().into_iter().collect::<Vec<_>>(), pushed);
+
+    // A store that gives nothing any more is given up.
+    *store.cuts_left.lock().unwrap() = usize::MAX;
+    let error = Home::new().pull(&place, Pick::Newest).unwrap_err().to_string();
+    assert!(error.contains(".parquet") && error.contains("cut off"), "{error}");
+}
+
+#[test]
+fn a_pull_brings_the_contract_of_the_newest_version_unless_another_was_chosen() {
+    let newer = format!("{CONTRACT}maxLength = 99\n");
+    let home = Home::new();
+    let first = home.add("a.jsonl", &["a"]);
+    home.add_under(&newer, "b.jsonl", &["b"]);
+    let (_, place) = memory();
+    home.push(&place, Pick::All).unwrap();
+    let installed = |home: &Home| fs::read_to_string(home.contract()).unwrap();
+
+    let whole = Home::new();
+    assert!(!whole.pull(&place, Pick::All).unwrap().contract_differs);
+    assert_eq!(installed(&whole), newer);
+
+    let later = Home::new();
+    later.pull(&place, Pick::Version(&first.version)).unwrap();
+    assert_eq!(installed(&later), CONTRACT);
+    assert!(!later.pull(&place, Pick::Newest).unwrap().contract_differs);
+    assert_eq!(installed(&later), newer);
+
+    // An older version changes nothing.
+    let older = Home::new();
+    older.pull(&place, Pick::Newest).unwrap();
+    assert!(!older.pull(&place, Pick::Version(&first.version)).unwrap().contract_differs);
+    assert_eq!(installed(&older), newer);
+
+    let chosen = Home::new();
+    chosen.pull(&place, Pick::Version(&first.version)).unwrap();
+    let own = format!("{CONTRACT}maxLength = 7\n");
+    fs::write(chosen.contract(), &own).unwrap();
+    assert!(chosen.pull(&place, Pick::All).unwrap().contract_differs);
+    assert_eq!(installed(&chosen), own);
+    assert!(!chosen.pull(&place, Pick::All).unwrap().contract_differs);
+}
+
+#[test]
 fn a_large_file_goes_in_parts_and_only_as_it_was() {
     let (_, place) = memory();
     let shelf = Shelf { place: &place, name: NAME };
