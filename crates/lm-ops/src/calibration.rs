@@ -194,8 +194,9 @@ impl Calibrations {
 impl Ops {
     /// With what was learned of releases; without, no confidence is calibrated.
     #[must_use]
-    pub fn with_calibrations(self, calibrations: Calibrations) -> Self {
-        Ops { calibrations: Some(calibrations), ..self }
+    pub fn with_calibrations(mut self, calibrations: Calibrations) -> Self {
+        self.calibrations = Some(calibrations);
+        self
     }
 
     /// What was learned of a release. Blocks for as long as a small file takes.

@@ -15,7 +15,7 @@ use lm_api::{ApiError, OverrideRefusal};
 use lm_ops::{Experiments, Forced, Point, Spec, experiment_refusal, now_ms};
 use lm_panel::{Bounds, Picture, Width};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::app::App;
 use crate::auth::Caller;
