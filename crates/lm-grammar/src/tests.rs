@@ -304,8 +304,14 @@ fn a_long_decided_text_takes_no_more_than_there_is_for_a_token() {
     // Each byte of what they have in common takes something for each of them.
     let common = " hello world".repeat(5);
     let texts = (0..1500).map(|i| format!("{common}{i:04} and thank you")).collect();
-    let (n_guessed, n_right) = walk(&compiler(), &AnswerForm::Choice(texts), 1, 100);
+    let (compiler, form) = (compiler(), AnswerForm::Choice(texts));
+    let (n_guessed, n_right) = walk(&compiler, &form, 1, 100);
     assert!(n_right > 0 && n_right == n_guessed, "{n_right} of {n_guessed}");
+    // As an answer that turned back takes them, for which nobody asked what may come.
+    let mut state = compiler.compile(&form).unwrap().start();
+    for token in Tokenizer::placeholder().encode(&common, Default::default()).unwrap() {
+        assert!(!state.accept(token).unwrap());
+    }
 }
 
 #[test]
