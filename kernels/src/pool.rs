@@ -8,6 +8,7 @@
 
 use std::any::Any;
 use std::cell::UnsafeCell;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crate::columns::Columns;
 
-/// How often a worker looks for the next job before it parks: some tens of microseconds.
+/// How often a worker looks for the next job before it parks, as a rule: for less than a millisecond.
 const SPINS: u32 = if cfg!(miri) { 20 } else { 20_000 };
 /// How often the caller looks whether the last worker is done before it gives its core away.
 const WAIT_SPINS: u32 = 1_000;
@@ -55,6 +56,8 @@ struct Shared {
     caller_sleeps: AtomicBool,
     caller: Mutex<Option<Thread>>,
     ends: AtomicBool,
+    /// How often a worker looks for the next job before it parks.
+    n_spins: u32,
     /// The first panic of a worker's item.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
@@ -86,6 +89,19 @@ impl Pool {
     /// When the system has no thread left.
     #[must_use]
     pub fn new(n_threads: usize) -> Self {
+        Pool::start(n_threads, SPINS).expect("the system has a thread for each core")
+    }
+
+    /// As [`Pool::new`], with workers that park as soon as a job is over: between jobs they take no core from another
+    /// pool, and the next job begins later.
+    ///
+    /// # Errors
+    /// When the system has no thread left.
+    pub fn resting(n_threads: usize) -> io::Result<Self> {
+        Pool::start(n_threads, 0)
+    }
+
+    fn start(n_threads: usize, n_spins: u32) -> io::Result<Self> {
         let nothing: &'static (dyn Fn(usize) + Sync) = &|_| ();
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
@@ -95,18 +111,17 @@ impl Pool {
             caller_sleeps: AtomicBool::new(false),
             caller: Mutex::new(None),
             ends: AtomicBool::new(false),
+            n_spins,
             panic: Mutex::new(None),
         });
-        let workers = (1..n_threads)
-            .map(|i| {
-                let shared = Arc::clone(&shared);
-                std::thread::Builder::new()
-                    .name(format!("lm-worker-{i}"))
-                    .spawn(move || work(&shared))
-                    .expect("the system has a thread for each core")
-            })
-            .collect();
-        Pool { shared, workers, alone_until: None }
+        // Where one cannot be started, dropping it ends those that were.
+        let mut pool = Pool { shared, workers: Vec::with_capacity(n_threads), alone_until: None };
+        for i in 1..n_threads {
+            let shared = Arc::clone(&pool.shared);
+            let thread = std::thread::Builder::new().name(format!("lm-worker-{i}"));
+            pool.workers.push(thread.spawn(move || work(&shared))?);
+        }
+        Ok(pool)
     }
 
     /// Threads that may work on a job, the caller counted.
@@ -342,7 +357,7 @@ fn work(shared: &Shared) {
         let state = shared.state.load(Ordering::Acquire);
         if state & OPEN == 0 || state / JOB == last_job {
             n_spins += 1;
-            if n_spins < SPINS {
+            if n_spins < shared.n_spins {
                 std::hint::spin_loop()
             } else {
                 park(shared, last_job)
@@ -393,6 +408,8 @@ unsafe impl<T: Send> Sync for Shareable<'_, T> {}
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
     use super::*;
 
     /// Miri is some thousand times slower.
@@ -466,7 +483,17 @@ mod tests {
 
     #[test]
     fn parked_workers_wake_up() {
-        let mut pool = Pool::new(2);
+        wakes_up(Pool::new(2));
+    }
+
+    #[test]
+    fn resting_workers_wake_up() {
+        let pool = Pool::resting(2).unwrap();
+        assert_eq!((pool.n_threads(), pool.shared.n_spins), (2, 0));
+        wakes_up(pool);
+    }
+
+    fn wakes_up(mut pool: Pool) {
         for _ in 0..times(20) {
             while pool.shared.n_parked.load(Ordering::SeqCst) == 0 {
                 std::thread::yield_now();

@@ -36,7 +36,10 @@ impl Engine {
         for row in &self.rows {
             let seq = self.scheduler.sequence(row.seq).expect("a scheduled sequence is known");
             let active = self.active.get_mut(&row.seq).expect("a scheduled sequence is active");
-            active.spend(seq, usize::from(row.samples));
+            // What draws tokens is asked for each of them, when it is handed out.
+            if !row.samples || active.max_new_tokens == 0 {
+                active.spend(seq, seq.n_generated());
+            }
         }
         self.stats.cpu_nanos.fetch_add(spent.as_nanos() as u64, Relaxed);
         self.stats.add_joules(joules.unwrap_or(0.0));
@@ -46,8 +49,8 @@ impl Engine {
 }
 
 impl Active {
-    /// Counts what it took, this step with `n_drawn` new tokens included, where it has an allowance.
-    fn spend(&mut self, seq: &Sequence, n_drawn: usize) {
+    /// Counts what it took with the first `n_generated` tokens of its sequence, where it has an allowance.
+    pub(crate) fn spend(&mut self, seq: &Sequence, n_generated: usize) {
         let Some(allowance) = &self.request.allowance else { return };
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let (n_prompt, n_cached) = match &self.before {
@@ -56,7 +59,7 @@ impl Active {
         };
         let usage = Usage {
             prompt_tokens: count(n_prompt),
-            completion_tokens: count(self.carried + seq.n_generated() + n_drawn),
+            completion_tokens: count(self.carried + n_generated),
             cached_tokens: count(n_cached),
         };
         self.is_spent = !allowance.0.spend(self.choice, usage, self.cpu_seconds);

@@ -295,6 +295,7 @@ impl Engine {
         let active = self.active.get_mut(&id).expect("a drawn-for sequence is active");
         self.stats.generation_tokens.fetch_add(1, Relaxed);
         active.clock_token(now, &self.stats);
+        active.spend(seq, n_generated);
         let tokenizer = &self.parts.tokenizer;
         let accept = || active.accept(sampled, is_complete, n_generated, tokenizer);
         let accepted = catch_unwind(AssertUnwindSafe(accept));

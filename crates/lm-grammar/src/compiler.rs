@@ -25,6 +25,9 @@ const MAX_KEPT: usize = 64;
 /// How long a compilation may take, waiting for others included.
 const COMPILE_LIMIT: Duration = Duration::from_secs(2);
 
+/// What the lexer may take for one mask and for the tokens after it until the next one, in the library's units.
+pub(crate) const STEP_FUEL: u64 = 200_000;
+
 /// Compiles grammars for one vocabulary. Shared by threads; made once for a model.
 pub struct GrammarCompiler {
     factory: Arc<ParserFactory>,
@@ -89,6 +92,9 @@ impl GrammarCompiler {
             }
             // The first mask shows what cannot even begin.
             matcher.compute_mask().map_err(|error| refused(first_lines(&error)))?;
+            // The second time it takes nothing of what each answer has for its first tokens.
+            matcher.invalidate_bias_cache();
+            matcher.compute_mask().map_err(|error| refused(first_lines(&error)))?;
             Ok(matcher)
         })?;
         let vocabulary = Arc::clone(self.factory.tok_env());
@@ -146,7 +152,7 @@ fn word(tokenizer: &Tokenizer, token: u32) -> Vec<u8> {
 fn limits() -> ParserLimits {
     ParserLimits {
         initial_lexer_fuel: 1_000_000,
-        step_lexer_fuel: 200_000,
+        step_lexer_fuel: STEP_FUEL,
         step_max_items: 50_000,
         max_lexer_states: 20_000,
         max_grammar_size: 200_000,

@@ -283,6 +283,38 @@ fn after_four_wrong_guesses_in_a_row_there_are_none_any_more() {
 }
 
 #[test]
+fn where_every_third_guess_is_wrong_there_are_soon_none_any_more() {
+    let tokenizer = Tokenizer::placeholder();
+    let mut state = compiler().compile(&AnswerForm::Regex(r"\.{200}".into())).unwrap().start();
+    let mut n_wrong = 0;
+    for i in 1..=60 {
+        state.look_ahead(true);
+        let is_dot = |token: &TokenId| tokenizer.token_bytes(*token) == b".";
+        let dot = state.mask().tokens().find(is_dot).unwrap();
+        let guess = state.guesses().next();
+        let token = guess.filter(|_| i % 3 > 0).unwrap_or(dot);
+        n_wrong += usize::from(guess.is_some_and(|guess| guess != token));
+        state.accept(token).unwrap();
+    }
+    assert_eq!(n_wrong, 4);
+}
+
+#[test]
+fn a_long_decided_text_takes_no_more_than_there_is_for_a_token() {
+    // Each byte of what they have in common takes something for each of them.
+    let common = " hello world".repeat(5);
+    let texts = (0..1500).map(|i| format!("{common}{i:04} and thank you")).collect();
+    let (compiler, form) = (compiler(), AnswerForm::Choice(texts));
+    let (n_guessed, n_right) = walk(&compiler, &form, 1, 100);
+    assert!(n_right > 0 && n_right == n_guessed, "{n_right} of {n_guessed}");
+    // As an answer that turned back takes them, for which nobody asked what may come.
+    let mut state = compiler.compile(&form).unwrap().start();
+    for token in Tokenizer::placeholder().encode(&common, Default::default()).unwrap() {
+        assert!(!state.accept(token).unwrap());
+    }
+}
+
+#[test]
 fn what_was_taken_back_decides_nothing() {
     let (compiler, tokenizer) = (compiler(), Tokenizer::placeholder());
     let cases = forms().into_iter().flat_map(|form| (0..4).map(move |seed| (form.clone(), seed)));

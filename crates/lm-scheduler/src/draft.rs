@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use lm_types::{SeqId, TokenId};
 
-use crate::{Scheduler, SchedulerCounters, Sequence};
+use crate::{Scheduler, SchedulerCounters, Sequence, StepShape};
 
 /// Drafts of one sequence in one step, at most.
 pub(crate) const MAX_DRAFTS: usize = 15;
@@ -36,6 +36,7 @@ const FADING: f64 = 0.99;
 
 /// The records of a drafter: after short matches, after those of [`COPY`] tokens and more, and of what was suggested.
 const N_KINDS: usize = 3;
+const COPIED: usize = 1;
 const SUGGESTED: usize = 2;
 
 /// How often drafts of a sequence were right.
@@ -96,7 +97,7 @@ impl Drafter {
 
     /// Of `n_drafts` so many were right. What was certain proves nothing.
     pub(crate) fn judge(&mut self, n_drafts: usize, n_right: usize) {
-        let n_certain = if self.tried == SUGGESTED { self.n_certain.min(n_right) } else { 0 };
+        let n_certain = self.n_certain.min(n_right);
         let record = &mut self.records[self.tried];
         record.right = FORGETTING * record.right + (n_right - n_certain) as f64;
         let n_judged = n_right - n_certain + usize::from(n_right < n_drafts);
@@ -107,7 +108,8 @@ impl Drafter {
 }
 
 impl SchedulerCounters {
-    /// Before a sequence takes in what was drawn, `n_right` of its drafts among it.
+    /// Before a sequence takes in what was drawn, `n_right` of its drafts among it: the last one, too, where the answer ends
+    /// with it.
     pub(crate) fn count_drafts(&mut self, seq: &Sequence, n_right: usize) {
         self.drafts += u64::from(seq.n_drafts > 0);
         self.draft_tokens += seq.n_drafts as u64;
@@ -120,19 +122,32 @@ impl SchedulerCounters {
 }
 
 impl Scheduler {
-    /// Says what follows a sequence's last token, before a step is planned: the first `n_certain` cannot be wrong. It is
-    /// guessed before anything else.
+    /// Says what follows a sequence's last token, before a step is planned: the first `n_certain` cannot be wrong. Nothing
+    /// else is guessed in its place; a copy that begins so may be guessed beyond it.
     pub fn suggest(&mut self, id: SeqId, tokens: impl Iterator<Item = TokenId>, n_certain: usize) {
         let Some(seq) = self.sequences.get_mut(&id) else { return };
         seq.drafter.suggested.clear();
         seq.drafter.suggested.extend(tokens);
-        seq.drafter.n_certain = n_certain;
+        seq.drafter.n_certain = n_certain.min(seq.drafter.suggested.len());
     }
 
-    /// Whether a guess that cannot be wrong would have paid in the last step. If not, looking for guesses does not either.
+    /// For how many sequences it may pay to look for guesses before the next step: none where one that cannot be wrong
+    /// would not pay beside the sequences that decode now; one while what guesses take is tried out.
     #[must_use]
-    pub fn may_guess(&self) -> bool {
-        self.config.speculate && self.n_paying((1, 1.0), 0, 1) > 0
+    pub fn n_may_guess(&self) -> usize {
+        if !self.config.speculate {
+            return 0;
+        }
+        // Not the last step's shape: after one of prompts alone it would say that nobody waits for a guess.
+        let mut shape = StepShape::default();
+        let running = self.running.iter().map(|id| &self.sequences[id]);
+        let decoding = running.filter(|seq| seq.n_remaining() == 1);
+        decoding.for_each(|seq| shape.add_decode(seq.n_computed));
+        if shape.n_decodes == 0 || self.n_paying(&shape, (1, 1.0), 0, 1) == 0 {
+            return 0;
+        }
+        let n_rows = self.config.max_extra_logits;
+        if self.is_trial() { n_rows.min(1) } else { n_rows }
     }
 
     /// Appends drafts to the step's decodes where they are expected to gain more tokens than the time that they
@@ -174,7 +189,10 @@ impl Scheduler {
         let n_drafts = match n_suggested {
             _ if most == 0 => return 0,
             0 => self.draft_from_text(id, start, most),
-            n => self.draft_suggested(id, start, most.min(n)),
+            n => match self.copy_beyond(id, start, most) {
+                Some(found) => self.draft_copy(id, start, most, found),
+                None => self.draft_suggested(id, start, most.min(n)),
+            },
         };
         let seq = self.sequences.get_mut(&id).expect("a scheduled sequence is known");
         while seq.block_table.len() * self.config.block_size < seq.tokens.len() {
@@ -192,7 +210,7 @@ impl Scheduler {
     fn draft_suggested(&mut self, id: SeqId, start: usize, most: usize) -> usize {
         let drafter = &self.sequences[&id].drafter;
         let odds = (drafter.n_certain, drafter.likelihood(SUGGESTED));
-        let n_drafts = self.n_paying(odds, start, most);
+        let n_drafts = self.n_paying(&self.step.shape, odds, start, most);
         let seq = self.sequences.get_mut(&id).expect("a scheduled sequence is known");
         seq.drafter.tried = SUGGESTED;
         if n_drafts == 0 {
@@ -203,39 +221,71 @@ impl Scheduler {
         n_drafts
     }
 
+    /// A copy that begins with what was suggested, if more than that would pay.
+    fn copy_beyond(&self, id: SeqId, start: usize, most: usize) -> Option<Match> {
+        let Sequence { tokens, drafter, .. } = &self.sequences[&id];
+        let (n, odds) = (drafter.suggested.len(), (drafter.n_certain, drafter.likelihood(COPIED)));
+        if n >= most || self.n_paying(&self.step.shape, odds, start, n + 1) <= n {
+            return None;
+        }
+        let begins = |found: &Match| {
+            tokens.get(found.next..found.next + n) == Some(drafter.suggested.as_slice())
+        };
+        find(tokens).filter(|found| found.length >= COPY).filter(begins)
+    }
+
     /// Appends what followed an earlier text that equals a sequence's end, as far as it pays. How many tokens.
     fn draft_from_text(&mut self, id: SeqId, start: usize, most: usize) -> usize {
         let seq = &self.sequences[&id];
         let likelihood = [0, 1].map(|kind| seq.drafter.likelihood(kind));
         // Most of the time in a large batch: nothing pays, whatever the text.
-        let may_pay = self.n_paying((0, likelihood[0].max(likelihood[1])), start, most) > 0;
+        let odds = (0, likelihood[0].max(likelihood[1]));
+        let may_pay = self.n_paying(&self.step.shape, odds, start, most) > 0;
         let found = if may_pay { find(&seq.tokens) } else { None };
-        let kind = found.map(|found| usize::from(found.length >= COPY));
-        let n_drafts = kind.map_or(0, |kind| self.n_paying((0, likelihood[kind]), start, most));
-        let seq = self.sequences.get_mut(&id).expect("a scheduled sequence is known");
-        match found.zip(kind) {
-            Some((found, kind)) => {
-                seq.drafter.tried = kind;
-                if n_drafts == 0 {
-                    seq.drafter.fade(kind);
-                }
-                seq.guess(found.next, n_drafts);
+        match found {
+            Some(found) => self.draft_copy(id, start, most, found),
+            None => {
+                let seq = self.sequences.get_mut(&id).expect("a scheduled sequence is known");
+                (0..2).for_each(|kind| seq.drafter.fade(kind));
+                0
             }
-            None => (0..2).for_each(|kind| seq.drafter.fade(kind)),
         }
+    }
+
+    /// Appends what followed an earlier text, as far as it pays. How many tokens.
+    fn draft_copy(&mut self, id: SeqId, start: usize, most: usize, found: Match) -> usize {
+        let drafter = &self.sequences[&id].drafter;
+        let kind = if found.length >= COPY { COPIED } else { 0 };
+        let odds = (drafter.n_certain, drafter.likelihood(kind));
+        let n_drafts = self.n_paying(&self.step.shape, odds, start, most);
+        let seq = self.sequences.get_mut(&id).expect("a scheduled sequence is known");
+        seq.drafter.tried = kind;
+        if n_drafts == 0 {
+            seq.drafter.fade(kind);
+        }
+        seq.guess(found.next, n_drafts);
         n_drafts
     }
 
-    /// How many drafts from position `start` on are worth their time: the first `n_certain` are right, and each after them
-    /// with a probability of `likelihood` when all before it are.
-    fn n_paying(&self, (n_certain, likelihood): (usize, f64), start: usize, most: usize) -> usize {
-        let shape = &self.step.shape;
+    /// Whether what guesses take has yet to be measured, or was not for long.
+    fn is_trial(&self) -> bool {
+        self.counters.drafts < N_TRIALS || self.n_steps - self.last_draft_step > TRIAL_EVERY
+    }
+
+    /// How many drafts from position `start` on are worth their time in a step of `shape`: the first `n_certain` are right,
+    /// and each after them with a probability of `likelihood` when all before it are.
+    fn n_paying(
+        &self,
+        shape: &StepShape,
+        (n_certain, likelihood): (usize, f64),
+        start: usize,
+        most: usize,
+    ) -> usize {
         let bound = self.config.max_token_gap;
         let longest =
             if bound == Duration::ZERO { f64::INFINITY } else { PART * bound.as_secs_f64() };
         let before = self.cost.predict(shape);
-        let is_trial =
-            self.counters.drafts < N_TRIALS || self.n_steps - self.last_draft_step > TRIAL_EVERY;
+        let is_trial = self.is_trial();
         let n_decodes = shape.n_decodes as f64;
         let mut gained = 1.0;
         let mut last = before;
@@ -258,6 +308,12 @@ impl Scheduler {
 }
 
 impl Sequence {
+    /// How many of its drafts, the first ones, were drawn.
+    pub(crate) fn n_right(&self, drawn: impl Iterator<Item = TokenId>) -> usize {
+        let drafts = &self.tokens[self.tokens.len() - self.n_drafts..];
+        drafts.iter().zip(drawn).take_while(|(draft, drawn)| *draft == drawn).count()
+    }
+
     /// Appends `n` drafts: what followed at `next`, which may be a draft itself where a text repeats itself.
     fn guess(&mut self, next: usize, n: usize) {
         for i in next..next + n {
@@ -274,18 +330,19 @@ impl Sequence {
         let (known, n_drawn) = (self.tokens.len() - self.n_drafts, drawn.len());
         assert!(self.n_computed == known, "drawn after the sequence's last token");
         assert!(n_drawn <= self.n_drafts + 1, "at most one token more than drafts is drawn");
-        let n_right = n_drawn.saturating_sub(1);
-        let is_right =
-            drawn.clone().take(n_right).eq(self.tokens[known..][..n_right].iter().copied());
-        assert!(is_right, "nothing is drawn after a wrong draft");
+        let n_right = self.n_right(drawn.clone());
+        // The last of what is drawn is not computed, even where it is what was guessed.
+        let n_in_place = n_drawn.saturating_sub(1);
+        assert!(n_right >= n_in_place, "nothing is drawn after a wrong draft");
         if self.n_drafts > 0 {
             self.drafter.judge(self.n_drafts, n_right);
         }
         self.drop_drafts();
         self.drafter.suggested.clear();
+        self.drafter.n_certain = 0;
         self.tokens.extend(drawn);
         // The KV of right drafts is in place.
-        self.n_computed += n_right;
+        self.n_computed += n_in_place;
     }
 
     /// Forgets the drafts that were not verified.

@@ -199,8 +199,9 @@ impl Scheduler {
         for of_one in drawn.chunk_by(|a, b| a.seq == b.seq) {
             let id = of_one[0].seq;
             let seq = self.sequences.get_mut(&id).expect("drawn for a known sequence");
-            self.counters.count_drafts(seq, of_one.len() - 1);
-            seq.accept(of_one.iter().map(|drawn| drawn.token));
+            let tokens = of_one.iter().map(|drawn| drawn.token);
+            self.counters.count_drafts(seq, seq.n_right(tokens.clone()));
+            seq.accept(tokens);
             let n_unpaid = seq.n_computed.saturating_sub(seq.n_charged);
             seq.n_charged += n_unpaid;
             self.tenants.charge(seq.tenant, 0, n_unpaid);

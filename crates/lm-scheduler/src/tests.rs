@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use lm_types::{Priority, SeqId, TenantId, Timestamp};
+use lm_types::{Priority, SeqId, TenantId, Timestamp, TokenId};
 
 use crate::{
     Admission, Drawn, NewSequence, Offer, RefusedBecause, Scheduler, SchedulerConfig, Ticket,
@@ -40,9 +40,13 @@ impl Rig {
     }
 
     fn add(&mut self, id: u64, tenant: u64, priority: Priority, n_prompt: usize) {
+        self.add_with(id, tenant, priority, vec![5; n_prompt]);
+    }
+
+    fn add_with(&mut self, id: u64, tenant: u64, priority: Priority, prompt: Vec<TokenId>) {
         let new = NewSequence {
             id: SeqId(id),
-            prompt: vec![5; n_prompt],
+            prompt,
             max_new_tokens: 500,
             priority,
             tenant: TenantId(tenant),
@@ -349,6 +353,51 @@ fn what_is_suggested_is_guessed_before_anything_else_and_holds_for_one_token() {
 }
 
 #[test]
+fn a_guess_that_an_answer_ends_with_was_right() {
+    let mut rig = Rig::new(|config| config.speculate = true);
+    rig.add(1, 1, Priority::Interactive, 10);
+    (0..100).for_each(|_| drop(rig.step()));
+    let of_answer = |rig: &Rig| rig.scheduler.sequence(SeqId(1)).unwrap().n_drafted_accepted();
+    let (before, of_answer_before) = (rig.scheduler.counters(), of_answer(&rig));
+    rig.scheduler.suggest(SeqId(1), [7, 8, 9].into_iter(), 0);
+    assert_eq!(rig.scheduler.schedule(rig.now).rows[0].n_drafts, 3);
+    rig.scheduler.complete(&[7, 8].map(|token| Drawn { seq: SeqId(1), token }));
+    rig.scheduler.check_integrity().unwrap();
+    let (after, of_answer_after) = (rig.scheduler.counters(), of_answer(&rig));
+    let of_forms = [0, 1].map(|i| after.suggested_tokens[i] - before.suggested_tokens[i]);
+    let of_all =
+        [after.draft_tokens - before.draft_tokens, after.accepted_tokens - before.accepted_tokens];
+    assert_eq!((of_forms, of_all), ([3, 2], [3, 2]));
+    assert_eq!(of_answer_after.0 - of_answer_before.0, 3);
+    assert_eq!(of_answer_after.1 - of_answer_before.1, 2);
+    assert!(rig.scheduler.sequence(SeqId(1)).unwrap().tokens().ends_with(&[7, 8]));
+}
+
+#[test]
+fn a_copy_goes_on_beyond_what_was_suggested() {
+    let guessed = |suggested: &[TokenId]| {
+        let mut rig = Rig::new(|config| {
+            (config.speculate, config.max_token_gap) = (true, Duration::ZERO);
+        });
+        // It ends as it began.
+        let prompt = (100..130).chain(100..110).collect();
+        rig.add_with(1, 1, Priority::Interactive, prompt);
+        rig.scheduler.schedule(rig.now);
+        rig.scheduler.observe(2e-2);
+        rig.scheduler.complete(&[Drawn { seq: SeqId(1), token: 110 }]);
+        rig.scheduler.suggest(SeqId(1), suggested.iter().copied(), 1);
+        let row = rig.scheduler.schedule(rig.now).rows[0];
+        rig.scheduler.check_integrity().unwrap();
+        let tokens = rig.scheduler.sequence(SeqId(1)).unwrap().tokens_and_drafts();
+        tokens[tokens.len() - row.n_drafts..].to_vec()
+    };
+    let copy = guessed(&[111, 112]);
+    assert!(copy.len() > 2 && copy.iter().copied().eq(111..111 + copy.len() as u32));
+    // What is suggested holds where the copy says otherwise.
+    assert_eq!(guessed(&[111, 7]), [111, 7]);
+}
+
+#[test]
 fn suggestions_that_are_wrong_are_guessed_less_unless_they_are_certain() {
     let mut rig = Rig::new(|_| ());
     rig.add(1, 1, Priority::Interactive, 10);
@@ -361,11 +410,44 @@ fn suggestions_that_are_wrong_are_guessed_less_unless_they_are_certain() {
         rig.scheduler.complete(&[Drawn { seq: SeqId(1), token: 4 }]);
         step.rows[0].n_drafts
     };
-    assert!(rig.scheduler.may_guess());
+    assert!(rig.scheduler.n_may_guess() > 0);
     assert_eq!(guessed(&mut rig, 0), 4);
     let n_tried = (0..100).filter(|_| guessed(&mut rig, 0) > 0).count();
     assert!(n_tried < 30, "wrong ones were tried {n_tried} times");
     assert_eq!(guessed(&mut rig, 4), 4);
     rig.scheduler.config.speculate = false;
-    assert!(!rig.scheduler.may_guess());
+    assert_eq!(rig.scheduler.n_may_guess(), 0);
+}
+
+#[test]
+fn guesses_are_looked_for_as_far_as_they_pay_beside_those_that_decode() {
+    let mut rig = Rig::new(|config| {
+        (config.speculate, config.max_num_seqs, config.max_queued_requests) = (true, 16, 16);
+        config.max_token_gap = Duration::ZERO;
+    });
+    assert_eq!(rig.scheduler.n_may_guess(), 0, "nobody runs");
+    rig.add(1, 1, Priority::Interactive, 10);
+    rig.step();
+    assert_eq!(rig.scheduler.n_may_guess(), 1, "what a guess takes is tried with one");
+    // A guess takes almost as long as a step of one.
+    for i in 0..60 {
+        let guess = (i % 3 > 0).then_some(7);
+        rig.scheduler.suggest(SeqId(1), guess.into_iter(), 1);
+        let n_drafts = rig.scheduler.schedule(rig.now).shape.n_drafts;
+        rig.scheduler.observe(3e-3 + 1.8e-3 * n_drafts as f64);
+        let right = guess.filter(|_| n_drafts > 0).into_iter();
+        // The text repeats nothing, so that nothing else is guessed.
+        let drawn: Vec<Drawn> =
+            right.chain([100 + i]).map(|token| Drawn { seq: SeqId(1), token }).collect();
+        rig.scheduler.complete(&drawn);
+    }
+    assert!(rig.scheduler.counters().drafts >= 4);
+    assert_eq!(rig.scheduler.n_may_guess(), rig.scheduler.config.max_extra_logits);
+    // The prompts of many are computed in a step in which nobody decodes.
+    rig.scheduler.remove(SeqId(1));
+    (2..18).for_each(|i| rig.add(i, 1, Priority::Interactive, 10));
+    rig.step();
+    let shape = rig.scheduler.step().shape;
+    assert_eq!((shape.n_decodes, shape.n_prefill_tokens), (0, 160));
+    assert_eq!(rig.scheduler.n_may_guess(), 0);
 }

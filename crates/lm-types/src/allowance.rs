@@ -8,7 +8,8 @@ use crate::Usage;
 /// Counts what the answers of one request take while they run, and says when nothing is left.
 pub trait Allowance: Debug + Send + Sync {
     /// Answer `choice` took so much so far, the CPU time in seconds. False when nothing is left: it ends with the
-    /// text that it has. Asked after each of its steps, so that it must not wait; once more when it has ended.
+    /// text that it has. Asked for each of its tokens and after each step of its prompt, so that it must not wait; once
+    /// more when it has ended.
     fn spend(&self, choice: u32, usage: Usage, cpu_seconds: f64) -> bool;
 }
 

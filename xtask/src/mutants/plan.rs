@@ -263,8 +263,8 @@ pub(super) const MUTANTS: [Mutant; 34] = [
     Mutant {
         name: "one guess too many counts as right",
         file: DRAFT,
-        find: "        self.n_computed += n_right;\n",
-        replace: "        self.n_computed += n_right + usize::from(n_right > 1);\n",
+        find: "        self.n_computed += n_in_place;\n",
+        replace: "        self.n_computed += n_in_place + usize::from(n_in_place > 1);\n",
         judge: Judge::Simulation,
     },
     Mutant {

@@ -1,7 +1,9 @@
 //! Allowances: what an answer took is counted while it runs, and it ends when nothing is left.
 
-use lm_types::{Allowance, SharedAllowance, Usage};
+use lm_grammar::GrammarCompiler;
+use lm_types::{Allowance, AnswerForm, SharedAllowance, Usage};
 
+use super::speculating::{read, rig, to_echo};
 use super::*;
 
 /// So many tokens are left, the prompt's included.
@@ -77,4 +79,32 @@ fn text_that_was_held_back_is_kept() {
     });
     rig.run();
     assert_eq!(answer(&held), (whole, Ok(FinishReason::Budget)));
+}
+
+#[test]
+fn guesses_overdraw_nothing() {
+    let tokenizer = Tokenizer::placeholder();
+    let compiler = GrammarCompiler::new(&tokenizer, placeholder::VOCAB_SIZE).unwrap();
+    let grammar = compiler.compile(&AnswerForm::Regex("(0123456789){20}".into())).unwrap();
+    let n_prompt = to_echo(0).len() as u32;
+    let run = |speculate: bool, n_tokens: u32| {
+        let mut rig = rig("delay_us=300", speculate, 512);
+        let purse = Arc::new(Purse { limit: n_prompt + n_tokens, ..Purse::default() });
+        let allowance: Arc<dyn Allowance> = purse.clone();
+        let reader = rig.add_formed(to_echo(0), Some(grammar.start()), |request| {
+            request.stop.ignore_eos = false;
+            request.allowance = Some(SharedAllowance(allowance));
+        });
+        rig.run();
+        let (usage, _) = *purse.seen.lock().unwrap().last().unwrap();
+        assert_eq!((usage.prompt_tokens, usage.completion_tokens), (n_prompt, n_tokens));
+        (read(&reader), rig.stats.snapshot().accepted_tokens)
+    };
+    // Several tokens come a step, so that most of these ends lie within one.
+    for n_tokens in 29..35 {
+        let (with, n_right) = run(true, n_tokens);
+        assert!(n_right > 20, "only {n_right} guesses were right");
+        assert_eq!((with.tokens.len() as u32, run(false, n_tokens).0 == with), (n_tokens, true));
+        assert_eq!(with.end.map(|(reason, _)| reason), Ok(FinishReason::Budget));
+    }
 }
