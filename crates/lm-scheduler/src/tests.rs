@@ -151,7 +151,8 @@ fn background_of_a_model_whose_steps_are_long_is_computed_together() {
     (0..20).for_each(|_| drop(rig.step()));
     // Beside a stream what costs it little, and then alone.
     let beside: Vec<usize> = (0..40).map(|_| rig.step().len() - 1).collect();
-    assert!(beside.iter().all(|n| (1..8).contains(n)), "{beside:?}");
+    let n_rows: usize = beside.iter().sum();
+    assert!(n_rows >= 8 && beside.iter().all(|n| *n < 8), "{beside:?}");
     rig.scheduler.remove(SeqId(100));
     (0..20).for_each(|_| drop(rig.step()));
     assert_eq!(rig.step().len(), 8);

@@ -139,7 +139,7 @@ impl LoraConfig {
         let is_one_of =
             |module: &str, names: &[String]| names.iter().any(|name| is_end(module, name));
         let wrong = |module: &str, wanted: String| {
-            Err(ModelError::invalid("tensors of an adapter of module", module, wanted))
+            Err(ModelError::invalid("an adapted module", module, wanted))
         };
         if let Some(module) = modules.clone().find(|module| is_one_of(module, &self.excluded)) {
             let names = self.excluded.join(", ");

@@ -190,8 +190,8 @@ fn what_a_pattern_or_a_list_of_layers_leaves_out_has_no_tensors() {
     );
     check(
         |config, _| config["exclude_modules"] = json!(["self_attn.q_proj"]),
-        "of module model.layers.1.self_attn.q_proj, but must be none of exclude_modules: \
-         self_attn.q_proj",
+        "an adapted module is model.layers.1.self_attn.q_proj, but must be none of \
+         exclude_modules: self_attn.q_proj",
     );
     check(
         |config, _| config["exclude_modules"] = json!([1]),

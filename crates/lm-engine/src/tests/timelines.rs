@@ -73,7 +73,7 @@ fn a_prompt_beside_a_stream_is_why_its_token_came_late() {
 #[test]
 fn who_is_preempted_is_told_for_whom_and_how_long() {
     let mut rig = Rig::new("");
-    // All blocks are taken by two long background answers before somebody urgent comes.
+    // All blocks are taken by two long answers of batch before somebody urgent comes.
     let ids = [1_u128, 2];
     let readers: Vec<_> = ids
         .iter()
@@ -81,11 +81,12 @@ fn who_is_preempted_is_told_for_whom_and_how_long() {
             let tokens = (0..700).map(|p| placeholder::FIRST_WORD + (p + *id as u32) % 200);
             rig.add(tokens.collect(), |request| {
                 request.id = RequestId(*id);
-                request.priority = Priority::Background;
+                request.priority = Priority::Batch;
                 request.stop.max_tokens = Some(200);
             })
         })
         .collect();
+    (0..40).for_each(|_| rig.engine.step());
     let many: Vec<_> = (3..7_u128)
         .map(|id| {
             let tokens = (0..800).map(|p| placeholder::FIRST_WORD + (3 * p + id as u32) % 200);
