@@ -90,6 +90,12 @@ impl<'a, T> Columns<'a, T> {
     }
 }
 
+/// Columns that threads take parts of.
+pub(crate) struct Shareable<'a, T>(pub(crate) Columns<'a, T>);
+
+// SAFETY: threads only take parts of it that do not overlap.
+unsafe impl<T: Send> Sync for Shareable<'_, T> {}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, Thread, current};
 use std::time::{Duration, Instant};
 
-use crate::columns::Columns;
+use crate::columns::{Columns, Shareable};
 
 /// How often a worker looks for the next job before it parks, as a rule: for less than a millisecond.
 const SPINS: u32 = if cfg!(miri) { 20 } else { 20_000 };
@@ -351,16 +351,14 @@ fn take_items(shared: &Shared, n_items: usize, run: &(dyn Fn(usize) + Sync)) {
 /// The life of a worker.
 fn work(shared: &Shared) {
     flush_denormals();
-    let mut last_job = 0;
-    let mut n_spins = 0;
+    let (mut last_job, mut n_spins) = (0, 0);
     while !shared.ends.load(Ordering::Relaxed) {
         let state = shared.state.load(Ordering::Acquire);
         if state & OPEN == 0 || state / JOB == last_job {
             n_spins += 1;
-            if n_spins < shared.n_spins {
-                std::hint::spin_loop()
-            } else {
-                park(shared, last_job)
+            match n_spins < shared.n_spins {
+                true => std::hint::spin_loop(),
+                false => park(shared, last_job),
             }
             continue;
         }
@@ -399,12 +397,6 @@ fn park(shared: &Shared, last_job: u64) {
     }
     shared.n_parked.fetch_sub(1, Ordering::SeqCst);
 }
-
-/// Columns that threads take parts of.
-struct Shareable<'a, T>(Columns<'a, T>);
-
-// SAFETY: threads only take parts of it that do not overlap.
-unsafe impl<T: Send> Sync for Shareable<'_, T> {}
 
 #[cfg(test)]
 mod tests {

@@ -7,9 +7,10 @@
 use std::fs;
 use std::io::ErrorKind;
 
-use crate::error::{failures_text, io_error};
+use crate::error::io_error;
 use crate::home::DatasetFolder;
 use crate::ingest::{prepare, run_batch};
+use crate::shares::failures_text;
 use crate::stage::ledger::{Stamp, Tally};
 use crate::watch::culprits;
 use crate::{DataError, DataHome, IngestOptions, IngestProgress, inbox};

@@ -4,10 +4,10 @@
 //!
 //! Start reading at [`DataError`].
 
-use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::shares::failures_text;
 use crate::{Format, RuleShare};
 
 /// Why the pipeline could not do what was asked.
@@ -391,20 +391,4 @@ fn short(version: &str) -> &str {
 pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataError {
     let path = path.to_owned();
     move |source| DataError::Io { action, path, source }
-}
-
-pub(crate) fn failures_text(failures: &[RuleShare]) -> String {
-    let mut text = String::new();
-    for (i, RuleShare { rule, rows, rows_in, limit }) in failures.iter().enumerate() {
-        let separator = if i == 0 { "" } else { ", " };
-        let percent = 100.0 * *rows as f64 / *rows_in as f64;
-        let limit = 100.0 * limit;
-        // Writing to a String cannot fail.
-        let _ = write!(
-            text,
-            "{separator}rule {rule} is broken by {rows} of {rows_in} rows ({percent:.2} %, limit \
-             {limit:.2} %; --allow {rule} publishes the rest)"
-        );
-    }
-    text
 }

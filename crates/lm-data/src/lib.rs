@@ -39,6 +39,7 @@ mod read;
 mod reader;
 mod receipts;
 mod room;
+mod shares;
 mod sources;
 mod stage;
 mod turns;

@@ -39,10 +39,9 @@ pub struct Calibration {
 /// A release of which too little is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{n_judged} answers are judged, {n_good} of them good, but at least {} must be, of which {} good and {} bad",
+    "{n_judged} answers are judged, {n_good} of them good, but at least {} must be, of which {least} good and {least} bad",
     Calibration::MIN_JUDGED,
-    Calibration::MIN_OF_EACH,
-    Calibration::MIN_OF_EACH
+    least = Calibration::MIN_OF_EACH
 )]
 pub struct TooFewJudged {
     /// Answers that were judged.

@@ -119,6 +119,6 @@ fn opinion(feedback: &StoredFeedback) -> Option<Option<bool>> {
         Rating::Boolean(is_good) => f64::from(u8::from(is_good)),
         Rating::Score(score) => score,
     };
-    let is_clear = rating > GOOD || rating < 1.0 - GOOD;
+    let is_clear = !(1.0 - GOOD..=GOOD).contains(&rating);
     Some(is_clear.then_some(rating > GOOD))
 }

@@ -62,7 +62,7 @@ fn an_answer_says_how_sure_the_model_was_only_when_asked_and_at_its_end() {
         // A stream says the same of the same answer.
         let stream = body.replace(r#""confidence""#, r#""stream":true,"confidence""#);
         let reply = server.post(path, &stream);
-        assert_eq!(streamed(&reply, 1), [confidence.clone()]);
+        assert_eq!(streamed(&reply, 1), std::slice::from_ref(confidence));
         assert!(!reply.body.contains("\"logprob\""), "{}", reply.body);
     }
 }
@@ -121,7 +121,7 @@ fn it_is_calibrated_by_what_was_learned_of_its_own_release() {
     let was = &before["choices"][0]["confidence"];
     assert_eq!(confidence["token_probability"], was["token_probability"]);
     let reply = server.post(CHAT, &hello(&format!(r#"{ASKED},"stream":true"#)));
-    assert_eq!(streamed(&reply, 1), [confidence.clone()]);
+    assert_eq!(streamed(&reply, 1), std::slice::from_ref(confidence));
 
     // A file that somebody touched is not believed.
     let path = server.folder.path().join(format!("confidence/{release}.json"));
