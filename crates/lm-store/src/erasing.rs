@@ -122,7 +122,7 @@ mod tests {
         std::fs::write(&path, cut).unwrap();
         drop(erasing);
         let erasing = Erasing::begin(&path).unwrap();
-        assert_eq!(erasing.left().unwrap(), [first.clone()]);
+        assert_eq!(erasing.left().unwrap(), std::slice::from_ref(&first));
         note(&path, &[second.clone(), first.clone()]).unwrap();
         assert_eq!(erasing.left().unwrap(), [first, second]);
         erasing.end().unwrap();
