@@ -174,10 +174,11 @@ def test_a_push_that_is_killed_goes_on_and_doubles_nothing(home, other, s3):
     release.set()
     # What was sent before the kill is taken, also when nobody waits for the answer.
     until(lambda: len(s3.done("PUT", "/objects/")), lambda n: n == 3)
-    s3.fault = lambda asked: None
     for ask in (["log", "notes", "--remote", PLACE], ["pull", "notes", PLACE]):
         assert "no dataset notes" in refused(other, s3, *ask)
 
+    # By now nothing of the killed one is on its way any more.
+    s3.fault = lambda asked: None
     moved = told(home, s3, "push", "notes", PLACE)
     assert (moved["n_files"], moved["n_files_there"]) == (N_SMALL + 1 - 3, 3)
     whole = [asked.key for asked in s3.done("PUT", "") if "partNumber" not in asked.query]

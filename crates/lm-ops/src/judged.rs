@@ -27,7 +27,7 @@ pub struct Judged {
 const PAGE: u32 = 1000;
 /// Failures whose reviews count: the newest.
 const MAX_FAILURES: u32 = 100_000;
-/// From then on a rating says that an answer is good; up to 1 less it, that it is bad. Between them it says neither.
+/// Above it a rating says that an answer is good; below 1 less it, that it is bad. Otherwise it says neither.
 const GOOD: f64 = 0.6;
 
 /// An answer: its request, and which of its answers.
@@ -62,19 +62,34 @@ impl Judged {
             let mut of_request = last.iter().flat_map(|(_, answers)| answers);
             // What was erased is known no more.
             if let Some(answer) = of_request.find(|answer| answer.choice == choice) {
-                judged.take(answer, is_good, &mut seen);
+                judged.take(id, answer, is_good, &mut seen);
             }
         }
         Ok(judged)
     }
 
-    fn take(&mut self, answer: &RecordedAnswer, is_good: bool, seen: &mut HashSet<u64>) {
+    fn take(
+        &mut self,
+        id: RequestId,
+        answer: &RecordedAnswer,
+        is_good: bool,
+        seen: &mut HashSet<u64>,
+    ) {
         let mean = answer.timeline.as_ref().and_then(|timeline| timeline.mean_logprob);
         let Some(score) = mean.filter(|mean| mean.is_finite()) else {
             self.n_without_logprob += 1;
             return;
         };
-        // Where tokens are not kept nobody knows.
+        // What was told again is the answer of who computed it.
+        let computed_by =
+            answer.timeline.as_ref().and_then(|timeline| timeline.computed_by.clone());
+        let mut hasher = DefaultHasher::new();
+        (computed_by.unwrap_or_else(|| id.to_string()), answer.choice).hash(&mut hasher);
+        if !seen.insert(hasher.finish()) {
+            self.n_repeated += 1;
+            return;
+        }
+        // So is what another computed alike, where tokens are kept.
         if let (Some(prompt), Some(output)) = (&answer.prompt_tokens, &answer.output_tokens) {
             let mut hasher = DefaultHasher::new();
             (&answer.release_hash, prompt, output).hash(&mut hasher);

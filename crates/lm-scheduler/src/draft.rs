@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use lm_types::{SeqId, TokenId};
+use lm_types::{Priority, SeqId, TokenId};
 
 use crate::{Scheduler, SchedulerCounters, Sequence, StepShape};
 
@@ -152,14 +152,17 @@ impl Scheduler {
 
     /// Appends drafts to the step's decodes where they are expected to gain more tokens than the time that they
     /// take would otherwise. They come after everything else: nobody waits or loses blocks for a guess, and a
-    /// step with prompts, which has other use for its time, has none.
-    pub(crate) fn draft(&mut self, mut n_tokens: usize) {
+    /// step with prompts, which has other use for its time, has none. Nor has background where the step `is_urgent`.
+    pub(crate) fn draft(&mut self, mut n_tokens: usize, is_urgent: bool) {
         if !self.config.speculate || self.step.shape.n_prefill_tokens > 0 {
             return;
         }
         let mut n_extra = self.config.max_extra_logits;
         for i in 0..self.step.rows.len() {
             let id = self.step.rows[i].seq;
+            if is_urgent && self.sequences[&id].class == Priority::Background {
+                continue;
+            }
             let most = n_tokens.min(n_extra).min(MAX_DRAFTS).min(self.free_positions(id));
             let n_drafts = self.draft_for(id, most);
             let row = &mut self.step.rows[i];

@@ -94,7 +94,7 @@ impl Scheduler {
             }
             self.schedule_prefills(&mut room);
         }
-        self.draft(room.tokens);
+        self.draft(room.tokens, room.urgent.n_decodes > 0);
     }
 
     /// The seconds that a step of decodes may take when it gets a row of `class`, and one of decodes and
@@ -148,7 +148,9 @@ impl Scheduler {
             }
             let tenant = tenants.get(seq.tenant);
             self.order.push(Candidate {
-                is_in_turn: !take_turns || n_steps - seq.last_step <= MOST_LEFT_OUT,
+                is_in_turn: !take_turns
+                    || seq.class == Priority::Background
+                    || n_steps - seq.last_step <= MOST_LEFT_OUT,
                 class: seq.class,
                 served: tenant.served,
                 n_slots: tenant.n_slots,
@@ -171,18 +173,26 @@ impl Scheduler {
             let is_too_long = self.time_bounds(room, class).is_some_and(|(seconds, _)| {
                 shape.n_decodes > 1 && self.cost.predict(&shape) > seconds
             });
-            // One of background that was left out for long may stand before others.
-            if is_too_long && class == Priority::Background {
-                continue;
-            }
-            if is_too_long || room.tokens == 0 {
+            let takes_turn = is_too_long && self.background_may_take_turn(room, class);
+            if room.tokens == 0 || (is_too_long && !takes_turn) {
                 return;
+            }
+            if takes_turn {
+                self.last_beside = self.n_steps;
             }
             // An earlier one may have taken its blocks.
             if self.sequences[&id].is_running && self.make_room_for_one(id) {
                 self.schedule_row(id, 1, room);
             }
         }
+    }
+
+    /// Whether it is time for a row of background beside others' decodes that does not fit into the step's time: all of
+    /// background has one turn.
+    fn background_may_take_turn(&self, room: &Room, class: Priority) -> bool {
+        class == Priority::Background
+            && room.urgent.n_decodes > 0
+            && self.n_steps - self.last_beside > MOST_LEFT_OUT
     }
 
     /// Gives chunks to prefilling sequences and slots to waiting ones, whoever's turn it is.
@@ -259,10 +269,8 @@ impl Scheduler {
             true => (LEAST_BESIDE, GRAIN_BESIDE),
             false => (LEAST_CHUNK, LEAST_CHUNK),
         };
-        // Beside others background takes turns, as what does not fit into a step's time does.
-        let must_wait = seq.class == Priority::Background
-            && room.urgent.n_decodes > 0
-            && self.n_steps - seq.last_step <= MOST_LEFT_OUT;
+        let is_background_beside = seq.class == Priority::Background && room.urgent.n_decodes > 0;
+        let must_wait = is_background_beside && !self.background_may_take_turn(room, seq.class);
         let chunk = match in_time {
             _ if in_time >= most => most,
             _ if in_time < least && (room.has_prefill || !is_prompt || must_wait) => 0,
@@ -270,6 +278,9 @@ impl Scheduler {
             _ => in_time - in_time % grain,
         };
         if chunk > 0 {
+            if is_background_beside && in_time < least {
+                self.last_beside = self.n_steps;
+            }
             room.has_prefill = true;
             self.schedule_row(id, chunk, room);
         }

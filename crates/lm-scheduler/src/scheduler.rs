@@ -42,6 +42,8 @@ pub struct Scheduler {
     pub(crate) last_fair_preemption: u64,
     /// The last step with guesses.
     pub(crate) last_draft_step: u64,
+    /// The last step in which background had its turn beside others.
+    pub(crate) last_beside: u64,
     n_added: u64,
     /// What is kept outside of the pool, where anything is.
     pub(crate) outside: Option<Outside>,
@@ -132,6 +134,7 @@ impl Scheduler {
             now: Timestamp(0),
             last_fair_preemption: 0,
             last_draft_step: 0,
+            last_beside: 0,
             n_added: 0,
             outside: None,
             counters: SchedulerCounters::default(),

@@ -317,7 +317,9 @@ impl Running {
     /// How sure the model was of an answer, where that is asked for.
     pub(crate) fn confidence(&self, sureness: &Sureness) -> Option<Confidence> {
         let calibration = self.calibration.as_ref()?.as_ref();
-        let known = calibration.zip(sureness.mean_logprob());
+        // No answer that is learned from has a token of probability 0.
+        let mean = sureness.mean_logprob().filter(|mean| mean.is_finite());
+        let known = calibration.zip(mean);
         Some(sureness.confidence(known.map(|(calibration, mean)| calibration.learned(mean))))
     }
 
