@@ -170,10 +170,15 @@ impl Scheduler {
             let class = self.order[i].class;
             let mut shape = self.step.shape;
             shape.add_decode(self.sequences[&id].n_computed);
-            let is_too_long = self.time_bounds(room, class).is_some_and(|(seconds, _)| {
-                shape.n_decodes > 1 && self.cost.predict(&shape) > seconds
-            });
-            let takes_turn = is_too_long && self.background_may_take_turn(room, class);
+            let is_over = |bounds: Option<(f64, f64)>| {
+                bounds.is_some_and(|(seconds, _)| {
+                    shape.n_decodes > 1 && self.cost.predict(&shape) > seconds
+                })
+            };
+            let is_too_long = is_over(self.time_bounds(room, class));
+            let takes_turn = is_too_long
+                && self.background_may_take_turn(room, class)
+                && !is_over(self.time_bounds(room, Priority::Interactive));
             if room.tokens == 0 || (is_too_long && !takes_turn) {
                 return;
             }
