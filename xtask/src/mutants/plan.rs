@@ -186,7 +186,7 @@ pub(super) const MUTANTS: [Mutant; 34] = [
         name: "background keeps who comes waiting",
         file: FILL,
         find: ".max(BACKGROUND_PART * seconds)",
-        replace: "seconds",
+        replace: ".max(seconds)",
         judge: Judge::UnitTests,
     },
     Mutant {
