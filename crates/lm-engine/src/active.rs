@@ -183,9 +183,6 @@ impl Active {
         n_generated: usize,
         tokenizer: &Tokenizer,
     ) -> Result<Accepted, GrammarError> {
-        if let Some(drawn) = &logprobs {
-            self.story.drawn(drawn.logprob);
-        }
         let (mut n_safe, mut reason) = (0, None);
         if self.end_tokens.contains(&token) {
             self.decode.finish(&mut self.held_back);
@@ -217,6 +214,9 @@ impl Active {
         }
         if self.guard.is_some() {
             return Ok(self.guarded(token, logprobs, n_safe, reason, tokenizer));
+        }
+        if let Some(drawn) = &logprobs {
+            self.story.handed_out(drawn.logprob);
         }
         self.text.push_str(&self.held_back[..n_safe]);
         self.output.push(token, &self.held_back[..n_safe], logprobs);

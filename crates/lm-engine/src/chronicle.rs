@@ -47,7 +47,7 @@ pub(crate) struct Story {
     n_tokens: u32,
     last_token: Option<Timestamp>,
     gap: GapParts,
-    /// Of the tokens whose log-probability was asked for: how many, and the sum.
+    /// Of the tokens that were handed out with their log-probabilities: how many, and the sum.
     logprobs: (u32, f64),
 }
 
@@ -180,8 +180,9 @@ impl Story {
         self.n_tokens += 1;
     }
 
-    /// A token's log-probability was asked for.
-    pub(crate) fn drawn(&mut self, logprob: f32) {
+    /// A token whose log-probability was asked for is the reader's. What a rule cut away never is, so that this and what
+    /// the reader can work out are the same.
+    pub(crate) fn handed_out(&mut self, logprob: f32) {
         let (n, sum) = &mut self.logprobs;
         (*n, *sum) = (*n + 1, *sum + f64::from(logprob));
     }

@@ -191,6 +191,9 @@ impl Active {
         }
         let n_certain = self.text.len();
         let n_tokens = guard.held.iter().take_while(|held| held.needs <= n_certain).count();
+        for known in guard.held.range(..n_tokens).filter_map(|held| held.logprobs.as_ref()) {
+            self.story.handed_out(known.logprob);
+        }
         let tokens = guard.held.drain(..n_tokens).map(|held| (held.token, held.logprobs));
         self.output.push_all(tokens, certain);
         self.held_back.drain(..n_bytes);

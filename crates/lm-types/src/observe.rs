@@ -39,7 +39,8 @@ pub struct RequestEvent {
     pub timings: Timings,
     /// What happened to it on its way.
     pub timeline: Timeline,
-    /// The mean log-probability of its tokens, where the request asked for theirs: no others are computed.
+    /// The mean log-probability of the tokens that its reader got, where the request asked for theirs: no others are
+    /// computed.
     pub mean_logprob: Option<f64>,
 }
 

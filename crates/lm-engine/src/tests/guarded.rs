@@ -23,6 +23,11 @@ impl Got {
             visible.flat_map(|&token| tokenizer.token_bytes(token).to_vec()).collect();
         String::from_utf8_lossy(&bytes).into_owned()
     }
+
+    fn mean_logprob(&self) -> Option<f64> {
+        let sum: f64 = self.logprobs.iter().map(|one| f64::from(one.logprob)).sum();
+        (!self.logprobs.is_empty()).then(|| sum / self.logprobs.len() as f64)
+    }
 }
 
 fn rules(phrases: &[&str], then: &OnHit) -> Option<Arc<OutputRules>> {
@@ -91,6 +96,7 @@ fn check(text: &str, phrase: &str, then: &OnHit, expect: &str) {
         assert_eq!((event.output_text.as_str(), event.hits.len()), (expect, 1));
         assert_eq!(event.output_tokens, got.tokens);
         assert_eq!(event.usage.completion_tokens as usize, got.tokens.len());
+        assert_eq!(event.mean_logprob, got.mean_logprob(), "what is learned from is what was told");
     }
 }
 
@@ -188,6 +194,7 @@ fn an_answer_that_turns_back_goes_on_without_the_phrase() {
         assert_eq!(event.usage.completion_tokens, 300);
         assert_eq!(event.usage.prompt_tokens, 20 + i);
         assert_eq!(event.hits.len(), 1);
+        assert_eq!(event.mean_logprob, got.mean_logprob(), "what it turned back from counts");
         // Deterministic: the same again.
         assert_eq!(guarded(rules(&[&phrase], &OnHit::Resubmit), Some(2)).0.text, got.text);
         // A phrase that cuts into a token: the beginning of the token stays.
@@ -209,6 +216,8 @@ fn rules_that_no_answer_meets_change_nothing() {
         });
         rig.run();
         let got = read(&reader);
+        let event = rig.observer.0.lock().unwrap().pop().unwrap();
+        assert_eq!(event.mean_logprob, got.mean_logprob());
         (got.text, got.tokens, got.logprobs)
     };
     assert_eq!(run(None), run(rules(&["never said"], &OnHit::Resubmit)));
