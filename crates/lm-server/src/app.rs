@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use crate::aborts::Aborts;
 use crate::auth::Caller;
+use crate::body::MAX_DISCARDS;
 use crate::clock::Clock;
 use crate::idle::Idle;
 use crate::ingest_routes::MAX_UPLOADS;
@@ -40,6 +41,8 @@ pub(crate) struct App {
     pub(crate) open_requests: Arc<Semaphore>,
     /// Bytes that bodies may still take.
     pub(crate) body_room: Arc<Semaphore>,
+    /// Bodies that may still be thrown away at once.
+    pub(crate) discards: Arc<Semaphore>,
     /// Bodies of rows that may still be received at once.
     pub(crate) uploads: Arc<Semaphore>,
     pub(crate) peers: Arc<Peers>,
@@ -101,6 +104,7 @@ impl App {
         let body_room = config.max_open_body_bytes.min(Semaphore::MAX_PERMITS);
         App {
             body_room: Arc::new(Semaphore::new(body_room)),
+            discards: Arc::new(Semaphore::new(MAX_DISCARDS)),
             uploads: Arc::new(Semaphore::new(MAX_UPLOADS)),
             peers: Arc::new(Peers::new(&config)),
             response_cache: Arc::new(ResponseCache::new(

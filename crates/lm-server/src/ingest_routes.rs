@@ -111,9 +111,9 @@ pub(crate) async fn take(
                 ApiError::BodyTimeout { .. } | ApiError::Ingest(IngestRefusal::TooSlow { .. })
             );
             if matches!(error, ApiError::BodyTooLarge { .. }) {
-                body::discard_beside(&head.headers, chunks, limit);
+                body::discard_beside(&head.headers, chunks, &app.discards, limit);
             } else if !is_still && !head.headers.contains_key(EXPECT) {
-                let _ = timeout(limit, body::discard(&mut chunks)).await;
+                body::discard_first(&mut chunks, &app.discards, limit).await;
             }
             entry.failed(&error);
             reply::error(&error)
