@@ -80,12 +80,16 @@ impl DatasetFolder {
 
     /// Waits for the lock of the inbox, which is held for moments only. The system frees it when the process dies.
     pub(crate) fn lock_inbox(&self) -> Result<File, DataError> {
-        let path = self.inbox.join("lock");
+        let path = self.inbox_lock();
         let mut options = File::options();
-        let file = options.write(true).create(true).truncate(false).open(&path);
+        let file = options.read(true).write(true).create(true).truncate(false).open(&path);
         let file = file.map_err(io_error("open", &path))?;
         file.lock().map_err(io_error("lock", &path))?;
         Ok(file)
+    }
+
+    pub(crate) fn inbox_lock(&self) -> PathBuf {
+        self.inbox.join("lock")
     }
 
     pub(crate) fn must_exist(&self) -> Result<(), DataError> {

@@ -3,7 +3,7 @@
 //! It must never drop what was taken, and never take the same rows twice.
 //!
 //! ```text
-//! inbox/lock            held while somebody looks and renames
+//! inbox/lock            held while somebody looks and renames; its number changes with what is refused
 //! inbox/body-ID.part    a body that is being received; locked by who receives it
 //! inbox/FILE.FORMAT     a body that waits; FILE is made of its key
 //! inbox/keys/FILE       its receipt, which outlives it
@@ -23,6 +23,7 @@ use crate::home::{DatasetFolder, entries, replace_whole, sync_folder};
 use crate::ingest::now_ms;
 use crate::read::Format;
 use crate::reader::SourcePath;
+use crate::refused::{self, Body};
 use crate::stage::ledger::{INBOX, SourceFile, Stamp, Tally};
 use crate::stage::read_lines;
 use crate::{DataError, DataHome, manifest};
@@ -204,8 +205,13 @@ pub(crate) fn pending(dataset: &DatasetFolder) -> Result<Vec<SourcePath>, DataEr
 
 /// The name of a body's receipt, by the name of its source.
 pub(crate) fn receipt_of(source: &str) -> &str {
-    let file = source.strip_prefix(INBOX).unwrap_or(source);
+    let file = body_of(source);
     file.rsplit_once('.').map_or(file, |(file, _)| file)
+}
+
+/// The name of a body's file, by the name of its source.
+fn body_of(source: &str) -> &str {
+    source.strip_prefix(INBOX).unwrap_or(source)
 }
 
 /// Marks bodies that break this contract: they are there and not read.
@@ -225,7 +231,7 @@ pub(crate) fn leave_out_refused(
 
 /// The receipt of a body that came without one, as by hand: the name of its file is its key.
 fn of_body(dataset: &DatasetFolder, source: &str) -> Result<Receipt, DataError> {
-    let name = source.strip_prefix(INBOX).unwrap_or(source);
+    let name = body_of(source);
     let path = dataset.inbox.join(name);
     let format = format_of(name).ok_or_else(|| DataError::UnknownFormat { path: path.clone() })?;
     let mut hasher = blake3::Hasher::new();
@@ -252,7 +258,7 @@ pub(crate) fn refuse(
 ) -> Result<(), DataError> {
     let keys = dataset.inbox.join(KEYS);
     fs::create_dir_all(&keys).map_err(io_error("create the folder", &keys))?;
-    let _lock = dataset.lock_inbox()?;
+    let lock = dataset.lock_inbox()?;
     for name in sources {
         let file = receipt_of(name);
         let noted = read_receipt(dataset, file)?.map_or_else(|| of_body(dataset, name), Ok);
@@ -268,7 +274,9 @@ pub(crate) fn refuse(
         let (why, contract_hash) = (why.to_owned(), contract_hash.to_owned());
         let fate = Fate::Refused { why, contract_hash, at_ms: now_ms() };
         let receipt = Receipt { fate, ..receipt };
-        replace_whole(&receipt_path(dataset, file), &receipt.to_json())?;
+        let body = Body { sender: receipt.sender.clone(), size_bytes: receipt.size_bytes };
+        let write = || replace_whole(&receipt_path(dataset, file), &receipt.to_json());
+        refused::note(dataset, &lock, body_of(name), Some(body), write)?;
     }
     Ok(())
 }
@@ -296,16 +304,21 @@ pub(crate) fn settle(dataset: &DatasetFolder, read: &[SourcePath]) -> Result<Tal
         let version = version.map(|newest| newest.version.clone());
         let rows = tally.unwrap_or_default();
         // The disk takes its time for each: who sends gets the lock in between.
-        let _lock = dataset.lock_inbox()?;
+        let lock = dataset.lock_inbox()?;
         // Somebody else may have settled it.
         if !source.path.exists() {
             continue;
         }
         let file = receipt_of(&source.name);
         if let Some(receipt) = read_receipt(dataset, file)? {
+            let was_refused = matches!(receipt.fate, Fate::Refused { .. });
             let fate = Fate::Added { version, at_ms: now_ms(), rows: rows.clone() };
             let receipt = Receipt { fate, ..receipt };
-            replace_whole(&receipt_path(dataset, file), &receipt.to_json())?;
+            let write = || replace_whole(&receipt_path(dataset, file), &receipt.to_json());
+            match was_refused {
+                true => refused::note(dataset, &lock, body_of(&source.name), None, write)?,
+                false => write()?,
+            }
         }
         noted.push((&source.path, rows));
     }

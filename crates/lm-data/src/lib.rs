@@ -38,6 +38,7 @@ mod quarantine;
 mod read;
 mod reader;
 mod receipts;
+mod refused;
 mod room;
 mod shares;
 mod sources;

@@ -14,7 +14,8 @@ use crate::home::{DatasetFolder, entries, replace_whole, sync_folder};
 use crate::inbox::{self, Fate, PART, Receipt, Taken};
 use crate::ingest::now_ms;
 use crate::read::{Format, opening};
-use crate::room::{Refused, has_room};
+use crate::refused::Refused;
+use crate::room::Room;
 use crate::turns::Turns;
 use crate::{DataError, DataHome, InboxLimits, IngestOptions, disk};
 
@@ -78,12 +79,13 @@ impl Offering {
         let known = key.map(|key| inbox::counted(&dataset, key)).transpose()?.flatten();
         let mut refused = Refused::default();
         if known.is_none() {
-            refused = Refused::of(&dataset)?;
+            refused = Refused::of(&dataset, &lock)?;
+            let room = Room::look(&dataset, &refused, sender)?;
             // Without a key it may be one that was taken, which only its end says.
             if key.is_some() {
-                refused.has_room(&dataset, limits, sender)?;
+                room.for_sender(limits)?;
             }
-            has_room(&dataset, limits, &refused, key.is_some(), 1)?;
+            room.for_body(limits, key.is_some(), 1)?;
             disk::has_space(&dataset.inbox, 0)?;
         }
         let part =
@@ -130,7 +132,8 @@ impl Offering {
         self.size_bytes = size_bytes;
         if size_bytes >= self.look_at_bytes && !self.is_known {
             self.look_at_bytes = size_bytes + LOOK_EVERY_BYTES;
-            has_room(&self.dataset, &self.limits, &self.refused, false, 0)?;
+            let room = Room::look(&self.dataset, &self.refused, None)?;
+            room.for_body(&self.limits, false, 0)?;
             disk::has_space(&self.dataset.inbox, size_bytes)?;
         }
         Ok(())
@@ -154,7 +157,7 @@ impl Offering {
             Format::Jsonl => hash.clone(),
             other => format!("{hash}.{other}"),
         });
-        let _lock = dataset.lock_inbox()?;
+        let lock = dataset.lock_inbox()?;
         if let Some(receipt) = inbox::counted(&dataset, &key)? {
             if receipt.hash == hash && receipt.format == format {
                 return Ok(Taken { receipt, already_taken: true });
@@ -162,9 +165,10 @@ impl Offering {
             let (name, known, known_format) = (dataset.name, receipt.hash, receipt.format);
             return Err(DataError::KeyReused { name, key, known, known_format, hash, format });
         }
-        let refused = Refused::of(&dataset)?;
-        refused.has_room(&dataset, &limits, sender.as_deref())?;
-        has_room(&dataset, &limits, &refused, true, 0)?;
+        let refused = Refused::of(&dataset, &lock)?;
+        let room = Room::look(&dataset, &refused, sender.as_deref())?;
+        room.for_sender(&limits)?;
+        room.for_body(&limits, true, 0)?;
         disk::has_space(&dataset.inbox, size_bytes)?;
         let file = inbox::file_of(&key);
         let body = dataset.inbox.join(format!("{file}.{format}"));

@@ -1,18 +1,17 @@
 //! What may wait for a dataset, and what does.
 //!
 //! Bodies that broke the contract wait for another one, maybe for long. They count for who sent them, and are in nobody
-//! else's way.
+//! else's way: of them a look reads the names alone.
 //!
 //! It must never remove anything.
 //!
-//! Start reading at [`has_room`], then [`Refused`].
-
-use std::collections::HashMap;
+//! Start reading at [`Room::look`], then [`Room::for_body`].
 
 use serde::Serialize;
 
 use crate::home::{DatasetFolder, entries};
-use crate::inbox::{Fate, PART, format_of, read_receipt, receipt_of};
+use crate::inbox::{PART, format_of};
+use crate::refused::Refused;
 use crate::{DataError, DataHome};
 
 /// What may wait to be added. When there is more, offers are refused: nothing that was taken is ever dropped.
@@ -48,98 +47,88 @@ pub struct Backlog {
     pub refused_bytes: u64,
 }
 
-/// The bodies that were refused and are still there, by the names of their files: who sent them.
-#[derive(Debug, Default)]
-pub(crate) struct Refused(HashMap<String, Option<String>>);
+/// What takes room for one dataset, and for one sender.
+pub(crate) struct Room {
+    dataset: String,
+    backlog: Backlog,
+    /// Bodies of the sender that were refused.
+    own_refused: u64,
+    /// Their bytes.
+    own_refused_bytes: u64,
+}
 
-impl Refused {
-    /// Reads a receipt for each body that is there.
-    pub(crate) fn of(dataset: &DatasetFolder) -> Result<Refused, DataError> {
-        let mut refused = HashMap::new();
+impl Room {
+    /// Lists what is there. What is gone since it was `refused` takes no room.
+    pub(crate) fn look(
+        dataset: &DatasetFolder,
+        refused: &Refused,
+        sender: Option<&str>,
+    ) -> Result<Room, DataError> {
+        let (mut backlog, mut own_refused, mut own_refused_bytes) = (Backlog::default(), 0, 0);
         for name in entries(&dataset.inbox)? {
-            if format_of(&name).is_none() {
-                continue;
-            }
-            match read_receipt(dataset, receipt_of(&name)) {
-                Ok(Some(receipt)) if matches!(receipt.fate, Fate::Refused { .. }) => {
-                    refused.insert(name, receipt.sender);
+            if name.ends_with(PART) {
+                backlog.receiving_bytes += size_of(dataset, &name);
+            } else if let Some(body) = refused.body(&name) {
+                backlog.refused_bodies += 1;
+                backlog.refused_bytes += body.size_bytes;
+                if body.sender.as_deref() == sender {
+                    own_refused += 1;
+                    own_refused_bytes += body.size_bytes;
                 }
-                // Whoever adds it, or asks for it, is told that its receipt is damaged: until then it waits.
-                Ok(_) | Err(DataError::Damaged { .. }) => {}
-                Err(error) => return Err(error),
+            } else if format_of(&name).is_some() {
+                backlog.n_bodies += 1;
+                backlog.size_bytes += size_of(dataset, &name);
             }
         }
-        Ok(Refused(refused))
+        Ok(Room { dataset: dataset.name.clone(), backlog, own_refused, own_refused_bytes })
     }
 
-    /// Whether a sender may send more while these wait.
-    pub(crate) fn has_room(
-        &self,
-        dataset: &DatasetFolder,
-        limits: &InboxLimits,
-        sender: Option<&str>,
-    ) -> Result<(), DataError> {
-        let (mut n_bodies, mut n_bytes) = (0, 0_u64);
-        for (name, _) in self.0.iter().filter(|(_, of)| of.as_deref() == sender) {
-            n_bodies += 1;
-            n_bytes += size_of(dataset, name);
-        }
-        let (what, value, limit) = match (n_bodies, n_bytes) {
+    /// Whether the sender may send more while what was refused waits.
+    pub(crate) fn for_sender(&self, limits: &InboxLimits) -> Result<(), DataError> {
+        let (what, value, limit) = match (self.own_refused, self.own_refused_bytes) {
             (n, _) if n >= limits.n_bodies => ("bodies", n, limits.n_bodies),
             (_, n) if n >= limits.size_bytes => ("bytes", n, limits.size_bytes),
             _ => return Ok(()),
         };
-        Err(DataError::RefusedFull { name: dataset.name.clone(), what, value, limit })
+        Err(DataError::RefusedFull { name: self.dataset.clone(), what, value, limit })
+    }
+
+    /// Whether `more_bytes` may come; with `one_more` also whether another body may wait. What was refused is in nobody's
+    /// way.
+    pub(crate) fn for_body(
+        &self,
+        limits: &InboxLimits,
+        one_more: bool,
+        more_bytes: u64,
+    ) -> Result<(), DataError> {
+        let Backlog { n_bodies, size_bytes, receiving_bytes, .. } = self.backlog;
+        let full = |what, value, limit| {
+            Err(DataError::InboxFull { name: self.dataset.clone(), what, value, limit })
+        };
+        if one_more && n_bodies >= limits.n_bodies {
+            return full("bodies", n_bodies, limits.n_bodies);
+        }
+        let n_bytes = size_bytes.saturating_add(receiving_bytes);
+        if n_bytes.saturating_add(more_bytes) > limits.size_bytes {
+            return full("bytes", n_bytes, limits.size_bytes);
+        }
+        Ok(())
     }
 }
 
-/// What waits for a dataset.
+/// What waits for a dataset. Waits for the lock of its inbox, which is held for moments only.
 ///
 /// # Errors
 /// [`DataError::InvalidName`], [`DataError::Io`].
 pub fn backlog(home: &DataHome, name: &str) -> Result<Backlog, DataError> {
     let dataset = home.dataset(name)?;
-    backlog_of(&dataset, &Refused::of(&dataset)?)
-}
-
-/// Whether `more_bytes` may come; with `one_more` also whether another body may wait. What was `refused` is in nobody's
-/// way.
-pub(crate) fn has_room(
-    dataset: &DatasetFolder,
-    limits: &InboxLimits,
-    refused: &Refused,
-    one_more: bool,
-    more_bytes: u64,
-) -> Result<(), DataError> {
-    let Backlog { n_bodies, size_bytes, receiving_bytes, .. } = backlog_of(dataset, refused)?;
-    let full = |what, value, limit| {
-        Err(DataError::InboxFull { name: dataset.name.clone(), what, value, limit })
-    };
-    if one_more && n_bodies >= limits.n_bodies {
-        return full("bodies", n_bodies, limits.n_bodies);
+    if !dataset.inbox.is_dir() {
+        return Ok(Backlog::default());
     }
-    let n_bytes = size_bytes.saturating_add(receiving_bytes);
-    if n_bytes.saturating_add(more_bytes) > limits.size_bytes {
-        return full("bytes", n_bytes, limits.size_bytes);
-    }
-    Ok(())
-}
-
-fn backlog_of(dataset: &DatasetFolder, refused: &Refused) -> Result<Backlog, DataError> {
-    let mut backlog = Backlog::default();
-    for name in entries(&dataset.inbox)? {
-        let size = size_of(dataset, &name);
-        if name.ends_with(PART) {
-            backlog.receiving_bytes += size;
-        } else if refused.0.contains_key(&name) {
-            backlog.refused_bodies += 1;
-            backlog.refused_bytes += size;
-        } else if format_of(&name).is_some() {
-            backlog.n_bodies += 1;
-            backlog.size_bytes += size;
-        }
-    }
-    Ok(backlog)
+    let lock = dataset.lock_inbox()?;
+    let refused = Refused::of(&dataset, &lock)?;
+    drop(lock);
+    Ok(Room::look(&dataset, &refused, None)?.backlog)
 }
 
 /// What is gone since the folder was listed takes no room.
