@@ -54,6 +54,9 @@ pub struct ServerNow {
     /// Probes that are not what they were, or could not be computed.
     #[serde(default)]
     pub wrong_probes: Vec<ProbeNow>,
+    /// What waits for an idle slot.
+    #[serde(default)]
+    pub overdue: Vec<OverdueNow>,
     /// What is not as usual of the answers of the last hour.
     #[serde(default)]
     pub drifts: Vec<DriftNow>,
@@ -167,6 +170,15 @@ pub struct ProbeNow {
     pub because: Vec<String>,
     /// Why it could not be computed.
     pub error: String,
+}
+
+/// What is computed when nobody asks, and waits for that.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverdueNow {
+    /// `probe`, or `copy` of an experiment.
+    pub work: String,
+    /// For how many seconds the oldest waits.
+    pub seconds: u64,
 }
 
 /// A jump of the wall clock.

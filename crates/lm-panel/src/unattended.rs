@@ -1,21 +1,26 @@
-//! Alerts of what works beside the engine: threads that do not, and experiments that ended by themselves.
+//! Alerts of what works beside the engine: threads that do not, what never has its turn, and experiments that ended by
+//! themselves.
 //!
 //! It must never remember: an alert is a fact about one [`Now`].
 //!
 //! Start reading at [`alerts`].
 
 use crate::alert::{critical, warning};
-use crate::{Alert, Now, RolledBackNow, ThreadNow};
+use crate::{Alert, Now, OverdueNow, RolledBackNow, ThreadNow};
 
 /// A round takes far less.
 const MOST_IDLE_MS: u64 = 60_000;
 /// A disk may be busy for so long.
 const MOST_FAILING_MS: u64 = 10_000;
+/// Most servers are idle for a moment in less.
+const MOST_OVERDUE_S: u64 = 30 * 60;
 /// An experiment that ended by itself is told of for so long.
 const ROLLED_BACK_TOLD_MS: i64 = 24 * 60 * 60 * 1000;
 
 pub(crate) fn alerts(now: &Now, found: &mut Vec<Alert>) {
     now.server.troubled_threads.iter().for_each(|thread| of_thread(thread, found));
+    let is_late = |one: &&OverdueNow| one.seconds > MOST_OVERDUE_S;
+    found.extend(now.server.overdue.iter().filter(is_late).map(of_overdue));
     let is_told =
         |one: &&RolledBackNow| (now.at_ms - one.at_ms).unsigned_abs() < ROLLED_BACK_TOLD_MS as u64;
     found.extend(now.server.rolled_back.iter().filter(is_told).map(of_rollback));
@@ -63,6 +68,19 @@ fn of_thread(thread: &ThreadNow, found: &mut Vec<Alert>) {
     }
 }
 
+fn of_overdue(one: &OverdueNow) -> Alert {
+    let minutes = one.seconds / 60;
+    let (what, lost) = match one.work.as_str() {
+        "copy" => ("a copy for an experiment's candidate", "its first stage learns nothing"),
+        _ => ("a probe", "nobody would see that answers are other ones"),
+    };
+    warning(
+        &format!("overdue {}", one.work),
+        format!("For {minutes} min {what} has waited for an idle slot: {lost}"),
+        "It needs a moment in which nobody asks: take load away. `POST /ops/v1/requests/ID/replay` computes at once.",
+    )
+}
+
 fn of_rollback(one: &RolledBackNow) -> Alert {
     let RolledBackNow { experiment, model, stage, why, .. } = one;
     warning(
@@ -74,7 +92,7 @@ fn of_rollback(one: &RolledBackNow) -> Alert {
 
 #[cfg(test)]
 mod tests {
-    use crate::{Level, Now, RolledBackNow, ThreadNow, alerts};
+    use crate::{Level, Now, OverdueNow, RolledBackNow, ThreadNow, alerts};
 
     #[track_caller]
     fn check(change: impl FnOnce(&mut Now), expect: &[(Level, &str, &str)]) {
@@ -123,6 +141,19 @@ mod tests {
         let what = "The thread lm-ingest cannot do its work for 11 s, so that rows that were sent wait on the disk and \
                     are not added: mails: it is damaged";
         check(thread(failing), &[(Level::Warning, "thread lm-ingest", what)]);
+    }
+
+    #[test]
+    fn what_never_has_its_turn_is_told_of() {
+        let waits = |work: &str, seconds| {
+            let overdue = vec![OverdueNow { work: work.to_owned(), seconds }];
+            |now: &mut Now| now.server.overdue = overdue
+        };
+        check(waits("probe", 1800), &[]);
+        let what = "For 31 min a probe has waited for an idle slot: nobody would see that answers are other ones";
+        check(waits("probe", 1860), &[(Level::Warning, "overdue probe", what)]);
+        let what = "For 60 min a copy for an experiment's candidate has waited for an idle slot: its first stage learns nothing";
+        check(waits("copy", 3600), &[(Level::Warning, "overdue copy", what)]);
     }
 
     #[test]

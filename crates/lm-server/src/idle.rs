@@ -1,6 +1,7 @@
 //! What is computed when nobody asks: probes, hits of the response cache once more, and copies for experiments.
 //!
-//! It must never run beside a client's request: who comes ends what runs, which is tried again later.
+//! It must never run beside a client's request: who comes ends what runs, which is tried again later. On a server that is
+//! never idle nothing of it runs; [`overdue`] says so.
 //!
 //! Start reading at [`Idle::make_way`], then [`run`].
 
@@ -77,6 +78,7 @@ pub(crate) fn run(app: &Weak<App>) {
         if now.is_draining() {
             return;
         }
+        probes::look(&now);
         let did_something =
             is_idle(&now) && (probes::turn(&now) || alternate(&now, &mut is_turn_of_cache));
         if !did_something {
@@ -84,6 +86,12 @@ pub(crate) fn run(app: &Weak<App>) {
             std::thread::sleep(POLL);
         }
     }
+}
+
+/// How long the oldest probe that is due and the oldest copy wait for an idle slot; zero where none does. Never waits.
+pub(crate) fn overdue(app: &App) -> [(&'static str, Duration); 2] {
+    let (probe, copy) = (app.probes.overdue(), app.shadow.overdue(app));
+    [("probe", probe.unwrap_or_default()), ("copy", copy.unwrap_or_default())]
 }
 
 /// Neither hits nor copies wait for all of the others.

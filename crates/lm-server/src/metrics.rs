@@ -18,7 +18,7 @@ use crate::app::App;
 use crate::exposition::{Exposition, Label};
 use crate::metric_table::{HISTOGRAMS, NUMBERS, Served};
 use crate::metrics_cache::prefix_cache;
-use crate::{costs, gen_ai, metrics_ingest, model_metrics, response_cache};
+use crate::{costs, gen_ai, idle, metrics_ingest, model_metrics, response_cache};
 
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -33,6 +33,7 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
     costs::write(&mut page, &app, &models);
     response_cache::write(&mut page, &app);
     server(&mut page, &app);
+    idle_work(&mut page, &app);
     store(&mut page, &app);
     traces(&mut page, &app);
     metrics_ingest::write(&mut page, &app);
@@ -205,6 +206,16 @@ fn server(page: &mut Exposition, app: &App) {
     for ((route, status), n) in app.http.all() {
         let status = status.to_string();
         page.sample(name, &[("route", route.as_str()), ("status", status.as_str())], n);
+    }
+}
+
+/// What waits until nobody asks.
+fn idle_work(page: &mut Exposition, app: &App) {
+    let name = "lastmile_idle_overdue_seconds";
+    let help = "How long the oldest that is due waits for an idle slot, 0 when none does.";
+    page.family(name, "gauge", help);
+    for (work, overdue) in idle::overdue(app) {
+        page.sample(name, &[("work", work)], overdue.as_secs_f64());
     }
 }
 

@@ -4,10 +4,10 @@
 //!
 //! It must never change what is kept: only an operator says that another answer is right from now on.
 //!
-//! Start reading at [`turn`].
+//! Start reading at [`look`], then [`turn`].
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -37,12 +37,17 @@ struct State {
     all: BTreeMap<String, Probe>,
 }
 
+/// Where the probe of each name is, and when it changed.
+type Files = BTreeMap<String, (PathBuf, Option<SystemTime>)>;
+
 struct Probe {
     path: PathBuf,
     changed: Option<SystemTime>,
     /// Of the runtime that computed it last.
     release: Option<String>,
     due: Instant,
+    /// Since when it is to be computed, or when that will be: not moved by its waits for an idle slot.
+    wanted: Instant,
     /// How often it had to wait since it was computed last.
     n_waits: u32,
     n_identical: u64,
@@ -118,19 +123,37 @@ impl Probes {
         self.state().all.iter().filter_map(wrong).collect()
     }
 
+    /// How long the one that is to be computed waits that has waited longest; `None` when none does.
+    pub(crate) fn overdue(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let state = self.state();
+        state.all.values().filter_map(|probe| now.checked_duration_since(probe.wanted)).max()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next that is due, by its name and file.
-    fn due(&self, app: &App) -> Option<(String, PathBuf)> {
-        let mut state = self.state();
-        if state.looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY) {
-            state.looked = Some(Instant::now());
-            let home = app.config.state_folder.as_deref()?;
-            state.look(&ProbeFile::folder(home));
-            state.hear_of(&app.models.loaded());
+    /// Looks what there is, now and then. Never waits for an idle slot, so that what waits for one is known.
+    fn look(&self, app: &App) {
+        let Some(home) = app.config.state_folder.as_deref() else { return };
+        let last = self.state().looked;
+        if last.is_some_and(|looked| looked.elapsed() < LOOK_EVERY) {
+            return;
         }
+        // The disk takes its time, and nobody is to wait for it.
+        let found = files(&ProbeFile::folder(home));
+        // A load that waits needs models that nobody holds.
+        let loaded = if app.models.is_loading() { Vec::new() } else { app.models.loaded() };
+        let mut state = self.state();
+        state.looked = Some(Instant::now());
+        state.take_in(found);
+        state.hear_of(&loaded);
+    }
+
+    /// The next that is due, by its name and file.
+    fn due(&self) -> Option<(String, PathBuf)> {
+        let state = self.state();
         let now = Instant::now();
         let due = state.all.iter().filter(|(_, probe)| probe.due <= now);
         due.min_by_key(|(_, probe)| probe.due)
@@ -157,32 +180,27 @@ impl Probes {
         probe.release = last.release.clone();
         // An interval beyond all clocks is never.
         probe.due = Instant::now().checked_add(next).unwrap_or(Instant::now() + NEVER);
+        probe.wanted = probe.due;
         probe.n_waits = 0;
         probe.last = Some(last);
     }
 
-    /// Its model is not loaded, or somebody came: it is tried again soon, and later and later while that goes on.
-    fn wait(&self, name: &str) {
+    /// Its model is not loaded, or somebody came: it is tried again soon, and later and later while that goes on. Without its
+    /// model it does not wait for an idle slot.
+    fn wait(&self, name: &str, has_model: bool) {
         if let Some(probe) = self.state().all.get_mut(name) {
             probe.due = Instant::now() + wait_after(probe.n_waits);
             probe.n_waits = probe.n_waits.saturating_add(1);
+            if !has_model {
+                probe.wanted = probe.due;
+            }
         }
     }
 }
 
 impl State {
     /// Takes in what came into the folder, and forgets what left it.
-    fn look(&mut self, folder: &std::path::Path) {
-        let mut found = BTreeMap::new();
-        // A home without probes has no folder.
-        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-            let path = entry.path();
-            let is_probe = path.extension().is_some_and(|extension| extension == "json");
-            let name = path.file_stem().and_then(|name| name.to_str()).map(str::to_owned);
-            if let (true, Some(name)) = (is_probe && found.len() < MAX_PROBES, name) {
-                found.insert(name, (path, entry.metadata().and_then(|m| m.modified()).ok()));
-            }
-        }
+    fn take_in(&mut self, found: Files) {
         self.all.retain(|name, probe| {
             found.get(name).is_some_and(|(_, changed)| *changed == probe.changed)
         });
@@ -192,6 +210,7 @@ impl State {
                 changed,
                 release: None,
                 due: Instant::now(),
+                wanted: Instant::now(),
                 n_waits: 0,
                 n_identical: 0,
                 n_diverged: 0,
@@ -214,13 +233,36 @@ impl State {
             };
             if runtime.is_some_and(|runtime| !serves(runtime)) {
                 probe.due = Instant::now();
+                probe.wanted = probe.wanted.min(probe.due);
             }
         }
     }
 }
 
+/// The probes in a folder.
+fn files(folder: &Path) -> Files {
+    let mut found = Files::new();
+    // A home without probes has no folder.
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let is_probe = path.extension().is_some_and(|extension| extension == "json");
+        let name = path.file_stem().and_then(|name| name.to_str()).map(str::to_owned);
+        if let (true, Some(name)) = (is_probe && found.len() < MAX_PROBES, name) {
+            found.insert(name, (path, entry.metadata().and_then(|m| m.modified()).ok()));
+        }
+    }
+    found
+}
+
 fn wait_after(n_waits: u32) -> Duration {
     LOOK_EVERY.saturating_mul(2_u32.saturating_pow(n_waits)).min(LONGEST_WAIT)
+}
+
+/// Looks which probes there are, and which are due.
+pub(crate) fn look(app: &App) {
+    if !app.config.probe_interval.is_zero() {
+        app.probes.look(app);
+    }
 }
 
 /// Computes the next probe in an idle slot; false when none is due.
@@ -229,7 +271,7 @@ pub(crate) fn turn(app: &App) -> bool {
     if interval.is_zero() {
         return false;
     }
-    let Some((name, path)) = app.probes.due(app) else { return false };
+    let Some((name, path)) = app.probes.due() else { return false };
     let probe = match ProbeFile::read(&path) {
         Ok(probe) => probe,
         Err(error) => {
@@ -246,11 +288,11 @@ pub(crate) fn turn(app: &App) -> bool {
         }
     };
     let Ok(Some(runtime)) = app.models.get(Some(&probe.model)) else {
-        app.probes.wait(&name);
+        app.probes.wait(&name, false);
         return true;
     };
     match compute(app, &runtime, &probe) {
-        Ok(None) => app.probes.wait(&name),
+        Ok(None) => app.probes.wait(&name, true),
         Ok(Some(answers)) => {
             let release = Some(runtime.info().release_hash.to_string());
             let last = Last { model: probe.model, release, at_ms: now_ms(), answers, error: None };

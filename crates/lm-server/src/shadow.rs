@@ -33,15 +33,19 @@ impl Copy {
         Copy { runtime: Arc::downgrade(runtime), request, offered: Instant::now() }
     }
 
-    /// Whether somebody still wants to know: its experiment is in its first stage, and its route is not switched off.
+    /// Whether it is tried: somebody wants to know, and it is not too old.
     fn is_wanted(&self, app: &App) -> bool {
+        self.offered.elapsed() < MAX_AGE && self.is_asked_for(app)
+    }
+
+    /// Whether somebody still wants to know: its experiment is in its first stage, and its route is not switched off.
+    fn is_asked_for(&self, app: &App) -> bool {
         let Some(arm) = &self.request.steering.arm else { return false };
         let live = app.ops.experiments().map(lm_ops::Experiments::live);
         let is_shadow = |one: &lm_ops::Live| {
             one.spec.name == arm.experiment && one.stage == lm_ops::Stage::Shadow
         };
-        self.offered.elapsed() < MAX_AGE
-            && live.is_some_and(|all| all.iter().any(is_shadow))
+        live.is_some_and(|all| all.iter().any(is_shadow))
             && steer::not_killed(app, self.request.steering.route).is_ok()
     }
 }
@@ -103,6 +107,17 @@ impl Shadow {
         }
     }
 
+    /// How long the oldest copy waits of which somebody wants to know; `None` when none does.
+    pub(crate) fn overdue(&self, app: &App) -> Option<Duration> {
+        self.oldest(|copy| copy.is_asked_for(app))
+    }
+
+    fn oldest(&self, counts: impl Fn(&Copy) -> bool) -> Option<Duration> {
+        let waiting = self.waiting();
+        let counted = waiting.iter().filter(|(copy, _)| counts(copy));
+        counted.map(|(copy, _)| copy.offered.elapsed()).max()
+    }
+
     /// Answers a copy.
     fn answer(&self, app: &App, copy: &Copy) -> Ended {
         let mut request = copy.request.clone();
@@ -147,4 +162,28 @@ pub(crate) fn turn(app: &App) -> bool {
         }
     };
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use lastmile::{Prompt, RequestId};
+
+    use super::*;
+
+    #[test]
+    fn the_oldest_copy_that_is_wanted_says_how_long_it_waits() {
+        let shadow = Shadow::default();
+        assert_eq!(shadow.oldest(|_| true), None);
+        let now = Instant::now();
+        for (id, age_s) in [(1, 30), (2, 90), (3, 60)] {
+            let request = GenerateRequest::new(RequestId(id), Prompt::Tokens(vec![1]));
+            let offered = now.checked_sub(Duration::from_secs(age_s)).unwrap_or(now);
+            shadow.offer(Copy { runtime: Weak::new(), request, offered });
+        }
+        let at_least = |seconds| move |age: Duration| age >= Duration::from_secs(seconds);
+        assert!(shadow.oldest(|_| true).is_some_and(at_least(90)));
+        let of_others = shadow.oldest(|copy| copy.request.id != RequestId(2));
+        assert!(of_others.is_some_and(|age| at_least(60)(age) && !at_least(90)(age)));
+        assert_eq!(shadow.oldest(|_| false), None);
+    }
 }

@@ -207,6 +207,7 @@ fn look(app: &App) -> Now {
             memory_ceiling_bytes,
             resident_bytes: resident_bytes(),
             wrong_probes: app.probes.wrong(),
+            overdue: troubles::overdue(app),
             drifts: drifts(app),
             failing_sinks: failing_sinks(app),
             troubled_threads: troubles::threads(app),

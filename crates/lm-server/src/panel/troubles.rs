@@ -2,10 +2,13 @@
 //!
 //! It must never decide what is an alert: `lm-panel` does.
 
+use std::time::Duration;
+
 use lm_ops::{AttendantStanding, Ops};
-use lm_panel::{RolledBackNow, ThreadNow};
+use lm_panel::{OverdueNow, RolledBackNow, ThreadNow};
 
 use crate::app::App;
+use crate::idle;
 
 /// A round takes far less.
 const IDLE_MS: u64 = 5_000;
@@ -24,6 +27,15 @@ pub(super) fn threads(app: &App) -> Vec<ThreadNow> {
     };
     let all = app.ops.attendants().into_iter().chain([app.panel.attendant()]);
     all.filter(is_troubled).map(told).collect()
+}
+
+/// What waits for an idle slot.
+pub(super) fn overdue(app: &App) -> Vec<OverdueNow> {
+    let told = |(work, overdue): (&str, Duration)| OverdueNow {
+        work: work.to_owned(),
+        seconds: overdue.as_secs(),
+    };
+    idle::overdue(app).into_iter().map(told).filter(|one| one.seconds > 0).collect()
 }
 
 /// Experiments that the evidence ended, and that nothing took the place of.

@@ -11,6 +11,7 @@ mod dry_running;
 mod echoing;
 mod encoding;
 mod guarding;
+mod idling;
 mod ingesting;
 mod keyed;
 mod leaving;
