@@ -17,7 +17,7 @@ use lm_kernels::{
 };
 
 const K: usize = 1536;
-const MS: [usize; 6] = [1, 2, 4, 8, 16, 32];
+const MS: [usize; 9] = [1, 2, 3, 4, 5, 7, 8, 11, 32];
 
 fn main() {
     let mut core = Pool::new(1);

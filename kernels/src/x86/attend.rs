@@ -49,11 +49,6 @@ macro_rules! attention {
                     places.iter().filter(|p| !p.is_empty()).map(|p| p.start).min().unwrap_or(0);
                 let last = places.iter().map(|p| p.end).max().unwrap_or(0);
                 for place in (first / PLACES * PLACES..last).step_by(PLACES) {
-                    if place.is_multiple_of(KV_PAGE) {
-                        let page = place / KV_PAGE;
-                        load::prefetch(span.pages[page].v);
-                        load::prefetch(span.pages.get(page + 1).map_or(&[], |next| next.k));
-                    }
                     some_scores::<G>(q, span, place, &mut scores);
                 }
                 for g in 0..G {
@@ -91,11 +86,19 @@ macro_rules! attention {
             ) {
                 let head_dim = span.head_dim;
                 let second = first + LANES;
+                let page = first / KV_PAGE;
+                let next = span.pages.get(page + 1).map_or(&[][..], |next| next.k);
+                // A page's V, and the next page's K: both at once, or one with each half of a page.
+                let soon = match (PLACES == KV_PAGE, first.is_multiple_of(KV_PAGE)) {
+                    (true, _) => [span.pages[page].v, next],
+                    (false, true) => [span.pages[page].v, &[]],
+                    (false, false) => [next, &[]],
+                };
                 let keys = span.pages[first / KV_PAGE].k.as_chunks::<{ K_GROUP / PER_WORD }>().0;
                 let near = &keys[first % KV_PAGE / K_GROUP * head_dim..][..head_dim];
                 let far = &keys[second % KV_PAGE / K_GROUP * head_dim..][..head_dim];
                 let sums = if PER_WORD == 1 {
-                    products(q, near, far)
+                    products(q, near, far, soon, 0)
                 } else {
                     let mut sums = [[$zero(); 2]; G];
                     let scales = span.pages[first / KV_PAGE].k_scales.chunks_exact(KV_PAGE);
@@ -105,7 +108,7 @@ macro_rules! attention {
                         for some in &mut some {
                             *some = &some[i * K_SCALED..][..near.len()];
                         }
-                        let products = products(some, near, far);
+                        let products = products(some, near, far, soon, i * K_SCALED);
                         let scale = [
                             load::$scales(scales, first % KV_PAGE),
                             load::$scales(scales, second % KV_PAGE),
@@ -123,13 +126,17 @@ macro_rules! attention {
                 }
             }
 
-            /// Of queries and the K of two times [`LANES`] places, as far as `near` and `far` have dimensions.
+            /// Of queries and the K of two times [`LANES`] places, as far as `near` and `far` have dimensions. With each
+            /// dimension a line of what is read `soon` is asked for, from `first_line` on: a core that asks for
+            /// many at once waits for them.
             #[inline]
             #[target_feature(enable = $features)]
             fn products<const G: usize>(
                 q: [&[f32]; G],
                 near: &[[u16; K_GROUP / PER_WORD]],
                 far: &[[u16; K_GROUP / PER_WORD]],
+                soon: [&[u16]; 2],
+                first_line: usize,
             ) -> [[$vector; 2]; G] {
                 let mut sums = [[$zero(); 2]; G];
                 let n = near.len();
@@ -138,6 +145,8 @@ macro_rules! attention {
                     *q = &q[..n];
                 }
                 for d in 0..n {
+                    load::prefetch_line(soon[0], first_line + d);
+                    load::prefetch_line(soon[1], first_line + d);
                     let k = [
                         load::$numbers(&near[d], 0),
                         load::$numbers(&far[d], LANES % K_GROUP / PER_WORD),

@@ -4,6 +4,7 @@
 //! the same.
 //! Start at [`gemm`], then [`tile`].
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use crate::acts::{ACT_BLOCK, ActBlock};
@@ -12,13 +13,15 @@ use crate::dispatch::{Panels, Put, put_row, rows_at_once};
 use crate::layout::{Format, Min, PANEL_ROWS, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 use crate::types::WeightType;
 
-/// How many columns the next tile takes. Five to seven are split evenly.
+/// How many columns a tile takes at most: their sums, and what is summed of them in floats, stay in registers.
+const MOST_COLUMNS: usize = 8;
+
+/// How many columns the next tile takes. What is too much for one is split evenly in two.
 fn tile_width(n_left: usize) -> usize {
     match n_left {
-        0..=4 => n_left,
-        5..=6 => 3,
-        7 => 4,
-        _ => 8,
+        0..=MOST_COLUMNS => n_left,
+        9..=14 => n_left.div_ceil(2),
+        _ => MOST_COLUMNS,
     }
 }
 
@@ -39,6 +42,9 @@ fn one_panel<F: Format>(
         let acts = &acts[done * blocks..][..width * blocks];
         match width {
             8 => store::<F, 8>(panel, acts, blocks, done, put, out),
+            7 => store::<F, 7>(panel, acts, blocks, done, put, out),
+            6 => store::<F, 6>(panel, acts, blocks, done, put, out),
+            5 => store::<F, 5>(panel, acts, blocks, done, put, out),
             4 => store::<F, 4>(panel, acts, blocks, done, put, out),
             3 => store::<F, 3>(panel, acts, blocks, done, put, out),
             2 => store::<F, 2>(panel, acts, blocks, done, put, out),
@@ -63,7 +69,7 @@ fn store<F: Format, const NC: usize>(
     for c in 0..NC {
         cols[c] = &acts[c * blocks..][..blocks];
     }
-    for (c, v) in tile::<F, NC>(panel, cols).into_iter().enumerate() {
+    for (c, v) in tile::<F, NC>(panel, cols, first == 0).into_iter().enumerate() {
         put_values(out.row(first + c), v, put);
     }
 }
@@ -86,29 +92,43 @@ fn put_values(out: &mut [f32], mut v: __m512, put: Put) {
     put_row(out, &values, put);
 }
 
-/// A panel times `NC` columns of the same length.
+/// A panel times `NC` columns of the same length. Where the panel `is_first` read here, what lies behind it is fetched.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn tile<F: Format, const NC: usize>(panel: &[u8], cols: [&[ActBlock]; NC]) -> [__m512; NC] {
+fn tile<F: Format, const NC: usize>(
+    panel: &[u8],
+    cols: [&[ActBlock]; NC],
+    is_first: bool,
+) -> [__m512; NC] {
     let n_blocks = cols[0].len();
     let cols = super::of_length(cols, n_blocks);
     let mut acc = [_mm512_setzero_ps(); NC];
     for b in 0..n_blocks {
         let (sub, tail) = F::sub(panel, b);
+        // One column reads as fast as memory gives.
+        if is_first && NC > 1 {
+            super::load::prefetch_ahead(sub);
+        }
         let mut sums = [_mm512_setzero_si512(); NC];
+        let mut others = sums;
         macro_rules! words {
             ($($word:literal)*) => {$(
                 let w = pairs::<F, $word>(sub);
                 for c in 0..NC {
-                    sums[c] = _mm512_dpwssd_epi32(sums[c], w, _mm512_set1_epi32(cols[c][b].pairs[$word]));
+                    let word = &cols[c][b].pairs[$word];
+                    // Two or three columns do not keep the units busy until a sum is there again.
+                    let is_other = (NC == 2 || NC == 3) && $word % 2 == 1;
+                    let sum = if is_other { &mut others[c] } else { &mut sums[c] };
+                    *sum = if NC == 1 { dot_short(*sum, w, word) } else { dot(*sum, w, word) };
                 }
             )*};
         }
         if F::BITS == 6 {
             words!(0 1 2 3 4 5 6 7);
-            let first = sums;
-            sums = [_mm512_setzero_si512(); NC];
+            let first = add(sums, others);
+            (sums, others) = ([_mm512_setzero_si512(); NC], [_mm512_setzero_si512(); NC]);
             words!(8 9 10 11 12 13 14 15);
+            sums = add(sums, others);
             let scales = [bytes16(sub, F::SCALES_AT), bytes16(sub, F::SCALES_AT + PANEL_ROWS)];
             for c in 0..NC {
                 let first = _mm512_mullo_epi32(first[c], _mm512_cvtepi8_epi32(scales[0]));
@@ -118,6 +138,7 @@ fn tile<F: Format, const NC: usize>(panel: &[u8], cols: [&[ActBlock]; NC]) -> [_
         } else {
             // Words whose codes lie in the same bytes, one after the other.
             words!(0 1 8 9 2 3 10 11 4 5 12 13 6 7 14 15);
+            sums = add(sums, others);
         }
         let (d, m) = scale_min::<F>(sub, tail);
         for c in 0..NC {
@@ -130,6 +151,41 @@ fn tile<F: Format, const NC: usize>(panel: &[u8], cols: [&[ActBlock]; NC]) -> [_
         }
     }
     acc
+}
+
+/// Adds the products of 16 rows x two codes with a word of the activations, in one operation.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn dot(mut sums: __m512i, codes: __m512i, word: &i32) -> __m512i {
+    // The compiler makes two operations and a load of the intrinsic, as `dot_short` wants it.
+    // SAFETY: it reads the four bytes of `word` and changes nothing but `sums`.
+    unsafe {
+        asm!(
+            "vpdpwssd {sums}, {codes}, dword ptr [{word}]{{1to16}}",
+            sums = inout(zmm_reg) sums,
+            codes = in(zmm_reg) codes,
+            word = in(reg) word,
+            options(pure, readonly, nostack, preserves_flags),
+        );
+    }
+    sums
+}
+
+/// Both sums of each column; of other than two or three columns the second is zero, and the compiler knows it.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn add<const NC: usize>(mut sums: [__m512i; NC], others: [__m512i; NC]) -> [__m512i; NC] {
+    for c in 0..NC {
+        sums[c] = _mm512_add_epi32(sums[c], others[c]);
+    }
+    sums
+}
+
+/// The same in a product and a sum: more operations, and a shorter wait for the sum.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn dot_short(sums: __m512i, codes: __m512i, word: &i32) -> __m512i {
+    _mm512_add_epi32(sums, _mm512_madd_epi16(codes, _mm512_set1_epi32(*word)))
 }
 
 /// The codes that meet word `W` of the activations: 16 rows x two values.

@@ -169,12 +169,13 @@ pub(super) fn put_f32x16(out: &mut [f32], at: usize, v: __m512) {
     unsafe { _mm512_storeu_ps(out.as_mut_ptr(), v) }
 }
 
-/// Asks for values that will be needed soon.
+/// Asks for the cache line `line` of values that will be needed soon, if they have so many.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn prefetch(values: &[u16]) {
-    for line in values.chunks(32) {
-        _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
+pub(super) fn prefetch_line(values: &[u16], line: usize) {
+    const LINE: usize = 32;
+    if line * LINE < values.len() {
+        _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().wrapping_add(line * LINE).cast());
     }
 }
 
