@@ -2,7 +2,7 @@
 
 use lastmile::{
     Answer, AnswerForm, Constraint, FinishReason, GenerateError, GenerateRequest, GenerateStream,
-    ModelSource, Prompt, RequestId, Runtime, RuntimeConfig,
+    ModelSource, Prompt, RequestId, Runtime, RuntimeConfig, ToolFormat,
 };
 
 use crate::real_model;
@@ -157,4 +157,27 @@ fn real_model_answers_of_a_form_do_not_depend_on_guesses() {
     config.max_model_len = Some(256);
     config.kv_bytes = Some(256 << 20);
     with_and_without_guesses(&config);
+}
+
+#[test]
+fn an_answer_that_may_call_once_ends_with_its_call() {
+    let call = "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1}}\n</tool_call>";
+    let said = format!("I look.\n{call}\n{call}\nDone.");
+    let source = ModelSource::placeholder("mode=echo").unwrap();
+    let runtime = Runtime::start(RuntimeConfig::new(source)).unwrap();
+    let tools = r#"[{"type":"function","function":{"name":"f"}}]"#;
+    let check = |parallel: Option<bool>, expect: &str| {
+        let mut request = GenerateRequest::new(RequestId(1), Prompt::Text(said.clone()));
+        request.sampling.temperature = 0.0;
+        request.stop.max_tokens = Some(400);
+        request.constraint = parallel.map(|parallel| {
+            let form = ToolFormat::Hermes.may_call(tools, parallel, None).unwrap().unwrap();
+            Constraint { field: "tools", form: AnswerForm::MayCall(form) }
+        });
+        let answer = runtime.complete(request).unwrap().remove(0);
+        assert_eq!((answer.text.as_str(), answer.finish.reason), (expect, FinishReason::Stop));
+    };
+    check(None, &said);
+    check(Some(true), &said);
+    check(Some(false), &format!("I look.\n{call}"));
 }
