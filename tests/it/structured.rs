@@ -160,6 +160,23 @@ fn real_model_answers_of_a_form_do_not_depend_on_guesses() {
 }
 
 #[test]
+fn nothing_is_guessed_where_rounding_depends_on_the_rows_of_a_step() {
+    let mut config =
+        RuntimeConfig::new(ModelSource::path(real_model::path("smollm2-135m-instruct")));
+    config.device = "candle".to_owned();
+    (config.max_model_len, config.kv_bytes) = (Some(64), Some(64 << 20));
+    assert!(config.engine.speculate);
+    let runtime = Runtime::start(config).unwrap();
+    let mut request = GenerateRequest::new(RequestId(1), Prompt::Text("So it is:".to_owned()));
+    let form = AnswerForm::Regex(" one two three four five".to_owned());
+    request.constraint = Some(Constraint { field: "guided_regex", form });
+    let answer = runtime.complete(request).unwrap().remove(0);
+    assert_eq!(answer.text, " one two three four five");
+    let stats = runtime.stats();
+    assert_eq!((stats.draft_tokens, stats.form_draft_tokens), (0, 0));
+}
+
+#[test]
 fn an_answer_that_may_call_once_ends_with_its_call() {
     let call = "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1}}\n</tool_call>";
     let said = format!("I look.\n{call}\n{call}\nDone.");
