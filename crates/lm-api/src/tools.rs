@@ -232,7 +232,7 @@ fn when_it_calls(
     Ok(match may_call {
         Some(may_call) => Some(Constraint { field, form: AnswerForm::MayCall(may_call) }),
         None => {
-            let what = "this model's calls cannot be told from an answer of such a form";
+            let what = "only JSON and a choice leave room for calls";
             warnings.push(format!("tools cannot be called beside {field}: {what}"));
             form
         }

@@ -10,7 +10,7 @@ use crate::{ChatError, MustCall, ToolFormat};
 
 impl ToolFormat {
     /// The form of answers that call `tools`, a JSON array of OpenAI's tool objects, or else are of the form `otherwise`:
-    /// any text where that is `None`. `None` when calls cannot be told from such answers as they begin.
+    /// any text where that is `None`. `None` for forms that calls cannot stand beside: all but JSON and a choice.
     ///
     /// # Errors
     /// `Tools` when they are no such array.
@@ -21,21 +21,19 @@ impl ToolFormat {
         otherwise: Option<AnswerForm>,
     ) -> Result<Option<MayCall>, ChatError> {
         let calls = self.calls(tools, &MustCall::Any, parallel)?;
-        let has_mark = !(calls.open.is_empty() && calls.begin.is_empty());
-        let is_told = match &otherwise {
-            None => true,
-            Some(AnswerForm::JsonObject | AnswerForm::JsonSchema(_) | AnswerForm::Choice(_)) => {
-                has_mark
-            }
-            Some(_) => false,
-        };
+        let leaves_room = otherwise.as_ref().is_none_or(|form| {
+            matches!(
+                form,
+                AnswerForm::JsonObject | AnswerForm::JsonSchema(_) | AnswerForm::Choice(_)
+            )
+        });
         let marker = match self {
             ToolFormat::Mistral => "[TOOL_CALLS]",
             ToolFormat::Llama => "<|python_tag|>",
             _ => "",
         };
         let otherwise = otherwise.map(Box::new);
-        Ok(is_told.then(|| MayCall { calls, marker: marker.into(), otherwise }))
+        Ok(leaves_room.then(|| MayCall { calls, marker: marker.into(), otherwise }))
     }
 }
 
@@ -48,14 +46,14 @@ mod tests {
     const TOOLS: &str = r#"[{"type":"function","function":{"name":"f"}}]"#;
 
     #[test]
-    fn calls_are_told_from_json_by_what_stands_before_them() {
+    fn json_leaves_room_for_calls_and_an_expression_does_not() {
         let check = |format: ToolFormat, otherwise: Option<AnswerForm>, expect: bool| {
             let found = format.may_call(TOOLS, false, otherwise).unwrap();
             assert_eq!(found.is_some(), expect, "{format:?}");
         };
         for format in [ToolFormat::Hermes, ToolFormat::Llama, ToolFormat::Mistral] {
             check(format, None, true);
-            check(format, Some(AnswerForm::JsonObject), format != ToolFormat::Llama);
+            check(format, Some(AnswerForm::JsonObject), true);
             check(format, Some(AnswerForm::Regex("a".to_owned())), false);
         }
         assert!(ToolFormat::Hermes.may_call("{}", true, None).is_err());

@@ -91,7 +91,7 @@ mod tests {
 
     const CALL: &str = r#"{"name": "f", "arguments": {}}"#;
 
-    fn form(open: &'static str, begin: &'static str, end: &'static str, n: usize) -> MayCall {
+    fn plain(open: &'static str, begin: &'static str, end: &'static str, n: usize) -> MayCall {
         let schema = r#"{"type": "object", "properties": {"name": {"const": "f"}, "arguments": {"type": "object"}},
             "required": ["name", "arguments"], "additionalProperties": false}"#;
         let calls = CallForm {
@@ -107,7 +107,7 @@ mod tests {
     }
 
     fn hermes(n: usize) -> MayCall {
-        form("", "<tool_call>\n", "\n</tool_call>", n)
+        plain("", "<tool_call>\n", "\n</tool_call>", n)
     }
 
     /// Whether an answer may end after `tokens`; where not all may be drawn, the first that may not.
@@ -161,14 +161,14 @@ mod tests {
 
     #[test]
     fn without_a_mark_an_answer_calls_where_it_begins_so() {
-        let list = form("[", "", "", 1);
+        let list = plain("[", "", "", 1);
         check(&list, &format!("[{CALL}]"), Ok(true));
         check(&list, &format!("[{CALL}, "), Err(CALL.len() + 1));
-        check(&form("[", "", "", 2), &format!("[{CALL}, {CALL}]"), Ok(true));
+        check(&plain("[", "", "", 2), &format!("[{CALL}, {CALL}]"), Ok(true));
         check(&list, "[1", Err(1));
         check(&list, "\n No [1]", Ok(true));
         check(&list, "", Ok(true));
-        let bare = form("", "", "", 1);
+        let bare = plain("", "", "", 1);
         check(&bare, CALL, Ok(true));
         check(&bare, "{\"age\"", Err(2));
         check(&bare, "It is {\"age\": 1}", Ok(true));
@@ -193,5 +193,12 @@ mod tests {
         check(&form, "no", Ok(true));
         check(&form, &format!("<tool_call>\n{CALL}\n</tool_call>"), Ok(true));
         check(&form, "maybe", Err(0));
+        // Calls that are JSON themselves, beside any object.
+        let mut bare = plain("", "", "", 2);
+        bare.otherwise = Some(Box::new(AnswerForm::JsonObject));
+        check(&bare, CALL, Ok(true));
+        check(&bare, &format!("{CALL}, {CALL}"), Ok(true));
+        check(&bare, "{\n  \"name\": \"f\", \"age\": 3}", Ok(true));
+        check(&bare, "{\"name\": 3}.", Err(11));
     }
 }

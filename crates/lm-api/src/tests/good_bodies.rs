@@ -187,7 +187,6 @@ fn what_is_asked_of_calls_is_enforced_where_the_model_decides_to_call() {
     check(&format!("{strict},{one}"), "tools", true, true, false);
     let form = r#""response_format":{"type":"json_object"}"#;
     check(&format!("{free},{form}"), "response_format", false, false, true);
-    // The expression may begin as a call does.
     let parsed = chat_with(&format!(r#"{free},"guided_regex":"a+""#)).unwrap();
     assert!(parsed.warnings[0].contains("guided_regex"), "{:?}", parsed.warnings);
     let form = parsed.constraint.map(|asked| asked.form);
