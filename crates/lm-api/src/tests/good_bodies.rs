@@ -172,7 +172,7 @@ fn what_is_asked_of_calls_is_enforced_where_the_model_decides_to_call() {
         assert_eq!(parsed.warnings, Vec::<String>::new(), "{fields}");
         let Some(Constraint { field: found, form: AnswerForm::MayCall(form) }) = parsed.constraint
         else {
-            panic!("{fields}: {:?}", parsed.constraint)
+            panic!("{fields} asks for nothing of calls")
         };
         assert_eq!(found, field, "{fields}");
         assert_eq!(form.calls.schema.contains("integer"), follows_schema, "{fields}");
