@@ -2,7 +2,7 @@
 
 use lastmile::{
     Answer, AnswerForm, Constraint, FinishReason, GenerateError, GenerateRequest, GenerateStream,
-    ModelSource, Prompt, RequestId, Runtime, RuntimeConfig,
+    ModelSource, Prompt, RequestId, Runtime, RuntimeConfig, ToolFormat,
 };
 
 use crate::real_model;
@@ -157,4 +157,44 @@ fn real_model_answers_of_a_form_do_not_depend_on_guesses() {
     config.max_model_len = Some(256);
     config.kv_bytes = Some(256 << 20);
     with_and_without_guesses(&config);
+}
+
+#[test]
+fn nothing_is_guessed_where_rounding_depends_on_the_rows_of_a_step() {
+    let mut config =
+        RuntimeConfig::new(ModelSource::path(real_model::path("smollm2-135m-instruct")));
+    config.device = "candle".to_owned();
+    (config.max_model_len, config.kv_bytes) = (Some(64), Some(64 << 20));
+    assert!(config.engine.speculate);
+    let runtime = Runtime::start(config).unwrap();
+    let mut request = GenerateRequest::new(RequestId(1), Prompt::Text("So it is:".to_owned()));
+    let form = AnswerForm::Regex(" one two three four five".to_owned());
+    request.constraint = Some(Constraint { field: "guided_regex", form });
+    let answer = runtime.complete(request).unwrap().remove(0);
+    assert_eq!(answer.text, " one two three four five");
+    let stats = runtime.stats();
+    assert_eq!((stats.draft_tokens, stats.form_draft_tokens), (0, 0));
+}
+
+#[test]
+fn an_answer_that_may_call_once_ends_with_its_call() {
+    let call = "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1}}\n</tool_call>";
+    let said = format!("I look.\n{call}\n{call}\nDone.");
+    let source = ModelSource::placeholder("mode=echo").unwrap();
+    let runtime = Runtime::start(RuntimeConfig::new(source)).unwrap();
+    let tools = r#"[{"type":"function","function":{"name":"f"}}]"#;
+    let check = |parallel: Option<bool>, expect: &str| {
+        let mut request = GenerateRequest::new(RequestId(1), Prompt::Text(said.clone()));
+        request.sampling.temperature = 0.0;
+        request.stop.max_tokens = Some(400);
+        request.constraint = parallel.map(|parallel| {
+            let form = ToolFormat::Hermes.may_call(tools, parallel, None).unwrap().unwrap();
+            Constraint { field: "tools", form: AnswerForm::MayCall(form) }
+        });
+        let answer = runtime.complete(request).unwrap().remove(0);
+        assert_eq!((answer.text.as_str(), answer.finish.reason), (expect, FinishReason::Stop));
+    };
+    check(None, &said);
+    check(Some(true), &said);
+    check(Some(false), &format!("I look.\n{call}"));
 }

@@ -1,6 +1,7 @@
 """Answers of a given form: whatever the model, what ends is of that form."""
 
 import json
+import math
 import re
 import statistics
 import time
@@ -80,24 +81,29 @@ def test_a_real_model_at_temperature_1_keeps_schemas_too(smollm2):
 
 
 def test_compiling_takes_little(smollm2):
-    # What the first request with a schema takes longer than the second is what compiling it takes.
-    took = []
-    for i, function in enumerate(functions(N_SCHEMAS)[:60]):
-        times = []
-        for _ in range(2):
-            started = time.monotonic()
-            answer = ask(
-                smollm2,
-                "smollm2-135m-instruct",
-                max_tokens=1,
-                response_format=schema_format(function["parameters"]),
-            )
-            times.append(time.monotonic() - started)
-        if answer.status == 200 and i > 0:
-            took.append(1000 * (times[0] - times[1]))
-    took.sort()
-    print(f"\ncompiling: median {statistics.median(took):.1f} ms, longest {took[-1]:.1f} ms")
-    assert statistics.median(took) < 50
+    """All schemas in turn, three times: more than are kept, so that each is compiled each time. The best of three, less the
+    best time of the same request when its grammar is kept, is what compiling takes without what else the machine does."""
+
+    def ms(function):
+        started = time.monotonic()
+        form = schema_format(function["parameters"])
+        answer = ask(smollm2, "smollm2-135m-instruct", max_tokens=1, response_format=form)
+        return 1000 * (time.monotonic() - started) if answer.status == 200 else None
+
+    compiled, kept = {}, {}
+    for round_ in range(3):
+        for function in functions(N_SCHEMAS):
+            name, took = function["name"], ms(function)
+            if took is not None:
+                compiled[name] = min(took, compiled.get(name, took))
+                if round_ < 2:
+                    again = ms(function)
+                    kept[name] = min(again, kept.get(name, again))
+    took = sorted(compiled[name] - kept[name] for name in compiled)
+    p99 = took[math.ceil(0.99 * len(took)) - 1]
+    print(f"\ncompiling {len(took)}: median {statistics.median(took):.1f} ms, p99 {p99:.1f} ms, longest {took[-1]:.1f} ms")
+    assert len(took) >= N_SCHEMAS - N_SCHEMAS // 20
+    assert p99 < 50
 
 
 class Step(pydantic.BaseModel):
@@ -180,9 +186,10 @@ def test_what_cannot_be_enforced_is_refused_by_name(placeholder):
 
 
 def test_masks_cost_little(smollm2):
-    """Decode throughput of eight answers at once, with and without a form, in turns."""
+    """Decode throughput of eight answers at once, with and without a form, in turns. The best rounds of both are compared,
+    as what else the machine does slows either; where they differ by too much, there are more rounds."""
 
-    def seconds(form):
+    def throughput(form):
         body = {
             "model": "smollm2-135m-instruct",
             "messages": [{"role": "user", "content": "Write."}],
@@ -195,13 +202,18 @@ def test_masks_cost_little(smollm2):
         answer = smollm2.post("/v1/chat/completions", body | form).json
         return answer["usage"]["completion_tokens"] / (time.monotonic() - started)
 
-    # Neither ends before its limit.
-    free, held = {"ignore_eos": True}, {"guided_regex": "[a-z ]{2000}"}
-    seconds(free), seconds(held)
-    ratios = [seconds(held) / seconds(free) for _ in range(5)]
-    print(f"\nthroughput with masks: {statistics.median(ratios):.3f} of that without ({ratios})")
-    # What is aimed at is 0.9; a busy machine of two cores shows 0.7 to 0.9.
-    assert statistics.median(ratios) > 0.5
+    # Neither ends before its limit, and little of the text is decided: guesses do not make up for the masks.
+    texts = {"type": "array", "items": {"type": "string", "maxLength": 60}, "minItems": 60, "maxItems": 60}
+    free, held = {"ignore_eos": True}, {"guided_json": texts}
+    throughput(free), throughput(held)
+    best_free = best_held = 0
+    for round_ in range(20):
+        best_free, best_held = max(best_free, throughput(free)), max(best_held, throughput(held))
+        ratio = best_held / best_free
+        if round_ >= 4 and ratio > 0.9:
+            break
+    print(f"\nthroughput with masks: {ratio:.3f} of that without, after {round_ + 1} rounds")
+    assert ratio > 0.9
 
 
 def test_an_answer_that_is_aborted_says_so(placeholder):

@@ -5,6 +5,7 @@ import json
 import jsonschema
 import openai
 import pytest
+from conftest import Server
 
 WEATHER = {
     "type": "object",
@@ -101,6 +102,59 @@ def test_a_template_without_tools_describes_them(smollm2):
     assert "<tools>" not in smollm2.post("/apply-template", none).json["prompt"]
 
 
+def test_an_answer_that_may_call_once_ends_with_its_call(tmp_path):
+    server = Server(tmp_path, "--model", "placeholder:mode=echo")
+    call = '<tool_call>\n{"name": "get_time", "arguments": {"zone": "CET"}}\n</tool_call>'
+    messages = [{"role": "user", "content": f"I look.\n{call}\n{call}\nDone."}]
+    body = {"messages": messages, "tools": TOOLS, "max_tokens": 400, "temperature": 0}
+
+    def calls(**options):
+        choice = server.post("/v1/chat/completions", body | options).json["choices"][0]
+        assert choice["finish_reason"] == "tool_calls"
+        return choice["message"]["content"], len(choice["message"]["tool_calls"])
+
+    assert calls()[1] == 2
+    assert calls(parallel_tool_calls=False) == ("I look.", 1)
+    tools = [{"name": "get_time", "input_schema": TIME}]
+    choice = {"type": "auto", "disable_parallel_tool_use": True}
+    body = {"model": "placeholder", "messages": messages, "tools": tools, "max_tokens": 400, "temperature": 0}
+    message = server.post("/v1/messages", body | {"tool_choice": choice}).json
+    assert message["stop_reason"] == "tool_use"
+    assert [block["type"] for block in message["content"]] == ["text", "tool_use"]
+    assert server.stop() == 0
+
+
+def test_strict_arguments_follow_their_schema_where_the_model_decides(tmp_path):
+    server = Server(tmp_path, "--model", "placeholder:mode=echo")
+    call = '<tool_call>\n{"name": "get_time", "arguments": {"place": "CET"}}\n</tool_call>'
+    messages = [{"role": "user", "content": call}]
+
+    def arguments(strict):
+        tool = {"type": "function", "function": {"name": "get_time", "parameters": TIME, "strict": strict}}
+        body = {"messages": messages, "tools": [tool], "max_tokens": 400, "temperature": 0}
+        (called,) = server.post("/v1/chat/completions", body).json["choices"][0]["message"]["tool_calls"]
+        return json.loads(called["function"]["arguments"])
+
+    assert arguments(strict=False) == {"place": "CET"}
+    jsonschema.validate(arguments(strict=True), TIME)
+    assert server.stop() == 0
+
+
+def test_an_answer_calls_or_is_of_the_form_that_is_asked_for(ask):
+    schema = {"type": "object", "properties": {"is_known": {"type": "boolean"}}, "required": ["is_known"]}
+    schema["additionalProperties"] = False
+    form = {"type": "json_schema", "json_schema": {"name": "it", "schema": schema}}
+    for seed in range(4):
+        choice = ask(response_format=form, seed=seed).choices[0]
+        if choice.finish_reason == "tool_calls":
+            assert all(call.function.name in SCHEMAS for call in choice.message.tool_calls)
+        elif choice.finish_reason == "stop":
+            jsonschema.validate(json.loads(choice.message.content), schema)
+        # Arguments that may be any object may also have no end.
+        else:
+            assert choice.finish_reason == "length"
+
+
 def test_what_does_not_fit_is_refused(placeholder):
     client = placeholder.client()
 
@@ -120,3 +174,5 @@ def test_what_does_not_fit_is_refused(placeholder):
     unsupported = json.loads(json.dumps(TOOLS[:1]))
     unsupported[0]["function"]["parameters"]["not"] = {}
     assert refused(tools=unsupported, tool_choice="required") == "tool_choice"
+    unsupported[0]["function"]["strict"] = True
+    assert refused(tools=unsupported) == "tools"

@@ -1,9 +1,10 @@
-//! Chores around the code: `cargo xtask tidy`, `cargo xtask mutants` and `cargo xtask miri`.
+//! Chores around the code: `cargo xtask tidy`, `cargo xtask mutants`, `cargo xtask miri` and `cargo xtask gpu-check`.
 //!
 //! It must never be needed to build or run lastmile.
 //!
-//! Start reading at [`tidy::run`], [`mutants::run`] and [`miri::run`].
+//! Start reading at [`tidy::run`], [`mutants::run`], [`miri::run`] and [`gpu_check::run`].
 
+mod gpu_check;
 mod miri;
 mod mutants;
 mod tidy;
@@ -13,10 +14,11 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-const USAGE: &str = "usage: cargo xtask <tidy | mutants | miri>
+const USAGE: &str = "usage: cargo xtask <tidy | mutants | miri | gpu-check>
   tidy      sizes, floors, unsafe code, words, docs, dependency versions
   mutants   plants bugs in the scheduler and expects that each is caught
-  miri      unsafe code under Miri; needs the nightly toolchain with its component miri";
+  miri      unsafe code under Miri; needs the nightly toolchain with its component miri
+  gpu-check compiles the executor for CUDA, and type-checks it for Metal; needs the network and Python 3";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
         "tidy" => root().and_then(tidy::run),
         "mutants" => root().and_then(mutants::run),
         "miri" => root().and_then(miri::run),
+        "gpu-check" => root().and_then(gpu_check::run),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);

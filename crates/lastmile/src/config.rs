@@ -40,7 +40,8 @@ pub struct RuntimeConfig {
     /// The name that clients ask for; the model's own by default.
     pub served_name: Option<String>,
     /// `auto`, `cpu`, `candle`, `cuda:N` or `metal`. `candle` is the slow numeric reference on CPU;
-    /// `auto` is `cpu`, or `candle` where this model or this processor has no fast kernels.
+    /// `auto` is the first GPU, where it was compiled for one that is there; else `cpu`, or `candle` where this
+    /// model or this processor has no fast kernels.
     pub device: String,
     /// At most this instruction set on `cpu`: `scalar`, `avx2`, …
     pub isa_cap: Option<String>,

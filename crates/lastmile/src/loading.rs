@@ -4,7 +4,7 @@ use lm_backend::{
     Backend, PlaceholderBackend, PlaceholderMode, PlaceholderOptions, PlaceholderVocab,
     ScriptedAnswer, ScriptedTokens, StepArbiter,
 };
-use lm_candle::{CandleBackend, CandleOptions};
+use lm_candle::{CandleBackend, CandleOptions, first_gpu};
 use lm_chat::ChatTemplate;
 use lm_cpu::{CpuBackend, CpuOptions};
 use lm_models::{DefaultSampling, Model, TokenizerSource};
@@ -126,15 +126,24 @@ impl Executor {
         match config.device.as_str() {
             "candle" => Executor::Candle { device: "cpu".to_owned() },
             "cpu" => Executor::Cpu,
-            "auto" => match CpuBackend::is_fast_for(model) {
-                Ok(()) => Executor::Cpu,
-                Err(reason) => {
-                    tracing::warn!(%reason, "this model runs on the slow reference executor");
-                    Executor::Candle { device: "cpu".to_owned() }
+            "auto" => Executor::on_gpu(first_gpu(), config).unwrap_or_else(|| {
+                match CpuBackend::is_fast_for(model) {
+                    Ok(()) => Executor::Cpu,
+                    Err(reason) => {
+                        tracing::warn!(%reason, "this model runs on the slow reference executor");
+                        Executor::Candle { device: "cpu".to_owned() }
+                    }
                 }
-            },
+            }),
             device => Executor::Candle { device: device.to_owned() },
         }
+    }
+
+    /// A GPU that is there, unless KV of a type was asked for that only `cpu` has.
+    fn on_gpu(gpu: Option<&str>, config: &RuntimeConfig) -> Option<Self> {
+        let executor = Executor::Candle { device: gpu?.to_owned() };
+        let has = executor.kv_type(config);
+        config.kv_type.is_none_or(|asked| asked.as_str() == has).then_some(executor)
     }
 
     pub(crate) fn name(&self) -> &'static str {
@@ -336,5 +345,27 @@ fn placeholder_vocab() -> PlaceholderVocab {
         turn_end: placeholder::IM_END,
         newline: placeholder::FIRST_BYTE + u32::from(b'\n'),
         words: placeholder::FIRST_WORD..placeholder::FIRST_BYTE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lm_cpu::KvType;
+
+    use super::*;
+
+    #[test]
+    fn a_gpu_is_taken_where_there_is_one_that_can_do_what_is_asked() {
+        let check = |gpu, kv_type, expect: Option<&str>| {
+            let mut config =
+                RuntimeConfig::new(ModelSource::Placeholder(PlaceholderOptions::default()));
+            config.kv_type = kv_type;
+            let expect = expect.map(|device| Executor::Candle { device: device.to_owned() });
+            assert_eq!(Executor::on_gpu(gpu, &config), expect);
+        };
+        check(Some("cuda:0"), None, Some("cuda:0"));
+        check(Some("metal"), None, Some("metal"));
+        check(Some("cuda:0"), Some(KvType::Int8), None);
+        check(None, None, None);
     }
 }

@@ -1,7 +1,7 @@
 //! From a model's files to an encoder and a tokenizer, when the model reads texts and writes none.
 
 use lm_backend::{Encoder, EncoderSpec, PlaceholderEncoder, StepArbiter};
-use lm_candle::CandleEncoder;
+use lm_candle::{CandleEncoder, first_gpu};
 use lm_models::{EncoderModel, Pooling, WeightsFrom, open_encoder};
 use lm_tokenizer::{Tokenizer, placeholder};
 
@@ -127,10 +127,11 @@ impl EncoderSource {
     }
 }
 
-/// Encoders have one executor; `auto`, `cpu` and `candle` are the processor.
+/// Encoders have one executor; `cpu` and `candle` are the processor, as is `auto` where there is no GPU.
 fn device(config: &RuntimeConfig) -> &str {
     match config.device.as_str() {
-        "auto" | "candle" => "cpu",
+        "auto" => first_gpu().unwrap_or("cpu"),
+        "candle" => "cpu",
         device => device,
     }
 }

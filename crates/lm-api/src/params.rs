@@ -138,19 +138,8 @@ pub(crate) fn read(
         _ => None,
     };
     let mut constraint = structured::constraint(&mut fields, &mut warnings, options.strict)?;
-    if let Some(tools) = &tools
-        && let Some(calls) = tools::enforced(tools, options.tool_format)?
-    {
-        if let Some(other) = &constraint {
-            return Err(ApiError::Conflict {
-                param: "tool_choice",
-                found: "one that requires a call".to_owned(),
-                other: other.field,
-                other_found: "given".to_owned(),
-                wanted: "an answer has one form",
-            });
-        }
-        constraint = Some(calls);
+    if let Some(tools) = &tools {
+        constraint = tools::enforced(tools, options.tool_format, constraint, &mut warnings)?;
     }
     dialog.tools = tools.as_ref().map(|tools| tools.json.clone());
     unsupported::refuse(&mut fields)?;

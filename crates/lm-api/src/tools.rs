@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use lastmile::{AnswerForm, Constraint, MustCall, RequestId, ToolFormat};
+use lastmile::{AnswerForm, ChatError, Constraint, MustCall, RequestId, ToolFormat};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -30,6 +30,8 @@ pub struct ToolUse {
     pub must: Option<MustCall>,
     /// Whether an answer may call several.
     pub parallel: bool,
+    /// Functions whose arguments must follow their schema in any call.
+    pub strict: Vec<String>,
 }
 
 /// One call as it stands in an answer.
@@ -95,10 +97,13 @@ pub(crate) fn tool_use(
         None => Vec::new(),
     };
     let mut names = BTreeSet::new();
-    let mut seen = Vec::new();
+    let (mut seen, mut must_follow) = (Vec::new(), Vec::new());
     for (i, tool) in tools.into_iter().enumerate() {
         let path = format!("tools[{i}]");
-        let (name, tool) = one_tool(&path, tool, strict, warnings)?;
+        let (name, tool, is_strict) = one_tool(&path, tool, strict, warnings)?;
+        if is_strict {
+            must_follow.push(name.clone());
+        }
         if !names.insert(name.clone()) {
             let param = format!("{path}.function.name");
             return Err(ApiError::invalid(param, &Value::from(name), "unlike the others"));
@@ -126,7 +131,8 @@ pub(crate) fn tool_use(
         return Ok(None);
     }
     let json = Value::Array(seen).to_string();
-    Ok(Some(ToolUse { json, names: names.into_iter().collect(), must, parallel }))
+    let names = names.into_iter().collect();
+    Ok(Some(ToolUse { json, names, must, parallel, strict: must_follow }))
 }
 
 fn named(choice: &Option<Value>) -> Option<&str> {
@@ -135,13 +141,13 @@ fn named(choice: &Option<Value>) -> Option<&str> {
     choice["function"]["name"].as_str()
 }
 
-/// A tool's name, and the tool as templates expect it.
+/// A tool's name, the tool as templates expect it, and whether any call must follow its schema.
 fn one_tool(
     path: &str,
     value: Value,
     strict: bool,
     warnings: &mut Warnings,
-) -> Result<(String, Value), ApiError> {
+) -> Result<(String, Value, bool), ApiError> {
     let mut fields = Fields::nested(path, value)?;
     let param = fields.path("type");
     match fields.string("type")?.as_deref() {
@@ -177,24 +183,81 @@ fn one_tool(
         Some(other) => return Err(ApiError::invalid(param, &other, "a JSON schema of an object")),
         None => {}
     }
-    // A call that is enforced follows its schema in any case; one that is not, is the model's own.
-    function.boolean("strict")?;
+    // A call that tool_choice enforces follows its schema in any case.
+    let is_strict = function.boolean("strict")?.unwrap_or(false);
     function.finish(strict, warnings)?;
     fields.finish(strict, warnings)?;
-    Ok((name, json!({ "type": "function", "function": body })))
+    Ok((name, json!({ "type": "function", "function": body }), is_strict))
 }
 
-/// What enforces `tool_choice`.
+/// What enforces what is asked of calls. `form` is what an answer without calls must be.
 pub(crate) fn enforced(
     tools: &ToolUse,
     format: ToolFormat,
+    form: Option<Constraint>,
+    warnings: &mut Warnings,
 ) -> Result<Option<Constraint>, ApiError> {
-    let Some(must) = &tools.must else { return Ok(None) };
-    let calls = format.calls(&tools.json, must, tools.parallel).map_err(|error| {
-        let param = "tool_choice".to_owned();
-        ApiError::Invalid { param, found: "unusable".to_owned(), wanted: error.to_string() }
-    })?;
+    let Some(must) = &tools.must else { return when_it_calls(tools, format, form, warnings) };
+    if let Some(other) = &form {
+        return Err(ApiError::Conflict {
+            param: "tool_choice",
+            found: "one that requires a call".to_owned(),
+            other: other.field,
+            other_found: "given".to_owned(),
+            wanted: "an answer has one form",
+        });
+    }
+    let calls = format.calls(&tools.json, must, tools.parallel);
+    let calls = calls.map_err(|error| unusable("tool_choice", &error))?;
     Ok(Some(Constraint { field: "tool_choice", form: AnswerForm::Calls(calls) }))
+}
+
+/// Where the model decides whether to call. Calls of which nothing is asked are read from the text, without a grammar.
+fn when_it_calls(
+    tools: &ToolUse,
+    format: ToolFormat,
+    form: Option<Constraint>,
+    warnings: &mut Warnings,
+) -> Result<Option<Constraint>, ApiError> {
+    let field = match &form {
+        Some(form) => form.field,
+        None if !tools.strict.is_empty() => "tools",
+        None if !tools.parallel => "parallel_tool_calls",
+        None => return Ok(None),
+    };
+    let otherwise = form.as_ref().map(|asked| asked.form.clone());
+    let may_call = format
+        .may_call(&tools.as_enforced(), tools.parallel, otherwise)
+        .map_err(|error| unusable(field, &error))?;
+    Ok(match may_call {
+        Some(may_call) => Some(Constraint { field, form: AnswerForm::MayCall(may_call) }),
+        None => {
+            let what = "only JSON and a choice leave room for calls";
+            warnings.push(format!("tools cannot be called beside {field}: {what}"));
+            form
+        }
+    })
+}
+
+fn unusable(field: &str, error: &ChatError) -> ApiError {
+    let (param, found) = (field.to_owned(), "unusable".to_owned());
+    ApiError::Invalid { param, found, wanted: error.to_string() }
+}
+
+impl ToolUse {
+    /// The tools as calls must follow them that are not required: the arguments of those that are not strict are any
+    /// object.
+    fn as_enforced(&self) -> String {
+        let mut tools: Value = serde_json::from_str(&self.json).unwrap_or_default();
+        for tool in tools.as_array_mut().into_iter().flatten() {
+            let function = &mut tool["function"];
+            let name = function["name"].as_str().unwrap_or_default();
+            if !self.strict.iter().any(|strict| strict == name) {
+                function["parameters"] = json!({ "type": "object" });
+            }
+        }
+        tools.to_string()
+    }
 }
 
 /// Takes the fields of calls and results out of a message: what a template sees besides role and content.

@@ -1,6 +1,8 @@
 //! One forward pass of any `DecoderSpec`.
 
-use candle_core::{Device, Result, Tensor};
+use std::sync::OnceLock;
+
+use candle_core::{Device, Error, Result, Tensor};
 use candle_nn::ops::rms_norm;
 use lm_models::{Activation, DecoderSpec, LayerTensor, Model, QkNorm, TensorRole};
 
@@ -276,7 +278,22 @@ pub(crate) fn device(name: &str) -> std::result::Result<Device, LoadError> {
     match name.split_once(':').map_or((name, Some(0)), |(kind, n)| (kind, index(n))) {
         ("cpu", Some(0)) => Ok(Device::Cpu),
         ("cuda", Some(n)) => Ok(Device::new_cuda(n)?),
-        ("metal", Some(n)) => Ok(Device::new_metal(n)?),
+        ("metal", Some(n)) => metal(n),
         _ => Err(LoadError::UnknownDevice { name: name.to_owned() }),
     }
+}
+
+/// Candle takes the n-th of the machine's devices without looking whether there are that many.
+fn metal(n: usize) -> std::result::Result<Device, LoadError> {
+    let found = std::panic::catch_unwind(|| Device::new_metal(n));
+    let missing = |_| Err(Error::Msg(format!("there is no Metal device {n}")));
+    Ok(found.unwrap_or_else(missing)?)
+}
+
+/// The first GPU that there is, of those that this program was compiled for: `cuda:0` or `metal`.
+#[must_use]
+pub fn first_gpu() -> Option<&'static str> {
+    static FOUND: OnceLock<Option<&str>> = OnceLock::new();
+    let found = || ["cuda:0", "metal"].into_iter().find(|name| device(name).is_ok());
+    *FOUND.get_or_init(found)
 }

@@ -19,7 +19,7 @@ mod rope;
 mod weights;
 
 pub use backend::{CandleBackend, CandleOptions, LoadError};
-pub use decoder::Decoder;
+pub use decoder::{Decoder, first_gpu};
 pub use encoder::CandleEncoder;
 pub use kv::{PagedKv, StepSlots};
 pub use lora::{CandleAdapters, StepAdapters};

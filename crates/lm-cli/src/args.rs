@@ -222,7 +222,8 @@ pub(crate) struct RunOptions {
     #[arg(long)]
     pub(crate) no_prefix_cache: bool,
     /// Compute ahead the tokens that the text so far suggests, or that an answer's form decides, where that is
-    /// expected to pay: no answer differs by it.
+    /// expected to pay: no answer differs by it. Never on `candle` and GPUs, whose rounding depends on how many rows a
+    /// step has.
     #[arg(long, value_enum, default_value_t = Speculate::Auto, value_name = "WHEN", env = "LASTMILE_SPECULATE", hide_short_help = true)]
     pub(crate) speculate: Speculate,
     /// A Jinja chat template instead of the model's own.

@@ -139,13 +139,16 @@ impl Drop for Toucher {
 mod memory {
     use std::ptr::{NonNull, null_mut};
 
-    use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+    #[cfg(target_os = "linux")]
+    use rustix::mm::{Advice, madvise};
+    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
     /// A new mapping of `n_bytes` zeros, over 0.
     pub(super) fn map(n_bytes: usize) -> std::io::Result<NonNull<u8>> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new private mapping at an address of the system's choice aliases nothing.
         let start = unsafe { mmap_anonymous(null_mut(), n_bytes, protection, MapFlags::PRIVATE)? };
+        #[cfg(target_os = "linux")]
         // SAFETY: the range is the mapping just made. Systems without huge pages refuse; that costs speed only.
         let _ = unsafe { madvise(start, n_bytes, Advice::LinuxHugepage) };
         Ok(NonNull::new(start.cast()).expect("a mapping is not at address 0"))

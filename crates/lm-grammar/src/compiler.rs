@@ -83,8 +83,9 @@ impl GrammarCompiler {
         let asked = form.clone();
         let matcher = self.budget.run(COMPILE_LIMIT, move || {
             let refused = |message| GrammarError::Refused { message };
+            let control = |name: &str| factory.tok_env().tok_trie().get_special_token(name);
             let parser = factory
-                .create_parser(source::grammar(&form)?)
+                .create_parser(source::grammar(&form, control)?)
                 .map_err(|error| refused(first_lines(&error)))?;
             let mut matcher = Matcher::new(Ok(parser));
             if let Some(warning) = matcher.grammar_warnings().into_iter().next() {

@@ -8,6 +8,7 @@
 mod budget;
 mod compiler;
 mod error;
+mod may_call;
 mod narrow;
 mod source;
 mod state;

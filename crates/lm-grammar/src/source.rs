@@ -1,15 +1,15 @@
 //! From the form that was asked for to llguidance's own grammar.
 //!
-//! It must never know the vocabulary.
+//! It must never know the vocabulary, but for the ids of control tokens, which it is told.
 //!
 //! Start reading at [`grammar`].
 
 use llguidance::api::TopLevelGrammar;
-use lm_types::{AnswerForm, CallForm};
+use lm_types::{AnswerForm, CallForm, TokenId};
 use serde_json::{Map, Value, json};
 
-use crate::GrammarError;
 use crate::narrow::narrow;
+use crate::{GrammarError, may_call};
 
 /// The longest source, in bytes.
 pub(crate) const MAX_BYTES: usize = 256 << 10;
@@ -23,8 +23,11 @@ const WHITE_SPACE: &str = r"( |\n {0,24})";
 /// llguidance's own switches within a schema: they would change what a schema means.
 const OWN_KEYWORD: &str = "x-guidance";
 
-/// The grammar of `form`.
-pub(crate) fn grammar(form: &AnswerForm) -> Result<TopLevelGrammar, GrammarError> {
+/// The grammar of `form`. `control` gives the id of a control token.
+pub(crate) fn grammar(
+    form: &AnswerForm,
+    control: impl Fn(&str) -> Option<TokenId>,
+) -> Result<TopLevelGrammar, GrammarError> {
     let bytes = form.size_bytes();
     if bytes > MAX_BYTES {
         return Err(GrammarError::TooLong { bytes, limit: MAX_BYTES });
@@ -35,6 +38,10 @@ pub(crate) fn grammar(form: &AnswerForm) -> Result<TopLevelGrammar, GrammarError
         }
         AnswerForm::JsonSchema(text) => Ok(TopLevelGrammar::from_json_schema(schema(text)?)),
         AnswerForm::Calls(calls) => Ok(TopLevelGrammar::from_lark(lark_of_calls(calls)?)),
+        AnswerForm::MayCall(form) => {
+            let marker = Some(&*form.marker).filter(|marker| !marker.is_empty()).and_then(control);
+            Ok(TopLevelGrammar::from_lark(may_call::lark(form, marker)?))
+        }
         AnswerForm::Regex(pattern) => {
             check_depth(pattern)?;
             Ok(TopLevelGrammar::from_regex(unanchored(pattern)))
@@ -47,7 +54,7 @@ pub(crate) fn grammar(form: &AnswerForm) -> Result<TopLevelGrammar, GrammarError
     }
 }
 
-fn schema(text: &str) -> Result<Value, GrammarError> {
+pub(crate) fn schema(text: &str) -> Result<Value, GrammarError> {
     let schema = serde_json::from_str(text)
         .map_err(|error| refused(format!("the schema is no JSON: {error}")))?;
     let mut schema = match schema {
@@ -63,12 +70,12 @@ fn schema(text: &str) -> Result<Value, GrammarError> {
     Ok(Value::Object(schema))
 }
 
+/// A text in a grammar. An empty one would be an empty token, which Lark does not take.
+pub(crate) fn quoted(text: &str) -> String {
+    if text.is_empty() { String::new() } else { Value::from(text).to_string() }
+}
+
 fn lark_of_calls(calls: &CallForm) -> Result<String, GrammarError> {
-    // An empty text would be an empty token of the grammar, which Lark does not take.
-    let quoted = |text: &str| match text {
-        "" => String::new(),
-        text => Value::from(text).to_string(),
-    };
     let [open, begin, end, between, close] =
         [&calls.open, &calls.begin, &calls.end, &calls.between, &calls.close]
             .map(|mark| quoted(mark));
@@ -81,15 +88,19 @@ fn lark_of_calls(calls: &CallForm) -> Result<String, GrammarError> {
 }
 
 fn choice(texts: &[String]) -> Result<TopLevelGrammar, GrammarError> {
+    Ok(TopLevelGrammar::from_lark(format!("start: {}", alternatives(texts)?)))
+}
+
+/// One of `texts`, in a grammar.
+pub(crate) fn alternatives(texts: &[String]) -> Result<String, GrammarError> {
     if texts.is_empty() || texts.len() > MAX_CHOICES || texts.iter().any(String::is_empty) {
         let n = texts.len();
         return Err(refused(format!(
             "it has {n} texts, but must have 1 to {MAX_CHOICES}, none empty"
         )));
     }
-    let quoted: Vec<String> =
-        texts.iter().map(|text| Value::from(text.as_str()).to_string()).collect();
-    Ok(TopLevelGrammar::from_lark(format!("start: {}", quoted.join(" | "))))
+    let quoted: Vec<String> = texts.iter().map(|text| quoted(text)).collect();
+    Ok(quoted.join(" | "))
 }
 
 /// The answer is matched as a whole, so anchors at the ends say nothing.
@@ -119,6 +130,6 @@ fn check_depth(text: &str) -> Result<(), GrammarError> {
     Ok(())
 }
 
-fn refused(message: String) -> GrammarError {
+pub(crate) fn refused(message: String) -> GrammarError {
     GrammarError::Refused { message: message.chars().take(300).collect() }
 }

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use lastmile::{FinishReason, Outcome, RequestEvent, RequestId};
+use lastmile::{Constraint, FinishReason, Outcome, RequestEvent, RequestId};
 use lm_monitor::{N_SIGNALS, Reading, Signal};
 
 /// Of an answer, what a refusal shows in.
@@ -51,7 +51,8 @@ impl Seen {
         set(Signal::OutputTokens, is_whole.then_some(f64::from(usage.completion_tokens)));
         set(Signal::Abort, share(ended == Some(FinishReason::Abort)));
         set(Signal::Error, share(ended.is_none()));
-        if event.request.constraint.is_some() && is_whole {
+        let has_form = |asked: &Constraint| !asked.form.takes_any_text();
+        if event.request.constraint.as_ref().is_some_and(has_form) && is_whole {
             // The grammar holds as far as it was let: one that was cut is of no form.
             set(Signal::SchemaInvalid, share(ended == Some(FinishReason::Length)));
         }

@@ -5,9 +5,9 @@
 //! Start reading at [`to_json`].
 
 use lm_types::{
-    AnswerForm, CallForm, ChatMessage, Constraint, Dialog, Dry, GenerateRequest, Priority, Prompt,
-    PromptReport, RequestId, Role, SamplingParams, Steering, StopRules, TenantId, TextOptions,
-    TokenId,
+    AnswerForm, CallForm, ChatMessage, Constraint, Dialog, Dry, GenerateRequest, MayCall, Priority,
+    Prompt, PromptReport, RequestId, Role, SamplingParams, Steering, StopRules, TenantId,
+    TextOptions, TokenId,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -95,19 +95,23 @@ enum FormRecipe {
     Regex(String),
     Choice(Vec<String>),
     Lark(String),
-    Calls {
-        schema: String,
-        open: String,
-        begin: String,
-        end: String,
-        between: String,
-        close: String,
-        max_calls: usize,
-    },
+    Calls(CallRecipe),
+    MayCall { calls: CallRecipe, marker: String, otherwise: Option<Box<FormRecipe>> },
+}
+
+#[derive(Serialize, Deserialize)]
+struct CallRecipe {
+    schema: String,
+    open: String,
+    begin: String,
+    end: String,
+    between: String,
+    close: String,
+    max_calls: usize,
 }
 
 /// The fields that may ask for a form; errors name them.
-const FORM_FIELDS: [&str; 8] = [
+const FORM_FIELDS: [&str; 10] = [
     "response_format",
     "structured_outputs",
     "guided_json",
@@ -115,6 +119,8 @@ const FORM_FIELDS: [&str; 8] = [
     "guided_choice",
     "guided_grammar",
     "tool_choice",
+    "tools",
+    "parallel_tool_calls",
     "format",
 ];
 
@@ -276,15 +282,24 @@ fn form_to(form: &AnswerForm) -> FormRecipe {
         AnswerForm::Regex(text) => FormRecipe::Regex(text),
         AnswerForm::Choice(texts) => FormRecipe::Choice(texts),
         AnswerForm::Lark(text) => FormRecipe::Lark(text),
-        AnswerForm::Calls(calls) => FormRecipe::Calls {
-            schema: calls.schema,
-            open: calls.open.into_owned(),
-            begin: calls.begin.into_owned(),
-            end: calls.end.into_owned(),
-            between: calls.between.into_owned(),
-            close: calls.close.into_owned(),
-            max_calls: calls.max_calls,
+        AnswerForm::Calls(calls) => FormRecipe::Calls(calls_to(calls)),
+        AnswerForm::MayCall(MayCall { calls, marker, otherwise }) => FormRecipe::MayCall {
+            calls: calls_to(calls),
+            marker: marker.into_owned(),
+            otherwise: otherwise.map(|form| Box::new(form_to(&form))),
         },
+    }
+}
+
+fn calls_to(calls: CallForm) -> CallRecipe {
+    CallRecipe {
+        schema: calls.schema,
+        open: calls.open.into_owned(),
+        begin: calls.begin.into_owned(),
+        end: calls.end.into_owned(),
+        between: calls.between.into_owned(),
+        close: calls.close.into_owned(),
+        max_calls: calls.max_calls,
     }
 }
 
@@ -295,17 +310,24 @@ fn form_from(form: FormRecipe) -> AnswerForm {
         FormRecipe::Regex(text) => AnswerForm::Regex(text),
         FormRecipe::Choice(texts) => AnswerForm::Choice(texts),
         FormRecipe::Lark(text) => AnswerForm::Lark(text),
-        FormRecipe::Calls { schema, open, begin, end, between, close, max_calls } => {
-            AnswerForm::Calls(CallForm {
-                schema,
-                open: open.into(),
-                begin: begin.into(),
-                end: end.into(),
-                between: between.into(),
-                close: close.into(),
-                max_calls,
-            })
-        }
+        FormRecipe::Calls(calls) => AnswerForm::Calls(calls_from(calls)),
+        FormRecipe::MayCall { calls, marker, otherwise } => AnswerForm::MayCall(MayCall {
+            calls: calls_from(calls),
+            marker: marker.into(),
+            otherwise: otherwise.map(|form| Box::new(form_from(*form))),
+        }),
+    }
+}
+
+fn calls_from(calls: CallRecipe) -> CallForm {
+    CallForm {
+        schema: calls.schema,
+        open: calls.open.into(),
+        begin: calls.begin.into(),
+        end: calls.end.into(),
+        between: calls.between.into(),
+        close: calls.close.into(),
+        max_calls: calls.max_calls,
     }
 }
 
@@ -373,13 +395,15 @@ mod tests {
             max_calls: 4,
         };
         let text = || "x".to_owned();
+        let otherwise = Some(Box::new(AnswerForm::JsonObject));
         for form in [
             AnswerForm::JsonObject,
             AnswerForm::JsonSchema(text()),
             AnswerForm::Regex(text()),
             AnswerForm::Choice(vec![text()]),
             AnswerForm::Lark(text()),
-            AnswerForm::Calls(calls),
+            AnswerForm::Calls(calls.clone()),
+            AnswerForm::MayCall(MayCall { calls, marker: "[C]".into(), otherwise }),
         ] {
             request.constraint = Some(Constraint { field: "guided_regex", form });
             check(&request);

@@ -28,6 +28,8 @@ pub enum AnswerForm {
     Lark(String),
     /// Calls of tools and nothing else.
     Calls(CallForm),
+    /// Calls of tools, or something else.
+    MayCall(MayCall),
 }
 
 /// Calls of tools as a model writes them: JSON documents with fixed text around them.
@@ -49,7 +51,24 @@ pub struct CallForm {
     pub max_calls: usize,
 }
 
+/// Calls of tools where the model wants them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct MayCall {
+    /// How they are written. With at most one of them, an answer ends with it.
+    pub calls: CallForm,
+    /// The text of a control token that may stand before them; empty when there is none.
+    pub marker: Cow<'static, str>,
+    /// The form of an answer without calls; `None` is any text.
+    pub otherwise: Option<Box<AnswerForm>>,
+}
+
 impl AnswerForm {
+    /// Whether any text that calls nothing is of this form.
+    #[must_use]
+    pub fn takes_any_text(&self) -> bool {
+        matches!(self, AnswerForm::MayCall(MayCall { otherwise: None, .. }))
+    }
+
     /// Bytes of its source text.
     #[must_use]
     pub fn size_bytes(&self) -> usize {
@@ -59,6 +78,9 @@ impl AnswerForm {
                 text.len()
             }
             AnswerForm::Calls(calls) => calls.schema.len(),
+            AnswerForm::MayCall(MayCall { calls, otherwise, .. }) => {
+                calls.schema.len() + otherwise.as_ref().map_or(0, |form| form.size_bytes())
+            }
             AnswerForm::Choice(texts) => texts.iter().map(String::len).sum(),
         }
     }

@@ -21,7 +21,7 @@ mod timeline;
 mod trace;
 
 pub use allowance::{Allowance, SharedAllowance};
-pub use constraint::{AnswerForm, CallForm, Constraint, TokenMask};
+pub use constraint::{AnswerForm, CallForm, Constraint, MayCall, TokenMask};
 pub use cost::Prices;
 pub use dialog::Dialog;
 pub use event::{

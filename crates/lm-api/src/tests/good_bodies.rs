@@ -1,6 +1,6 @@
 //! Everything that passes, and what it becomes.
 
-use lastmile::{ChatMessage, Prompt, RequestId, Role};
+use lastmile::{AnswerForm, ChatMessage, Constraint, Prompt, RequestId, Role};
 
 use super::{chat, chat_with, completion};
 use crate::{FeedbackRating, Parsed, parse_feedback};
@@ -158,4 +158,37 @@ fn feedback_takes_prefixed_ids_and_all_kinds_of_ratings() {
             assert_eq!((feedback.choice, feedback.rating), (1, expect));
         }
     }
+}
+
+#[test]
+fn what_is_asked_of_calls_is_enforced_where_the_model_decides_to_call() {
+    let tools = |strict: bool| {
+        let schema = r#"{"type":"object","properties":{"x":{"type":"integer"}}}"#;
+        let function = format!(r#"{{"name":"f","strict":{strict},"parameters":{schema}}}"#);
+        format!(r#""tools":[{{"type":"function","function":{function}}}]"#)
+    };
+    let check = |fields: &str, field: &str, follows_schema: bool, is_one: bool, has_form: bool| {
+        let parsed = chat_with(fields).unwrap();
+        assert_eq!(parsed.warnings, Vec::<String>::new(), "{fields}");
+        let Some(Constraint { field: found, form: AnswerForm::MayCall(form) }) = parsed.constraint
+        else {
+            panic!("{fields} asks for nothing of calls")
+        };
+        assert_eq!(found, field, "{fields}");
+        assert_eq!(form.calls.schema.contains("integer"), follows_schema, "{fields}");
+        assert_eq!(form.calls.max_calls == 1, is_one, "{fields}");
+        assert_eq!(form.otherwise.is_some(), has_form, "{fields}");
+    };
+    let (free, strict) = (tools(false), tools(true));
+    assert_eq!(chat_with(&free).unwrap().constraint, None);
+    check(&strict, "tools", true, false, false);
+    let one = r#""parallel_tool_calls":false"#;
+    check(&format!("{free},{one}"), "parallel_tool_calls", false, true, false);
+    check(&format!("{strict},{one}"), "tools", true, true, false);
+    let form = r#""response_format":{"type":"json_object"}"#;
+    check(&format!("{free},{form}"), "response_format", false, false, true);
+    let parsed = chat_with(&format!(r#"{free},"guided_regex":"a+""#)).unwrap();
+    assert!(parsed.warnings[0].contains("guided_regex"), "{:?}", parsed.warnings);
+    let form = parsed.constraint.map(|asked| asked.form);
+    assert_eq!(form, Some(AnswerForm::Regex("a+".to_owned())));
 }
