@@ -22,6 +22,7 @@
 
 mod audit;
 mod catalog;
+mod caught;
 mod check;
 mod cross;
 mod disk;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 
 use crate::DataError;
+use crate::caught::caught;
 use crate::check::row::Rules;
 use crate::error::io_error;
 use crate::read::convert::{CsvHeader, CsvKind};
@@ -91,11 +92,15 @@ pub(crate) fn read_all(
         };
         let mut mark = begun(source, stamp, plan);
         if !mark.finished {
-            let read = if *format == Format::Parquet {
-                read_parquet(path, &mut mark, rules, &mut out)
-            } else {
-                read_frames(path, &mut mark, rules, &mut out)
-            };
+            // A source that somebody's reader panics on must not be in the way of others.
+            let read = caught(|| match format {
+                Format::Parquet => read_parquet(path, &mut mark, rules, &mut out),
+                _ => read_frames(path, &mut mark, rules, &mut out),
+            });
+            let read = read.unwrap_or_else(|panic| {
+                let (path, detail) = (path.clone(), format!("reading it panicked: {panic}"));
+                Err(DataError::DamagedSource { path, detail })
+            });
             let is_heard = match read {
                 Err(DataError::DamagedSource { detail, .. }) => {
                     unreadable(path, &mut mark, detail, &mut out)?

@@ -7,6 +7,7 @@ mod formats;
 mod left_out;
 mod listing;
 mod offers;
+mod parquet_bodies;
 mod release;
 mod rfc8259;
 mod row_rules;
