@@ -25,6 +25,8 @@ use crate::version::segment::digest;
 
 const BATCH_BYTES: usize = 256 << 10;
 const BATCH_ROWS: usize = 1024;
+/// So much of what comes after a line says whether it had ended.
+const HEAD_BYTES: usize = 4096;
 
 /// A file to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -240,11 +242,11 @@ fn ends_line(path: &Path, mark: &SourceFile) -> Result<bool, DataError> {
     }
     let (mut input, _) = Input::open(path)?;
     input.skip_to(mark.size_bytes).map_err(io_error("read", path))?;
-    let shown = input.peek().map_err(io_error("read", path))?;
+    let next = input.head(HEAD_BYTES).map_err(io_error("read", path))?;
     // A mail ends where the next one begins; an empty line may come between them.
     Ok(match mark.format {
-        Format::Mbox => shown.trim_ascii_start().starts_with(b"From "),
-        _ => matches!(shown, [] | [b'\n', ..] | [b'\r', b'\n', ..]),
+        Format::Mbox => next.trim_ascii_start().starts_with(b"From "),
+        _ => matches!(next.as_slice(), [] | [b'\n', ..] | [b'\r', b'\n', ..]),
     })
 }
 
@@ -268,13 +270,11 @@ fn seek(framer: &mut Framer, mark: &SourceFile, ends_line: bool) -> std::io::Res
         }
         Some(_) => {
             framer.input.skip_to(mark.size_bytes)?;
-            let shown = framer.input.peek()?;
-            let n_end = match shown {
-                [b'\n', ..] => 1,
-                [b'\r', b'\n', ..] => 2,
-                _ => 0,
-            };
-            framer.input.consume(n_end)?;
+            // What is shown may end between the two.
+            for end in [b'\r', b'\n'] {
+                let is_next = framer.input.peek()?.first() == Some(&end);
+                framer.input.consume(usize::from(is_next))?;
+            }
         }
     }
     framer.set_count(mark.n_records);
