@@ -74,8 +74,11 @@ fn cells(record: &[u8]) -> Result<Vec<String>, String> {
     let mut reader =
         csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(record);
     let mut cells = csv::StringRecord::new();
-    match reader.read_record(&mut cells) {
-        Ok(_) => Ok(cells.iter().map(str::to_owned).collect()),
-        Err(error) => Err(error.to_string()),
+    reader.read_record(&mut cells).map_err(|error| error.to_string())?;
+    let found = cells.iter().map(str::to_owned).collect();
+    // It ends a record at a CR, too, and what comes after it would be lost.
+    if reader.read_record(&mut cells).map_err(|error| error.to_string())? {
+        return Err("a CR without LF ends the record: lines must end with LF or CRLF".to_owned());
     }
+    Ok(found)
 }

@@ -37,6 +37,14 @@ fn rows_come_out_of_every_text_format() {
 }
 
 #[test]
+fn cells_after_a_cr_alone_are_not_lost() {
+    let row = r#"{"n":3,"t":"\ra"}"#;
+    check("a.csv", None, b"n,t\n1,2\rlost,3\n3,\"\ra\"\r\n", &[row], &["not_csv"]);
+    // Such a file has no line end at all.
+    check("a.csv", None, b"n,t\r1,a\r2,b\r", &[], &["unreadable"]);
+}
+
+#[test]
 fn conversations_are_checked_and_sharegpt_becomes_messages() {
     let good = r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}"#;
     let no_answer = r#"{"messages":[{"role":"user","content":"a"}]}"#;
