@@ -126,6 +126,12 @@ pub(crate) fn head_of(path: &Path, limit: usize) -> Result<Vec<u8>, DataError> {
     Input::open(path)?.0.head(limit).map_err(io_error("read", path))
 }
 
+/// What a decompressor says of bytes that are not its own.
+pub(crate) fn is_damage(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
+    matches!(error.kind(), InvalidData | InvalidInput | UnexpectedEof)
+}
+
 /// Whether reading may never end. Pipes may be sources.
 #[cfg(unix)]
 fn is_device(metadata: &std::fs::Metadata) -> bool {

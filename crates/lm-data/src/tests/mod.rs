@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 mod crossing;
+mod damaged;
 mod formats;
 mod left_out;
 mod listing;
