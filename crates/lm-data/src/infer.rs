@@ -213,8 +213,10 @@ fn typed(value: &Value) -> Option<Value> {
     let has_zero = text.starts_with('0') && text.len() > 1 && !text.starts_with("0.");
     let is_plain = !text.starts_with('+') && !has_zero;
     let integer = text.parse::<i64>().ok().map(Value::from);
-    let number = || text.parse::<f64>().ok().filter(|n| n.is_finite()).map(Value::from);
-    integer.or_else(number).filter(|_| is_plain)
+    // An integer that 64 bits do not hold is a name.
+    let is_float = text.contains(['.', 'e', 'E']);
+    let number = || text.parse::<f64>().ok().filter(|n| n.is_finite() && is_float);
+    integer.or_else(|| number().map(Value::from)).filter(|_| is_plain)
 }
 
 impl Column {

@@ -191,6 +191,9 @@ fn a_contract_is_inferred_that_its_rows_keep() {
     let cells: String = (0..30).map(|i| format!("{i},0{i},{}\n", i % 2 == 0)).collect();
     let expect = ["type = \"integer\"", "type = \"boolean\"", "type = \"string\""];
     check_inferred("a.csv", format!("n,code,flag\n{cells}"), &expect);
+    // Digits that no number holds are a name.
+    let ids: String = (10..40).map(|i| format!("{i}345678901234567890123\n")).collect();
+    check_inferred("ids.csv", format!("id\n{ids}"), &["type = \"string\""]);
 }
 
 #[test]
