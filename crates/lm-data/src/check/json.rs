@@ -32,14 +32,12 @@ pub(crate) fn parse(text: &str) -> Result<Value, JsonError> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let value = Seed(&seen).deserialize(&mut deserializer);
     let value = value.and_then(|value| deserializer.end().map(|()| value)).map_err(|error| {
-        let column = error.column();
-        let lines_before = text.split_inclusive('\n').take(error.line().saturating_sub(1));
-        let at = lines_before.map(str::len).sum::<usize>() + column.saturating_sub(1);
+        let (at, column) = place_of(&error, text);
         match seen.duplicate.take() {
             Some(key) => JsonError::DuplicateKey { key, column, at },
             None => {
                 let message = error.to_string();
-                let place = format!(" at line {} column {column}", error.line());
+                let place = format!(" at line {} column {}", error.line(), error.column());
                 let message = message.strip_suffix(&place).unwrap_or(&message).to_owned();
                 JsonError::Syntax { message, column, at }
             }
@@ -48,8 +46,24 @@ pub(crate) fn parse(text: &str) -> Result<Value, JsonError> {
     // Few rows have one, so that few are read twice.
     let large = if seen.is_large.get() { large_integer(text) } else { None };
     let Some(at) = large else { return Ok(value) };
-    let line = text[..at].rfind('\n').map_or(0, |end| end + 1);
-    Err(JsonError::LargeInteger { column: at - line + 1, at })
+    Err(JsonError::LargeInteger { column: column_of(text, at), at })
+}
+
+/// The byte of the text at which an error is, and its column.
+fn place_of(error: &serde_json::Error, text: &str) -> (usize, usize) {
+    let lines_before = text.split_inclusive('\n').take(error.line().saturating_sub(1));
+    let begin: usize = lines_before.map(str::len).sum();
+    let at = match error.column() {
+        // Where a line end must not be, it is counted as of the line after it.
+        0 if !error.is_eof() => begin.saturating_sub(1),
+        column => begin + column.saturating_sub(1),
+    };
+    (at, column_of(text, at))
+}
+
+fn column_of(text: &str, at: usize) -> usize {
+    let before = &text.as_bytes()[..at.min(text.len())];
+    at + 1 - memchr::memrchr(b'\n', before).map_or(0, |end| end + 1)
 }
 
 /// Where the first integer of a JSON text begins that 64 bits do not hold.

@@ -131,6 +131,15 @@ fn bytes_that_are_no_text_are_refused_where_they_are() {
     check(b"\xef\xbb{}", 0); // half a byte order mark
     check("[\"é\"]".encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>().as_slice(), 4);
     check(b"[\n1,\n2,,\n3]", 7); // the place of a fault after line ends
+    check(b"[\"new\nline\"]", 5); // a line end in a string
+    check(b"[\n\"a\\\n\"]", 5); // and after a backslash
+    check(b"[1,\n", 4); // the end of the text
+}
+
+#[test]
+fn a_line_end_in_a_string_is_in_its_own_line() {
+    let detail = row(b"[\n\"a\nb\"]").unwrap_err();
+    assert!(detail.starts_with("column 3: "), "{detail}");
 }
 
 #[test]
