@@ -7,9 +7,10 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use parquet::basic::Compression;
 use parquet::data_type::Decimal;
 use parquet::errors::ParquetError;
-use parquet::file::reader::SerializedFileReader;
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::reader::RowIter;
 use parquet::record::{Field, Row};
 use serde_json::{Map, Value};
@@ -35,6 +36,12 @@ pub(crate) fn rows(
 ) -> Result<impl Iterator<Item = Result<RowText, DataError>> + use<>, DataError> {
     let file = File::open(path).map_err(io_error("open the source", path))?;
     let reader = read(path, || SerializedFileReader::new(file))?;
+    let mut columns = reader.metadata().row_groups().iter().flat_map(|group| group.columns());
+    if let Some(codec) = columns.find_map(|column| unread_codec(column.compression())) {
+        let wanted = "write it with Snappy, gzip or no compression";
+        let detail = format!("its columns are compressed by {codec}, which is not read: {wanted}");
+        return Err(DataError::DamagedSource { path: path.to_owned(), detail });
+    }
     // It holds a page of each column, not a row group.
     let rows = RowIter::from_file_into(Box::new(reader));
     let mut rows = Rows { path: path.to_owned(), rows, is_over: false };
@@ -44,6 +51,17 @@ pub(crate) fn rows(
         }
     }
     Ok(rows)
+}
+
+/// The name of a compression for which there is no reader here.
+fn unread_codec(codec: Compression) -> Option<&'static str> {
+    match codec {
+        Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::GZIP(_) => None,
+        Compression::ZSTD(_) => Some("Zstandard"),
+        Compression::LZ4 | Compression::LZ4_RAW => Some("LZ4"),
+        Compression::BROTLI(_) => Some("Brotli"),
+        Compression::LZO => Some("LZO"),
+    }
 }
 
 struct Rows {

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use parquet::basic::{Compression, GzipLevel};
 use parquet::data_type::{FixedLenByteArray, FixedLenByteArrayType, Int64Type};
+use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 
@@ -11,9 +13,14 @@ use crate::CountTokens;
 
 /// A file of one column of timestamps in microseconds.
 fn timestamps(values: &[i64]) -> Vec<u8> {
+    timestamps_by(Compression::UNCOMPRESSED, values)
+}
+
+fn timestamps_by(compression: Compression, values: &[i64]) -> Vec<u8> {
+    let properties = Arc::new(WriterProperties::builder().set_compression(compression).build());
     let schema = parse_message_type("message row { required int64 at (TIMESTAMP_MICROS); }");
     let schema = Arc::new(schema.unwrap());
-    let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::default()).unwrap();
+    let mut writer = SerializedFileWriter::new(Vec::new(), schema, properties).unwrap();
     let mut group = writer.next_row_group().unwrap();
     let mut column = group.next_column().unwrap().unwrap();
     column.typed::<Int64Type>().write_batch(values, None, None).unwrap();
@@ -71,16 +78,40 @@ fn a_type_that_nobody_reads_is_named_and_other_sources_are_read() {
     assert!(row.detail.contains("INTERVAL"), "{}", row.detail);
 }
 
-#[test]
-fn a_type_that_nobody_reads_is_refused_at_the_door() {
+/// What is said at the door.
+#[track_caller]
+fn refused(body: &[u8]) -> String {
     let desk = Desk::new();
     let limits = InboxLimits::default();
     let format = Format::Parquet;
     let offering = Offering::begin(&desk.home, "tickets", None, None, format, &limits);
     let mut offering = offering.unwrap();
-    offering.write(&interval()).unwrap();
+    offering.write(body).unwrap();
     let error = offering.finish().unwrap_err();
     assert!(matches!(error, DataError::NotOfFormat { format: Format::Parquet, .. }), "{error}");
+    error.to_string()
+}
+
+#[test]
+fn a_type_that_nobody_reads_is_refused_at_the_door() {
+    let error = refused(&interval());
+    assert!(error.contains("INTERVAL"), "{error}");
+}
+
+#[test]
+fn gzip_is_read_and_a_compression_that_is_not_is_named() {
+    let desk = Desk::new();
+    let gzip = timestamps_by(Compression::GZIP(GzipLevel::default()), &[0; 9]);
+    let source = desk.file("a.parquet", gzip);
+    ingest(&desk.home, "tickets", &[source], &any(&desk), &mut |_| {}).unwrap();
+    assert_eq!(newest_rows(&desk).iter().filter(|byte| **byte == b'\n').count(), 9);
+    let mut zstd = timestamps(&[0]);
+    // The footer names the column, and then as field 4 its compression, which is 0: 6 in zigzag is Zstandard.
+    let codec = b"at\x15\x00";
+    let at = zstd.windows(codec.len()).rposition(|bytes| bytes == codec).unwrap();
+    zstd[at + 3] = 6 << 1;
+    let error = refused(&zstd);
+    assert!(error.contains("compressed by Zstandard, which is not read"), "{error}");
 }
 
 #[test]
