@@ -140,6 +140,8 @@ fn a_contract_that_cannot_be_meant_is_named_with_its_field() {
     check_terms("format = 1\n[columns.a]\nmax_tokens = 1", "tokenizer must name a model");
     check_terms("format = 1\nunique = [[]]", "unique names no column");
     check_terms("format = 1\n[near_duplicates]\ncolumns = [\"a\"]\nsimilarity = 0.1", "is 0.1");
+    let near = "format = 1\n[near_duplicates]\ncolumns = [\"a\"]\nsimilarity = 0.7";
+    check_terms(near, "near_duplicates.similarity is 0.7, but must be between 0.8 and 1");
     check_terms("format = 1\n[thresholds.rules.nonsense]\nfail = 1.0", "no rule \"nonsense\"");
     check_terms("format = 1\n[schema]\ntype = 3", "at \"/type\"");
 }
