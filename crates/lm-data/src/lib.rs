@@ -31,6 +31,7 @@ mod error;
 mod home;
 mod inbox;
 mod infer;
+mod infer_near;
 mod ingest;
 mod manifest;
 mod offering;

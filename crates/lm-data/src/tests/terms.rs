@@ -199,6 +199,26 @@ fn a_contract_is_inferred_that_its_rows_keep() {
 }
 
 #[test]
+fn what_some_row_breaks_is_not_proposed() {
+    let long =
+        "The parcel was sent on Monday and should arrive by Thursday at the latest. ".repeat(4);
+    let near: String = (0..120).map(|i| format!("{{\"t\":\"{long}{i}\"}}\n")).collect();
+    let dirty = "{\"m\":{\"x\":\"cafÃ©\"}}\n{\"c\":\"a\\u0007b\"}\n{\"b\":[\" \"]}\n{\"/t\":1}\n";
+    check_inferred("dirty.jsonl", near + dirty, &[]);
+    let row = |i: usize| match i % 2 {
+        0 => format!("alpha,{i},true,\n"),
+        _ => ",,7,\n".to_owned(),
+    };
+    let cells: String = (0..30).map(row).collect();
+    check_inferred("cells.csv", format!("t,n,mixed,void\n{cells}"), &["one_of = ["]);
+    // What all keep is.
+    let hex = |i: usize| blake3::hash(&i.to_le_bytes()).to_hex();
+    let far = |i: usize| format!("{{\"t\":\"{} {}\"}}\n", hex(2 * i), hex(2 * i + 1));
+    let rules = ["[near_duplicates]", "mojibake = true", "control_chars = true", "empty = true"];
+    check_inferred("far.jsonl", (0..120).map(far).collect::<String>(), &rules);
+}
+
+#[test]
 fn a_column_of_json_with_several_kinds_keeps_them() {
     let ids: String = (0..30).map(|i| format!("{{\"id\":{i}}}\n")).collect();
     check_inferred("a.jsonl", ids + "{\"id\":\"x\"}\n", &["\"integer\"", "\"string\""]);
