@@ -13,7 +13,9 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::check::contract::{ColumnTerms, NearDuplicates, Terms, TextTerms};
+use crate::check::text;
 use crate::error::io_error;
+use crate::infer_near::NearRows;
 use crate::read::convert::{self, CsvHeader, CsvKind};
 use crate::read::framer::{Framer, Record};
 use crate::read::input::Input;
@@ -52,59 +54,81 @@ static SHAPES: LazyLock<Vec<(&str, Regex)>> = LazyLock::new(|| {
     shapes.into_iter().map(|shape| (shape, regex(shape))).collect()
 });
 
-/// Reads up to `max_rows` rows of a file and proposes a contract that all of them keep.
+/// Reads up to `max_rows` rows of a file and proposes a contract that all of them keep. Reads it twice when it has long
+/// texts, so that of a pipe nothing is proposed that compares them.
 ///
 /// # Errors
-/// [`DataError::UnknownFormat`], [`DataError::NoRows`], [`DataError::Io`].
+/// [`DataError::UnknownFormat`], [`DataError::NoRows`], [`DataError::DamagedSource`], [`DataError::Io`].
 pub fn infer(path: &Path, format: Option<Format>, max_rows: u64) -> Result<Inferred, DataError> {
     let format = format.map_or_else(|| Format::of(path), Ok)?;
-    let mut seen = Seen::default();
-    if format == Format::Parquet {
-        for row in
-            parquet_rows::rows(path, 0)?.take(usize::try_from(max_rows).unwrap_or(usize::MAX))
-        {
-            match row?.map(|text| convert::parse(&text, None)) {
-                Ok(Ok(row)) => seen.row(&row),
-                _ => seen.n_broken += 1,
-            }
-        }
-    } else {
-        read(path, format, max_rows, &mut seen)?;
-    }
+    let mut seen = Seen { from_cells: format == Format::Csv, ..Seen::default() };
+    each_row(path, format, max_rows, &mut |row| match row {
+        Some(row) => seen.row(row),
+        None => seen.n_broken += 1,
+    })?;
     if seen.n_rows == 0 {
         return Err(DataError::NoRows { path: path.to_owned(), blank_lines: 0 });
     }
-    let terms = seen.terms(format);
+    let mut terms = seen.terms(format);
+    if terms.near_duplicates.is_some() && !are_far(path, format, max_rows, &terms)? {
+        terms.near_duplicates = None;
+    }
     let contract = toml::to_string_pretty(&terms)
         .map_err(|error| io_error("write the contract of", path)(std::io::Error::other(error)))?;
     Ok(Inferred { n_rows: seen.n_rows, n_broken: seen.n_broken, contract })
 }
 
-fn read(path: &Path, format: Format, max_rows: u64, seen: &mut Seen) -> Result<(), DataError> {
+/// Whether no row is a near-duplicate of another one.
+fn are_far(path: &Path, format: Format, max_rows: u64, terms: &Terms) -> Result<bool, DataError> {
+    if !path.is_file() {
+        return Ok(false);
+    }
+    let mut near = NearRows::new(terms);
+    each_row(path, format, max_rows, &mut |row| {
+        if let Some(row) = row {
+            near.see(row);
+        }
+    })?;
+    Ok(!near.may_be_found())
+}
+
+/// Calls `see` with each row, or with nothing for a record that is no row in any contract.
+fn each_row(
+    path: &Path,
+    format: Format,
+    max_rows: u64,
+    see: &mut dyn FnMut(Option<&Value>),
+) -> Result<(), DataError> {
+    if format == Format::Parquet {
+        let max_rows = usize::try_from(max_rows).unwrap_or(usize::MAX);
+        for row in parquet_rows::rows(path, 0)?.take(max_rows) {
+            let row = row?.ok().and_then(|text| convert::parse(&text, None).ok());
+            see(row.as_ref());
+        }
+        return Ok(());
+    }
     let (input, _) = Input::open(path)?;
     let mut framer = Framer::new(input, format, MAX_ROW_BYTES_LIMIT);
     let mut record = Record::default();
     let mut header = None;
-    while seen.n_rows < max_rows
-        && framer.next_record(&mut record).map_err(io_error("read", path))?
-    {
+    let mut n_rows = 0;
+    while n_rows < max_rows && framer.next_record(&mut record).map_err(io_error("read", path))? {
         if format == Format::Csv && header.is_none() {
             let read = CsvHeader::new(&record.bytes, |_| CsvKind::Text);
             header = Some(read.map_err(|detail| DataError::DamagedSource {
                 path: path.to_owned(),
                 detail: format!("header: {detail}"),
             })?);
-            seen.from_cells = true;
             continue;
         }
         if record.is_blank() {
             continue;
         }
         let is_whole = record.fault.is_none() && !record.too_long;
-        match is_whole.then(|| convert::convert(format, header.as_ref(), &record)) {
-            Some(Ok((_, row))) => seen.row(&row),
-            _ => seen.n_broken += 1,
-        }
+        let row = is_whole.then(|| convert::convert(format, header.as_ref(), &record).ok());
+        let row = row.flatten().map(|(_, row)| row);
+        n_rows += u64::from(row.is_some());
+        see(row.as_ref());
     }
     Ok(())
 }
@@ -116,6 +140,10 @@ struct Seen {
     /// Rows that are objects.
     n_objects: u64,
     from_cells: bool,
+    /// Some text, nested ones included, breaks a rule of texts.
+    any_mojibake: bool,
+    any_control: bool,
+    any_blank: bool,
     columns: BTreeMap<String, Column>,
     order: Vec<String>,
 }
@@ -140,11 +168,18 @@ struct Column {
 impl Seen {
     fn row(&mut self, row: &Value) {
         self.n_rows += 1;
+        text::each_text(row, &[], &mut |_, text| {
+            self.any_mojibake |= text::is_mojibake(text);
+            self.any_control |= text::has_control(text);
+            // Of cells the column says whether the empty ones are texts.
+            self.any_blank |= !self.from_cells && text.trim().is_empty();
+        });
         let Some(row) = row.as_object() else { return };
         self.n_objects += 1;
         for (name, value) in row {
             if !self.columns.contains_key(name) {
                 if self.columns.len() >= MAX_COLUMNS {
+                    self.any_blank |= value.as_str().is_some_and(|text| text.trim().is_empty());
                     continue;
                 }
                 self.order.push(name.clone());
@@ -158,14 +193,14 @@ impl Seen {
         }
     }
 
-    fn terms(&self, format: Format) -> Terms {
+    fn terms(&mut self, format: Format) -> Terms {
+        if self.from_cells {
+            self.columns.values_mut().for_each(Column::settle_cells);
+        }
         let is_chat = matches!(format, Format::Chat | Format::Sharegpt);
-        let mut terms = Terms {
-            format: 1,
-            chat: is_chat,
-            text: TextTerms { mojibake: true, control_chars: true, ..TextTerms::default() },
-            ..Terms::default()
-        };
+        let (mojibake, control_chars) = (!self.any_mojibake, !self.any_control);
+        let text = TextTerms { mojibake, control_chars, ..TextTerms::default() };
+        let mut terms = Terms { format: 1, chat: is_chat, text, ..Terms::default() };
         if self.n_objects < self.n_rows {
             return terms;
         }
@@ -174,9 +209,13 @@ impl Seen {
         let mut texts = Vec::new();
         for name in &self.order {
             let column = &self.columns[name];
-            properties.insert(name.clone(), column.schema(self.from_cells));
+            properties.insert(name.clone(), column.schema());
             if column.n_present == self.n_rows {
                 required.push(name.clone());
+            }
+            // Such a name would be taken for a JSON pointer.
+            if name.starts_with('/') {
+                continue;
             }
             let rules = column.terms(self.n_rows);
             if column.is_key(self.n_rows) {
@@ -188,7 +227,8 @@ impl Seen {
             terms.columns.insert(name.clone(), rules);
         }
         // A rule of texts is proposed only where it holds of all of them.
-        terms.text.empty = self.columns.values().all(|column| !column.any_blank);
+        let any_blank = self.any_blank || self.columns.values().any(|column| column.any_blank);
+        terms.text.empty = !any_blank;
         if !texts.is_empty() && self.n_rows >= 100 {
             terms.near_duplicates = Some(NearDuplicates { columns: texts, similarity: 0.95 });
         }
@@ -213,8 +253,10 @@ fn typed(value: &Value) -> Option<Value> {
     let has_zero = text.starts_with('0') && text.len() > 1 && !text.starts_with("0.");
     let is_plain = !text.starts_with('+') && !has_zero;
     let integer = text.parse::<i64>().ok().map(Value::from);
-    let number = || text.parse::<f64>().ok().filter(|n| n.is_finite()).map(Value::from);
-    integer.or_else(number).filter(|_| is_plain)
+    // An integer that 64 bits do not hold is a name.
+    let is_float = text.contains(['.', 'e', 'E']);
+    let number = || text.parse::<f64>().ok().filter(|n| n.is_finite() && is_float);
+    integer.or_else(|| number().map(Value::from)).filter(|_| is_plain)
 }
 
 impl Column {
@@ -267,14 +309,29 @@ impl Column {
         }
     }
 
-    fn schema(&self, from_cells: bool) -> Value {
+    /// What an ingest makes of cells: a column of numbers or of booleans, or else of texts, of which some may be empty.
+    fn settle_cells(&mut self) {
+        let is_all = |known: &[&str]| {
+            let mut kinds = self.kinds.iter().filter(|kind| **kind != "null").peekable();
+            kinds.peek().is_some() && kinds.all(|kind| known.contains(kind))
+        };
+        if is_all(&["integer", "number"]) || is_all(&["boolean"]) {
+            return;
+        }
+        self.kinds = BTreeSet::from(["string"]);
+        if self.n_null > 0 {
+            *self.values.entry(String::new()).or_default() += self.n_null;
+            self.chars = Some((0, self.chars.map_or(0, |(_, max)| max)));
+            self.broken_shapes = (0..SHAPES.len()).collect();
+            self.n_texts += std::mem::take(&mut self.n_null);
+            (self.any_blank, self.is_unique) = (true, false);
+        }
+    }
+
+    fn schema(&self) -> Value {
         let mut kinds: Vec<&str> = self.kinds.iter().copied().collect();
         if kinds.contains(&"number") {
             kinds.retain(|kind| *kind != "integer");
-        }
-        // A column of cells that read as several kinds is text.
-        if from_cells && kinds.contains(&"string") {
-            kinds.retain(|kind| !matches!(*kind, "integer" | "number" | "boolean"));
         }
         match kinds.as_slice() {
             [kind] => json!({ "type": kind }),

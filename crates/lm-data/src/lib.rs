@@ -22,6 +22,7 @@
 
 mod audit;
 mod catalog;
+mod caught;
 mod check;
 mod cross;
 mod disk;
@@ -30,6 +31,7 @@ mod error;
 mod home;
 mod inbox;
 mod infer;
+mod infer_near;
 mod ingest;
 mod manifest;
 mod offering;

@@ -10,8 +10,9 @@ use std::hash::Hash;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::DataError;
-use crate::check::Violation;
+use crate::caught::caught;
 use crate::check::row::{self, Good, Rules};
+use crate::check::{Violation, rule};
 use crate::ingest::IngestProgress;
 use crate::quarantine::QuarantinedRow;
 use crate::read::Format;
@@ -95,7 +96,12 @@ fn check_all(rules: &Rules<'_>, batches: &Receiver<(u64, Batch)>, done: &Sender<
                 continue;
             }
             let header = header.as_deref();
-            let checked = row::check(&record, format, header, rules, |column| nulls[column] += 1);
+            let null = |column: usize| nulls[column] += 1;
+            let checked = caught(|| row::check(&record, format, header, rules, null));
+            let checked = checked.unwrap_or_else(|panic| {
+                let detail = format!("checking the row panicked: {panic}");
+                Err(Violation::new(rule::UNREADABLE, detail))
+            });
             rows.push((record, checked));
         }
         if done.send((number, Checked { rows, nulls, blank_lines, mark })).is_err() {

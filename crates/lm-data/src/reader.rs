@@ -13,17 +13,20 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 
 use crate::DataError;
+use crate::caught::caught;
 use crate::check::row::Rules;
 use crate::error::io_error;
 use crate::read::convert::{CsvHeader, CsvKind};
 use crate::read::framer::{Framer, KEPT_OF_TOO_LONG, Record};
-use crate::read::input::Input;
+use crate::read::input::{Input, is_damage};
 use crate::read::{Format, parquet_rows};
 use crate::stage::ledger::{Ledger, Plan, SourceFile, Stamp};
 use crate::version::segment::digest;
 
 const BATCH_BYTES: usize = 256 << 10;
 const BATCH_ROWS: usize = 1024;
+/// So much of what comes after a line says whether it had ended.
+const HEAD_BYTES: usize = 4096;
 
 /// A file to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,11 +52,18 @@ pub(crate) struct Batch {
 struct Out<'a> {
     to_workers: &'a Sender<(u64, Batch)>,
     number: u64,
+    /// Of the source that is being read.
+    header: Option<Arc<CsvHeader>>,
+    /// Of the next batch, as far as it is read.
+    records: Vec<Record>,
 }
 
 impl Out<'_> {
-    /// Whether somebody still listens. Waits while the queue is full.
-    fn send(&mut self, batch: Batch) -> bool {
+    /// Hands on the records, with which the source is read as far as `mark` says. Whether somebody still listens. Waits
+    /// while the queue is full.
+    fn send(&mut self, mark: &SourceFile) -> bool {
+        let (header, records) = (self.header.clone(), std::mem::take(&mut self.records));
+        let batch = Batch { format: mark.format, header, records, mark: mark.clone() };
         self.number += 1;
         self.to_workers.send((self.number - 1, batch)).is_ok()
     }
@@ -66,7 +76,7 @@ pub(crate) fn read_all(
     rules: &Rules<'_>,
     to_workers: &Sender<(u64, Batch)>,
 ) -> Result<(), DataError> {
-    let mut out = Out { to_workers, number: 0 };
+    let mut out = Out { to_workers, number: 0, header: None, records: Vec::new() };
     let names: HashMap<&str, &Path> =
         sources.iter().map(|source| (source.name.as_str(), source.path.as_path())).collect();
     let exists = |name: &str| names.contains_key(name);
@@ -80,22 +90,20 @@ pub(crate) fn read_all(
             continue;
         }
         // A pipe can be read once only, so that it cannot be looked at first.
-        let plan = if path.is_file() {
-            match ledger.plan(name, path, *format, &exists) {
-                // What cannot be read has no beginning that could be known.
-                Err(DataError::Io { source, .. }) if is_damage(&source) => Plan::Fresh,
-                plan => plan?,
-            }
-        } else {
-            Plan::Fresh
-        };
+        let plan =
+            if path.is_file() { ledger.plan(name, path, *format, &exists)? } else { Plan::Fresh };
         let mut mark = begun(source, stamp, plan);
+        out.header = None;
         if !mark.finished {
-            let read = if *format == Format::Parquet {
-                read_parquet(path, &mut mark, rules, &mut out)
-            } else {
-                read_frames(path, &mut mark, rules, &mut out)
-            };
+            // A source that somebody's reader panics on must not be in the way of others.
+            let read = caught(|| match format {
+                Format::Parquet => read_parquet(path, &mut mark, rules, &mut out),
+                _ => read_frames(path, &mut mark, rules, &mut out),
+            });
+            let read = read.unwrap_or_else(|panic| {
+                let (path, detail) = (path.clone(), format!("reading it panicked: {panic}"));
+                Err(DataError::DamagedSource { path, detail })
+            });
             let is_heard = match read {
                 Err(DataError::DamagedSource { detail, .. }) => {
                     unreadable(path, &mut mark, detail, &mut out)?
@@ -105,12 +113,8 @@ pub(crate) fn read_all(
             if !is_heard {
                 return Ok(());
             }
-        } else {
-            let batch =
-                Batch { format: *format, header: None, records: Vec::new(), mark: mark.clone() };
-            if !out.send(batch) {
-                return Ok(());
-            }
+        } else if !out.send(&mark) {
+            return Ok(());
         }
         ledger.add(mark);
     }
@@ -142,10 +146,15 @@ fn begun(source: &SourcePath, stamp: Stamp, plan: Plan) -> SourceFile {
     mark
 }
 
-/// What a decompressor says of bytes that are not its own.
-fn is_damage(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
-    matches!(error.kind(), InvalidData | InvalidInput | UnexpectedEof)
+/// What an error says of a source when its bytes are to blame for it, and not the system.
+fn fault_of(path: &Path) -> impl Fn(std::io::Error) -> DataError {
+    move |error| {
+        if is_damage(&error) {
+            let detail = error.to_string();
+            return DataError::DamagedSource { path: path.to_owned(), detail };
+        }
+        io_error("read", path)(error)
+    }
 }
 
 /// Stands for the rest of a file that cannot be read, so that it is neither lost nor in the way of others.
@@ -160,14 +169,14 @@ fn unreadable(
         .and_then(|file| file.take(KEPT_OF_TOO_LONG as u64).read_to_end(&mut bytes))
         .map_err(io_error("read", path))?;
     (mark.hash, mark.size_bytes) = digest(path)?;
-    mark.n_records += 1;
+    // What was read before it is in the same batch, so that a kill between the two doubles nothing.
+    mark.n_records = out.records.last().map_or(mark.n_records, |record| record.line) + 1;
     mark.finished = true;
     mark.open_at = None;
     let (line, size_bytes) = (mark.n_records, mark.size_bytes);
     let unreadable = Some(reason);
-    let record = Record { line, bytes, size_bytes, unreadable, ..Record::default() };
-    let (format, mark) = (mark.format, mark.clone());
-    Ok(out.send(Batch { format, header: None, records: vec![record], mark }))
+    out.records.push(Record { line, bytes, size_bytes, unreadable, ..Record::default() });
+    Ok(out.send(mark))
 }
 
 /// Reads the rest of a source. Returns whether somebody still listens.
@@ -177,49 +186,35 @@ fn read_frames(
     rules: &Rules<'_>,
     out: &mut Out<'_>,
 ) -> Result<bool, DataError> {
-    let to_data = |error: std::io::Error| {
-        if is_damage(&error) {
-            let detail = error.to_string();
-            return DataError::DamagedSource { path: path.to_owned(), detail };
-        }
-        io_error("read", path)(error)
-    };
+    let to_data = fault_of(path);
     let (input, _) = Input::open(path)?;
     let mut framer = Framer::new(input, mark.format, rules.max_row_bytes);
-    let mut header = None;
     let mut record = Record::default();
-    if mark.format == Format::Csv && framer.next_record(&mut record).map_err(to_data)? {
+    if mark.format == Format::Csv && framer.next_record(&mut record).map_err(&to_data)? {
         let kind = |name: &str| csv_kind(rules, name);
         let read = CsvHeader::new(&record.bytes, kind).map_err(|detail| {
             DataError::DamagedSource { path: path.to_owned(), detail: format!("header: {detail}") }
         })?;
-        header = Some(Arc::new(read));
+        out.header = Some(Arc::new(read));
     }
-    seek(&mut framer, mark, ends_line(path, mark)?).map_err(to_data)?;
+    seek(&mut framer, mark, ends_line(path, mark)?).map_err(&to_data)?;
     loop {
-        let mut batch = Batch {
-            format: mark.format,
-            header: header.clone(),
-            records: Vec::new(),
-            mark: SourceFile::clone(mark),
-        };
         let mut n_bytes = 0;
         let mut at_end = false;
-        while n_bytes < BATCH_BYTES && batch.records.len() < BATCH_ROWS {
-            if !framer.next_record(&mut record).map_err(to_data)? {
+        while n_bytes < BATCH_BYTES && out.records.len() < BATCH_ROWS {
+            if !framer.next_record(&mut record).map_err(&to_data)? {
                 at_end = true;
                 break;
             }
             n_bytes += record.bytes.len();
-            batch.records.push(std::mem::take(&mut record));
+            out.records.push(std::mem::take(&mut record));
         }
         mark.size_bytes = framer.input.consumed();
         mark.hash = framer.input.hash().to_hex().to_string();
         mark.n_records = framer.count();
         mark.finished = at_end;
         mark.open_at = framer.open_at.filter(|_| at_end);
-        batch.mark = mark.clone();
-        if !out.send(batch) {
+        if !out.send(mark) {
             return Ok(false);
         }
         if at_end {
@@ -234,12 +229,12 @@ fn ends_line(path: &Path, mark: &SourceFile) -> Result<bool, DataError> {
         return Ok(true);
     }
     let (mut input, _) = Input::open(path)?;
-    input.skip_to(mark.size_bytes).map_err(io_error("read", path))?;
-    let shown = input.peek().map_err(io_error("read", path))?;
+    input.skip_to(mark.size_bytes).map_err(fault_of(path))?;
+    let next = input.head(HEAD_BYTES).map_err(fault_of(path))?;
     // A mail ends where the next one begins; an empty line may come between them.
     Ok(match mark.format {
-        Format::Mbox => shown.trim_ascii_start().starts_with(b"From "),
-        _ => matches!(shown, [] | [b'\n', ..] | [b'\r', b'\n', ..]),
+        Format::Mbox => next.trim_ascii_start().starts_with(b"From "),
+        _ => matches!(next.as_slice(), [] | [b'\n', ..] | [b'\r', b'\n', ..]),
     })
 }
 
@@ -263,13 +258,11 @@ fn seek(framer: &mut Framer, mark: &SourceFile, ends_line: bool) -> std::io::Res
         }
         Some(_) => {
             framer.input.skip_to(mark.size_bytes)?;
-            let shown = framer.input.peek()?;
-            let n_end = match shown {
-                [b'\n', ..] => 1,
-                [b'\r', b'\n', ..] => 2,
-                _ => 0,
-            };
-            framer.input.consume(n_end)?;
+            // What is shown may end between the two.
+            for end in [b'\r', b'\n'] {
+                let is_next = framer.input.peek()?.first() == Some(&end);
+                framer.input.consume(usize::from(is_next))?;
+            }
         }
     }
     framer.set_count(mark.n_records);
@@ -306,10 +299,9 @@ fn read_parquet(
     mark.hash = input.hash().to_hex().to_string();
     let mut rows = parquet_rows::rows(path, mark.n_records)?;
     loop {
-        let mut records = Vec::new();
         let mut n_bytes = 0;
         let mut at_end = false;
-        while n_bytes < BATCH_BYTES && records.len() < BATCH_ROWS {
+        while n_bytes < BATCH_BYTES && out.records.len() < BATCH_ROWS {
             let Some(row) = rows.next() else {
                 at_end = true;
                 break;
@@ -325,7 +317,7 @@ fn read_parquet(
             let offset_bytes = line - 1;
             let too_long = bytes.len() > rules.max_row_bytes;
             let unreadable = None;
-            records.push(Record {
+            out.records.push(Record {
                 offset_bytes,
                 line,
                 bytes,
@@ -336,8 +328,7 @@ fn read_parquet(
             });
         }
         mark.finished = at_end;
-        let batch = Batch { format: Format::Parquet, header: None, records, mark: mark.clone() };
-        if !out.send(batch) {
+        if !out.send(mark) {
             return Ok(false);
         }
         if at_end {

@@ -99,9 +99,7 @@ impl Pulse {
     }
 
     fn panicked(&self, payload: &(dyn Any + Send)) {
-        let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
-        let text = text.unwrap_or_else(|| "something that is no text".to_owned());
+        let text = said(payload);
         tracing::error!(thread = self.thread, panic = text, "a round panicked; it goes on");
         let mut beat = self.beat();
         beat.panics += 1;
@@ -111,6 +109,13 @@ impl Pulse {
     fn beat(&self) -> MutexGuard<'_, Beat> {
         self.beat.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The words of a panic.
+pub(crate) fn said(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
+    text.unwrap_or_else(|| "something that is no text".to_owned())
 }
 
 /// Starts the thread. It ends when a round says that it is over.

@@ -4,14 +4,16 @@
 //!
 //! Start reading at [`Keeper::round`].
 
+use std::any::Any;
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use lm_data::{DataError, Drained, IngestOptions};
 
-use crate::attendant::Next;
+use crate::attendant::{Next, said};
 use crate::ingests::Inner;
 use crate::now_ms;
 
@@ -50,14 +52,19 @@ impl Keeper {
             step_back();
         }
         self.wait = LOOK_EVERY;
-        self.look();
+        let panicked = self.look();
         self.forget();
         self.inner.pulse.note(told(&self.failing));
+        // It is counted, and waited for, as what ends a round; it came after all that could be done.
+        if let Some(payload) = panicked {
+            resume_unwind(payload);
+        }
         Next::Round
     }
 
-    fn look(&mut self) {
-        let mut failing = BTreeMap::new();
+    /// Adds what waits. Returns the last panic, which costs its own dataset's turn only.
+    fn look(&mut self) -> Option<Box<dyn Any + Send>> {
+        let (mut failing, mut panicked) = (BTreeMap::new(), None);
         let awaited = match lm_data::awaited(&self.inner.home) {
             Ok(awaited) => awaited,
             Err(error) => {
@@ -67,7 +74,13 @@ impl Keeper {
         };
         self.done.retain(|source, _| awaited.contains(source));
         for source in &awaited {
-            if let Err(error) = self.add_new(source) {
+            let added = catch_unwind(AssertUnwindSafe(|| self.add_new(source)));
+            let added = added.unwrap_or_else(|payload| {
+                let error = format!("adding its rows panicked: {}", said(payload.as_ref()));
+                panicked = Some(payload);
+                Err(error)
+            });
+            if let Err(error) = added {
                 failing.insert(source.clone(), error);
             }
             self.inner.pulse.went_well();
@@ -86,6 +99,7 @@ impl Keeper {
                 self.inner.count(&source, |counts| counts.backlog = backlog);
             }
         }
+        panicked
     }
 
     /// Adds what waits, unless all of it was refused and neither it nor the contract changed since.

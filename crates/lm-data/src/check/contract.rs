@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::check::column::Columns;
+use crate::check::minhash::LEAST_SIMILARITY;
 use crate::check::rule;
 use crate::error::io_error;
 use crate::home::sync_folder;
@@ -108,7 +109,7 @@ pub(crate) struct TextTerms {
 #[serde(deny_unknown_fields)]
 pub(crate) struct NearDuplicates {
     pub(crate) columns: Vec<String>,
-    /// The share of five-character pieces that two texts have in common, from 0.6 to 1.
+    /// The share of five-character pieces that two texts have in common, from [`LEAST_SIMILARITY`] to 1.
     #[serde(default = "default_similarity")]
     pub(crate) similarity: f64,
 }
@@ -291,9 +292,10 @@ impl Terms {
             share(format!("columns.{name}.max_null_share"), column.max_null_share)?;
         }
         if let Some(near) = &self.near_duplicates
-            && !(0.6..=1.0).contains(&near.similarity)
+            && !(LEAST_SIMILARITY..=1.0).contains(&near.similarity)
         {
-            let detail = format!("is {}, but must be between 0.6 and 1", near.similarity);
+            let (value, least) = (near.similarity, LEAST_SIMILARITY);
+            let detail = format!("is {value}, but must be between {least} and 1");
             return Err(("near_duplicates.similarity".to_owned(), detail));
         }
         let lists = [("unique", self.unique.iter().any(Vec::is_empty))];

@@ -16,6 +16,7 @@ pub(crate) const NOT_UTF8: &str = "not_utf8";
 pub(crate) const NOT_JSON: &str = "not_json";
 pub(crate) const NOT_CSV: &str = "not_csv";
 pub(crate) const DUPLICATE_KEY: &str = "duplicate_key";
+pub(crate) const INTEGER_TOO_LARGE: &str = "integer_too_large";
 pub(crate) const MAIL_HEADERS: &str = "mail_headers";
 pub(crate) const MAIL_CHARSET: &str = "mail_charset";
 pub(crate) const MAIL_ENCODING: &str = "mail_encoding";
@@ -34,13 +35,14 @@ pub(crate) const SCHEMA_PREFIX: &str = "schema:";
 /// In place of a rule, where rules are allowed to fail: every rule.
 pub(crate) const ALL: &str = "all";
 
-const WHOLE: [&str; 20] = [
+const WHOLE: [&str; 21] = [
     UNREADABLE,
     ROW_TOO_LONG,
     NOT_UTF8,
     NOT_JSON,
     NOT_CSV,
     DUPLICATE_KEY,
+    INTEGER_TOO_LARGE,
     MAIL_HEADERS,
     MAIL_CHARSET,
     MAIL_ENCODING,
@@ -67,8 +69,8 @@ const PREFIXES: [&str; 9] = [
     "unique:",
     "depends:",
 ];
-const KNOWN: &str = "unreadable, row_too_long, not_utf8, not_json, not_csv, duplicate_key, mail_headers, \
-    mail_charset, mail_encoding, mail_empty, chat, mojibake, control_chars, empty_text, language, \
+const KNOWN: &str = "unreadable, row_too_long, not_utf8, not_json, not_csv, duplicate_key, \
+    integer_too_large, mail_headers, mail_charset, mail_encoding, mail_empty, chat, mojibake, control_chars, empty_text, language, \
     secret, personal_data, context_tokens, near_duplicate, schema:KEYWORD, and range:, length:, \
     tokens:, pattern:, one_of:, nulls:, unique: or depends: with a COLUMN";
 /// A detail is for people; it must not carry the row.

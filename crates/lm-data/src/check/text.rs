@@ -114,6 +114,16 @@ fn check_text(
     Ok(())
 }
 
+/// Whether the rule of damaged texts refuses it.
+pub(crate) fn is_mojibake(text: &str) -> bool {
+    !text.is_ascii() && (text.contains('\u{fffd}') || matches!(undo_mojibake(text), Cow::Owned(_)))
+}
+
+/// Whether the rule of control characters refuses it.
+pub(crate) fn has_control(text: &str) -> bool {
+    text.chars().any(is_control)
+}
+
 /// Anything but tab, line feed and carriage return.
 fn is_control(char: char) -> bool {
     char.is_control() && !matches!(char, '\t' | '\n' | '\r')

@@ -75,6 +75,11 @@ pub(crate) fn parse(text: &str, begin: Option<u64>) -> Result<Value, Violation> 
             rule::DUPLICATE_KEY,
             format!("column {column}: key {key:?} comes a second time{}", place(at)),
         ),
+        JsonError::LargeInteger { column, at } => {
+            let detail = "an integer that 64 bits do not hold would be rounded: write it as text";
+            let detail = format!("column {column}: {detail}{}", place(at));
+            Violation::new(rule::INTEGER_TOO_LARGE, detail)
+        }
     })
 }
 

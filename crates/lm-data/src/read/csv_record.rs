@@ -6,6 +6,9 @@
 
 use serde_json::{Map, Number, Value};
 
+/// 2^53: up to it, floats hold all integers.
+const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
+
 /// The names of the columns, and which of them are not text.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Header {
@@ -60,7 +63,7 @@ fn value(cell: String, kind: Kind) -> Value {
         Kind::Text => None,
         _ if cell.is_empty() => Some(Value::Null),
         Kind::Integer => cell.parse::<i64>().ok().map(Value::from),
-        Kind::Number => cell.parse::<f64>().ok().and_then(Number::from_f64).map(Value::Number),
+        Kind::Number => number(&cell),
         Kind::Boolean => match cell.as_str() {
             "true" | "True" | "TRUE" => Some(Value::Bool(true)),
             "false" | "False" | "FALSE" => Some(Value::Bool(false)),
@@ -70,12 +73,51 @@ fn value(cell: String, kind: Kind) -> Value {
     read.unwrap_or(Value::String(cell))
 }
 
+/// An integer that a float does not hold is one all the same, or no number.
+fn number(cell: &str) -> Option<Value> {
+    let float = cell.parse::<f64>().ok()?;
+    let is_integer = cell.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'+' | b'-'));
+    if is_integer && float.abs() > MAX_EXACT {
+        return cell.parse::<i64>().ok().map(Value::from);
+    }
+    Number::from_f64(float).map(Value::Number)
+}
+
 fn cells(record: &[u8]) -> Result<Vec<String>, String> {
     let mut reader =
         csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(record);
     let mut cells = csv::StringRecord::new();
-    match reader.read_record(&mut cells) {
-        Ok(_) => Ok(cells.iter().map(str::to_owned).collect()),
-        Err(error) => Err(error.to_string()),
+    reader.read_record(&mut cells).map_err(|error| error.to_string())?;
+    let found = cells.iter().map(str::to_owned).collect();
+    // It ends a record at a CR, too, and what comes after it would be lost.
+    if reader.read_record(&mut cells).map_err(|error| error.to_string())? {
+        return Err("a CR without LF ends the record: lines must end with LF or CRLF".to_owned());
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(cell: &str, expect: Value) {
+        let header = Header::new(b"x", |_| Kind::Number).unwrap();
+        assert_eq!(header.row(cell.as_bytes()).unwrap(), json!({ "x": expect }));
+    }
+
+    #[test]
+    fn numbers_are_not_rounded_to_other_integers() {
+        check("7", json!(7.0));
+        check("0.5", json!(0.5));
+        check("1e30", json!(1e30));
+        check("9007199254740992", json!(9_007_199_254_740_992.0));
+        check("-9007199254740993", json!(-9_007_199_254_740_993_i64));
+        check("12345678901234567890123", json!("12345678901234567890123"));
+        check("x", json!("x"));
     }
 }

@@ -41,6 +41,8 @@ pub(crate) struct Framer {
     count: u64,
     /// Of a JSON array: what comes next.
     array: Array,
+    /// Of a mailbox: the line that begins the next mail was taken.
+    in_mail: bool,
     /// The last line had no end: it may go on when the file grows.
     pub(crate) open_at: Option<u64>,
 }
@@ -60,7 +62,7 @@ enum Array {
 impl Framer {
     pub(crate) fn new(input: Input, format: Format, max_row_bytes: usize) -> Framer {
         let array = Array::Unknown;
-        Framer { input, format, max_row_bytes, count: 0, array, open_at: None }
+        Framer { input, format, max_row_bytes, count: 0, array, in_mail: false, open_at: None }
     }
 
     /// The same source further on, after `count` lines or records.
@@ -302,34 +304,39 @@ impl Framer {
         Ok(true)
     }
 
-    /// A mail of a mailbox, without its `From ` line; ended by the next such line after an empty one.
+    /// A mail of a mailbox, without its `From ` line; ended by the next such line after an empty one, which is taken, too.
     fn mbox(&mut self, record: &mut Record) -> io::Result<bool> {
         record.size_bytes = 0;
-        if starts_mail(self.input.peek()?) {
-            let mut from_line = Record::default();
-            self.raw_line(&mut from_line)?;
-            record.offset_bytes = self.input.consumed();
-        }
-        let mut after_empty = false;
+        let max_kept = self.max_kept();
+        let mut may_begin = !std::mem::take(&mut self.in_mail);
+        // Whole lines: what is shown of the next one may end anywhere.
+        let mut line = Record::default();
         loop {
-            let shown = self.input.peek()?;
-            if shown.is_empty() || (after_empty && starts_mail(shown)) {
+            line.bytes.clear();
+            let before = self.input.consumed();
+            if self.raw_line(&mut line)?.is_none() {
                 break;
             }
-            let before = self.input.consumed();
-            self.raw_line(record)?;
-            let size = self.input.consumed() - before;
-            after_empty = size <= 2;
-            record.size_bytes += size;
-            if record.bytes.len() < self.max_kept() {
+            if may_begin && starts_mail(&line.bytes) {
+                if record.size_bytes > 0 {
+                    self.in_mail = true;
+                    return Ok(true);
+                }
+                record.offset_bytes = self.input.consumed();
+                may_begin = false;
+                continue;
+            }
+            may_begin = matches!(line.bytes.as_slice(), [] | [b'\r']);
+            record.size_bytes += self.input.consumed() - before;
+            let n_keep = line.bytes.len().min(max_kept.saturating_sub(record.bytes.len()));
+            record.bytes.extend_from_slice(&line.bytes[..n_keep]);
+            if record.bytes.len() < max_kept {
                 record.bytes.push(b'\n');
             }
         }
         // The mail that ends the file may go on.
-        if record.size_bytes > 0 && self.input.peek()?.is_empty() {
+        if record.size_bytes > 0 {
             self.open_at = Some(record.offset_bytes);
-        } else if record.size_bytes > 0 {
-            self.open_at = None;
         }
         Ok(record.size_bytes > 0)
     }
@@ -350,11 +357,10 @@ fn is_space(byte: u8) -> bool {
 }
 
 /// `From sender date`, as mailboxes separate their mails: a line of prose seldom has a weekday third.
-fn starts_mail(shown: &[u8]) -> bool {
+fn starts_mail(line: &[u8]) -> bool {
     const DAYS: [&[u8]; 7] = [b"Mon", b"Tue", b"Wed", b"Thu", b"Fri", b"Sat", b"Sun"];
-    let Some(rest) = shown.strip_prefix(b"From ") else { return false };
-    let line = &rest[..memchr::memchr(b'\n', rest).unwrap_or(rest.len())];
-    let mut words = line.split(|&byte| byte == b' ').filter(|word| !word.is_empty());
+    let Some(rest) = line.strip_prefix(b"From ") else { return false };
+    let mut words = rest.split(|&byte| byte == b' ').filter(|word| !word.is_empty());
     words.next().is_some() && words.next().is_some_and(|word| DAYS.contains(&word))
 }
 

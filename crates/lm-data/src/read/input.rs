@@ -97,6 +97,13 @@ impl Input {
         Ok(())
     }
 
+    /// The next bytes, at most `limit`, of an input that is not read any further.
+    pub(crate) fn head(self, limit: usize) -> io::Result<Vec<u8>> {
+        let mut head = Vec::new();
+        self.bytes.take(limit as u64).read_to_end(&mut head)?;
+        Ok(head)
+    }
+
     /// All that is left, but no more than `limit` bytes, and whether that was all.
     pub(crate) fn read_rest(&mut self, limit: usize, into: &mut Vec<u8>) -> io::Result<u64> {
         let mut size = 0;
@@ -116,10 +123,13 @@ impl Input {
 
 /// The first bytes of a source after decompression, at most `limit`.
 pub(crate) fn head_of(path: &Path, limit: usize) -> Result<Vec<u8>, DataError> {
-    let (input, _) = Input::open(path)?;
-    let mut head = Vec::new();
-    input.bytes.take(limit as u64).read_to_end(&mut head).map_err(io_error("read", path))?;
-    Ok(head)
+    Input::open(path)?.0.head(limit).map_err(io_error("read", path))
+}
+
+/// What a decompressor says of bytes that are not its own.
+pub(crate) fn is_damage(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
+    matches!(error.kind(), InvalidData | InvalidInput | UnexpectedEof)
 }
 
 /// Whether reading may never end. Pipes may be sources.

@@ -114,7 +114,7 @@ fn fault_of(record: &Record, header: Option<&CsvHeader>, max_row_bytes: usize) -
 
 fn json_fault(text: &str) -> Option<Fault> {
     match json::parse(text) {
-        Ok(_) | Err(JsonError::DuplicateKey { .. }) => None,
+        Ok(_) | Err(JsonError::DuplicateKey { .. } | JsonError::LargeInteger { .. }) => None,
         Err(JsonError::Syntax { message, at, .. }) => Some((at as u64, message)),
     }
 }

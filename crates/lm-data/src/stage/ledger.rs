@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::DataError;
 use crate::error::io_error;
 use crate::read::Format;
-use crate::read::input::Input;
+use crate::read::input::{Input, is_damage};
 
 /// One source as far as it was read: a line of `sources.jsonl`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,6 +118,23 @@ impl Ledger {
 
     /// What to do with a file. Reads it as far as it must to be sure. `exists` says whether a name is still there.
     pub(crate) fn plan(
+        &self,
+        name: &str,
+        path: &Path,
+        format: Format,
+        exists: &dyn Fn(&str) -> bool,
+    ) -> Result<Plan, DataError> {
+        match self.plan_readable(name, path, format, exists) {
+            // What cannot be read has no beginning that could be known, but rows that can.
+            Err(DataError::Io { source, .. }) if is_damage(&source) => {
+                let is_known = self.by_name.contains_key(name);
+                Ok(if is_known { Plan::Rewritten } else { Plan::Fresh })
+            }
+            plan => plan,
+        }
+    }
+
+    fn plan_readable(
         &self,
         name: &str,
         path: &Path,

@@ -37,6 +37,26 @@ fn rows_come_out_of_every_text_format() {
 }
 
 #[test]
+fn cells_after_a_cr_alone_are_not_lost() {
+    let row = r#"{"n":3,"t":"\ra"}"#;
+    check("a.csv", None, b"n,t\n1,2\rlost,3\n3,\"\ra\"\r\n", &[row], &["not_csv"]);
+    // Such a file has no line end at all.
+    check("a.csv", None, b"n,t\r1,a\r2,b\r", &[], &["unreadable"]);
+}
+
+#[test]
+fn integers_that_64_bits_do_not_hold_are_not_rounded() {
+    let rows =
+        [r#"{"id":18446744073709551615}"#, r#"{"id":1e23}"#, r#"{"id":"12345678901234567890123"}"#];
+    let file = format!("{}\n{{\"id\":12345678901234567890123}}\n", rows.join("\n"));
+    check("a.jsonl", None, file.as_bytes(), &rows, &["integer_too_large"]);
+    let file = b"[{\"id\":\n-9223372036854775809},{\"id\":\n-9223372036854775808}]";
+    check("a.json", None, file, &[r#"{"id":-9223372036854775808}"#], &["integer_too_large"]);
+    let shared = r#"{"id":99999999999999999999,"conversations":[{"from":"gpt","value":"b"}]}"#;
+    check("a.jsonl", Some(Format::Sharegpt), shared.as_bytes(), &[], &["integer_too_large"]);
+}
+
+#[test]
 fn conversations_are_checked_and_sharegpt_becomes_messages() {
     let good = r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}"#;
     let no_answer = r#"{"messages":[{"role":"user","content":"a"}]}"#;

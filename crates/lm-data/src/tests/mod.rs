@@ -3,10 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 mod crossing;
+mod damaged;
 mod formats;
 mod left_out;
 mod listing;
 mod offers;
+mod parquet_bodies;
 mod refused;
 mod release;
 mod rfc8259;

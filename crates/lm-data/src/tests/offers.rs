@@ -165,6 +165,7 @@ fn what_is_not_of_its_format_is_refused_with_the_offset_of_the_first_fault() {
     check_fault(Format::Json, b"[{\"text\": \"a\"", Some(12));
     check_fault(Format::Csv, b"x,x\n1,2\n", Some(0));
     check_fault(Format::Csv, b"x,y\n1\n2\n", Some(4));
+    check_fault(Format::Csv, b"x,y\r1,2\r", Some(0));
     check_fault(Format::Parquet, b"PAR1 no more of it", Some(10));
     check_fault(Format::Parquet, b"text\n", Some(0));
     check_fault(Format::Mbox, b"  {\"text\": 1}", Some(2));

@@ -140,6 +140,8 @@ fn a_contract_that_cannot_be_meant_is_named_with_its_field() {
     check_terms("format = 1\n[columns.a]\nmax_tokens = 1", "tokenizer must name a model");
     check_terms("format = 1\nunique = [[]]", "unique names no column");
     check_terms("format = 1\n[near_duplicates]\ncolumns = [\"a\"]\nsimilarity = 0.1", "is 0.1");
+    let near = "format = 1\n[near_duplicates]\ncolumns = [\"a\"]\nsimilarity = 0.7";
+    check_terms(near, "near_duplicates.similarity is 0.7, but must be between 0.8 and 1");
     check_terms("format = 1\n[thresholds.rules.nonsense]\nfail = 1.0", "no rule \"nonsense\"");
     check_terms("format = 1\n[schema]\ntype = 3", "at \"/type\"");
 }
@@ -191,6 +193,29 @@ fn a_contract_is_inferred_that_its_rows_keep() {
     let cells: String = (0..30).map(|i| format!("{i},0{i},{}\n", i % 2 == 0)).collect();
     let expect = ["type = \"integer\"", "type = \"boolean\"", "type = \"string\""];
     check_inferred("a.csv", format!("n,code,flag\n{cells}"), &expect);
+    // Digits that no number holds are a name.
+    let ids: String = (10..40).map(|i| format!("{i}345678901234567890123\n")).collect();
+    check_inferred("ids.csv", format!("id\n{ids}"), &["type = \"string\""]);
+}
+
+#[test]
+fn what_some_row_breaks_is_not_proposed() {
+    let long =
+        "The parcel was sent on Monday and should arrive by Thursday at the latest. ".repeat(4);
+    let near: String = (0..120).map(|i| format!("{{\"t\":\"{long}{i}\"}}\n")).collect();
+    let dirty = "{\"m\":{\"x\":\"cafÃ©\"}}\n{\"c\":\"a\\u0007b\"}\n{\"b\":[\" \"]}\n{\"/t\":1}\n";
+    check_inferred("dirty.jsonl", near + dirty, &[]);
+    let row = |i: usize| match i % 2 {
+        0 => format!("alpha,{i},true,\n"),
+        _ => ",,7,\n".to_owned(),
+    };
+    let cells: String = (0..30).map(row).collect();
+    check_inferred("cells.csv", format!("t,n,mixed,void\n{cells}"), &["one_of = ["]);
+    // What all keep is.
+    let hex = |i: usize| blake3::hash(&i.to_le_bytes()).to_hex();
+    let far = |i: usize| format!("{{\"t\":\"{} {}\"}}\n", hex(2 * i), hex(2 * i + 1));
+    let rules = ["[near_duplicates]", "mojibake = true", "control_chars = true", "empty = true"];
+    check_inferred("far.jsonl", (0..120).map(far).collect::<String>(), &rules);
 }
 
 #[test]

@@ -79,6 +79,23 @@ fn a_panic_is_counted_and_what_waits_is_added_all_the_same() {
 }
 
 #[test]
+fn a_panic_over_one_dataset_is_named_and_keeps_no_other_waiting() {
+    let tokens: TokenCounter = Arc::new(|_, source| {
+        assert!(source != "bad", "there is something wrong with it");
+        Ok(None)
+    });
+    let (folder, ingests) = start(tokens);
+    // The bad one comes first by its name.
+    fs::write(folder.path().join("data/contracts/bad.json"), "{}").unwrap();
+    send_to(&ingests, "bad", "{\"text\":\"a\"}\n");
+    send(&ingests, "{\"text\":\"b\"}\n");
+    wait_until("the good one is added", || n_added(&ingests) == 1);
+    wait_until("it is counted", || ingests.attendant().panics > 0);
+    let said = "bad: adding its rows panicked: there is something wrong with it";
+    assert_eq!(ingests.attendant().failing.unwrap(), said);
+}
+
+#[test]
 fn a_full_disk_says_so_and_when_to_come_again() {
     let path = std::path::PathBuf::from("/home/operator/inbox");
     let io = |kind| DataError::Io { action: "write to", path: path.clone(), source: kind };

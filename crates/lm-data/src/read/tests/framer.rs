@@ -12,7 +12,22 @@ fn check(format: Format, input: &[u8], expect: &[Expected<'_>]) {
 
 #[track_caller]
 fn check_with(format: Format, input: &[u8], max_row_bytes: usize, expect: &[Expected<'_>]) {
-    let source = Input::new(Box::new(std::io::Cursor::new(input.to_vec())));
+    // What is shown at once ends anywhere.
+    for capacity in [3, 16, 8192] {
+        check_shown(capacity, format, input, max_row_bytes, expect);
+    }
+}
+
+#[track_caller]
+fn check_shown(
+    capacity: usize,
+    format: Format,
+    input: &[u8],
+    max_row_bytes: usize,
+    expect: &[Expected<'_>],
+) {
+    let source = std::io::Cursor::new(input.to_vec());
+    let source = Input::new(Box::new(std::io::BufReader::with_capacity(capacity, source)));
     let mut framer = Framer::new(source, format, max_row_bytes);
     let mut record = Record::default();
     let mut found = Vec::new();
@@ -122,4 +137,13 @@ fn mails_of_a_mailbox_begin_after_their_from_line() {
             (n + n_first + n, 2, b"Subject: y\n\nz\n", n_second, false),
         ],
     );
+}
+
+#[test]
+fn a_line_of_one_character_is_no_end_of_a_mail() {
+    let from = b"From a@b.c Mon Jan  1 00:00:00 2001\n";
+    let mail = b"Subject: x\n\na\nFrom me Mon to Fri\n";
+    let n = from.len() as u64;
+    let input = [from.as_slice(), mail].concat();
+    check_with(Format::Mbox, &input, 99, &[(n, 1, mail, mail.len() as u64, false)]);
 }
