@@ -38,6 +38,7 @@ pub struct ChatTemplate {
     tokens: SpecialTexts,
     knows_developer: bool,
     knows_tools: bool,
+    needs_now: bool,
 }
 
 /// The texts of the model's special tokens. An empty one is not defined in the template.
@@ -95,6 +96,7 @@ impl ChatTemplate {
             tokens,
             knows_developer: source.contains("developer"),
             knows_tools: source.contains("tools"),
+            needs_now: source.contains("strftime_now") && !source.contains("strftime_now is"),
         })
     }
 
@@ -149,6 +151,14 @@ impl ChatTemplate {
             Some(last) => cut_after(rendered, last.content.trim_end()),
             None => Ok(rendered),
         }
+    }
+
+    /// Whether it prints the date by `strftime_now` without asking whether there is such a function:
+    /// without [`RenderOptions::now_unix_s`] it fails. Others have a date built in, which keeps
+    /// prompts the same from day to day.
+    #[must_use]
+    pub fn needs_now(&self) -> bool {
+        self.needs_now
     }
 
     /// The form in which the model calls tools.

@@ -59,6 +59,8 @@ struct Recipe {
     message_fields: Vec<(usize, String)>,
     template_kwargs: Option<String>,
     continues_last: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    now_unix_s: Option<i64>,
     constraint: Option<ConstraintRecipe>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     adapter: Option<String>,
@@ -153,6 +155,7 @@ pub fn to_json(request: &GenerateRequest) -> Value {
         message_fields: dialog.message_fields.clone(),
         template_kwargs: dialog.template_kwargs.clone(),
         continues_last: dialog.continues_last,
+        now_unix_s: dialog.now_unix_s,
         constraint: request.constraint.as_ref().map(|constraint| ConstraintRecipe {
             field: constraint.field.to_owned(),
             form: form_to(&constraint.form),
@@ -223,6 +226,7 @@ pub fn from_json(
             message_fields: recipe.message_fields,
             template_kwargs: recipe.template_kwargs,
             continues_last: recipe.continues_last,
+            now_unix_s: recipe.now_unix_s,
         },
         constraint,
         sampling,
@@ -333,6 +337,7 @@ mod tests {
             message_fields: vec![(1, "{\"name\":\"x\"}".to_owned())],
             template_kwargs: Some("{}".to_owned()),
             continues_last: true,
+            now_unix_s: Some(1_767_225_600),
         };
         request.sampling = SamplingParams {
             temperature: 0.7,
