@@ -10,6 +10,7 @@ mod call_scanner;
 mod date;
 mod error;
 mod generation_tag;
+mod prefill;
 mod python;
 mod template;
 mod tool_parser;

@@ -14,6 +14,7 @@ use minijinja::{Environment, Error, ErrorKind, Value};
 use crate::ChatError;
 use crate::date::strftime;
 use crate::generation_tag::neutralise;
+use crate::prefill::Prefill;
 use crate::python::{Raised, environment};
 use crate::tools::{ToolFormat, written_out};
 
@@ -140,6 +141,8 @@ impl ChatTemplate {
     ) -> Result<String, ChatError> {
         let uses_tools = dialog.tools.is_some() || !dialog.message_fields.is_empty();
         opts.add_generation_prompt &= !dialog.continues_last;
+        let prefill = Prefill::of(messages, dialog, &self.source)?;
+        let messages = prefill.as_ref().map_or(messages, |prefill| prefill.messages.as_slice());
         let rendered = if uses_tools && !self.knows_tools {
             let written = written_out(messages, dialog)?;
             let rest = Dialog { tools: None, message_fields: Vec::new(), ..dialog.clone() };
@@ -147,8 +150,8 @@ impl ChatTemplate {
         } else {
             self.render_with(&self.context(messages, dialog, opts)?)?
         };
-        match messages.last().filter(|_| dialog.continues_last) {
-            Some(last) => cut_after(rendered, last.content.trim_end()),
+        match prefill {
+            Some(prefill) => prefill.cut(rendered),
             None => Ok(rendered),
         }
     }
@@ -268,13 +271,6 @@ fn pairs(json: &str) -> Result<Vec<(String, Value)>, ChatError> {
         return Err(ChatError::Tools { message: "an object was expected".to_owned() });
     };
     Ok(fields.into_iter().map(|(name, value)| (name, Value::from(Serde(value)))).collect())
-}
-
-/// The rendered text up to the end of the message that is to be continued.
-fn cut_after(mut rendered: String, content: &str) -> Result<String, ChatError> {
-    let end = rendered.rfind(content).ok_or(ChatError::CannotContinue)? + content.len();
-    rendered.truncate(end);
-    Ok(rendered)
 }
 
 /// What a template writes, up to the limit.

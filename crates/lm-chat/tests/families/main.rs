@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod dates;
+mod prefills;
 mod templates;
 
 use lm_chat::{ChatTemplate, RenderOptions, SpecialTexts};
