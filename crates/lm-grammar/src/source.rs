@@ -69,15 +69,19 @@ fn lark_of_calls(calls: &CallForm) -> Result<String, GrammarError> {
         "" => String::new(),
         text => Value::from(text).to_string(),
     };
-    let [open, begin, end, between, close] =
-        [&calls.open, &calls.begin, &calls.end, &calls.between, &calls.close]
-            .map(|mark| quoted(mark));
+    let [open, end, between, close] =
+        [&calls.open, &calls.end, &calls.between, &calls.close].map(|mark| quoted(mark));
     let rest = match calls.max_calls {
         0 | 1 => String::new(),
         n => format!("({between} call)~0..{}", n - 1),
     };
-    let body = schema(&calls.schema)?;
-    Ok(format!("start: {open} call {rest} {close}\ncall: {begin} body {end}\nbody: %json {body}\n"))
+    let others = calls.others.iter().map(|(begin, schema)| (begin.as_str(), schema));
+    let (mut ways, mut bodies) = (Vec::new(), String::new());
+    for (i, (begin, text)) in others.chain([(&*calls.begin, &calls.schema)]).enumerate() {
+        ways.push(format!("{} body{i} {end}", quoted(begin)));
+        bodies.push_str(&format!("body{i}: %json {}\n", schema(text)?));
+    }
+    Ok(format!("start: {open} call {rest} {close}\ncall: {}\n{bodies}", ways.join(" | ")))
 }
 
 fn choice(texts: &[String]) -> Result<TopLevelGrammar, GrammarError> {

@@ -105,6 +105,8 @@ enum FormRecipe {
         between: String,
         close: String,
         max_calls: usize,
+        #[serde(default)]
+        others: Vec<(String, String)>,
     },
 }
 
@@ -288,6 +290,7 @@ fn form_to(form: &AnswerForm) -> FormRecipe {
             between: calls.between.into_owned(),
             close: calls.close.into_owned(),
             max_calls: calls.max_calls,
+            others: calls.others,
         },
     }
 }
@@ -299,7 +302,7 @@ fn form_from(form: FormRecipe) -> AnswerForm {
         FormRecipe::Regex(text) => AnswerForm::Regex(text),
         FormRecipe::Choice(texts) => AnswerForm::Choice(texts),
         FormRecipe::Lark(text) => AnswerForm::Lark(text),
-        FormRecipe::Calls { schema, open, begin, end, between, close, max_calls } => {
+        FormRecipe::Calls { schema, open, begin, end, between, close, max_calls, others } => {
             AnswerForm::Calls(CallForm {
                 schema,
                 open: open.into(),
@@ -308,6 +311,7 @@ fn form_from(form: FormRecipe) -> AnswerForm {
                 between: between.into(),
                 close: close.into(),
                 max_calls,
+                others,
             })
         }
     }
@@ -376,6 +380,7 @@ mod tests {
             between: ", ".into(),
             close: "]".into(),
             max_calls: 4,
+            others: vec![("g".to_owned(), "{}".to_owned())],
         };
         let text = || "x".to_owned();
         for form in [

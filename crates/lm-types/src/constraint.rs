@@ -47,6 +47,8 @@ pub struct CallForm {
     pub close: Cow<'static, str>,
     /// At least one call, and at most this many.
     pub max_calls: usize,
+    /// Other calls that may be made: what stands before each in the place of `begin`, and the JSON schema of its document.
+    pub others: Vec<(String, String)>,
 }
 
 impl AnswerForm {
@@ -58,7 +60,10 @@ impl AnswerForm {
             AnswerForm::JsonSchema(text) | AnswerForm::Regex(text) | AnswerForm::Lark(text) => {
                 text.len()
             }
-            AnswerForm::Calls(calls) => calls.schema.len(),
+            AnswerForm::Calls(calls) => {
+                let others = calls.others.iter().map(|(begin, schema)| begin.len() + schema.len());
+                calls.schema.len() + others.sum::<usize>()
+            }
             AnswerForm::Choice(texts) => texts.iter().map(String::len).sum(),
         }
     }

@@ -1,9 +1,11 @@
 //! Templates shaped as those of known model families: what they need of who renders them.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod calls;
 mod dates;
 mod prefills;
 mod templates;
+mod tools;
 
 use lm_chat::{ChatTemplate, RenderOptions, SpecialTexts};
 use lm_types::{ChatMessage, Role};
