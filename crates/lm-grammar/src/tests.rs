@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use lm_tokenizer::Tokenizer;
+use lm_tokenizer::{Tokenizer, placeholder};
 use lm_types::{AnswerForm, CallForm, TokenId};
 use serde_json::{Value, json};
 
@@ -157,6 +157,21 @@ fn each_call_may_have_a_beginning_of_its_own() {
             })
         })
     });
+}
+
+#[test]
+fn a_control_token_spells_its_name_where_it_is_voiced() {
+    let allows = |tokenizer: &Tokenizer| {
+        let compiler = GrammarCompiler::new(tokenizer, tokenizer.vocab_size()).unwrap();
+        let form = AnswerForm::Lark("start: \"<|im_start|>[\"".into());
+        let mut state = compiler.compile(&form).unwrap().start();
+        state.update().unwrap();
+        state.mask().allows(placeholder::IM_START)
+    };
+    let mut tokenizer = Tokenizer::placeholder();
+    assert!(!allows(&tokenizer));
+    tokenizer.voice(&["<|im_start|>"]);
+    assert!(allows(&tokenizer));
 }
 
 #[test]
