@@ -35,7 +35,7 @@ fn check(source: &str, format: ToolFormat, expect: &[&str]) {
     let rendered = template.render_dialog(&messages, &dialog, PROMPT).unwrap();
     let mut rest = rendered.as_str();
     for part in expect {
-        let Some((_, after)) = rest.split_once(part) else {
+        let Some((_, after)) = rest.split_once(*part) else {
             panic!("no {part:?} in {rest:?} of {rendered}")
         };
         rest = after;
