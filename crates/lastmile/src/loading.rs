@@ -85,6 +85,9 @@ fn real_model(
     }
     let source = config.chat_template.as_ref().or(model.chat_template.as_ref());
     let template = source.map(|source| chat_template(source, &tokenizer, &model)).transpose()?;
+    if let Some(template) = &template {
+        tokenizer.voice(template.tool_format().marks());
+    }
     let (weights, name) = (hex(&model.weights_digest()), model.name.clone());
     let template_digest =
         hex(&blake3::hash(source.map_or("", String::as_str).as_bytes()).as_bytes()[..16]);

@@ -1,5 +1,7 @@
 //! From a request to tokens: the last validation, the template, the tokenizer.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use lm_chat::{ChatTemplate, RenderOptions};
 use lm_tokenizer::{EncodeOptions, StopMatcher, Tokenizer, TokenizerError};
 use lm_types::{
@@ -151,10 +153,19 @@ pub(crate) fn render(
                 .to_owned(),
         });
     };
-    let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
+    // Templates that have a date of their own keep it: prompts that change every day share no prefix.
+    let now = || dialog.now_unix_s.unwrap_or_else(|| unix_s(SystemTime::now()));
+    let options =
+        RenderOptions { add_generation_prompt: true, now_unix_s: template.needs_now().then(now) };
     template
         .render_dialog(messages, dialog, options)
         .map_err(|error| GenerateError::Template { message: error.to_string() })
+}
+
+/// Seconds since 1970-01-01 in UTC.
+pub(crate) fn unix_s(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// More alternatives than these would be most of the vocabulary, for each token of a prompt.

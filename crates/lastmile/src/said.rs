@@ -49,6 +49,7 @@ impl Said {
                 message_fields: fields.collect(),
                 template_kwargs: dialog.template_kwargs.as_deref().map(guarded),
                 continues_last: dialog.continues_last,
+                now_unix_s: dialog.now_unix_s,
             },
             guard,
         }))

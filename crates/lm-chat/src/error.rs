@@ -43,7 +43,7 @@ pub enum ChatError {
         /// What is wrong.
         message: String,
     },
-    /// The template does not write the message that is to be continued as it is.
+    /// The template does not write the message that is to be continued to its end.
     #[error("the template changes the last message, so it cannot be continued")]
     CannotContinue,
     /// The template took too many steps.

@@ -10,11 +10,14 @@ mod call_scanner;
 mod date;
 mod error;
 mod generation_tag;
+mod manners;
 mod may_call;
+mod prefill;
 mod python;
 mod template;
 mod tool_parser;
 mod tools;
+mod written_out;
 
 pub use error::ChatError;
 pub use template::{ChatTemplate, RenderOptions, SpecialTexts};

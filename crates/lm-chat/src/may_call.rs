@@ -28,7 +28,6 @@ impl ToolFormat {
             )
         });
         let marker = match self {
-            ToolFormat::Mistral => "[TOOL_CALLS]",
             ToolFormat::Llama => "<|python_tag|>",
             _ => "",
         };

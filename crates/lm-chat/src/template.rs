@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io;
+use std::sync::OnceLock;
 
 use lm_types::{ChatMessage, Dialog, Role};
 use minijinja::value::Serde;
@@ -14,8 +15,11 @@ use minijinja::{Environment, Error, ErrorKind, Value};
 use crate::ChatError;
 use crate::date::strftime;
 use crate::generation_tag::neutralise;
+use crate::manners::{Manners, ToolsPlace};
+use crate::prefill::Prefill;
 use crate::python::{Raised, environment};
-use crate::tools::{ToolFormat, written_out};
+use crate::tools::ToolFormat;
+use crate::written_out::written_out;
 
 /// The name under which the environment holds the template.
 const NAME: &str = "chat template";
@@ -37,7 +41,9 @@ pub struct ChatTemplate {
     source: String,
     tokens: SpecialTexts,
     knows_developer: bool,
-    knows_tools: bool,
+    /// Found out when tools are first spoken of.
+    manners: OnceLock<Manners>,
+    needs_now: bool,
 }
 
 /// The texts of the model's special tokens. An empty one is not defined in the template.
@@ -94,7 +100,8 @@ impl ChatTemplate {
             source: source.to_owned(),
             tokens,
             knows_developer: source.contains("developer"),
-            knows_tools: source.contains("tools"),
+            manners: OnceLock::new(),
+            needs_now: source.contains("strftime_now") && !source.contains("strftime_now is"),
         })
     }
 
@@ -125,8 +132,8 @@ impl ChatTemplate {
         self.render_dialog(messages, &Dialog::default(), opts)
     }
 
-    /// Renders a conversation with tools. A template that knows none sees them in the system message, calls
-    /// as text, and results as messages of the user.
+    /// Renders a conversation with tools. What the template leaves out of them is written into contents: tools into the
+    /// system message or the user's first, calls as the model writes them, and results into messages of the user.
     ///
     /// # Errors
     /// Those of [`Self::render`]; `Tools`; `CannotContinue`.
@@ -138,23 +145,50 @@ impl ChatTemplate {
     ) -> Result<String, ChatError> {
         let uses_tools = dialog.tools.is_some() || !dialog.message_fields.is_empty();
         opts.add_generation_prompt &= !dialog.continues_last;
-        let rendered = if uses_tools && !self.knows_tools {
-            let written = written_out(messages, dialog)?;
-            let rest = Dialog { tools: None, message_fields: Vec::new(), ..dialog.clone() };
-            self.render_with(&self.context(&written, &rest, opts)?)?
-        } else {
-            self.render_with(&self.context(messages, dialog, opts)?)?
+        let prefill = Prefill::of(messages, dialog, &self.source)?;
+        let messages = prefill.as_ref().map_or(messages, |prefill| prefill.messages.as_slice());
+        let manners = uses_tools.then(|| self.manners()).filter(|manners| !manners.does_all());
+        let rendered = match manners {
+            Some(manners) => {
+                let (messages, dialog) =
+                    written_out(messages, dialog, manners, self.tool_format())?;
+                self.render_with(&self.context(&messages, &dialog, opts)?)?
+            }
+            None => self.render_with(&self.context(messages, dialog, opts)?)?,
         };
-        match messages.last().filter(|_| dialog.continues_last) {
-            Some(last) => cut_after(rendered, last.content.trim_end()),
+        match prefill {
+            Some(prefill) => prefill.cut(rendered),
             None => Ok(rendered),
         }
+    }
+
+    /// Whether it prints the date by `strftime_now` without asking whether there is such a function:
+    /// without [`RenderOptions::now_unix_s`] it fails. Others have a date built in, which keeps
+    /// prompts the same from day to day.
+    #[must_use]
+    pub fn needs_now(&self) -> bool {
+        self.needs_now
     }
 
     /// The form in which the model calls tools.
     #[must_use]
     pub fn tool_format(&self) -> ToolFormat {
-        ToolFormat::of_template(&self.source)
+        match self.manners().tools {
+            ToolsPlace::Variable => ToolFormat::of_template(&self.source),
+            ToolsPlace::SystemField => ToolFormat::Phi,
+            ToolsPlace::Nowhere => ToolFormat::Hermes,
+        }
+    }
+
+    fn manners(&self) -> Manners {
+        *self.manners.get_or_init(|| {
+            Manners::of(|messages, dialog, text| {
+                let opts = RenderOptions { add_generation_prompt: true, now_unix_s: Some(0) };
+                let context = self.context(messages, dialog, opts);
+                let rendered = context.and_then(|context| self.render_with(&context));
+                rendered.is_ok_and(|rendered| rendered.contains(text))
+            })
+        })
     }
 
     fn render_with(&self, context: &Value) -> Result<String, ChatError> {
@@ -258,13 +292,6 @@ fn pairs(json: &str) -> Result<Vec<(String, Value)>, ChatError> {
         return Err(ChatError::Tools { message: "an object was expected".to_owned() });
     };
     Ok(fields.into_iter().map(|(name, value)| (name, Value::from(Serde(value)))).collect())
-}
-
-/// The rendered text up to the end of the message that is to be continued.
-fn cut_after(mut rendered: String, content: &str) -> Result<String, ChatError> {
-    let end = rendered.rfind(content).ok_or(ChatError::CannotContinue)? + content.len();
-    rendered.truncate(end);
-    Ok(rendered)
 }
 
 /// What a template writes, up to the limit.

@@ -7,6 +7,9 @@
 use crate::ToolFormat;
 use crate::call_scanner::{CallScanner, Scan};
 
+/// Where the arguments of a call must have begun: a name has at most 64 bytes, an id and two marks stand behind it.
+const MAX_HEAD: usize = 160;
+
 /// A part of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AnswerPart {
@@ -48,8 +51,12 @@ enum State {
     Begin,
     /// Text, in which a marker may come.
     Text,
+    /// A marker was read, and blanks: `opening`. What follows says how the call is written.
+    Marked { opening: String },
     /// A call is being read; `opening` is what was read before it.
     Call { scanner: CallScanner, opening: String, n_sent: usize, is_named: bool },
+    /// The arguments of a call are being read, whose name was before them.
+    Arguments { scanner: CallScanner, n_sent: usize },
     /// After a call.
     After,
 }
@@ -79,10 +86,12 @@ impl ToolCallParser {
     /// The answer is over: what was held back is text.
     pub fn finish(&mut self) -> Vec<AnswerPart> {
         let mut parts = Vec::new();
-        if let State::Call { scanner, opening, is_named: false, .. } =
-            std::mem::replace(&mut self.state, State::Text)
-        {
-            self.say(&format!("{opening}{}", scanner.raw()), &mut parts);
+        match std::mem::replace(&mut self.state, State::Text) {
+            State::Call { scanner, opening, is_named: false, .. } => {
+                self.say(&format!("{opening}{}", scanner.raw()), &mut parts);
+            }
+            State::Marked { opening } => self.say(&opening, &mut parts),
+            _ => {}
         }
         let held = std::mem::take(&mut self.held);
         self.say(&held, &mut parts);
@@ -93,21 +102,14 @@ impl ToolCallParser {
         parts
     }
 
-    fn marker(&self) -> &'static str {
-        match self.format {
-            ToolFormat::Hermes => "<tool_call>",
-            ToolFormat::Mistral => "[TOOL_CALLS]",
-            // A control token in the vocabulary; written out only by models that lost it.
-            ToolFormat::Llama => "<|python_tag|>",
-        }
-    }
-
     /// Takes one step; `false` when more text is needed.
     fn advance(&mut self, parts: &mut Vec<AnswerPart>) -> bool {
         match &mut self.state {
             State::Begin => self.begin(),
             State::Text => self.text(parts),
+            State::Marked { .. } => self.marked(parts),
             State::Call { .. } => self.call(parts),
+            State::Arguments { .. } => self.arguments(parts),
             State::After => self.after(),
         }
     }
@@ -117,24 +119,20 @@ impl ToolCallParser {
         let n_blanks = self.held.len() - self.held.trim_start().len();
         self.blanks.extend(self.held.drain(..n_blanks));
         let Some(first) = self.held.chars().next() else { return false };
-        match (self.format, first) {
-            (ToolFormat::Llama, '{') => self.open(0),
-            (ToolFormat::Mistral, '[') if !self.marker().starts_with(self.held.as_str()) => {
-                if self.held.starts_with(self.marker()) {
-                    self.state = State::Text
-                } else {
-                    self.open(1)
-                }
-            }
-            (ToolFormat::Mistral, '[') => return false,
-            _ => self.state = State::Text,
+        let (held, markers) = (self.held.as_str(), self.format.markers());
+        if self.format.bare() != Some(first) || markers.iter().any(|mark| held.starts_with(*mark)) {
+            self.state = State::Text;
+        } else if markers.iter().any(|mark| mark.starts_with(held)) {
+            return false;
+        } else {
+            self.open(String::new(), usize::from(first == '['));
         }
         true
     }
 
-    /// A call begins after `n` bytes of what is held.
-    fn open(&mut self, n: usize) {
-        let mut opening: String = self.held.drain(..n).collect();
+    /// A call begins after `n` bytes of what is held, which follow `opening`.
+    fn open(&mut self, mut opening: String, n: usize) {
+        opening.extend(self.held.drain(..n));
         let n_blanks = self.held.len() - self.held.trim_start().len();
         opening.extend(self.held.drain(..n_blanks));
         let scanner = CallScanner::default();
@@ -142,27 +140,84 @@ impl ToolCallParser {
     }
 
     fn text(&mut self, parts: &mut Vec<AnswerPart>) -> bool {
-        let marker = self.marker();
-        if let Some(at) = self.held.find(marker) {
+        let markers = self.format.markers();
+        let places = markers.iter().filter_map(|mark| Some((self.held.find(*mark)?, mark.len())));
+        if let Some((at, n)) = places.min() {
             let before: String = self.held.drain(..at).collect();
             self.say(&before, parts);
-            let mut n = marker.len();
-            if self.format == ToolFormat::Mistral {
-                let rest = &self.held[n..];
-                match rest.trim_start().chars().next() {
-                    None => return false,
-                    Some('[') => n = self.held.len() - rest.trim_start().len() + 1,
-                    Some(_) => {}
-                }
-            }
-            self.open(n);
+            self.state = State::Marked { opening: self.held.drain(..n).collect() };
             return true;
         }
-        let n_kept =
-            (1..marker.len()).rev().find(|&n| self.held.ends_with(&marker[..n])).unwrap_or(0);
-        let sure: String = self.held.drain(..self.held.len() - n_kept).collect();
+        let begins = |mark: &str, n: usize| n < mark.len() && self.held.ends_with(&mark[..n]);
+        let longest = markers.iter().map(|mark| mark.len()).max().unwrap_or(0);
+        let n_kept = (1..longest).rev().find(|&n| markers.iter().any(|mark| begins(mark, n)));
+        let n_sure = self.held.len() - n_kept.unwrap_or(0);
+        let sure: String = self.held.drain(..n_sure).collect();
         self.say(&sure, parts);
         false
+    }
+
+    /// After a marker comes a list, a call, or where the format has it a name.
+    fn marked(&mut self, parts: &mut Vec<AnswerPart>) -> bool {
+        let State::Marked { opening } = &mut self.state else { return false };
+        let n_blanks = self.held.len() - self.held.trim_start().len();
+        opening.extend(self.held.drain(..n_blanks));
+        let Some(first) = self.held.chars().next() else { return false };
+        let opening = std::mem::take(opening);
+        match first {
+            '[' if self.format.has_lists() => self.open(opening, 1),
+            first if first != '{' && self.format.has_heads() => return self.head(opening, parts),
+            _ => self.open(opening, 0),
+        }
+        true
+    }
+
+    /// A name, and marks between it and the arguments.
+    fn head(&mut self, opening: String, parts: &mut Vec<AnswerPart>) -> bool {
+        let end = self.held.find('{');
+        if end.is_none() && self.held.len() < MAX_HEAD {
+            self.state = State::Marked { opening };
+            return false;
+        }
+        let head = &self.held[..end.unwrap_or(0)];
+        let name = head.split('[').next().unwrap_or_default();
+        let marks = &head[name.len()..];
+        let is_marked = marks.starts_with("[CALL_ID]") || marks.starts_with("[ARGS]");
+        let name = name.trim().to_owned();
+        if !self.names.contains(&name) || !(is_marked || marks.is_empty()) {
+            self.state = State::Text;
+            self.say(&opening, parts);
+            return true;
+        }
+        self.held.drain(..end.unwrap_or(0));
+        self.state = State::Arguments { scanner: CallScanner::default(), n_sent: 0 };
+        parts.push(AnswerPart::CallBegins { index: self.n_calls, name });
+        self.n_calls += 1;
+        self.blanks.clear();
+        true
+    }
+
+    fn arguments(&mut self, parts: &mut Vec<AnswerPart>) -> bool {
+        let State::Arguments { scanner, n_sent } = &mut self.state else { return false };
+        if self.held.is_empty() {
+            return false;
+        }
+        let scan = scanner.push(&self.held);
+        let json = scanner.raw()[*n_sent..].to_owned();
+        *n_sent += json.len();
+        if !json.is_empty() {
+            parts.push(AnswerPart::Arguments { index: self.n_calls - 1, json });
+        }
+        match scan {
+            Scan::Open => self.held.clear(),
+            Scan::Done { taken } => drop(self.held.drain(..taken)),
+            Scan::Broken => {}
+        }
+        let is_over = scan != Scan::Open;
+        if is_over {
+            self.state = State::After;
+        }
+        is_over
     }
 
     fn call(&mut self, parts: &mut Vec<AnswerPart>) -> bool {
@@ -214,26 +269,21 @@ impl ToolCallParser {
 
     /// Closing marks and separators say nothing.
     fn after(&mut self) -> bool {
-        let closing = match self.format {
-            ToolFormat::Hermes => "</tool_call>",
-            ToolFormat::Mistral => "]",
-            ToolFormat::Llama => ";",
-        };
         let n_blanks = self.held.len() - self.held.trim_start().len();
         self.blanks.extend(self.held.drain(..n_blanks));
-        if self.held.is_empty()
-            || (self.held.len() < closing.len() && closing.starts_with(&self.held))
-        {
+        let (held, closings) = (self.held.as_str(), self.format.closings());
+        if closings.iter().any(|mark| held.len() < mark.len() && mark.starts_with(held)) {
             return false;
         }
-        if self.held.starts_with(closing) {
+        if let Some(closing) = closings.iter().find(|mark| held.starts_with(**mark)) {
             self.held.drain(..closing.len());
             self.blanks.clear();
             return !self.held.is_empty();
         }
-        match (self.format, self.held.as_bytes()[0]) {
-            (ToolFormat::Mistral, b',') => self.open(1),
-            (ToolFormat::Llama, b'{') => self.open(0),
+        let first = held.as_bytes()[0];
+        match first {
+            b',' if self.format.has_lists() => self.open(String::new(), 1),
+            b'{' if self.format == ToolFormat::Llama => self.open(String::new(), 0),
             _ => self.state = State::Text,
         }
         true
@@ -251,87 +301,55 @@ impl ToolCallParser {
     }
 }
 
+impl ToolFormat {
+    /// What stands before calls.
+    fn markers(self) -> &'static [&'static str] {
+        match self {
+            ToolFormat::Hermes => &["<tool_call>"],
+            // A control token in the vocabulary; written out only by models that lost it.
+            ToolFormat::Llama => &["<|python_tag|>"],
+            ToolFormat::Mistral | ToolFormat::MistralArgs => &["[TOOL_CALLS]"],
+            // Granite 3.1 writes the second one, as text.
+            ToolFormat::Granite => &["<|tool_call|>", "<tool_call>"],
+            ToolFormat::Phi => &["<|tool_call|>"],
+        }
+    }
+
+    /// What stands behind calls, or behind all of them.
+    fn closings(self) -> &'static [&'static str] {
+        match self {
+            ToolFormat::Hermes => &["</tool_call>"],
+            ToolFormat::Llama => &[";"],
+            ToolFormat::Mistral | ToolFormat::MistralArgs => &["]"],
+            ToolFormat::Granite => &["]", "<|/tool_call|>", "</tool_call>"],
+            ToolFormat::Phi => &["]", "<|/tool_call|>"],
+        }
+    }
+
+    /// What begins calls without a marker, as the first character of an answer.
+    fn bare(self) -> Option<char> {
+        match self {
+            ToolFormat::Hermes => None,
+            ToolFormat::Llama => Some('{'),
+            _ => Some('['),
+        }
+    }
+
+    /// Whether calls may come in a list.
+    fn has_lists(self) -> bool {
+        self.bare() == Some('[')
+    }
+
+    /// Whether a call's name may stand before its arguments.
+    fn has_heads(self) -> bool {
+        matches!(self, ToolFormat::Mistral | ToolFormat::MistralArgs)
+    }
+}
+
 fn push_text(parts: &mut Vec<AnswerPart>, text: &str) {
     match parts.last_mut() {
         _ if text.is_empty() => {}
         Some(AnswerPart::Text(before)) => before.push_str(text),
         _ => parts.push(AnswerPart::Text(text.to_owned())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The same however the text is cut: its words, and its calls with their arguments.
-    #[track_caller]
-    fn check(format: ToolFormat, text: &str, words: &str, calls: &[(&str, &str)]) {
-        for size in [1, 2, 3, 7, 1000] {
-            let mut parser = ToolCallParser::new(format, vec!["f".into(), "g".into()]);
-            let (mut said, mut called) = (String::new(), Vec::<(String, String)>::new());
-            let characters: Vec<char> = text.chars().collect();
-            let pieces = characters.chunks(size).map(|piece| piece.iter().collect::<String>());
-            let mut parts: Vec<AnswerPart> = pieces.flat_map(|piece| parser.push(&piece)).collect();
-            parts.extend(parser.finish());
-            for part in parts {
-                match part {
-                    AnswerPart::Text(text) => said.push_str(&text),
-                    AnswerPart::CallBegins { name, .. } => called.push((name, String::new())),
-                    AnswerPart::Arguments { index, json } => called[index].1.push_str(&json),
-                }
-            }
-            let expect: Vec<(String, String)> =
-                calls.iter().map(|(name, json)| ((*name).into(), (*json).into())).collect();
-            assert_eq!((said.as_str(), called), (words, expect), "in pieces of {size}");
-        }
-    }
-
-    #[test]
-    fn hermes() {
-        let format = ToolFormat::Hermes;
-        check(format, "plain <tool> text\n ", "plain <tool> text\n ", &[]);
-        let one =
-            "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": \"}\\\"ä\"}}\n</tool_call>";
-        check(format, one, "", &[("f", "{\"x\": \"}\\\"ä\"}")]);
-        let two = format!(
-            "I will.\n{one}\n<tool_call>{{\"arguments\": {{}}, \"name\":\"g\"}}</tool_call>\n"
-        );
-        check(format, &two, "I will.", &[("f", "{\"x\": \"}\\\"ä\"}"), ("g", "{}")]);
-        check(format, "<tool_call>{\"name\": \"f\"}</tool_call> done", " done", &[("f", "{}")]);
-        let unknown = "<tool_call>{\"name\": \"h\", \"arguments\": {}}</tool_call>";
-        check(format, unknown, unknown, &[]);
-        check(format, "<tool_call>not JSON", "<tool_call>not JSON", &[]);
-        check(format, "<tool_call>{\"name\": \"f\", \"argum", "", &[("f", "")]);
-        let quoted = "<tool_call>{\"name\": \"f\", \"arguments\": \"{\\\"a\\\": 1}\"}</tool_call>";
-        check(format, quoted, "", &[("f", "{\"a\": 1}")]);
-    }
-
-    #[test]
-    fn llama() {
-        let format = ToolFormat::Llama;
-        check(
-            format,
-            " {\"name\": \"f\", \"parameters\": {\"a\": [1]}}",
-            "",
-            &[("f", "{\"a\": [1]}")],
-        );
-        let two =
-            "{\"name\": \"f\", \"parameters\": {}}; {\"name\": \"g\", \"parameters\": {\"b\": 2}}";
-        check(format, two, "", &[("f", "{}"), ("g", "{\"b\": 2}")]);
-        let person = "{\"name\": \"Bob\", \"age\": 3}";
-        check(format, person, person, &[]);
-        check(format, "It is {\"name\": \"f\"}.", "It is {\"name\": \"f\"}.", &[]);
-    }
-
-    #[test]
-    fn mistral() {
-        let format = ToolFormat::Mistral;
-        let calls =
-            "[{\"name\": \"f\", \"arguments\": {\"a\": 1}}, {\"name\": \"g\", \"arguments\": {}}]";
-        let expect = [("f", "{\"a\": 1}"), ("g", "{}")];
-        check(format, calls, "", &expect);
-        check(format, &format!("[TOOL_CALLS] {calls}"), "", &expect);
-        check(format, "[1, 2]", "[1, 2]", &[]);
-        check(format, "[TOOLS", "[TOOLS", &[]);
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! Start reading at [`ToolFormat`].
 
-use lm_types::{CallForm, ChatMessage, Dialog, Role};
+use lm_types::CallForm;
 use serde_json::{Map, Value, json};
 
 use crate::ChatError;
@@ -19,8 +19,14 @@ pub enum ToolFormat {
     Hermes,
     /// `{"name": …, "parameters": …}` as the whole answer: Llama 3.
     Llama,
-    /// `[TOOL_CALLS][{"name": …, "arguments": …}]`: Mistral.
+    /// `[TOOL_CALLS][{"name": …, "arguments": …}]`: Mistral, before version 11 of its tokenizers.
     Mistral,
+    /// `[TOOL_CALLS]name[ARGS]{…}`, in version 11 with `[CALL_ID]` and an id before `[ARGS]`: Mistral since then.
+    MistralArgs,
+    /// `<|tool_call|>[{"name": …, "arguments": …}]`: Granite 3.
+    Granite,
+    /// `<|tool_call|>[{"name": …, "arguments": …}]<|/tool_call|>`: Phi-4-mini.
+    Phi,
 }
 
 /// Which tools an answer must call.
@@ -33,17 +39,32 @@ pub enum MustCall {
 }
 
 impl ToolFormat {
-    /// The form that a template's own text shows.
+    /// The form that the text of a template shows which lists tools.
     #[must_use]
     pub fn of_template(source: &str) -> Self {
-        if source.contains("<tool_call>") {
-            ToolFormat::Hermes
-        } else if source.contains("[TOOL_CALLS]") {
-            ToolFormat::Mistral
-        } else if source.contains("tools") && source.contains("parameters") {
-            ToolFormat::Llama
-        } else {
-            ToolFormat::Hermes
+        let marks = [
+            ("<tool_call>", ToolFormat::Hermes),
+            ("[ARGS]", ToolFormat::MistralArgs),
+            ("[TOOL_CALLS]", ToolFormat::Mistral),
+            ("<|/tool_call|>", ToolFormat::Phi),
+            ("<|tool_call|>", ToolFormat::Granite),
+            ("parameters", ToolFormat::Llama),
+        ];
+        let shown = marks.into_iter().find(|(mark, _)| source.contains(*mark));
+        shown.map_or(ToolFormat::Hermes, |(_, format)| format)
+    }
+
+    /// What calls are written with besides JSON. Where these are names of control tokens, such a token is a part of
+    /// what the model says.
+    #[must_use]
+    pub fn marks(self) -> &'static [&'static str] {
+        match self {
+            ToolFormat::Hermes => &["<tool_call>", "</tool_call>"],
+            // Its own call has no mark; `<|python_tag|>` is for programs.
+            ToolFormat::Llama => &[],
+            ToolFormat::Mistral => &["[TOOL_CALLS]"],
+            ToolFormat::MistralArgs => &["[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"],
+            ToolFormat::Granite | ToolFormat::Phi => &["<|tool_call|>", "<|/tool_call|>"],
         }
     }
 
@@ -78,6 +99,7 @@ impl ToolFormat {
             between: "".into(),
             close: "".into(),
             max_calls: if several { MAX_CALLS } else { 1 },
+            others: Vec::new(),
         };
         Ok(match self {
             ToolFormat::Hermes => CallForm {
@@ -87,10 +109,36 @@ impl ToolFormat {
                 ..bare
             },
             ToolFormat::Llama => CallForm { between: "; ".into(), ..bare },
-            ToolFormat::Mistral => {
-                CallForm { open: "[".into(), between: ", ".into(), close: "]".into(), ..bare }
-            }
+            ToolFormat::Mistral => listed("[TOOL_CALLS][", "]", bare),
+            ToolFormat::MistralArgs => headed(&chosen, bare),
+            ToolFormat::Granite => listed("<|tool_call|>[", "]", bare),
+            ToolFormat::Phi => listed("<|tool_call|>[", "]<|/tool_call|>", bare),
         })
+    }
+
+    /// Calls as text: JSON objects with `name` and `arguments`.
+    pub(crate) fn written(self, calls: &[Value]) -> String {
+        let texts = |one: fn(&Value) -> String| calls.iter().map(one).collect::<Vec<String>>();
+        let list = || texts(Value::to_string).join(", ");
+        match self {
+            ToolFormat::Hermes => {
+                texts(|call: &Value| format!("<tool_call>\n{call}\n</tool_call>")).join("\n")
+            }
+            ToolFormat::Llama => {
+                let renamed = |call: &Value| {
+                    json!({ "name": call["name"], "parameters": call["arguments"] }).to_string()
+                };
+                texts(renamed).join("; ")
+            }
+            ToolFormat::Mistral => format!("[TOOL_CALLS][{}]", list()),
+            ToolFormat::MistralArgs => texts(|call: &Value| {
+                let name = call["name"].as_str().unwrap_or_default();
+                format!("[TOOL_CALLS]{name}[ARGS]{}", call["arguments"])
+            })
+            .concat(),
+            ToolFormat::Granite => format!("<|tool_call|>[{}]", list()),
+            ToolFormat::Phi => format!("<|tool_call|>[{}]<|/tool_call|>", list()),
+        }
     }
 }
 
@@ -98,6 +146,21 @@ impl ToolFormat {
 struct Function {
     name: String,
     parameters: Value,
+}
+
+/// Calls within one list.
+fn listed(open: &'static str, close: &'static str, bare: CallForm) -> CallForm {
+    CallForm { open: open.into(), between: ", ".into(), close: close.into(), ..bare }
+}
+
+/// Calls whose function stands before the arguments.
+fn headed(functions: &[&Function], bare: CallForm) -> CallForm {
+    let one = |function: &&Function| {
+        (format!("[TOOL_CALLS]{}[ARGS]", function.name), function.parameters.to_string())
+    };
+    let mut all = functions.iter().map(one);
+    let (begin, schema) = all.next().unwrap_or_default();
+    CallForm { begin: begin.into(), schema, others: all.collect(), ..bare }
 }
 
 /// The names of `tools`.
@@ -164,51 +227,6 @@ fn move_references(schema: &mut Value, to: &str) {
     }
 }
 
-/// A conversation for a template that knows no tools: they are described in the system message, calls are
-/// written out as Hermes writes them, and results come as messages of the user.
-pub(crate) fn written_out(
-    messages: &[ChatMessage],
-    dialog: &Dialog,
-) -> Result<Vec<ChatMessage>, ChatError> {
-    let mut written = messages.to_vec();
-    for (i, fields) in &dialog.message_fields {
-        let Some(message) = written.get_mut(*i) else { continue };
-        let fields: Value = serde_json::from_str(fields)
-            .map_err(|error| ChatError::Tools { message: error.to_string() })?;
-        for call in fields["tool_calls"].as_array().into_iter().flatten() {
-            let function = &call["function"];
-            let call = json!({ "name": function["name"], "arguments": function["arguments"] });
-            let separator = if message.content.is_empty() { "" } else { "\n" };
-            message.content.push_str(&format!("{separator}<tool_call>\n{call}\n</tool_call>"));
-        }
-    }
-    for message in written.iter_mut().filter(|message| message.role == Role::Tool) {
-        message.role = Role::User;
-        message.content = format!("<tool_response>\n{}\n</tool_response>", message.content);
-    }
-    if let Some(tools) = &dialog.tools {
-        let described = description(tools)?;
-        match written.first_mut().filter(|m| matches!(m.role, Role::System | Role::Developer)) {
-            Some(system) => system.content = format!("{}\n\n{described}", system.content),
-            None => written.insert(0, ChatMessage { role: Role::System, content: described }),
-        }
-    }
-    Ok(written)
-}
-
-fn description(tools: &str) -> Result<String, ChatError> {
-    let tools: Vec<Value> = serde_json::from_str(tools)
-        .map_err(|error| ChatError::Tools { message: error.to_string() })?;
-    let lines: Vec<String> = tools.iter().map(Value::to_string).collect();
-    Ok(format!(
-        "You can call functions. These are their descriptions, one on each line:\n<tools>\n{}\n</tools>\n\
-         To call one, write its name and arguments as JSON:\n<tool_call>\n\
-         {{\"name\": \"<name>\", \"arguments\": {{<arguments>}}}}\n</tool_call>\n\
-         Results come within <tool_response></tool_response>.",
-        lines.join("\n")
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -231,24 +249,10 @@ mod tests {
         let check = |source, expect| assert_eq!(ToolFormat::of_template(source), expect);
         check("{% for tool in tools %}<tool_call>", ToolFormat::Hermes);
         check("{{ '[TOOL_CALLS]' }}", ToolFormat::Mistral);
+        check("{{ '[TOOL_CALLS]' + name + '[ARGS]' }}", ToolFormat::MistralArgs);
+        check("respond with <|tool_call|> followed by a list", ToolFormat::Granite);
+        check("{{ '<|tool_call|>' + calls + '<|/tool_call|>' }}", ToolFormat::Phi);
         check("{% if tools %}{\"name\": name, \"parameters\": dict}", ToolFormat::Llama);
         check("{{ messages }}", ToolFormat::Hermes);
-    }
-
-    #[test]
-    fn a_dialog_is_written_out_for_templates_without_tools() {
-        let say = |role, text: &str| ChatMessage { role, content: text.to_owned() };
-        let messages = [say(Role::User, "hi"), say(Role::Assistant, ""), say(Role::Tool, "42")];
-        let call = r#"{"tool_calls":[{"function":{"name":"f","arguments":{"x":1}}}]}"#;
-        let dialog = Dialog {
-            tools: Some(TOOLS.to_owned()),
-            message_fields: vec![(1, call.to_owned())],
-            ..Dialog::default()
-        };
-        let written = written_out(&messages, &dialog).unwrap();
-        assert!(written[0].role == Role::System && written[0].content.contains("\"name\":\"f\""));
-        let expect = "<tool_call>\n{\"name\":\"f\",\"arguments\":{\"x\":1}}\n</tool_call>";
-        assert_eq!(written[2].content, expect);
-        assert_eq!(written[3], say(Role::User, "<tool_response>\n42\n</tool_response>"));
     }
 }

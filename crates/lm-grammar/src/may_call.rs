@@ -7,7 +7,7 @@
 use lm_types::{AnswerForm, MayCall, TokenId};
 
 use crate::GrammarError;
-use crate::source::{alternatives, quoted, refused, schema};
+use crate::source::{alternatives, quoted, refused, rules_of_calls, schema};
 
 /// The shortest text before a call, in bytes, that is taken for the beginning of one wherever it stands. A shorter one is
 /// where an answer begins with it.
@@ -16,44 +16,36 @@ const MIN_MARK: usize = 3;
 /// Calls, or the other form, or any text. `marker` is the control token that may stand before the calls.
 pub(crate) fn lark(form: &MayCall, marker: Option<TokenId>) -> Result<String, GrammarError> {
     let calls = &form.calls;
-    let body = schema(&calls.schema)?;
     let mark = calls.begin.trim_end();
-    let rules = match &form.otherwise {
+    Ok(match &form.otherwise {
         Some(other) => {
-            format!("start: calls | other\nother: {}\n{}", rule(other)?, block(form, marker))
+            format!("start: calls | other\nother: {}\n{}", rule(other)?, block(form, marker)?)
         }
-        None if calls.open.is_empty() && mark.len() >= MIN_MARK => {
+        None if calls.open.is_empty() && calls.others.is_empty() && mark.len() >= MIN_MARK => {
             // A call may follow a text, and text a call, unless there is to be one only.
             let start = if calls.max_calls > 1 { "call* text" } else { "call | text" };
-            let rest = quoted(&calls.begin[mark.len()..]);
+            let (rest, body) = (quoted(&calls.begin[mark.len()..]), schema(&calls.schema)?);
             let (mark, end) = (quoted(mark), quoted(&calls.end));
             format!(
-                "start: {start}\ncall: head {rest} body {end}\nhead[lazy]: TEXT {mark}\ntext: TEXT\nTEXT: /(\\n|.)*/\n"
+                "start: {start}\ncall: head {rest} body {end}\nhead[lazy]: TEXT {mark}\ntext: TEXT\n\
+                 TEXT: /(\\n|.)*/\nbody: %json {body}\n"
             )
         }
         None => {
             let first = first_of_class(form);
-            let calls = block(form, marker);
+            let calls = block(form, marker)?;
             format!(
                 "start: calls | text\n{calls}text: TEXT\nTEXT: /[ \\t\\r\\n]*([^ \\t\\r\\n{first}](\\n|.)*)?/\n"
             )
         }
-    };
-    Ok(format!("{rules}body: %json {body}\n"))
+    })
 }
 
 /// The rules of calls that are the whole answer.
-fn block(form: &MayCall, marker: Option<TokenId>) -> String {
-    let calls = &form.calls;
-    let [open, begin, end, between, close] =
-        [&calls.open, &calls.begin, &calls.end, &calls.between, &calls.close]
-            .map(|mark| quoted(mark));
+fn block(form: &MayCall, marker: Option<TokenId>) -> Result<String, GrammarError> {
     let marker = marker.map_or_else(String::new, |token| format!("<[{token}]>?"));
-    let rest = match calls.max_calls {
-        0 | 1 => String::new(),
-        n => format!("({between} call)~0..{}", n - 1),
-    };
-    format!("calls: {marker} {open} call {rest} {close}\ncall: {begin} body {end}\n")
+    let (all, rules) = rules_of_calls(&form.calls)?;
+    Ok(format!("calls: {marker} {all}\n{rules}"))
 }
 
 /// What an answer begins with that calls, within a class of a regular expression.
@@ -102,6 +94,7 @@ mod tests {
             between: ", ".into(),
             close: if open.is_empty() { "".into() } else { "]".into() },
             max_calls: n,
+            others: Vec::new(),
         };
         MayCall { calls, marker: "<|sep|>".into(), otherwise: None }
     }
@@ -177,6 +170,17 @@ mod tests {
         assert_eq!(follow(&list, &marked), Ok(true));
         assert_eq!(follow(&list, &[placeholder::SEP, bytes("x")[0]]), Err(1));
         assert_eq!(follow(&list, &[bytes("x")[0], placeholder::SEP]), Err(1));
+    }
+
+    #[test]
+    fn each_function_may_have_a_beginning_of_its_own() {
+        let mut form = plain("", "[CALLS]f[ARGS]", "", 2);
+        form.calls.schema = r#"{"const": 1}"#.to_owned();
+        form.calls.others = vec![("[CALLS]g[ARGS]".to_owned(), r#"{"const": 2}"#.to_owned())];
+        check(&form, "[CALLS]f[ARGS]1", Ok(true));
+        check(&form, "[CALLS]g[ARGS]2, [CALLS]f[ARGS]1", Ok(true));
+        check(&form, "[CALLS]g[ARGS]1", Err(14));
+        check(&form, "I see [CALLS]", Ok(true));
     }
 
     #[test]

@@ -76,15 +76,25 @@ pub(crate) fn quoted(text: &str) -> String {
 }
 
 fn lark_of_calls(calls: &CallForm) -> Result<String, GrammarError> {
-    let [open, begin, end, between, close] =
-        [&calls.open, &calls.begin, &calls.end, &calls.between, &calls.close]
-            .map(|mark| quoted(mark));
+    let (all, rules) = rules_of_calls(calls)?;
+    Ok(format!("start: {all}\n{rules}"))
+}
+
+/// All calls, and the rules of one.
+pub(crate) fn rules_of_calls(calls: &CallForm) -> Result<(String, String), GrammarError> {
+    let [open, end, between, close] =
+        [&calls.open, &calls.end, &calls.between, &calls.close].map(|mark| quoted(mark));
     let rest = match calls.max_calls {
         0 | 1 => String::new(),
         n => format!("({between} call)~0..{}", n - 1),
     };
-    let body = schema(&calls.schema)?;
-    Ok(format!("start: {open} call {rest} {close}\ncall: {begin} body {end}\nbody: %json {body}\n"))
+    let others = calls.others.iter().map(|(begin, schema)| (begin.as_str(), schema));
+    let (mut ways, mut bodies) = (Vec::new(), String::new());
+    for (i, (begin, text)) in others.chain([(&*calls.begin, &calls.schema)]).enumerate() {
+        ways.push(format!("{} body{i} {end}", quoted(begin)));
+        bodies.push_str(&format!("body{i}: %json {}\n", schema(text)?));
+    }
+    Ok((format!("{open} call {rest} {close}"), format!("call: {}\n{bodies}", ways.join(" | "))))
 }
 
 fn choice(texts: &[String]) -> Result<TopLevelGrammar, GrammarError> {

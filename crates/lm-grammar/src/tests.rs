@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use lm_tokenizer::Tokenizer;
+use lm_tokenizer::{Tokenizer, placeholder};
 use lm_types::{AnswerForm, CallForm, TokenId};
 use serde_json::{Value, json};
 
@@ -119,6 +119,7 @@ fn calls_are_documents_between_marks() {
         between: "\n".into(),
         close: "".into(),
         max_calls: 2,
+        others: vec![],
     };
     check(&AnswerForm::Calls(form), |text| {
         let one = |text: &str| {
@@ -131,6 +132,46 @@ fn calls_are_documents_between_marks() {
                 .split_once("</call>\n")
                 .is_some_and(|(first, second)| one(&format!("{first}</call>")) && one(second))
     });
+}
+
+#[test]
+fn each_call_may_have_a_beginning_of_its_own() {
+    let number = json!({ "type": "integer", "minimum": 0, "maximum": 9 }).to_string();
+    let form = CallForm {
+        schema: json!({ "type": "boolean" }).to_string(),
+        open: "".into(),
+        begin: "[CALL]f[ARGS]".into(),
+        end: "".into(),
+        between: "".into(),
+        close: "".into(),
+        max_calls: 2,
+        others: vec![("[CALL]g[ARGS]".to_owned(), number)],
+    };
+    check(&AnswerForm::Calls(form), |text| {
+        let calls = text.strip_prefix("[CALL]").map(|rest| rest.split("[CALL]"));
+        calls.is_some_and(|mut calls| {
+            calls.all(|call| match call.split_once("[ARGS]") {
+                Some(("f", text)) => ["true", "false"].contains(&text),
+                Some(("g", text)) => text.len() == 1 && text.bytes().all(|b| b.is_ascii_digit()),
+                _ => false,
+            })
+        })
+    });
+}
+
+#[test]
+fn a_control_token_spells_its_name_where_it_is_voiced() {
+    let allows = |tokenizer: &Tokenizer| {
+        let compiler = GrammarCompiler::new(tokenizer, tokenizer.vocab_size()).unwrap();
+        let form = AnswerForm::Lark("start: \"<|im_start|>[\"".into());
+        let mut state = compiler.compile(&form).unwrap().start();
+        state.update().unwrap();
+        state.mask().allows(placeholder::IM_START)
+    };
+    let mut tokenizer = Tokenizer::placeholder();
+    assert!(!allows(&tokenizer));
+    tokenizer.voice(&["<|im_start|>"]);
+    assert!(allows(&tokenizer));
 }
 
 #[test]

@@ -59,6 +59,8 @@ struct Recipe {
     message_fields: Vec<(usize, String)>,
     template_kwargs: Option<String>,
     continues_last: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    now_unix_s: Option<i64>,
     constraint: Option<ConstraintRecipe>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     adapter: Option<String>,
@@ -108,6 +110,8 @@ struct CallRecipe {
     between: String,
     close: String,
     max_calls: usize,
+    #[serde(default)]
+    others: Vec<(String, String)>,
 }
 
 /// The fields that may ask for a form; errors name them.
@@ -159,6 +163,7 @@ pub fn to_json(request: &GenerateRequest) -> Value {
         message_fields: dialog.message_fields.clone(),
         template_kwargs: dialog.template_kwargs.clone(),
         continues_last: dialog.continues_last,
+        now_unix_s: dialog.now_unix_s,
         constraint: request.constraint.as_ref().map(|constraint| ConstraintRecipe {
             field: constraint.field.to_owned(),
             form: form_to(&constraint.form),
@@ -229,6 +234,7 @@ pub fn from_json(
             message_fields: recipe.message_fields,
             template_kwargs: recipe.template_kwargs,
             continues_last: recipe.continues_last,
+            now_unix_s: recipe.now_unix_s,
         },
         constraint,
         sampling,
@@ -300,6 +306,7 @@ fn calls_to(calls: CallForm) -> CallRecipe {
         between: calls.between.into_owned(),
         close: calls.close.into_owned(),
         max_calls: calls.max_calls,
+        others: calls.others,
     }
 }
 
@@ -328,6 +335,7 @@ fn calls_from(calls: CallRecipe) -> CallForm {
         between: calls.between.into(),
         close: calls.close.into(),
         max_calls: calls.max_calls,
+        others: calls.others,
     }
 }
 
@@ -355,6 +363,7 @@ mod tests {
             message_fields: vec![(1, "{\"name\":\"x\"}".to_owned())],
             template_kwargs: Some("{}".to_owned()),
             continues_last: true,
+            now_unix_s: Some(1_767_225_600),
         };
         request.sampling = SamplingParams {
             temperature: 0.7,
@@ -393,6 +402,7 @@ mod tests {
             between: ", ".into(),
             close: "]".into(),
             max_calls: 4,
+            others: vec![("g".to_owned(), "{}".to_owned())],
         };
         let text = || "x".to_owned();
         let otherwise = Some(Box::new(AnswerForm::JsonObject));

@@ -23,13 +23,20 @@ pub(crate) struct TokenTable {
     offsets: Vec<u32>,
     /// Control tokens add nothing to the text; this is how they are shown.
     control: AHashMap<u32, Box<str>>,
+    /// Those of them that add their names all the same. Ascending.
+    voiced: Vec<u32>,
 }
 
 impl TokenTable {
     pub(crate) fn with_capacity(n_tokens: usize) -> Self {
         let mut offsets = Vec::with_capacity(n_tokens + 1);
         offsets.push(0);
-        TokenTable { bytes: Vec::with_capacity(8 * n_tokens), offsets, control: AHashMap::new() }
+        TokenTable {
+            bytes: Vec::with_capacity(8 * n_tokens),
+            offsets,
+            control: AHashMap::new(),
+            voiced: Vec::new(),
+        }
     }
 
     /// Appends a token that adds `bytes` to the text.
@@ -54,11 +61,25 @@ impl TokenTable {
     }
 
     pub(crate) fn bytes(&self, id: u32) -> &[u8] {
-        let id = id as usize;
-        match (self.offsets.get(id), self.offsets.get(id + 1)) {
-            (Some(&start), Some(&end)) => &self.bytes[start as usize..end as usize],
-            _ => &[],
+        let place = id as usize;
+        match (self.offsets.get(place), self.offsets.get(place + 1)) {
+            (Some(&start), Some(&end)) if start < end => &self.bytes[start as usize..end as usize],
+            _ => self.voiced_name(id).unwrap_or_default().as_bytes(),
         }
+    }
+
+    /// Has the control tokens that are meant add their names to the text; says whether there are any.
+    pub(crate) fn voice(&mut self, is_meant: impl Fn(u32, &str) -> bool) -> bool {
+        let meant = self.control.iter().filter(|(id, name)| is_meant(**id, name));
+        let mut voiced: Vec<u32> = meant.map(|(id, _)| *id).collect();
+        voiced.sort_unstable();
+        self.voiced = voiced;
+        !self.voiced.is_empty()
+    }
+
+    fn voiced_name(&self, id: u32) -> Option<&str> {
+        self.voiced.binary_search(&id).ok()?;
+        self.control.get(&id).map(|name| &**name)
     }
 
     pub(crate) fn text(&self, id: u32) -> Cow<'_, str> {
@@ -69,6 +90,6 @@ impl TokenTable {
     }
 
     pub(crate) fn is_control(&self, id: u32) -> bool {
-        self.control.contains_key(&id)
+        self.control.contains_key(&id) && self.voiced_name(id).is_none()
     }
 }

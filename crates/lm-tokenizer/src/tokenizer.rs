@@ -68,6 +68,21 @@ impl Tokenizer {
         self.fingerprint.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
     }
 
+    /// Has the control tokens of these names add their names to the text, as other tokens do: marks that are a part of what
+    /// a model says, such as `[TOOL_CALLS]`. Reading them stays as it is, and what ends a generation stays silent.
+    pub fn voice(&mut self, names: &[&str]) {
+        let eog = &self.eog;
+        let is_meant = |id: u32, name: &str| names.contains(&name) && !eog.contains(&id);
+        if self.table.voice(is_meant) {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(&self.fingerprint);
+            for name in names {
+                hasher.update(name.as_bytes()).update(&[0]);
+            }
+            self.fingerprint.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        }
+    }
+
     /// The longest text that is encoded at once: 16 MiB.
     pub const MAX_TEXT_BYTES: usize = 16 << 20;
 
@@ -261,8 +276,8 @@ impl Tokenizer {
         self.table.is_control(id)
     }
 
-    /// What this token adds to the text; may be a part of a character. Empty for control tokens and
-    /// for ids outside of the vocabulary.
+    /// What this token adds to the text; may be a part of a character. Empty for control tokens, but for those of
+    /// [`Self::voice`], and for ids outside of the vocabulary.
     #[must_use]
     pub fn token_bytes(&self, id: u32) -> &[u8] {
         self.table.bytes(id)

@@ -217,6 +217,34 @@ fn a_fingerprint_changes_with_anything_that_matters() {
 }
 
 #[test]
+fn voiced_control_tokens_are_text_that_comes_out_and_never_text_that_goes_in() {
+    let mut vocab = bpe_vocab();
+    let (first, im_end) = (vocab.tokens.len() as u32, 1);
+    for name in ["[TOOL_CALLS]", "[ARGS]"] {
+        vocab.tokens.push(name.to_owned());
+        vocab.token_types.push(3);
+    }
+    let mut silent = Tokenizer::from_gguf(&vocab).unwrap();
+    let mut voiced = Tokenizer::from_gguf(&vocab).unwrap();
+    voiced.voice(&["[TOOL_CALLS]", "<|im_end|>", "[CALL_ID]"]);
+    let text = "[TOOL_CALLS]h[ARGS]<|im_end|>";
+    let parsed = EncodeOptions { add_special: false, parse_special: true };
+    let ids = voiced.encode(text, parsed).unwrap();
+    assert_eq!((ids.len(), ids[0], ids[2], ids[3]), (4, first, first + 1, im_end));
+    assert_eq!(silent.encode(text, parsed).unwrap(), ids);
+    assert_eq!(silent.encode(text, PLAIN).unwrap(), voiced.encode(text, PLAIN).unwrap());
+    assert_eq!(decode(&silent, &ids), "h");
+    assert_eq!(decode(&voiced, &ids), "[TOOL_CALLS]h", "what ends a generation stays silent");
+    assert!(silent.is_control(first) && !voiced.is_control(first));
+    assert!(voiced.is_control(first + 1) && voiced.is_control(im_end));
+    assert!(voiced.names_control("a [TOOL_CALLS]"), "no client writes it");
+    assert_ne!(silent.fingerprint(), voiced.fingerprint());
+    let before = silent.fingerprint();
+    silent.voice(&["[CALL_ID]"]);
+    assert_eq!(silent.fingerprint(), before, "there is no such token");
+}
+
+#[test]
 fn placeholder_has_the_ids_that_its_backend_knows() {
     let tokenizer = Tokenizer::placeholder();
     let (bos, sep, h) = (placeholder::BOS, placeholder::SEP, placeholder::FIRST_BYTE + 104);

@@ -49,6 +49,8 @@ pub struct CallForm {
     pub close: Cow<'static, str>,
     /// At least one call, and at most this many.
     pub max_calls: usize,
+    /// Other calls that may be made: what stands before each in the place of `begin`, and the JSON schema of its document.
+    pub others: Vec<(String, String)>,
 }
 
 /// Calls of tools where the model wants them.
@@ -60,6 +62,13 @@ pub struct MayCall {
     pub marker: Cow<'static, str>,
     /// The form of an answer without calls; `None` is any text.
     pub otherwise: Option<Box<AnswerForm>>,
+}
+
+impl CallForm {
+    fn size_bytes(&self) -> usize {
+        let others = self.others.iter().map(|(begin, schema)| begin.len() + schema.len());
+        self.schema.len() + others.sum::<usize>()
+    }
 }
 
 impl AnswerForm {
@@ -77,9 +86,9 @@ impl AnswerForm {
             AnswerForm::JsonSchema(text) | AnswerForm::Regex(text) | AnswerForm::Lark(text) => {
                 text.len()
             }
-            AnswerForm::Calls(calls) => calls.schema.len(),
+            AnswerForm::Calls(calls) => calls.size_bytes(),
             AnswerForm::MayCall(MayCall { calls, otherwise, .. }) => {
-                calls.schema.len() + otherwise.as_ref().map_or(0, |form| form.size_bytes())
+                calls.size_bytes() + otherwise.as_ref().map_or(0, |form| form.size_bytes())
             }
             AnswerForm::Choice(texts) => texts.iter().map(String::len).sum(),
         }

@@ -11,6 +11,8 @@ pub struct Dialog {
     pub template_kwargs: Option<String>,
     /// The last message is the assistant's and is to be continued rather than answered.
     pub continues_last: bool,
+    /// What templates print as the date, in seconds since 1970-01-01 in UTC; `None` is the request's arrival.
+    pub now_unix_s: Option<i64>,
 }
 
 impl Dialog {

@@ -7,12 +7,13 @@
 use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
 
+use lm_chat::ChatTemplate;
 use lm_engine::{NewSubmission, ServedAdapter, output_pair};
-use lm_types::{GenerateError, GenerateRequest, ReleaseHash, TokenId};
+use lm_types::{GenerateError, GenerateRequest, Prompt, ReleaseHash, TokenId};
 
 use super::{Running, Runtime};
 use crate::GenerateStream;
-use crate::prepare::{Prepared, prepare};
+use crate::prepare::{Prepared, prepare, unix_s};
 
 /// A request that was validated and tokenised for one runtime, and that nobody computes yet.
 #[derive(Debug)]
@@ -85,7 +86,8 @@ impl Runtime {
         requests: Vec<GenerateRequest>,
     ) -> Result<Vec<ReadyRequest>, GenerateError> {
         let arrived_at = SystemTime::now();
-        let requests: Vec<_> = requests.into_iter().map(Arc::new).collect();
+        let requests = requests.into_iter().map(|one| Arc::new(self.dated(one, arrived_at)));
+        let requests: Vec<_> = requests.collect();
         let ready = self.all_ready(&requests, arrived_at);
         ready.inspect_err(|error| self.count_refusal(requests.first(), arrived_at, error))
     }
@@ -105,6 +107,15 @@ impl Runtime {
                 first.as_ref().map_or((None, SystemTime::now()), |one| (Some(&one.0), one.1));
             self.count_refusal(request, arrived_at, error);
         })
+    }
+
+    /// A chat whose template prints the date carries it, so that it is the same whenever it is computed again.
+    fn dated(&self, mut request: GenerateRequest, arrived_at: SystemTime) -> GenerateRequest {
+        let prints_date = self.template.as_ref().is_some_and(ChatTemplate::needs_now);
+        if prints_date && matches!(request.prompt, Prompt::Chat(_)) {
+            request.dialog.now_unix_s.get_or_insert_with(|| unix_s(arrived_at));
+        }
+        request
     }
 
     fn count_refusal(
@@ -182,5 +193,46 @@ impl Runtime {
             Some(Running::Encoder(_)) | None => return Err(GenerateError::ShuttingDown),
         }
         Ok(streams)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use lm_types::{ChatMessage, RequestId, Role};
+
+    use super::*;
+    use crate::{ModelSource, RuntimeConfig};
+
+    #[test]
+    fn a_chat_carries_the_date_that_its_template_prints() {
+        let start = |template: &str| {
+            let mut config = RuntimeConfig::new(ModelSource::placeholder("mode=echo").unwrap());
+            config.chat_template = Some(template.to_owned());
+            Runtime::start(config).unwrap()
+        };
+        let chat = || {
+            let message = ChatMessage { role: Role::User, content: "hi".to_owned() };
+            GenerateRequest::new(RequestId(1), Prompt::Chat(vec![message]))
+        };
+        let dated = start("{{ strftime_now('%F %T') }} {{ messages[0].content }}");
+        let ready = dated.ready(vec![chat()]).unwrap().remove(0);
+        let arrived_s = unix_s(ready.arrived_at());
+        let (request, tokens) = ready.into_parts();
+        assert_eq!(request.dialog.now_unix_s, Some(arrived_s));
+        let mut old = request.clone();
+        let again = dated.ready(vec![request]).unwrap().remove(0);
+        assert_eq!(again.prompt_tokens(), tokens, "at another time it is rendered the same");
+        old.dialog.now_unix_s = Some(0);
+        let old = dated.ready(vec![old]).unwrap().remove(0);
+        let text = dated.detokenize(old.prompt_tokens()).unwrap();
+        assert!(text.contains("1970-01-01 00:00:00 hi"), "{text}");
+        // Who has a date of its own keeps it, and what is recorded says nothing of it.
+        let asks = start("{{ strftime_now('%F') if strftime_now is defined else 'built in' }}");
+        let ready = asks.ready(vec![chat()]).unwrap().remove(0);
+        assert_eq!(ready.request().dialog.now_unix_s, None);
+        let text = asks.detokenize(ready.prompt_tokens()).unwrap();
+        assert!(text.contains("built in"), "{text}");
     }
 }
