@@ -12,6 +12,10 @@ use crate::said::{NoGuard, Said};
 /// Most answers that one request may ask for.
 const MAX_N: u32 = 64;
 
+/// Why a gap cannot be filled.
+const NO_FIM: &str = "suffix is given, but the model fills no gaps: its vocabulary has no tokens for prefix, suffix \
+                      and middle";
+
 /// What the engine needs of a request, but the form that its answers must have.
 #[derive(Debug)]
 pub(crate) struct Prepared {
@@ -106,6 +110,13 @@ pub(crate) fn tokens(
             let TextOptions { add_special, parse_special } = text_options;
             let options = EncodeOptions { add_special, parse_special };
             Ok((tokenizer.encode(text, options).map_err(failed)?, lost(text)))
+        }
+        Prompt::Infill { prefix, suffix } => {
+            let TextOptions { add_special, parse_special } = text_options;
+            let options = EncodeOptions { add_special, parse_special };
+            let tokens = tokenizer.encode_infill(prefix, suffix, options).map_err(failed)?;
+            let tokens = tokens.ok_or_else(|| invalid("suffix", NO_FIM.to_owned()))?;
+            Ok((tokens, lost(&[prefix.as_str(), suffix].concat())))
         }
         Prompt::Tokens(tokens) => Ok((tokens.clone(), vec![])),
         Prompt::Chat(messages) => {
@@ -204,4 +215,43 @@ fn max_new_tokens(
 
 fn invalid(field: &'static str, message: String) -> GenerateError {
     GenerateError::InvalidField { field, message }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use lm_tokenizer::GgufVocab;
+
+    use super::*;
+
+    #[test]
+    fn a_gap_is_filled_by_models_that_have_tokens_for_it() {
+        let infill = Prompt::Infill { prefix: "a\u{4}".to_owned(), suffix: "b".to_owned() };
+        let ask = |tokenizer: &Tokenizer, text: TextOptions| {
+            tokens(&infill, text, &Dialog::default(), tokenizer, None)
+        };
+        let names = ["a", "b", "<s>", "<fim_prefix>", "<fim_middle>", "<fim_suffix>"];
+        let vocab = GgufVocab {
+            model: "gpt2".to_owned(),
+            pre: Some("gpt-2".to_owned()),
+            tokens: names.map(str::to_owned).to_vec(),
+            token_types: vec![1, 1, 3, 3, 3, 3],
+            bos: Some(2),
+            add_bos: Some(true),
+            ..GgufVocab::default()
+        };
+        let tokenizer = Tokenizer::from_gguf(&vocab).unwrap();
+        let (found, warnings) = ask(&tokenizer, TextOptions::default()).unwrap();
+        assert_eq!(found, [2, 3, 0, 5, 1, 4]);
+        assert_eq!(warnings, ["1 bytes of the prompt are not in the model's vocabulary"]);
+        let bare = TextOptions { add_special: false, parse_special: false };
+        assert_eq!(ask(&tokenizer, bare).unwrap().0, [3, 0, 5, 1, 4]);
+        match ask(&Tokenizer::placeholder(), bare) {
+            Err(GenerateError::InvalidField { field: "suffix", message }) => {
+                assert_eq!(message, NO_FIM);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }

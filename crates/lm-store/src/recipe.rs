@@ -169,6 +169,7 @@ pub fn to_json(request: &GenerateRequest) -> Value {
 pub fn prompt_to_json(prompt: &Prompt) -> Value {
     match prompt {
         Prompt::Text(text) => json!({ "text": text }),
+        Prompt::Infill { prefix, suffix } => json!({ "text": prefix, "suffix": suffix }),
         Prompt::Tokens(tokens) => json!({ "tokens": tokens }),
         Prompt::Chat(messages) => {
             let message =
@@ -253,7 +254,11 @@ fn prompt_from(prompt: &Value) -> Result<Prompt, RecipeError> {
         content: String,
     }
     if let Some(text) = prompt.get("text") {
-        return Ok(Prompt::Text(String::deserialize(text)?));
+        let text = String::deserialize(text)?;
+        return Ok(match prompt.get("suffix") {
+            Some(suffix) => Prompt::Infill { prefix: text, suffix: String::deserialize(suffix)? },
+            None => Prompt::Text(text),
+        });
     }
     if let Some(tokens) = prompt.get("tokens") {
         return Ok(Prompt::Tokens(Vec::deserialize(tokens)?));
@@ -385,6 +390,8 @@ mod tests {
             check(&request);
         }
         request.prompt = Prompt::Tokens(vec![1, 2, 3]);
+        check(&request);
+        request.prompt = Prompt::Infill { prefix: "a".to_owned(), suffix: "ä".to_owned() };
         check(&request);
     }
 }

@@ -253,6 +253,7 @@ fn exists(connection: &Connection, id: &str) -> sql::Result<bool> {
 pub fn prompt_json(request: &GenerateRequest) -> Value {
     let mut prompt = match &request.prompt {
         Prompt::Text(text) => json!({ "text": text }),
+        Prompt::Infill { prefix, suffix } => json!({ "text": prefix, "suffix": suffix }),
         Prompt::Tokens(tokens) => json!({ "tokens": tokens }),
         Prompt::Chat(messages) => {
             let messages: Vec<Value> = messages

@@ -199,6 +199,17 @@ fn prompts_are_checked() {
     check(prompt(&many), "invalid_value", "prompt", "1 to 64 strings");
     let found = completion(r#"{"prompt":"a","logprobs":true}"#);
     check(found, "invalid_value", "logprobs", "from 0 to 20");
+    let suffix = |fields: &str| completion(&format!(r#"{{"suffix":"z",{fields}}}"#));
+    check(
+        suffix(r#""prompt":[1]"#),
+        "invalid_value",
+        "suffix",
+        "\"z\", but prompt is given as token",
+    );
+    let echo = suffix(r#""prompt":"a","echo":true,"logprobs":0"#);
+    check(echo, "invalid_value", "suffix", "echo is true with logprobs");
+    let found = completion(r#"{"prompt":"a","suffix":7}"#);
+    check(found, "invalid_value", "suffix", "a string");
 }
 
 #[test]

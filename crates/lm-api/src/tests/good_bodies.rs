@@ -112,6 +112,26 @@ fn completions_take_texts_and_token_ids_one_or_many() {
 }
 
 #[test]
+fn a_suffix_makes_a_gap_behind_each_prompt() {
+    let gap = |prefix: &str| {
+        let (prefix, suffix) = (prefix.to_owned(), "z".to_owned());
+        Prompt::Infill { prefix, suffix }
+    };
+    for (value, expect) in [(r#""a""#, vec![gap("a")]), (r#"["a",""]"#, vec![gap("a"), gap("")])] {
+        let parsed = completion(&format!(r#"{{"prompt":{value},"suffix":"z"}}"#)).unwrap();
+        assert_eq!(parsed.prompts, expect);
+        assert!(parsed.text.add_special && !parsed.text.parse_special);
+    }
+    let asked = completion(r#"{"prompt":"a","suffix":"z","parse_special":true,"echo":true}"#);
+    assert!(asked.unwrap().text.parse_special);
+    for nothing in [r#""""#, "null"] {
+        let parsed = completion(&format!(r#"{{"prompt":"a","suffix":{nothing}}}"#)).unwrap();
+        assert_eq!(parsed.prompts, [Prompt::Text("a".to_owned())]);
+        assert!(parsed.text.parse_special);
+    }
+}
+
+#[test]
 fn each_prompt_becomes_a_request_of_its_own_id_and_seed() {
     let seeds = |parsed: &mut Parsed| {
         let mut next = 0;

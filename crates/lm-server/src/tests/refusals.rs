@@ -39,6 +39,9 @@ fn bad_bodies() {
     let long = format!(r#"{{"prompt":"{}"}}"#, "x".repeat(100));
     check(&server.post(TEXT, &long), 400, "context_length_exceeded", Some("prompt"));
     check(&server.post(TEXT, r#"{"prompt":[9999]}"#), 400, "invalid_value", Some("prompt"));
+    let gap = r#"{"prompt":"a","suffix":"b"}"#;
+    check(&server.post(TEXT, gap), 400, "invalid_value", Some("suffix"));
+    assert_eq!(server.post("/api/generate", gap).status, 400);
     let deep = "[".repeat(100_000);
     check(&server.post(CHAT, &deep), 400, "invalid_json", Some("body"));
     // The server is as well as before.
