@@ -49,6 +49,25 @@ fn bad_bodies() {
 }
 
 #[test]
+fn a_body_that_forbids_every_token_is_the_clients_fault() {
+    let server = Server::start("mode=echo");
+    let body = r#"{"prompt":"x","guided_choice":["yes"],"allowed_token_ids":[5]}"#;
+    check(&server.post(TEXT, body), 422, "no_token_allowed", Some("guided_choice"));
+    let body = r#"{"prompt":"x","min_tokens":2,"allowed_token_ids":[0]}"#;
+    check(&server.post(TEXT, body), 422, "no_token_allowed", Some("allowed_token_ids"));
+    let body = r#"{"prompt":"x","format":"json","options":{"bad_words":["{"]},"stream":false}"#;
+    let reply = server.post("/api/generate", body);
+    assert_eq!((reply.status, reply.json()["code"].as_str()), (422, Some("no_token_allowed")));
+    // The bytes of "ye", after which nothing is left.
+    let body =
+        r#"{"prompt":"x","guided_choice":["yes"],"allowed_token_ids":[357,377],"stream":true}"#;
+    let last = server.post(TEXT, body).chunks().pop().unwrap();
+    assert_eq!(last["error"]["code"], "no_token_allowed");
+    let message = last["error"]["message"].as_str().unwrap();
+    assert!(message.contains("guided_choice, allowed_token_ids together forbid all"), "{message}");
+}
+
+#[test]
 fn one_bad_prompt_of_several_refuses_all() {
     let server = Server::start("mode=echo,delay_us=20000");
     let reply = server.post(TEXT, r#"{"prompt":[[353],[9999]],"max_tokens":1000}"#);
