@@ -188,7 +188,7 @@ pub use lm_types::{
     Allowance, AnswerBegun, AnswerForm, Arm, ArmTag, Ban, CacheMissReason, CallForm, ChatMessage,
     Constraint, Dialog, Dry, Finish, FinishReason, GenerateError, GenerateEvent, GenerateRequest,
     Observer, OnHit, Outcome, OutputRules, Prices, Priority, Prompt, PromptLogprob, PromptReport,
-    QueueUnit, ReleaseHash, RequestEvent, RequestId, Role, RuleHit, SamplingParams,
+    QueueUnit, ReleaseHash, RequestEvent, RequestId, Role, RuleHit, SamplerStep, SamplingParams,
     SharedAllowance, Steering, StepEvent, StepRow, StopRules, Task, TenantId, TextOptions,
     Timeline, Timings, TokenId, TokenLogprobs, TraceId, TraceParent, Usage,
 };

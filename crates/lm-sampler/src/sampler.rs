@@ -1,5 +1,7 @@
 //! The order of operations behind one draw.
 
+mod ordered;
+
 use lm_types::{PromptLogprob, SamplingParams, TokenId, TokenLogprobs, TokenMask};
 
 use crate::candidates::Candidates;
@@ -76,8 +78,8 @@ impl Sampler {
     }
 
     /// Draws the token at `position` (its index in the sequence) from `logits`, `[vocab_size]`.
-    /// Order: grammar, allowed tokens, bad words, bias, DRY, penalties, top-n-sigma, temperature, top-k, typical-p,
-    /// top-p, min-p. Log-probabilities are those of the model,
+    /// Order: grammar, allowed tokens, bad words, bias, and then, unless `params` have an order of their own, DRY,
+    /// penalties, top-n-sigma, temperature, top-k, typical-p, top-p, min-p. Log-probabilities are those of the model,
     /// before all of these.
     ///
     /// # Errors
@@ -99,9 +101,17 @@ impl Sampler {
             _ => {
                 self.blocks.look_through(logits)?;
                 let mut changed = std::mem::take(&mut self.changed);
-                self.change(&mut changed, logits, params, history);
-                let best = self.blocks.look_through(&changed);
-                let token = best.map(|best| self.draw(&changed, best, params, position));
+                forbid(&mut changed, logits, params, history);
+                let token = match &params.samplers {
+                    Some(steps) => {
+                        self.draw_in_order(&mut changed, steps, params, history, position)
+                    }
+                    None => {
+                        self.change(&mut changed, params, history);
+                        let best = self.blocks.look_through(&changed);
+                        best.map(|best| self.draw(&changed, best, params, position))
+                    }
+                };
                 self.changed = changed;
                 token?
             }
@@ -178,20 +188,8 @@ impl Sampler {
         candidates.draw(u).unwrap_or(best.token)
     }
 
-    /// Writes `logits` with penalties and bans to `changed`.
-    fn change(
-        &mut self,
-        changed: &mut Vec<f32>,
-        logits: &[f32],
-        params: &SamplingParams,
-        history: History<'_>,
-    ) {
-        changed.clear();
-        match history.mask {
-            Some(mask) => mask.append_allowed(0, logits, changed),
-            None => changed.extend_from_slice(logits),
-        }
-        restrict(changed, params, history);
+    /// Applies the usual steps before temperature.
+    fn change(&mut self, changed: &mut [f32], params: &SamplingParams, history: History<'_>) {
         if let Some(dry) = &params.dry {
             repeat::penalise(changed, dry, history.prompt, history.generated);
         }
@@ -270,6 +268,16 @@ impl Sampler {
             top: top.iter().map(|&(logit, token)| (token, logprob(logit))).collect(),
         })
     }
+}
+
+/// Writes `logits` with bans and biases to `changed`.
+fn forbid(changed: &mut Vec<f32>, logits: &[f32], params: &SamplingParams, history: History<'_>) {
+    changed.clear();
+    match history.mask {
+        Some(mask) => mask.append_allowed(0, logits, changed),
+        None => changed.extend_from_slice(logits),
+    }
+    restrict(changed, params, history);
 }
 
 /// Bans and biases.

@@ -6,8 +6,8 @@
 
 use lm_types::{
     AnswerForm, CallForm, ChatMessage, Constraint, Dialog, Dry, GenerateRequest, Priority, Prompt,
-    PromptReport, RequestId, Role, SamplingParams, Steering, StopRules, TenantId, TextOptions,
-    TokenId,
+    PromptReport, RequestId, Role, SamplerStep, SamplingParams, Steering, StopRules, TenantId,
+    TextOptions, TokenId,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -60,6 +60,8 @@ struct Recipe {
     template_kwargs: Option<String>,
     continues_last: bool,
     constraint: Option<ConstraintRecipe>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    samplers: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     adapter: Option<String>,
     #[serde(default = "as_before")]
@@ -135,6 +137,7 @@ pub fn to_json(request: &GenerateRequest) -> Value {
             allowed_length: dry.allowed_length,
             breakers: dry.breakers.clone(),
         }),
+        samplers: sampling.samplers.as_deref().map(names_of),
         logit_bias: sampling.logit_bias.iter().map(|&(id, bias)| (id, bias.into())).collect(),
         allowed_token_ids: sampling.allowed_token_ids.clone(),
         bad_words: sampling.bad_words.clone(),
@@ -206,6 +209,7 @@ pub fn from_json(
             allowed_length: dry.allowed_length,
             breakers: dry.breakers,
         }),
+        samplers: recipe.samplers.map(steps_of).transpose()?,
         logit_bias: recipe.logit_bias.into_iter().map(|(id, bias)| (id, bias as f32)).collect(),
         allowed_token_ids: recipe.allowed_token_ids,
         bad_words: recipe.bad_words,
@@ -245,6 +249,17 @@ pub fn from_json(
         steering: Steering::default(),
         allowance: None,
     })
+}
+
+pub(crate) fn names_of(steps: &[SamplerStep]) -> Vec<String> {
+    steps.iter().map(|step| step.as_str().to_owned()).collect()
+}
+
+fn steps_of(names: Vec<String>) -> Result<Vec<SamplerStep>, RecipeError> {
+    let step = |name: String| {
+        SamplerStep::named(&name).ok_or(RecipeError::Unknown { field: "samplers", value: name })
+    };
+    names.into_iter().map(step).collect()
 }
 
 fn prompt_from(prompt: &Value) -> Result<Prompt, RecipeError> {
@@ -347,6 +362,7 @@ mod tests {
             typical_p: 0.3,
             top_n_sigma: 1.1,
             dry: Some(Dry { multiplier: 0.8, base: 1.75, allowed_length: 2, breakers: vec![1, 9] }),
+            samplers: Some(vec![SamplerStep::TypicalP, SamplerStep::Temperature]),
             logit_bias: vec![(3, -1.3), (4, f32::MIN_POSITIVE)],
             allowed_token_ids: Some(vec![1, 2, 3]),
             bad_words: vec![vec![1], vec![2, 3]],

@@ -296,6 +296,9 @@ pub fn params_json(request: &GenerateRequest) -> Value {
         "stop_token_ids": stop.stop_token_ids,
         "ignore_eos": stop.ignore_eos,
     });
+    if let Some(steps) = &sampling.samplers {
+        params["samplers"] = recipe::names_of(steps).into();
+    }
     if !request.steering.route.is_empty() {
         params["route"] = request.steering.route.into();
     }

@@ -32,7 +32,7 @@ pub use id::{BlockIdx, ParseIdError, ReleaseHash, RequestId, SeqId, TenantId, To
 pub use message::{ChatMessage, Role};
 pub use observe::{AnswerBegun, Observer, Outcome, RequestEvent, StepEvent, StepRow, Task};
 pub use request::{GenerateRequest, Priority, Prompt, PromptReport, StopRules, TextOptions};
-pub use sampling::{Dry, InvalidParam, SamplingParams};
+pub use sampling::{Dry, InvalidParam, SamplerStep, SamplingParams};
 pub use steering::{Arm, ArmTag, Ban, OnHit, OutputRules, PhraseScan, RuleHit, Steering};
 pub use time::Timestamp;
 pub use timeline::{Chunk, Gap, GapCause, Loss, Other, QueueStory, Stall, Timeline};

@@ -171,6 +171,11 @@ fn forms_and_tools_are_checked() {
     invalid(r#""allowed_token_ids":[]"#, "allowed_token_ids", "at least 1");
     invalid(r#""typical_p":0"#, "typical_p", "above 0");
     invalid(r#""bad_words":[""]"#, "bad_words", "none empty");
+    let known = "dry, penalties, top_n_sigma, temperature, top_k, typ_p, top_p, min_p";
+    invalid(r#""samplers":"top_k""#, "samplers", known);
+    invalid(r#""samplers":["top_k","xtc"]"#, "samplers[1]", known);
+    invalid(r#""samplers":["top_k",1]"#, "samplers[1]", known);
+    invalid(r#""samplers":["typ_p","typical_p"]"#, "samplers[1]", "each at most once");
     invalid(r#""continue_final_message":true"#, "continue_final_message", "assistant");
     let tools = r#""tools":[{"type":"function","function":{"name":"f"}}]"#;
     invalid(&format!(r#"{tools},"tool_choice":"maybe""#), "tool_choice", "required");

@@ -1,6 +1,6 @@
 //! Everything that passes, and what it becomes.
 
-use lastmile::{ChatMessage, Prompt, RequestId, Role};
+use lastmile::{ChatMessage, Prompt, RequestId, Role, SamplerStep};
 
 use super::{chat, chat_with, completion};
 use crate::{FeedbackRating, Parsed, parse_feedback};
@@ -85,6 +85,19 @@ fn confidence_needs_log_probabilities_and_does_not_tell_them() {
     assert_eq!(asked(both), (true, true, Some(2)));
     let parsed = completion(r#"{"prompt":"a","confidence":true}"#).unwrap();
     assert_eq!((parsed.confidence, parsed.has_logprobs), (true, false));
+}
+
+#[test]
+fn samplers_are_named_in_their_order() {
+    let asked =
+        |names: &str| chat_with(&format!(r#""samplers":{names}"#)).unwrap().sampling.samplers;
+    let steps = vec![SamplerStep::MinP, SamplerStep::TypicalP, SamplerStep::Temperature];
+    assert_eq!(asked(r#"["min_p","typ_p","temperature"]"#), Some(steps));
+    assert_eq!(asked("[]"), Some(Vec::new()));
+    assert_eq!(asked("null"), None);
+    let usual =
+        r#"["dry","penalties","top_n_sigma","temperature","top_k","typical_p","top_p","min_p"]"#;
+    assert_eq!(asked(usual), None);
 }
 
 #[test]
