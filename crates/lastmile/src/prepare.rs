@@ -1,10 +1,12 @@
 //! From a request to tokens: the last validation, the template, the tokenizer.
 
+use std::sync::Arc;
+
 use lm_chat::{ChatTemplate, RenderOptions};
 use lm_tokenizer::{EncodeOptions, StopMatcher, Tokenizer, TokenizerError};
 use lm_types::{
-    ChatMessage, Dialog, GenerateError, GenerateRequest, Prompt, PromptReport, SamplingParams,
-    StopRules, TextOptions, TokenId,
+    ChatMessage, Dialog, GenerateError, GenerateRequest, LogitProcessor, Prompt, PromptReport,
+    SamplingParams, StopRules, TextOptions, TokenId,
 };
 
 use crate::said::{NoGuard, Said};
@@ -22,6 +24,8 @@ pub(crate) struct Prepared {
     pub(crate) prompt: Vec<TokenId>,
     pub(crate) max_new_tokens: usize,
     pub(crate) stop: StopMatcher,
+    /// The changes of logits that the request asks for.
+    pub(crate) processors: Vec<Arc<dyn LogitProcessor>>,
     /// What was changed about the request.
     pub(crate) warnings: Vec<String>,
 }
@@ -30,6 +34,8 @@ pub(crate) struct Prepared {
 pub(crate) struct Materials<'a> {
     pub(crate) tokenizer: &'a Tokenizer,
     pub(crate) template: Option<&'a ChatTemplate>,
+    /// All that there are.
+    pub(crate) processors: &'a [Arc<dyn LogitProcessor>],
     pub(crate) vocab_size: usize,
     pub(crate) max_model_len: usize,
     /// What it would be with enough memory.
@@ -46,6 +52,7 @@ pub(crate) fn prepare(
         return Err(invalid("n", format!("n is {}, but must be 1 to {MAX_N}", request.n)));
     }
     check_tokens(&request.sampling, vocab_size)?;
+    let processors = named_processors(&request.sampling, materials.processors)?;
     let stop = StopMatcher::new(&request.stop.stop_strings)
         .map_err(|error| invalid("stop", error.to_string()))?;
     let out_of_vocabulary = |&token: &TokenId| token as usize >= vocab_size;
@@ -70,7 +77,7 @@ pub(crate) fn prepare(
     }
     let max_new_tokens = max_new_tokens(&request.stop, request.report, prompt.len(), materials)?;
     check_report(request)?;
-    Ok(Prepared { prompt, max_new_tokens, stop, warnings })
+    Ok(Prepared { prompt, max_new_tokens, stop, processors, warnings })
 }
 
 /// Token ids of the sampling parameters lie within the vocabulary.
@@ -87,6 +94,24 @@ fn check_tokens(sampling: &SamplingParams, vocab_size: usize) -> Result<(), Gene
         };
     check("logit_bias", Box::new(sampling.logit_bias.iter().map(|&(token, _)| token)))?;
     check("allowed_token_ids", Box::new(sampling.allowed_token_ids.iter().flatten().copied()))
+}
+
+/// The changes of logits that are asked for by their names.
+fn named_processors(
+    sampling: &SamplingParams,
+    known: &[Arc<dyn LogitProcessor>],
+) -> Result<Vec<Arc<dyn LogitProcessor>>, GenerateError> {
+    let named = |name: &String| {
+        let found = known.iter().find(|processor| processor.name() == name);
+        found.cloned().ok_or_else(|| {
+            let names: Vec<&str> = known.iter().map(|processor| processor.name()).collect();
+            let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            let short: String = name.chars().take(80).collect();
+            let message = format!("logits_processors holds {short:?}, but there is {there}");
+            invalid("logits_processors", message)
+        })
+    };
+    sampling.processors.iter().map(named).collect()
 }
 
 /// The prompt's tokens, and what of it they do not hold.

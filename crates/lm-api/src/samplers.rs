@@ -44,6 +44,9 @@ pub(crate) fn read(
     if let Some(value) = fields.take("samplers") {
         sampling.samplers = steps(&value)?;
     }
+    if let Some(names) = texts(fields, "logits_processors")? {
+        sampling.processors = names;
+    }
     if let Some(value) = fields.take("logit_bias") {
         let wanted = format!("an object of at most {MAX_BIASED} token ids with a number for each");
         let biases = value.as_object().filter(|map| map.len() <= MAX_BIASED).and_then(|map| {

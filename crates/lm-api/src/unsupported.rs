@@ -59,7 +59,6 @@ const TABLE: &[(&str, Neutral)] = &[
     ("documents", Neutral::Empty),
     ("length_penalty", Neutral::Number(1.0)),
     ("use_beam_search", Neutral::Is(false)),
-    ("logits_processors", Neutral::Empty),
     ("grammar", Neutral::Empty),
     ("json_schema", Neutral::Never),
 ];

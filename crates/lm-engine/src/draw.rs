@@ -176,6 +176,7 @@ impl Active {
         let (request, sampling) = (&self.request, &self.sampling);
         let n_generated = self.history(seq, position).generated.len();
         let fields = [
+            (!sampling.processors.is_empty()).then_some("logits_processors"),
             request.constraint.as_ref().map(|asked| asked.field),
             sampling.allowed_token_ids.is_some().then_some("allowed_token_ids"),
             (!sampling.bad_words.is_empty()).then_some("bad_words"),

@@ -62,6 +62,8 @@ struct Recipe {
     constraint: Option<ConstraintRecipe>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     samplers: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    processors: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     adapter: Option<String>,
     #[serde(default = "as_before")]
@@ -138,6 +140,7 @@ pub fn to_json(request: &GenerateRequest) -> Value {
             breakers: dry.breakers.clone(),
         }),
         samplers: sampling.samplers.as_deref().map(names_of),
+        processors: sampling.processors.clone(),
         logit_bias: sampling.logit_bias.iter().map(|&(id, bias)| (id, bias.into())).collect(),
         allowed_token_ids: sampling.allowed_token_ids.clone(),
         bad_words: sampling.bad_words.clone(),
@@ -210,6 +213,7 @@ pub fn from_json(
             breakers: dry.breakers,
         }),
         samplers: recipe.samplers.map(steps_of).transpose()?,
+        processors: recipe.processors,
         logit_bias: recipe.logit_bias.into_iter().map(|(id, bias)| (id, bias as f32)).collect(),
         allowed_token_ids: recipe.allowed_token_ids,
         bad_words: recipe.bad_words,
@@ -362,6 +366,7 @@ mod tests {
             typical_p: 0.3,
             top_n_sigma: 1.1,
             dry: Some(Dry { multiplier: 0.8, base: 1.75, allowed_length: 2, breakers: vec![1, 9] }),
+            processors: vec!["x".to_owned()],
             samplers: Some(vec![SamplerStep::TypicalP, SamplerStep::Temperature]),
             logit_bias: vec![(3, -1.3), (4, f32::MIN_POSITIVE)],
             allowed_token_ids: Some(vec![1, 2, 3]),

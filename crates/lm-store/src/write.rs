@@ -299,6 +299,9 @@ pub fn params_json(request: &GenerateRequest) -> Value {
     if let Some(steps) = &sampling.samplers {
         params["samplers"] = recipe::names_of(steps).into();
     }
+    if !sampling.processors.is_empty() {
+        params["logits_processors"] = json!(sampling.processors);
+    }
     if !request.steering.route.is_empty() {
         params["route"] = request.steering.route.into();
     }

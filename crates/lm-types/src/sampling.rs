@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use crate::TokenId;
 
-/// Parameters of one draw. Applied in this order: grammar, allowed tokens, bad words, bias, and then, unless
+/// Parameters of one draw. Applied in this order: processors, grammar, allowed tokens, bad words, bias, and then, unless
 /// `samplers` says otherwise, DRY, penalties, top-n-sigma, temperature, top-k, typical-p, top-p, min-p.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingParams {
@@ -23,6 +23,8 @@ pub struct SamplingParams {
     pub top_n_sigma: f32,
     /// Penalise what would repeat an earlier sequence.
     pub dry: Option<Dry>,
+    /// The changes of logits that are asked for by their names, in this order; see [`crate::LogitProcessor`].
+    pub processors: Vec<String>,
     /// The steps that apply, in this order; those that are not among them do not, whatever their parameters say. `None`
     /// is all of them in the usual order. A temperature of 0 is greedy in any case.
     pub samplers: Option<Vec<SamplerStep>>,
@@ -138,6 +140,7 @@ impl Default for SamplingParams {
             typical_p: 1.0,
             top_n_sigma: 0.0,
             dry: None,
+            processors: Vec::new(),
             samplers: None,
             logit_bias: Vec::new(),
             allowed_token_ids: None,
@@ -175,6 +178,7 @@ impl SamplingParams {
             || self.top_n_sigma > 0.0
             || !self.logit_bias.is_empty()
             || self.samplers.is_some()
+            || !self.processors.is_empty()
             || self.allowed_token_ids.is_some()
             || !self.bad_words.is_empty()
     }

@@ -175,6 +175,7 @@ fn forms_and_tools_are_checked() {
     invalid(r#""samplers":"top_k""#, "samplers", known);
     invalid(r#""samplers":["top_k","xtc"]"#, "samplers[1]", known);
     invalid(r#""samplers":["top_k",1]"#, "samplers[1]", known);
+    invalid(r#""logits_processors":[{}]"#, "logits_processors", "at most 128 strings");
     invalid(r#""samplers":["typ_p","typical_p"]"#, "samplers[1]", "each at most once");
     invalid(r#""continue_final_message":true"#, "continue_final_message", "assistant");
     let tools = r#""tools":[{"type":"function","function":{"name":"f"}}]"#;

@@ -42,6 +42,8 @@ fn bad_bodies() {
     let gap = r#"{"prompt":"a","suffix":"b"}"#;
     check(&server.post(TEXT, gap), 400, "invalid_value", Some("suffix"));
     assert_eq!(server.post("/api/generate", gap).status, 400);
+    let named = chat(r#""logits_processors":["x"]"#);
+    check(&named, 400, "invalid_value", Some("logits_processors"));
     let deep = "[".repeat(100_000);
     check(&server.post(CHAT, &deep), 400, "invalid_json", Some("body"));
     // The server is as well as before.
