@@ -183,6 +183,22 @@ fn llama_gguf_variants_are_read() {
 }
 
 #[test]
+fn tokens_around_a_gap_are_read_by_both_of_their_names() {
+    let named = Gguf::llama()
+        .set("tokenizer.ggml.fim_pre_token_id", Value::U32(1))
+        .set("tokenizer.ggml.prefix_token_id", Value::U32(0))
+        .set("tokenizer.ggml.suffix_token_id", Value::U32(2))
+        .set("tokenizer.ggml.middle_token_id", Value::U32(3))
+        .set("tokenizer.ggml.fim_pad_token_id", Value::U32(0));
+    let model = named.open().unwrap();
+    let TokenizerSource::Gguf(vocab) = &model.tokenizer else { panic!("{:?}", model.tokenizer) };
+    assert_eq!((vocab.fim_pre, vocab.fim_suf, vocab.fim_mid), (Some(1), Some(2), Some(3)));
+    assert_eq!(vocab.fim_ends, [0]);
+    let outside = Gguf::llama().set("tokenizer.ggml.fim_mid_token_id", Value::U32(4));
+    check_error(outside.open(), "fim_mid_token_id is 4, but must be below 4");
+}
+
+#[test]
 fn gemma3_gguf_gives_its_facts() {
     let spec = Gguf::gemma().open().unwrap().spec;
     assert_eq!(spec.norm_placement, NormPlacement::PreAndPost);

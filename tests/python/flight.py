@@ -41,6 +41,7 @@ def body(rng, i):
         fields |= {"presence_penalty": 0.7, "frequency_penalty": 0.4, "repetition_penalty": 1.1}
     elif kind == 4:
         fields |= {"n": 2, "typical_p": 0.8, "logit_bias": {"300": 3.5, "301": -7.25}}
+        fields |= {"temperature": 1.1, "presence_penalty": 0.3, "samplers": ["typ_p", "temperature", "penalties"]}
     elif kind == 5:
         fields |= {"stop": ["\n\n", "river"], "min_tokens": 1, "ignore_eos": True}
     elif kind == 6:

@@ -265,6 +265,11 @@ def test_samplers_do_what_they_say(placeholder):
     likely, free = text(top_n_sigma=0.1), text()
     assert likely != free
     assert text(typical_p=0.2) != free
+    # What is not named does not apply.
+    assert text(samplers=["temperature"], top_k=1) == free
+    assert text(samplers=["top_k"], top_k=1) == text(temperature=0)
+    answer = placeholder.post("/v1/completions", {"prompt": "x", "samplers": ["xtc"]})
+    assert answer.status == 400 and answer.json["error"]["param"] == "samplers[0]"
     answer = placeholder.post("/v1/completions", {"prompt": "x", "logit_bias": {"700": 1}})
     assert answer.status == 400 and answer.json["error"]["param"] == "logit_bias"
 

@@ -9,7 +9,7 @@ use lm_engine::EngineOptions;
 use lm_models::{DefaultSampling, ModelError, WeightsFrom};
 use lm_scheduler::ConfigError;
 use lm_tokenizer::TokenizerError;
-use lm_types::{Observer, RequestEvent};
+use lm_types::{LogitProcessor, Observer, RequestEvent};
 
 use crate::machine::MemoryLimit;
 use crate::{AdapterError, AdapterSource, DiskCacheConfig};
@@ -57,6 +57,8 @@ pub struct RuntimeConfig {
     pub max_model_len: Option<usize>,
     /// How requests that say nothing are drawn, where the model's files do not say it.
     pub default_sampling: DefaultSampling,
+    /// Changes of logits that requests may ask for by name, in `logits_processors`.
+    pub processors: Vec<Arc<dyn LogitProcessor>>,
     /// Adapters that are loaded with the model.
     pub adapters: Vec<AdapterSource>,
     /// Adapters that may be loaded at once; those count that only finish their answers.
@@ -224,6 +226,7 @@ impl RuntimeConfig {
             block_size: 32,
             max_model_len: None,
             default_sampling: DefaultSampling::default(),
+            processors: Vec::new(),
             adapters: Vec::new(),
             max_adapters: DEFAULT_MAX_ADAPTERS,
             chat_template: None,

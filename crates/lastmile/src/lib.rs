@@ -121,6 +121,47 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! What changes logits before a draw may be one's own, too; requests ask for it by name, over HTTP in
+//! `logits_processors`:
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use lastmile::{LogitProcessor, TokenId};
+//! # use lastmile::{GenerateRequest, ModelSource, Prompt, RequestId, Runtime, RuntimeConfig};
+//!
+//! /// Nothing but what was said before.
+//! #[derive(Debug)]
+//! struct Parrot;
+//!
+//! impl LogitProcessor for Parrot {
+//!     fn name(&self) -> &str {
+//!         "parrot"
+//!     }
+//!
+//!     fn process(&self, logits: &mut [f32], prompt: &[TokenId], _generated: &[TokenId]) {
+//!         for (token, logit) in (0..).zip(logits) {
+//!             if !prompt.contains(&token) {
+//!                 *logit = f32::NEG_INFINITY;
+//!             }
+//!         }
+//!     }
+//! }
+//!
+//! let mut config = RuntimeConfig::new(ModelSource::placeholder("mode=random")?);
+//! config.processors = vec![Arc::new(Parrot)];
+//! let runtime = Runtime::start(config)?;
+//! let mut request = GenerateRequest::new(RequestId(1), Prompt::Tokens(vec![300, 301, 302]));
+//! request.stop.max_tokens = Some(8);
+//! request.sampling.processors = vec!["parrot".to_owned()];
+//! let answer = runtime.complete(request.clone())?.remove(0);
+//! assert_eq!(answer.text.trim_matches([',', '-', '.']), "");
+//! request.sampling.processors = vec!["owl".to_owned()];
+//! let refused = runtime.complete(request).unwrap_err().to_string();
+//! assert_eq!(refused, "logits_processors holds \"owl\", but there is parrot");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! It must never know HTTP, wire JSON, a database, a global recorder or a signal handler: a program
 //! may hold several runtimes.
 //!
@@ -187,8 +228,8 @@ pub use lm_models::{DefaultSampling, Pooling, WeightsFrom};
 pub use lm_types::{
     Allowance, AnswerBegun, AnswerForm, Arm, ArmTag, Ban, CacheMissReason, CallForm, ChatMessage,
     Constraint, Dialog, Dry, Finish, FinishReason, GenerateError, GenerateEvent, GenerateRequest,
-    MayCall, Observer, OnHit, Outcome, OutputRules, Prices, Priority, Prompt, PromptLogprob,
-    PromptReport, QueueUnit, ReleaseHash, RequestEvent, RequestId, Role, RuleHit, SamplingParams,
-    SharedAllowance, Steering, StepEvent, StepRow, StopRules, Task, TenantId, TextOptions,
-    Timeline, Timings, TokenId, TokenLogprobs, TraceId, TraceParent, Usage,
+    LogitProcessor, MayCall, Observer, OnHit, Outcome, OutputRules, Prices, Priority, Prompt,
+    PromptLogprob, PromptReport, QueueUnit, ReleaseHash, RequestEvent, RequestId, Role, RuleHit,
+    SamplerStep, SamplingParams, SharedAllowance, Steering, StepEvent, StepRow, StopRules, Task,
+    TenantId, TextOptions, Timeline, Timings, TokenId, TokenLogprobs, TraceId, TraceParent, Usage,
 };

@@ -99,7 +99,7 @@ fn real_model(
     let spec = model.spec.clone();
     let (backend, host) = executor.load(config, model, plan.kv_bytes, around.arbiter)?;
     let kv_facts = kv_facts(backend.as_ref(), format!("{weights} {decoder}"));
-    let facts = facts(backend.as_ref(), weights, &tokenizer, template_digest);
+    let facts = facts(config, backend.as_ref(), weights, &tokenizer, template_digest);
     let planned_bytes = plan.total_bytes();
     Ok(Loaded {
         adapters: Some(AdapterBase { host, spec }),
@@ -245,7 +245,7 @@ fn placeholder_model(
     fixed_kv_type(config, "the placeholder", backend.spec().kv_type)?;
     Ok(Loaded {
         name: "placeholder".to_owned(),
-        facts: facts(&backend, weights, &tokenizer, template_digest),
+        facts: facts(config, &backend, weights, &tokenizer, template_digest),
         kv_facts: kv_facts(&backend, decoder),
         backend: Box::new(backend),
         template,
@@ -306,12 +306,18 @@ fn chat_template(
 }
 
 fn facts(
+    config: &RuntimeConfig,
     backend: &dyn Backend,
     weights: String,
     tokenizer: &Tokenizer,
     chat_template: String,
 ) -> ReleaseFacts {
     let spec = backend.spec();
+    let mut sampler = "penalties,temperature,top_k,top_p,min_p".to_owned();
+    for processor in &config.processors {
+        sampler.push_str(",processor:");
+        sampler.push_str(processor.name());
+    }
     ReleaseFacts {
         facts: vec![
             ("engine_version", env!("CARGO_PKG_VERSION").to_owned()),
@@ -321,7 +327,7 @@ fn facts(
             ("adapter", "none".to_owned()),
             ("tokenizer", hex(&tokenizer.fingerprint())),
             ("chat_template", chat_template),
-            ("sampler", "penalties,temperature,top_k,top_p,min_p".to_owned()),
+            ("sampler", sampler),
         ],
     }
 }

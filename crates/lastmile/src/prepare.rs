@@ -1,12 +1,13 @@
 //! From a request to tokens: the last validation, the template, the tokenizer.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use lm_chat::{ChatTemplate, RenderOptions};
 use lm_tokenizer::{EncodeOptions, StopMatcher, Tokenizer, TokenizerError};
 use lm_types::{
-    ChatMessage, Dialog, GenerateError, GenerateRequest, Prompt, PromptReport, SamplingParams,
-    StopRules, TextOptions, TokenId,
+    ChatMessage, Dialog, GenerateError, GenerateRequest, LogitProcessor, Prompt, PromptReport,
+    SamplingParams, StopRules, TextOptions, TokenId,
 };
 
 use crate::said::{NoGuard, Said};
@@ -14,12 +15,18 @@ use crate::said::{NoGuard, Said};
 /// Most answers that one request may ask for.
 const MAX_N: u32 = 64;
 
+/// Why a gap cannot be filled.
+const NO_FIM: &str = "suffix is given, but the model fills no gaps: its vocabulary has no tokens for prefix, suffix \
+                      and middle";
+
 /// What the engine needs of a request, but the form that its answers must have.
 #[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) prompt: Vec<TokenId>,
     pub(crate) max_new_tokens: usize,
     pub(crate) stop: StopMatcher,
+    /// The changes of logits that the request asks for.
+    pub(crate) processors: Vec<Arc<dyn LogitProcessor>>,
     /// What was changed about the request.
     pub(crate) warnings: Vec<String>,
 }
@@ -28,6 +35,8 @@ pub(crate) struct Prepared {
 pub(crate) struct Materials<'a> {
     pub(crate) tokenizer: &'a Tokenizer,
     pub(crate) template: Option<&'a ChatTemplate>,
+    /// All that there are.
+    pub(crate) processors: &'a [Arc<dyn LogitProcessor>],
     pub(crate) vocab_size: usize,
     pub(crate) max_model_len: usize,
     /// What it would be with enough memory.
@@ -44,6 +53,7 @@ pub(crate) fn prepare(
         return Err(invalid("n", format!("n is {}, but must be 1 to {MAX_N}", request.n)));
     }
     check_tokens(&request.sampling, vocab_size)?;
+    let processors = named_processors(&request.sampling, materials.processors)?;
     let stop = StopMatcher::new(&request.stop.stop_strings)
         .map_err(|error| invalid("stop", error.to_string()))?;
     let out_of_vocabulary = |&token: &TokenId| token as usize >= vocab_size;
@@ -68,7 +78,7 @@ pub(crate) fn prepare(
     }
     let max_new_tokens = max_new_tokens(&request.stop, request.report, prompt.len(), materials)?;
     check_report(request)?;
-    Ok(Prepared { prompt, max_new_tokens, stop, warnings })
+    Ok(Prepared { prompt, max_new_tokens, stop, processors, warnings })
 }
 
 /// Token ids of the sampling parameters lie within the vocabulary.
@@ -85,6 +95,24 @@ fn check_tokens(sampling: &SamplingParams, vocab_size: usize) -> Result<(), Gene
         };
     check("logit_bias", Box::new(sampling.logit_bias.iter().map(|&(token, _)| token)))?;
     check("allowed_token_ids", Box::new(sampling.allowed_token_ids.iter().flatten().copied()))
+}
+
+/// The changes of logits that are asked for by their names.
+fn named_processors(
+    sampling: &SamplingParams,
+    known: &[Arc<dyn LogitProcessor>],
+) -> Result<Vec<Arc<dyn LogitProcessor>>, GenerateError> {
+    let named = |name: &String| {
+        let found = known.iter().find(|processor| processor.name() == name);
+        found.cloned().ok_or_else(|| {
+            let names: Vec<&str> = known.iter().map(|processor| processor.name()).collect();
+            let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            let short: String = name.chars().take(80).collect();
+            let message = format!("logits_processors holds {short:?}, but there is {there}");
+            invalid("logits_processors", message)
+        })
+    };
+    sampling.processors.iter().map(named).collect()
 }
 
 /// The prompt's tokens, and what of it they do not hold.
@@ -108,6 +136,13 @@ pub(crate) fn tokens(
             let TextOptions { add_special, parse_special } = text_options;
             let options = EncodeOptions { add_special, parse_special };
             Ok((tokenizer.encode(text, options).map_err(failed)?, lost(text)))
+        }
+        Prompt::Infill { prefix, suffix } => {
+            let TextOptions { add_special, parse_special } = text_options;
+            let options = EncodeOptions { add_special, parse_special };
+            let tokens = tokenizer.encode_infill(prefix, suffix, options).map_err(failed)?;
+            let tokens = tokens.ok_or_else(|| invalid("suffix", NO_FIM.to_owned()))?;
+            Ok((tokens, lost(&[prefix.as_str(), suffix].concat())))
         }
         Prompt::Tokens(tokens) => Ok((tokens.clone(), vec![])),
         Prompt::Chat(messages) => {
@@ -215,4 +250,43 @@ fn max_new_tokens(
 
 fn invalid(field: &'static str, message: String) -> GenerateError {
     GenerateError::InvalidField { field, message }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use lm_tokenizer::GgufVocab;
+
+    use super::*;
+
+    #[test]
+    fn a_gap_is_filled_by_models_that_have_tokens_for_it() {
+        let infill = Prompt::Infill { prefix: "a\u{4}".to_owned(), suffix: "b".to_owned() };
+        let ask = |tokenizer: &Tokenizer, text: TextOptions| {
+            tokens(&infill, text, &Dialog::default(), tokenizer, None)
+        };
+        let names = ["a", "b", "<s>", "<fim_prefix>", "<fim_middle>", "<fim_suffix>"];
+        let vocab = GgufVocab {
+            model: "gpt2".to_owned(),
+            pre: Some("gpt-2".to_owned()),
+            tokens: names.map(str::to_owned).to_vec(),
+            token_types: vec![1, 1, 3, 3, 3, 3],
+            bos: Some(2),
+            add_bos: Some(true),
+            ..GgufVocab::default()
+        };
+        let tokenizer = Tokenizer::from_gguf(&vocab).unwrap();
+        let (found, warnings) = ask(&tokenizer, TextOptions::default()).unwrap();
+        assert_eq!(found, [2, 3, 0, 5, 1, 4]);
+        assert_eq!(warnings, ["1 bytes of the prompt are not in the model's vocabulary"]);
+        let bare = TextOptions { add_special: false, parse_special: false };
+        assert_eq!(ask(&tokenizer, bare).unwrap().0, [3, 0, 5, 1, 4]);
+        match ask(&Tokenizer::placeholder(), bare) {
+            Err(GenerateError::InvalidField { field: "suffix", message }) => {
+                assert_eq!(message, NO_FIM);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }

@@ -12,7 +12,9 @@ use lm_chat::{ChatTemplate, ToolFormat};
 use lm_engine::{EncodeHandle, EngineHandle, EngineParts, EngineStats, ServedBy, StatsSnapshot};
 use lm_models::DefaultSampling;
 use lm_tokenizer::Tokenizer;
-use lm_types::{GenerateError, GenerateRequest, Observer, ReleaseHash, SamplingParams, TokenId};
+use lm_types::{
+    GenerateError, GenerateRequest, LogitProcessor, Observer, ReleaseHash, SamplingParams, TokenId,
+};
 
 use crate::adapters::{AdapterLimits, Adapters};
 use crate::disk_cache::{self, DiskCache};
@@ -42,6 +44,7 @@ pub struct Runtime {
     tokenizer: Arc<Tokenizer>,
     template: Option<ChatTemplate>,
     grammars: Grammars,
+    processors: Vec<Arc<dyn LogitProcessor>>,
     pub(crate) adapters: Adapters,
     pub(crate) observer: Arc<dyn Observer>,
     info: ModelInfo,
@@ -129,9 +132,8 @@ impl Runtime {
         let Loaded { backend, tokenizer, template, facts, kv_facts, .. } = loaded;
         let Loaded { name, default_sampling, adapters, adapter_bytes, .. } = loaded;
         let Loaded { planned_bytes, own_len, .. } = loaded;
-        let disk_cache = config.disk_cache.as_ref();
-        let opened = disk_cache.map(|disk| disk_cache::open(disk, backend.as_ref(), &kv_facts));
-        let (disk_cache, block_store) = opened.transpose()?.unzip();
+        let open = |disk| disk_cache::open(disk, backend.as_ref(), &kv_facts);
+        let (disk_cache, block_store) = config.disk_cache.as_ref().map(open).transpose()?.unzip();
         let info = ModelInfo {
             name: config.served_name.unwrap_or(name),
             backend: backend.spec().clone(),
@@ -170,6 +172,7 @@ impl Runtime {
             tokenizer,
             template,
             grammars: Grammars::default(),
+            processors: config.processors,
             adapters: Adapters::new(adapters, limits),
             observer: config.observer,
             info,
@@ -269,6 +272,7 @@ impl Runtime {
         Materials {
             tokenizer: &self.tokenizer,
             template: self.template.as_ref(),
+            processors: &self.processors,
             vocab_size: self.info.backend.vocab_size,
             max_model_len: self.info.backend.max_model_len,
             own_len: self.info.own_len,

@@ -246,6 +246,7 @@ impl ApiError {
             ApiError::Generate { error, .. } => match error {
                 GenerateError::QueueFull { .. } | GenerateError::DeadlineUnreachable { .. } => 429,
                 GenerateError::DeadlineExceeded { .. } => 408,
+                GenerateError::NothingAllowed { .. } => 422,
                 GenerateError::ShuttingDown => 503,
                 GenerateError::Backend { .. }
                 | GenerateError::Sequence { .. }
@@ -357,6 +358,7 @@ impl ApiError {
             ApiError::RequestNotFound { .. } => Some("request_id".to_owned()),
             ApiError::Generate { error, prompt_param } => match error {
                 GenerateError::InvalidField { field, .. }
+                | GenerateError::NothingAllowed { field, .. }
                 | GenerateError::DeadlineUnreachable { field, .. }
                 | GenerateError::DeadlineExceeded { field, .. } => Some((*field).to_owned()),
                 GenerateError::MaxTokensTooLarge { .. } => Some("max_tokens".to_owned()),

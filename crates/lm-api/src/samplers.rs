@@ -4,10 +4,11 @@
 //!
 //! Start reading at [`read`].
 
-use lastmile::{Dry, SamplingParams};
+use lastmile::{Dry, SamplerStep, SamplingParams};
 use serde_json::Value;
 
 use crate::ApiError;
+use crate::error::shown;
 use crate::fields::Fields;
 use crate::params::token_id;
 
@@ -40,6 +41,12 @@ pub(crate) fn read(
         // llama.cpp writes -1 for off.
         sampling.top_n_sigma = if sigmas == -1.0 { 0.0 } else { sigmas as f32 };
     }
+    if let Some(value) = fields.take("samplers") {
+        sampling.samplers = steps(&value)?;
+    }
+    if let Some(names) = texts(fields, "logits_processors")? {
+        sampling.processors = names;
+    }
     if let Some(value) = fields.take("logit_bias") {
         let wanted = format!("an object of at most {MAX_BIASED} token ids with a number for each");
         let biases = value.as_object().filter(|map| map.len() <= MAX_BIASED).and_then(|map| {
@@ -58,6 +65,32 @@ pub(crate) fn read(
     }
     words.bad = texts(fields, "bad_words")?.unwrap_or_default();
     dry(fields, sampling, words)
+}
+
+/// The steps that apply, in their order, as llama.cpp names them; the usual ones in their usual order are `None`.
+fn steps(value: &Value) -> Result<Option<Vec<SamplerStep>>, ApiError> {
+    let names = SamplerStep::USUAL.map(SamplerStep::as_str).join(", ");
+    let Some(list) = value.as_array() else {
+        return Err(ApiError::invalid(
+            "samplers",
+            value,
+            format!("an array of names out of {names}"),
+        ));
+    };
+    let mut steps = Vec::with_capacity(SamplerStep::USUAL.len());
+    for (i, name) in list.iter().enumerate() {
+        match name.as_str().and_then(SamplerStep::named) {
+            Some(step) if !steps.contains(&step) => steps.push(step),
+            _ => {
+                return Err(ApiError::Invalid {
+                    param: format!("samplers[{i}]"),
+                    found: shown(name),
+                    wanted: format!("one of {names}, each at most once"),
+                });
+            }
+        }
+    }
+    Ok((steps != SamplerStep::USUAL).then_some(steps))
 }
 
 fn dry(

@@ -40,7 +40,7 @@ pub struct Text {
 /// The first field that is malformed or, in strict mode, unknown.
 pub fn parse_tokenize(body: &[u8], options: &ParseOptions<'_>) -> Result<Text, ApiError> {
     let mut fields = Fields::parse(body)?;
-    let how = text_options(&mut fields)?;
+    let how = text_options(&mut fields, TextOptions::default())?;
     let wants_texts = fields.boolean("return_token_strs")?.unwrap_or(false);
     match fields.string("prompt")? {
         Some(text) => {

@@ -39,9 +39,9 @@ const TABLE: &[(&str, Neutral)] = &[
     ("chat_template_kwargs", Neutral::Empty),
     ("functions", Neutral::Empty),
     ("function_call", Neutral::Word(&["none", "auto"])),
-    ("suffix", Neutral::Empty),
     ("best_of", Neutral::Number(1.0)),
-    // A completion takes these two before, and a chat the second one.
+    // A completion takes these three before, and a chat the last one.
+    ("suffix", Neutral::Empty),
     ("echo", Neutral::Is(false)),
     ("prompt_logprobs", Neutral::Never),
     ("audio", Neutral::Never),
@@ -59,7 +59,6 @@ const TABLE: &[(&str, Neutral)] = &[
     ("documents", Neutral::Empty),
     ("length_penalty", Neutral::Number(1.0)),
     ("use_beam_search", Neutral::Is(false)),
-    ("logits_processors", Neutral::Empty),
     ("grammar", Neutral::Empty),
     ("json_schema", Neutral::Never),
 ];

@@ -38,10 +38,11 @@ fn sample(traffic: &Traffic) -> anyhow::Result<Sample> {
     })
 }
 
-/// A prompt as the store keeps it: `{"text" | "tokens" | "messages": …}`.
+/// A prompt as the store keeps it: `{"text" | "tokens" | "messages": …}`. One with a gap is as much text.
 fn body(prompt: &Value) -> anyhow::Result<PromptBody> {
     if let Some(text) = prompt["text"].as_str() {
-        return Ok(PromptBody::Text(text.to_owned()));
+        let suffix = prompt["suffix"].as_str().unwrap_or_default();
+        return Ok(PromptBody::Text([text, suffix].concat()));
     }
     if prompt["messages"].is_array() {
         return Ok(PromptBody::Messages(prompt["messages"].clone()));

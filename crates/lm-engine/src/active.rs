@@ -8,8 +8,8 @@ use lm_sampler::{History, Sampled};
 use lm_scheduler::{NewSequence, Sequence};
 use lm_tokenizer::{DecodeStream, StopMatcher, StopScan, Tokenizer};
 use lm_types::{
-    Finish, FinishReason, GenerateError, GenerateRequest, Outcome, PromptLogprob, ReleaseHash,
-    RequestEvent, SamplingParams, SeqId, Task, Timestamp, Timings, TokenId, Usage,
+    Finish, FinishReason, GenerateError, GenerateRequest, LogitProcessor, Outcome, PromptLogprob,
+    ReleaseHash, RequestEvent, SamplingParams, SeqId, Task, Timestamp, Timings, TokenId, Usage,
 };
 
 use crate::chronicle::Story;
@@ -32,6 +32,8 @@ pub(crate) struct Active {
     stop: StopMatcher,
     /// The form that the answer must have, and how far it is.
     pub(crate) grammar: Option<GrammarState>,
+    /// What changes its logits before all else.
+    processors: Vec<Arc<dyn LogitProcessor>>,
     /// Text that may still turn out to begin a stop string or a banned phrase.
     pub(crate) held_back: String,
     pub(crate) text: String,
@@ -107,6 +109,7 @@ impl Active {
             before: None,
             stop: new.stop,
             grammar: new.grammar,
+            processors: new.processors,
             text: String::with_capacity(8 * new.max_new_tokens.min(1024)),
             output: new.output,
             prompt_is_due: new.request.report.is_wanted(),
@@ -168,7 +171,7 @@ impl Active {
             None if ends_too_early => &self.end_tokens,
             None => &[],
         };
-        History { prompt, generated, banned, mask: None }
+        History { prompt, generated, banned, mask: None, processors: &self.processors }
     }
 
     /// Takes a drawn token in; `n_generated` counts it, and `is_complete` is what the grammar says of it. Says whether and

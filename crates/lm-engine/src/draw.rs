@@ -7,9 +7,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use lm_grammar::{GrammarError, GrammarState};
-use lm_sampler::{History, Sampled, Sampler};
+use lm_sampler::{History, SampleError, Sampled, Sampler};
 use lm_scheduler::{ScheduledRow, Sequence};
-use lm_types::{PromptLogprob, SeqId};
+use lm_types::{GenerateError, Outcome, PromptLogprob, SeqId};
 
 use crate::Engine;
 use crate::active::Active;
@@ -19,9 +19,27 @@ pub(crate) struct Draw {
     pub(crate) seq: SeqId,
     /// The place of the drawn token in its sequence.
     pub(crate) position: usize,
-    pub(crate) sampled: Result<Sampled, String>,
+    pub(crate) sampled: Result<Sampled, NotDrawn>,
     /// Whether the answer's grammar says that the answer is complete with it.
     pub(crate) is_complete: Result<bool, GrammarError>,
+}
+
+/// Why a row gave no token.
+#[derive(Debug)]
+pub(crate) enum NotDrawn {
+    /// Nothing that is allowed may be drawn.
+    NothingLeft,
+    /// Something broke.
+    Failed(String),
+}
+
+impl From<SampleError> for NotDrawn {
+    fn from(error: SampleError) -> Self {
+        match error {
+            SampleError::NothingLeft => NotDrawn::NothingLeft,
+            SampleError::NotFinite => NotDrawn::Failed(error.to_string()),
+        }
+    }
 }
 
 impl Engine {
@@ -38,7 +56,7 @@ impl Engine {
                 Ok(()) => {}
                 Err(message) => {
                     let (seq, position) = (row.seq, row.start + row.n_tokens);
-                    let (sampled, is_complete) = (Err(message), Ok(false));
+                    let (sampled, is_complete) = (Err(NotDrawn::Failed(message)), Ok(false));
                     self.draws.push(Draw { seq, position, sampled, is_complete });
                 }
             }
@@ -58,10 +76,9 @@ impl Engine {
         let (sampler, logits, known) = (&mut self.sampler, &self.logits, seq.tokens().len());
         for position in known..=known + row.n_drafts {
             let i = first + position - known;
-            let draw = || -> Result<(Sampled, Result<bool, GrammarError>), String> {
+            let draw = || -> Result<(Sampled, Result<bool, GrammarError>), NotDrawn> {
                 let sampled = match logits.greatest(i) {
-                    Some(greatest) => Sampler::greedy(greatest.token, greatest.logit)
-                        .map_err(|error| error.to_string())?,
+                    Some(greatest) => Sampler::greedy(greatest.token, greatest.logit)?,
                     None => active.sample(sampler, logits.row(i), seq, position)?,
                 };
                 // Guesses after it are verified under the grammar as it is then.
@@ -70,11 +87,11 @@ impl Engine {
             };
             let drawn = match catch_unwind(AssertUnwindSafe(draw)) {
                 Ok(drawn) => drawn,
-                Err(panic) => Err(panic_message(&*panic)),
+                Err(panic) => Err(NotDrawn::Failed(panic_message(&*panic))),
             };
             let (sampled, is_complete) = match drawn {
                 Ok((sampled, is_complete)) => (Ok(sampled), is_complete),
-                Err(message) => (Err(message), Ok(false)),
+                Err(why) => (Err(why), Ok(false)),
             };
             let token = sampled.as_ref().ok().map(|sampled| sampled.token);
             let ends = token.is_none_or(|token| active.end_tokens.contains(&token));
@@ -110,6 +127,16 @@ impl Engine {
         }
     }
 
+    /// Ends an answer for which the draw at `position` of its sequence gave no token.
+    pub(crate) fn end_undrawn(&mut self, id: SeqId, position: usize, why: NotDrawn) {
+        let seq = self.scheduler.sequence(id).expect("a drawn-for sequence is known");
+        let outcome = match why {
+            NotDrawn::NothingLeft => self.active[&id].nothing_left(seq, position),
+            NotDrawn::Failed(message) => Active::fault(message),
+        };
+        self.end(id, outcome);
+    }
+
     /// Tells of the prompts that are complete with this step, before their answers begin.
     pub(crate) fn tell_prompts(&mut self) {
         for row in self.rows.iter().filter(|row| row.samples) {
@@ -134,14 +161,33 @@ impl Active {
         logits: &[f32],
         seq: &Sequence,
         position: usize,
-    ) -> Result<Sampled, String> {
+    ) -> Result<Sampled, NotDrawn> {
         if let Some(grammar) = &mut self.grammar {
-            grammar.update().map_err(|error| error.to_string())?;
+            grammar.update().map_err(|error| NotDrawn::Failed(error.to_string()))?;
         }
         let mask = self.grammar.as_ref().map(GrammarState::mask);
         let history = History { mask, ..self.history(seq, position) };
-        let sampled = sampler.sample(logits, &self.sampling, history, position);
-        sampled.map_err(|error| error.to_string())
+        sampler.sample(logits, &self.sampling, history, position).map_err(NotDrawn::from)
+    }
+
+    /// What the reader and the observer hear when nothing may be drawn at `position`. That is the request's doing
+    /// where it forbids anything there, else the model's.
+    fn nothing_left(&self, seq: &Sequence, position: usize) -> Outcome {
+        let (request, sampling) = (&self.request, &self.sampling);
+        let n_generated = self.history(seq, position).generated.len();
+        let fields = [
+            (!sampling.processors.is_empty()).then_some("logits_processors"),
+            request.constraint.as_ref().map(|asked| asked.field),
+            sampling.allowed_token_ids.is_some().then_some("allowed_token_ids"),
+            (!sampling.bad_words.is_empty()).then_some("bad_words"),
+            (n_generated < request.stop.min_tokens as usize).then_some("min_tokens"),
+        ];
+        let fields: Vec<&'static str> = fields.into_iter().flatten().collect();
+        let Some(&field) = fields.first() else {
+            return Active::fault(SampleError::NothingLeft.to_string());
+        };
+        let fields = fields.join(", ");
+        Outcome::Failed(GenerateError::NothingAllowed { field, fields, n_generated })
     }
 }
 

@@ -288,7 +288,7 @@ impl Engine {
         let Draw { seq: id, position, sampled, is_complete } = draw;
         let sampled = match sampled {
             Ok(sampled) => sampled,
-            Err(message) => return self.end(id, Active::fault(message)),
+            Err(why) => return self.end_undrawn(id, position, why),
         };
         let seq = self.scheduler.sequence(id).expect("a drawn-for sequence is known");
         let n_generated = position + 1 - seq.n_prompt();

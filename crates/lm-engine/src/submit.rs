@@ -9,7 +9,7 @@ use lm_scheduler::{
     AddError, Admission, Offer, Refusal, RefusedBecause, Scheduler, Ticket, TimeLimits,
 };
 use lm_tokenizer::StopMatcher;
-use lm_types::{GenerateError, GenerateRequest, QueueUnit, Timestamp, TokenId};
+use lm_types::{GenerateError, GenerateRequest, LogitProcessor, QueueUnit, Timestamp, TokenId};
 
 use crate::{OutputWriter, ServedAdapter};
 
@@ -28,6 +28,8 @@ pub struct NewSubmission {
     pub stop: StopMatcher,
     /// The form that the answer must have, before its first token.
     pub grammar: Option<GrammarState>,
+    /// The changes of logits that the request asks for.
+    pub processors: Vec<Arc<dyn LogitProcessor>>,
     /// When the request arrived, by the wall clock.
     pub arrived_at: SystemTime,
     /// The adapter that it is computed with.

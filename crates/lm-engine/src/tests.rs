@@ -129,6 +129,7 @@ impl Rig {
         let (output, reader) = output_pair(max_new_tokens);
         let new = NewSubmission {
             adapter: None,
+            processors: Vec::new(),
             grammar,
             stop: StopMatcher::new(&request.stop.stop_strings).unwrap(),
             request: Arc::new(request),
@@ -442,6 +443,7 @@ fn a_deadline_that_cannot_be_met_is_refused_with_both_numbers_and_a_time() {
     request.max_queue = Some(Duration::from_millis(50));
     let new = NewSubmission {
         adapter: None,
+        processors: Vec::new(),
         grammar: None,
         stop: StopMatcher::new(&[]).unwrap(),
         request: Arc::new(request),

@@ -107,11 +107,12 @@ impl Opinion {
     }
 }
 
-/// A prompt given as tokens has no text.
+/// A prompt given as tokens has no text, and one with a gap is no message.
 fn messages(prompt: &Value) -> Vec<Value> {
     if let Some(messages) = prompt.get("messages").and_then(Value::as_array) {
         return messages.clone();
     }
-    let text = prompt.get("text").and_then(Value::as_str);
+    let text = prompt.get("text").filter(|_| prompt.get("suffix").is_none());
+    let text = text.and_then(Value::as_str);
     text.map(|text| vec![json!({ "role": "user", "content": text })]).unwrap_or_default()
 }

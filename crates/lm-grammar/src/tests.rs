@@ -88,6 +88,52 @@ fn random_tokens_under_a_schema_validate() {
     });
 }
 
+/// Whether an answer under a schema may be this text.
+fn takes(document: Value, text: &str) -> bool {
+    let tokenizer = Tokenizer::placeholder();
+    let mut state = compiler().compile(&schema(document)).unwrap().start();
+    let mut is_complete = false;
+    for token in tokenizer.encode(text, Default::default()).unwrap() {
+        state.update().unwrap();
+        if is_complete || !state.mask().allows(token) {
+            return false;
+        }
+        is_complete = state.accept(token).unwrap();
+    }
+    is_complete || {
+        state.update().unwrap();
+        tokenizer.eog_ids().iter().any(|&end| state.mask().allows(end))
+    }
+}
+
+#[test]
+fn what_a_schema_lets_through_is_not_narrowed_away() {
+    let far = 1_000_000_000_000_000_000_i64;
+    let integer = |fields: Value| json!({ "allOf": [{ "type": "integer" }, fields] });
+    for document in
+        [json!({ "type": "integer", "minimum": far }), integer(json!({ "minimum": far }))]
+    {
+        assert!(takes(document.clone(), "1000000000000000001"), "{document}");
+        assert!(!takes(document.clone(), "999999999999999999"), "{document}");
+    }
+    assert!(takes(json!({ "type": "number", "maximum": -far }), "-1000000000000000000.5"));
+    let [a, b] = ["a", "b"].map(|name| {
+        json!({ "type": "object", "properties": { name: { "type": "integer" } }, "required": [name] })
+    });
+    let mut beside = a.clone();
+    beside["anyOf"] = json!([b]);
+    let by_name = json!({ "allOf": [{ "$ref": "#/$defs/a" }, { "$ref": "#/$defs/b" }],
+        "$defs": { "a": a, "b": b } });
+    for document in [json!({ "allOf": [a, b] }), beside, by_name] {
+        assert!(takes(document.clone(), r#"{"a":1,"b":2}"#), "{document}");
+        assert!(!takes(document.clone(), r#"{"a":1}"#), "{document}");
+    }
+    let mut more = a.clone();
+    more["required"] = json!(["a", "z"]);
+    assert!(takes(more, r#"{"a":1,"z":null}"#));
+    assert!(!takes(a, r#"{"a":1,"z":null}"#));
+}
+
 #[test]
 fn an_object_is_an_object() {
     check(&AnswerForm::JsonObject, |text| {

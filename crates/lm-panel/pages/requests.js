@@ -79,7 +79,8 @@ function promptView(prompt) {
     return h("ol", { class: "messages" }, prompt.messages.map((message) =>
       h("li", {}, h("strong", {}, message.role), h("pre", { tabindex: "0" }, typeof message.content === "string" ? message.content : JSON.stringify(message.content)))));
   }
-  return h("pre", { tabindex: "0" }, prompt.text ?? JSON.stringify(prompt.tokens));
+  const gap = prompt.suffix === undefined ? "" : ` ⟨gap⟩ ${prompt.suffix}`;
+  return h("pre", { tabindex: "0" }, prompt.text === undefined ? JSON.stringify(prompt.tokens) : prompt.text + gap);
 }
 
 function answerView(attempt) {

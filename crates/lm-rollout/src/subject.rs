@@ -33,6 +33,7 @@ impl<'a> Subject<'a> {
     pub(crate) fn coming(request: &'a GenerateRequest, model: &'a str) -> Self {
         let texts = match &request.prompt {
             Prompt::Text(text) => vec![text.as_str()],
+            Prompt::Infill { prefix, suffix } => vec![prefix.as_str(), suffix.as_str()],
             Prompt::Tokens(_) => request.steering.change.as_deref().into_iter().collect(),
             Prompt::Chat(messages) => messages
                 .iter()
@@ -54,7 +55,8 @@ impl<'a> Subject<'a> {
     /// `None` when its prompt was not kept.
     pub(crate) fn stored(row: &'a Answered) -> Option<Self> {
         let prompt = row.prompt.as_ref()?;
-        let mut texts: Vec<&str> = prompt["text"].as_str().into_iter().collect();
+        let mut texts: Vec<&str> =
+            ["text", "suffix"].into_iter().filter_map(|name| prompt[name].as_str()).collect();
         let messages = prompt["messages"].as_array().into_iter().flatten();
         let of_user = messages.filter(|message| message["role"] == "user");
         texts.extend(of_user.filter_map(|message| message["content"].as_str()));

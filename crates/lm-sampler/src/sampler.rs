@@ -1,6 +1,10 @@
 //! The order of operations behind one draw.
 
-use lm_types::{PromptLogprob, SamplingParams, TokenId, TokenLogprobs, TokenMask};
+mod ordered;
+
+use std::sync::Arc;
+
+use lm_types::{LogitProcessor, PromptLogprob, SamplingParams, TokenId, TokenLogprobs, TokenMask};
 
 use crate::candidates::Candidates;
 use crate::repeat;
@@ -29,6 +33,8 @@ pub struct History<'a> {
     pub banned: &'a [TokenId],
     /// The tokens that the answer's grammar allows.
     pub mask: Option<&'a TokenMask>,
+    /// What changes the row before all else.
+    pub processors: &'a [Arc<dyn LogitProcessor>],
 }
 
 /// A draw.
@@ -76,8 +82,8 @@ impl Sampler {
     }
 
     /// Draws the token at `position` (its index in the sequence) from `logits`, `[vocab_size]`.
-    /// Order: grammar, allowed tokens, bad words, bias, DRY, penalties, top-n-sigma, temperature, top-k, typical-p,
-    /// top-p, min-p. Log-probabilities are those of the model,
+    /// Order: processors, grammar, allowed tokens, bad words, bias, and then, unless `params` have an order of their own, DRY,
+    /// penalties, top-n-sigma, temperature, top-k, typical-p, top-p, min-p. Log-probabilities are those of the model,
     /// before all of these.
     ///
     /// # Errors
@@ -89,7 +95,8 @@ impl Sampler {
         history: History<'_>,
         position: usize,
     ) -> Result<Sampled, SampleError> {
-        let is_changed = params.changes_logits() || !history.banned.is_empty();
+        let is_changed =
+            params.changes_logits() || !history.banned.is_empty() || !history.processors.is_empty();
         let token = match history.mask {
             Some(mask) if !is_changed => self.draw_allowed(logits, mask, params, position)?,
             None if !is_changed => {
@@ -99,9 +106,17 @@ impl Sampler {
             _ => {
                 self.blocks.look_through(logits)?;
                 let mut changed = std::mem::take(&mut self.changed);
-                self.change(&mut changed, logits, params, history);
-                let best = self.blocks.look_through(&changed);
-                let token = best.map(|best| self.draw(&changed, best, params, position));
+                forbid(&mut changed, logits, params, history);
+                let token = match &params.samplers {
+                    Some(steps) => {
+                        self.draw_in_order(&mut changed, steps, params, history, position)
+                    }
+                    None => {
+                        self.change(&mut changed, params, history);
+                        let best = self.blocks.look_through(&changed);
+                        best.map(|best| self.draw(&changed, best, params, position))
+                    }
+                };
                 self.changed = changed;
                 token?
             }
@@ -178,20 +193,8 @@ impl Sampler {
         candidates.draw(u).unwrap_or(best.token)
     }
 
-    /// Writes `logits` with penalties and bans to `changed`.
-    fn change(
-        &mut self,
-        changed: &mut Vec<f32>,
-        logits: &[f32],
-        params: &SamplingParams,
-        history: History<'_>,
-    ) {
-        changed.clear();
-        match history.mask {
-            Some(mask) => mask.append_allowed(0, logits, changed),
-            None => changed.extend_from_slice(logits),
-        }
-        restrict(changed, params, history);
+    /// Applies the usual steps before temperature.
+    fn change(&mut self, changed: &mut [f32], params: &SamplingParams, history: History<'_>) {
         if let Some(dry) = &params.dry {
             repeat::penalise(changed, dry, history.prompt, history.generated);
         }
@@ -270,6 +273,26 @@ impl Sampler {
             top: top.iter().map(|&(logit, token)| (token, logprob(logit))).collect(),
         })
     }
+}
+
+/// Writes `logits` with what processors change, and with bans and biases, to `changed`.
+fn forbid(changed: &mut Vec<f32>, logits: &[f32], params: &SamplingParams, history: History<'_>) {
+    changed.clear();
+    match history.mask {
+        Some(mask) if history.processors.is_empty() => mask.append_allowed(0, logits, changed),
+        mask => {
+            changed.extend_from_slice(logits);
+            for processor in history.processors {
+                processor.process(changed, history.prompt, history.generated);
+            }
+            if let Some(mask) = mask {
+                let forbidden =
+                    (0..).zip(changed.iter_mut()).filter(|(token, _)| !mask.allows(*token));
+                forbidden.for_each(|(_, logit)| *logit = f32::NEG_INFINITY);
+            }
+        }
+    }
+    restrict(changed, params, history);
 }
 
 /// Bans and biases.
@@ -376,6 +399,35 @@ mod tests {
         assert_eq!(greedy(SamplingParams { repetition_penalty: 1.6, ..params() }, prompt), 5);
         let banned = History { banned: &[1, 77], ..History::default() };
         assert_eq!(greedy(params(), banned), 3);
+    }
+
+    #[test]
+    fn processors_change_the_row_before_bans() {
+        /// Makes the token after the last generated one likely, and forbids none.
+        #[derive(Debug)]
+        struct CountsUp;
+        impl LogitProcessor for CountsUp {
+            fn name(&self) -> &str {
+                "counts_up"
+            }
+            fn process(&self, logits: &mut [f32], prompt: &[TokenId], generated: &[TokenId]) {
+                let last = generated.last().or(prompt.last()).copied().unwrap_or(0);
+                logits[last as usize + 1] = 100.0;
+            }
+        }
+        let processors: [Arc<dyn LogitProcessor>; 1] = [Arc::new(CountsUp)];
+        let draw = |generated: &[TokenId], banned: &[TokenId], mask: Option<&TokenMask>| {
+            let history =
+                History { prompt: &[1], generated, banned, mask, processors: &processors };
+            let sampled = Sampler::default().sample(&LOGITS, &params(), history, 0).unwrap();
+            sampled.token
+        };
+        assert_eq!(draw(&[], &[], None), 2);
+        assert_eq!(draw(&[3], &[], None), 4);
+        assert_ne!(draw(&[3], &[4], None), 4);
+        let mask = TokenMask::from_words(vec![0b10_0001]);
+        assert_eq!(draw(&[4], &[], Some(&mask)), 5);
+        assert!([0, 5].contains(&draw(&[3], &[], Some(&mask))));
     }
 
     #[test]

@@ -203,7 +203,9 @@ fn read(body: &[u8]) -> Result<(Edit, Vec<u8>), ApiError> {
             return Err(panel::invalid("continue", &other.to_string(), "true or false".to_owned()));
         }
     };
-    if let Some(name) = ["prompt", "model", "echo"].into_iter().find(|n| fields.contains_key(*n)) {
+    if let Some(name) =
+        ["prompt", "suffix", "model", "echo"].into_iter().find(|n| fields.contains_key(*n))
+    {
         let wanted = "absent: an edit goes on with its answer's".to_owned();
         return Err(panel::invalid(name, &fields[name].to_string(), wanted));
     }

@@ -341,10 +341,10 @@ pub(crate) fn refused(error: GenerateError, style: Style) -> ApiError {
     ApiError::Generate { error, prompt_param }
 }
 
-/// A completion's prompt as text.
+/// A completion's prompt as text; of one with a gap, what stands before it.
 fn prompt_text(runtime: &Runtime, request: &GenerateRequest) -> Result<String, GenerateError> {
     match &request.prompt {
-        Prompt::Text(text) => Ok(text.clone()),
+        Prompt::Text(text) | Prompt::Infill { prefix: text, .. } => Ok(text.clone()),
         Prompt::Tokens(tokens) => runtime.detokenize(tokens),
         Prompt::Chat(_) => Ok(String::new()),
     }

@@ -161,6 +161,9 @@ pub(crate) fn estimated(requests: &[GenerateRequest]) -> Estimate {
     for request in requests {
         let prompt = match &request.prompt {
             Prompt::Text(text) => text.len() as u64 / BYTES_PER_TOKEN,
+            Prompt::Infill { prefix, suffix } => {
+                (prefix.len() + suffix.len()) as u64 / BYTES_PER_TOKEN
+            }
             Prompt::Tokens(tokens) => tokens.len() as u64,
             Prompt::Chat(messages) => {
                 let bytes: u64 = messages.iter().map(|m| m.content.len() as u64).sum();

@@ -340,6 +340,7 @@ fn hand_off(
 fn shown(prompt: &Prompt) -> serde_json::Value {
     match prompt.excerpt(MAX_SHOWN_BYTES) {
         Prompt::Text(text) => json!({ "text": text }),
+        Prompt::Infill { prefix, suffix } => json!({ "text": prefix, "suffix": suffix }),
         Prompt::Tokens(tokens) => json!({ "tokens": tokens }),
         Prompt::Chat(messages) => {
             let message = |m: &lastmile::ChatMessage| json!({ "role": m.role.as_str(), "content": m.content });

@@ -83,6 +83,7 @@ pub(crate) fn size_bytes(event: &RequestEvent, privacy: Privacy) -> usize {
     }
     let prompt = match &event.request.prompt {
         Prompt::Text(text) => text.len(),
+        Prompt::Infill { prefix, suffix } => prefix.len() + suffix.len(),
         Prompt::Tokens(tokens) => size_of_val(tokens.as_slice()),
         // Many small messages weigh more than their texts.
         Prompt::Chat(messages) => {

@@ -142,6 +142,7 @@ fn redact(event: &mut RequestEvent) {
     let in_place = |text: &mut String| *text = mask(text).0;
     match &mut event.request.prompt {
         Prompt::Text(text) => in_place(text),
+        Prompt::Infill { prefix, suffix } => [prefix, suffix].into_iter().for_each(in_place),
         Prompt::Chat(messages) => messages.iter_mut().for_each(|m| in_place(&mut m.content)),
         Prompt::Tokens(tokens) => tokens.clear(),
     }

@@ -6,8 +6,8 @@
 
 use lm_types::{
     AnswerForm, CallForm, ChatMessage, Constraint, Dialog, Dry, GenerateRequest, MayCall, Priority,
-    Prompt, PromptReport, RequestId, Role, SamplingParams, Steering, StopRules, TenantId,
-    TextOptions, TokenId,
+    Prompt, PromptReport, RequestId, Role, SamplerStep, SamplingParams, Steering, StopRules,
+    TenantId, TextOptions, TokenId,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -62,6 +62,10 @@ struct Recipe {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     now_unix_s: Option<i64>,
     constraint: Option<ConstraintRecipe>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    samplers: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    processors: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     adapter: Option<String>,
     #[serde(default = "as_before")]
@@ -145,6 +149,8 @@ pub fn to_json(request: &GenerateRequest) -> Value {
             allowed_length: dry.allowed_length,
             breakers: dry.breakers.clone(),
         }),
+        samplers: sampling.samplers.as_deref().map(names_of),
+        processors: sampling.processors.clone(),
         logit_bias: sampling.logit_bias.iter().map(|&(id, bias)| (id, bias.into())).collect(),
         allowed_token_ids: sampling.allowed_token_ids.clone(),
         bad_words: sampling.bad_words.clone(),
@@ -180,6 +186,7 @@ pub fn to_json(request: &GenerateRequest) -> Value {
 pub fn prompt_to_json(prompt: &Prompt) -> Value {
     match prompt {
         Prompt::Text(text) => json!({ "text": text }),
+        Prompt::Infill { prefix, suffix } => json!({ "text": prefix, "suffix": suffix }),
         Prompt::Tokens(tokens) => json!({ "tokens": tokens }),
         Prompt::Chat(messages) => {
             let message =
@@ -216,6 +223,8 @@ pub fn from_json(
             allowed_length: dry.allowed_length,
             breakers: dry.breakers,
         }),
+        samplers: recipe.samplers.map(steps_of).transpose()?,
+        processors: recipe.processors,
         logit_bias: recipe.logit_bias.into_iter().map(|(id, bias)| (id, bias as f32)).collect(),
         allowed_token_ids: recipe.allowed_token_ids,
         bad_words: recipe.bad_words,
@@ -258,6 +267,17 @@ pub fn from_json(
     })
 }
 
+pub(crate) fn names_of(steps: &[SamplerStep]) -> Vec<String> {
+    steps.iter().map(|step| step.as_str().to_owned()).collect()
+}
+
+fn steps_of(names: Vec<String>) -> Result<Vec<SamplerStep>, RecipeError> {
+    let step = |name: String| {
+        SamplerStep::named(&name).ok_or(RecipeError::Unknown { field: "samplers", value: name })
+    };
+    names.into_iter().map(step).collect()
+}
+
 fn prompt_from(prompt: &Value) -> Result<Prompt, RecipeError> {
     #[derive(Deserialize)]
     struct Message {
@@ -265,7 +285,11 @@ fn prompt_from(prompt: &Value) -> Result<Prompt, RecipeError> {
         content: String,
     }
     if let Some(text) = prompt.get("text") {
-        return Ok(Prompt::Text(String::deserialize(text)?));
+        let text = String::deserialize(text)?;
+        return Ok(match prompt.get("suffix") {
+            Some(suffix) => Prompt::Infill { prefix: text, suffix: String::deserialize(suffix)? },
+            None => Prompt::Text(text),
+        });
     }
     if let Some(tokens) = prompt.get("tokens") {
         return Ok(Prompt::Tokens(Vec::deserialize(tokens)?));
@@ -373,6 +397,8 @@ mod tests {
             typical_p: 0.3,
             top_n_sigma: 1.1,
             dry: Some(Dry { multiplier: 0.8, base: 1.75, allowed_length: 2, breakers: vec![1, 9] }),
+            processors: vec!["x".to_owned()],
+            samplers: Some(vec![SamplerStep::TypicalP, SamplerStep::Temperature]),
             logit_bias: vec![(3, -1.3), (4, f32::MIN_POSITIVE)],
             allowed_token_ids: Some(vec![1, 2, 3]),
             bad_words: vec![vec![1], vec![2, 3]],
@@ -419,6 +445,8 @@ mod tests {
             check(&request);
         }
         request.prompt = Prompt::Tokens(vec![1, 2, 3]);
+        check(&request);
+        request.prompt = Prompt::Infill { prefix: "a".to_owned(), suffix: "ä".to_owned() };
         check(&request);
     }
 }

@@ -253,6 +253,7 @@ fn exists(connection: &Connection, id: &str) -> sql::Result<bool> {
 pub fn prompt_json(request: &GenerateRequest) -> Value {
     let mut prompt = match &request.prompt {
         Prompt::Text(text) => json!({ "text": text }),
+        Prompt::Infill { prefix, suffix } => json!({ "text": prefix, "suffix": suffix }),
         Prompt::Tokens(tokens) => json!({ "tokens": tokens }),
         Prompt::Chat(messages) => {
             let messages: Vec<Value> = messages
@@ -295,6 +296,12 @@ pub fn params_json(request: &GenerateRequest) -> Value {
         "stop_token_ids": stop.stop_token_ids,
         "ignore_eos": stop.ignore_eos,
     });
+    if let Some(steps) = &sampling.samplers {
+        params["samplers"] = recipe::names_of(steps).into();
+    }
+    if !sampling.processors.is_empty() {
+        params["logits_processors"] = json!(sampling.processors);
+    }
     if !request.steering.route.is_empty() {
         params["route"] = request.steering.route.into();
     }

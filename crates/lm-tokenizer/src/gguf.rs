@@ -7,6 +7,7 @@
 use crate::TokenizerError;
 use crate::bpe::{Bpe, alphabet_to_byte, bytes_of};
 use crate::end_tokens::EndTokens;
+use crate::fim::{FimFinder, FimTokens};
 use crate::merge::NONE;
 use crate::pre_tokenizer::Rule;
 use crate::special::SpecialMatcher;
@@ -38,7 +39,7 @@ pub(crate) fn build(vocab: &GgufVocab) -> Result<Tokenizer, TokenizerError> {
         "bert" => (false, true),
         _ => return Err(TokenizerError::UnknownModel { model: vocab.model.clone() }),
     };
-    let (kinds, eog) = sort_tokens(vocab);
+    let (kinds, mut eog) = sort_tokens(vocab);
     let table = build_table(vocab, &kinds, is_bpe)?;
     let special = build_special(vocab, &kinds)?;
     let is_text = |id: u32| matches!(kinds[id as usize], Kind::Text | Kind::UserDefined);
@@ -67,8 +68,8 @@ pub(crate) fn build(vocab: &GgufVocab) -> Result<Tokenizer, TokenizerError> {
             return Err(TokenizerError::MissingSpecial { flag, token });
         }
     };
-    let fingerprint = fingerprint(vocab);
-    Ok(Tokenizer { model, special, table, prefix, suffix, bos: vocab.bos, eog, fingerprint })
+    let (bos, fim, fingerprint) = (vocab.bos, fim(vocab, &mut eog), fingerprint(vocab));
+    Ok(Tokenizer { model, special, table, prefix, suffix, bos, eog, fim, fingerprint })
 }
 
 fn check_shape(vocab: &GgufVocab) -> Result<(), TokenizerError> {
@@ -87,8 +88,12 @@ fn check_shape(vocab: &GgufVocab) -> Result<(), TokenizerError> {
         ("eot_token_id", vocab.eot),
         ("unknown_token_id", vocab.unk),
         ("padding_token_id", vocab.pad),
+        ("fim_pre_token_id", vocab.fim_pre),
+        ("fim_suf_token_id", vocab.fim_suf),
+        ("fim_mid_token_id", vocab.fim_mid),
     ];
     let eog = vocab.eog.iter().map(|&id| ("eog", id));
+    let eog = eog.chain(vocab.fim_ends.iter().map(|&id| ("fim_ends", id)));
     let named = named.into_iter().filter_map(|(field, id)| Some((field, id?)));
     for (field, id) in named.chain(eog) {
         if id as usize >= n_tokens {
@@ -115,6 +120,14 @@ fn sort_tokens(vocab: &GgufVocab) -> (Vec<Kind>, Vec<u32>) {
     let kinds = kinds.collect();
     let named = [vocab.eos, vocab.eot].into_iter().flatten().chain(vocab.eog.iter().copied());
     (kinds, ends.finish(named))
+}
+
+/// The tokens that make a model fill a gap; what ends that goes to `eog`.
+fn fim(vocab: &GgufVocab, eog: &mut Vec<u32>) -> Option<FimTokens> {
+    let mut finder = FimFinder::default();
+    (0..).zip(&vocab.tokens).for_each(|(id, text)| finder.see(id, text));
+    let named = [vocab.fim_pre, vocab.fim_suf, vocab.fim_mid];
+    finder.finish(named, &vocab.fim_ends, eog)
 }
 
 fn build_table(
@@ -192,6 +205,11 @@ fn fingerprint(vocab: &GgufVocab) -> [u8; 16] {
     let ids = [vocab.bos, vocab.eos, vocab.eot, vocab.unk, vocab.pad];
     let flags = [vocab.add_bos, vocab.add_eos, vocab.add_space_prefix];
     text(&mut hasher, &format!("{ids:?} {flags:?}"));
+    let fim = [vocab.fim_pre, vocab.fim_suf, vocab.fim_mid];
+    // Those without any keep the digest that they had before there were these.
+    if fim.iter().any(Option::is_some) || !vocab.fim_ends.is_empty() {
+        text(&mut hasher, &format!("{fim:?} {:?}", vocab.fim_ends));
+    }
     let mut digest = [0; 16];
     digest.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
     digest

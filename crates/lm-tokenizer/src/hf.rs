@@ -18,6 +18,7 @@ use tokenizers::{
 use crate::TokenizerError;
 use crate::bpe::{alphabet_to_byte, bytes_of};
 use crate::end_tokens::EndTokens;
+use crate::fim::FimFinder;
 use crate::special::{Fragment, SpecialMatcher};
 use crate::spm::{SPACE, parse_byte};
 use crate::token_table::{MAX_TOKENS, TokenTable};
@@ -132,7 +133,7 @@ pub(crate) fn build(path: &Path, config_path: Option<&Path>) -> Result<Tokenizer
         None => (Vec::new(), Value::Null),
     };
     let spelling = spelling(&tokenizer, path)?;
-    let (table, mut ends) = build_table(&tokenizer, spelling)?;
+    let (table, ends, fim) = build_table(&tokenizer, spelling)?;
     let (mut prefix, suffix) = added_around(&tokenizer).map_err(|e| bad(e.to_string()))?;
     let id_of = |field: &str| tokenizer.token_to_id(token_name(&config, field)?);
     let bos = id_of("bos_token").or_else(|| prefix.first().copied());
@@ -142,7 +143,8 @@ pub(crate) fn build(path: &Path, config_path: Option<&Path>) -> Result<Tokenizer
         _ => {}
     }
     let eos = id_of("eos_token");
-    let eog = std::mem::take(&mut ends).finish(eos);
+    let mut eog = ends.finish(eos);
+    let fim = fim.finish([None; 3], &[], &mut eog);
     let mut plain = tokenizer.get_added_vocabulary().clone();
     plain.set_encode_special_tokens(true);
     let mut hasher = blake3::Hasher::new();
@@ -157,7 +159,7 @@ pub(crate) fn build(path: &Path, config_path: Option<&Path>) -> Result<Tokenizer
     let strips = added.iter().filter(|(_, token)| token.lstrip || token.rstrip);
     let strips = strips.map(|(id, token)| (**id, (token.lstrip, token.rstrip))).collect();
     let model = Model::Hf(Box::new(Hf { tokenizer, plain, names, strips }));
-    Ok(Tokenizer { model, special, table, prefix, suffix, bos, eog, fingerprint })
+    Ok(Tokenizer { model, special, table, prefix, suffix, bos, eog, fim, fingerprint })
 }
 
 fn read_bounded(path: &Path) -> Result<Vec<u8>, TokenizerError> {
@@ -218,7 +220,7 @@ fn spelling(tokenizer: &HfTokenizer, path: &Path) -> Result<Spelling, TokenizerE
 fn build_table(
     tokenizer: &HfTokenizer,
     spelling: Spelling,
-) -> Result<(TokenTable, EndTokens), TokenizerError> {
+) -> Result<(TokenTable, EndTokens, FimFinder), TokenizerError> {
     let vocab = tokenizer.get_vocab(true);
     let n_tokens = vocab.values().max().map_or(0, |&id| id as usize + 1);
     if !(1..=MAX_TOKENS).contains(&n_tokens) {
@@ -231,8 +233,10 @@ fn build_table(
     let added = tokenizer.get_added_tokens_decoder();
     let to_byte = alphabet_to_byte();
     let (mut table, mut ends) = (TokenTable::with_capacity(n_tokens), EndTokens::default());
+    let mut fim = FimFinder::default();
     let mut bytes = Vec::new();
     for (id, text) in (0..).zip(texts) {
+        fim.see(id, text);
         let special = added.get(&id).is_some_and(|token| token.special);
         if ends.see(id, text, special) || special {
             table.push_control(text);
@@ -251,5 +255,5 @@ fn build_table(
             table.push(text.replace(SPACE, " ").as_bytes())?;
         }
     }
-    Ok((table, ends))
+    Ok((table, ends, fim))
 }

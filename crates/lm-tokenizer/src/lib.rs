@@ -9,6 +9,7 @@ mod bpe;
 mod decode;
 mod end_tokens;
 mod error;
+mod fim;
 mod gguf;
 mod guard;
 mod hf;
@@ -25,6 +26,7 @@ mod wordpiece;
 
 pub use decode::DecodeStream;
 pub use error::TokenizerError;
+pub use fim::FimTokens;
 pub use pre_tokenizer::pre_tokenizer_names;
 pub use stop::{StopMatcher, StopScan};
 pub use tokenizer::{EncodeOptions, Tokenizer};

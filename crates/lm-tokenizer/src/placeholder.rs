@@ -77,6 +77,7 @@ pub(crate) fn build() -> Result<Tokenizer, TokenizerError> {
         suffix: vec![SEP],
         bos: Some(BOS),
         eog: vec![EOS, IM_END],
+        fim: None,
         fingerprint,
     })
 }

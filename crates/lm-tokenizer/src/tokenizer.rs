@@ -9,6 +9,7 @@ use std::fmt;
 use std::path::Path;
 
 use crate::bpe::Bpe;
+use crate::fim::FimTokens;
 use crate::hf::Hf;
 use crate::merge::Merger;
 use crate::special::{Fragment, SpecialMatcher};
@@ -29,6 +30,7 @@ pub struct Tokenizer {
     pub(crate) bos: Option<u32>,
     /// Ascending.
     pub(crate) eog: Vec<u32>,
+    pub(crate) fim: Option<FimTokens>,
     pub(crate) fingerprint: [u8; 16],
 }
 
@@ -154,7 +156,8 @@ impl Tokenizer {
         self.encode_from(text, opts, guard, true)
     }
 
-    fn encode_from(
+    /// Encodes; what does not begin a text has no space put before its first word.
+    pub(crate) fn encode_from(
         &self,
         text: &str,
         opts: EncodeOptions,

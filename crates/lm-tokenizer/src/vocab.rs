@@ -31,6 +31,14 @@ pub struct GgufVocab {
     pub pad: Option<u32>,
     /// Further ids that the metadata names as ending a generation.
     pub eog: Vec<u32>,
+    /// Stands before what precedes a gap that is to be filled.
+    pub fim_pre: Option<u32>,
+    /// Stands before what follows the gap.
+    pub fim_suf: Option<u32>,
+    /// Stands before what fills the gap.
+    pub fim_mid: Option<u32>,
+    /// Ids that the metadata names as ending what fills a gap.
+    pub fim_ends: Vec<u32>,
     /// Whether a text begins with `bos`; `None` is the default of `model`.
     pub add_bos: Option<bool>,
     /// Whether a text ends with `eos`; `None` is the default of `model`.

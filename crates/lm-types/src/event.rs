@@ -265,6 +265,18 @@ pub enum GenerateError {
         /// Tokens that were generated in time.
         n_generated: usize,
     },
+    /// What the request allows leaves no token to draw.
+    #[error(
+        "no token is left to draw after {n_generated} generated tokens: {fields} together forbid all"
+    )]
+    NothingAllowed {
+        /// The first of the fields that forbid tokens, by its name on the wire.
+        field: &'static str,
+        /// All of them.
+        fields: String,
+        /// Tokens that were generated before.
+        n_generated: usize,
+    },
     /// The sequence needs more KV blocks than there are.
     #[error("the request needs up to {needed_blocks} KV blocks, but there are {n_blocks}")]
     NeverFits {
@@ -349,6 +361,7 @@ impl GenerateError {
             GenerateError::QueueFull { .. } => "queue_full",
             GenerateError::DeadlineUnreachable { .. } => "deadline_unreachable",
             GenerateError::DeadlineExceeded { .. } => "deadline_exceeded",
+            GenerateError::NothingAllowed { .. } => "no_token_allowed",
             GenerateError::NeverFits { .. } => "kv_cache_too_small",
             GenerateError::Backend { .. } => "backend_error",
             GenerateError::Sequence { .. } => "sequence_error",

@@ -51,6 +51,13 @@ pub struct GenerateRequest {
 pub enum Prompt {
     /// Raw text; the model's own beginning-of-sequence rule applies.
     Text(String),
+    /// What stands before and after a gap, which the answer fills.
+    Infill {
+        /// Before the gap.
+        prefix: String,
+        /// After it.
+        suffix: String,
+    },
     /// Token ids, taken as they are.
     Tokens(Vec<TokenId>),
     /// A conversation, rendered by the model's chat template.
@@ -81,6 +88,11 @@ impl Prompt {
             Prompt::Text(prompt) => {
                 push_up_to(&mut text, prompt, max_bytes);
                 prompt.len()
+            }
+            Prompt::Infill { prefix, suffix } => {
+                push_up_to(&mut text, prefix, max_bytes);
+                push_up_to(&mut text, suffix, max_bytes);
+                prefix.len() + suffix.len()
             }
             Prompt::Chat(messages) => {
                 for message in messages {
@@ -204,6 +216,12 @@ mod tests {
             [1, 2].map(|i| ChatMessage { role: Role::User, content: format!("message {i}") });
         assert_eq!(cut(&Prompt::Chat(chat.into())), "user: mess[cut: 82 bytes in all]");
         assert_eq!(cut(&Prompt::Tokens(vec![123; 4])), "123 123 12[cut: 16 bytes in all]");
+        let infill = |prefix: &str| {
+            let (prefix, suffix) = (prefix.to_owned(), "789äöü".to_owned());
+            Prompt::Infill { prefix, suffix }
+        };
+        assert_eq!(cut(&infill("12345")), "12345789[cut: 14 bytes in all]");
+        assert_eq!(infill("1").excerpt(10), infill("1"));
         let short = Prompt::Text("0123456789".to_owned());
         assert_eq!(short.excerpt(10), short);
     }

@@ -4,8 +4,8 @@ use std::ops::RangeInclusive;
 
 use crate::TokenId;
 
-/// Parameters of one draw. Applied in this order: grammar, allowed tokens, bad words, bias, DRY, penalties,
-/// top-n-sigma, temperature, top-k, typical-p, top-p, min-p.
+/// Parameters of one draw. Applied in this order: processors, grammar, allowed tokens, bad words, bias, and then, unless
+/// `samplers` says otherwise, DRY, penalties, top-n-sigma, temperature, top-k, typical-p, top-p, min-p.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingParams {
     /// 0 is greedy. Range 0..=2.
@@ -23,6 +23,11 @@ pub struct SamplingParams {
     pub top_n_sigma: f32,
     /// Penalise what would repeat an earlier sequence.
     pub dry: Option<Dry>,
+    /// The changes of logits that are asked for by their names, in this order; see [`crate::LogitProcessor`].
+    pub processors: Vec<String>,
+    /// The steps that apply, in this order; those that are not among them do not, whatever their parameters say. `None`
+    /// is all of them in the usual order. A temperature of 0 is greedy in any case.
+    pub samplers: Option<Vec<SamplerStep>>,
     /// Added to the logits of these tokens. Range -100..=100.
     pub logit_bias: Vec<(TokenId, f32)>,
     /// Only these tokens may be drawn; ascending. `None` allows all.
@@ -39,6 +44,64 @@ pub struct SamplingParams {
     pub seed: u64,
     /// When given, the log-probability of each drawn token is reported with this many alternatives. At most 20.
     pub logprobs: Option<u32>,
+}
+
+/// A step between the logits and a draw, whose place among the others can be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SamplerStep {
+    /// [`SamplingParams::dry`].
+    Dry,
+    /// Repetition, presence and frequency penalties.
+    Penalties,
+    /// [`SamplingParams::top_n_sigma`].
+    TopNSigma,
+    /// [`SamplingParams::temperature`].
+    Temperature,
+    /// [`SamplingParams::top_k`].
+    TopK,
+    /// [`SamplingParams::typical_p`].
+    TypicalP,
+    /// [`SamplingParams::top_p`].
+    TopP,
+    /// [`SamplingParams::min_p`].
+    MinP,
+}
+
+impl SamplerStep {
+    /// All of them, in the usual order.
+    pub const USUAL: [SamplerStep; 8] = [
+        SamplerStep::Dry,
+        SamplerStep::Penalties,
+        SamplerStep::TopNSigma,
+        SamplerStep::Temperature,
+        SamplerStep::TopK,
+        SamplerStep::TypicalP,
+        SamplerStep::TopP,
+        SamplerStep::MinP,
+    ];
+
+    /// Its name, as llama.cpp has it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SamplerStep::Dry => "dry",
+            SamplerStep::Penalties => "penalties",
+            SamplerStep::TopNSigma => "top_n_sigma",
+            SamplerStep::Temperature => "temperature",
+            SamplerStep::TopK => "top_k",
+            SamplerStep::TypicalP => "typ_p",
+            SamplerStep::TopP => "top_p",
+            SamplerStep::MinP => "min_p",
+        }
+    }
+
+    /// The step of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        // The parameter's own name is as good.
+        let name = if name == "typical_p" { "typ_p" } else { name };
+        SamplerStep::USUAL.into_iter().find(|step| step.as_str() == name)
+    }
 }
 
 /// "Don't repeat yourself": a token that would extend a sequence that occurred before loses
@@ -77,6 +140,8 @@ impl Default for SamplingParams {
             typical_p: 1.0,
             top_n_sigma: 0.0,
             dry: None,
+            processors: Vec::new(),
+            samplers: None,
             logit_bias: Vec::new(),
             allowed_token_ids: None,
             bad_words: Vec::new(),
@@ -112,6 +177,8 @@ impl SamplingParams {
             || self.dry.is_some()
             || self.top_n_sigma > 0.0
             || !self.logit_bias.is_empty()
+            || self.samplers.is_some()
+            || !self.processors.is_empty()
             || self.allowed_token_ids.is_some()
             || !self.bad_words.is_empty()
     }
@@ -188,5 +255,17 @@ mod tests {
         check(SamplingParams { repetition_penalty: 0.0, ..p() }, Some("repetition_penalty"));
         check(SamplingParams { presence_penalty: f32::INFINITY, ..p() }, Some("presence_penalty"));
         check(SamplingParams { logprobs: Some(21), ..p() }, Some("top_logprobs"));
+    }
+
+    #[test]
+    fn steps_are_found_by_their_names() {
+        for step in SamplerStep::USUAL {
+            assert_eq!(SamplerStep::named(step.as_str()), Some(step));
+        }
+        assert_eq!(SamplerStep::named("typical_p"), Some(SamplerStep::TypicalP));
+        assert_eq!(SamplerStep::named("xtc"), None);
+        // A row whose steps are in another order must be seen whole.
+        let empty = SamplingParams { samplers: Some(Vec::new()), ..SamplingParams::greedy() };
+        assert!(empty.changes_logits() && !SamplingParams::greedy().changes_logits());
     }
 }

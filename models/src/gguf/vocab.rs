@@ -72,6 +72,12 @@ pub(crate) fn read_vocab(
         None if model == "bert" => id(of_bert),
         found => Ok(found),
     };
+    // Older files have another name for it.
+    let fim = |name: &str, older: &str| match id(name)? {
+        None => id(older),
+        found => Ok(found),
+    };
+    let fim_ends = [id("fim_pad")?, id("fim_rep")?, id("fim_sep")?];
     Ok(GgufVocab {
         pre: text("pre")?,
         merges,
@@ -81,6 +87,10 @@ pub(crate) fn read_vocab(
         unk: id("unknown")?,
         pad: id("padding")?,
         eog: end_of_generation(&tokens, &token_types, id("eom")?),
+        fim_pre: fim("fim_pre", "prefix")?,
+        fim_suf: fim("fim_suf", "suffix")?,
+        fim_mid: fim("fim_mid", "middle")?,
+        fim_ends: fim_ends.into_iter().flatten().collect(),
         add_bos: metadata.bool(&key("add_bos_token"))?,
         add_eos: metadata.bool(&key("add_eos_token"))?,
         add_space_prefix: metadata.bool(&key("add_space_prefix"))?,

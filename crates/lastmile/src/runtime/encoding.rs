@@ -66,6 +66,7 @@ impl Runtime {
             tokenizer: Arc::new(tokenizer),
             template: None,
             grammars: Grammars::default(),
+            processors: Vec::new(),
             adapters: Adapters::new(None, AdapterLimits::default()),
             observer: config.observer,
             info,

@@ -179,6 +179,7 @@ impl Runtime {
                     max_new_tokens: prepared.max_new_tokens,
                     stop: prepared.stop.clone(),
                     grammar: grammars.pop(),
+                    processors: prepared.processors.clone(),
                     arrived_at,
                     adapter: adapter.clone(),
                     output,

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Block, Dialect, DialectHead, Ending, Frame, Framing, append, arguments};
 use super::{array, call, finish, refuse_unless, take_over};
+use crate::error::shown;
 use crate::fields::{Fields, Warnings};
 use crate::{ApiError, ParseOptions, Parsed, parse_completion, rfc3339};
 
@@ -61,7 +62,8 @@ pub fn parse_ollama_chat(
     Ok((parsed, Box::new(OllamaDialect { is_chat: true, blocks: Vec::new(), is_told: 0 })))
 }
 
-/// Reads the body of `POST /api/generate`. With `raw` the prompt is taken as it is; else it is a message.
+/// Reads the body of `POST /api/generate`. With `raw` the prompt is taken as it is, and with `suffix` as what stands
+/// before a gap; else it is a message.
 ///
 /// # Errors
 /// The first field that is malformed, outside its range, unsupported or, in strict mode, unknown.
@@ -75,7 +77,18 @@ pub fn parse_ollama_generate(
     let param = "prompt".to_owned();
     let prompt = body.string("prompt")?.ok_or(ApiError::Missing { param, wanted: "a string" })?;
     let (raw, system) = (body.boolean("raw")?.unwrap_or(false), body.string("system")?);
-    for name in ["suffix", "images", "template", "context"] {
+    let suffix = body.string("suffix")?.filter(|text| !text.is_empty());
+    if let (Some(suffix), Some(system)) = (&suffix, system.as_ref().filter(|text| !text.is_empty()))
+    {
+        return Err(ApiError::Conflict {
+            param: "suffix",
+            found: shown(&suffix.as_str().into()),
+            other: "system",
+            other_found: shown(&system.as_str().into()),
+            wanted: "what fills a gap follows no instructions; leave one of them out",
+        });
+    }
+    for name in ["images", "template", "context"] {
         let is_empty = |value: &Value| match value {
             Value::String(text) => text.is_empty(),
             Value::Array(list) => list.is_empty(),
@@ -83,9 +96,10 @@ pub fn parse_ollama_generate(
         };
         refuse_unless(&mut body, name, is_empty)?;
     }
-    let mut parsed = if raw {
+    let mut parsed = if raw || suffix.is_some() {
         body.finish(options.strict, &mut warnings)?;
         chat.insert("prompt".to_owned(), prompt.into());
+        chat.insert("suffix".to_owned(), suffix.into());
         // Without a limit Ollama generates until the model ends.
         let has_limit = chat.contains_key("max_tokens");
         let mut parsed = parse_completion(Value::Object(chat).to_string().as_bytes(), options)?;
@@ -102,7 +116,7 @@ pub fn parse_ollama_generate(
         chat.insert("messages".to_owned(), Value::Array(messages));
         finish(body, chat, warnings, options)?
     };
-    debug_assert!(matches!(parsed.prompts[..], [Prompt::Chat(_) | Prompt::Text(_)]));
+    debug_assert!(!matches!(parsed.prompts[..], [Prompt::Tokens(_)]));
     parsed.model = parsed.model.map(untagged);
     Ok((parsed, Box::new(OllamaDialect { is_chat: false, blocks: Vec::new(), is_told: 0 })))
 }
@@ -154,7 +168,7 @@ fn translate(path: &str, message: &mut Value) -> Result<(), ApiError> {
         return Err(ApiError::invalid(path, message, "an object"));
     };
     if let Some(images) = fields.shift_remove("images").filter(|images| *images != json!([])) {
-        let found = crate::error::shown(&images);
+        let found = shown(&images);
         return Err(ApiError::Unsupported { param: format!("{path}.images"), found });
     }
     fields.shift_remove("thinking");

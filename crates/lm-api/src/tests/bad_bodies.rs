@@ -171,6 +171,12 @@ fn forms_and_tools_are_checked() {
     invalid(r#""allowed_token_ids":[]"#, "allowed_token_ids", "at least 1");
     invalid(r#""typical_p":0"#, "typical_p", "above 0");
     invalid(r#""bad_words":[""]"#, "bad_words", "none empty");
+    let known = "dry, penalties, top_n_sigma, temperature, top_k, typ_p, top_p, min_p";
+    invalid(r#""samplers":"top_k""#, "samplers", known);
+    invalid(r#""samplers":["top_k","xtc"]"#, "samplers[1]", known);
+    invalid(r#""samplers":["top_k",1]"#, "samplers[1]", known);
+    invalid(r#""logits_processors":[{}]"#, "logits_processors", "at most 128 strings");
+    invalid(r#""samplers":["typ_p","typical_p"]"#, "samplers[1]", "each at most once");
     invalid(r#""continue_final_message":true"#, "continue_final_message", "assistant");
     let tools = r#""tools":[{"type":"function","function":{"name":"f"}}]"#;
     invalid(&format!(r#"{tools},"tool_choice":"maybe""#), "tool_choice", "required");
@@ -199,6 +205,17 @@ fn prompts_are_checked() {
     check(prompt(&many), "invalid_value", "prompt", "1 to 64 strings");
     let found = completion(r#"{"prompt":"a","logprobs":true}"#);
     check(found, "invalid_value", "logprobs", "from 0 to 20");
+    let suffix = |fields: &str| completion(&format!(r#"{{"suffix":"z",{fields}}}"#));
+    check(
+        suffix(r#""prompt":[1]"#),
+        "invalid_value",
+        "suffix",
+        "\"z\", but prompt is given as token",
+    );
+    let echo = suffix(r#""prompt":"a","echo":true,"logprobs":0"#);
+    check(echo, "invalid_value", "suffix", "echo is true with logprobs");
+    let found = completion(r#"{"prompt":"a","suffix":7}"#);
+    check(found, "invalid_value", "suffix", "a string");
 }
 
 #[test]

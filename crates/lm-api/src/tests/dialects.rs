@@ -121,6 +121,21 @@ fn what_other_apis_have_and_this_server_has_not_is_refused_by_name() {
     check("chat", json!({ "messages": hi, "options": { "mirostat": 1 } }), "options.mirostat");
     check("chat", json!({ "messages": hi, "format": "yaml" }), "format");
     check("generate", json!({ "prompt": "hi", "images": ["x"] }), "images");
+    check("generate", json!({ "prompt": "hi", "suffix": "x", "system": "y" }), "suffix");
+    check("generate", json!({ "prompt": "hi", "suffix": ["x"] }), "suffix");
+}
+
+#[test]
+fn ollamas_suffix_makes_a_gap_with_and_without_raw() {
+    let infill = Prompt::Infill { prefix: "a".to_owned(), suffix: "z".to_owned() };
+    for raw in [false, true] {
+        let body = json!({ "prompt": "a", "suffix": "z", "raw": raw, "system": "" });
+        let (parsed, _) = parse("generate", body).unwrap();
+        assert_eq!((&parsed.prompts[..], parsed.stop.max_tokens), (&[infill.clone()][..], None));
+        assert!(!parsed.text.parse_special);
+    }
+    let (parsed, _) = parse("generate", json!({ "prompt": "a", "suffix": "" })).unwrap();
+    assert_eq!(roles(&parsed), [(Role::User, "a".to_owned())]);
 }
 
 fn told(api: &str, body: Value) -> (Vec<Frame>, Value) {

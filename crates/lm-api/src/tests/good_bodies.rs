@@ -1,6 +1,6 @@
 //! Everything that passes, and what it becomes.
 
-use lastmile::{AnswerForm, ChatMessage, Constraint, Prompt, RequestId, Role};
+use lastmile::{AnswerForm, ChatMessage, Constraint, Prompt, RequestId, Role, SamplerStep};
 
 use super::{chat, chat_with, completion};
 use crate::{FeedbackRating, Parsed, parse_feedback};
@@ -88,6 +88,21 @@ fn confidence_needs_log_probabilities_and_does_not_tell_them() {
 }
 
 #[test]
+fn samplers_are_named_in_their_order() {
+    let asked =
+        |names: &str| chat_with(&format!(r#""samplers":{names}"#)).unwrap().sampling.samplers;
+    let steps = vec![SamplerStep::MinP, SamplerStep::TypicalP, SamplerStep::Temperature];
+    assert_eq!(asked(r#"["min_p","typ_p","temperature"]"#), Some(steps));
+    assert_eq!(asked("[]"), Some(Vec::new()));
+    assert_eq!(asked("null"), None);
+    let usual =
+        r#"["dry","penalties","top_n_sigma","temperature","top_k","typical_p","top_p","min_p"]"#;
+    assert_eq!(asked(usual), None);
+    let processors = chat_with(r#""logits_processors":["b","a"]"#).unwrap().sampling.processors;
+    assert_eq!(processors, ["b", "a"]);
+}
+
+#[test]
 fn unknown_fields_are_named_in_warnings() {
     let parsed = chat_with(r#""fruit":"apple","metadata":{},"max_tokens":9"#).unwrap();
     assert_eq!(
@@ -108,6 +123,26 @@ fn completions_take_texts_and_token_ids_one_or_many() {
         let parsed = completion(&format!(r#"{{"prompt":{value}}}"#)).unwrap();
         assert_eq!(parsed.prompts, expect);
         assert_eq!(parsed.stop.max_tokens, Some(16));
+    }
+}
+
+#[test]
+fn a_suffix_makes_a_gap_behind_each_prompt() {
+    let gap = |prefix: &str| {
+        let (prefix, suffix) = (prefix.to_owned(), "z".to_owned());
+        Prompt::Infill { prefix, suffix }
+    };
+    for (value, expect) in [(r#""a""#, vec![gap("a")]), (r#"["a",""]"#, vec![gap("a"), gap("")])] {
+        let parsed = completion(&format!(r#"{{"prompt":{value},"suffix":"z"}}"#)).unwrap();
+        assert_eq!(parsed.prompts, expect);
+        assert!(parsed.text.add_special && !parsed.text.parse_special);
+    }
+    let asked = completion(r#"{"prompt":"a","suffix":"z","parse_special":true,"echo":true}"#);
+    assert!(asked.unwrap().text.parse_special);
+    for nothing in [r#""""#, "null"] {
+        let parsed = completion(&format!(r#"{{"prompt":"a","suffix":{nothing}}}"#)).unwrap();
+        assert_eq!(parsed.prompts, [Prompt::Text("a".to_owned())]);
+        assert!(parsed.text.parse_special);
     }
 }
 

@@ -172,6 +172,11 @@ fn errors_of_the_runtime_have_their_status() {
     let late =
         GenerateError::DeadlineExceeded { field: "max_queue_ms", limit_ms: 5, n_generated: 0 };
     check(late, 408, bad, Some("max_queue_ms"));
+    let fields = "guided_choice, min_tokens".to_owned();
+    let nothing = GenerateError::NothingAllowed { field: "guided_choice", fields, n_generated: 3 };
+    let message = "no token is left to draw after 3 generated tokens: guided_choice, min_tokens together forbid all";
+    assert_eq!((nothing.to_string().as_str(), nothing.code()), (message, "no_token_allowed"));
+    check(nothing, 422, bad, Some("guided_choice"));
     check(GenerateError::ShuttingDown, 503, "server_error", None);
     check(GenerateError::Sequence { message: String::new() }, 500, "server_error", None);
 }

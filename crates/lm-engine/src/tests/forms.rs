@@ -1,7 +1,7 @@
 //! Answers of a given form: none differs by what their grammars guess.
 
 use lm_grammar::GrammarCompiler;
-use lm_types::{AnswerForm, Ban, OnHit, OutputRules, Steering};
+use lm_types::{AnswerForm, Ban, Constraint, OnHit, OutputRules, Steering};
 
 use super::speculating::{Got, read, rig, to_echo};
 use super::*;
@@ -169,4 +169,36 @@ fn an_answer_that_turns_back_takes_back_what_its_grammar_took() {
     let (with, without) = (run(true), run(false));
     assert_eq!(with, without);
     assert!(with.iter().any(|answer| answer.end.is_ok()));
+}
+
+#[test]
+fn a_request_that_forbids_every_token_is_told_so() {
+    let compiler =
+        GrammarCompiler::new(&Tokenizer::placeholder(), placeholder::VOCAB_SIZE).unwrap();
+    let check = |form: Option<AnswerForm>, allowed: &[TokenId], fields: &str, n: usize| {
+        let mut rig = Rig::new("");
+        let grammar = form.as_ref().map(|form| compiler.compile(form).unwrap().start());
+        let is_formed = form.is_some();
+        let reader = rig.add_formed(prompt(1), grammar, |request| {
+            request.constraint = form.map(|form| Constraint { field: "guided_choice", form });
+            request.sampling.allowed_token_ids = Some(allowed.to_vec());
+            request.stop.ignore_eos = false;
+            request.stop.min_tokens = if is_formed { 0 } else { 2 };
+        });
+        rig.run();
+        let first = fields.split(',').next().unwrap();
+        match answer(&reader).1 {
+            Err(GenerateError::NothingAllowed { field, fields: found, n_generated }) => {
+                assert_eq!((field, found.as_str(), n_generated), (first, fields, n));
+            }
+            other => panic!("{other:?}"),
+        }
+        // Nothing of it is left.
+        assert_eq!(rig.stats.snapshot().n_free_blocks, 512);
+    };
+    let yes = || Some(AnswerForm::Choice(vec!["yes".to_owned()]));
+    check(yes(), &[placeholder::FIRST_WORD], "guided_choice, allowed_token_ids", 0);
+    let [y, e] = [b'y', b'e'].map(|byte| placeholder::FIRST_BYTE + u32::from(byte));
+    check(yes(), &[e, y], "guided_choice, allowed_token_ids", 2);
+    check(None, &[placeholder::EOS], "allowed_token_ids, min_tokens", 0);
 }

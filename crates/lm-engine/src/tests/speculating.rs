@@ -214,6 +214,7 @@ fn the_answers_of_a_request_compute_its_prompt_once() {
         .enumerate()
         .map(|(choice, output)| NewSubmission {
             adapter: None,
+            processors: Vec::new(),
             grammar: None,
             stop: StopMatcher::new(&[]).unwrap(),
             request: Arc::clone(&request),

@@ -104,6 +104,8 @@ fn hash_sampling(sampling: &SamplingParams, digest: &mut Digest) {
         typical_p,
         top_n_sigma,
         dry,
+        processors,
+        samplers,
         logit_bias,
         allowed_token_ids,
         bad_words,
@@ -125,7 +127,7 @@ fn hash_sampling(sampling: &SamplingParams, digest: &mut Digest) {
         frequency_penalty,
     ];
     numbers.map(|number| number.to_bits()).hash(digest);
-    (top_k, allowed_token_ids, bad_words, logprobs).hash(digest);
+    (top_k, processors, samplers, allowed_token_ids, bad_words, logprobs).hash(digest);
     let biases: Vec<(u32, u32)> =
         logit_bias.iter().map(|(token, bias)| (*token, bias.to_bits())).collect();
     biases.hash(digest);

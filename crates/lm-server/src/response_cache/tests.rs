@@ -239,7 +239,7 @@ fn a_key_is_everything_that_decides_an_answer_and_nothing_else() {
     let usual = request("a prompt", 8);
     let expect = key(&usual, Draw::Greedy);
     type Change = fn(&mut GenerateRequest);
-    let others: [Change; 26] = [
+    let others: [Change; 28] = [
         |r| r.prompt = Prompt::Text("a prompt.".to_owned()),
         |r| r.tenant = TenantId(7),
         |r| r.stop.max_tokens = Some(9),
@@ -253,6 +253,8 @@ fn a_key_is_everything_that_decides_an_answer_and_nothing_else() {
         |r| r.sampling.min_p = 0.5,
         |r| r.sampling.typical_p = 0.5,
         |r| r.sampling.top_n_sigma = 1.0,
+        |r| r.sampling.samplers = Some(Vec::new()),
+        |r| r.sampling.processors = vec!["a".to_owned()],
         |r| r.sampling.repetition_penalty = 1.1,
         |r| r.sampling.presence_penalty = 1.1,
         |r| r.sampling.frequency_penalty = 1.1,

@@ -39,10 +39,34 @@ fn bad_bodies() {
     let long = format!(r#"{{"prompt":"{}"}}"#, "x".repeat(100));
     check(&server.post(TEXT, &long), 400, "context_length_exceeded", Some("prompt"));
     check(&server.post(TEXT, r#"{"prompt":[9999]}"#), 400, "invalid_value", Some("prompt"));
+    let gap = r#"{"prompt":"a","suffix":"b"}"#;
+    check(&server.post(TEXT, gap), 400, "invalid_value", Some("suffix"));
+    assert_eq!(server.post("/api/generate", gap).status, 400);
+    let named = chat(r#""logits_processors":["x"]"#);
+    check(&named, 400, "invalid_value", Some("logits_processors"));
     let deep = "[".repeat(100_000);
     check(&server.post(CHAT, &deep), 400, "invalid_json", Some("body"));
     // The server is as well as before.
     assert_eq!(chat("").status, 200);
+}
+
+#[test]
+fn a_body_that_forbids_every_token_is_the_clients_fault() {
+    let server = Server::start("mode=echo");
+    let body = r#"{"prompt":"x","guided_choice":["yes"],"allowed_token_ids":[5]}"#;
+    check(&server.post(TEXT, body), 422, "no_token_allowed", Some("guided_choice"));
+    let body = r#"{"prompt":"x","min_tokens":2,"allowed_token_ids":[0]}"#;
+    check(&server.post(TEXT, body), 422, "no_token_allowed", Some("allowed_token_ids"));
+    let body = r#"{"prompt":"x","format":"json","options":{"bad_words":["{"]},"stream":false}"#;
+    let reply = server.post("/api/generate", body);
+    assert_eq!((reply.status, reply.json()["code"].as_str()), (422, Some("no_token_allowed")));
+    // The bytes of "ye", after which nothing is left.
+    let body =
+        r#"{"prompt":"x","guided_choice":["yes"],"allowed_token_ids":[357,377],"stream":true}"#;
+    let last = server.post(TEXT, body).chunks().pop().unwrap();
+    assert_eq!(last["error"]["code"], "no_token_allowed");
+    let message = last["error"]["message"].as_str().unwrap();
+    assert!(message.contains("guided_choice, allowed_token_ids together forbid all"), "{message}");
 }
 
 #[test]
