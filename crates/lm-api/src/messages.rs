@@ -89,7 +89,7 @@ fn message(
 ) -> Result<(ChatMessage, Option<String>), ApiError> {
     let mut fields = Fields::nested(path, value)?;
     let role = role(&mut fields)?;
-    let more = tools::message_fields(&mut fields)?;
+    let more = tools::message_fields(&mut fields, options.strict, warnings)?;
     for name in ["function_call", "audio", "refusal"] {
         let asks = |value: &Value| !value.as_array().is_some_and(Vec::is_empty);
         if let Some(value) = fields.take(name).filter(asks) {

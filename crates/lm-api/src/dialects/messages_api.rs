@@ -8,8 +8,7 @@ use lastmile::{AnswerPart, FinishReason};
 use serde_json::{Map, Value, json};
 
 use super::{Block, Dialect, DialectHead, Ending, Frame, Framing, append, arguments};
-use super::{array, call, finish, refuse_unless, take_over, tool};
-use crate::error::shown;
+use super::{finish, ignore, messages_input, refuse_unless, take_over};
 use crate::fields::{Fields, Warnings};
 use crate::{ApiError, ParseOptions, Parsed};
 
@@ -23,7 +22,7 @@ pub fn parse_messages(
     options: &ParseOptions<'_>,
 ) -> Result<(Parsed, Box<dyn Dialect>), ApiError> {
     let mut body = Fields::parse(body)?;
-    let (mut chat, warnings) = (Map::new(), Warnings::default());
+    let (mut chat, mut warnings) = (Map::new(), Warnings::default());
     let names = [
         ("model", "model"),
         ("max_tokens", "max_tokens"),
@@ -39,23 +38,14 @@ pub fn parse_messages(
         return Err(ApiError::Missing { param, wanted: "an integer of at least 1" });
     }
     refuse_unless(&mut body, "thinking", |value| value["type"] == "disabled")?;
-    if let Some(user) =
-        body.take("metadata").and_then(|mut metadata| metadata.get_mut("user_id").map(Value::take))
-    {
-        chat.insert("user".to_owned(), user);
+    if let Some(metadata) = body.take("metadata") {
+        let mut metadata = Fields::nested("metadata", metadata)?;
+        take_over(&mut metadata, &mut chat, &[("user_id", "user")]);
+        metadata.finish(options.strict, &mut warnings)?;
     }
-    // Where blocks may be cached is the server's own business.
-    for name in ["service_tier", "cache_control"] {
-        body.take(name);
-    }
-    tools(&mut body, &mut chat)?;
-    let mut messages = system(&mut body)?;
-    let list = array(&mut body, "messages")?;
-    let wanted = "an array of at least 1 message";
-    let list = list.ok_or(ApiError::Missing { param: "messages".to_owned(), wanted })?;
-    for (i, message) in list.into_iter().enumerate() {
-        turn(&format!("messages[{i}]"), message, &mut messages)?;
-    }
+    refuse(&mut body)?;
+    messages_input::tools(&mut body, &mut chat, options, &mut warnings)?;
+    let messages = messages_input::conversation(&mut body, options, &mut warnings)?;
     // The last message is gone on with when it is the model's own.
     if messages.last().is_some_and(|last| last["role"] == "assistant") {
         chat.insert("continue_final_message".to_owned(), true.into());
@@ -72,110 +62,15 @@ pub fn parse_messages(
     Ok((parsed, Box::new(dialect)))
 }
 
-fn tools(body: &mut Fields, chat: &mut Map<String, Value>) -> Result<(), ApiError> {
-    if let Some(list) = array(body, "tools")? {
-        let mut tools = Vec::new();
-        for (i, one) in list.iter().enumerate() {
-            // Tools that run at Anthropic have a type of their own.
-            if one.get("type").is_some_and(|kind| kind != "custom" && !kind.is_null()) {
-                let param = format!("tools[{i}].type");
-                return Err(ApiError::Unsupported { param, found: shown(&one["type"]) });
-            }
-            tools.push(tool(&one["name"], &one["description"], &one["input_schema"]));
-        }
-        chat.insert("tools".to_owned(), Value::Array(tools));
+/// What would change the answer, or needs other machines.
+fn refuse(body: &mut Fields) -> Result<(), ApiError> {
+    refuse_unless(body, "service_tier", |tier| *tier == "auto" || *tier == "standard_only")?;
+    refuse_unless(body, "mcp_servers", |list| *list == json!([]))?;
+    for name in ["container", "output_format"] {
+        refuse_unless(body, name, |_| false)?;
     }
-    let Some(choice) = body.take("tool_choice") else { return Ok(()) };
-    let translated = match choice["type"].as_str() {
-        Some("auto") => json!("auto"),
-        Some("any") => json!("required"),
-        Some("none") => json!("none"),
-        Some("tool") => json!({ "type": "function", "function": { "name": choice["name"] } }),
-        _ => {
-            let wanted = "an object of type auto, any, tool or none";
-            return Err(ApiError::invalid("tool_choice", &choice, wanted));
-        }
-    };
-    chat.insert("tool_choice".to_owned(), translated);
-    if choice["disable_parallel_tool_use"] == true {
-        chat.insert("parallel_tool_calls".to_owned(), false.into());
-    }
-    Ok(())
-}
-
-fn system(body: &mut Fields) -> Result<Vec<Value>, ApiError> {
-    match body.take("system") {
-        None => Ok(Vec::new()),
-        Some(Value::Array(blocks)) => {
-            let texts: Result<Vec<String>, ApiError> =
-                blocks.iter().enumerate().map(|(i, b)| text(&format!("system[{i}]"), b)).collect();
-            Ok(vec![json!({ "role": "system", "content": texts?.join("\n") })])
-        }
-        Some(text @ Value::String(_)) => Ok(vec![json!({ "role": "system", "content": text })]),
-        Some(other) => Err(ApiError::invalid("system", &other, "a string or an array of blocks")),
-    }
-}
-
-fn text(path: &str, block: &Value) -> Result<String, ApiError> {
-    match (block["type"].as_str(), block["text"].as_str()) {
-        (Some("text"), Some(text)) => Ok(text.to_owned()),
-        (Some(_), None) => {
-            let param = format!("{path}.type");
-            Err(ApiError::Unsupported { param, found: shown(&block["type"]) })
-        }
-        _ => Err(ApiError::invalid(path, block, "a block of text")),
-    }
-}
-
-/// One turn may hold several of OpenAI's messages: results of tools stand in the user's.
-fn turn(path: &str, message: Value, messages: &mut Vec<Value>) -> Result<(), ApiError> {
-    let role = message["role"].as_str().filter(|role| matches!(*role, "user" | "assistant"));
-    let role = role.ok_or_else(|| {
-        ApiError::invalid(format!("{path}.role"), &message["role"], "user or assistant")
-    })?;
-    let blocks = match &message["content"] {
-        text @ Value::String(_) => {
-            messages.push(json!({ "role": role, "content": text }));
-            return Ok(());
-        }
-        Value::Array(blocks) => blocks,
-        other => {
-            let wanted = "a string or an array of blocks";
-            return Err(ApiError::invalid(format!("{path}.content"), other, wanted));
-        }
-    };
-    let (mut texts, mut calls) = (Vec::new(), Vec::new());
-    for (i, block) in blocks.iter().enumerate() {
-        let path = format!("{path}.content[{i}]");
-        match block["type"].as_str() {
-            Some("tool_use") if role == "assistant" => {
-                calls.push(call(&block["id"], &block["name"], &block["input"]));
-            }
-            Some("tool_result") if role == "user" => {
-                let content = match &block["content"] {
-                    Value::Array(parts) => {
-                        let texts: Result<Vec<String>, ApiError> = parts
-                            .iter()
-                            .map(|part| text(&format!("{path}.content"), part))
-                            .collect();
-                        Value::from(texts?.join("\n"))
-                    }
-                    Value::Null => Value::from(""),
-                    other => other.clone(),
-                };
-                let id = &block["tool_use_id"];
-                messages.push(json!({ "role": "tool", "tool_call_id": id, "content": content }));
-            }
-            _ => texts.push(text(&path, block)?),
-        }
-    }
-    if !texts.is_empty() || !calls.is_empty() {
-        let mut message = json!({ "role": role, "content": texts.join("\n") });
-        if !calls.is_empty() {
-            message["tool_calls"] = Value::Array(calls);
-        }
-        messages.push(message);
-    }
+    // Where blocks may be cached is the server's own business.
+    ignore(body, &["cache_control"]);
     Ok(())
 }
 

@@ -5,8 +5,10 @@
 //! Start reading at [`Dialect`].
 
 mod messages_api;
+mod messages_input;
 mod ollama;
 mod responses;
+mod responses_input;
 
 use std::time::SystemTime;
 
@@ -160,6 +162,13 @@ pub(crate) fn array(body: &mut Fields, name: &'static str) -> Result<Option<Vec<
         Some(Value::Array(list)) => Ok(Some(list)),
         Some(other) => Err(ApiError::invalid(body.path(name), &other, "an array")),
         None => Ok(None),
+    }
+}
+
+/// Takes out fields that cannot change an answer.
+pub(crate) fn ignore(fields: &mut Fields, names: &[&str]) {
+    for name in names {
+        fields.take(name);
     }
 }
 

@@ -10,8 +10,7 @@ use lastmile::{AnswerPart, FinishReason};
 use serde_json::{Map, Value, json};
 
 use super::{Block, Dialect, DialectHead, Ending, Frame, Framing, append};
-use super::{array, call, finish, refuse_unless, take_over, tool};
-use crate::error::shown;
+use super::{finish, ignore, refuse_unless, responses_input, take_over};
 use crate::fields::{Fields, Warnings};
 use crate::{ApiError, ParseOptions, Parsed};
 
@@ -43,14 +42,23 @@ pub fn parse_responses(
     if body.boolean("store")? == Some(true) {
         warnings.push("store is true, but responses are not kept for later requests".to_owned());
     }
-    let metadata = body.take("metadata").unwrap_or_else(|| json!({}));
-    for name in ["prompt_cache_key", "service_tier", "stream_options"] {
-        body.take(name);
+    let metadata = match body.take("metadata") {
+        None => json!({}),
+        Some(metadata @ Value::Object(_)) => metadata,
+        Some(other) => return Err(ApiError::invalid("metadata", &other, "an object")),
+    };
+    ignore(&mut body, &["prompt_cache_key", "prompt_cache_retention"]);
+    if let Some(stream) = body.take("stream_options") {
+        let mut stream = Fields::nested("stream_options", stream)?;
+        // Padding against traffic analysis: absent or present, the answer is the same.
+        stream.boolean("include_obfuscation")?;
+        stream.finish(options.strict, &mut warnings)?;
     }
-    let tools = tools(&mut body, &mut chat)?;
-    text_format(&mut body, &mut chat, options, &mut warnings)?;
+    let (tools, tool_choice) =
+        responses_input::tools(&mut body, &mut chat, options, &mut warnings)?;
+    responses_input::text_format(&mut body, &mut chat, options, &mut warnings)?;
     let instructions = body.string("instructions")?;
-    let mut messages = input(&mut body)?;
+    let mut messages = responses_input::conversation(&mut body, options, &mut warnings)?;
     if let Some(text) = &instructions {
         messages.insert(0, json!({ "role": "system", "content": text }));
     }
@@ -63,7 +71,7 @@ pub fn parse_responses(
         "top_p": parsed.sampling.top_p,
         "max_output_tokens": parsed.stop.max_tokens,
         "tools": tools,
-        "tool_choice": "auto",
+        "tool_choice": tool_choice,
         "parallel_tool_calls": parsed.tools.as_ref().is_none_or(|tools| tools.parallel),
     });
     let dialect = ResponsesDialect { echoed, blocks: Vec::new(), n_events: 0 };
@@ -75,6 +83,7 @@ fn refuse(body: &mut Fields) -> Result<(), ApiError> {
     for name in ["previous_response_id", "conversation", "prompt", "max_tool_calls"] {
         refuse_unless(body, name, |_| false)?;
     }
+    refuse_unless(body, "service_tier", |tier| *tier == "auto" || *tier == "default")?;
     refuse_unless(body, "background", |value| *value == false)?;
     refuse_unless(body, "truncation", |value| *value == "disabled")?;
     refuse_unless(body, "include", |value| *value == json!([]))?;
@@ -82,109 +91,6 @@ fn refuse(body: &mut Fields) -> Result<(), ApiError> {
     refuse_unless(body, "reasoning", |value| {
         value["effort"].is_null() && value["summary"].is_null()
     })
-}
-
-/// Fills in the chat's tools; gives them back as the response repeats them.
-fn tools(body: &mut Fields, chat: &mut Map<String, Value>) -> Result<Vec<Value>, ApiError> {
-    let list = array(body, "tools")?.unwrap_or_default();
-    let mut translated = Vec::new();
-    for (i, one) in list.iter().enumerate() {
-        if one["type"] != "function" {
-            let param = format!("tools[{i}].type");
-            return Err(ApiError::Unsupported { param, found: shown(&one["type"]) });
-        }
-        translated.push(tool(&one["name"], &one["description"], &one["parameters"]));
-    }
-    if !translated.is_empty() {
-        chat.insert("tools".to_owned(), Value::Array(translated));
-    }
-    match body.take("tool_choice") {
-        Some(choice @ Value::Object(_)) if choice["type"] == "function" => {
-            let named = json!({ "type": "function", "function": { "name": choice["name"] } });
-            chat.insert("tool_choice".to_owned(), named);
-        }
-        Some(other) => _ = chat.insert("tool_choice".to_owned(), other),
-        None => {}
-    }
-    Ok(list)
-}
-
-/// `text.format` is flat where a chat's `response_format` is nested.
-fn text_format(
-    body: &mut Fields,
-    chat: &mut Map<String, Value>,
-    options: &ParseOptions<'_>,
-    warnings: &mut Warnings,
-) -> Result<(), ApiError> {
-    let Some(text) = body.take("text") else { return Ok(()) };
-    let mut fields = Fields::nested("text", text)?;
-    refuse_unless(&mut fields, "verbosity", |value| *value == "medium")?;
-    if let Some(mut format) = fields.take("format") {
-        if format["type"] == "json_schema"
-            && let Some(inner) = format.as_object_mut()
-        {
-            inner.shift_remove("type");
-            format = json!({ "type": "json_schema", "json_schema": inner });
-        }
-        chat.insert("response_format".to_owned(), format);
-    }
-    fields.finish(options.strict, warnings)
-}
-
-fn input(body: &mut Fields) -> Result<Vec<Value>, ApiError> {
-    let wanted = "a string or an array of at least 1 item";
-    let items = match body.take("input") {
-        Some(text @ Value::String(_)) => {
-            return Ok(vec![json!({ "role": "user", "content": text })]);
-        }
-        Some(Value::Array(items)) if !items.is_empty() => items,
-        Some(other) => return Err(ApiError::invalid("input", &other, wanted)),
-        None => return Err(ApiError::Missing { param: "input".to_owned(), wanted }),
-    };
-    let mut messages: Vec<Value> = Vec::new();
-    for (i, item) in items.into_iter().enumerate() {
-        let path = format!("input[{i}]");
-        match item["type"].as_str() {
-            None | Some("message") => messages.push(message(&path, &item)?),
-            Some("function_call") => {
-                let one = call(&item["call_id"], &item["name"], &item["arguments"]);
-                // Calls of one answer are items side by side.
-                match messages.last_mut().and_then(|last| last.get_mut("tool_calls")) {
-                    Some(Value::Array(calls)) => calls.push(one),
-                    _ => messages
-                        .push(json!({ "role": "assistant", "content": "", "tool_calls": [one] })),
-                }
-            }
-            Some("function_call_output") => {
-                let (id, output) = (&item["call_id"], &item["output"]);
-                let output = output.as_str().map_or_else(|| output.to_string(), str::to_owned);
-                messages.push(json!({ "role": "tool", "tool_call_id": id, "content": output }));
-            }
-            Some(_) => {
-                let param = format!("{path}.type");
-                return Err(ApiError::Unsupported { param, found: shown(&item["type"]) });
-            }
-        }
-    }
-    Ok(messages)
-}
-
-fn message(path: &str, item: &Value) -> Result<Value, ApiError> {
-    let parts = match &item["content"] {
-        Value::Array(parts) => parts,
-        other => return Ok(json!({ "role": item["role"], "content": other })),
-    };
-    let mut texts = Vec::new();
-    for (i, part) in parts.iter().enumerate() {
-        match (part["type"].as_str(), &part["text"]) {
-            (Some("input_text" | "output_text"), Value::String(text)) => texts.push(text.as_str()),
-            _ => {
-                let param = format!("{path}.content[{i}].type");
-                return Err(ApiError::Unsupported { param, found: shown(&part["type"]) });
-            }
-        }
-    }
-    Ok(json!({ "role": item["role"], "content": texts.join("\n") }))
 }
 
 /// One answer as a response of items.
