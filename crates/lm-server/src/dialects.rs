@@ -15,7 +15,9 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use futures_util::StreamExt;
-use lastmile::{AnswerPart, GenerateError, GenerateEvent, Runtime, SamplingParams, ToolCallParser};
+use lastmile::{
+    AnswerPart, FinishReason, GenerateError, GenerateEvent, Runtime, SamplingParams, ToolCallParser,
+};
 use lm_api::{
     ApiError, Dialect, DialectHead, Ending, Frame, Framing, ParseOptions, Parsed, Style,
     parse_messages, parse_ollama_chat, parse_ollama_generate, parse_responses,
@@ -206,7 +208,7 @@ impl Transcript {
     fn poll_advance(
         &mut self,
         context: &mut Context<'_>,
-    ) -> Poll<Result<Option<Ending>, GenerateError>> {
+    ) -> Poll<Result<Option<Ending>, ApiError>> {
         Poll::Ready(match ready!(self.running.events.poll_next_unpin(context)) {
             Some((_, GenerateEvent::Prompt { .. })) => Ok(None),
             Some((_, GenerateEvent::Delta { text, tokens, .. })) => {
@@ -225,6 +227,10 @@ impl Transcript {
                 let last = self.calls.as_mut().map(ToolCallParser::finish);
                 self.tell(last.unwrap_or_default());
                 self.entry.used(finish.usage);
+                if finish.reason == FinishReason::Abort && !self.dialect.tells_aborts() {
+                    let n_generated = finish.usage.completion_tokens;
+                    return Poll::Ready(Err(ApiError::Aborted { n_generated }));
+                }
                 Ok(Some(Ending {
                     reason: finish.reason,
                     by_stop_string: self.has_stops && !self.ends_by_model,
@@ -232,8 +238,8 @@ impl Transcript {
                     timings: finish.timings,
                 }))
             }
-            Some((_, GenerateEvent::Failed(error))) => Err(error),
-            None => Err(GenerateError::ShuttingDown),
+            Some((_, GenerateEvent::Failed(error))) => Err(refused(error, Style::Chat)),
+            None => Err(refused(GenerateError::ShuttingDown, Style::Chat)),
         })
     }
 
@@ -265,8 +271,7 @@ impl Transcript {
 
     async fn whole(mut self) -> Result<Response, ApiError> {
         loop {
-            let ending = poll_fn(|context| self.poll_advance(context)).await;
-            let ending = ending.map_err(|error| refused(error, Style::Chat))?;
+            let ending = poll_fn(|context| self.poll_advance(context)).await?;
             self.pending.clear();
             if let Some(ending) = ending {
                 self.is_over = true;
@@ -296,7 +301,6 @@ impl Told for Transcript {
                     self.is_over = true;
                 }
                 Err(error) => {
-                    let error = refused(error, Style::Chat);
                     self.entry.failed(&error);
                     let last = self.dialect.failed(&error);
                     self.push([last]);

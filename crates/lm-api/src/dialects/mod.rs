@@ -73,6 +73,11 @@ pub struct Ending {
 pub trait Dialect: Send {
     /// How frames are parted.
     fn framing(&self) -> Framing;
+    /// Whether the API has a word for an answer that was ended from outside. Without one it has failed, by
+    /// [`ApiError::Aborted`].
+    fn tells_aborts(&self) -> bool {
+        false
+    }
     /// What opens a stream.
     fn begin(&mut self, head: &DialectHead) -> Vec<Frame>;
     /// More of the answer. `call_id` is that of the call the part belongs to.

@@ -143,8 +143,11 @@ impl ResponsesDialect {
         let output: Vec<Value> = match ending {
             None => Vec::new(),
             Some(_) => {
+                // What is cut is cut in its last item.
+                let n_whole = self.blocks.len().saturating_sub(1);
+                let status = |i| if i < n_whole { "completed" } else { status };
                 let items = self.blocks.iter().enumerate();
-                items.map(|(i, block)| Self::item(head, i, block, status)).collect()
+                items.map(|(i, block)| Self::item(head, i, block, status(i))).collect()
             }
         };
         let usage = ending.map(|ending| {
@@ -160,6 +163,7 @@ impl ResponsesDialect {
         let created = head.created.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let why = match ending.map(|ending| ending.reason) {
             Some(FinishReason::Filtered) => "content_filter",
+            Some(FinishReason::Abort) => "abort",
             _ => "max_output_tokens",
         };
         let mut body = json!({
@@ -232,6 +236,10 @@ impl Dialect for ResponsesDialect {
         Framing::Events
     }
 
+    fn tells_aborts(&self) -> bool {
+        true
+    }
+
     fn begin(&mut self, head: &DialectHead) -> Vec<Frame> {
         let response = self.response(head, None);
         let begun = |name| (name, json!({ "response": response }));
@@ -298,7 +306,7 @@ impl Dialect for ResponsesDialect {
 
 /// Whether there is less of an answer than its model would have said.
 fn is_cut(reason: FinishReason) -> bool {
-    matches!(reason, FinishReason::Length | FinishReason::Filtered | FinishReason::Budget)
+    reason != FinishReason::Stop
 }
 
 fn text_part(text: &str) -> Value {

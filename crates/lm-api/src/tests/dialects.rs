@@ -124,6 +124,10 @@ fn what_other_apis_have_and_this_server_has_not_is_refused_by_name() {
 }
 
 fn told(api: &str, body: Value) -> (Vec<Frame>, Value) {
+    ended(api, body, FinishReason::Stop)
+}
+
+fn ended(api: &str, body: Value, reason: FinishReason) -> (Vec<Frame>, Value) {
     let (_, mut dialect) = parse(api, body).unwrap();
     let head = DialectHead {
         id: "1".to_owned(),
@@ -143,7 +147,7 @@ fn told(api: &str, body: Value) -> (Vec<Frame>, Value) {
         frames.extend(dialect.part(&head, part, "call00001"));
     }
     let ending = Ending {
-        reason: FinishReason::Stop,
+        reason,
         by_stop_string: false,
         usage: Usage { prompt_tokens: 7, completion_tokens: 3, cached_tokens: 2 },
         timings: Timings::default(),
@@ -199,6 +203,35 @@ fn responses_tell_items() {
         .map(|event| event["sequence_number"].as_u64().unwrap())
         .collect();
     assert_eq!(numbers, (0..frames.len() as u64).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_response_that_is_cut_is_cut_in_its_last_item() {
+    for (reason, why) in [
+        (FinishReason::Length, "max_output_tokens"),
+        (FinishReason::Filtered, "content_filter"),
+        (FinishReason::Abort, "abort"),
+    ] {
+        let (frames, whole) = ended("responses", json!({ "input": "hi" }), reason);
+        let last: Value = serde_json::from_str(&frames.last().unwrap().data).unwrap();
+        assert_eq!((&last["type"], &last["response"]), (&json!("response.incomplete"), &whole));
+        assert_eq!(whole["status"], "incomplete");
+        assert_eq!(whole["incomplete_details"], json!({ "reason": why }));
+        let statuses: Vec<&Value> =
+            whole["output"].as_array().unwrap().iter().map(|item| &item["status"]).collect();
+        assert_eq!(statuses, ["completed", "incomplete"]);
+    }
+}
+
+#[test]
+fn responses_repeat_what_was_to_be_called() {
+    let choice = |body: Value| told("responses", body).1["tool_choice"].clone();
+    assert_eq!(choice(json!({ "input": "hi" })), "auto");
+    let tools = json!([{ "type": "function", "name": "f", "parameters": { "type": "object" } }]);
+    for asked in [json!("none"), json!("required"), json!({ "type": "function", "name": "f" })] {
+        let body = json!({ "input": "hi", "tools": tools, "tool_choice": asked });
+        assert_eq!(choice(body), asked);
+    }
 }
 
 #[test]
