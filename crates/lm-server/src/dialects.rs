@@ -10,7 +10,6 @@ use std::task::{Context, Poll, ready};
 use std::time::{Instant, SystemTime};
 
 use axum::Extension;
-use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -54,17 +53,6 @@ impl Api {
             Api::OllamaChat => parse_ollama_chat(body, options),
             Api::OllamaGenerate => parse_ollama_generate(body, options),
         }
-    }
-
-    fn refuse(self, error: &ApiError) -> Response {
-        let body = match self {
-            Api::Responses => return reply::error(error),
-            Api::Messages => error.to_messages_json(),
-            Api::OllamaChat | Api::OllamaGenerate => error.to_ollama_json(),
-        };
-        let mut response = reply::error(error);
-        *response.body_mut() = Body::from(body);
-        response
     }
 }
 
@@ -113,7 +101,7 @@ pub(crate) async fn count_tokens(
     };
     answer.await.unwrap_or_else(|error: ApiError| {
         entry.failed(&error);
-        Api::Messages.refuse(&error)
+        reply::error(&error)
     })
 }
 
@@ -160,7 +148,7 @@ async fn respond(
     };
     answer.await.unwrap_or_else(|error: ApiError| {
         entry.failed(&error);
-        api.refuse(&error)
+        reply::error(&error)
     })
 }
 

@@ -43,7 +43,7 @@ pub(crate) async fn embeddings(
     request: Request,
 ) -> Response {
     let answer = embed(&app, &entry, &caller, request, parse_embeddings).await;
-    answer.unwrap_or_else(|error| refused(&entry, &error, false))
+    answer.unwrap_or_else(|error| refused(&entry, &error))
 }
 
 pub(crate) async fn ollama_embed(
@@ -53,7 +53,7 @@ pub(crate) async fn ollama_embed(
     request: Request,
 ) -> Response {
     let answer = embed(&app, &entry, &caller, request, parse_ollama_embed).await;
-    answer.unwrap_or_else(|error| refused(&entry, &error, true))
+    answer.unwrap_or_else(|error| refused(&entry, &error))
 }
 
 pub(crate) async fn ollama_embeddings(
@@ -63,7 +63,7 @@ pub(crate) async fn ollama_embeddings(
     request: Request,
 ) -> Response {
     let answer = embed(&app, &entry, &caller, request, parse_ollama_embeddings).await;
-    answer.unwrap_or_else(|error| refused(&entry, &error, true))
+    answer.unwrap_or_else(|error| refused(&entry, &error))
 }
 
 pub(crate) async fn rerank(
@@ -73,7 +73,7 @@ pub(crate) async fn rerank(
     request: Request,
 ) -> Response {
     let answer = rank(&app, &entry, &caller, request, true).await;
-    answer.unwrap_or_else(|error| refused(&entry, &error, false))
+    answer.unwrap_or_else(|error| refused(&entry, &error))
 }
 
 pub(crate) async fn score(
@@ -83,7 +83,7 @@ pub(crate) async fn score(
     request: Request,
 ) -> Response {
     let answer = rank(&app, &entry, &caller, request, false).await;
-    answer.unwrap_or_else(|error| refused(&entry, &error, false))
+    answer.unwrap_or_else(|error| refused(&entry, &error))
 }
 
 pub(crate) async fn classify(
@@ -112,7 +112,7 @@ pub(crate) async fn classify(
         let body = classify_json(&id, model, &names, &rows, encoded.n_tokens, &warnings);
         Ok(reply::json(StatusCode::OK, body))
     };
-    answer.await.unwrap_or_else(|error| refused(&entry, &error, false))
+    answer.await.unwrap_or_else(|error| refused(&entry, &error))
 }
 
 async fn embed(
@@ -314,11 +314,7 @@ fn failed(error: GenerateError) -> ApiError {
     ApiError::Generate { error, prompt_param: "input" }
 }
 
-fn refused(entry: &RequestEntry, error: &ApiError, is_ollama: bool) -> Response {
+fn refused(entry: &RequestEntry, error: &ApiError) -> Response {
     entry.failed(error);
-    let mut response = reply::error(error);
-    if is_ollama {
-        *response.body_mut() = error.to_ollama_json().into();
-    }
-    response
+    reply::error(error)
 }

@@ -75,9 +75,7 @@ pub(crate) async fn show(
     };
     answer.await.unwrap_or_else(|error: ApiError| {
         entry.failed(&error);
-        let mut response = reply::error(&error);
-        *response.body_mut() = error.to_ollama_json().into();
-        response
+        reply::error(&error)
     })
 }
 

@@ -2,10 +2,11 @@
 
 use std::io::{Read, Write};
 
+use lm_keys::{KeyLimits, Scope};
 use serde_json::{Value, json};
 
-use super::Server;
-use super::client::{open, read_until};
+use super::client::{exchange_with, open, read_until};
+use super::{Server, folder_with_key};
 
 /// An answer that goes on for minutes.
 const ENDLESS: &str = "mode=random,delay_us=10000,mean_tokens=100000";
@@ -39,4 +40,42 @@ fn an_answer_that_was_aborted_is_not_told_as_complete() {
     let told = aborted(&server, "/api/chat", &body, "\"done\":false");
     assert!(told.contains("\"code\":\"aborted\""), "{told}");
     assert!(!told.contains("\"done\":true"), "{told}");
+}
+
+#[test]
+fn whoever_refuses_speaks_the_words_of_the_paths_api() {
+    let (folder, key) = folder_with_key(&[Scope::Infer], KeyLimits::default());
+    let server = Server::start_in(folder, "mode=echo", |config, _, _| config.max_body_bytes = 50);
+    let large = format!("{{\"x\":\"{}\"}}", "x".repeat(60));
+    let key = format!("x-api-key: {key}\r\n");
+    let strange = format!("{key}Origin: http://evil.com\r\n");
+    for (method, lines, body, status, code, kind) in [
+        ("POST", "", "", 401, "missing_api_key", "authentication_error"),
+        ("POST", strange.as_str(), "", 403, "origin_not_allowed", "permission_error"),
+        ("GET", key.as_str(), "", 405, "method_not_allowed", "invalid_request_error"),
+        ("POST", key.as_str(), large.as_str(), 413, "body_too_large", "request_too_large"),
+        ("POST", key.as_str(), "{", 400, "invalid_json", "invalid_request_error"),
+    ] {
+        let ask = |path: &str| {
+            let reply = exchange_with(server.address, method, path, lines, body);
+            assert_eq!(reply.status, status, "{path}: {}", reply.body);
+            reply.json()
+        };
+        for path in ["/v1/messages", "/v1/messages/count_tokens"] {
+            let told = ask(path);
+            assert_eq!((&told["type"], &told["error"]["type"]), (&json!("error"), &json!(kind)));
+            assert_eq!(told["error"]["code"], code);
+        }
+        for path in ["/api/chat", "/api/generate", "/api/embed"] {
+            let told = ask(path);
+            assert!(told["error"].is_string(), "{path}: {told}");
+            assert_eq!(told["code"], code);
+        }
+        let told = ask("/v1/chat/completions");
+        assert_eq!((told.get("type"), &told["error"]["code"]), (None, &json!(code)));
+    }
+    let nowhere = |path: &str| exchange_with(server.address, "GET", path, &key, "").json();
+    assert_eq!(nowhere("/v1/messages/x")["type"], "error");
+    assert!(nowhere("/api/x")["error"].is_string());
+    assert!(nowhere("/apis")["error"]["code"].is_string());
 }
