@@ -25,6 +25,7 @@ use serde_json::json;
 
 use crate::app::App;
 use crate::auth::Caller;
+use crate::ended_by::StopTail;
 use crate::event_body::{Told, events, lines, push_event};
 use crate::generate::{Call, Running, off_thread, parse_options, refused, with_headers};
 use crate::intake::{Asked, take};
@@ -130,16 +131,13 @@ async fn respond(
             let options = parse_options(app, runtime, defaults, call.entry.id);
             let (mut parsed, dialect) = api.parse(&call.body, &options)?;
             with_headers(&mut parsed, &call.headers)?;
-            let has_stops = !parsed.stop.stop_strings.is_empty();
-            Ok((parsed, (dialect, has_stops)))
+            Ok((parsed, dialect))
         };
-        let (started, (dialect, has_stops)) =
+        let (started, dialect) =
             steer::start(Arc::clone(&app), runtime, waited, call, read).await?;
         let transcript = match started {
             Started::Told(response) => return Ok(response),
-            Started::Running(running) => {
-                Transcript::new(*running, dialect, Arc::clone(&entry), has_stops)
-            }
+            Started::Running(running) => Transcript::new(*running, dialect, Arc::clone(&entry)),
         };
         if transcript.running.stream {
             return Ok(transcript.streamed());
@@ -159,7 +157,7 @@ struct Transcript {
     head: DialectHead,
     entry: Arc<RequestEntry>,
     calls: Option<ToolCallParser>,
-    has_stops: bool,
+    stops: StopTail,
     ends_by_model: bool,
     /// What was not sent yet.
     pending: Vec<u8>,
@@ -167,25 +165,21 @@ struct Transcript {
 }
 
 impl Transcript {
-    fn new(
-        running: Running,
-        dialect: Box<dyn Dialect>,
-        entry: Arc<RequestEntry>,
-        has_stops: bool,
-    ) -> Self {
+    fn new(running: Running, dialect: Box<dyn Dialect>, entry: Arc<RequestEntry>) -> Self {
         let head = DialectHead {
             id: entry.id.to_string(),
             model: running.head.model.clone(),
             created: SystemTime::now(),
+            prompt_tokens: u32::try_from(running.n_prompt).unwrap_or(u32::MAX),
             warnings: running.head.warnings.clone(),
         };
         Transcript {
             calls: running.call_parser(),
+            stops: StopTail::new(running.stops.clone()),
             running,
             dialect,
             head,
             entry,
-            has_stops,
             ends_by_model: false,
             pending: Vec::new(),
             is_over: false,
@@ -200,9 +194,9 @@ impl Transcript {
         Poll::Ready(match ready!(self.running.events.poll_next_unpin(context)) {
             Some((_, GenerateEvent::Prompt { .. })) => Ok(None),
             Some((_, GenerateEvent::Delta { text, tokens, .. })) => {
-                let last = tokens.last();
-                self.ends_by_model =
-                    last.is_some_and(|&token| self.running.runtime.ends_answer(token));
+                let runtime = &self.running.runtime;
+                tokens.iter().for_each(|&token| self.stops.push(runtime.token_bytes(token)));
+                self.ends_by_model = tokens.last().is_some_and(|&token| runtime.ends_answer(token));
                 let parts = match &mut self.calls {
                     Some(calls) => calls.push(&text),
                     None if text.is_empty() => Vec::new(),
@@ -221,7 +215,7 @@ impl Transcript {
                 }
                 Ok(Some(Ending {
                     reason: finish.reason,
-                    by_stop_string: self.has_stops && !self.ends_by_model,
+                    stop_string: self.stop_string(finish.reason),
                     usage: finish.usage,
                     timings: finish.timings,
                 }))
@@ -229,6 +223,11 @@ impl Transcript {
             Some((_, GenerateEvent::Failed(error))) => Err(refused(error, Style::Chat)),
             None => Err(refused(GenerateError::ShuttingDown, Style::Chat)),
         })
+    }
+
+    fn stop_string(&self, reason: FinishReason) -> Option<String> {
+        let is_stopped = reason == FinishReason::Stop && !self.ends_by_model;
+        self.stops.found().filter(|_| is_stopped).map(str::to_owned)
     }
 
     fn tell(&mut self, parts: Vec<AnswerPart>) {

@@ -56,6 +56,10 @@ pub(crate) struct Running {
     pub(crate) prices: Option<Prices>,
     /// When answers are to say how sure the model was: what was learned of its release, if anything was.
     pub(crate) calibration: Option<Option<Calibration>>,
+    /// Tokens of the first prompt; 0 when no model answers.
+    pub(crate) n_prompt: usize,
+    /// Texts that end an answer.
+    pub(crate) stops: Vec<String>,
     /// The functions that may be called.
     pub(crate) tools: Option<Vec<String>>,
     _listed: Listed,
@@ -252,7 +256,7 @@ pub(crate) fn launch(
     let texts = || requests.iter().map(|request| prompt_text(&runtime, request)).collect();
     let echo: Option<Result<Vec<String>, _>> = parsed.echo.then(texts);
     let echo = echo.transpose().map_err(|error| refused(error, style))?;
-    let mut enders = Vec::new();
+    let (mut enders, mut n_prompt) = (Vec::new(), None);
     let mut all = Vec::new();
     let mut warnings = parsed.warnings;
     let started = match told {
@@ -261,6 +265,7 @@ pub(crate) fn launch(
     };
     for answers in started {
         warnings.extend(answers.iter().take(1).flat_map(|answer| answer.warnings.clone()));
+        n_prompt = n_prompt.or_else(|| answers.first().map(|answer| answer.n_prompt));
         enders.push(answers.iter().filter_map(|answer| answer.ender.clone()).collect());
         all.extend(answers.into_iter().map(|answer| answer.events));
     }
@@ -290,6 +295,8 @@ pub(crate) fn launch(
         stream: parsed.stream,
         prices: parsed.timings.then(|| app.ops.prices().clone()),
         calibration: parsed.confidence.then(|| app.ops.calibration(release)),
+        n_prompt: n_prompt.unwrap_or(0),
+        stops: parsed.stop.stop_strings,
         tools: parsed.tools.map(|tools| tools.names),
         _listed: app.aborts.list(caller.tenant(), entry.route(), running),
     })

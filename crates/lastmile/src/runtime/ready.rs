@@ -172,7 +172,7 @@ impl Runtime {
                     adapter: adapter.clone(),
                     output,
                 });
-                GenerateStream::new(reader, prepared.warnings.clone())
+                GenerateStream::new(reader, prepared.warnings.clone(), prepared.prompt.len())
             });
             streams.push(choices.collect());
         }

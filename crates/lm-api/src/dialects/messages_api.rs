@@ -4,7 +4,7 @@
 //!
 //! Start reading at [`parse_messages`] (in) and [`MessagesDialect`] (out).
 
-use lastmile::{AnswerPart, FinishReason};
+use lastmile::{AnswerPart, FinishReason, Usage};
 use serde_json::{Map, Value, json};
 
 use super::{Block, Dialect, DialectHead, Ending, Frame, Framing, append, arguments};
@@ -52,13 +52,7 @@ pub fn parse_messages(
     }
     chat.insert("messages".to_owned(), Value::Array(messages));
     let parsed = finish(body, chat, warnings, options)?;
-    let dialect = MessagesDialect {
-        only_stop: match parsed.stop.stop_strings.as_slice() {
-            [only] => Some(only.clone()),
-            _ => None,
-        },
-        blocks: Vec::new(),
-    };
+    let dialect = MessagesDialect { blocks: Vec::new() };
     Ok((parsed, Box::new(dialect)))
 }
 
@@ -76,20 +70,20 @@ fn refuse(body: &mut Fields) -> Result<(), ApiError> {
 
 /// One answer as a message.
 struct MessagesDialect {
-    /// The stop sequence, when there is only one that can have ended the answer.
-    only_stop: Option<String>,
     blocks: Vec<Block>,
 }
 
 impl MessagesDialect {
-    fn stop(&self, ending: &Ending) -> (&'static str, Option<&str>) {
+    fn stop<'a>(&self, ending: &'a Ending) -> (&'static str, Option<&'a str>) {
         let has_calls = self.blocks.iter().any(|block| matches!(block, Block::Call { .. }));
         match ending.reason {
             FinishReason::Length | FinishReason::Budget => ("max_tokens", None),
             FinishReason::Filtered => ("refusal", None),
             _ if has_calls => ("tool_use", None),
-            _ if ending.by_stop_string => ("stop_sequence", self.only_stop.as_deref()),
-            _ => ("end_turn", None),
+            _ => match ending.stop_string.as_deref() {
+                None => ("end_turn", None),
+                sequence => ("stop_sequence", sequence),
+            },
         }
     }
 
@@ -115,7 +109,8 @@ impl Dialect for MessagesDialect {
             "content": [],
             "stop_reason": null,
             "stop_sequence": null,
-            "usage": { "input_tokens": 0, "output_tokens": 0 },
+            // How many of them the cache holds is known at the end.
+            "usage": usage(&Usage { prompt_tokens: head.prompt_tokens, ..Usage::default() }),
         });
         vec![frame("message_start", &json!({ "type": "message_start", "message": message }))]
     }
@@ -159,7 +154,7 @@ impl Dialect for MessagesDialect {
         let mut data = json!({
             "type": "message_delta",
             "delta": { "stop_reason": reason, "stop_sequence": sequence },
-            "usage": usage(ending),
+            "usage": usage(&ending.usage),
         });
         warn(&mut data, head);
         frames.push(frame("message_delta", &data));
@@ -183,7 +178,7 @@ impl Dialect for MessagesDialect {
             "content": self.blocks.iter().map(block).collect::<Vec<_>>(),
             "stop_reason": reason,
             "stop_sequence": sequence,
-            "usage": usage(ending),
+            "usage": usage(&ending.usage),
         });
         warn(&mut body, head);
         body.to_string()
@@ -194,8 +189,7 @@ impl Dialect for MessagesDialect {
     }
 }
 
-fn usage(ending: &Ending) -> Value {
-    let usage = ending.usage;
+fn usage(usage: &Usage) -> Value {
     json!({
         "input_tokens": usage.prompt_tokens.saturating_sub(usage.cached_tokens),
         "cache_creation_input_tokens": 0,

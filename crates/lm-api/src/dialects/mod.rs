@@ -51,17 +51,19 @@ pub struct DialectHead {
     pub model: String,
     /// When the answer began.
     pub created: SystemTime,
+    /// Tokens of the prompt; 0 when no model answers.
+    pub prompt_tokens: u32,
     /// What was ignored.
     pub warnings: Vec<String>,
 }
 
 /// How an answer ended.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Ending {
     /// Why.
     pub reason: FinishReason,
-    /// A stop string ended it rather than the model.
-    pub by_stop_string: bool,
+    /// The stop string that ended it rather than the model.
+    pub stop_string: Option<String>,
     /// Tokens in and out.
     pub usage: Usage,
     /// Where the time went.

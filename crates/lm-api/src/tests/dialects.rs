@@ -133,6 +133,7 @@ fn ended(api: &str, body: Value, reason: FinishReason) -> (Vec<Frame>, Value) {
         id: "1".to_owned(),
         model: "m".to_owned(),
         created: UNIX_EPOCH,
+        prompt_tokens: 7,
         warnings: Vec::new(),
     };
     let parts = [
@@ -148,7 +149,7 @@ fn ended(api: &str, body: Value, reason: FinishReason) -> (Vec<Frame>, Value) {
     }
     let ending = Ending {
         reason,
-        by_stop_string: false,
+        stop_string: None,
         usage: Usage { prompt_tokens: 7, completion_tokens: 3, cached_tokens: 2 },
         timings: Timings::default(),
     };

@@ -43,6 +43,33 @@ fn an_answer_that_was_aborted_is_not_told_as_complete() {
 }
 
 #[test]
+fn messages_say_what_stopped_them_and_how_long_the_prompt_is() {
+    let server = Server::start("mode=echo");
+    let hello = json!([{ "role": "user", "content": "hello world" }]);
+    let body = |stops: Value, stream: bool| {
+        let body = json!({ "messages": hello, "max_tokens": 99, "stop_sequences": stops,
+            "stream": stream });
+        body.to_string()
+    };
+    for (stops, reason, sequence) in [
+        (json!(["zzz", "wor"]), "stop_sequence", json!("wor")),
+        (json!(["zzz", "xxx"]), "end_turn", json!(null)),
+    ] {
+        let whole = server.ask("/v1/messages", &body(stops.clone(), false));
+        assert_eq!((&whole["stop_reason"], &whole["stop_sequence"]), (&json!(reason), &sequence));
+        let reply = server.post("/v1/messages", &body(stops, true));
+        let events: Vec<Value> =
+            reply.events().iter().map(|event| serde_json::from_str(event).unwrap()).collect();
+        let usage = &whole["usage"];
+        let n_prompt = ["input_tokens", "cache_read_input_tokens"].map(|name| usage[name].as_u64());
+        let n_prompt: u64 = n_prompt.into_iter().flatten().sum();
+        assert_eq!(events[0]["message"]["usage"]["input_tokens"], n_prompt);
+        let delta = &events[events.len() - 2]["delta"];
+        assert_eq!((&delta["stop_reason"], &delta["stop_sequence"]), (&json!(reason), &sequence));
+    }
+}
+
+#[test]
 fn whoever_refuses_speaks_the_words_of_the_paths_api() {
     let (folder, key) = folder_with_key(&[Scope::Infer], KeyLimits::default());
     let server = Server::start_in(folder, "mode=echo", |config, _, _| config.max_body_bytes = 50);
