@@ -47,8 +47,8 @@ pub use date::{CivilTime, rfc3339};
 pub use delta_frame::DeltaFrame;
 pub use denial::Denial;
 pub use dialects::{
-    Dialect, DialectHead, Ending, Frame, Framing, parse_messages, parse_ollama_chat,
-    parse_ollama_generate, parse_responses,
+    Dialect, DialectHead, Ending, Frame, Framing, OllamaLoad, parse_messages, parse_ollama_chat,
+    parse_ollama_generate, parse_ollama_load, parse_responses,
 };
 pub use encoders::{
     ClassifyAsked, EmbeddingsAsked, EmbeddingsStyle, RankAsked, Ranked, ScoredBy, VectorFormat,

@@ -7,7 +7,7 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::Extension;
 use axum::extract::{Request, State};
@@ -15,11 +15,12 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use futures_util::StreamExt;
 use lastmile::{
-    AnswerPart, FinishReason, GenerateError, GenerateEvent, Runtime, SamplingParams, ToolCallParser,
+    AnswerPart, FinishReason, GenerateError, GenerateEvent, RequestId, Runtime, SamplingParams,
+    ToolCallParser,
 };
 use lm_api::{
     ApiError, Dialect, DialectHead, Ending, Frame, Framing, ParseOptions, Parsed, Style,
-    parse_messages, parse_ollama_chat, parse_ollama_generate, parse_responses,
+    parse_messages, parse_ollama_chat, parse_ollama_generate, parse_ollama_load, parse_responses,
 };
 use serde_json::json;
 
@@ -123,6 +124,10 @@ async fn respond(
         let began = Instant::now();
         let runtime = app.models.resolve(model.as_deref()).await?;
         let waited = began.elapsed();
+        let (body, loaded) = load_only(&app, &runtime, entry.id, body, api, waited).await?;
+        if let Some(loaded) = loaded {
+            return Ok(reply::json(StatusCode::OK, loaded));
+        }
         let style = Style::Chat;
         let adapter = app.models.adapter_name(model.as_deref());
         let call =
@@ -137,7 +142,9 @@ async fn respond(
             steer::start(Arc::clone(&app), runtime, waited, call, read).await?;
         let transcript = match started {
             Started::Told(response) => return Ok(response),
-            Started::Running(running) => Transcript::new(*running, dialect, Arc::clone(&entry)),
+            Started::Running(running) => {
+                Transcript::new(*running, dialect, Arc::clone(&entry), waited)
+            }
         };
         if transcript.running.stream {
             return Ok(transcript.streamed());
@@ -148,6 +155,31 @@ async fn respond(
         entry.failed(&error);
         reply::error(&error)
     })
+}
+
+/// The answer to a body of Ollama's that asks for a loaded model and nothing else; with the body.
+async fn load_only(
+    app: &Arc<App>,
+    runtime: &Arc<Runtime>,
+    id: RequestId,
+    body: Vec<u8>,
+    api: Api,
+    took: Duration,
+) -> Result<(Vec<u8>, Option<String>), ApiError> {
+    let is_chat = match api {
+        Api::OllamaChat => true,
+        Api::OllamaGenerate => false,
+        Api::Responses | Api::Messages => return Ok((body, None)),
+    };
+    let (app, runtime) = (Arc::clone(app), Arc::clone(runtime));
+    off_thread(move || {
+        let defaults = runtime.default_sampling();
+        let load =
+            parse_ollama_load(&body, is_chat, &parse_options(&app, &runtime, &defaults, id))?;
+        let json = load.map(|load| load.to_json(&runtime.info().name, took));
+        Ok((body, json))
+    })
+    .await
 }
 
 /// One answer on its way.
@@ -165,11 +197,17 @@ struct Transcript {
 }
 
 impl Transcript {
-    fn new(running: Running, dialect: Box<dyn Dialect>, entry: Arc<RequestEntry>) -> Self {
+    fn new(
+        running: Running,
+        dialect: Box<dyn Dialect>,
+        entry: Arc<RequestEntry>,
+        load: Duration,
+    ) -> Self {
         let head = DialectHead {
             id: entry.id.to_string(),
             model: running.head.model.clone(),
             created: SystemTime::now(),
+            load,
             prompt_tokens: u32::try_from(running.n_prompt).unwrap_or(u32::MAX),
             warnings: running.head.warnings.clone(),
         };

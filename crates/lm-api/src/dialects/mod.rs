@@ -7,10 +7,11 @@
 mod messages_api;
 mod messages_input;
 mod ollama;
+mod ollama_load;
 mod responses;
 mod responses_input;
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use lastmile::{AnswerPart, FinishReason, Timings, Usage};
 use serde_json::{Map, Value, json};
@@ -21,7 +22,9 @@ use crate::prompt_report::Told;
 use crate::{ApiError, ParseOptions, Parsed};
 
 pub use messages_api::parse_messages;
+pub(crate) use ollama::keep_alive;
 pub use ollama::{parse_ollama_chat, parse_ollama_generate};
+pub use ollama_load::{OllamaLoad, parse_ollama_load};
 pub use responses::parse_responses;
 
 /// How frames are parted.
@@ -51,6 +54,8 @@ pub struct DialectHead {
     pub model: String,
     /// When the answer began.
     pub created: SystemTime,
+    /// How long the model took to load; zero when it was there.
+    pub load: Duration,
     /// Tokens of the prompt; 0 when no model answers.
     pub prompt_tokens: u32,
     /// What was ignored.

@@ -8,7 +8,7 @@ use lastmile::EncoderText;
 use serde::Serialize;
 
 use super::{finish, texts, truncate};
-use crate::error::shown;
+use crate::dialects::keep_alive;
 use crate::fields::{Fields, Warnings};
 use crate::{ApiError, Urgency};
 
@@ -69,7 +69,8 @@ pub fn parse_embeddings(body: &[u8], strict: bool) -> Result<EmbeddingsAsked, Ap
         }
     };
     let truncate = truncate(&mut fields)?.unwrap_or(false);
-    asked(fields, texts, format, truncate, EmbeddingsStyle::OpenAi, strict)
+    let (style, warnings) = (EmbeddingsStyle::OpenAi, Warnings::default());
+    asked(fields, texts, format, truncate, style, strict, warnings)
 }
 
 /// Reads the body of Ollama's `POST /api/embed`, which cuts what is too long unless told otherwise.
@@ -101,14 +102,13 @@ fn ollama(
     style: EmbeddingsStyle,
     strict: bool,
 ) -> Result<EmbeddingsAsked, ApiError> {
-    if let Some(options) = fields.take("options")
-        && options.as_object().is_none_or(|options| !options.is_empty())
-    {
-        return Err(ApiError::Unsupported { param: "options".to_owned(), found: shown(&options) });
+    let mut warnings = Warnings::default();
+    if let Some(options) = fields.take("options") {
+        // None of them is of vectors.
+        Fields::nested("options", options)?.finish(strict, &mut warnings)?;
     }
-    // Models stay as long as the server runs.
-    fields.take("keep_alive");
-    asked(fields, texts, VectorFormat::Float, truncate, style, strict)
+    keep_alive(&mut fields, &mut warnings);
+    asked(fields, texts, VectorFormat::Float, truncate, style, strict, warnings)
 }
 
 fn asked(
@@ -118,6 +118,7 @@ fn asked(
     truncate: bool,
     style: EmbeddingsStyle,
     strict: bool,
+    warnings: Warnings,
 ) -> Result<EmbeddingsAsked, ApiError> {
     let dimensions = fields.integer("dimensions", 1..=1 << 20)?;
     let normalize = fields.boolean("normalize")?.unwrap_or(style != EmbeddingsStyle::OllamaOne);
@@ -130,7 +131,7 @@ fn asked(
         normalize,
         urgency,
         style,
-        warnings: finish(fields, strict, Warnings::default())?,
+        warnings: finish(fields, strict, warnings)?,
     })
 }
 

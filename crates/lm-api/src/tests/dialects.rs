@@ -1,6 +1,6 @@
 //! Bodies of other APIs in, what they become, and answers in their words.
 
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use lastmile::{AnswerForm, AnswerPart, FinishReason, MustCall, Prompt, Role, Timings, Usage};
 use serde_json::{Value, json};
@@ -133,6 +133,7 @@ fn ended(api: &str, body: Value, reason: FinishReason) -> (Vec<Frame>, Value) {
         id: "1".to_owned(),
         model: "m".to_owned(),
         created: UNIX_EPOCH,
+        load: Duration::from_millis(2),
         prompt_tokens: 7,
         warnings: Vec::new(),
     };

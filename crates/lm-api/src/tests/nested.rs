@@ -126,6 +126,47 @@ fn a_result_that_failed_says_so_to_the_model() {
 }
 
 #[test]
+fn ollamas_results_have_the_ids_of_their_calls() {
+    let call = |name: &str| json!({ "function": { "index": 0, "name": name, "arguments": {} } });
+    let result = |more: Value| {
+        let mut result = json!({ "role": "tool", "content": "r" });
+        result.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        result
+    };
+    let messages = json!([
+        { "role": "assistant", "tool_calls": [call("f"), call("g")] },
+        result(json!({ "tool_name": "g" })),
+        result(json!({})),
+        { "role": "assistant", "tool_calls": [call("f")] },
+        result(json!({ "tool_name": "other" })),
+        result(json!({})),
+    ]);
+    let parsed = parse("ollama", &json!({ "messages": messages }), true).unwrap();
+    let ids: Vec<Value> = parsed
+        .dialog
+        .message_fields
+        .iter()
+        .map(|(_, fields)| {
+            let fields: Value = serde_json::from_str(fields).unwrap();
+            match fields.get("tool_calls") {
+                Some(calls) => {
+                    calls.as_array().unwrap().iter().map(|call| call["id"].clone()).collect()
+                }
+                None => fields["tool_call_id"].clone(),
+            }
+        })
+        .collect();
+    let expect = [
+        json!(["call00000", "call00001"]),
+        json!("call00001"),
+        json!("call00000"),
+        json!(["call00002"]),
+        json!("call00002"),
+    ];
+    assert_eq!(ids, expect);
+}
+
+#[test]
 fn a_tier_that_there_is_not_is_refused_everywhere() {
     let hi = json!([{ "role": "user", "content": "hi" }]);
     let body = json!({ "max_tokens": 9, "messages": hi, "input": "hi", "service_tier": "flex" });

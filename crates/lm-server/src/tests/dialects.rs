@@ -70,6 +70,26 @@ fn messages_say_what_stopped_them_and_how_long_the_prompt_is() {
 }
 
 #[test]
+fn ollamas_clients_load_a_model_by_asking_nothing() {
+    let server = Server::start("mode=echo");
+    let chat = server.ask("/api/chat", r#"{"model": "placeholder", "messages": []}"#);
+    assert_eq!(chat["message"], json!({ "role": "assistant", "content": "" }));
+    let body = r#"{"model": "placeholder:latest", "prompt": "", "keep_alive": "5m"}"#;
+    let generate = server.ask("/api/generate", body);
+    assert_eq!(generate["response"], "");
+    assert!(generate["warnings"][0].as_str().unwrap().starts_with("keep_alive is "));
+    for told in [&chat, &generate] {
+        let done = (&told["done"], &told["done_reason"], &told["model"]);
+        assert_eq!(done, (&json!(true), &json!("load"), &json!("placeholder")));
+    }
+    assert_eq!(server.post("/api/chat", r#"{"model": "nobody"}"#).status, 404);
+    assert_eq!(server.post("/api/chat", r#"{"messages": "x"}"#).status, 400);
+    let raw = json!({ "prompt": "x", "raw": true, "system": "y" }).to_string();
+    let refused = server.post("/api/generate", &raw);
+    assert!(refused.status == 400 && refused.body.contains("raw is true"), "{}", refused.body);
+}
+
+#[test]
 fn whoever_refuses_speaks_the_words_of_the_paths_api() {
     let (folder, key) = folder_with_key(&[Scope::Infer], KeyLimits::default());
     let server = Server::start_in(folder, "mode=echo", |config, _, _| config.max_body_bytes = 50);
