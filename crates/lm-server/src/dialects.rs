@@ -32,6 +32,7 @@ use crate::generate::{Call, Running, off_thread, parse_options, refused, with_he
 use crate::intake::{Asked, take};
 use crate::request_log::RequestEntry;
 use crate::steer::{Started, asked_model};
+use crate::texts::warned;
 use crate::{reply, steer};
 
 /// One of the APIs.
@@ -88,7 +89,7 @@ pub(crate) async fn count_tokens(
         let Asked { body, model, .. } = take(&app, &entry, &caller, request).await?;
         let runtime = app.models.resolve(model.as_deref()).await?;
         let id = entry.id;
-        let n_tokens = off_thread(move || {
+        let body = off_thread(move || {
             let defaults = runtime.default_sampling();
             let options = parse_options(&app, &runtime, &defaults, id);
             let (parsed, _) = parse_messages(&body, true, &options)?;
@@ -96,10 +97,11 @@ pub(crate) async fn count_tokens(
             let tokens =
                 prompt.map(|prompt| runtime.prompt_tokens(prompt, parsed.text, &parsed.dialog));
             let tokens = tokens.transpose().map_err(|error| refused(error, Style::Chat))?;
-            Ok(tokens.unwrap_or_default().len())
+            let body = json!({ "input_tokens": tokens.unwrap_or_default().len() });
+            Ok(warned(body, &parsed.warnings))
         })
         .await?;
-        Ok(reply::json(StatusCode::OK, json!({ "input_tokens": n_tokens }).to_string()))
+        Ok(reply::json(StatusCode::OK, body.to_string()))
     };
     answer.await.unwrap_or_else(|error: ApiError| {
         entry.failed(&error);
