@@ -7,6 +7,7 @@ mod caching;
 mod client;
 mod confiding;
 mod costing;
+mod described;
 mod dialects;
 mod dry_running;
 mod echoing;
