@@ -24,14 +24,9 @@ pub(super) fn tools(
             let mut one = Fields::nested(&format!("tools[{i}]"), one)?;
             // Tools that run at Anthropic have a type of their own.
             refuse_unless(&mut one, "type", |kind| *kind == "custom")?;
-            let mut take = |name: &str| one.take(name).unwrap_or_default();
-            let (name, description) = (take("name"), take("description"));
-            tools.push(tool(&name, &description, &take("input_schema")));
-            // A call that is enforced follows its schema, and arguments are streamed as they come, in any case.
-            for name in ["strict", "eager_input_streaming"] {
-                one.boolean(name)?;
-            }
-            ignore(&mut one, &["cache_control"]);
+            tools.push(tool(&mut one, "input_schema"));
+            // Arguments are streamed as they come, in any case.
+            ignore(&mut one, &["cache_control", "eager_input_streaming"]);
             one.finish(options.strict, warnings)?;
         }
         chat.insert("tools".to_owned(), Value::Array(tools));

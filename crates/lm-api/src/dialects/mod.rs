@@ -151,15 +151,12 @@ pub(crate) fn take_over(
     }
 }
 
-/// A tool in OpenAI's words.
-pub(crate) fn tool(name: &Value, description: &Value, parameters: &Value) -> Value {
+/// A tool in OpenAI's words. Takes out its fields; `parameters` is their name in the other API.
+pub(crate) fn tool(fields: &mut Fields, parameters: &'static str) -> Value {
     let mut function = Map::new();
-    function.insert("name".to_owned(), name.clone());
-    for (key, value) in [("description", description), ("parameters", parameters)] {
-        if !value.is_null() {
-            function.insert(key.to_owned(), value.clone());
-        }
-    }
+    function.insert("name".to_owned(), fields.take("name").unwrap_or_default());
+    let names = [("description", "description"), (parameters, "parameters"), ("strict", "strict")];
+    take_over(fields, &mut function, &names);
     json!({ "type": "function", "function": function })
 }
 

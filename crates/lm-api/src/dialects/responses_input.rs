@@ -30,11 +30,7 @@ pub(super) fn tools(
         if kind != "function" {
             return Err(ApiError::Unsupported { param, found: shown(&kind) });
         }
-        let mut take = |name: &str| one.take(name).unwrap_or_default();
-        let (name, description) = (take("name"), take("description"));
-        translated.push(tool(&name, &description, &take("parameters")));
-        // A call that is enforced follows its schema in any case.
-        one.boolean("strict")?;
+        translated.push(tool(&mut one, "parameters"));
         one.finish(options.strict, warnings)?;
     }
     if !translated.is_empty() {
