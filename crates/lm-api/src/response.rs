@@ -61,6 +61,8 @@ pub struct Choice {
     pub confidence: Option<Confidence>,
     /// Why it ended.
     pub finish_reason: FinishReason,
+    /// The stop string that ended it.
+    pub stop_string: Option<String>,
     /// The id of its own request, when the response spans several.
     pub request_id: Option<String>,
 }
@@ -91,9 +93,9 @@ struct ChatChoice<'a> {
     message: Message<'a>,
     logprobs: Option<ChatLogprobs<'a>>,
     finish_reason: &'static str,
-    /// What none of OpenAI's words says, as others name it.
+    /// What none of OpenAI's words says, as others name it: `budget`, or the stop string.
     #[serde(skip_serializing_if = "Option::is_none")]
-    stop_reason: Option<&'static str>,
+    stop_reason: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     confidence: Option<&'a Confidence>,
 }
@@ -114,7 +116,7 @@ struct ChatDelta<'a> {
     logprobs: Option<ChatLogprobs<'a>>,
     finish_reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    stop_reason: Option<&'static str>,
+    stop_reason: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     confidence: Option<&'a Confidence>,
 }
@@ -155,7 +157,7 @@ struct TextChoice<'a> {
     logprobs: Option<TextLogprobs<'a>>,
     finish_reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    stop_reason: Option<&'static str>,
+    stop_reason: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     confidence: Option<&'a Confidence>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -170,6 +172,7 @@ struct End<'a> {
     reason: FinishReason,
     has_calls: bool,
     confidence: Option<&'a Confidence>,
+    stop_string: Option<&'a str>,
 }
 
 impl Head {
@@ -184,7 +187,8 @@ impl Head {
                     message: message(choice),
                     logprobs: choice.logprobs.as_deref().map(logprobs::chat),
                     finish_reason: finish_word(choice.finish_reason, !choice.tool_calls.is_empty()),
-                    stop_reason: stop_reason(choice.finish_reason),
+                    stop_reason: stop_reason(choice.finish_reason)
+                        .or(choice.stop_string.as_deref()),
                     confidence: choice.confidence.as_ref(),
                 });
                 let choices: Vec<_> = choices.collect();
@@ -196,7 +200,8 @@ impl Head {
                     text: &choice.text,
                     logprobs: choice.logprobs.as_deref().map(logprobs::text),
                     finish_reason: Some(finish_word(choice.finish_reason, false)),
-                    stop_reason: stop_reason(choice.finish_reason),
+                    stop_reason: stop_reason(choice.finish_reason)
+                        .or(choice.stop_string.as_deref()),
                     confidence: choice.confidence.as_ref(),
                     prompt_logprobs: choice.prompt_logprobs.as_deref(),
                     request_id: choice.request_id.as_deref(),
@@ -257,12 +262,12 @@ impl Head {
         is_last: bool,
         confidence: Option<&Confidence>,
     ) -> String {
-        let end = End { reason, has_calls: true, confidence };
+        let end = End { reason, has_calls: true, confidence, stop_string: None };
         self.chat_chunk(index, Delta::default(), None, Some(end), self.last_warnings(is_last))
     }
 
-    /// The end of a choice. `is_last` says that no other choice is open. `request_id` and `confidence` as in
-    /// [`Choice`].
+    /// The end of a choice. `is_last` says that no other choice is open. `request_id`, `confidence` and `stop_string`
+    /// as in [`Choice`].
     #[must_use]
     pub fn finish_chunk(
         &self,
@@ -271,18 +276,19 @@ impl Head {
         is_last: bool,
         request_id: Option<&str>,
         confidence: Option<&Confidence>,
+        stop_string: Option<&str>,
     ) -> String {
         let warnings = self.last_warnings(is_last);
         match self.style {
             Style::Chat => {
-                let end = End { reason, has_calls: false, confidence };
+                let end = End { reason, has_calls: false, confidence, stop_string };
                 self.chat_chunk(index, Delta::default(), None, Some(end), warnings)
             }
             Style::Text => {
                 let choice = TextChoice {
                     index,
                     finish_reason: Some(finish_word(reason, false)),
-                    stop_reason: stop_reason(reason),
+                    stop_reason: stop_reason(reason).or(stop_string),
                     confidence,
                     request_id,
                     ..TextChoice::default()
@@ -321,7 +327,7 @@ impl Head {
             delta,
             logprobs,
             finish_reason: end.map(|end| finish_word(end.reason, end.has_calls)),
-            stop_reason: end.and_then(|end| stop_reason(end.reason)),
+            stop_reason: end.and_then(|end| stop_reason(end.reason).or(end.stop_string)),
             confidence: end.and_then(|end| end.confidence),
         };
         self.json("chat.completion.chunk", &[choice], self.no_usage(), warnings)

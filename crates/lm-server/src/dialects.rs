@@ -192,7 +192,6 @@ struct Transcript {
     entry: Arc<RequestEntry>,
     calls: Option<ToolCallParser>,
     stops: StopTail,
-    ends_by_model: bool,
     /// What was not sent yet.
     pending: Vec<u8>,
     is_over: bool,
@@ -215,12 +214,11 @@ impl Transcript {
         };
         Transcript {
             calls: running.call_parser(),
-            stops: StopTail::new(running.stops.clone()),
             running,
             dialect,
             head,
             entry,
-            ends_by_model: false,
+            stops: StopTail::default(),
             pending: Vec::new(),
             is_over: false,
         }
@@ -234,9 +232,7 @@ impl Transcript {
         Poll::Ready(match ready!(self.running.events.poll_next_unpin(context)) {
             Some((_, GenerateEvent::Prompt { .. })) => Ok(None),
             Some((_, GenerateEvent::Delta { text, tokens, .. })) => {
-                let runtime = &self.running.runtime;
-                tokens.iter().for_each(|&token| self.stops.push(runtime.token_bytes(token)));
-                self.ends_by_model = tokens.last().is_some_and(|&token| runtime.ends_answer(token));
+                self.stops.take(&self.running, &tokens);
                 let parts = match &mut self.calls {
                     Some(calls) => calls.push(&text),
                     None if text.is_empty() => Vec::new(),
@@ -255,7 +251,7 @@ impl Transcript {
                 }
                 Ok(Some(Ending {
                     reason: finish.reason,
-                    stop_string: self.stop_string(finish.reason),
+                    stop_string: self.stops.ended(&self.running, finish.reason).map(str::to_owned),
                     usage: finish.usage,
                     timings: finish.timings,
                 }))
@@ -263,11 +259,6 @@ impl Transcript {
             Some((_, GenerateEvent::Failed(error))) => Err(refused(error, Style::Chat)),
             None => Err(refused(GenerateError::ShuttingDown, Style::Chat)),
         })
-    }
-
-    fn stop_string(&self, reason: FinishReason) -> Option<String> {
-        let is_stopped = reason == FinishReason::Stop && !self.ends_by_model;
-        self.stops.found().filter(|_| is_stopped).map(str::to_owned)
     }
 
     fn tell(&mut self, parts: Vec<AnswerPart>) {

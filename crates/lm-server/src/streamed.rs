@@ -15,6 +15,7 @@ use lastmile::{
 };
 use lm_api::{DeltaFrame, Spent, Sureness, TextOffset, sum_usage};
 
+use crate::ended_by::StopTail;
 use crate::event_body::{Told, events, push_data, push_event};
 use crate::generate::{Running, named, refused};
 use crate::prompt_told::{ToldPrompt, echoed};
@@ -39,6 +40,7 @@ struct Progress {
     finish: Option<Finish>,
     /// How likely its tokens are, where that is known.
     sureness: Sureness,
+    stops: StopTail,
     /// Around its texts, once there was one.
     frame: Option<DeltaFrame>,
     /// Reads calls of tools, when there are any.
@@ -79,7 +81,8 @@ impl Transcript {
             Some((index, GenerateEvent::Prompt { tokens, logprobs: scored })) => {
                 self.prompt(index, &ToldPrompt { tokens, scored });
             }
-            Some((index, GenerateEvent::Delta { text, logprobs, .. })) => {
+            Some((index, GenerateEvent::Delta { text, tokens, logprobs })) => {
+                self.choices[index].stops.take(&self.running, &tokens);
                 self.delta(index, &text, &logprobs);
             }
             Some((index, GenerateEvent::Finished(finish))) => self.finished(index, &finish),
@@ -159,7 +162,9 @@ impl Transcript {
         let chunk = match has_calls {
             true => head.finish_calls_chunk(choice, finish.reason, is_last, confidence),
             false => {
-                head.finish_chunk(choice, finish.reason, is_last, own_id.as_deref(), confidence)
+                let stop = self.choices[index].stops.ended(&self.running, finish.reason);
+                let own_id = own_id.as_deref();
+                head.finish_chunk(choice, finish.reason, is_last, own_id, confidence, stop)
             }
         };
         self.push(&chunk);

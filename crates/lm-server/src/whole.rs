@@ -13,6 +13,7 @@ use lm_api::{
     ApiError, Choice, LogprobEntry, Spent, Style, Sureness, TextOffset, ToolCall, sum_usage,
 };
 
+use crate::ended_by::StopTail;
 use crate::generate::{Running, named, refused};
 use crate::prompt_told::{ToldPrompt, echoed, scored};
 use crate::reply;
@@ -24,6 +25,7 @@ struct Part {
     text: String,
     logprobs: Vec<TokenLogprobs>,
     finish: Option<Finish>,
+    stops: StopTail,
     prompt: ToldPrompt,
 }
 
@@ -41,7 +43,8 @@ pub(crate) async fn response(
             GenerateEvent::Prompt { tokens, logprobs: scored } => {
                 part.prompt = ToldPrompt { tokens, scored };
             }
-            GenerateEvent::Delta { text, logprobs, .. } => {
+            GenerateEvent::Delta { text, tokens, logprobs } => {
+                part.stops.take(&running, &tokens);
                 part.text.push_str(&text);
                 part.logprobs.extend(logprobs);
             }
@@ -87,6 +90,7 @@ fn choices(
             prompt_logprobs,
             confidence: running.confidence(&sureness),
             finish_reason: finish.reason,
+            stop_string: part.stops.ended(running, finish.reason).map(str::to_owned),
             request_id: running.own_id(index),
         };
         Ok((choice, finish))
