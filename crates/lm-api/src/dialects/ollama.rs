@@ -265,8 +265,10 @@ impl OllamaDialect {
     }
 
     fn last(&self, mut line: Map<String, Value>, head: &DialectHead, ending: &Ending) -> String {
-        let is_cut = matches!(ending.reason, FinishReason::Length | FinishReason::Budget);
-        let reason = if is_cut { "length" } else { "stop" };
+        let reason = match ending.reason {
+            FinishReason::Length | FinishReason::Budget => FinishReason::Length.as_str(),
+            reason => reason.as_str(),
+        };
         let (timings, usage) = (ending.timings, ending.usage);
         let nanos = |time: Duration| Value::from(time.as_nanos() as u64);
         let more = [

@@ -145,7 +145,7 @@ impl ResponsesDialect {
             Some(_) => {
                 // What is cut is cut in its last item.
                 let n_whole = self.blocks.len().saturating_sub(1);
-                let status = |i| if i < n_whole { "completed" } else { status };
+                let status = |i: usize| if i < n_whole { "completed" } else { status };
                 let items = self.blocks.iter().enumerate();
                 items.map(|(i, block)| Self::item(head, i, block, status(i))).collect()
             }

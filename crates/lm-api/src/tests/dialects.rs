@@ -246,4 +246,16 @@ fn ollama_tells_lines() {
     assert_eq!((&whole["done"], &whole["eval_count"]), (&json!(true), &json!(3)));
     assert_eq!(whole["created_at"], "1970-01-01T00:00:00.000000Z");
     assert!(frames.iter().all(|frame| frame.event.is_none()));
+    assert_eq!(
+        (&whole["total_duration"], &whole["load_duration"]),
+        (&json!(2_000_000), &json!(2_000_000))
+    );
+    for (reason, told) in [
+        (FinishReason::Stop, "stop"),
+        (FinishReason::Budget, "length"),
+        (FinishReason::Filtered, "content_filter"),
+    ] {
+        let (_, whole) = ended("chat", json!({ "messages": hi }), reason);
+        assert_eq!(whole["done_reason"], told);
+    }
 }
