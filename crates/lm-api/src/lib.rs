@@ -51,9 +51,10 @@ pub use dialects::{
     parse_ollama_generate, parse_ollama_load, parse_responses,
 };
 pub use encoders::{
-    ClassifyAsked, EmbeddingsAsked, EmbeddingsStyle, RankAsked, Ranked, ScoredBy, VectorFormat,
-    classify_json, embeddings_json, parse_classify, parse_embeddings, parse_ollama_embed,
-    parse_ollama_embeddings, parse_rerank, parse_score, rerank_json, score_json,
+    ClassifyAsked, EmbeddingsAsked, EmbeddingsStyle, RankAsked, Ranked, ScoredBy, Took,
+    VectorFormat, classify_json, embeddings_json, parse_classify, parse_embeddings,
+    parse_ollama_embed, parse_ollama_embeddings, parse_rerank, parse_score, rerank_json,
+    score_json,
 };
 pub use error::ApiError;
 pub use error_body::ErrorBody;

@@ -118,6 +118,9 @@ pub(crate) fn tool_use(
             return Err(ApiError::invalid("tool_choice", other, wanted));
         }
     };
+    if let Some(choice @ Value::Object(_)) = &choice {
+        no_more(choice, strict, warnings)?;
+    }
     if seen.is_empty() && must.is_some() {
         let param = "tools".to_owned();
         return Err(ApiError::Missing { param, wanted: "an array with what tool_choice requires" });
@@ -127,6 +130,18 @@ pub(crate) fn tool_use(
     }
     let json = Value::Array(seen).to_string();
     Ok(Some(ToolUse { json, names: names.into_iter().collect(), must, parallel }))
+}
+
+/// A choice says which function, and nothing else.
+fn no_more(choice: &Value, strict: bool, warnings: &mut Warnings) -> Result<(), ApiError> {
+    let mut fields = Fields::nested("tool_choice", choice.clone())?;
+    fields.take("type");
+    if let Some(function) = fields.take("function") {
+        let mut function = Fields::nested("tool_choice.function", function)?;
+        function.take("name");
+        function.finish(strict, warnings)?;
+    }
+    fields.finish(strict, warnings)
 }
 
 fn named(choice: &Option<Value>) -> Option<&str> {

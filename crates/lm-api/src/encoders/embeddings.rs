@@ -53,6 +53,15 @@ pub enum EmbeddingsStyle {
     OllamaOne,
 }
 
+/// What an answer took, as Ollama tells it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Took {
+    /// All of it.
+    pub total: Duration,
+    /// Loading the model; zero when it was there.
+    pub load: Duration,
+}
+
 /// Reads the body of `POST /v1/embeddings`.
 ///
 /// # Errors
@@ -146,10 +155,10 @@ pub fn embeddings_json(
     model: &str,
     vectors: &[Vec<f32>],
     n_tokens: u32,
-    took: Duration,
+    took: Took,
     warnings: &[String],
 ) -> String {
-    let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+    let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     let text = match asked.style {
         EmbeddingsStyle::OllamaOne => serde_json::to_string(&OllamaOne {
             embedding: vectors.first().map(Vec::as_slice).unwrap_or_default(),
@@ -158,8 +167,8 @@ pub fn embeddings_json(
         EmbeddingsStyle::Ollama => serde_json::to_string(&Ollama {
             model,
             embeddings: vectors,
-            total_duration: took_ns,
-            load_duration: 0,
+            total_duration: nanos(took.total),
+            load_duration: nanos(took.load),
             prompt_eval_count: n_tokens,
             warnings,
         }),
@@ -278,7 +287,7 @@ mod tests {
         let write = |body: &str| {
             let asked = parse_embeddings(body.as_bytes(), true).unwrap();
             let vectors = [vec![0.1, -1.0]];
-            embeddings_json(&asked, "embd-1", "m", &vectors, 3, Duration::ZERO, &[])
+            embeddings_json(&asked, "embd-1", "m", &vectors, 3, Took::default(), &[])
         };
         insta::assert_snapshot!(write(r#"{"input": "a"}"#), @r#"{"object":"list","id":"embd-1","model":"m","data":[{"object":"embedding","index":0,"embedding":[0.1,-1.0]}],"usage":{"prompt_tokens":3,"total_tokens":3}}"#);
         let text = write(r#"{"input": "a", "encoding_format": "base64"}"#);

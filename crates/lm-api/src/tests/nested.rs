@@ -60,6 +60,10 @@ fn unknown_fields_are_told_at_every_level() {
     let odd = json!({ "input": "hi", "tools": [tool], "tool_choice": choice });
     check_unknown("responses", &odd, "tool_choice.bogus");
 
+    let tool = json!({ "type": "function", "function": { "name": "f" } });
+    let choice = json!({ "type": "function", "function": { "name": "f", "bogus": 1 } });
+    let odd = json!({ "messages": hi, "tools": [tool], "tool_choice": choice });
+    check_unknown("chat", &odd, "tool_choice.function.bogus");
     let call = json!({ "function": { "name": "f", "arguments": "{}", "bogus": 1 } });
     let calls = json!([{ "role": "assistant", "tool_calls": [call] }]);
     let param = "messages[0].tool_calls[0].function.bogus";
