@@ -3,8 +3,8 @@
 use lm_chat::{ChatTemplate, RenderOptions};
 use lm_tokenizer::{EncodeOptions, StopMatcher, Tokenizer, TokenizerError};
 use lm_types::{
-    ChatMessage, Dialog, GenerateError, GenerateRequest, Prompt, PromptReport, SamplingParams,
-    StopRules, TextOptions, TokenId,
+    ChatMessage, Dialog, GenerateError, GenerateRequest, Prompt, PromptReport, ReasoningStart,
+    SamplingParams, StopRules, TextOptions, TokenId,
 };
 
 use crate::said::{NoGuard, Said};
@@ -155,6 +155,19 @@ pub(crate) fn render(
     template
         .render_dialog(messages, dialog, options)
         .map_err(|error| GenerateError::Template { message: error.to_string() })
+}
+
+/// Where the answer to a prompt begins; `None` when it is told as it is.
+pub(crate) fn reasoning_start(
+    prompt: &Prompt,
+    dialog: &Dialog,
+    template: Option<&ChatTemplate>,
+) -> Option<ReasoningStart> {
+    let (Prompt::Chat(messages), Some(template)) = (prompt, template) else { return None };
+    template.thinking()?;
+    // A conversation that cannot be rendered has no answer.
+    let rendered = render(messages, dialog, Some(template)).ok()?;
+    template.reasoning_start(&rendered, messages, dialog)
 }
 
 /// More alternatives than these would be most of the vocabulary, for each token of a prompt.

@@ -15,7 +15,7 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use futures_util::StreamExt;
-use lastmile::{AnswerPart, GenerateError, GenerateEvent, Runtime, SamplingParams, ToolCallParser};
+use lastmile::{AnswerPart, AnswerReader, GenerateError, GenerateEvent, Runtime, SamplingParams};
 use lm_api::{
     ApiError, Dialect, DialectHead, Ending, Frame, Framing, ParseOptions, Parsed, Style,
     parse_messages, parse_ollama_chat, parse_ollama_generate, parse_responses,
@@ -168,7 +168,8 @@ struct Transcript {
     dialect: Box<dyn Dialect>,
     head: DialectHead,
     entry: Arc<RequestEntry>,
-    calls: Option<ToolCallParser>,
+    /// Reads reasoning and calls of tools, when there may be any.
+    reader: Option<AnswerReader>,
     has_stops: bool,
     ends_by_model: bool,
     /// What was not sent yet.
@@ -190,7 +191,7 @@ impl Transcript {
             warnings: running.head.warnings.clone(),
         };
         Transcript {
-            calls: running.call_parser(),
+            reader: running.answer_reader(),
             running,
             dialect,
             head,
@@ -213,8 +214,8 @@ impl Transcript {
                 let last = tokens.last();
                 self.ends_by_model =
                     last.is_some_and(|&token| self.running.runtime.ends_answer(token));
-                let parts = match &mut self.calls {
-                    Some(calls) => calls.push(&text),
+                let parts = match &mut self.reader {
+                    Some(reader) => reader.push(&text),
                     None if text.is_empty() => Vec::new(),
                     None => vec![AnswerPart::Text(text)],
                 };
@@ -222,7 +223,7 @@ impl Transcript {
                 Ok(None)
             }
             Some((_, GenerateEvent::Finished(finish))) => {
-                let last = self.calls.as_mut().map(ToolCallParser::finish);
+                let last = self.reader.as_mut().map(AnswerReader::finish);
                 self.tell(last.unwrap_or_default());
                 self.entry.used(finish.usage);
                 Ok(Some(Ending {
@@ -240,7 +241,7 @@ impl Transcript {
     fn tell(&mut self, parts: Vec<AnswerPart>) {
         for part in parts {
             let call = match &part {
-                AnswerPart::Text(_) => 0,
+                AnswerPart::Reasoning(_) | AnswerPart::Text(_) => 0,
                 AnswerPart::CallBegins { index, .. } | AnswerPart::Arguments { index, .. } => {
                     *index
                 }

@@ -13,8 +13,8 @@ use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use lastmile::{
-    GenerateError, GenerateRequest, Prices, Prompt, RequestId, Runtime, SamplingParams, TokenId,
-    TokenLogprobs, ToolCallParser, ToolFormat,
+    AnswerReader, GenerateError, GenerateRequest, Prices, Prompt, ReasoningStart, RequestId,
+    Runtime, SamplingParams, TokenId, TokenLogprobs, ToolCallParser, ToolFormat,
 };
 use lm_api::{
     ApiError, Confidence, Head, LogprobEntry, ParseOptions, Parsed, Style, Sureness, TextOffset,
@@ -58,6 +58,8 @@ pub(crate) struct Running {
     pub(crate) calibration: Option<Option<Calibration>>,
     /// The functions that may be called.
     pub(crate) tools: Option<Vec<String>>,
+    /// Where answers begin, when the model thinks.
+    pub(crate) reasoning: Option<ReasoningStart>,
     _listed: Listed,
 }
 
@@ -252,6 +254,9 @@ pub(crate) fn launch(
     let texts = || requests.iter().map(|request| prompt_text(&runtime, request)).collect();
     let echo: Option<Result<Vec<String>, _>> = parsed.echo.then(texts);
     let echo = echo.transpose().map_err(|error| refused(error, style))?;
+    // A text that somebody else wrote holds no reasoning.
+    let asked = requests.first().filter(|_| told.is_none());
+    let reasoning = asked.and_then(|request| runtime.reasoning_start(request));
     let mut enders = Vec::new();
     let mut all = Vec::new();
     let mut warnings = parsed.warnings;
@@ -291,6 +296,7 @@ pub(crate) fn launch(
         prices: parsed.timings.then(|| app.ops.prices().clone()),
         calibration: parsed.confidence.then(|| app.ops.calibration(release)),
         tools: parsed.tools.map(|tools| tools.names),
+        reasoning,
         _listed: app.aborts.list(caller.tenant(), entry.route(), running),
     })
 }
@@ -308,10 +314,11 @@ pub(crate) fn said_once(headers: &HeaderMap, name: &'static str) -> Result<(), A
 }
 
 impl Running {
-    /// A reader of one answer's calls, when there are tools.
-    pub(crate) fn call_parser(&self) -> Option<ToolCallParser> {
-        let names = self.tools.clone()?;
-        Some(ToolCallParser::new(self.runtime.tool_format(), names))
+    /// A reader of one answer's reasoning and calls, when it may have any.
+    pub(crate) fn answer_reader(&self) -> Option<AnswerReader> {
+        let names = self.tools.clone();
+        let calls = names.map(|names| ToolCallParser::new(self.runtime.tool_format(), names));
+        AnswerReader::new(self.reasoning, calls)
     }
 
     /// How sure the model was of an answer, where that is asked for.

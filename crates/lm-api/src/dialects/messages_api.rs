@@ -13,6 +13,9 @@ use crate::error::shown;
 use crate::fields::{Fields, Warnings};
 use crate::{ApiError, ParseOptions, Parsed};
 
+/// Clients must have a signature of what was thought. It proves nothing here, and is not looked at when it comes back.
+const SIGNATURE: &str = "unsigned";
+
 /// Reads the body of `POST /v1/messages`, and of `/v1/messages/count_tokens`, which has no `max_tokens`.
 ///
 /// # Errors
@@ -144,13 +147,24 @@ fn turn(path: &str, message: Value, messages: &mut Vec<Value>) -> Result<(), Api
             return Err(ApiError::invalid(format!("{path}.content"), other, wanted));
         }
     };
-    let (mut texts, mut calls) = (Vec::new(), Vec::new());
+    let (mut texts, mut calls, mut thoughts) = (Vec::new(), Vec::new(), Vec::new());
     for (i, block) in blocks.iter().enumerate() {
         let path = format!("{path}.content[{i}]");
         match block["type"].as_str() {
             Some("tool_use") if role == "assistant" => {
                 calls.push(call(&block["id"], &block["name"], &block["input"]));
             }
+            Some("thinking") if role == "assistant" => {
+                let thought = block["thinking"].as_str();
+                let param = || format!("{path}.thinking");
+                thoughts.push(
+                    thought.ok_or_else(|| {
+                        ApiError::invalid(param(), &block["thinking"], "a string")
+                    })?,
+                );
+            }
+            // Nobody can read it but who wrote it.
+            Some("redacted_thinking") if role == "assistant" => {}
             Some("tool_result") if role == "user" => {
                 let content = match &block["content"] {
                     Value::Array(parts) => {
@@ -169,10 +183,13 @@ fn turn(path: &str, message: Value, messages: &mut Vec<Value>) -> Result<(), Api
             _ => texts.push(text(&path, block)?),
         }
     }
-    if !texts.is_empty() || !calls.is_empty() {
+    if !texts.is_empty() || !calls.is_empty() || !thoughts.is_empty() {
         let mut message = json!({ "role": role, "content": texts.join("\n") });
         if !calls.is_empty() {
             message["tool_calls"] = Value::Array(calls);
+        }
+        if !thoughts.is_empty() {
+            message["reasoning_content"] = thoughts.join("\n").into();
         }
         messages.push(message);
     }
@@ -198,11 +215,15 @@ impl MessagesDialect {
         }
     }
 
-    fn close_block(&self, frames: &mut Vec<Frame>) {
-        if let Some(index) = self.blocks.len().checked_sub(1) {
-            let data = json!({ "type": "content_block_stop", "index": index });
-            frames.push(frame("content_block_stop", &data));
+    /// Closes the last of the first `n` blocks.
+    fn close_block(&self, n: usize, frames: &mut Vec<Frame>) {
+        let Some(index) = n.checked_sub(1) else { return };
+        if matches!(self.blocks.get(index), Some(Block::Reasoning(_))) {
+            let delta = json!({ "type": "signature_delta", "signature": SIGNATURE });
+            frames.push(delta_frame(index, delta));
         }
+        let data = json!({ "type": "content_block_stop", "index": index });
+        frames.push(frame("content_block_stop", &data));
     }
 }
 
@@ -231,13 +252,13 @@ impl Dialect for MessagesDialect {
         append(&mut self.blocks, part, call_id);
         let index = self.blocks.len().saturating_sub(1);
         if self.blocks.len() > n_before {
-            if n_before > 0 {
-                let data = json!({ "type": "content_block_stop", "index": n_before - 1 });
-                frames.push(frame("content_block_stop", &data));
-            }
+            self.close_block(n_before, &mut frames);
             let block = match part {
                 AnswerPart::CallBegins { name, .. } => {
                     json!({ "type": "tool_use", "id": call_id, "name": name, "input": {} })
+                }
+                AnswerPart::Reasoning(_) => {
+                    json!({ "type": "thinking", "thinking": "", "signature": "" })
                 }
                 _ => json!({ "type": "text", "text": "" }),
             };
@@ -246,20 +267,20 @@ impl Dialect for MessagesDialect {
             frames.push(frame("content_block_start", &data));
         }
         let delta = match part {
+            AnswerPart::Reasoning(text) => json!({ "type": "thinking_delta", "thinking": text }),
             AnswerPart::Text(text) => json!({ "type": "text_delta", "text": text }),
             AnswerPart::Arguments { json, .. } => {
                 json!({ "type": "input_json_delta", "partial_json": json })
             }
             AnswerPart::CallBegins { .. } => return frames,
         };
-        let data = json!({ "type": "content_block_delta", "index": index, "delta": delta });
-        frames.push(frame("content_block_delta", &data));
+        frames.push(delta_frame(index, delta));
         frames
     }
 
     fn end(&mut self, head: &DialectHead, ending: &Ending) -> Vec<Frame> {
         let mut frames = Vec::new();
-        self.close_block(&mut frames);
+        self.close_block(self.blocks.len(), &mut frames);
         let (reason, sequence) = self.stop(ending);
         let mut data = json!({
             "type": "message_delta",
@@ -275,6 +296,9 @@ impl Dialect for MessagesDialect {
     fn whole(&mut self, head: &DialectHead, ending: &Ending) -> String {
         let (reason, sequence) = self.stop(ending);
         let block = |block: &Block| match block {
+            Block::Reasoning(text) => {
+                json!({ "type": "thinking", "thinking": text, "signature": SIGNATURE })
+            }
             Block::Text(text) => json!({ "type": "text", "text": text }),
             Block::Call { id, name, json } => {
                 json!({ "type": "tool_use", "id": id, "name": name, "input": arguments(json) })
@@ -313,6 +337,11 @@ fn warn(body: &mut Value, head: &DialectHead) {
     if !head.warnings.is_empty() {
         body["warnings"] = json!(head.warnings);
     }
+}
+
+fn delta_frame(index: usize, delta: Value) -> Frame {
+    let data = json!({ "type": "content_block_delta", "index": index, "delta": delta });
+    frame("content_block_delta", &data)
 }
 
 fn frame(event: &'static str, data: &Value) -> Frame {

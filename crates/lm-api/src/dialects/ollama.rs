@@ -157,7 +157,9 @@ fn translate(path: &str, message: &mut Value) -> Result<(), ApiError> {
         let found = crate::error::shown(&images);
         return Err(ApiError::Unsupported { param: format!("{path}.images"), found });
     }
-    fields.shift_remove("thinking");
+    if let Some(thinking) = fields.shift_remove("thinking") {
+        fields.insert("reasoning_content".to_owned(), thinking);
+    }
     if let Some(name) = fields.shift_remove("tool_name") {
         fields.insert("name".to_owned(), name);
     }
@@ -179,17 +181,28 @@ struct OllamaDialect {
 }
 
 impl OllamaDialect {
-    fn line(&self, head: &DialectHead, text: &str, calls: &[Value]) -> Map<String, Value> {
+    fn line(
+        &self,
+        head: &DialectHead,
+        (thinking, text): (&str, &str),
+        calls: &[Value],
+    ) -> Map<String, Value> {
         let mut line = Map::new();
         line.insert("model".to_owned(), head.model.clone().into());
         line.insert("created_at".to_owned(), rfc3339(head.created).into());
         if self.is_chat {
             let mut message = json!({ "role": "assistant", "content": text });
+            if !thinking.is_empty() {
+                message["thinking"] = thinking.into();
+            }
             if !calls.is_empty() {
                 message["tool_calls"] = json!(calls);
             }
             line.insert("message".to_owned(), message);
         } else {
+            if !thinking.is_empty() {
+                line.insert("thinking".to_owned(), thinking.into());
+            }
             line.insert("response".to_owned(), text.into());
         }
         line.insert("done".to_owned(), false.into());
@@ -205,7 +218,7 @@ impl OllamaDialect {
             Block::Call { name, json, .. } => {
                 Some(json!({ "function": { "name": name, "arguments": arguments(json) } }))
             }
-            Block::Text(_) => None,
+            Block::Text(_) | Block::Reasoning(_) => None,
         };
         self.blocks[from..n].iter().filter_map(call).collect()
     }
@@ -245,29 +258,36 @@ impl Dialect for OllamaDialect {
     fn part(&mut self, head: &DialectHead, part: &AnswerPart, call_id: &str) -> Vec<Frame> {
         append(&mut self.blocks, part, call_id);
         let calls = self.new_calls(false);
-        let text = if let AnswerPart::Text(text) = part { text.as_str() } else { "" };
-        if text.is_empty() && calls.is_empty() {
+        let said = match part {
+            AnswerPart::Reasoning(thinking) => (thinking.as_str(), ""),
+            AnswerPart::Text(text) => ("", text.as_str()),
+            AnswerPart::CallBegins { .. } | AnswerPart::Arguments { .. } => ("", ""),
+        };
+        if said == ("", "") && calls.is_empty() {
             return Vec::new();
         }
-        let data = Value::Object(self.line(head, text, &calls)).to_string();
+        let data = Value::Object(self.line(head, said, &calls)).to_string();
         vec![Frame { event: None, data }]
     }
 
     fn end(&mut self, head: &DialectHead, ending: &Ending) -> Vec<Frame> {
         let calls = self.new_calls(true);
-        let line = self.line(head, "", &calls);
+        let line = self.line(head, ("", ""), &calls);
         vec![Frame { event: None, data: self.last(line, head, ending) }]
     }
 
     fn whole(&mut self, head: &DialectHead, ending: &Ending) -> String {
         self.is_told = 0;
         let calls = self.new_calls(true);
-        let text = |block: &Block| match block {
-            Block::Text(text) => Some(text.clone()),
-            Block::Call { .. } => None,
-        };
-        let text: String = self.blocks.iter().filter_map(text).collect();
-        let line = self.line(head, &text, &calls);
+        let (mut thinking, mut text) = (String::new(), String::new());
+        for block in &self.blocks {
+            match block {
+                Block::Reasoning(more) => thinking.push_str(more),
+                Block::Text(more) => text.push_str(more),
+                Block::Call { .. } => {}
+            }
+        }
+        let line = self.line(head, (&thinking, &text), &calls);
         self.last(line, head, ending)
     }
 

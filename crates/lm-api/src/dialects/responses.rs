@@ -9,8 +9,9 @@ use std::time::UNIX_EPOCH;
 use lastmile::{AnswerPart, FinishReason};
 use serde_json::{Map, Value, json};
 
+use super::responses_input::input;
 use super::{Block, Dialect, DialectHead, Ending, Frame, Framing, append};
-use super::{array, call, finish, refuse_unless, take_over, tool};
+use super::{array, finish, refuse_unless, take_over, tool};
 use crate::error::shown;
 use crate::fields::{Fields, Warnings};
 use crate::{ApiError, ParseOptions, Parsed};
@@ -131,62 +132,6 @@ fn text_format(
     fields.finish(options.strict, warnings)
 }
 
-fn input(body: &mut Fields) -> Result<Vec<Value>, ApiError> {
-    let wanted = "a string or an array of at least 1 item";
-    let items = match body.take("input") {
-        Some(text @ Value::String(_)) => {
-            return Ok(vec![json!({ "role": "user", "content": text })]);
-        }
-        Some(Value::Array(items)) if !items.is_empty() => items,
-        Some(other) => return Err(ApiError::invalid("input", &other, wanted)),
-        None => return Err(ApiError::Missing { param: "input".to_owned(), wanted }),
-    };
-    let mut messages: Vec<Value> = Vec::new();
-    for (i, item) in items.into_iter().enumerate() {
-        let path = format!("input[{i}]");
-        match item["type"].as_str() {
-            None | Some("message") => messages.push(message(&path, &item)?),
-            Some("function_call") => {
-                let one = call(&item["call_id"], &item["name"], &item["arguments"]);
-                // Calls of one answer are items side by side.
-                match messages.last_mut().and_then(|last| last.get_mut("tool_calls")) {
-                    Some(Value::Array(calls)) => calls.push(one),
-                    _ => messages
-                        .push(json!({ "role": "assistant", "content": "", "tool_calls": [one] })),
-                }
-            }
-            Some("function_call_output") => {
-                let (id, output) = (&item["call_id"], &item["output"]);
-                let output = output.as_str().map_or_else(|| output.to_string(), str::to_owned);
-                messages.push(json!({ "role": "tool", "tool_call_id": id, "content": output }));
-            }
-            Some(_) => {
-                let param = format!("{path}.type");
-                return Err(ApiError::Unsupported { param, found: shown(&item["type"]) });
-            }
-        }
-    }
-    Ok(messages)
-}
-
-fn message(path: &str, item: &Value) -> Result<Value, ApiError> {
-    let parts = match &item["content"] {
-        Value::Array(parts) => parts,
-        other => return Ok(json!({ "role": item["role"], "content": other })),
-    };
-    let mut texts = Vec::new();
-    for (i, part) in parts.iter().enumerate() {
-        match (part["type"].as_str(), &part["text"]) {
-            (Some("input_text" | "output_text"), Value::String(text)) => texts.push(text.as_str()),
-            _ => {
-                let param = format!("{path}.content[{i}].type");
-                return Err(ApiError::Unsupported { param, found: shown(&part["type"]) });
-            }
-        }
-    }
-    Ok(json!({ "role": item["role"], "content": texts.join("\n") }))
-}
-
 /// One answer as a response of items.
 struct ResponsesDialect {
     /// Fields of the request that the response repeats.
@@ -205,6 +150,17 @@ impl ResponsesDialect {
 
     fn item(head: &DialectHead, index: usize, block: &Block, status: &str) -> Value {
         match block {
+            Block::Reasoning(text) => {
+                let part = reasoning_part(text);
+                let content = if status == "in_progress" { json!([]) } else { json!([part]) };
+                json!({
+                    "id": format!("rs_{}_{index}", head.id),
+                    "type": "reasoning",
+                    "status": status,
+                    "summary": [],
+                    "content": content,
+                })
+            }
             Block::Text(text) => {
                 let part = text_part(text);
                 let content = if status == "in_progress" { json!([]) } else { json!([part]) };
@@ -283,6 +239,14 @@ impl ResponsesDialect {
         let item = Self::item(head, index, &block, status);
         let id = item["id"].clone();
         match &block {
+            Block::Reasoning(text) => {
+                let done = json!({ "item_id": id, "output_index": index, "content_index": 0,
+                    "text": text });
+                frames.push(self.event("response.reasoning_text.done", done));
+                let done = json!({ "item_id": id, "output_index": index, "content_index": 0,
+                    "part": reasoning_part(text) });
+                frames.push(self.event("response.content_part.done", done));
+            }
             Block::Text(text) => {
                 let done = json!({ "item_id": id, "output_index": index, "content_index": 0,
                     "text": text, "logprobs": [] });
@@ -305,6 +269,7 @@ impl ResponsesDialect {
         let Some(block) = self.blocks.last() else { return };
         let index = self.blocks.len() - 1;
         let empty = match block {
+            Block::Reasoning(_) => Block::Reasoning(String::new()),
             Block::Text(_) => Block::Text(String::new()),
             Block::Call { id, name, .. } => {
                 Block::Call { id: id.clone(), name: name.clone(), json: String::new() }
@@ -313,9 +278,14 @@ impl ResponsesDialect {
         let item = Self::item(head, index, &empty, "in_progress");
         let added = json!({ "output_index": index, "item": item });
         frames.push(self.event("response.output_item.added", added));
-        if matches!(empty, Block::Text(_)) {
+        let part = match empty {
+            Block::Reasoning(_) => Some(reasoning_part("")),
+            Block::Text(_) => Some(text_part("")),
+            Block::Call { .. } => None,
+        };
+        if let Some(part) = part {
             let added = json!({ "item_id": item["id"], "output_index": index, "content_index": 0,
-                "part": text_part("") });
+                "part": part });
             frames.push(self.event("response.content_part.added", added));
         }
     }
@@ -339,7 +309,9 @@ impl Dialect for ResponsesDialect {
         let mut frames = Vec::new();
         let continues = matches!(
             (part, self.blocks.last()),
-            (AnswerPart::Text(_), Some(Block::Text(_))) | (AnswerPart::Arguments { .. }, _)
+            (AnswerPart::Text(_), Some(Block::Text(_)))
+                | (AnswerPart::Reasoning(_), Some(Block::Reasoning(_)))
+                | (AnswerPart::Arguments { .. }, _)
         );
         if !continues {
             self.close(head, "completed", &mut frames);
@@ -352,6 +324,11 @@ impl Dialect for ResponsesDialect {
         let index = self.blocks.len() - 1;
         let id = Self::item(head, index, block, "in_progress")["id"].clone();
         match part {
+            AnswerPart::Reasoning(text) => {
+                let delta = json!({ "item_id": id, "output_index": index, "content_index": 0,
+                    "delta": text });
+                frames.push(self.event("response.reasoning_text.delta", delta));
+            }
             AnswerPart::Text(text) => {
                 let delta = json!({ "item_id": id, "output_index": index, "content_index": 0,
                     "delta": text, "logprobs": [] });
@@ -393,6 +370,10 @@ impl Dialect for ResponsesDialect {
 /// Whether there is less of an answer than its model would have said.
 fn is_cut(reason: FinishReason) -> bool {
     matches!(reason, FinishReason::Length | FinishReason::Filtered | FinishReason::Budget)
+}
+
+fn reasoning_part(text: &str) -> Value {
+    json!({ "type": "reasoning_text", "text": text })
 }
 
 fn text_part(text: &str) -> Value {

@@ -45,6 +45,7 @@ fn choice(index: u32) -> Choice {
     Choice {
         index,
         text: "é \"quoted\"\n".to_owned(),
+        reasoning: None,
         tool_calls: Vec::new(),
         logprobs: None,
         prompt_logprobs: None,

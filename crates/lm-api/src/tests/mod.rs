@@ -6,6 +6,7 @@ mod bad_bodies;
 mod dialects;
 mod good_bodies;
 mod json;
+mod reasoning;
 mod urgency;
 
 use lastmile::{SamplingParams, ToolFormat};

@@ -19,6 +19,7 @@ mod looping;
 mod observing;
 mod overriding;
 mod paneling;
+mod reasoning;
 mod refusals;
 mod several;
 mod strangers;
