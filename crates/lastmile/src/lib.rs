@@ -148,6 +148,7 @@ mod roofline;
 mod runtime;
 mod said;
 mod stream;
+mod thinking;
 mod told;
 
 pub use adapters::{AdapterError, AdapterInfo, AdapterSource};

@@ -176,6 +176,17 @@ impl ChatTemplate {
         self.thinking().and_then(|_| thinking::start(rendered, messages, dialog))
     }
 
+    /// Whether a conversation's own switches ask the model to think.
+    #[must_use]
+    pub fn asks_to_think(&self, dialog: &Dialog) -> bool {
+        let switch = self.thinking().and_then(|thinking| thinking.switch);
+        let switches = dialog.template_kwargs.as_deref().map(parsed);
+        match (switch, switches) {
+            (Some(switch), Some(Ok(switches))) => switches[switch] == true,
+            _ => false,
+        }
+    }
+
     fn render_with(&self, context: &Value) -> Result<String, ChatError> {
         let template =
             self.environment.get_template(NAME).expect("the constructor added it: this is a bug");

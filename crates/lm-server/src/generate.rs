@@ -14,7 +14,7 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use lastmile::{
     AnswerReader, GenerateError, GenerateRequest, Prices, Prompt, ReasoningStart, RequestId,
-    Runtime, SamplingParams, TokenId, TokenLogprobs, ToolCallParser, ToolFormat,
+    Runtime, SamplingParams, Thinking, TokenId, TokenLogprobs, ToolCallParser, ToolFormat,
 };
 use lm_api::{
     ApiError, Confidence, Head, LogprobEntry, ParseOptions, Parsed, Style, Sureness, TextOffset,
@@ -96,7 +96,8 @@ async fn respond(
             Call { entry: Arc::clone(&entry), caller, headers, body, style, adapter, change: None };
         let (call, runtime, waited) = model_for(&app, call, model).await?;
         let read = |app: &App, call: &Call, runtime: &Runtime, defaults: &SamplingParams| {
-            Ok((parse(call, defaults, runtime.tool_format(), app.config.strict)?, ()))
+            let options = parse_options(app, runtime, defaults, call.entry.id);
+            Ok((parse(call, &options)?, ()))
         };
         match steer::start(Arc::clone(&app), runtime, waited, call, read).await?.0 {
             Started::Told(response) => Ok(response),
@@ -145,7 +146,16 @@ async fn model_for(
     let began = Instant::now();
     let strict = app.config.strict;
     let read = move || {
-        let parsed = parse(&call, &SamplingParams::default(), ToolFormat::Hermes, strict)?;
+        let parsed = parse(
+            &call,
+            &ParseOptions {
+                defaults: &SamplingParams::default(),
+                entropy: 0,
+                tool_format: ToolFormat::Hermes,
+                thinking: Some(Thinking::UNKNOWN),
+                strict,
+            },
+        )?;
         Ok((call, parsed.urgency))
     };
     let (call, urgency) = off_thread(read).await?;
@@ -156,18 +166,11 @@ async fn model_for(
 }
 
 /// What a body and its headers ask for.
-pub(crate) fn parse(
-    call: &Call,
-    defaults: &SamplingParams,
-    tool_format: ToolFormat,
-    strict: bool,
-) -> Result<Parsed, ApiError> {
-    let Call { entry, headers, body, style, .. } = call;
-    // The low half of a UUID of version 7 is random.
-    let options = ParseOptions { defaults, entropy: entry.id.0 as u64, tool_format, strict };
+pub(crate) fn parse(call: &Call, options: &ParseOptions<'_>) -> Result<Parsed, ApiError> {
+    let Call { headers, body, style, .. } = call;
     let mut parsed = match style {
-        Style::Chat => parse_chat(body, &options),
-        Style::Text => parse_completion(body, &options),
+        Style::Chat => parse_chat(body, options),
+        Style::Text => parse_completion(body, options),
     }?;
     with_headers(&mut parsed, headers)?;
     Ok(parsed)
@@ -191,9 +194,14 @@ pub(crate) fn parse_options<'a>(
     defaults: &'a SamplingParams,
     id: RequestId,
 ) -> ParseOptions<'a> {
-    let (tool_format, strict) = (runtime.tool_format(), app.config.strict);
-    // The low half of a UUID of version 7 is random.
-    ParseOptions { defaults, entropy: id.0 as u64, tool_format, strict }
+    ParseOptions {
+        defaults,
+        // The low half of a UUID of version 7 is random.
+        entropy: id.0 as u64,
+        tool_format: runtime.tool_format(),
+        thinking: runtime.thinking(),
+        strict: app.config.strict,
+    }
 }
 
 /// The requests of a body, of which `waited` of their time has passed already.

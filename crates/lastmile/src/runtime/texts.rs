@@ -8,7 +8,7 @@ use lm_types::{
 };
 
 use super::Runtime;
-use crate::prepare;
+use crate::{prepare, thinking};
 
 impl Runtime {
     /// A token as text, control tokens by their names.
@@ -62,7 +62,7 @@ impl Runtime {
     /// does not think, the prompt is no conversation, or the answer goes on with text that was begun.
     #[must_use]
     pub fn reasoning_start(&self, request: &GenerateRequest) -> Option<ReasoningStart> {
-        prepare::reasoning_start(&request.prompt, &request.dialog, self.template.as_ref())
+        thinking::start(request, self.template.as_ref())
     }
 
     /// The tokens of a prompt, as an answer to it would begin with them.

@@ -8,10 +8,10 @@ use lastmile::{AnswerPart, FinishReason};
 use serde_json::{Map, Value, json};
 
 use super::{Block, Dialect, DialectHead, Ending, Frame, Framing, append, arguments};
-use super::{array, call, finish, refuse_unless, take_over, tool};
+use super::{array, call, finish, take_over, tool};
 use crate::error::shown;
 use crate::fields::{Fields, Warnings};
-use crate::{ApiError, ParseOptions, Parsed};
+use crate::{ApiError, ParseOptions, Parsed, reasoning};
 
 /// Clients must have a signature of what was thought. It proves nothing here, and is not looked at when it comes back.
 const SIGNATURE: &str = "unsigned";
@@ -26,7 +26,7 @@ pub fn parse_messages(
     options: &ParseOptions<'_>,
 ) -> Result<(Parsed, Box<dyn Dialect>), ApiError> {
     let mut body = Fields::parse(body)?;
-    let (mut chat, warnings) = (Map::new(), Warnings::default());
+    let (mut chat, mut warnings) = (Map::new(), Warnings::default());
     let names = [
         ("model", "model"),
         ("max_tokens", "max_tokens"),
@@ -41,7 +41,7 @@ pub fn parse_messages(
         let param = "max_tokens".to_owned();
         return Err(ApiError::Missing { param, wanted: "an integer of at least 1" });
     }
-    refuse_unless(&mut body, "thinking", |value| value["type"] == "disabled")?;
+    reasoning::of_messages(&mut body, &mut chat, &mut warnings, options)?;
     if let Some(user) =
         body.take("metadata").and_then(|mut metadata| metadata.get_mut("user_id").map(Value::take))
     {

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::{Block, Dialect, DialectHead, Ending, Frame, Framing, append, arguments};
 use super::{array, call, finish, refuse_unless, take_over};
 use crate::fields::{Fields, Warnings};
-use crate::{ApiError, ParseOptions, Parsed, parse_completion, rfc3339};
+use crate::{ApiError, ParseOptions, Parsed, parse_completion, reasoning, rfc3339};
 
 /// What chat and generate share: Ollama's name and OpenAI's.
 const OPTIONS: [(&str, &str); 17] = [
@@ -122,7 +122,7 @@ fn shared(
     chat.insert("stream".to_owned(), body.boolean("stream")?.unwrap_or(true).into());
     // A model stays loaded as long as the server runs.
     body.take("keep_alive");
-    refuse_unless(body, "think", |value| *value == false)?;
+    reasoning::of_ollama(body, chat, parse)?;
     match body.take("format") {
         Some(Value::String(text)) if text.is_empty() => {}
         Some(Value::String(text)) if text == "json" => {

@@ -14,7 +14,7 @@ use super::{Block, Dialect, DialectHead, Ending, Frame, Framing, append};
 use super::{array, finish, refuse_unless, take_over, tool};
 use crate::error::shown;
 use crate::fields::{Fields, Warnings};
-use crate::{ApiError, ParseOptions, Parsed};
+use crate::{ApiError, ParseOptions, Parsed, reasoning};
 
 /// Reads the body of `POST /v1/responses`.
 ///
@@ -41,6 +41,7 @@ pub fn parse_responses(
     ];
     take_over(&mut body, &mut chat, &names);
     refuse(&mut body)?;
+    reasoning::of_responses(&mut body, &mut chat, &mut warnings, options)?;
     if body.boolean("store")? == Some(true) {
         warnings.push("store is true, but responses are not kept for later requests".to_owned());
     }
@@ -79,10 +80,7 @@ fn refuse(body: &mut Fields) -> Result<(), ApiError> {
     refuse_unless(body, "background", |value| *value == false)?;
     refuse_unless(body, "truncation", |value| *value == "disabled")?;
     refuse_unless(body, "include", |value| *value == json!([]))?;
-    refuse_unless(body, "top_logprobs", |value| *value == 0)?;
-    refuse_unless(body, "reasoning", |value| {
-        value["effort"].is_null() && value["summary"].is_null()
-    })
+    refuse_unless(body, "top_logprobs", |value| *value == 0)
 }
 
 /// Fills in the chat's tools; gives them back as the response repeats them.
@@ -203,7 +201,7 @@ impl ResponsesDialect {
                 "input_tokens": usage.prompt_tokens,
                 "input_tokens_details": { "cached_tokens": usage.cached_tokens },
                 "output_tokens": usage.completion_tokens,
-                "output_tokens_details": { "reasoning_tokens": 0 },
+                "output_tokens_details": { "reasoning_tokens": usage.reasoning_tokens },
                 "total_tokens": u64::from(usage.prompt_tokens) + u64::from(usage.completion_tokens),
             })
         });

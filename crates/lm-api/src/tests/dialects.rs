@@ -145,7 +145,12 @@ fn told(api: &str, body: Value) -> (Vec<Frame>, Value) {
     let ending = Ending {
         reason: FinishReason::Stop,
         by_stop_string: false,
-        usage: Usage { prompt_tokens: 7, completion_tokens: 3, cached_tokens: 2 },
+        usage: Usage {
+            prompt_tokens: 7,
+            completion_tokens: 3,
+            cached_tokens: 2,
+            ..Usage::default()
+        },
         timings: Timings::default(),
     };
     let whole = serde_json::from_str(&dialect.whole(&head, &ending)).unwrap();

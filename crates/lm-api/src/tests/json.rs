@@ -25,7 +25,7 @@ fn head(style: Style) -> Head {
 }
 
 fn usage() -> Usage {
-    Usage { prompt_tokens: 10, completion_tokens: 2, cached_tokens: 3 }
+    Usage { prompt_tokens: 10, completion_tokens: 2, cached_tokens: 3, ..Usage::default() }
 }
 
 fn entry() -> LogprobEntry {
@@ -128,7 +128,8 @@ fn a_choice_says_at_its_end_how_sure_the_model_was_where_that_is_asked_for() {
 #[test]
 fn each_prompt_counts_once_in_the_usage() {
     let usages = [usage(); 4];
-    let expect = Usage { prompt_tokens: 20, completion_tokens: 8, cached_tokens: 6 };
+    let expect =
+        Usage { prompt_tokens: 20, completion_tokens: 8, cached_tokens: 6, ..Usage::default() };
     assert_eq!(sum_usage(&usages, 2), expect);
 }
 

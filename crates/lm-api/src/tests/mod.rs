@@ -19,6 +19,7 @@ fn with_options<T>(strict: bool, run: impl FnOnce(&ParseOptions<'_>) -> T) -> T 
         defaults: &defaults,
         entropy: 1000,
         tool_format: ToolFormat::Hermes,
+        thinking: None,
         strict,
     })
 }

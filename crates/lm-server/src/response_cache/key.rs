@@ -91,8 +91,15 @@ impl Key {
 }
 
 fn hash_stop(stop: &StopRules, digest: &mut Digest) {
-    let StopRules { max_tokens: _, min_tokens, stop_strings, stop_token_ids, ignore_eos } = stop;
-    (min_tokens, stop_strings, stop_token_ids, ignore_eos).hash(digest);
+    let StopRules {
+        max_tokens: _,
+        min_tokens,
+        stop_strings,
+        stop_token_ids,
+        ignore_eos,
+        max_reasoning_tokens,
+    } = stop;
+    (min_tokens, stop_strings, stop_token_ids, ignore_eos, max_reasoning_tokens).hash(digest);
 }
 
 fn hash_sampling(sampling: &SamplingParams, digest: &mut Digest) {

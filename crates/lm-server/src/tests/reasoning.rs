@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::client::Reply;
+use super::overriding::RULES;
 use super::{CHAT, Server, hello};
 
 /// `ChatML` of a model that thinks, with a switch; an answer repeats what was said.
@@ -77,7 +78,8 @@ fn a_prompt_may_have_opened_the_tag() {
 #[test]
 fn messages_tell_a_block_of_thinking() {
     let server = thinking_server(THINKS);
-    let body = asks(&json!({ "max_tokens": 400 }));
+    let thinking = json!({ "type": "enabled", "budget_tokens": 1024 });
+    let body = asks(&json!({ "max_tokens": 400, "thinking": thinking }));
     let content = server.ask("/v1/messages", &body)["content"].clone();
     assert_eq!(
         (&content[0]["type"], &content[0]["thinking"]),
@@ -85,7 +87,7 @@ fn messages_tell_a_block_of_thinking() {
     );
     assert!(content[0]["signature"].is_string(), "{content}");
     assert_eq!(content[1], json!({ "type": "text", "text": "yes <think> no" }));
-    let body = asks(&json!({ "max_tokens": 400, "stream": true }));
+    let body = asks(&json!({ "max_tokens": 400, "thinking": thinking, "stream": true }));
     let events = events(&server.post("/v1/messages", &body));
     assert_eq!(joined(&events, "/delta/thinking"), "hm, so");
     assert_eq!(joined(&events, "/delta/text"), "yes <think> no");
@@ -130,4 +132,118 @@ fn ollama_tells_thinking() {
         (&answer["thinking"], &answer["response"]),
         (&json!("hm, so"), &json!("yes <think> no"))
     );
+}
+
+/// A chat of one message.
+fn says(text: &str, fields: &Value) -> String {
+    let mut body = json!({ "messages": [{ "role": "user", "content": text }] });
+    body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    body.to_string()
+}
+
+#[test]
+fn a_budget_closes_the_tag_exactly_and_again() {
+    let server = thinking_server(THINKS);
+    // An echo goes on behind what was put in the place of its tokens.
+    let said = "<think>?!?!?!</think>yes";
+    for more in [
+        json!({}),
+        json!({ "temperature": 1.0, "seed": 5 }),
+        json!({ "logprobs": true, "top_logprobs": 2 }),
+    ] {
+        let mut fields = more;
+        fields["max_reasoning_tokens"] = 3.into();
+        let body = server.ask(CHAT, &says(said, &fields));
+        let message = &body["choices"][0]["message"];
+        assert_eq!(message["reasoning_content"], "?!?", "{body}");
+        assert_eq!(message["content"], "nk>yes", "{body}");
+        let details = &body["usage"]["completion_tokens_details"];
+        // 7 bytes open, 3 are thought, 8 close.
+        assert_eq!(details["reasoning_tokens"], 18, "{body}");
+        assert_eq!(body["choices"][0]["finish_reason"], "stop");
+    }
+    let in_time = server.ask(CHAT, &says(said, &json!({ "max_reasoning_tokens": 6 })));
+    assert_eq!(in_time["choices"][0]["message"]["content"], "yes");
+    let fields = json!({ "stream": true, "max_reasoning_tokens": 3, "stream_options": { "include_usage": true } });
+    let chunks = server.post(CHAT, &says(said, &fields)).chunks();
+    assert_eq!(joined(&chunks, "/choices/0/delta/reasoning_content"), "?!?");
+    let usage = &chunks.last().unwrap()["usage"];
+    assert_eq!(usage["completion_tokens_details"]["reasoning_tokens"], 18, "{usage}");
+}
+
+#[test]
+fn thinking_is_turned_off() {
+    let server = thinking_server(THINKS);
+    let said = "<think>\n\n</think>\n\nyes";
+    let off = [
+        json!({ "reasoning_effort": "none" }),
+        json!({ "chat_template_kwargs": { "enable_thinking": false } }),
+    ];
+    for fields in off {
+        let message = server.ask(CHAT, &says(said, &fields))["choices"][0]["message"].clone();
+        let thought = message.get("reasoning_content");
+        assert_eq!((&message["content"], thought), (&json!("yes"), None));
+    }
+    // Who does not ask Anthropic's API for it gets none.
+    let body = says(said, &json!({ "model": "placeholder", "max_tokens": 400 }));
+    let content = server.ask("/v1/messages", &body)["content"].clone();
+    assert_eq!(content, json!([{ "type": "text", "text": "yes" }]));
+    let plain = Server::start("mode=echo");
+    let refused = plain.post(CHAT, &hello(r#""reasoning_effort":"high""#));
+    assert_eq!(refused.status, 400, "{}", refused.body);
+    assert_eq!(refused.json()["error"]["param"], "reasoning_effort");
+}
+
+#[test]
+fn a_form_begins_after_the_closing_tag() {
+    let server = thinking_server(THINKS);
+    let form = json!(["yes", "no"]);
+    let asked = json!({ "reasoning_effort": "high", "guided_choice": form });
+    let body = server.ask(CHAT, &says("<think>??</think>yes or so", &asked));
+    let message = &body["choices"][0]["message"];
+    assert_eq!((&message["reasoning_content"], &message["content"]), (&json!("??"), &json!("yes")));
+    let unasked = json!({ "guided_choice": form });
+    let body = server.ask(CHAT, &says("<think>??</think>yes", &unasked));
+    let message = &body["choices"][0]["message"];
+    assert!(message.get("reasoning_content").is_none(), "{body}");
+    assert!(message["content"] == "yes" || message["content"] == "no", "{body}");
+}
+
+#[test]
+fn stop_strings_end_what_is_said_and_not_what_is_thought() {
+    let server = thinking_server(THINKS);
+    let body = server.ask(CHAT, &asks(&json!({ "stop": ["so", " no"] })));
+    let message = &body["choices"][0]["message"];
+    assert_eq!(message["reasoning_content"], "hm, so", "{body}");
+    assert_eq!(message["content"], "yes <think>", "{body}");
+}
+
+#[test]
+fn rules_hold_for_what_is_thought() {
+    let rule = |server: &Server, then: Value| {
+        let rule = json!({ "id": "r", "owner": "ana", "reason": "a test", "then": then });
+        let reply = server.post(&format!("{RULES}?publish=true"), &rule.to_string());
+        assert_eq!(reply.status, 201, "{}", reply.body);
+    };
+    let ban = |on_hit: &str| json!({ "action": "ban", "phrases": ["so"], "on_hit": on_hit });
+    let stops = thinking_server(THINKS);
+    rule(&stops, ban("stop"));
+    let choice = stops.ask(CHAT, &asks(&json!({})))["choices"][0].clone();
+    assert_eq!(choice["message"]["reasoning_content"], "hm,", "{choice}");
+    assert_eq!(
+        (&choice["message"]["content"], &choice["finish_reason"]),
+        (&json!(""), &json!("content_filter"))
+    );
+    let replaces = thinking_server(THINKS);
+    let mut replace = ban("replace");
+    replace["text"] = "[removed]".into();
+    rule(&replaces, replace);
+    let message = replaces.ask(CHAT, &asks(&json!({})))["choices"][0]["message"].clone();
+    assert_eq!(message["content"], "[removed]", "{message}");
+    let begins = thinking_server(&THINKS.replace("assistant\n", "assistant\n<think>\n"));
+    rule(&begins, json!({ "action": "prefix", "text": "Dear all, " }));
+    let message = begins.ask(CHAT, &asks(&json!({})))["choices"][0]["message"].clone();
+    let text = message["content"].as_str().unwrap();
+    assert!(text.starts_with("Dear all, "), "{message}");
+    assert!(message.get("reasoning_content").is_none(), "{message}");
 }
