@@ -58,7 +58,7 @@ pub(crate) struct Running {
     pub(crate) calibration: Option<Option<Calibration>>,
     /// The functions that may be called.
     pub(crate) tools: Option<Vec<String>>,
-    /// Where answers begin, when the model thinks.
+    /// Where answers begin, when the model thinks; a text that somebody else wrote holds no reasoning.
     pub(crate) reasoning: Option<ReasoningStart>,
     _listed: Listed,
 }
@@ -262,7 +262,6 @@ pub(crate) fn launch(
     let texts = || requests.iter().map(|request| prompt_text(&runtime, request)).collect();
     let echo: Option<Result<Vec<String>, _>> = parsed.echo.then(texts);
     let echo = echo.transpose().map_err(|error| refused(error, style))?;
-    // A text that somebody else wrote holds no reasoning.
     let asked = requests.first().filter(|_| told.is_none());
     let reasoning = asked.and_then(|request| runtime.reasoning_start(request));
     let mut enders = Vec::new();
