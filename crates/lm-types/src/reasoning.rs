@@ -66,12 +66,6 @@ impl ReasoningScanner {
         matches!(self.state, State::Thought | State::Says)
     }
 
-    /// Whether the closing tag came.
-    #[must_use]
-    pub fn is_closed(&self) -> bool {
-        self.state == State::Thought
-    }
-
     /// Takes more text.
     pub fn push(&mut self, text: &str) -> Split {
         let mut split = Split::default();

@@ -44,6 +44,12 @@ impl ReadyRequest {
         self.prepared.max_new_tokens
     }
 
+    /// Whether its answers think first, whatever would be drawn. The prompt's tokens do not tell.
+    #[must_use]
+    pub fn must_think(&self) -> bool {
+        self.prepared.thinking.as_ref().is_some_and(|plan| !plan.open.is_empty())
+    }
+
     /// What was changed about the request.
     #[must_use]
     pub fn warnings(&self) -> &[String] {

@@ -84,6 +84,11 @@ pub fn parse_ollama_generate(
         refuse_unless(&mut body, name, is_empty)?;
     }
     let mut parsed = if raw {
+        // A raw prompt is not answered in turns, so nothing can be thought before.
+        if let Some(word) = chat.shift_remove("reasoning_effort").filter(|word| *word != "none") {
+            let param = "think".to_owned();
+            return Err(ApiError::Unsupported { param, found: crate::error::shown(&word) });
+        }
         body.finish(options.strict, &mut warnings)?;
         chat.insert("prompt".to_owned(), prompt.into());
         // Without a limit Ollama generates until the model ends.

@@ -218,16 +218,18 @@ fn stop_strings_end_what_is_said_and_not_what_is_thought() {
     assert_eq!(message["content"], "yes <think>", "{body}");
 }
 
+#[track_caller]
+fn rule(server: &Server, then: &Value) {
+    let rule = json!({ "id": "r", "owner": "ana", "reason": "a test", "then": then });
+    let reply = server.post(&format!("{RULES}?publish=true"), &rule.to_string());
+    assert_eq!(reply.status, 201, "{}", reply.body);
+}
+
 #[test]
 fn rules_hold_for_what_is_thought() {
-    let rule = |server: &Server, then: Value| {
-        let rule = json!({ "id": "r", "owner": "ana", "reason": "a test", "then": then });
-        let reply = server.post(&format!("{RULES}?publish=true"), &rule.to_string());
-        assert_eq!(reply.status, 201, "{}", reply.body);
-    };
     let ban = |on_hit: &str| json!({ "action": "ban", "phrases": ["so"], "on_hit": on_hit });
     let stops = thinking_server(THINKS);
-    rule(&stops, ban("stop"));
+    rule(&stops, &ban("stop"));
     let choice = stops.ask(CHAT, &asks(&json!({})))["choices"][0].clone();
     assert_eq!(choice["message"]["reasoning_content"], "hm,", "{choice}");
     assert_eq!(
@@ -237,13 +239,39 @@ fn rules_hold_for_what_is_thought() {
     let replaces = thinking_server(THINKS);
     let mut replace = ban("replace");
     replace["text"] = "[removed]".into();
-    rule(&replaces, replace);
+    rule(&replaces, &replace);
     let message = replaces.ask(CHAT, &asks(&json!({})))["choices"][0]["message"].clone();
     assert_eq!(message["content"], "[removed]", "{message}");
     let begins = thinking_server(&THINKS.replace("assistant\n", "assistant\n<think>\n"));
-    rule(&begins, json!({ "action": "prefix", "text": "Dear all, " }));
+    rule(&begins, &json!({ "action": "prefix", "text": "Dear all, " }));
     let message = begins.ask(CHAT, &asks(&json!({})))["choices"][0]["message"].clone();
     let text = message["content"].as_str().unwrap();
     assert!(text.starts_with("Dear all, "), "{message}");
     assert!(message.get("reasoning_content").is_none(), "{message}");
+}
+
+#[test]
+fn a_budget_holds_for_an_answer_that_turns_back() {
+    let template = THINKS.replace("assistant\n", "assistant\n<think>\n");
+    let server = Server::start_with("mode=random,mean_tokens=100000", |_, model| {
+        model.chat_template = Some(template);
+    });
+    let body = hello(r#""max_tokens":60,"max_reasoning_tokens":20,"seed":5"#);
+    let thought = |body: &Value| {
+        let thought = body["choices"][0]["message"]["reasoning_content"].as_str();
+        thought.unwrap().to_owned()
+    };
+    let before = server.ask(CHAT, &body);
+    let all = thought(&before);
+    let words: Vec<&str> = all.split(' ').collect();
+    let phrase = format!("{} {}", words[10], words[11]);
+    rule(&server, &json!({ "action": "ban", "phrases": [phrase], "on_hit": "resubmit" }));
+    let after = server.ask(CHAT, &body);
+    assert!(!thought(&after).contains(&phrase), "{after}");
+    for answer in [&before, &after] {
+        let usage = &answer["usage"];
+        // 20 are thought, and 8 bytes close.
+        assert_eq!(usage["completion_tokens_details"]["reasoning_tokens"], 28, "{answer}");
+        assert_eq!(usage["completion_tokens"], 60, "{answer}");
+    }
 }
