@@ -1,6 +1,7 @@
 //! From a request to tokens: the last validation, the template, the tokenizer.
 
 use lm_chat::{ChatTemplate, RenderOptions};
+use lm_engine::ThinkingPlan;
 use lm_tokenizer::{EncodeOptions, StopMatcher, Tokenizer, TokenizerError};
 use lm_types::{
     ChatMessage, Dialog, GenerateError, GenerateRequest, Prompt, PromptReport, SamplingParams,
@@ -8,6 +9,7 @@ use lm_types::{
 };
 
 use crate::said::{NoGuard, Said};
+use crate::thinking;
 
 /// Most answers that one request may ask for.
 const MAX_N: u32 = 64;
@@ -18,6 +20,8 @@ pub(crate) struct Prepared {
     pub(crate) prompt: Vec<TokenId>,
     pub(crate) max_new_tokens: usize,
     pub(crate) stop: StopMatcher,
+    /// How its answers may think, when the model does.
+    pub(crate) thinking: Option<ThinkingPlan>,
     /// What was changed about the request.
     pub(crate) warnings: Vec<String>,
 }
@@ -66,7 +70,8 @@ pub(crate) fn prepare(
     }
     let max_new_tokens = max_new_tokens(&request.stop, request.report, prompt.len(), materials)?;
     check_report(request)?;
-    Ok(Prepared { prompt, max_new_tokens, stop, warnings })
+    let thinking = thinking::plan(request, materials)?;
+    Ok(Prepared { prompt, max_new_tokens, stop, thinking, warnings })
 }
 
 /// Token ids of the sampling parameters lie within the vocabulary.
@@ -202,6 +207,6 @@ fn max_new_tokens(
     Ok(max_tokens)
 }
 
-fn invalid(field: &'static str, message: String) -> GenerateError {
+pub(crate) fn invalid(field: &'static str, message: String) -> GenerateError {
     GenerateError::InvalidField { field, message }
 }

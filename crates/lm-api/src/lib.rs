@@ -28,6 +28,7 @@ mod override_refusal;
 mod params;
 mod prompt_report;
 mod prompts;
+mod reasoning;
 mod response;
 mod samplers;
 mod shortened;

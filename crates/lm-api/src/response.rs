@@ -49,8 +49,10 @@ pub struct Head {
 pub struct Choice {
     /// Its place: prompt by prompt, `n` for each.
     pub index: u32,
-    /// What was generated, calls of tools left out.
+    /// What was generated, reasoning and calls of tools left out.
     pub text: String,
+    /// What the model thought before.
+    pub reasoning: Option<String>,
     /// What is called.
     pub tool_calls: Vec<ToolCall>,
     /// When asked for.
@@ -105,6 +107,9 @@ struct Message<'a> {
     role: &'static str,
     content: Option<&'a str>,
     refusal: Option<()>,
+    /// As DeepSeek's API and vLLM name it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<&'a str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tool_calls: Vec<CallBody<'a>>,
 }
@@ -127,6 +132,8 @@ struct Delta<'a> {
     role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tool_calls: Option<[CallDelta<'a>; 1]>,
 }
@@ -233,6 +240,13 @@ impl Head {
                 self.json("text_completion", &[choice], self.no_usage(), &[])
             }
         }
+    }
+
+    /// More of what the model of a chat thinks before it answers.
+    #[must_use]
+    pub fn reasoning_chunk(&self, index: u32, text: &str) -> String {
+        let delta = Delta { reasoning_content: Some(text), ..Delta::default() };
+        self.chat_chunk(index, delta, None, None, &[])
     }
 
     /// A call of a chat begins.
@@ -380,6 +394,7 @@ fn message(choice: &Choice) -> Message<'_> {
         role: "assistant",
         content: (!says_nothing).then_some(choice.text.as_str()),
         refusal: None,
+        reasoning_content: choice.reasoning.as_deref(),
         tool_calls: choice.tool_calls.iter().map(ToolCall::body).collect(),
     }
 }

@@ -12,7 +12,7 @@ use crate::fields::{Fields, Warnings};
 use crate::messages::conversation;
 use crate::params::token_id;
 use crate::prompts::text_options;
-use crate::{ApiError, ParseOptions, tools};
+use crate::{ApiError, ParseOptions, reasoning, tools};
 
 /// Tokens that are decoded at once.
 const MAX_TOKENS: usize = 1 << 20;
@@ -66,6 +66,8 @@ pub fn parse_template(body: &[u8], options: &ParseOptions<'_>) -> Result<Text, A
 fn chat_text(mut fields: Fields, options: &ParseOptions<'_>) -> Result<Text, ApiError> {
     let mut warnings = Warnings::default();
     let (messages, mut dialog) = conversation(&mut fields, options, &mut warnings)?;
+    // What it may take changes no prompt.
+    reasoning::read(&mut fields, &mut dialog, options)?;
     let tools = tools::tool_use(&mut fields, &mut warnings, options.strict)?;
     dialog.tools = tools.map(|tools| tools.json);
     fields.take("model");

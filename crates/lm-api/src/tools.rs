@@ -212,7 +212,7 @@ pub(crate) fn enforced(
     Ok(Some(Constraint { field: "tool_choice", form: AnswerForm::Calls(calls) }))
 }
 
-/// Takes the fields of calls and results out of a message: what a template sees besides role and content.
+/// Takes the fields of calls, results and reasoning out of a message: what a template sees besides role and content.
 pub(crate) fn message_fields(
     fields: &mut Fields,
     strict: bool,
@@ -231,9 +231,16 @@ pub(crate) fn message_fields(
         Some(Value::Array(_)) | None => {}
         Some(other) => return Err(ApiError::invalid(param, &other, "an array of calls")),
     }
-    for name in ["tool_call_id", "name"] {
+    let texts = [
+        ("tool_call_id", "tool_call_id"),
+        ("name", "name"),
+        // What the model thought before: two names on the wire, one in templates.
+        ("reasoning", "reasoning_content"),
+        ("reasoning_content", "reasoning_content"),
+    ];
+    for (name, in_template) in texts {
         if let Some(text) = fields.string(name)? {
-            seen.insert(name.to_owned(), Value::from(text));
+            seen.insert(in_template.to_owned(), Value::from(text));
         }
     }
     Ok((!seen.is_empty()).then(|| Value::Object(seen).to_string()))

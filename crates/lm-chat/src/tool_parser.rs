@@ -10,6 +10,8 @@ use crate::call_scanner::{CallScanner, Scan};
 /// A part of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AnswerPart {
+    /// What the model thought before it answered.
+    Reasoning(String),
     /// Text for people.
     Text(String),
     /// A call begins. Calls are numbered from 0.
@@ -278,6 +280,7 @@ mod tests {
                     AnswerPart::Text(text) => said.push_str(&text),
                     AnswerPart::CallBegins { name, .. } => called.push((name, String::new())),
                     AnswerPart::Arguments { index, json } => called[index].1.push_str(&json),
+                    AnswerPart::Reasoning(text) => panic!("{text:?} was thought"),
                 }
             }
             let expect: Vec<(String, String)> =

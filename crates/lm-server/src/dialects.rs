@@ -15,8 +15,8 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use futures_util::StreamExt;
 use lastmile::{
-    AnswerPart, FinishReason, GenerateError, GenerateEvent, RequestId, Runtime, SamplingParams,
-    ToolCallParser,
+    AnswerPart, AnswerReader, FinishReason, GenerateError, GenerateEvent, RequestId, Runtime,
+    SamplingParams,
 };
 use lm_api::{
     ApiError, Dialect, DialectHead, Ending, Frame, Framing, ParseOptions, Parsed, Style,
@@ -190,7 +190,8 @@ struct Transcript {
     dialect: Box<dyn Dialect>,
     head: DialectHead,
     entry: Arc<RequestEntry>,
-    calls: Option<ToolCallParser>,
+    /// Reads reasoning and calls of tools, when there may be any.
+    reader: Option<AnswerReader>,
     stops: StopTail,
     /// What was not sent yet.
     pending: Vec<u8>,
@@ -213,7 +214,7 @@ impl Transcript {
             warnings: running.head.warnings.clone(),
         };
         Transcript {
-            calls: running.call_parser(),
+            reader: running.answer_reader(),
             running,
             dialect,
             head,
@@ -233,8 +234,8 @@ impl Transcript {
             Some((_, GenerateEvent::Prompt { .. })) => Ok(None),
             Some((_, GenerateEvent::Delta { text, tokens, .. })) => {
                 self.stops.take(&self.running, &tokens);
-                let parts = match &mut self.calls {
-                    Some(calls) => calls.push(&text),
+                let parts = match &mut self.reader {
+                    Some(reader) => reader.push(&text),
                     None if text.is_empty() => Vec::new(),
                     None => vec![AnswerPart::Text(text)],
                 };
@@ -242,7 +243,7 @@ impl Transcript {
                 Ok(None)
             }
             Some((_, GenerateEvent::Finished(finish))) => {
-                let last = self.calls.as_mut().map(ToolCallParser::finish);
+                let last = self.reader.as_mut().map(AnswerReader::finish);
                 self.tell(last.unwrap_or_default());
                 self.entry.used(finish.usage);
                 if finish.reason == FinishReason::Abort && !self.dialect.tells_aborts() {
@@ -264,7 +265,7 @@ impl Transcript {
     fn tell(&mut self, parts: Vec<AnswerPart>) {
         for part in parts {
             let call = match &part {
-                AnswerPart::Text(_) => 0,
+                AnswerPart::Reasoning(_) | AnswerPart::Text(_) => 0,
                 AnswerPart::CallBegins { index, .. } | AnswerPart::Arguments { index, .. } => {
                     *index
                 }

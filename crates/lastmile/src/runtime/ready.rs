@@ -11,8 +11,8 @@ use lm_engine::{NewSubmission, ServedAdapter, output_pair};
 use lm_types::{GenerateError, GenerateRequest, ReleaseHash, TokenId};
 
 use super::{Running, Runtime};
-use crate::GenerateStream;
 use crate::prepare::{Prepared, prepare};
+use crate::{GenerateStream, thinking};
 
 /// A request that was validated and tokenised for one runtime, and that nobody computes yet.
 #[derive(Debug)]
@@ -42,6 +42,12 @@ impl ReadyRequest {
     #[must_use]
     pub fn max_new_tokens(&self) -> usize {
         self.prepared.max_new_tokens
+    }
+
+    /// Whether its answers think first, whatever would be drawn. The prompt's tokens do not tell.
+    #[must_use]
+    pub fn must_think(&self) -> bool {
+        self.prepared.thinking.as_ref().is_some_and(|plan| !plan.open.is_empty())
     }
 
     /// What was changed about the request.
@@ -85,6 +91,10 @@ impl Runtime {
         requests: Vec<GenerateRequest>,
     ) -> Result<Vec<ReadyRequest>, GenerateError> {
         let arrived_at = SystemTime::now();
+        let mut requests = requests;
+        for request in &mut requests {
+            thinking::say_opening(request, self.template.as_ref());
+        }
         let requests: Vec<_> = requests.into_iter().map(Arc::new).collect();
         let ready = self.all_ready(&requests, arrived_at);
         ready.inspect_err(|error| self.count_refusal(requests.first(), arrived_at, error))
@@ -168,6 +178,7 @@ impl Runtime {
                     max_new_tokens: prepared.max_new_tokens,
                     stop: prepared.stop.clone(),
                     grammar: grammars.pop(),
+                    thinking: prepared.thinking.clone(),
                     arrived_at,
                     adapter: adapter.clone(),
                     output,

@@ -10,7 +10,10 @@ use serde_json::{Map, Value, json};
 use super::{Block, Dialect, DialectHead, Ending, Frame, Framing, append, arguments};
 use super::{finish, ignore, messages_input, refuse_unless, take_over};
 use crate::fields::{Fields, Warnings};
-use crate::{ApiError, ParseOptions, Parsed};
+use crate::{ApiError, ParseOptions, Parsed, reasoning};
+
+/// Clients must have a signature of what was thought. It proves nothing here, and is not looked at when it comes back.
+const SIGNATURE: &str = "unsigned";
 
 /// Reads the body of `POST /v1/messages`, and of `/v1/messages/count_tokens`, which has no `max_tokens`.
 ///
@@ -37,7 +40,7 @@ pub fn parse_messages(
         let param = "max_tokens".to_owned();
         return Err(ApiError::Missing { param, wanted: "an integer of at least 1" });
     }
-    refuse_unless(&mut body, "thinking", |value| value["type"] == "disabled")?;
+    reasoning::of_messages(&mut body, &mut chat, &mut warnings, options)?;
     if let Some(metadata) = body.take("metadata") {
         let mut metadata = Fields::nested("metadata", metadata)?;
         take_over(&mut metadata, &mut chat, &[("user_id", "user")]);
@@ -87,11 +90,15 @@ impl MessagesDialect {
         }
     }
 
-    fn close_block(&self, frames: &mut Vec<Frame>) {
-        if let Some(index) = self.blocks.len().checked_sub(1) {
-            let data = json!({ "type": "content_block_stop", "index": index });
-            frames.push(frame("content_block_stop", &data));
+    /// Closes the last of the first `n` blocks.
+    fn close_block(&self, n: usize, frames: &mut Vec<Frame>) {
+        let Some(index) = n.checked_sub(1) else { return };
+        if matches!(self.blocks.get(index), Some(Block::Reasoning(_))) {
+            let delta = json!({ "type": "signature_delta", "signature": SIGNATURE });
+            frames.push(delta_frame(index, delta));
         }
+        let data = json!({ "type": "content_block_stop", "index": index });
+        frames.push(frame("content_block_stop", &data));
     }
 }
 
@@ -121,13 +128,13 @@ impl Dialect for MessagesDialect {
         append(&mut self.blocks, part, call_id);
         let index = self.blocks.len().saturating_sub(1);
         if self.blocks.len() > n_before {
-            if n_before > 0 {
-                let data = json!({ "type": "content_block_stop", "index": n_before - 1 });
-                frames.push(frame("content_block_stop", &data));
-            }
+            self.close_block(n_before, &mut frames);
             let block = match part {
                 AnswerPart::CallBegins { name, .. } => {
                     json!({ "type": "tool_use", "id": call_id, "name": name, "input": {} })
+                }
+                AnswerPart::Reasoning(_) => {
+                    json!({ "type": "thinking", "thinking": "", "signature": "" })
                 }
                 _ => json!({ "type": "text", "text": "" }),
             };
@@ -136,20 +143,20 @@ impl Dialect for MessagesDialect {
             frames.push(frame("content_block_start", &data));
         }
         let delta = match part {
+            AnswerPart::Reasoning(text) => json!({ "type": "thinking_delta", "thinking": text }),
             AnswerPart::Text(text) => json!({ "type": "text_delta", "text": text }),
             AnswerPart::Arguments { json, .. } => {
                 json!({ "type": "input_json_delta", "partial_json": json })
             }
             AnswerPart::CallBegins { .. } => return frames,
         };
-        let data = json!({ "type": "content_block_delta", "index": index, "delta": delta });
-        frames.push(frame("content_block_delta", &data));
+        frames.push(delta_frame(index, delta));
         frames
     }
 
     fn end(&mut self, head: &DialectHead, ending: &Ending) -> Vec<Frame> {
         let mut frames = Vec::new();
-        self.close_block(&mut frames);
+        self.close_block(self.blocks.len(), &mut frames);
         let (reason, sequence) = self.stop(ending);
         let mut data = json!({
             "type": "message_delta",
@@ -165,6 +172,9 @@ impl Dialect for MessagesDialect {
     fn whole(&mut self, head: &DialectHead, ending: &Ending) -> String {
         let (reason, sequence) = self.stop(ending);
         let block = |block: &Block| match block {
+            Block::Reasoning(text) => {
+                json!({ "type": "thinking", "thinking": text, "signature": SIGNATURE })
+            }
             Block::Text(text) => json!({ "type": "text", "text": text }),
             Block::Call { id, name, json } => {
                 json!({ "type": "tool_use", "id": id, "name": name, "input": arguments(json) })
@@ -202,6 +212,11 @@ fn warn(body: &mut Value, head: &DialectHead) {
     if !head.warnings.is_empty() {
         body["warnings"] = json!(head.warnings);
     }
+}
+
+fn delta_frame(index: usize, delta: Value) -> Frame {
+    let data = json!({ "type": "content_block_delta", "index": index, "delta": delta });
+    frame("content_block_delta", &data)
 }
 
 fn frame(event: &'static str, data: &Value) -> Frame {

@@ -149,27 +149,50 @@ fn turn(
             return Err(ApiError::invalid(param, &other, "a string or an array of blocks"));
         }
     };
-    let (mut texts, mut calls) = (Vec::new(), Vec::new());
+    let (mut texts, mut calls, mut thoughts) = (Vec::new(), Vec::new(), Vec::new());
     for (i, block) in blocks.into_iter().enumerate() {
         let path = format!("{param}[{i}]");
         let kind = block.get("type").cloned().unwrap_or_default();
         let block = Fields::nested(&path, block)?;
         match kind.as_str() {
             Some("tool_use") if !is_user => calls.push(tool_use(block, options, warnings)?),
+            Some("thinking" | "redacted_thinking") if !is_user => {
+                thoughts.extend(thought(block, options, warnings)?);
+            }
             Some("tool_result") if is_user => {
                 messages.push(tool_result(block, options, warnings)?);
             }
             _ => texts.push(text(block, options, warnings)?),
         }
     }
-    if !texts.is_empty() || !calls.is_empty() {
+    if !texts.is_empty() || !calls.is_empty() || !thoughts.is_empty() {
         let mut message = json!({ "role": role, "content": texts.join("\n") });
         if !calls.is_empty() {
             message["tool_calls"] = Value::Array(calls);
         }
+        if !thoughts.is_empty() {
+            message["reasoning_content"] = thoughts.join("\n").into();
+        }
         messages.push(message);
     }
     Ok(())
+}
+
+/// What was thought; what is redacted, nobody can read but who wrote it.
+fn thought(
+    mut block: Fields,
+    options: &ParseOptions<'_>,
+    warnings: &mut Warnings,
+) -> Result<Option<String>, ApiError> {
+    let is_redacted = block.take("type").is_some_and(|kind| kind == "redacted_thinking");
+    let (param, wanted) = (block.path("thinking"), "a string");
+    let text = block.string("thinking")?;
+    if text.is_none() && !is_redacted {
+        return Err(ApiError::Missing { param, wanted });
+    }
+    ignore(&mut block, &["signature", "data", "cache_control"]);
+    block.finish(options.strict, warnings)?;
+    Ok(text)
 }
 
 fn tool_use(

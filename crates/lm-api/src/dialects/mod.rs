@@ -100,6 +100,7 @@ pub trait Dialect: Send {
 /// A part of an answer that is complete but for its end.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Block {
+    Reasoning(String),
     Text(String),
     Call { id: String, name: String, json: String },
 }
@@ -107,10 +108,12 @@ pub(crate) enum Block {
 /// Appends a part.
 pub(crate) fn append(blocks: &mut Vec<Block>, part: &AnswerPart, call_id: &str) {
     match (part, blocks.last_mut()) {
-        (AnswerPart::Text(more), Some(Block::Text(text))) => text.push_str(more),
+        (AnswerPart::Text(more), Some(Block::Text(text)))
+        | (AnswerPart::Reasoning(more), Some(Block::Reasoning(text))) => text.push_str(more),
         (AnswerPart::Arguments { json: more, .. }, Some(Block::Call { json, .. })) => {
             json.push_str(more);
         }
+        (AnswerPart::Reasoning(text), _) => blocks.push(Block::Reasoning(text.clone())),
         (AnswerPart::Text(text), _) => blocks.push(Block::Text(text.clone())),
         (AnswerPart::CallBegins { name, .. }, _) => {
             let (id, name) = (call_id.to_owned(), name.clone());

@@ -13,7 +13,7 @@ use super::{Block, Dialect, DialectHead, Ending, Frame, Framing, append, argumen
 use super::{array, finish, refuse_unless, take_over};
 use crate::error::shown;
 use crate::fields::{Fields, Warnings};
-use crate::{ApiError, ParseOptions, Parsed, parse_completion, rfc3339};
+use crate::{ApiError, ParseOptions, Parsed, parse_completion, reasoning, rfc3339};
 
 /// What chat and generate share: Ollama's name and OpenAI's.
 const OPTIONS: [(&str, &str); 17] = [
@@ -95,6 +95,11 @@ pub fn parse_ollama_generate(
                 wanted: "a raw prompt is taken as it is, so what the system says is to stand in it",
             });
         }
+        // A raw prompt is not answered in turns, so nothing can be thought before.
+        if let Some(word) = chat.shift_remove("reasoning_effort").filter(|word| *word != "none") {
+            let param = "think".to_owned();
+            return Err(ApiError::Unsupported { param, found: shown(&word) });
+        }
         body.finish(options.strict, &mut warnings)?;
         chat.insert("prompt".to_owned(), prompt.into());
         // Without a limit Ollama generates until the model ends.
@@ -142,7 +147,7 @@ pub(super) fn shared(
     take_over(body, chat, &[("model", "model")]);
     chat.insert("stream".to_owned(), body.boolean("stream")?.unwrap_or(true).into());
     keep_alive(body, warnings);
-    refuse_unless(body, "think", |value| *value == false)?;
+    reasoning::of_ollama(body, chat, parse)?;
     match body.take("format") {
         Some(Value::String(text)) if text.is_empty() => {}
         Some(Value::String(text)) if text == "json" => {
@@ -208,7 +213,9 @@ fn translate(path: &str, message: &mut Value, calls: &mut PastCalls) -> Result<(
         let found = shown(&images);
         return Err(ApiError::Unsupported { param: format!("{path}.images"), found });
     }
-    fields.shift_remove("thinking");
+    if let Some(thinking) = fields.shift_remove("thinking") {
+        fields.insert("reasoning_content".to_owned(), thinking);
+    }
     if let Some(name) = fields.shift_remove("tool_name") {
         fields.insert("name".to_owned(), name);
     }
@@ -233,17 +240,28 @@ struct OllamaDialect {
 }
 
 impl OllamaDialect {
-    fn line(&self, head: &DialectHead, text: &str, calls: &[Value]) -> Map<String, Value> {
+    fn line(
+        &self,
+        head: &DialectHead,
+        (thinking, text): (&str, &str),
+        calls: &[Value],
+    ) -> Map<String, Value> {
         let mut line = Map::new();
         line.insert("model".to_owned(), head.model.clone().into());
         line.insert("created_at".to_owned(), rfc3339(head.created).into());
         if self.is_chat {
             let mut message = json!({ "role": "assistant", "content": text });
+            if !thinking.is_empty() {
+                message["thinking"] = thinking.into();
+            }
             if !calls.is_empty() {
                 message["tool_calls"] = json!(calls);
             }
             line.insert("message".to_owned(), message);
         } else {
+            if !thinking.is_empty() {
+                line.insert("thinking".to_owned(), thinking.into());
+            }
             line.insert("response".to_owned(), text.into());
         }
         line.insert("done".to_owned(), false.into());
@@ -259,7 +277,7 @@ impl OllamaDialect {
             Block::Call { name, json, .. } => {
                 Some(json!({ "function": { "name": name, "arguments": arguments(json) } }))
             }
-            Block::Text(_) => None,
+            Block::Text(_) | Block::Reasoning(_) => None,
         };
         self.blocks[from..n].iter().filter_map(call).collect()
     }
@@ -301,29 +319,36 @@ impl Dialect for OllamaDialect {
     fn part(&mut self, head: &DialectHead, part: &AnswerPart, call_id: &str) -> Vec<Frame> {
         append(&mut self.blocks, part, call_id);
         let calls = self.new_calls(false);
-        let text = if let AnswerPart::Text(text) = part { text.as_str() } else { "" };
-        if text.is_empty() && calls.is_empty() {
+        let said = match part {
+            AnswerPart::Reasoning(thinking) => (thinking.as_str(), ""),
+            AnswerPart::Text(text) => ("", text.as_str()),
+            AnswerPart::CallBegins { .. } | AnswerPart::Arguments { .. } => ("", ""),
+        };
+        if said == ("", "") && calls.is_empty() {
             return Vec::new();
         }
-        let data = Value::Object(self.line(head, text, &calls)).to_string();
+        let data = Value::Object(self.line(head, said, &calls)).to_string();
         vec![Frame { event: None, data }]
     }
 
     fn end(&mut self, head: &DialectHead, ending: &Ending) -> Vec<Frame> {
         let calls = self.new_calls(true);
-        let line = self.line(head, "", &calls);
+        let line = self.line(head, ("", ""), &calls);
         vec![Frame { event: None, data: self.last(line, head, ending) }]
     }
 
     fn whole(&mut self, head: &DialectHead, ending: &Ending) -> String {
         self.is_told = 0;
         let calls = self.new_calls(true);
-        let text = |block: &Block| match block {
-            Block::Text(text) => Some(text.clone()),
-            Block::Call { .. } => None,
-        };
-        let text: String = self.blocks.iter().filter_map(text).collect();
-        let line = self.line(head, &text, &calls);
+        let (mut thinking, mut text) = (String::new(), String::new());
+        for block in &self.blocks {
+            match block {
+                Block::Reasoning(more) => thinking.push_str(more),
+                Block::Text(more) => text.push_str(more),
+                Block::Call { .. } => {}
+            }
+        }
+        let line = self.line(head, (&thinking, &text), &calls);
         self.last(line, head, ending)
     }
 

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::{Block, Dialect, DialectHead, Ending, Frame, Framing, append};
 use super::{finish, ignore, refuse_unless, responses_input, take_over};
 use crate::fields::{Fields, Warnings};
-use crate::{ApiError, ParseOptions, Parsed};
+use crate::{ApiError, ParseOptions, Parsed, reasoning};
 
 /// Reads the body of `POST /v1/responses`.
 ///
@@ -39,6 +39,7 @@ pub fn parse_responses(
     ];
     take_over(&mut body, &mut chat, &names);
     refuse(&mut body)?;
+    reasoning::of_responses(&mut body, &mut chat, &mut warnings, options)?;
     if body.boolean("store")? == Some(true) {
         warnings.push("store is true, but responses are not kept for later requests".to_owned());
     }
@@ -87,10 +88,7 @@ fn refuse(body: &mut Fields) -> Result<(), ApiError> {
     refuse_unless(body, "background", |value| *value == false)?;
     refuse_unless(body, "truncation", |value| *value == "disabled")?;
     refuse_unless(body, "include", |value| *value == json!([]))?;
-    refuse_unless(body, "top_logprobs", |value| *value == 0)?;
-    refuse_unless(body, "reasoning", |value| {
-        value["effort"].is_null() && value["summary"].is_null()
-    })
+    refuse_unless(body, "top_logprobs", |value| *value == 0)
 }
 
 /// One answer as a response of items.
@@ -111,6 +109,17 @@ impl ResponsesDialect {
 
     fn item(head: &DialectHead, index: usize, block: &Block, status: &str) -> Value {
         match block {
+            Block::Reasoning(text) => {
+                let part = reasoning_part(text);
+                let content = if status == "in_progress" { json!([]) } else { json!([part]) };
+                json!({
+                    "id": format!("rs_{}_{index}", head.id),
+                    "type": "reasoning",
+                    "status": status,
+                    "summary": [],
+                    "content": content,
+                })
+            }
             Block::Text(text) => {
                 let part = text_part(text);
                 let content = if status == "in_progress" { json!([]) } else { json!([part]) };
@@ -156,7 +165,7 @@ impl ResponsesDialect {
                 "input_tokens": usage.prompt_tokens,
                 "input_tokens_details": { "cached_tokens": usage.cached_tokens },
                 "output_tokens": usage.completion_tokens,
-                "output_tokens_details": { "reasoning_tokens": 0 },
+                "output_tokens_details": { "reasoning_tokens": usage.reasoning_tokens },
                 "total_tokens": u64::from(usage.prompt_tokens) + u64::from(usage.completion_tokens),
             })
         });
@@ -193,6 +202,14 @@ impl ResponsesDialect {
         let item = Self::item(head, index, &block, status);
         let id = item["id"].clone();
         match &block {
+            Block::Reasoning(text) => {
+                let done = json!({ "item_id": id, "output_index": index, "content_index": 0,
+                    "text": text });
+                frames.push(self.event("response.reasoning_text.done", done));
+                let done = json!({ "item_id": id, "output_index": index, "content_index": 0,
+                    "part": reasoning_part(text) });
+                frames.push(self.event("response.content_part.done", done));
+            }
             Block::Text(text) => {
                 let done = json!({ "item_id": id, "output_index": index, "content_index": 0,
                     "text": text, "logprobs": [] });
@@ -215,6 +232,7 @@ impl ResponsesDialect {
         let Some(block) = self.blocks.last() else { return };
         let index = self.blocks.len() - 1;
         let empty = match block {
+            Block::Reasoning(_) => Block::Reasoning(String::new()),
             Block::Text(_) => Block::Text(String::new()),
             Block::Call { id, name, .. } => {
                 Block::Call { id: id.clone(), name: name.clone(), json: String::new() }
@@ -223,9 +241,14 @@ impl ResponsesDialect {
         let item = Self::item(head, index, &empty, "in_progress");
         let added = json!({ "output_index": index, "item": item });
         frames.push(self.event("response.output_item.added", added));
-        if matches!(empty, Block::Text(_)) {
+        let part = match empty {
+            Block::Reasoning(_) => Some(reasoning_part("")),
+            Block::Text(_) => Some(text_part("")),
+            Block::Call { .. } => None,
+        };
+        if let Some(part) = part {
             let added = json!({ "item_id": item["id"], "output_index": index, "content_index": 0,
-                "part": text_part("") });
+                "part": part });
             frames.push(self.event("response.content_part.added", added));
         }
     }
@@ -253,7 +276,9 @@ impl Dialect for ResponsesDialect {
         let mut frames = Vec::new();
         let continues = matches!(
             (part, self.blocks.last()),
-            (AnswerPart::Text(_), Some(Block::Text(_))) | (AnswerPart::Arguments { .. }, _)
+            (AnswerPart::Text(_), Some(Block::Text(_)))
+                | (AnswerPart::Reasoning(_), Some(Block::Reasoning(_)))
+                | (AnswerPart::Arguments { .. }, _)
         );
         if !continues {
             self.close(head, "completed", &mut frames);
@@ -266,6 +291,11 @@ impl Dialect for ResponsesDialect {
         let index = self.blocks.len() - 1;
         let id = Self::item(head, index, block, "in_progress")["id"].clone();
         match part {
+            AnswerPart::Reasoning(text) => {
+                let delta = json!({ "item_id": id, "output_index": index, "content_index": 0,
+                    "delta": text });
+                frames.push(self.event("response.reasoning_text.delta", delta));
+            }
             AnswerPart::Text(text) => {
                 let delta = json!({ "item_id": id, "output_index": index, "content_index": 0,
                     "delta": text, "logprobs": [] });
@@ -307,6 +337,10 @@ impl Dialect for ResponsesDialect {
 /// Whether there is less of an answer than its model would have said.
 fn is_cut(reason: FinishReason) -> bool {
     reason != FinishReason::Stop
+}
+
+fn reasoning_part(text: &str) -> Value {
+    json!({ "type": "reasoning_text", "text": text })
 }
 
 fn text_part(text: &str) -> Value {

@@ -89,23 +89,35 @@ pub(super) fn conversation(
         None => return Err(ApiError::Missing { param: "input".to_owned(), wanted }),
     };
     let mut messages: Vec<Value> = Vec::new();
+    // Reasoning is an item before the answer that it belongs to.
+    let mut thought: Option<String> = None;
     for (i, item) in items.into_iter().enumerate() {
         let path = format!("input[{i}]");
         let kind = item.get("type").filter(|kind| !kind.is_null()).cloned();
         let kind = kind.unwrap_or_else(|| json!("message"));
         let item = Fields::nested(&path, item)?;
         match kind.as_str() {
-            Some("message") => messages.push(message(item, options, warnings)?),
+            Some("message") => {
+                let mut message = message(item, options, warnings)?;
+                think_before(&mut message, thought.take());
+                messages.push(message);
+            }
+            Some("reasoning") => thought = reasoning(item, options, warnings)?,
             Some("function_call") => {
                 let one = function_call(item, options, warnings)?;
                 // Calls of one answer are items side by side.
                 match messages.last_mut().and_then(|last| last.get_mut("tool_calls")) {
                     Some(Value::Array(calls)) => calls.push(one),
-                    _ => messages
-                        .push(json!({ "role": "assistant", "content": "", "tool_calls": [one] })),
+                    _ => {
+                        let mut message =
+                            json!({ "role": "assistant", "content": "", "tool_calls": [one] });
+                        think_before(&mut message, thought.take());
+                        messages.push(message);
+                    }
                 }
             }
             Some("function_call_output") => {
+                thought = None;
                 messages.push(call_output(item, options, warnings)?);
             }
             _ => {
@@ -115,6 +127,32 @@ pub(super) fn conversation(
         }
     }
     Ok(messages)
+}
+
+/// What an item of reasoning holds that can be read; of what is encrypted, nothing.
+fn reasoning(
+    mut item: Fields,
+    options: &ParseOptions<'_>,
+    warnings: &mut Warnings,
+) -> Result<Option<String>, ApiError> {
+    let mut texts = |name: &str| {
+        let list = item.take(name).unwrap_or_default();
+        let parts = list.as_array().into_iter().flatten();
+        let texts: Vec<&str> = parts.filter_map(|part| part["text"].as_str()).collect();
+        (!texts.is_empty()).then(|| texts.join("\n"))
+    };
+    let (content, summary) = (texts("content"), texts("summary"));
+    ignore(&mut item, &OF_ITEMS);
+    ignore(&mut item, &["encrypted_content"]);
+    item.finish(options.strict, warnings)?;
+    Ok(content.or(summary))
+}
+
+/// An answer came after this reasoning.
+fn think_before(message: &mut Value, thought: Option<String>) {
+    if let Some(thought) = thought.filter(|_| message["role"] == "assistant") {
+        message["reasoning_content"] = thought.into();
+    }
 }
 
 fn message(

@@ -151,7 +151,12 @@ fn ended(api: &str, body: Value, reason: FinishReason) -> (Vec<Frame>, Value) {
     let ending = Ending {
         reason,
         stop_string: None,
-        usage: Usage { prompt_tokens: 7, completion_tokens: 3, cached_tokens: 2 },
+        usage: Usage {
+            prompt_tokens: 7,
+            completion_tokens: 3,
+            cached_tokens: 2,
+            ..Usage::default()
+        },
         timings: Timings::default(),
     };
     let whole = serde_json::from_str(&dialect.whole(&head, &ending)).unwrap();

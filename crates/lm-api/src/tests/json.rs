@@ -25,7 +25,7 @@ fn head(style: Style) -> Head {
 }
 
 fn usage() -> Usage {
-    Usage { prompt_tokens: 10, completion_tokens: 2, cached_tokens: 3 }
+    Usage { prompt_tokens: 10, completion_tokens: 2, cached_tokens: 3, ..Usage::default() }
 }
 
 fn entry() -> LogprobEntry {
@@ -45,6 +45,7 @@ fn choice(index: u32) -> Choice {
     Choice {
         index,
         text: "é \"quoted\"\n".to_owned(),
+        reasoning: None,
         tool_calls: Vec::new(),
         logprobs: None,
         prompt_logprobs: None,
@@ -141,7 +142,8 @@ fn a_choice_says_at_its_end_how_sure_the_model_was_where_that_is_asked_for() {
 #[test]
 fn each_prompt_counts_once_in_the_usage() {
     let usages = [usage(); 4];
-    let expect = Usage { prompt_tokens: 20, completion_tokens: 8, cached_tokens: 6 };
+    let expect =
+        Usage { prompt_tokens: 20, completion_tokens: 8, cached_tokens: 6, ..Usage::default() };
     assert_eq!(sum_usage(&usages, 2), expect);
 }
 

@@ -21,6 +21,7 @@ mod looping;
 mod observing;
 mod overriding;
 mod paneling;
+mod reasoning;
 mod refusals;
 mod several;
 mod strangers;
