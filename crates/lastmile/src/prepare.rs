@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use lm_chat::{ChatTemplate, RenderOptions};
+use lm_engine::ThinkingPlan;
 use lm_tokenizer::{EncodeOptions, StopMatcher, Tokenizer, TokenizerError};
 use lm_types::{
     ChatMessage, Dialog, GenerateError, GenerateRequest, LogitProcessor, Prompt, PromptReport,
@@ -11,6 +12,7 @@ use lm_types::{
 };
 
 use crate::said::{NoGuard, Said};
+use crate::thinking;
 
 /// Most answers that one request may ask for.
 const MAX_N: u32 = 64;
@@ -27,6 +29,8 @@ pub(crate) struct Prepared {
     pub(crate) stop: StopMatcher,
     /// The changes of logits that the request asks for.
     pub(crate) processors: Vec<Arc<dyn LogitProcessor>>,
+    /// How its answers may think, when the model does.
+    pub(crate) thinking: Option<ThinkingPlan>,
     /// What was changed about the request.
     pub(crate) warnings: Vec<String>,
 }
@@ -78,7 +82,8 @@ pub(crate) fn prepare(
     }
     let max_new_tokens = max_new_tokens(&request.stop, request.report, prompt.len(), materials)?;
     check_report(request)?;
-    Ok(Prepared { prompt, max_new_tokens, stop, processors, warnings })
+    let thinking = thinking::plan(request, materials)?;
+    Ok(Prepared { prompt, max_new_tokens, stop, processors, thinking, warnings })
 }
 
 /// Token ids of the sampling parameters lie within the vocabulary.
@@ -248,7 +253,7 @@ fn max_new_tokens(
     Ok(max_tokens)
 }
 
-fn invalid(field: &'static str, message: String) -> GenerateError {
+pub(crate) fn invalid(field: &'static str, message: String) -> GenerateError {
     GenerateError::InvalidField { field, message }
 }
 

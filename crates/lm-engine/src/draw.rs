@@ -9,10 +9,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use lm_grammar::{GrammarError, GrammarState};
 use lm_sampler::{History, SampleError, Sampled, Sampler};
 use lm_scheduler::{ScheduledRow, Sequence};
-use lm_types::{GenerateError, Outcome, PromptLogprob, SeqId};
+use lm_types::{GenerateError, Outcome, PromptLogprob, SeqId, TokenId, TokenLogprobs};
 
 use crate::Engine;
 use crate::active::Active;
+use crate::thinking::Thinking;
 
 /// What sampling one row gave.
 pub(crate) struct Draw {
@@ -74,15 +75,18 @@ impl Engine {
             return;
         }
         let (sampler, logits, known) = (&mut self.sampler, &self.logits, seq.tokens().len());
+        let tokenizer = &self.parts.tokenizer;
         for position in known..=known + row.n_drafts {
             let i = first + position - known;
             let draw = || -> Result<(Sampled, Result<bool, GrammarError>), NotDrawn> {
-                let sampled = match logits.greatest(i) {
-                    Some(greatest) => Sampler::greedy(greatest.token, greatest.logit)?,
-                    None => active.sample(sampler, logits.row(i), seq, position)?,
+                let forced = active.thinking.as_ref().and_then(Thinking::forced);
+                let sampled = match (forced, logits.greatest(i)) {
+                    (Some(token), _) => active.put(sampler, token, || logits.row(i))?,
+                    (None, Some(greatest)) => Sampler::greedy(greatest.token, greatest.logit)?,
+                    (None, None) => active.sample(sampler, logits.row(i), seq, position)?,
                 };
                 // Guesses after it are verified under the grammar as it is then.
-                let is_complete = active.advance(sampled.token);
+                let is_complete = active.advance(sampled.token, tokenizer);
                 Ok((sampled, is_complete))
             };
             let drawn = match catch_unwind(AssertUnwindSafe(draw)) {
@@ -162,10 +166,12 @@ impl Active {
         seq: &Sequence,
         position: usize,
     ) -> Result<Sampled, NotDrawn> {
-        if let Some(grammar) = &mut self.grammar {
+        let is_thinking = self.is_thinking();
+        if let Some(grammar) = self.grammar.as_mut().filter(|_| !is_thinking) {
             grammar.update().map_err(|error| NotDrawn::Failed(error.to_string()))?;
         }
-        let mask = self.grammar.as_ref().map(GrammarState::mask);
+        let grammar = self.grammar.as_ref().filter(|_| !is_thinking);
+        let mask = grammar.map(GrammarState::mask);
         let history = History { mask, ..self.history(seq, position) };
         sampler.sample(logits, &self.sampling, history, position).map_err(NotDrawn::from)
     }
@@ -188,6 +194,21 @@ impl Active {
         };
         let fields = fields.join(", ");
         Outcome::Failed(GenerateError::NothingAllowed { field, fields, n_generated })
+    }
+
+    /// A token that is put in the place of a draw, with how likely it was in `row` where that is asked for.
+    fn put<'a>(
+        &self,
+        sampler: &mut Sampler,
+        token: TokenId,
+        row: impl FnOnce() -> &'a [f32],
+    ) -> Result<Sampled, NotDrawn> {
+        let Some(n_top) = self.sampling.logprobs else {
+            return Ok(Sampled { token, logprobs: None });
+        };
+        let scored = sampler.score(row(), token, n_top as usize);
+        let PromptLogprob { token, logprob, top, .. } = scored?;
+        Ok(Sampled { token, logprobs: Some(TokenLogprobs { token, logprob, top }) })
     }
 }
 

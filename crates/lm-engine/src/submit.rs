@@ -11,7 +11,7 @@ use lm_scheduler::{
 use lm_tokenizer::StopMatcher;
 use lm_types::{GenerateError, GenerateRequest, LogitProcessor, QueueUnit, Timestamp, TokenId};
 
-use crate::{OutputWriter, ServedAdapter};
+use crate::{OutputWriter, ServedAdapter, ThinkingPlan};
 
 /// One answer to compute: validated and tokenised.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub struct NewSubmission {
     pub grammar: Option<GrammarState>,
     /// The changes of logits that the request asks for.
     pub processors: Vec<Arc<dyn LogitProcessor>>,
+    /// How it may think, when the model does. With a grammar, that of what follows.
+    pub thinking: Option<ThinkingPlan>,
     /// When the request arrived, by the wall clock.
     pub arrived_at: SystemTime,
     /// The adapter that it is computed with.

@@ -14,6 +14,7 @@ mod id;
 mod message;
 mod observe;
 mod processor;
+mod reasoning;
 mod request;
 mod sampling;
 mod steering;
@@ -33,6 +34,7 @@ pub use id::{BlockIdx, ParseIdError, ReleaseHash, RequestId, SeqId, TenantId, To
 pub use message::{ChatMessage, Role};
 pub use observe::{AnswerBegun, Observer, Outcome, RequestEvent, StepEvent, StepRow, Task};
 pub use processor::LogitProcessor;
+pub use reasoning::{ReasoningScanner, ReasoningStart, Split};
 pub use request::{GenerateRequest, Priority, Prompt, PromptReport, StopRules, TextOptions};
 pub use sampling::{Dry, InvalidParam, SamplerStep, SamplingParams};
 pub use steering::{Arm, ArmTag, Ban, OnHit, OutputRules, PhraseScan, RuleHit, Steering};

@@ -216,6 +216,7 @@ fn the_answers_of_a_request_compute_its_prompt_once() {
             adapter: None,
             processors: Vec::new(),
             grammar: None,
+            thinking: None,
             stop: StopMatcher::new(&[]).unwrap(),
             request: Arc::clone(&request),
             choice: choice as u32,
