@@ -79,6 +79,7 @@ def test_messages(server):
 
 def test_ollama(server):
     llama = ollama.Client(host=server.url)
+    assert "thinking" in llama.show(MODEL).capabilities
     answer = llama.chat(model=MODEL, messages=SAID, think=True)
     assert (answer.message.thinking, answer.message.content) == ("hm, so", "yes")
     pieces = list(llama.chat(model=MODEL, messages=SAID, think=True, stream=True))
