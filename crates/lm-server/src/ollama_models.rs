@@ -62,11 +62,12 @@ pub(crate) async fn show(
         let asked = asked.ok_or(ApiError::Missing { param, wanted: "a model's name" })?;
         let runtime = app.models.resolve(Some(asked.trim_end_matches(":latest"))).await?;
         let info = runtime.info();
-        let capabilities: &[&str] = match (&info.encoder, info.has_chat_template) {
-            (Some(_), _) => &["embedding"],
-            (None, true) => &["completion", "tools"],
-            (None, false) => &["completion"],
+        let mut capabilities = match (&info.encoder, info.has_chat_template) {
+            (Some(_), _) => vec!["embedding"],
+            (None, true) => vec!["completion", "tools"],
+            (None, false) => vec!["completion"],
         };
+        capabilities.extend(runtime.thinking().map(|_| "thinking"));
         let body = json!({
             "modelfile": "",
             "parameters": "",

@@ -45,9 +45,9 @@ impl Hasher for Digest {
 impl Key {
     /// The key of a request's answer, on the runtime that it was made ready for.
     pub(crate) fn of(ready: &ReadyRequest, draw: Draw) -> Key {
-        // The prompt's tokens stand for prompt, options and dialog (but whether it asks to think), the release for the adapter; `max_new_tokens` is
-        // what the context leaves of `max_tokens`. Who goes first, for how long and for whom within a key decides no
-        // token.
+        // The prompt's tokens stand for prompt, options and dialog (but for whether it asks to think), the release for
+        // the adapter; `max_new_tokens` is what the context leaves of `max_tokens`. Who goes first, for how long and for
+        // whom within a key decides no token.
         let GenerateRequest {
             id: _,
             prompt: _,
