@@ -19,7 +19,7 @@ use crate::manners::{Manners, ToolsPlace};
 use crate::prefill::Prefill;
 use crate::python::{Raised, environment};
 use crate::thinking::{self, Thinking};
-use crate::tools::{ToolFormat, written_out};
+use crate::tools::ToolFormat;
 use crate::written_out::written_out;
 
 /// The name under which the environment holds the template.

@@ -4,13 +4,17 @@
 //!
 //! Start reading at [`to_json`].
 
+mod form;
+
 use lm_types::{
-    AnswerForm, CallForm, ChatMessage, Constraint, Dialog, Dry, GenerateRequest, MayCall, Priority,
-    Prompt, PromptReport, RequestId, Role, SamplerStep, SamplingParams, Steering, StopRules,
-    TenantId, TextOptions, TokenId,
+    ChatMessage, Constraint, Dialog, Dry, GenerateRequest, Priority, Prompt, PromptReport,
+    RequestId, Role, SamplerStep, SamplingParams, Steering, StopRules, TenantId, TextOptions,
+    TokenId,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+
+use form::{ConstraintRecipe, FORM_FIELDS, form_from, form_to};
 
 /// Why a request cannot be made again.
 #[derive(Debug, thiserror::Error)]
@@ -88,51 +92,6 @@ struct DryRecipe {
     allowed_length: u32,
     breakers: Vec<TokenId>,
 }
-
-#[derive(Serialize, Deserialize)]
-struct ConstraintRecipe {
-    field: String,
-    form: FormRecipe,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum FormRecipe {
-    JsonObject,
-    JsonSchema(String),
-    Regex(String),
-    Choice(Vec<String>),
-    Lark(String),
-    Calls(CallRecipe),
-    MayCall { calls: CallRecipe, marker: String, otherwise: Option<Box<FormRecipe>> },
-}
-
-#[derive(Serialize, Deserialize)]
-struct CallRecipe {
-    schema: String,
-    open: String,
-    begin: String,
-    end: String,
-    between: String,
-    close: String,
-    max_calls: usize,
-    #[serde(default)]
-    others: Vec<(String, String)>,
-}
-
-/// The fields that may ask for a form; errors name them.
-const FORM_FIELDS: [&str; 10] = [
-    "response_format",
-    "structured_outputs",
-    "guided_json",
-    "guided_regex",
-    "guided_choice",
-    "guided_grammar",
-    "tool_choice",
-    "tools",
-    "parallel_tool_calls",
-    "format",
-];
 
 /// Everything of a request that decides its answers, but its prompt.
 #[must_use]
@@ -309,67 +268,11 @@ fn prompt_from(prompt: &Value) -> Result<Prompt, RecipeError> {
     Ok(Prompt::Chat(messages.collect::<Result<_, RecipeError>>()?))
 }
 
-fn form_to(form: &AnswerForm) -> FormRecipe {
-    match form.clone() {
-        AnswerForm::JsonObject => FormRecipe::JsonObject,
-        AnswerForm::JsonSchema(text) => FormRecipe::JsonSchema(text),
-        AnswerForm::Regex(text) => FormRecipe::Regex(text),
-        AnswerForm::Choice(texts) => FormRecipe::Choice(texts),
-        AnswerForm::Lark(text) => FormRecipe::Lark(text),
-        AnswerForm::Calls(calls) => FormRecipe::Calls(calls_to(calls)),
-        AnswerForm::MayCall(MayCall { calls, marker, otherwise }) => FormRecipe::MayCall {
-            calls: calls_to(calls),
-            marker: marker.into_owned(),
-            otherwise: otherwise.map(|form| Box::new(form_to(&form))),
-        },
-    }
-}
-
-fn calls_to(calls: CallForm) -> CallRecipe {
-    CallRecipe {
-        schema: calls.schema,
-        open: calls.open.into_owned(),
-        begin: calls.begin.into_owned(),
-        end: calls.end.into_owned(),
-        between: calls.between.into_owned(),
-        close: calls.close.into_owned(),
-        max_calls: calls.max_calls,
-        others: calls.others,
-    }
-}
-
-fn form_from(form: FormRecipe) -> AnswerForm {
-    match form {
-        FormRecipe::JsonObject => AnswerForm::JsonObject,
-        FormRecipe::JsonSchema(text) => AnswerForm::JsonSchema(text),
-        FormRecipe::Regex(text) => AnswerForm::Regex(text),
-        FormRecipe::Choice(texts) => AnswerForm::Choice(texts),
-        FormRecipe::Lark(text) => AnswerForm::Lark(text),
-        FormRecipe::Calls(calls) => AnswerForm::Calls(calls_from(calls)),
-        FormRecipe::MayCall { calls, marker, otherwise } => AnswerForm::MayCall(MayCall {
-            calls: calls_from(calls),
-            marker: marker.into(),
-            otherwise: otherwise.map(|form| Box::new(form_from(*form))),
-        }),
-    }
-}
-
-fn calls_from(calls: CallRecipe) -> CallForm {
-    CallForm {
-        schema: calls.schema,
-        open: calls.open.into(),
-        begin: calls.begin.into(),
-        end: calls.end.into(),
-        between: calls.between.into(),
-        close: calls.close.into(),
-        max_calls: calls.max_calls,
-        others: calls.others,
-    }
-}
-
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use lm_types::{AnswerForm, CallForm, MayCall};
+
     use super::*;
 
     #[track_caller]
