@@ -102,6 +102,9 @@ fn print_evidence(evidence: &Evidence) -> anyhow::Result<()> {
         percent(*before_failed, *before_n)
     );
     say!("after:  {after_failed} of {after_n} failed ({:.2} %)", percent(*after_failed, *after_n));
+    if evidence.after_moved > 0 {
+        say!("        {} of them as problems of the kind that began since", evidence.after_moved);
+    }
     let (low, high) = (100.0 * evidence.change_low, 100.0 * evidence.change_high);
     say!("{}: {low:+.2} to {high:+.2} points, however often one looks", evidence.verdict);
     Ok(())

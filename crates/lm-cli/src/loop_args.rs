@@ -125,7 +125,8 @@ pub(crate) enum FixVerb {
     Verify {
         /// The beginning of the fix's id.
         fix: String,
-        /// One JSON document: verdict, change_low, change_high, before_n, before_failed, after_n, after_failed, gate.
+        /// One JSON document: verdict, change_low, change_high, before_n, before_failed, after_n, after_failed,
+        /// after_moved, gate.
         #[arg(long)]
         json: bool,
     },

@@ -27,6 +27,7 @@ mod scan;
 mod schema;
 mod take_back;
 mod weeks;
+mod weigh;
 
 pub use answer::{Answer, Opinion};
 pub use book::{Book, FailureRow};

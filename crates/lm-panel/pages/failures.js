@@ -47,7 +47,7 @@ function fixesView(title, addCommand) {
   const rows = area();
   picture.view.hidden = true;
   const view = h("section", { class: "stack", "aria-label": title }, h("h2", {}, title),
-    h("p", { class: "quiet-text" }, "The share of all answers that fail as the problem does, in the 14 days before a fix and since. The interval holds however often one looks; below zero the fix helps."),
+    h("p", { class: "quiet-text" }, "The share of all answers that fail as the problem does, in the 14 days before a fix and since. Problems of the kind that began since count against the fix. The interval holds however often one looks; below zero the fix helps."),
     picture.view, rows.view);
   return {
     view,

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use lm_store::sql;
 
 use self::server::Server;
-use super::{SERVER, carrying, finding, reviewing, turning};
+use super::{SERVER, carrying, finding, reviewing, turning, weighing};
 
 /// What holds of conclusions wherever they lie.
 const SUITE: &[(&str, fn())] = &[
@@ -42,6 +42,8 @@ const SUITE: &[(&str, fn())] = &[
     ("parts", carrying::many_are_erased_in_parts_and_an_erasure_goes_on),
     ("nothing_new", finding::a_page_in_which_nothing_is_new_is_not_written),
     ("fast", finding::a_page_comes_in_however_fast_others_write),
+    ("moved", weighing::what_fails_as_another_problem_of_the_kind_is_not_improved),
+    ("moved_in_release", weighing::what_moved_in_a_release_is_not_improved_either),
     ("kept", carrying::two_places_become_one_and_the_later_verdict_holds),
 ];
 
