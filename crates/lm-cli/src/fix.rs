@@ -105,6 +105,10 @@ fn print_evidence(evidence: &Evidence) -> anyhow::Result<()> {
     if evidence.after_moved > 0 {
         say!("        {} of them as problems of the kind that began since", evidence.after_moved);
     }
+    if evidence.horizon_ms > 0 {
+        let hours = evidence.horizon_ms as f64 / 3_600_000.0;
+        say!("what was noticed within {hours:.2} h counts; newer answers do not count yet");
+    }
     let (low, high) = (100.0 * evidence.change_low, 100.0 * evidence.change_high);
     say!("{}: {low:+.2} to {high:+.2} points, however often one looks", evidence.verdict);
     Ok(())

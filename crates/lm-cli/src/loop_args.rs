@@ -126,7 +126,7 @@ pub(crate) enum FixVerb {
         /// The beginning of the fix's id.
         fix: String,
         /// One JSON document: verdict, change_low, change_high, before_n, before_failed, after_n, after_failed,
-        /// after_moved, gate.
+        /// after_moved, horizon_ms, gate.
         #[arg(long)]
         json: bool,
     },

@@ -137,6 +137,11 @@ impl Kind {
         entry.expect("every kind is in the table: this is a bug")
     }
 
+    /// It is not seen when the answer ends, but when somebody comes back to it, who may take days.
+    pub(crate) fn is_late(self) -> bool {
+        matches!(self, Kind::Corrected | Kind::Disliked | Kind::Regenerated)
+    }
+
     /// People said so; praise does not take it back.
     fn is_explicit(self) -> bool {
         matches!(self, Kind::Corrected | Kind::Disliked)

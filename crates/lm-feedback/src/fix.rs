@@ -61,6 +61,9 @@ pub struct Evidence {
     pub after_failed: u64,
     /// Of these those of problems that began since: what failed so before may have got another name by the fix.
     pub after_moved: u64,
+    /// Failures count on either side that were noticed within so many milliseconds of their answer; answers that came later than
+    /// that before the look do not count yet. 0 where an answer shows at its end whether it failed.
+    pub horizon_ms: u64,
     /// The lower end of the interval of the failure rate after less the one before, without what may have moved.
     pub change_low: f64,
     /// Its upper end, with what may have moved: below 0 the fix helps.
@@ -155,8 +158,8 @@ impl Book {
     /// [`FeedbackError::Database`].
     pub fn evidence(&self, fix: &str, limit: u32) -> Result<Vec<Evidence>, FeedbackError> {
         let sql = "SELECT fix_id, at_ms, before_n, before_failed, after_n, after_failed, \
-                   change_low, change_high, verdict, coalesce(after_moved, 0) FROM evidence \
-                   WHERE fix_id = ?1 ORDER BY at_ms DESC, seq DESC LIMIT ?2";
+                   change_low, change_high, verdict, coalesce(after_moved, 0), \
+                   coalesce(horizon_ms, 0) FROM evidence WHERE fix_id = ?1 ORDER BY at_ms DESC, seq DESC LIMIT ?2";
         self.query(sql, params![fix, limit], evidence_row)
     }
 
@@ -175,8 +178,8 @@ impl Book {
         transaction
             .execute(
                 "INSERT INTO evidence(fix_id, at_ms, before_n, before_failed, after_n, \
-                 after_failed, change_low, change_high, verdict, after_moved, seq) VALUES (?1, ?2, ?3, \
-                 ?4, ?5, ?6, ?7, ?8, ?9, ?10, (SELECT coalesce(max(seq), 0) + 1 FROM evidence))",
+                 after_failed, change_low, change_high, verdict, after_moved, horizon_ms, seq) VALUES \
+                 (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, (SELECT coalesce(max(seq), 0) + 1 FROM evidence))",
                 params![
                     evidence.fix,
                     evidence.at_ms,
@@ -187,7 +190,8 @@ impl Book {
                     evidence.change_low,
                     evidence.change_high,
                     evidence.verdict,
-                    evidence.after_moved.cast_signed()
+                    evidence.after_moved.cast_signed(),
+                    evidence.horizon_ms.cast_signed()
                 ],
             )
             .map_err(&wrap)?;
@@ -231,6 +235,7 @@ fn evidence_row(row: &Row) -> sql::Result<Evidence> {
         change_low: row.get(6)?,
         change_high: row.get(7)?,
         after_moved: count(9)?,
+        horizon_ms: count(10)?,
         verdict: [IMPROVED, WORSE].into_iter().find(|word| *word == verdict).unwrap_or(UNDECIDED),
     })
 }

@@ -1,15 +1,16 @@
 //! What the traffic says of a fix: how often answers failed as its problem does, before and since.
 //!
-//! It must never call a fix good on less than the agreed evidence, nor because what failed before fails under another name.
+//! It must never call a fix good on less than the agreed evidence, nor because what failed before fails under another name, nor
+//! because nobody complained yet.
 //!
 //! Start reading at [`Book::weigh`].
 
 use lm_evidence::{Comparison, Counts, Verdict, compare};
 use lm_store::Reader;
-use lm_store::sql::params;
+use lm_store::sql::{ToValue, params};
 
 use crate::fix::{IMPROVED, UNDECIDED, WORSE};
-use crate::{Book, Evidence, FeedbackError, Fix};
+use crate::{Book, Evidence, FeedbackError, Fix, Kind};
 
 /// What counts as a failure of a fix's problem.
 struct Problem<'a> {
@@ -19,6 +20,8 @@ struct Problem<'a> {
     among_kinds: String,
     /// A problem of the kind that began from then on may be this one under another name.
     moved_from_ms: i64,
+    /// How late a failure may be noticed and still count, where that takes time.
+    horizon_ms: Option<i64>,
 }
 
 /// Answers, and those of them that failed.
@@ -34,7 +37,15 @@ struct Counted {
 /// At most so many of the fixes that do nothing are ever called anything.
 const ALPHA: f64 = 0.05;
 /// Traffic that counts as before.
-const BEFORE_MS: i64 = 14 * 24 * 60 * 60 * 1000;
+const BEFORE_MS: i64 = 14 * DAY_MS;
+const MINUTE_MS: i64 = 60 * 1000;
+const HOUR_MS: i64 = 60 * MINUTE_MS;
+const DAY_MS: i64 = 24 * HOUR_MS;
+/// What a horizon may be: few steps, so that it hangs on chance as little as can be. Later complaints do not count.
+const HORIZONS_MS: [i64; 7] =
+    [MINUTE_MS, 10 * MINUTE_MS, HOUR_MS, 6 * HOUR_MS, DAY_MS, 3 * DAY_MS, 7 * DAY_MS];
+/// So many in a hundred complaints come within the horizon.
+const WITHIN_PERCENT: i64 = 90;
 
 impl Book {
     /// Compares how often answers failed as the problem does, in the 14 days before the fix and since, and keeps what it
@@ -43,6 +54,10 @@ impl Book {
     /// A fix may change questions and answers so much that what still fails is like nothing that failed before. So problems of
     /// the same kind that began since count against it: it is improved only if it is with all of them, and worse only
     /// if it is without.
+    ///
+    /// People complain late, and those before the fix had more time to. So where it takes people to see a failure, one counts
+    /// on either side only if it was noticed within the time in which nine of ten were before the fix, a week at most, and
+    /// an answer only once that time is over.
     ///
     /// That traffic is as it was before is assumed, and cannot be seen from here; a problem that was chosen because it
     /// was at its worst gets better without a fix.
@@ -70,15 +85,17 @@ impl Book {
         reader: &Reader,
         now_ms: i64,
     ) -> Result<Evidence, FeedbackError> {
-        let end_ms = self.state("collected_ms")?.unwrap_or(now_ms);
         let from_ms = fix.created_at_ms.saturating_sub(BEFORE_MS);
         let problem = self.problem(fix, from_ms)?;
+        let horizon_ms = problem.horizon_ms.unwrap_or(0);
+        let seen_ms = self.state("collected_ms")?.unwrap_or(now_ms);
+        let end_ms = seen_ms.saturating_sub(horizon_ms);
         let count = |from_ms, end_ms, release: Option<&str>| {
             self.count(reader, &problem, (from_ms, end_ms), release)
         };
         let (before, after) = match fix.release_hash.as_deref() {
             None => (
-                count(from_ms, fix.created_at_ms, None)?.without_moved(),
+                count(from_ms, fix.created_at_ms.min(end_ms), None)?.without_moved(),
                 count(fix.created_at_ms, end_ms, None)?,
             ),
             Some(release) => {
@@ -101,6 +118,7 @@ impl Book {
             after_n: after.n,
             after_failed: after.with_moved().hits,
             after_moved: after.moved,
+            horizon_ms: horizon_ms.cast_unsigned(),
             change_low: own.change.low,
             change_high: with_moved.change.high,
             verdict: verdict(own, with_moved),
@@ -125,7 +143,36 @@ impl Book {
             }
         };
         let moved_from_ms = began_ms.unwrap_or(fix.created_at_ms).min(fix.created_at_ms);
-        Ok(Problem { cluster: &fix.cluster, fingerprint, among_kinds, moved_from_ms })
+        let kind = Kind::of(fingerprint.split(':').next().unwrap_or_default());
+        let horizon_ms = match kind {
+            Ok(kind) if kind.is_late() => Some(self.horizon_ms(fix, from_ms)?),
+            _ => None,
+        };
+        Ok(Problem { cluster: &fix.cluster, fingerprint, among_kinds, moved_from_ms, horizon_ms })
+    }
+
+    /// From what was noticed before the fix was noted, without the release that has it: nothing that happens later changes it.
+    fn horizon_ms(&self, fix: &Fix, from_ms: i64) -> Result<i64, FeedbackError> {
+        let noticed = "coalesce(kind_noticed_at_ms, noticed_at_ms)";
+        let rows = format!(
+            "FROM failure WHERE cluster_id = ?1 AND occurred_at_ms >= ?2 AND {noticed} < ?3 \
+             AND (CAST(?4 AS TEXT) IS NULL OR release_hash <> CAST(?4 AS TEXT))"
+        );
+        let mut params = params![fix.cluster, from_ms, fix.created_at_ms, fix.release_hash];
+        let n: i64 = self
+            .connection
+            .query_row(&format!("SELECT count(*) {rows}"), params.clone(), |row| row.get(0))
+            .map_err(self.wrap("read"))?;
+        let longest = HORIZONS_MS[HORIZONS_MS.len() - 1];
+        if n == 0 {
+            return Ok(longest);
+        }
+        let n_within = (n * WITHIN_PERCENT + 99) / 100;
+        params.push((n_within - 1).to_value());
+        let sql = format!("SELECT {noticed} - occurred_at_ms {rows} ORDER BY 1 LIMIT 1 OFFSET ?5");
+        let late_ms: i64 =
+            self.connection.query_row(&sql, params, |row| row.get(0)).map_err(self.wrap("read"))?;
+        Ok(HORIZONS_MS.into_iter().find(|step| *step >= late_ms).unwrap_or(longest))
     }
 
     fn count(
@@ -139,11 +186,12 @@ impl Book {
                    count(*) FILTER (WHERE f.cluster_id <> ?1) \
                    FROM failure f LEFT JOIN cluster c ON c.id = f.cluster_id \
                    WHERE f.occurred_at_ms >= ?2 AND f.occurred_at_ms < ?3 \
+                   AND coalesce(f.kind_noticed_at_ms, f.noticed_at_ms) - f.occurred_at_ms <= ?8 \
                    AND coalesce(f.verdict, '') <> 'rejected' \
                    AND (CAST(?4 AS TEXT) IS NULL OR f.release_hash = CAST(?4 AS TEXT)) \
                    AND (f.cluster_id = ?1 OR (c.first_seen_ms >= ?5 \
                    AND (c.fingerprint = ?6 OR ',' || f.kinds || ',' LIKE ?7)))";
-        let Problem { cluster, fingerprint, among_kinds, moved_from_ms } = problem;
+        let Problem { cluster, fingerprint, among_kinds, moved_from_ms, horizon_ms } = problem;
         let params = params![
             *cluster,
             from_ms,
@@ -151,7 +199,8 @@ impl Book {
             release_hash,
             *moved_from_ms,
             *fingerprint,
-            *among_kinds
+            *among_kinds,
+            horizon_ms.unwrap_or(i64::MAX)
         ];
         let (own, moved): (i64, i64) = self
             .connection

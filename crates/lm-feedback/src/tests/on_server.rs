@@ -44,6 +44,7 @@ const SUITE: &[(&str, fn())] = &[
     ("fast", finding::a_page_comes_in_however_fast_others_write),
     ("moved", weighing::what_fails_as_another_problem_of_the_kind_is_not_improved),
     ("moved_in_release", weighing::what_moved_in_a_release_is_not_improved_either),
+    ("horizon", weighing::the_wait_for_complaints_is_learned_from_those_before),
     ("kept", carrying::two_places_become_one_and_the_later_verdict_holds),
 ];
 
