@@ -22,6 +22,7 @@ const SUITE: &[(&str, fn())] = &[
     ("waits", finding::who_waits_is_told_that_another_one_writes),
     ("leases", turning::an_answer_is_one_reviewers_until_it_is_reviewed_or_the_lease_ends),
     ("proved", turning::a_fix_is_proved_by_traffic_and_guarded),
+    ("learned", turning::what_fails_after_a_proof_was_not_fixed_fast),
     ("expectation", turning::a_problem_that_no_text_shows_needs_an_expectation),
     ("rows", turning::traffic_becomes_rows_once_each_masked_and_with_its_source),
     ("chosen", turning::traffic_is_chosen_by_route_time_and_how_sure_the_model_was),

@@ -1,5 +1,6 @@
 //! Ranked, reviewed, fixed, proved, guarded: a turn of the loop.
 
+use lm_store::sql::params;
 use lm_types::{FinishReason, Role};
 
 use super::{DAY_0, Ended, Home, MINUTE, backend_error};
@@ -158,6 +159,36 @@ pub(super) fn a_fix_is_proved_by_traffic_and_guarded() {
     assert_eq!(learning.verified.median_s, Some(101.0));
     assert!(learning.whole.p90_s.unwrap() > learning.whole.median_s.unwrap());
     assert_eq!(Stage::of(vec![]), Stage { n: 0, median_s: None, p90_s: None });
+}
+
+/// A fix that halves a rate leaves failures: they were not fixed at once, but not yet.
+#[test]
+pub(super) fn what_fails_after_a_proof_was_not_fixed_fast() {
+    let mut home = Home::new();
+    let fail = |home: &mut Home, at_ms: i64| {
+        home.answer(at_ms, &[(Role::User, "hello there")], "", backend_error())
+    };
+    for i in 0..3 {
+        fail(&mut home, DAY_0 + i);
+    }
+    let proved_at = DAY_0 + 10 * MINUTE;
+    home.collect(DAY_0 + MINUTE);
+    let cluster = home.book.failures(None, 1).unwrap()[0].cluster.clone();
+    let first = home.book.add_fix(fix(&cluster, DAY_0 + 5 * MINUTE)).unwrap();
+    let sql = "UPDATE fix SET verified_at_ms = ?2 WHERE id = ?1";
+    home.book.write(sql, params![first.id, proved_at]).unwrap();
+    for i in 1..=7 {
+        fail(&mut home, proved_at + i * MINUTE);
+    }
+    home.collect(proved_at + 30 * MINUTE);
+    let learned = home.book.learning(0).unwrap();
+    assert_eq!((learned.n_failures, learned.fixed.n, learned.verified.n), (10, 3, 3));
+    assert_eq!(learned.whole.median_s, Some(600.0), "{learned:?}");
+    // Another fix is what they waited for.
+    home.book.add_fix(fix(&cluster, proved_at + 40 * MINUTE)).unwrap();
+    let learned = home.book.learning(0).unwrap();
+    assert_eq!((learned.fixed.n, learned.verified.n), (10, 3));
+    assert!(learned.fixed.median_s > Some(600.0), "{learned:?}");
 }
 
 #[test]
