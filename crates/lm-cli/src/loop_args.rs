@@ -260,6 +260,10 @@ pub(crate) struct FromRequestsArgs {
     /// Only from before so many days.
     #[arg(long, value_name = "DAYS")]
     pub(crate) older_than: Option<f64>,
+    /// Add to the newest version what it does not have, by request and choice and by conversation; else the version is
+    /// what is found now. An answer that is there stays as it is.
+    #[arg(long)]
+    pub(crate) append: bool,
     /// A contract in TOML in place of the one for traffic.
     #[arg(long, value_name = "FILE")]
     pub(crate) contract: Option<PathBuf>,

@@ -33,6 +33,7 @@ mod failures;
 mod fetch;
 mod fetch_args;
 mod fix;
+mod from_requests;
 mod how;
 mod keys;
 mod keys_args;
