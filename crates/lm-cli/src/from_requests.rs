@@ -65,7 +65,7 @@ pub(crate) fn from_requests(args: &FromRequestsArgs) -> anyhow::Result<Outcome> 
     let Rows { n_answers, n_duplicates, n_without_text, n_masked, n_without_logprob, .. } = rows;
     say!("of {n_answers} answers: {n_duplicates} doubles, {n_without_text} without a text");
     if args.append {
-        say!("{n_new} were added, {n_known} were there");
+        say!("{n_new} were not there yet, {n_known} were");
     }
     say!("{n_masked} secrets and personal data masked");
     if n_without_logprob > 0 {

@@ -10,6 +10,7 @@ mod answer;
 mod batch;
 mod behind;
 mod book;
+mod called;
 mod carry;
 mod cluster;
 mod collect;

@@ -6,11 +6,11 @@
 
 use std::collections::HashSet;
 
-use lm_data::mask;
 use lm_store::sql::params;
 use lm_store::{Answered, Place, Reader};
 use serde_json::{Value, json};
 
+use crate::called::{masked, put_back};
 use crate::collect::answers_of;
 use crate::fix::QUESTION;
 use crate::{Answer, Book, FailureRow, FeedbackError, Fix, Kind};
@@ -119,7 +119,7 @@ impl Rows {
                     continue;
                 }
                 let said = reader.feedback_for(row.request_id).map_err(FeedbackError::from)?;
-                let answer = Answer::new(row, &said);
+                let mut answer = Answer::new(row, &said);
                 if !filter.rating.is_none_or(|rating| rating.is_of(&answer)) {
                     continue;
                 }
@@ -131,6 +131,7 @@ impl Rows {
                     }
                 }
                 rows.n_answers += 1;
+                put_back(reader, row, &mut answer)?;
                 let correction = book.correction(&answer)?;
                 let Some(row) = traffic_row(&answer, correction.as_deref(), &mut rows) else {
                     rows.n_without_text += 1;
@@ -163,7 +164,8 @@ impl Rows {
             let Some(row) = answers.iter().find(|row| row.attempt.choice == failure.choice) else {
                 continue;
             };
-            let answer = Answer::new(row, &[]);
+            let mut answer = Answer::new(row, &[]);
+            put_back(reader, row, &mut answer)?;
             let messages = masked(&fixed(&answer.messages, fix)).0;
             let is_new =
                 seen.insert(blake3::hash(Value::from(messages.clone()).to_string().as_bytes()));
@@ -264,20 +266,6 @@ fn traffic_row(answer: &Answer, correction: Option<&str>, rows: &mut Rows) -> Op
             "answer": if correction.is_some() { "corrected" } else { "given" },
         },
     }))
-}
-
-fn masked(messages: &[Value]) -> (Vec<Value>, u64) {
-    let mut n_masked = 0;
-    let mask_one = |message: &Value| {
-        let mut message = message.clone();
-        if let Some(text) = message["content"].as_str() {
-            let (text, n) = mask(text);
-            n_masked += n as u64;
-            message["content"] = text.into();
-        }
-        message
-    };
-    (messages.iter().map(mask_one).collect(), n_masked)
 }
 
 /// The conversation as the fix has it asked.

@@ -25,6 +25,7 @@ const SUITE: &[(&str, fn())] = &[
     ("learned", turning::what_fails_after_a_proof_was_not_fixed_fast),
     ("expectation", turning::a_problem_that_no_text_shows_needs_an_expectation),
     ("rows", turning::traffic_becomes_rows_once_each_masked_and_with_its_source),
+    ("calls", turning::traffic_keeps_calls_of_tools_and_names),
     ("chosen", turning::traffic_is_chosen_by_route_time_and_how_sure_the_model_was),
     ("several", reviewing::a_reviewer_has_several_and_others_get_the_rest),
     ("books", reviewing::no_answer_is_leased_twice_however_many_books_are_open),

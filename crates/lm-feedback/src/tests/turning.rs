@@ -257,6 +257,38 @@ pub(super) fn traffic_becomes_rows_once_each_masked_and_with_its_source() {
 }
 
 #[test]
+pub(super) fn traffic_keeps_calls_of_tools_and_names() {
+    let mut home = Home::new();
+    let asked =
+        [(Role::User, "What is the weather in Kiel?"), (Role::Assistant, ""), (Role::Tool, "rain")];
+    let stopped = Ended::Finished(FinishReason::Stop);
+    home.answer_with(DAY_0, &asked, "It rains.", stopped, |event| {
+        let call = "{\"id\":\"c1\",\"type\":\"function\",\"function\":{\"name\":\"weather\",\"arguments\":{\"city\":\"Kiel\",\"for\":\"ann@example.org\"}}}";
+        event.request.dialog.message_fields = vec![
+            (0, "{\"name\":\"ann\"}".to_owned()),
+            (1, format!("{{\"tool_calls\":[{call}]}}")),
+            (2, "{\"tool_call_id\":\"c1\",\"name\":\"weather\"}".to_owned()),
+        ];
+    });
+    home.store.flush().unwrap();
+    let mut taken = Vec::new();
+    let (reader, all) = (home.store.reader(), Filter::default());
+    let rows = Rows::of_traffic(&home.book, reader, &all, i64::MAX, |row| {
+        taken.push(row["messages"].clone());
+        Ok::<(), FeedbackError>(())
+    });
+    assert_eq!(rows.unwrap().n_masked, 1);
+    let messages = &taken[0];
+    assert_eq!(messages[0]["name"], "ann");
+    let function = &messages[1]["tool_calls"][0]["function"];
+    assert_eq!(function["name"], "weather");
+    assert_eq!(function["arguments"], "{\"city\":\"Kiel\",\"for\":\"[an e-mail address]\"}");
+    assert_eq!(messages[2]["tool_call_id"], "c1");
+    assert_eq!(messages[2]["role"], "tool");
+    assert_eq!(messages[3]["content"], "It rains.");
+}
+
+#[test]
 pub(super) fn traffic_is_chosen_by_route_time_and_how_sure_the_model_was() {
     let mut home = Home::new();
     let routes = ["/v1/chat/completions", "/v1/completions"];
