@@ -124,9 +124,8 @@ impl Rows {
                     continue;
                 }
                 if let Some(most) = filter.max_mean_logprob {
-                    let mean = mean_logprob(reader, row)?;
-                    rows.n_without_logprob += u64::from(mean.is_none());
-                    if mean.is_none_or(|mean| mean > most) {
+                    rows.n_without_logprob += u64::from(row.mean_logprob.is_none());
+                    if row.mean_logprob.is_none_or(|mean| mean > most) {
                         continue;
                     }
                 }
@@ -160,7 +159,7 @@ impl Rows {
             let scorer = scorer_of(fix, &failure)?;
             let Ok(id) = failure.request_id.parse() else { continue };
             let Some(request) = reader.request(id)? else { continue };
-            let answers = answers_of(request);
+            let answers = answers_of(request, &[]);
             let Some(row) = answers.iter().find(|row| row.attempt.choice == failure.choice) else {
                 continue;
             };
@@ -194,13 +193,6 @@ impl Filter {
         self.model.as_ref().is_none_or(|model| *model == row.model)
             && self.route.as_deref().is_none_or(|wanted| route == Some(wanted))
     }
-}
-
-/// `None` where the request asked for no log-probabilities, or an older version stored it.
-fn mean_logprob(reader: &Reader, row: &Answered) -> Result<Option<f64>, FeedbackError> {
-    let recorded = reader.recorded(row.request_id)?;
-    let of_choice = recorded.into_iter().find(|answer| answer.choice == row.attempt.choice);
-    Ok(of_choice.and_then(|answer| answer.timeline?.mean_logprob))
 }
 
 impl Rating {

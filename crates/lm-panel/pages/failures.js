@@ -25,7 +25,7 @@ export const rateCommand = () =>
   `curl ${location.origin}/v1/feedback -H 'content-type: application/json' -d '{"request_id": "ID", "rating": false}'`;
 
 export function nothingFailed() {
-  return empty("No failure is known. Errors, answers that are cut, loop or refuse, and what readers dislike or correct become failures by themselves.", [
+  return empty("No failure is known. Errors, answers that are cut, loop or refuse, that the model was not sure of or an override changed, and what readers dislike, correct, edit or ask again become failures by themselves.", [
     ["Say that an answer is bad, by the id in its response:", rateCommand()],
     ["See the same in a terminal:", "lastmile failures top"]]);
 }

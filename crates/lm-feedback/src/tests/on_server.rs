@@ -16,6 +16,7 @@ use super::{SERVER, carrying, finding, reviewing, turning, weighing};
 /// What holds of conclusions wherever they lie.
 const SUITE: &[(&str, fn())] = &[
     ("clusters", finding::failures_of_one_problem_are_one_cluster_and_keep_their_ids),
+    ("implied", finding::what_is_implied_is_found),
     ("late", finding::late_feedback_is_found),
     ("interrupted", finding::a_reading_that_is_interrupted_goes_on_where_it_was),
     ("two", finding::two_that_read_the_same_find_the_same_problems),
