@@ -72,9 +72,13 @@ pub(super) fn json_is_checked_where_it_was_asked_for() {
 #[test]
 pub(super) fn what_is_implied_is_found() {
     let mut home = Home::new();
-    let asked = |text| [(Role::User, text)];
+    let asked = |text: &'static str| [(Role::User, text)];
     let (stop, cut) = (FinishReason::Stop, FinishReason::Length);
-    let mut add = |i: i64, text, finish, mean_logprob, constraint| {
+    let mut add = |i: i64,
+                   text: &'static str,
+                   finish,
+                   mean_logprob: Option<f64>,
+                   constraint: Option<Constraint>| {
         home.answer_with(DAY_0 + i, &asked(text), "So.", Ended::Finished(finish), |event| {
             event.mean_logprob = mean_logprob;
             event.request.constraint = constraint;
