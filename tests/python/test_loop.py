@@ -195,6 +195,25 @@ def test_traffic_becomes_a_dataset_that_can_be_evaluated(home, echo, top):
     assert similar["n_passed"] == scored["n"]
 
 
+def test_a_release_is_evaluated_by_name_and_by_likelihood(home, echo, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "Where is the ferry?", "expected": "Where is the ferry?"}\n')
+    served = echo.get("/v1/models").json["data"][0]
+    at = ["eval", str(rows), "--base-url", echo.url]
+    for release in [served["id"], served["release"][:12]]:
+        scored = verb(home, *at, "--scorer", "contains", "--release", release)
+        assert (scored["n"], scored["mean_logprob"]) == (1, None), scored
+        likely = verb(home, *at, "--scorer", "logprob:-1e9", "--release", release)
+        assert likely["n_passed"] == 1 and likely["mean_logprob"] < 0, likely
+    surer = verb(home, *at, "--scorer", "logprob:-0.000001", "--min-pass", "1", status=1)
+    assert "below" in surer["failed"][0]["why"], surer
+    for release in ["moon", "0123456789abcdef", "nothing/candidate"]:
+        refused = run(home, *at, "--scorer", "contains", "--release", release)
+        assert refused.returncode == 2 and f"--release is {release}" in refused.stderr, refused
+    arm = run(home, *at, "--scorer", "logprob", "--release", "polite/candidate")
+    assert arm.returncode == 2 and "answers chats only" in arm.stderr, arm
+
+
 def test_traffic_is_added_to_what_a_dataset_has(home, echo):
     """Another window has none of the rows of the first one, which stay."""
     first = verb(home, "data", "from-requests", "kept", "--append", "--feedback", "disliked")

@@ -4,10 +4,11 @@ use std::fs;
 use std::path::Path;
 
 use lm_data::DataHome;
-use lm_feedback::{Evidence, Fix, GATE_SCHEMA, Rows};
+use lm_feedback::{Evidence, Fix, GATE_SCHEMA, Rows, Scorer};
 use serde_json::{Value, json};
 
 use crate::ask::{Asker, cases};
+use crate::ask_release::is_arm;
 use crate::data::data_home;
 use crate::failures::{Loop, wrong_use};
 use crate::from_requests::RowFile;
@@ -191,13 +192,28 @@ pub(crate) fn eval(args: &EvalArgs) -> anyhow::Result<Outcome> {
         rows_of(&data_home()?, &args.dataset, args.version.as_deref(), args.limit)?
     };
     let cases = cases(&rows, args.scorer.as_deref())?;
-    let asked = Asker::new(&args.ask)?.that_rates(args.rate).ask_all(&cases)?;
+    let asker = match &args.release {
+        None => Asker::new(&args.ask)?,
+        Some(release) => {
+            let is_scored = cases.iter().any(|case| matches!(case.scorer, Scorer::Logprob(_)));
+            if is_arm(release) && is_scored {
+                let text = format!(
+                    "--release is {release}, but an arm answers chats only: for the scorer logprob name a model, an adapter \
+                     or the beginning of a release's digest"
+                );
+                return Err(WrongUse(text).into());
+            }
+            Asker::of_release(&args.ask, release)?
+        }
+    };
+    let asked = asker.that_rates(args.rate).ask_all(&cases)?;
     let summary = asked.summary;
     let share = summary.n_passed as f64 / summary.n.max(1) as f64;
     if args.json {
         let mut document = serde_json::to_value(summary)?;
         document["failed"] = asked.failed.into();
         document["n_rated"] = asked.n_rated.into();
+        document["mean_logprob"] = asked.mean_logprob.into();
         print_json(&document)?;
     } else {
         for line in asked.failed.iter().take(10) {
@@ -206,6 +222,10 @@ pub(crate) fn eval(args: &EvalArgs) -> anyhow::Result<Outcome> {
         let (low, high) = (100.0 * summary.rate_low, 100.0 * summary.rate_high);
         let (n, n_passed) = (summary.n, summary.n_passed);
         say!("{n_passed} of {n} passed ({:.1} %; {low:.1} to {high:.1} %)", 100.0 * share);
+        if let Some(mean) = asked.mean_logprob {
+            let token = mean.exp();
+            say!("expected tokens: mean log-probability {mean:.3}, a probability of {token:.3}");
+        }
         if args.rate {
             say!("{} rated: `lastmile confidence fit` learns from them", asked.n_rated);
         }
