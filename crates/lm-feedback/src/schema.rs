@@ -72,7 +72,7 @@ ALTER TABLE failure ADD COLUMN taken_back_at_ms INTEGER;
 -- How many failures of a look were of problems that began after the fix, and how late one might be noticed.
 ALTER TABLE evidence ADD COLUMN after_moved INTEGER;
 ALTER TABLE evidence ADD COLUMN horizon_ms INTEGER;
--- When the sign was noticed that names the problem; noticed_at_ms is of the first sign of any kind.
+-- When the sign was noticed that names the problem, where noticed_at_ms is of the first sign of any kind.
 ALTER TABLE failure ADD COLUMN kind_noticed_at_ms INTEGER;
 ",
 ];
