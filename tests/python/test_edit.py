@@ -74,6 +74,24 @@ def test_an_edit_that_does_not_go_on_is_a_correction(echo):
     assert [one["correction"] for one in page["feedback"]] == [kept["text"]]
 
 
+def test_an_edit_that_goes_on_is_a_failure_of_what_was_edited(home, echo):
+    answer = ask(echo, "one two three four", max_tokens=12)
+    untouched = ask(echo, "five six seven", max_tokens=12)
+    edit(echo, answer, at_char=4, text="zwei", max_tokens=2)
+    # What goes on as it was is no edit.
+    edit(echo, untouched, at_char=len(text_of(untouched)), text="", max_tokens=2)
+
+    def edits():
+        failures = json.loads(run(home, "failures", "list", "--json").stdout)
+        return [one["request_id"] for one in failures if "edited" in one["kinds"].split(",")]
+
+    found = until(edits, lambda ids: len(ids) > 0)
+    assert answer["id"].removeprefix("chatcmpl-") in found, found
+    assert untouched["id"].removeprefix("chatcmpl-") not in found, found
+    page = echo.get(f"/v1/requests/{answer['id']}/page").json
+    assert [one["comment"] for one in page["feedback"]] == ["edited after token 4"], page["feedback"]
+
+
 def test_characters_are_never_cut(echo):
     answer = ask(echo, "h\u00e9llo \U0001f600 w\u00f6rld", max_tokens=40)
     text = text_of(answer)

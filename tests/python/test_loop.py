@@ -195,6 +195,45 @@ def test_traffic_becomes_a_dataset_that_can_be_evaluated(home, echo, top):
     assert similar["n_passed"] == scored["n"]
 
 
+def test_a_release_is_evaluated_by_name_and_by_likelihood(home, echo, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "Where is the ferry?", "expected": "Where is the ferry?"}\n')
+    served = echo.get("/v1/models").json["data"][0]
+    at = ["eval", str(rows), "--base-url", echo.url]
+    for release in [served["id"], served["release"][:12]]:
+        scored = verb(home, *at, "--scorer", "contains", "--release", release)
+        assert (scored["n"], scored["mean_logprob"]) == (1, None), scored
+        likely = verb(home, *at, "--scorer", "logprob:-1e9", "--release", release)
+        assert likely["n_passed"] == 1 and likely["mean_logprob"] < 0, likely
+    surer = verb(home, *at, "--scorer", "logprob:-0.000001", "--min-pass", "1", status=1)
+    assert "below" in surer["failed"][0]["why"], surer
+    for release in ["moon", "0123456789abcdef", "nothing/candidate"]:
+        refused = run(home, *at, "--scorer", "contains", "--release", release)
+        assert refused.returncode == 2 and f"--release is {release}" in refused.stderr, refused
+    arm = run(home, *at, "--scorer", "logprob", "--release", "polite/candidate")
+    assert arm.returncode == 2 and "answers chats only" in arm.stderr, arm
+
+
+def test_traffic_is_added_to_what_a_dataset_has(home, echo):
+    """Another window has none of the rows of the first one, which stay."""
+    first = verb(home, "data", "from-requests", "kept", "--append", "--feedback", "disliked")
+    n = first["rows_published"]
+    assert first["traffic"]["n_known"] == 0 and n >= 15
+    again = verb(home, "data", "from-requests", "kept", "--append", "--feedback", "disliked")
+    assert (again["rows_published"], again["version"]) == (n, first["version"]), again
+    assert again["traffic"]["n_known"] == n
+    request = Client(echo).ask("What does the keeper of the lighthouse read at night?")
+    assert echo.post("/v1/feedback", {"request_id": request, "rating": True}).status in (200, 201)
+    end = time.monotonic() + 30
+    liked = ["data", "from-requests", "kept", "--append", "--feedback", "liked"]
+    while (made := verb(home, *liked))["traffic"]["n_answers"] == 0:
+        assert time.monotonic() < end, made
+    assert made["rows_published"] == n + 1 and made["traffic"]["n_known"] == 0, made
+    rows = [json.loads(line) for line in run(home, "data", "export", "kept").stdout.splitlines()]
+    ids = [row["lineage"]["request_id"] for row in rows]
+    assert len(set(ids)) == n + 1 and request in ids
+
+
 def test_traffic_is_chosen_by_route_time_and_how_sure_the_model_was(home, echo):
     for i, asked in enumerate([{}, {"logprobs": 1}]):
         body = {"prompt": f"Ballad {i} of the lighthouse", "max_tokens": 8} | asked

@@ -21,10 +21,12 @@ const MAX_ANSWER_BYTES: u64 = 16 << 20;
 /// One server, asked one case after the other, each the same way every time.
 pub(crate) struct Asker<'a> {
     agent: Agent,
-    args: &'a AskArgs,
-    model: String,
+    pub(crate) args: &'a AskArgs,
+    pub(crate) model: String,
     /// The experiment and arm that answers, where it is not drawn.
-    arm: Option<String>,
+    pub(crate) arm: Option<String>,
+    /// The digest of the release that is to answer for the model, where one was named.
+    pub(crate) release: Option<String>,
     /// Tells the server of each answer whether it passed.
     rates: bool,
     /// Loaded when the first answer is to be compared.
@@ -38,6 +40,8 @@ pub(crate) struct Asked {
     pub(crate) failed: Vec<Value>,
     /// Answers of which the server was told.
     pub(crate) n_rated: u64,
+    /// The mean over the cases that were scored by log-probability.
+    pub(crate) mean_logprob: Option<f64>,
 }
 
 /// An answer, and the id by which the server knows it, when there is one.
@@ -53,22 +57,28 @@ impl<'a> Asker<'a> {
         asker.model = match &args.model {
             Some(model) => model.clone(),
             None => {
-                let url = format!("{}/v1/models", args.base_url.trim_end_matches('/'));
-                let mut request = asker.agent.get(&url);
-                if let Some(key) = &args.api_key {
-                    request = request.header("authorization", format!("Bearer {key}"));
-                }
-                let mut answer =
-                    request.call().map_err(|error| anyhow::anyhow!("cannot ask {url}: {error}"))?;
-                let body =
-                    answer.body_mut().with_config().limit(MAX_ANSWER_BYTES).read_to_string()?;
-                let body: Value = serde_json::from_str(&body).unwrap_or_default();
-                let id = body["data"][0]["id"].as_str();
-                let id = id.ok_or_else(|| anyhow::anyhow!("{url} names no model: say --model"))?;
-                id.to_owned()
+                let served = asker.served()?;
+                let id = served.first().and_then(|one| one["id"].as_str());
+                let nothing = || anyhow::anyhow!("{} names no model: say --model", args.base_url);
+                id.ok_or_else(nothing)?.to_owned()
             }
         };
         Ok(asker)
+    }
+
+    /// The models and adapters that the server lists.
+    pub(crate) fn served(&self) -> anyhow::Result<Vec<Value>> {
+        let url = format!("{}/v1/models", self.args.base_url.trim_end_matches('/'));
+        let mut request = self.agent.get(&url);
+        if let Some(key) = &self.args.api_key {
+            request = request.header("authorization", format!("Bearer {key}"));
+        }
+        let mut answer =
+            request.call().map_err(|error| anyhow::anyhow!("cannot ask {url}: {error}"))?;
+        let body = answer.body_mut().with_config().limit(MAX_ANSWER_BYTES).read_to_string()?;
+        let mut body: Value = serde_json::from_str(&body).unwrap_or_default();
+        let data = body.get_mut("data").and_then(Value::as_array_mut);
+        Ok(data.map(std::mem::take).unwrap_or_default())
     }
 
     /// Has an arm of an experiment answer for `model`, which is an operator's to say.
@@ -76,7 +86,7 @@ impl<'a> Asker<'a> {
         Asker { model: model.to_owned(), arm: Some(arm.to_owned()), ..Asker::of(args) }
     }
 
-    fn of(args: &'a AskArgs) -> Asker<'a> {
+    pub(crate) fn of(args: &'a AskArgs) -> Asker<'a> {
         let agent = Agent::config_builder()
             .timeout_global(Some(PATIENCE))
             .http_status_as_error(false)
@@ -88,6 +98,7 @@ impl<'a> Asker<'a> {
             args,
             model: String::new(),
             arm: None,
+            release: None,
             rates: false,
             encoder: OnceCell::new(),
         }
@@ -102,9 +113,13 @@ impl<'a> Asker<'a> {
     /// Asks all of them.
     pub(crate) fn ask_all(&self, cases: &[Case]) -> anyhow::Result<Asked> {
         let mut scores: Vec<Score> = Vec::with_capacity(cases.len());
-        let (mut failed, mut n_rated) = (Vec::new(), 0);
+        let (mut failed, mut n_rated, mut logprobs) = (Vec::new(), 0, Vec::new());
         for case in cases {
-            let Reply { mut said, id } = self.say(&self.model, self.arm.as_deref(), &case.messages);
+            let Reply { mut said, id } = match case.scorer {
+                Scorer::Logprob(_) => Reply { said: self.likelihood(case), id: None },
+                _ => self.say(&self.model, self.arm.as_deref(), &case.messages),
+            };
+            logprobs.extend(said.mean_logprob);
             if matches!(case.scorer, Scorer::Judge) && said.error.is_none() {
                 let judge = self.args.judge.as_deref().unwrap_or(&self.model);
                 let asked = json!({ "role": "user", "content": judge_prompt(case, &said.text) });
@@ -130,7 +145,9 @@ impl<'a> Asker<'a> {
             }
             scores.push(score);
         }
-        Ok(Asked { summary: Summary::of(scores.iter()), failed, n_rated })
+        let mean = logprobs.iter().sum::<f64>() / logprobs.len() as f64;
+        let mean_logprob = (!logprobs.is_empty()).then_some(mean);
+        Ok(Asked { summary: Summary::of(scores.iter()), failed, n_rated, mean_logprob })
     }
 
     /// The cosine between two texts' vectors, by an encoder of this machine. Long texts are compared by their
@@ -176,9 +193,7 @@ impl<'a> Asker<'a> {
         let said = Said {
             text: choice["message"]["content"].as_str().unwrap_or_default().to_owned(),
             finish_reason: choice["finish_reason"].as_str().map(str::to_owned),
-            error: None,
-            judged: None,
-            similarity: None,
+            ..Said::default()
         };
         Reply { said, id: body["id"].as_str().map(str::to_owned) }
     }
@@ -190,8 +205,13 @@ impl<'a> Asker<'a> {
         told.map(drop).map_err(|error| anyhow::anyhow!("{id} cannot be rated: {error}"))
     }
 
-    /// What the server answers, or what went wrong.
-    fn post(&self, path: &str, arm: Option<&str>, body: &Value) -> Result<Value, String> {
+    /// What the server answers, or what went wrong: also that another arm or release answered than the one that was named.
+    pub(crate) fn post(
+        &self,
+        path: &str,
+        arm: Option<&str>,
+        asked: &Value,
+    ) -> Result<Value, String> {
         let url = format!("{}{path}", self.args.base_url.trim_end_matches('/'));
         let mut request = self.agent.post(&url).header("content-type", "application/json");
         if let Some(key) = &self.args.api_key {
@@ -200,15 +220,25 @@ impl<'a> Asker<'a> {
         if let Some(arm) = arm {
             request = request.header("x-lastmile-arm", arm);
         }
-        let mut answer = request.send(body.to_string()).map_err(|error| error.to_string())?;
+        let mut answer = request.send(asked.to_string()).map_err(|error| error.to_string())?;
+        let by = answer.headers().get("x-lastmile-arm").and_then(|by| by.to_str().ok());
+        let is_other_arm = arm.is_some() && by != arm;
         let text = answer.body_mut().with_config().limit(MAX_ANSWER_BYTES).read_to_string();
         let text = text.map_err(|error| error.to_string())?;
-        let body: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+        let answered: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
         if !answer.status().is_success() {
-            let message = body["error"]["message"].as_str().unwrap_or("no message");
+            let message = answered["error"]["message"].as_str().unwrap_or("no message");
             return Err(format!("status {}: {message}", answer.status()));
         }
-        Ok(body)
+        if let Some(arm) = arm.filter(|_| is_other_arm) {
+            return Err(format!("{arm} did not answer, but another one in its place"));
+        }
+        let release = self.release.as_deref().filter(|_| asked["model"] == self.model.as_str());
+        let by = answered["system_fingerprint"].as_str().unwrap_or_default();
+        if let Some(release) = release.filter(|release| !by.is_empty() && *release != by) {
+            return Err(format!("release {by} answered, and not {release}"));
+        }
+        Ok(answered)
     }
 }
 

@@ -16,10 +16,11 @@ use lm_ops::TokenCounter;
 use lm_tokenizer::{EncodeOptions, Tokenizer};
 
 use crate::data_args::{DataArgs, DataVerb, InferArgs, IngestArgs, ReadArgs, WatchArgs};
+use crate::from_requests::from_requests;
 use crate::model::{home, locate, model_ref};
 use crate::outcome::{Outcome, WrongUse, print_json, say};
 use crate::progress::Drawn;
-use crate::{data_versions, fix, quarantine};
+use crate::{data_versions, quarantine};
 
 /// Where the datasets are.
 pub(crate) fn data_home() -> anyhow::Result<DataHome> {
@@ -36,7 +37,7 @@ pub(crate) fn data(args: &DataArgs) -> anyhow::Result<Outcome> {
         DataVerb::Ingest(args) => ingest(args),
         DataVerb::Watch(args) => watch(args),
         DataVerb::Infer(args) => infer(args),
-        DataVerb::FromRequests(args) => fix::from_requests(args),
+        DataVerb::FromRequests(args) => from_requests(args),
         DataVerb::Quarantine { list } => quarantine::list(list),
         #[cfg(feature = "object-store")]
         DataVerb::Push(args) => crate::data_remote::push(args),

@@ -1,22 +1,19 @@
-//! `lastmile fix`, `lastmile eval` and `lastmile data from-requests`: what was done about a problem, whether it helps, and
-//! the data that it leaves behind.
+//! `lastmile fix` and `lastmile eval`: what was done about a problem, and whether it helps.
 
 use std::fs;
-use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use lm_data::{DataError, DataHome, Format, IngestOptions, Version};
-use lm_feedback::{Evidence, Filter, Fix, GATE_SCHEMA, Rating, Rows, TRAFFIC_SCHEMA};
+use lm_data::DataHome;
+use lm_feedback::{Evidence, Fix, GATE_SCHEMA, Rows, Scorer};
 use serde_json::{Value, json};
 
 use crate::ask::{Asker, cases};
-use crate::data::{as_json, data_home, print_version};
+use crate::ask_release::is_arm;
+use crate::data::data_home;
 use crate::failures::{Loop, wrong_use};
-use crate::loop_args::{
-    AskArgs, EvalArgs, FixAddArgs, FixArgs, FixVerb, FromRequestsArgs, RatingArg,
-};
+use crate::from_requests::RowFile;
+use crate::loop_args::{AskArgs, EvalArgs, FixAddArgs, FixArgs, FixVerb};
 use crate::outcome::{Outcome, WrongUse, print_json, say};
-use crate::overrides::check_route;
 
 pub(crate) fn fix(args: &FixArgs) -> anyhow::Result<Outcome> {
     match &args.verb {
@@ -102,6 +99,13 @@ fn print_evidence(evidence: &Evidence) -> anyhow::Result<()> {
         percent(*before_failed, *before_n)
     );
     say!("after:  {after_failed} of {after_n} failed ({:.2} %)", percent(*after_failed, *after_n));
+    if evidence.after_moved > 0 {
+        say!("        {} of them as problems of the kind that began since", evidence.after_moved);
+    }
+    if evidence.horizon_ms > 0 {
+        let hours = evidence.horizon_ms as f64 / 3_600_000.0;
+        say!("what was noticed within {hours:.2} h counts; newer answers do not count yet");
+    }
     let (low, high) = (100.0 * evidence.change_low, 100.0 * evidence.change_high);
     say!("{}: {low:+.2} to {high:+.2} points, however often one looks", evidence.verdict);
     Ok(())
@@ -116,7 +120,7 @@ fn guard(at: &mut Loop, fix: &Fix) -> anyhow::Result<String> {
     let dataset = format!("gate-{}", fix.id);
     let mut file = RowFile::new()?;
     rows.iter().try_for_each(|row| file.add(row))?;
-    file.publish(&data_home()?, &dataset, GATE_SCHEMA, None)?;
+    file.publish(&data_home()?, &dataset, GATE_SCHEMA, None, false)?;
     at.book.set_gate(&fix.id, &dataset)?;
     Ok(dataset)
 }
@@ -188,13 +192,28 @@ pub(crate) fn eval(args: &EvalArgs) -> anyhow::Result<Outcome> {
         rows_of(&data_home()?, &args.dataset, args.version.as_deref(), args.limit)?
     };
     let cases = cases(&rows, args.scorer.as_deref())?;
-    let asked = Asker::new(&args.ask)?.that_rates(args.rate).ask_all(&cases)?;
+    let asker = match &args.release {
+        None => Asker::new(&args.ask)?,
+        Some(release) => {
+            let is_scored = cases.iter().any(|case| matches!(case.scorer, Scorer::Logprob(_)));
+            if is_arm(release) && is_scored {
+                let text = format!(
+                    "--release is {release}, but an arm answers chats only: for the scorer logprob name a model, an adapter \
+                     or the beginning of a release's digest"
+                );
+                return Err(WrongUse(text).into());
+            }
+            Asker::of_release(&args.ask, release)?
+        }
+    };
+    let asked = asker.that_rates(args.rate).ask_all(&cases)?;
     let summary = asked.summary;
     let share = summary.n_passed as f64 / summary.n.max(1) as f64;
     if args.json {
         let mut document = serde_json::to_value(summary)?;
         document["failed"] = asked.failed.into();
         document["n_rated"] = asked.n_rated.into();
+        document["mean_logprob"] = asked.mean_logprob.into();
         print_json(&document)?;
     } else {
         for line in asked.failed.iter().take(10) {
@@ -203,126 +222,15 @@ pub(crate) fn eval(args: &EvalArgs) -> anyhow::Result<Outcome> {
         let (low, high) = (100.0 * summary.rate_low, 100.0 * summary.rate_high);
         let (n, n_passed) = (summary.n, summary.n_passed);
         say!("{n_passed} of {n} passed ({:.1} %; {low:.1} to {high:.1} %)", 100.0 * share);
+        if let Some(mean) = asked.mean_logprob {
+            let token = mean.exp();
+            say!("expected tokens: mean log-probability {mean:.3}, a probability of {token:.3}");
+        }
         if args.rate {
             say!("{} rated: `lastmile confidence fit` learns from them", asked.n_rated);
         }
     }
     Ok(if share < args.min_pass { Outcome::No } else { Outcome::Done })
-}
-
-pub(crate) fn from_requests(args: &FromRequestsArgs) -> anyhow::Result<Outcome> {
-    if let Some(route) = &args.route {
-        check_route("--route", route)?;
-    }
-    if let Some(most) = args.max_mean_logprob.filter(|most| !(f64::MIN..=0.0).contains(most)) {
-        let text = format!("--max-mean-logprob is {most}, but must be 0 or less");
-        return Err(WrongUse(text).into());
-    }
-    let at = Loop::open()?;
-    let cluster = args.cluster.as_deref().map(|id| at.book.cluster(id)).transpose();
-    let filter = Filter {
-        rating: args.feedback.map(|rating| match rating {
-            RatingArg::Liked => Rating::Liked,
-            RatingArg::Disliked => Rating::Disliked,
-            RatingArg::Corrected => Rating::Corrected,
-        }),
-        cluster: cluster.map_err(wrong_use)?,
-        model: args.model.clone(),
-        route: args.route.clone(),
-        max_mean_logprob: args.max_mean_logprob,
-        since_ms: args.days.map(|days| at.days_ago("days", days)).transpose()?,
-        until_ms: args.older_than.map(|days| at.days_ago("older-than", days)).transpose()?,
-    };
-    let mut file = RowFile::new()?;
-    let rows = Rows::of_traffic(&at.book, &at.reader, &filter, at.now_ms, |row| file.add(row))?;
-    if rows.n_rows == 0 {
-        let (n, n_without, n_unknown) =
-            (rows.n_answers, rows.n_without_text, rows.n_without_logprob);
-        let unknown = match n_unknown {
-            0 => String::new(),
-            n => format!("; of {n} others no log-probabilities are known"),
-        };
-        anyhow::bail!(
-            "nothing was published: {n} answers fit, {n_without} of them without a text{unknown}"
-        );
-    }
-    let contract = args.contract.as_deref();
-    let version = match file.publish(&data_home()?, &args.name, TRAFFIC_SCHEMA, contract) {
-        Err(error) if matches!(error.downcast_ref(), Some(DataError::AuditFailed { .. })) => {
-            eprintln!("lastmile: {error}");
-            return Ok(Outcome::No);
-        }
-        version => version?,
-    };
-    if args.json {
-        let mut document = as_json(&version)?;
-        document["traffic"] = serde_json::to_value(rows)?;
-        print_json(&document)?;
-    } else {
-        print_version(&args.name, &version)?;
-        let Rows { n_answers, n_duplicates, n_without_text, n_masked, n_without_logprob, .. } =
-            rows;
-        say!("of {n_answers} answers: {n_duplicates} doubles, {n_without_text} without a text");
-        say!("{n_masked} secrets and personal data masked");
-        if n_without_logprob > 0 {
-            say!("{n_without_logprob} others left out: their log-probabilities are not known");
-        }
-    }
-    Ok(Outcome::Done)
-}
-
-/// Rows on their way into a dataset.
-struct RowFile {
-    folder: std::path::PathBuf,
-    rows: BufWriter<fs::File>,
-}
-
-impl RowFile {
-    fn new() -> anyhow::Result<RowFile> {
-        let folder = crate::model::home()?.path().join("store");
-        let folder = folder.join(format!("rows-{}", uuid::Uuid::now_v7()));
-        fs::create_dir_all(&folder)?;
-        let rows = BufWriter::new(fs::File::create_new(folder.join("rows.jsonl"))?);
-        Ok(RowFile { folder, rows })
-    }
-
-    fn add(&mut self, row: &Value) -> anyhow::Result<()> {
-        writeln!(self.rows, "{row}")?;
-        Ok(())
-    }
-
-    /// Under the given contract, or else under the dataset's own, or else under `schema`.
-    fn publish(
-        mut self,
-        home: &DataHome,
-        name: &str,
-        schema: &str,
-        contract: Option<&Path>,
-    ) -> anyhow::Result<Version> {
-        self.rows.flush()?;
-        let file = self.folder.join("rows.jsonl");
-        let own = self.folder.join("schema.json");
-        fs::write(&own, schema)?;
-        let ingest = |contract| {
-            let options =
-                IngestOptions { contract, format: Some(Format::Jsonl), ..IngestOptions::default() };
-            lm_data::ingest(home, name, std::slice::from_ref(&file), &options, &mut |_| ())
-        };
-        let version = match ingest(contract.map(Path::to_owned)) {
-            Err(DataError::NoContract { .. }) => ingest(Some(own)),
-            other => other,
-        };
-        Ok(version?)
-    }
-}
-
-impl Drop for RowFile {
-    fn drop(&mut self) {
-        // Left over, it is a copy of what is in the store; the next start does not need it.
-        if let Err(error) = fs::remove_dir_all(&self.folder) {
-            eprintln!("lastmile: cannot remove {}: {error}", self.folder.display());
-        }
-    }
 }
 
 /// The rows of a dataset's version.

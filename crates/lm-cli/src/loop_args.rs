@@ -125,7 +125,8 @@ pub(crate) enum FixVerb {
     Verify {
         /// The beginning of the fix's id.
         fix: String,
-        /// One JSON document: verdict, change_low, change_high, before_n, before_failed, after_n, after_failed, gate.
+        /// One JSON document: verdict, change_low, change_high, before_n, before_failed, after_n, after_failed,
+        /// after_moved, horizon_ms, gate.
         #[arg(long)]
         json: bool,
     },
@@ -201,8 +202,9 @@ pub(crate) struct EvalArgs {
     /// Of a dataset: the beginning of a version's id; by default the newest.
     #[arg(long)]
     pub(crate) version: Option<String>,
-    /// For rows that name none: `exact`, `contains`, `regex`, `json`, `json_schema`, `not:KIND`, `answered`, `judge` or
-    /// `similarity:COSINE`.
+    /// For rows that name none: `exact`, `contains`, `regex`, `json`, `json_schema`, `not:KIND`, `answered`, `judge`,
+    /// `similarity:COSINE` or `logprob:NATS` (nothing is answered: the mean log-probability of the expected text's tokens
+    /// is at least that; -1 unless said).
     #[arg(long, value_name = "SCORER")]
     pub(crate) scorer: Option<String>,
     /// At most so many rows.
@@ -215,9 +217,13 @@ pub(crate) struct EvalArgs {
     /// `lastmile confidence fit` learns from it.
     #[arg(long)]
     pub(crate) rate: bool,
+    /// What answers, which must be served: a model's or an adapter's name, the beginning of a release's digest (8 digits or
+    /// more), or EXPERIMENT/primary or EXPERIMENT/candidate, which is an operator's to say.
+    #[arg(long, value_name = "RELEASE")]
+    pub(crate) release: Option<String>,
     #[command(flatten)]
     pub(crate) ask: AskArgs,
-    /// One JSON document: n, n_passed, rate_low, rate_high, failed, n_rated.
+    /// One JSON document: n, n_passed, rate_low, rate_high, failed, n_rated, mean_logprob.
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -259,6 +265,10 @@ pub(crate) struct FromRequestsArgs {
     /// Only from before so many days.
     #[arg(long, value_name = "DAYS")]
     pub(crate) older_than: Option<f64>,
+    /// Add to the newest version what it does not have, by request and choice and by conversation; else the version is
+    /// what is found now. An answer that is there stays as it is.
+    #[arg(long)]
+    pub(crate) append: bool,
     /// A contract in TOML in place of the one for traffic.
     #[arg(long, value_name = "FILE")]
     pub(crate) contract: Option<PathBuf>,

@@ -4,7 +4,7 @@
 //!
 //! Start reading at [`Answer::new`].
 
-use lm_store::{Answered, Rating, StoredFeedback};
+use lm_store::{Answered, Implied, Rating, StoredFeedback};
 use serde_json::{Value, json};
 
 /// One answer with what was asked and what was said of it.
@@ -33,8 +33,16 @@ pub struct Answer {
     pub error_code: Option<String>,
     /// The text as far as it came; `None` when not kept.
     pub output: Option<String>,
+    /// A form was asked for, such as JSON of a schema.
+    pub is_constrained: bool,
+    /// The mean log-probability of its tokens; `None` where the request asked for none.
+    pub mean_logprob: Option<f64>,
     /// What was said of it, oldest first.
     pub opinions: Vec<Opinion>,
+    /// When its text was first changed and went on, in Unix milliseconds.
+    pub edited_at_ms: Option<i64>,
+    /// When a rule first changed something about it without calling it bad, in Unix milliseconds.
+    pub overridden_at_ms: Option<i64>,
 }
 
 /// What somebody said of an answer.
@@ -56,6 +64,19 @@ impl Answer {
         let about = feedback
             .iter()
             .filter(|said| said.request_id == row.request_id && said.choice == attempt.choice);
+        let (mut opinions, mut edited_at_ms, mut overridden_at_ms) = (Vec::new(), None, None);
+        for said in about {
+            let implied = said.comment.as_deref().and_then(Implied::of);
+            match implied.filter(|_| said.rating.is_none() && said.correction.is_none()) {
+                Some(Implied::Edited { .. }) => {
+                    edited_at_ms = edited_at_ms.or(Some(said.created_at_ms));
+                }
+                Some(Implied::Overridden { .. }) => {
+                    overridden_at_ms = overridden_at_ms.or(Some(said.created_at_ms));
+                }
+                None => opinions.push(Opinion::of(said)),
+            }
+        }
         Answer {
             request_id: row.request_id.to_string(),
             choice: attempt.choice,
@@ -68,7 +89,11 @@ impl Answer {
             finish_reason: attempt.finish_reason.clone(),
             error_code: attempt.error_code.clone(),
             output: attempt.output_text.clone(),
-            opinions: about.map(Opinion::of).collect(),
+            is_constrained: row.params["constrained"] == true,
+            mean_logprob: row.mean_logprob,
+            opinions,
+            edited_at_ms,
+            overridden_at_ms,
         }
     }
 

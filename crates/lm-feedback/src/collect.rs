@@ -6,7 +6,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use lm_store::{Answered, Place, Reader, StoredFeedback, StoredRequest};
+use lm_store::{
+    Answered, Place, Reader, RecordedAnswer, StoredAttempt, StoredFeedback, StoredRequest,
+};
 use lm_types::RequestId;
 use serde::Serialize;
 
@@ -120,7 +122,8 @@ impl Book {
                     let Some(request) = reader.request(**id)? else { continue };
                     if request.arrived_at_ms < from_ms {
                         let said = reader.feedback_for(**id).unwrap_or_else(|_| said.to_vec());
-                        looked.extend(answers_of(request).iter().map(|row| look(row, &said)));
+                        let answers = answers_of(request, &reader.recorded(**id)?);
+                        looked.extend(answers.iter().map(|row| look(row, &said)));
                     }
                 }
                 Ok((looked, ()))
@@ -179,8 +182,8 @@ fn regenerations(
     }
 }
 
-/// A request's answers, one by one.
-pub(crate) fn answers_of(request: StoredRequest) -> Vec<Answered> {
+/// A request's answers, one by one; how sure the model was of them is in what was recorded.
+pub(crate) fn answers_of(request: StoredRequest, recorded: &[RecordedAnswer]) -> Vec<Answered> {
     let StoredRequest {
         id,
         model,
@@ -193,7 +196,12 @@ pub(crate) fn answers_of(request: StoredRequest) -> Vec<Answered> {
         priority,
         ..
     } = request;
-    let with_attempt = |attempt| Answered {
+    let mean_of = |choice: u32| {
+        let of_choice = recorded.iter().find(|answer| answer.choice == choice);
+        of_choice.and_then(|answer| answer.timeline.as_ref()?.mean_logprob)
+    };
+    let with_attempt = |attempt: StoredAttempt| Answered {
+        mean_logprob: mean_of(attempt.choice),
         request_id: id,
         model: model.clone(),
         tenant: tenant.clone(),

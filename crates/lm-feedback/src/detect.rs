@@ -22,20 +22,28 @@ pub enum Kind {
     Timeout,
     /// Its end says the same again and again.
     Repetition,
+    /// It was cut before it had the form that was asked for.
+    SchemaInvalid,
     /// It was cut at its limit of tokens.
     Truncated,
     /// JSON was asked for, and it is none.
     NotJson,
     /// It begins as refusals begin.
     Refusal,
+    /// A rule changed something about it.
+    Overridden,
     /// Somebody said what it should have been.
     Corrected,
     /// Somebody said that it is bad.
     Disliked,
+    /// Somebody changed its text and had it go on.
+    Edited,
     /// The same was asked again soon.
     Regenerated,
     /// The client left before its end.
     Abandoned,
+    /// The model was not sure of its tokens.
+    LowProbability,
 }
 
 /// One sign of failure.
@@ -50,21 +58,27 @@ pub struct Signal {
 }
 
 /// Name, how bad it is (from 0 to 1), and how likely such a sign is a real failure before anybody reviewed one.
-const KINDS: [(Kind, &str, f64, f64); 10] = [
+const KINDS: [(Kind, &str, f64, f64); 14] = [
     (Kind::Error, "error", 1.0, 0.98),
     (Kind::Timeout, "timeout", 0.9, 0.98),
     (Kind::Repetition, "repetition", 0.8, 0.9),
+    (Kind::SchemaInvalid, "schema_invalid", 0.9, 0.9),
     (Kind::Truncated, "truncated", 0.3, 0.5),
     (Kind::NotJson, "not_json", 0.9, 0.9),
     (Kind::Refusal, "refusal", 0.6, 0.6),
+    (Kind::Overridden, "overridden", 0.5, 0.6),
     (Kind::Corrected, "corrected", 1.0, 0.95),
     (Kind::Disliked, "disliked", 1.0, 0.9),
+    (Kind::Edited, "edited", 0.7, 0.7),
     (Kind::Regenerated, "regenerated", 0.5, 0.5),
     (Kind::Abandoned, "abandoned", 0.4, 0.4),
+    (Kind::LowProbability, "low_probability", 0.3, 0.3),
 ];
 
 /// A rating below this is a complaint; one above 1 less this is praise.
 const BAD_BELOW: f64 = 0.4;
+/// A mean log-probability of an answer's tokens below this is low: a probability of 0.14.
+const LOW_LOGPROB: f64 = -2.0;
 /// The end of an answer that is searched for loops.
 const TAIL_CHARS: usize = 2000;
 /// A loop repeats at least so often,
@@ -126,8 +140,9 @@ impl Kind {
     pub fn of(word: &str) -> Result<Kind, FeedbackError> {
         let found = KINDS.iter().find(|entry| entry.1 == word).map(|entry| entry.0);
         found.ok_or_else(|| {
-            let limit = "error, timeout, repetition, truncated, not_json, refusal, corrected, \
-                         disliked, regenerated or abandoned";
+            let limit = "error, timeout, repetition, schema_invalid, truncated, not_json, refusal, \
+                         overridden, corrected, disliked, edited, regenerated, abandoned or \
+                         low_probability";
             FeedbackError::invalid("kind", word, limit)
         })
     }
@@ -135,6 +150,11 @@ impl Kind {
     fn entry(self) -> &'static (Kind, &'static str, f64, f64) {
         let entry = KINDS.iter().find(|entry| entry.0 == self);
         entry.expect("every kind is in the table: this is a bug")
+    }
+
+    /// It is not seen when the answer ends, but when somebody comes back to it, who may take days.
+    pub(crate) fn is_late(self) -> bool {
+        matches!(self, Kind::Corrected | Kind::Disliked | Kind::Edited | Kind::Regenerated)
     }
 
     /// People said so; praise does not take it back.
@@ -163,6 +183,10 @@ pub fn signals(answer: &Answer, asked_again_ms: Option<i64>) -> Vec<Signal> {
     if is_loop(output) {
         add(Kind::Repetition, "", ended);
     }
+    if answer.is_constrained && finish == Some("length") {
+        // The grammar holds as far as it was let.
+        add(Kind::SchemaInvalid, "", ended);
+    }
     if finish == Some("length") {
         add(Kind::Truncated, "", ended);
     }
@@ -186,6 +210,15 @@ pub fn signals(answer: &Answer, asked_again_ms: Option<i64>) -> Vec<Signal> {
     }
     if finish == Some("abort") {
         add(Kind::Abandoned, "", ended);
+    }
+    if let Some(at_ms) = answer.edited_at_ms {
+        add(Kind::Edited, "", at_ms);
+    }
+    if let Some(at_ms) = answer.overridden_at_ms {
+        add(Kind::Overridden, "", at_ms);
+    }
+    if !failed && answer.mean_logprob.is_some_and(|mean| mean < LOW_LOGPROB) {
+        add(Kind::LowProbability, "", ended);
     }
     let is_praised =
         answer.opinions.last().and_then(|opinion| opinion.rating) > Some(1.0 - BAD_BELOW);

@@ -34,6 +34,8 @@ pub enum Scorer {
     Judge,
     /// Its vector and that of the expected text have at least this cosine.
     Similarity(f64),
+    /// Nothing is answered: the tokens of the expected text have at least this mean natural log-probability.
+    Logprob(f64),
 }
 
 /// One row of a dataset as a question with its check.
@@ -68,6 +70,8 @@ pub struct Outcome {
     pub judged: Option<bool>,
     /// The cosine to the expected text, for [`Scorer::Similarity`].
     pub similarity: Option<f64>,
+    /// The mean natural log-probability of the expected text's tokens, for [`Scorer::Logprob`].
+    pub mean_logprob: Option<f64>,
 }
 
 /// Whether an answer is good, and why not.
@@ -93,10 +97,11 @@ pub struct Summary {
 }
 
 const SCORERS: &str = "exact, contains:TEXT, regex:PATTERN, json, json_schema:SCHEMA, not:KIND, \
-    answered, judge, similarity or similarity:COSINE; token log-probabilities of a given answer are \
-    not served";
+    answered, judge, similarity, similarity:COSINE, logprob or logprob:NATS";
 /// What `similarity` without a cosine asks for.
 const SIMILAR: f64 = 0.8;
+/// What `logprob` without a number asks for: tokens of a probability of 0.37.
+const LIKELY: f64 = -1.0;
 
 impl Scorer {
     /// Reads `NAME` or `NAME:OPERAND`; the operand is what is expected.
@@ -122,6 +127,13 @@ impl Scorer {
                 let limit = "similarity:COSINE, from -1 to 1";
                 let least = least.ok_or_else(|| FeedbackError::invalid("scorer", text, limit))?;
                 return Ok((Scorer::Similarity(least), None));
+            }
+            ("logprob", least) => {
+                let least = least.as_deref().map_or(Ok(LIKELY), str::parse);
+                let least = least.ok().filter(|least| (f64::MIN..=0.0).contains(least));
+                let limit = "logprob:NATS, 0 or less";
+                let least = least.ok_or_else(|| FeedbackError::invalid("scorer", text, limit))?;
+                return Ok((Scorer::Logprob(least), None));
             }
             ("not", Some(kind)) => {
                 let kind = Kind::of(kind)?;
@@ -149,11 +161,12 @@ impl Check {
                 | Scorer::Regex
                 | Scorer::JsonSchema
                 | Scorer::Similarity(_)
+                | Scorer::Logprob(_)
         );
         match (scorer, expected) {
             (_, None) if needs => {
-                let limit =
-                    "given for the scorers exact, contains, regex, json_schema and similarity";
+                let limit = "given for the scorers exact, contains, regex, json_schema, similarity \
+                             and logprob";
                 Err(FeedbackError::invalid("expected", "absent", limit))
             }
             (Scorer::Regex, Some(pattern)) => {
@@ -260,6 +273,15 @@ impl Case {
                     score(found >= *least, &why)
                 }
                 None => score(false, "it was not compared with the expected text"),
+            },
+            (Scorer::Logprob(least), _) => match outcome.mean_logprob {
+                Some(found) => {
+                    let why = format!(
+                        "the expected text has a mean log-probability of {found:.3}, below {least}"
+                    );
+                    score(found >= *least, &why)
+                }
+                None => score(false, "the expected text was not scored"),
             },
             _ => score(text.trim() == expected.trim(), "it is not the expected text"),
         }

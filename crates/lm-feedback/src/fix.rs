@@ -1,11 +1,9 @@
 //! A fix: what was done about a problem, what the traffic says of it, and what must stay true after.
 //!
-//! It must never call a fix good on less than the agreed evidence.
+//! It must never change what was found once.
 //!
-//! Start reading at [`Book::verify`].
+//! Start reading at [`Fix`], then at [`Book::verify`].
 
-use lm_evidence::{Counts, Interval, Verdict, compare};
-use lm_store::Reader;
 use lm_store::sql::{self, Row, params};
 use serde::Serialize;
 
@@ -59,26 +57,27 @@ pub struct Evidence {
     pub before_failed: u64,
     /// Answers after.
     pub after_n: u64,
-    /// Of them those that failed as the problem does.
+    /// Of them those that failed as the problem does, or as problems of its kind that began since.
     pub after_failed: u64,
-    /// The lower end of the interval of the failure rate after less the one before.
+    /// Of these those of problems that began since: what failed so before may have got another name by the fix.
+    pub after_moved: u64,
+    /// Failures count on either side that were noticed within so many milliseconds of their answer; answers that came later than
+    /// that before the look do not count yet. 0 where an answer shows at its end whether it failed.
+    pub horizon_ms: u64,
+    /// The lower end of the interval of the failure rate after less the one before, without what may have moved.
     pub change_low: f64,
-    /// Its upper end: below 0 the fix helps.
+    /// Its upper end, with what may have moved: below 0 the fix helps.
     pub change_high: f64,
     /// `improved`, `worse` or `undecided`.
     pub verdict: &'static str,
 }
 
-/// At most so many of the fixes that do nothing are ever called anything.
-const ALPHA: f64 = 0.05;
-/// Traffic that counts as before.
-const BEFORE_MS: i64 = 14 * 24 * 60 * 60 * 1000;
 const MAX_NOTE_BYTES: usize = 64 << 10;
 const FIX_COLUMNS: &str = "id, cluster_id, note, system, template, expect, release_hash, \
     created_at_ms, verified_at_ms, gate";
-const IMPROVED: &str = "improved";
-const WORSE: &str = "worse";
-const UNDECIDED: &str = "undecided";
+pub(crate) const IMPROVED: &str = "improved";
+pub(crate) const WORSE: &str = "worse";
+pub(crate) const UNDECIDED: &str = "undecided";
 /// Stands for the question in a template.
 pub(crate) const QUESTION: &str = "{question}";
 
@@ -153,76 +152,14 @@ impl Book {
         self.connection.query_row(&sql, [id], fix_row).map_err(self.wrap("read"))
     }
 
-    /// Compares how often answers failed as the problem does, in the 14 days before the fix and since, and keeps what it
-    /// found. One may ask as often as one likes: see [`compare`]. Call [`Book::collect`] first.
-    ///
-    /// That traffic is as it was before is assumed, and cannot be seen from here; a problem that was chosen because it
-    /// was at its worst gets better without a fix.
-    ///
-    /// # Errors
-    /// [`FeedbackError::Store`], [`FeedbackError::Database`].
-    pub fn verify(
-        &mut self,
-        fix: &Fix,
-        reader: &Reader,
-        now_ms: i64,
-    ) -> Result<Evidence, FeedbackError> {
-        let evidence = self.weigh(fix, reader, now_ms)?;
-        self.keep(&evidence)?;
-        Ok(evidence)
-    }
-
-    /// What [`Book::verify`] would find, without keeping it.
-    ///
-    /// # Errors
-    /// [`FeedbackError::Store`], [`FeedbackError::Database`].
-    pub fn weigh(
-        &self,
-        fix: &Fix,
-        reader: &Reader,
-        now_ms: i64,
-    ) -> Result<Evidence, FeedbackError> {
-        let end_ms = self.state("collected_ms")?.unwrap_or(now_ms);
-        let from_ms = fix.created_at_ms.saturating_sub(BEFORE_MS);
-        let (before, after) = match fix.release_hash.as_deref() {
-            None => (
-                self.count(reader, fix, from_ms, fix.created_at_ms, None)?,
-                self.count(reader, fix, fix.created_at_ms, end_ms, None)?,
-            ),
-            Some(release) => {
-                let all = self.count(reader, fix, from_ms, end_ms, None)?;
-                let after = self.count(reader, fix, from_ms, end_ms, Some(release))?;
-                (Counts { n: all.n - after.n, hits: all.hits - after.hits }, after)
-            }
-        };
-        let comparison = compare(before, after, ALPHA);
-        let Interval { low, high } = comparison.change;
-        let verdict = match comparison.verdict {
-            Verdict::Improved => IMPROVED,
-            Verdict::Worse => WORSE,
-            Verdict::Undecided => UNDECIDED,
-        };
-        Ok(Evidence {
-            fix: fix.id.clone(),
-            at_ms: now_ms,
-            before_n: before.n,
-            before_failed: before.hits,
-            after_n: after.n,
-            after_failed: after.hits,
-            change_low: low,
-            change_high: high,
-            verdict,
-        })
-    }
-
     /// What was found of a fix whenever it was verified, newest first.
     ///
     /// # Errors
     /// [`FeedbackError::Database`].
     pub fn evidence(&self, fix: &str, limit: u32) -> Result<Vec<Evidence>, FeedbackError> {
         let sql = "SELECT fix_id, at_ms, before_n, before_failed, after_n, after_failed, \
-                   change_low, change_high, verdict FROM evidence WHERE fix_id = ?1 \
-                   ORDER BY at_ms DESC, seq DESC LIMIT ?2";
+                   change_low, change_high, verdict, coalesce(after_moved, 0), \
+                   coalesce(horizon_ms, 0) FROM evidence WHERE fix_id = ?1 ORDER BY at_ms DESC, seq DESC LIMIT ?2";
         self.query(sql, params![fix, limit], evidence_row)
     }
 
@@ -235,14 +172,14 @@ impl Book {
         self.write(sql, params![fix, dataset]).map(drop)
     }
 
-    fn keep(&mut self, evidence: &Evidence) -> Result<(), FeedbackError> {
+    pub(crate) fn keep(&mut self, evidence: &Evidence) -> Result<(), FeedbackError> {
         let wrap = self.wrap("write");
         let transaction = self.begin()?;
         transaction
             .execute(
                 "INSERT INTO evidence(fix_id, at_ms, before_n, before_failed, after_n, \
-                 after_failed, change_low, change_high, verdict, seq) VALUES (?1, ?2, ?3, ?4, ?5, \
-                 ?6, ?7, ?8, ?9, (SELECT coalesce(max(seq), 0) + 1 FROM evidence))",
+                 after_failed, change_low, change_high, verdict, after_moved, horizon_ms, seq) VALUES \
+                 (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, (SELECT coalesce(max(seq), 0) + 1 FROM evidence))",
                 params![
                     evidence.fix,
                     evidence.at_ms,
@@ -252,7 +189,9 @@ impl Book {
                     evidence.after_failed.cast_signed(),
                     evidence.change_low,
                     evidence.change_high,
-                    evidence.verdict
+                    evidence.verdict,
+                    evidence.after_moved.cast_signed(),
+                    evidence.horizon_ms.cast_signed()
                 ],
             )
             .map_err(&wrap)?;
@@ -265,27 +204,6 @@ impl Book {
                 .map_err(&wrap)?;
         }
         transaction.commit().map_err(&wrap)
-    }
-
-    fn count(
-        &self,
-        reader: &Reader,
-        fix: &Fix,
-        from_ms: i64,
-        end_ms: i64,
-        release_hash: Option<&str>,
-    ) -> Result<Counts, FeedbackError> {
-        let sql = "SELECT count(*) FROM failure WHERE cluster_id = ?1 AND occurred_at_ms >= ?2 \
-                   AND occurred_at_ms < ?3 AND coalesce(verdict, '') <> 'rejected' \
-                   AND (CAST(?4 AS TEXT) IS NULL OR release_hash = CAST(?4 AS TEXT))";
-        let hits: i64 = self
-            .connection
-            .query_row(sql, params![fix.cluster, from_ms, end_ms, release_hash], |row| row.get(0))
-            .map_err(self.wrap("read"))?;
-        let hits = hits.cast_unsigned();
-        // Retention may have taken answers whose failures are still known.
-        let n = reader.count_answers(from_ms, end_ms, release_hash)?.max(hits);
-        Ok(Counts { n, hits })
     }
 }
 
@@ -316,6 +234,8 @@ fn evidence_row(row: &Row) -> sql::Result<Evidence> {
         after_failed: count(5)?,
         change_low: row.get(6)?,
         change_high: row.get(7)?,
+        after_moved: count(9)?,
+        horizon_ms: count(10)?,
         verdict: [IMPROVED, WORSE].into_iter().find(|word| *word == verdict).unwrap_or(UNDECIDED),
     })
 }

@@ -52,7 +52,8 @@ impl Stage {
 
 impl Book {
     /// Of the failures that occurred since `from_ms`, in Unix milliseconds. The first fix of a problem counts that was
-    /// proved, or else the first one.
+    /// proved since the failure was noticed, or else the first one without a proof: what fails after a proof waits for
+    /// another fix.
     ///
     /// # Errors
     /// [`FeedbackError::Database`].
@@ -60,6 +61,7 @@ impl Book {
         let sql = "SELECT f.occurred_at_ms, f.noticed_at_ms, f.clustered_at_ms, x.created_at_ms, \
                    x.verified_at_ms FROM failure f LEFT JOIN fix x ON x.seq = (SELECT y.seq \
                    FROM fix y WHERE y.cluster_id = f.cluster_id \
+                   AND (y.verified_at_ms IS NULL OR y.verified_at_ms >= f.noticed_at_ms) \
                    ORDER BY y.verified_at_ms IS NULL, y.created_at_ms, y.seq LIMIT 1) \
                    WHERE f.occurred_at_ms >= ?1 AND coalesce(f.verdict, '') <> 'rejected'";
         let rows = self.query(sql, [from_ms], |row| {

@@ -6,11 +6,11 @@
 
 use std::collections::HashSet;
 
-use lm_data::mask;
 use lm_store::sql::params;
 use lm_store::{Answered, Place, Reader};
 use serde_json::{Value, json};
 
+use crate::called::{masked, put_back};
 use crate::collect::answers_of;
 use crate::fix::QUESTION;
 use crate::{Answer, Book, FailureRow, FeedbackError, Fix, Kind};
@@ -119,18 +119,18 @@ impl Rows {
                     continue;
                 }
                 let said = reader.feedback_for(row.request_id).map_err(FeedbackError::from)?;
-                let answer = Answer::new(row, &said);
+                let mut answer = Answer::new(row, &said);
                 if !filter.rating.is_none_or(|rating| rating.is_of(&answer)) {
                     continue;
                 }
                 if let Some(most) = filter.max_mean_logprob {
-                    let mean = mean_logprob(reader, row)?;
-                    rows.n_without_logprob += u64::from(mean.is_none());
-                    if mean.is_none_or(|mean| mean > most) {
+                    rows.n_without_logprob += u64::from(row.mean_logprob.is_none());
+                    if row.mean_logprob.is_none_or(|mean| mean > most) {
                         continue;
                     }
                 }
                 rows.n_answers += 1;
+                put_back(reader, row, &mut answer)?;
                 let correction = book.correction(&answer)?;
                 let Some(row) = traffic_row(&answer, correction.as_deref(), &mut rows) else {
                     rows.n_without_text += 1;
@@ -159,11 +159,12 @@ impl Rows {
             let scorer = scorer_of(fix, &failure)?;
             let Ok(id) = failure.request_id.parse() else { continue };
             let Some(request) = reader.request(id)? else { continue };
-            let answers = answers_of(request);
+            let answers = answers_of(request, &[]);
             let Some(row) = answers.iter().find(|row| row.attempt.choice == failure.choice) else {
                 continue;
             };
-            let answer = Answer::new(row, &[]);
+            let mut answer = Answer::new(row, &[]);
+            put_back(reader, row, &mut answer)?;
             let messages = masked(&fixed(&answer.messages, fix)).0;
             let is_new =
                 seen.insert(blake3::hash(Value::from(messages.clone()).to_string().as_bytes()));
@@ -192,13 +193,6 @@ impl Filter {
         self.model.as_ref().is_none_or(|model| *model == row.model)
             && self.route.as_deref().is_none_or(|wanted| route == Some(wanted))
     }
-}
-
-/// `None` where the request asked for no log-probabilities, or an older version stored it.
-fn mean_logprob(reader: &Reader, row: &Answered) -> Result<Option<f64>, FeedbackError> {
-    let recorded = reader.recorded(row.request_id)?;
-    let of_choice = recorded.into_iter().find(|answer| answer.choice == row.attempt.choice);
-    Ok(of_choice.and_then(|answer| answer.timeline?.mean_logprob))
 }
 
 impl Rating {
@@ -264,20 +258,6 @@ fn traffic_row(answer: &Answer, correction: Option<&str>, rows: &mut Rows) -> Op
             "answer": if correction.is_some() { "corrected" } else { "given" },
         },
     }))
-}
-
-fn masked(messages: &[Value]) -> (Vec<Value>, u64) {
-    let mut n_masked = 0;
-    let mask_one = |message: &Value| {
-        let mut message = message.clone();
-        if let Some(text) = message["content"].as_str() {
-            let (text, n) = mask(text);
-            n_masked += n as u64;
-            message["content"] = text.into();
-        }
-        message
-    };
-    (messages.iter().map(mask_one).collect(), n_masked)
 }
 
 /// The conversation as the fix has it asked.

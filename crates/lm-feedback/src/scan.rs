@@ -63,20 +63,26 @@ struct Failure {
     kind: Kind,
     kinds: String,
     severity: f64,
+    /// Of any kind.
     noticed_at_ms: i64,
+    /// Of the kind that names the problem.
+    kind_noticed_at_ms: i64,
 }
 
 /// Answers that are looked up at once.
 const KNOWN_PAGE: usize = 100;
 /// So often a page is read anew because others wrote meanwhile; then they wait for it.
 const MAX_TRIES: usize = 4;
-const INTO: &str = "failure(request_id, choice, cluster_id, kind, kinds, severity, release_hash, \
-    model, occurred_at_ms, noticed_at_ms, clustered_at_ms)";
+pub(crate) const INTO: &str = "failure(request_id, choice, cluster_id, kind, kinds, severity, release_hash, \
+    model, occurred_at_ms, noticed_at_ms, clustered_at_ms, kind_noticed_at_ms)";
 const IF_KNOWN: &str = "(request_id, choice) DO UPDATE SET cluster_id = excluded.cluster_id, \
     kind = excluded.kind, kinds = excluded.kinds, severity = excluded.severity, \
     noticed_at_ms = CASE WHEN failure.noticed_at_ms < excluded.noticed_at_ms \
     THEN failure.noticed_at_ms ELSE excluded.noticed_at_ms END, \
-    clustered_at_ms = excluded.clustered_at_ms";
+    clustered_at_ms = excluded.clustered_at_ms, \
+    kind_noticed_at_ms = CASE WHEN failure.kind = excluded.kind \
+    AND failure.kind_noticed_at_ms < excluded.kind_noticed_at_ms \
+    THEN failure.kind_noticed_at_ms ELSE excluded.kind_noticed_at_ms END";
 
 impl Looked {
     pub(crate) fn at(row: &Answered, said: &[StoredFeedback], again: &Regenerations) -> Looked {
@@ -99,6 +105,7 @@ impl Looked {
             kinds: kinds.join(","),
             severity: found.iter().map(|signal| signal.kind.severity()).fold(0.0, f64::max),
             noticed_at_ms: found.iter().map(|one| one.noticed_at_ms).min().unwrap_or(now_ms),
+            kind_noticed_at_ms: first.noticed_at_ms,
         };
         match known.filter(|known| known.kind == first.kind.as_str()) {
             Some(known) if failure.is_as(known) => None,
@@ -128,6 +135,7 @@ impl Failure {
             answer.arrived_at_ms,
             self.noticed_at_ms,
             clustered_at_ms,
+            self.kind_noticed_at_ms,
         ]
     }
 }

@@ -14,7 +14,7 @@ use crate::FeedbackError;
 use crate::error::database;
 
 /// Entry `i` brings a book from schema `i` to schema `i + 1`. Entries are never edited once released.
-pub(crate) const UPGRADES: [&str; 3] = [
+pub(crate) const UPGRADES: [&str; 4] = [
     r"
 -- How far the store is read, and how many leases there were.
 CREATE TABLE state(name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
@@ -67,6 +67,13 @@ CREATE UNIQUE INDEX evidence_seq ON evidence(seq);
     r"
 -- When a verdict was last taken back: a copy with an older verdict must not bring it back.
 ALTER TABLE failure ADD COLUMN taken_back_at_ms INTEGER;
+",
+    r"
+-- How many failures of a look were of problems that began after the fix, and how late one might be noticed.
+ALTER TABLE evidence ADD COLUMN after_moved INTEGER;
+ALTER TABLE evidence ADD COLUMN horizon_ms INTEGER;
+-- When the sign was noticed that names the problem, where noticed_at_ms is of the first sign of any kind.
+ALTER TABLE failure ADD COLUMN kind_noticed_at_ms INTEGER;
 ",
 ];
 

@@ -13,7 +13,7 @@ use lm_api::{ApiError, OverrideRefusal};
 use lm_experiment::{
     Advice, Book, Experiment, ExperimentError, Live, Metric, Promote, Stage, Status,
 };
-use lm_feedback::{Answer, json_of, signals};
+use lm_feedback::{Answer, Kind, json_of, signals};
 use lm_store::{Answered, Reader, Store};
 use serde::Serialize;
 
@@ -284,7 +284,9 @@ fn measured(metric: Metric, answered: &Answered) -> Option<f64> {
     let truth = |good: bool| Some(f64::from(u8::from(good)));
     match metric {
         Metric::NotFailure => {
-            let signals = signals(&Answer::new(answered, &[]), None);
+            let mut signals = signals(&Answer::new(answered, &[]), None);
+            // Who is surer is not the better one.
+            signals.retain(|signal| signal.kind != Kind::LowProbability);
             let attempt = &answered.attempt;
             // Where texts are not kept, most signs cannot be seen: none of them is no good sign.
             let is_known = attempt.output_text.is_some() || attempt.error_code.is_some();

@@ -96,7 +96,7 @@ pub use lm_rollout::{
     dry_run,
 };
 pub use lm_store::{
-    Erase, Erased, Erasing, FoundRequest, MAX_FOUND, Migrated, Missing, Privacy, Reader,
+    Erase, Erased, Erasing, FoundRequest, Implied, MAX_FOUND, Migrated, Missing, Privacy, Reader,
     RecordedRelease, Retention, Store, StoreCounters, StoreError, StoreOptions, StoreStats,
     StoredError, StoredRequest, Traffic, backup, migrate, shown_place, stats, tenant_text, upgrade,
 };

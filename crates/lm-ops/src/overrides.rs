@@ -16,7 +16,7 @@ use lastmile::{
 };
 use lm_api::{ApiError, OverrideRefusal};
 use lm_rollout::{Breakers, Counted, Desk, Policy, RolloutError};
-use lm_store::{Feedback, Rating, Store};
+use lm_store::{Feedback, Implied, Rating, Store};
 use tokio::sync::watch;
 
 use crate::attendant::{AttendantStanding, Next, Pulse, attend};
@@ -292,6 +292,10 @@ fn count(inner: &Inner, batch: &[Hit]) {
     }
 }
 
+fn said_of(rule: &str, action: &str) -> Implied {
+    Implied::Overridden { rule: rule.to_owned(), action: action.to_owned() }
+}
+
 /// What was overridden is something to learn from: what a model said and must not say counts as bad.
 fn tell(store: &Store, batch: &[Hit]) {
     let feedback = |hit: &Hit, RuleHit { rule, action }: &RuleHit| Feedback {
@@ -299,7 +303,7 @@ fn tell(store: &Store, batch: &[Hit]) {
         by: None,
         choice: hit.choice,
         rating: action.starts_with("ban").then_some(Rating::Boolean(false)),
-        comment: Some(format!("override {rule}: {action}")),
+        comment: Some(said_of(rule, action).to_string()),
         correction: None,
     };
     let all = batch.iter().flat_map(|hit| hit.hits.iter().map(move |one| feedback(hit, one)));

@@ -25,7 +25,7 @@ export const rateCommand = () =>
   `curl ${location.origin}/v1/feedback -H 'content-type: application/json' -d '{"request_id": "ID", "rating": false}'`;
 
 export function nothingFailed() {
-  return empty("No failure is known. Errors, answers that are cut, loop or refuse, and what readers dislike or correct become failures by themselves.", [
+  return empty("No failure is known. Errors, answers that are cut, loop or refuse, that the model was not sure of or an override changed, and what readers dislike, correct, edit or ask again become failures by themselves.", [
     ["Say that an answer is bad, by the id in its response:", rateCommand()],
     ["See the same in a terminal:", "lastmile failures top"]]);
 }
@@ -47,7 +47,7 @@ function fixesView(title, addCommand) {
   const rows = area();
   picture.view.hidden = true;
   const view = h("section", { class: "stack", "aria-label": title }, h("h2", {}, title),
-    h("p", { class: "quiet-text" }, "The share of all answers that fail as the problem does, in the 14 days before a fix and since. The interval holds however often one looks; below zero the fix helps."),
+    h("p", { class: "quiet-text" }, "The share of all answers that fail as the problem does, in the 14 days before a fix and since. Problems of the kind that began since count against the fix. The interval holds however often one looks; below zero the fix helps."),
     picture.view, rows.view);
   return {
     view,

@@ -26,7 +26,7 @@ use crate::generate::{Call, off_thread, parse, parse_options};
 use crate::intake::{Asked, take};
 use crate::request_log::RequestEntry;
 use crate::steer::Started;
-use crate::{panel, reply, response_cache, steer, streamed, whole};
+use crate::{edit_feedback, panel, reply, response_cache, steer, streamed, whole};
 
 /// An answer that has just ended is stored within this.
 const STORED_WITHIN: Duration = Duration::from_millis(500);
@@ -63,6 +63,8 @@ struct Edited {
     text: String,
     /// How many bytes of it stay.
     n_kept_bytes: usize,
+    /// It is no longer what the model said.
+    is_other: bool,
 }
 
 pub(crate) async fn edit(
@@ -94,7 +96,8 @@ pub(crate) async fn edit(
         let runtime = loaded(&app, &edited.model)?;
         let change = Some(edited.text[edited.n_kept_bytes..].to_owned());
         let adapter = edited.recorded.request.adapter.clone();
-        let (style, caller) = (Style::Text, caller.clone());
+        let changed = edited.is_other.then_some((edit.choice, edited.n_kept));
+        let (style, by, caller) = (Style::Text, caller.sees(), caller.clone());
         let call =
             Call { entry: Arc::clone(&entry), caller, headers, body: rest, style, adapter, change };
         let read = move |app: &App, call: &Call, runtime: &Runtime, _: &SamplingParams| {
@@ -119,7 +122,9 @@ pub(crate) async fn edit(
             parsed.prompts = vec![Prompt::Tokens(edited.tokens.clone())];
             Ok((parsed, ()))
         };
-        match steer::start(Arc::clone(&app), runtime, Duration::ZERO, call, read).await?.0 {
+        let started = steer::start(Arc::clone(&app), runtime, Duration::ZERO, call, read).await?.0;
+        edit_feedback::tell(&app, &started, (id, by), changed);
+        match started {
             Started::Told(response) => Ok(response),
             Started::Running(running) if running.stream => {
                 Ok(streamed::response(Arc::clone(&entry), *running))
@@ -256,7 +261,14 @@ fn edited(
     tokens.extend(change);
     let n_kept_bytes = cut.text.len();
     let text = cut.text + &edit.text;
-    Ok(Edited { recorded, model, tokens, n_kept: cut.n_kept, text, n_kept_bytes })
+    let said: Vec<u8> = recorded
+        .output_tokens
+        .iter()
+        .flat_map(|token| runtime.token_bytes(*token))
+        .copied()
+        .collect();
+    let is_other = String::from_utf8_lossy(&said) != text;
+    Ok(Edited { recorded, model, tokens, n_kept: cut.n_kept, text, n_kept_bytes, is_other })
 }
 
 /// A request of the store; one that has just ended may be on its way there.

@@ -30,6 +30,8 @@ pub struct Answered {
     pub priority: String,
     /// The answer.
     pub attempt: StoredAttempt,
+    /// The mean log-probability of its tokens; `None` where the request asked for none.
+    pub mean_logprob: Option<f64>,
 }
 
 /// Where a page ended: the next one begins after it.
@@ -83,7 +85,8 @@ impl Reader {
                  a.error_message, a.output_text, a.prompt_tokens, a.completion_tokens, \
                  a.cached_tokens, a.queue_wait_ms, a.ttft_ms, a.e2e_ms, a.cpu_seconds, \
                  a.n_preemptions, a.joules, a.cost, a.currency, a.output_mac, a.request_id, r.model, r.tenant, a.arrived_at_ms, r.prompt, \
-                 r.params, r.n, r.priority FROM attempt a JOIN request r ON r.id = a.request_id \
+                 r.params, r.n, r.priority, \
+                 CAST(json_extract(a.timeline, '$.mean_logprob') AS DOUBLE PRECISION) FROM attempt a JOIN request r ON r.id = a.request_id \
                  WHERE a.arrived_at_ms >= ?1 AND a.arrived_at_ms < ?4 \
                  AND (a.arrived_at_ms, a.request_id, a.choice) > (?1, ?2, ?3) \
                  AND json_extract(r.params, '$.task') IS NULL AND NOT EXISTS (SELECT 1 FROM assignment s \
@@ -185,5 +188,6 @@ pub(crate) fn answered_row(row: &Row) -> sql::Result<Answered> {
         params: json_at(23, &row.get::<_, String>(23)?)?,
         n: row.get(24)?,
         priority: row.get(25)?,
+        mean_logprob: row.get(26)?,
     })
 }

@@ -27,7 +27,8 @@ const COLUMNS: &str = "a.choice, a.release_hash, a.finish_reason, a.error_code, 
     a.output_text, a.prompt_tokens, a.completion_tokens, a.cached_tokens, a.queue_wait_ms, \
     a.ttft_ms, a.e2e_ms, a.cpu_seconds, a.n_preemptions, a.joules, a.cost, a.currency, \
     a.output_mac, a.request_id, r.model, r.tenant, a.arrived_at_ms, r.prompt, r.params, r.n, \
-    r.priority, s.seq, s.experiment, s.arm, s.unit, s.percent, s.variant, s.shadow_of";
+    r.priority, CAST(json_extract(a.timeline, '$.mean_logprob') AS DOUBLE PRECISION), s.seq, \
+    s.experiment, s.arm, s.unit, s.percent, s.variant, s.shadow_of";
 const FROM: &str = "FROM assignment s JOIN attempt a ON a.request_id = s.request_id \
     AND a.choice = s.choice JOIN request r ON r.id = s.request_id";
 /// Most rows of a page.
@@ -75,19 +76,19 @@ impl Reader {
 }
 
 fn assigned_row(row: &Row) -> sql::Result<Assigned> {
-    let word: String = row.get(28)?;
+    let word: String = row.get(29)?;
     let unknown =
-        || Error::conversion(28, format!("an arm {word:?} that this version does not know"));
-    let has_original: Option<String> = row.get(32)?;
+        || Error::conversion(29, format!("an arm {word:?} that this version does not know"));
+    let has_original: Option<String> = row.get(33)?;
     Ok(Assigned {
-        seq: row.get(26)?,
+        seq: row.get(27)?,
         tag: ArmTag {
-            experiment: row.get(27)?,
+            experiment: row.get(28)?,
             arm: Arm::of(&word).ok_or_else(unknown)?,
-            unit: row.get(29)?,
-            percent: row.get(30)?,
-            variant: row.get(31)?,
-            shadow_of: has_original.map(|_| id_at(row, 32)).transpose()?,
+            unit: row.get(30)?,
+            percent: row.get(31)?,
+            variant: row.get(32)?,
+            shadow_of: has_original.map(|_| id_at(row, 33)).transpose()?,
         },
         answered: answered_row(row)?,
     })

@@ -14,7 +14,7 @@ use lm_types::{GenerateError, Outcome, Prompt, RequestEvent};
 use crate::error::io;
 use crate::sql::server_url;
 use crate::write::prompt_json;
-use crate::{Feedback, Privacy, StoreError};
+use crate::{Feedback, Implied, Privacy, StoreError};
 
 /// Lies beside the store, so that a store that is copied alone tells nobody whose its rows are.
 const KEY_FILE: &str = "mask.key";
@@ -106,7 +106,11 @@ impl Mask {
 
     /// Feedback as it may be stored.
     pub(crate) fn feedback(&self, mut feedback: Feedback) -> Feedback {
-        for text in [&mut feedback.comment, &mut feedback.correction] {
+        // What a server says by itself quotes nothing.
+        let is_implied =
+            feedback.comment.as_deref().is_some_and(|text| Implied::of(text).is_some());
+        let comment = (!is_implied).then_some(&mut feedback.comment);
+        for text in comment.into_iter().chain([&mut feedback.correction]) {
             *text = text.take().and_then(|text| self.text(text));
         }
         feedback

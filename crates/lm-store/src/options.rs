@@ -45,8 +45,8 @@ pub struct StoreOptions {
 /// erased is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Privacy {
-    /// Prompts, stop strings, answers, comments, corrections, and the errors that may quote them
-    /// are not written: their columns are NULL. Numbers and codes are.
+    /// Prompts, stop strings, answers, comments but for [`Implied`](crate::Implied) ones, corrections, and the errors that may
+    /// quote them are not written: their columns are NULL. Numbers and codes are.
     Off,
     /// As `Off`, and keyed hashes of prompts and answers, which tell whether two are equal. The key lies in
     /// `mask.key` beside the store.

@@ -84,6 +84,19 @@ impl Reader {
         })
     }
 
+    /// A request as [`crate::recipe::to_json`] writes it; `None` when not kept, erased or from an older version.
+    ///
+    /// # Errors
+    /// Why the file could not be read.
+    pub fn recipe(&self, id: RequestId) -> Result<Option<Value>, StoreError> {
+        let found = self.read(|c| {
+            c.prepare_cached("SELECT recipe FROM request WHERE id = ?1")?
+                .query_row([id.to_string()], |row| json(row, 0))
+                .optional()
+        })?;
+        Ok(found.flatten())
+    }
+
     /// The releases whose digests begin so, newest first; all of them for the empty text. At most 1,000.
     ///
     /// # Errors

@@ -103,3 +103,20 @@ fn similar_answers_pass_from_a_cosine_on() {
     }
     assert!(Case::of(&json!({ "prompt": "q" }), Some("similarity")).is_err());
 }
+
+#[test]
+fn expected_answers_pass_from_a_log_probability_on() {
+    let case = |scorer: &str| Case::of(&json!({ "prompt": "q", "expected": "a" }), Some(scorer));
+    let passes = |scorer: &str, mean_logprob| {
+        let outcome = Outcome { mean_logprob, ..Outcome::default() };
+        case(scorer).unwrap().score(&outcome)
+    };
+    assert!(passes("logprob", Some(-1.0)).pass && !passes("logprob", Some(-1.01)).pass);
+    assert!(passes("logprob:-3.5", Some(-3.5)).pass && !passes("logprob:-3.5", None).pass);
+    assert!(passes("logprob:-2", Some(-2.25)).why.contains("-2.250, below -2"));
+    for wrong in ["logprob:0.5", "logprob:x", "logprob:NaN", "logprob:-inf"] {
+        assert!(case(wrong).unwrap_err().to_string().contains("0 or less"), "{wrong}");
+    }
+    let none = Case::of(&json!({ "prompt": "q" }), Some("logprob")).unwrap_err().to_string();
+    assert!(none.contains("expected is absent"), "{none}");
+}

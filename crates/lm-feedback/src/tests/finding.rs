@@ -3,9 +3,9 @@
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
-use lm_store::Place;
 use lm_store::sql::Connection;
-use lm_types::{FinishReason, Role};
+use lm_store::{Feedback, Implied, Place};
+use lm_types::{AnswerForm, Constraint, FinishReason, Role};
 use serde_json::json;
 
 use super::{DAY_0, Ended, Home, MINUTE, backend_error};
@@ -66,6 +66,71 @@ pub(super) fn json_is_checked_where_it_was_asked_for() {
     check(&asked("[1, 2]"), &[]);
     check(&asked("```json\n[1, 2]\n```"), &[]);
     check(&answer("JSON is a format"), &[]);
+}
+
+/// A form that was cut, an edit, a rule and doubt.
+#[test]
+pub(super) fn what_is_implied_is_found() {
+    let mut home = Home::new();
+    let asked = |text: &'static str| [(Role::User, text)];
+    let (stop, cut) = (FinishReason::Stop, FinishReason::Length);
+    let mut add = |i: i64,
+                   text: &'static str,
+                   finish,
+                   mean_logprob: Option<f64>,
+                   constraint: Option<Constraint>| {
+        home.answer_with(DAY_0 + i, &asked(text), "So.", Ended::Finished(finish), |event| {
+            event.mean_logprob = mean_logprob;
+            event.request.constraint = constraint;
+        })
+    };
+    let form = || Some(Constraint { field: "response_format", form: AnswerForm::JsonObject });
+    let cut_form = add(0, "A form of the harbour office", cut, None, form());
+    add(1, "A whole form of the post office", stop, Some(-0.5), form());
+    let unsure = add(2, "Which tram is the oldest one?", stop, Some(-2.5), None);
+    let edited = add(3, "Where do the gulls sleep?", stop, None, None);
+    let overridden = add(4, "What does the ferry cost?", stop, None, None);
+    home.store.flush().unwrap();
+    for (id, said) in [
+        (&edited, Implied::Edited { n_kept: 3 }),
+        (
+            &overridden,
+            Implied::Overridden { rule: "prices".to_owned(), action: "canned".to_owned() },
+        ),
+    ] {
+        let feedback = Feedback {
+            request_id: id.parse().unwrap(),
+            by: None,
+            choice: 0,
+            rating: None,
+            comment: Some(said.to_string()),
+            correction: None,
+        };
+        home.store.feedback(feedback).unwrap();
+    }
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let now_ms = i64::try_from(now.as_millis()).unwrap().max(DAY_0) + MINUTE;
+    // Once more when the answers are old, so that they are read with their late feedback.
+    for now_ms in [now_ms, now_ms + 30 * MINUTE] {
+        home.collect(now_ms);
+        let mut found: Vec<(String, String)> = home
+            .book
+            .failures(None, 10)
+            .unwrap()
+            .into_iter()
+            .map(|row| (row.request_id, row.kinds))
+            .collect();
+        found.sort();
+        let mut expect = [
+            (&cut_form, "schema_invalid,truncated"),
+            (&unsure, "low_probability"),
+            (&edited, "edited"),
+            (&overridden, "overridden"),
+        ]
+        .map(|(id, kinds)| (id.clone(), kinds.to_owned()));
+        expect.sort();
+        assert_eq!(found, expect);
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod finding;
 mod on_server;
 mod reviewing;
 mod turning;
+mod weighing;
 
 use std::cell::RefCell;
 use std::path::PathBuf;

@@ -11,19 +11,22 @@ use std::rc::Rc;
 use lm_store::sql;
 
 use self::server::Server;
-use super::{SERVER, carrying, finding, reviewing, turning};
+use super::{SERVER, carrying, finding, reviewing, turning, weighing};
 
 /// What holds of conclusions wherever they lie.
 const SUITE: &[(&str, fn())] = &[
     ("clusters", finding::failures_of_one_problem_are_one_cluster_and_keep_their_ids),
+    ("implied", finding::what_is_implied_is_found),
     ("late", finding::late_feedback_is_found),
     ("interrupted", finding::a_reading_that_is_interrupted_goes_on_where_it_was),
     ("two", finding::two_that_read_the_same_find_the_same_problems),
     ("waits", finding::who_waits_is_told_that_another_one_writes),
     ("leases", turning::an_answer_is_one_reviewers_until_it_is_reviewed_or_the_lease_ends),
     ("proved", turning::a_fix_is_proved_by_traffic_and_guarded),
+    ("learned", turning::what_fails_after_a_proof_was_not_fixed_fast),
     ("expectation", turning::a_problem_that_no_text_shows_needs_an_expectation),
     ("rows", turning::traffic_becomes_rows_once_each_masked_and_with_its_source),
+    ("calls", turning::traffic_keeps_calls_of_tools_and_names),
     ("chosen", turning::traffic_is_chosen_by_route_time_and_how_sure_the_model_was),
     ("several", reviewing::a_reviewer_has_several_and_others_get_the_rest),
     ("books", reviewing::no_answer_is_leased_twice_however_many_books_are_open),
@@ -42,6 +45,9 @@ const SUITE: &[(&str, fn())] = &[
     ("parts", carrying::many_are_erased_in_parts_and_an_erasure_goes_on),
     ("nothing_new", finding::a_page_in_which_nothing_is_new_is_not_written),
     ("fast", finding::a_page_comes_in_however_fast_others_write),
+    ("moved", weighing::what_fails_as_another_problem_of_the_kind_is_not_improved),
+    ("moved_in_release", weighing::what_moved_in_a_release_is_not_improved_either),
+    ("horizon", weighing::the_wait_for_complaints_is_learned_from_those_before),
     ("kept", carrying::two_places_become_one_and_the_later_verdict_holds),
 ];
 

@@ -1,5 +1,6 @@
 //! Ranked, reviewed, fixed, proved, guarded: a turn of the loop.
 
+use lm_store::sql::params;
 use lm_types::{FinishReason, Role};
 
 use super::{DAY_0, Ended, Home, MINUTE, backend_error};
@@ -160,6 +161,36 @@ pub(super) fn a_fix_is_proved_by_traffic_and_guarded() {
     assert_eq!(Stage::of(vec![]), Stage { n: 0, median_s: None, p90_s: None });
 }
 
+/// A fix that halves a rate leaves failures: they were not fixed at once, but not yet.
+#[test]
+pub(super) fn what_fails_after_a_proof_was_not_fixed_fast() {
+    let mut home = Home::new();
+    let fail = |home: &mut Home, at_ms: i64| {
+        home.answer(at_ms, &[(Role::User, "hello there")], "", backend_error())
+    };
+    for i in 0..3 {
+        fail(&mut home, DAY_0 + i);
+    }
+    let proved_at = DAY_0 + 10 * MINUTE;
+    home.collect(DAY_0 + MINUTE);
+    let cluster = home.book.failures(None, 1).unwrap()[0].cluster.clone();
+    let first = home.book.add_fix(fix(&cluster, DAY_0 + 5 * MINUTE)).unwrap();
+    let sql = "UPDATE fix SET verified_at_ms = ?2 WHERE id = ?1";
+    home.book.write(sql, params![first.id, proved_at]).unwrap();
+    for i in 1..=7 {
+        fail(&mut home, proved_at + i * MINUTE);
+    }
+    home.collect(proved_at + 30 * MINUTE);
+    let learned = home.book.learning(0).unwrap();
+    assert_eq!((learned.n_failures, learned.fixed.n, learned.verified.n), (10, 3, 3));
+    assert_eq!(learned.whole.median_s, Some(600.0), "{learned:?}");
+    // Another fix is what they waited for.
+    home.book.add_fix(fix(&cluster, proved_at + 40 * MINUTE)).unwrap();
+    let learned = home.book.learning(0).unwrap();
+    assert_eq!((learned.fixed.n, learned.verified.n), (10, 3));
+    assert!(learned.fixed.median_s > Some(600.0), "{learned:?}");
+}
+
 #[test]
 pub(super) fn a_problem_that_no_text_shows_needs_an_expectation() {
     let mut home = Home::new();
@@ -223,6 +254,38 @@ pub(super) fn traffic_becomes_rows_once_each_masked_and_with_its_source() {
     assert_eq!(taken[0]["lineage"]["request_id"], later.as_str());
     let other = Filter { model: Some("other".to_owned()), ..Filter::default() };
     assert_eq!(take(&home, other).0.n_rows, 0);
+}
+
+#[test]
+pub(super) fn traffic_keeps_calls_of_tools_and_names() {
+    let mut home = Home::new();
+    let asked =
+        [(Role::User, "What is the weather in Kiel?"), (Role::Assistant, ""), (Role::Tool, "rain")];
+    let stopped = Ended::Finished(FinishReason::Stop);
+    home.answer_with(DAY_0, &asked, "It rains.", stopped, |event| {
+        let call = "{\"id\":\"c1\",\"type\":\"function\",\"function\":{\"name\":\"weather\",\"arguments\":{\"city\":\"Kiel\",\"for\":\"ann@example.org\"}}}";
+        event.request.dialog.message_fields = vec![
+            (0, "{\"name\":\"ann\"}".to_owned()),
+            (1, format!("{{\"tool_calls\":[{call}]}}")),
+            (2, "{\"tool_call_id\":\"c1\",\"name\":\"weather\"}".to_owned()),
+        ];
+    });
+    home.store.flush().unwrap();
+    let mut taken = Vec::new();
+    let (reader, all) = (home.store.reader(), Filter::default());
+    let rows = Rows::of_traffic(&home.book, reader, &all, i64::MAX, |row| {
+        taken.push(row["messages"].clone());
+        Ok::<(), FeedbackError>(())
+    });
+    assert_eq!(rows.unwrap().n_masked, 1);
+    let messages = &taken[0];
+    assert_eq!(messages[0]["name"], "ann");
+    let function = &messages[1]["tool_calls"][0]["function"];
+    assert_eq!(function["name"], "weather");
+    assert_eq!(function["arguments"], "{\"city\":\"Kiel\",\"for\":\"[an e-mail address]\"}");
+    assert_eq!(messages[2]["tool_call_id"], "c1");
+    assert_eq!(messages[2]["role"], "tool");
+    assert_eq!(messages[3]["content"], "It rains.");
 }
 
 #[test]

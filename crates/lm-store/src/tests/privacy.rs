@@ -5,7 +5,7 @@ use std::fs;
 use lm_types::{TenantId, TokenId};
 
 use super::*;
-use crate::{Erase, Erasing, Reader, StoreStats, backup, stats, upgrade};
+use crate::{Erase, Erasing, Implied, Reader, StoreStats, backup, stats, upgrade};
 
 const SECRET: &str = "ann@example.org";
 
@@ -70,6 +70,21 @@ pub(super) fn only_full_lets_personal_data_into_the_file() {
         assert!(request.subject.is_some(), "{privacy:?}: nobody could be erased");
         assert_eq!(request.attempts.len(), 2);
         assert_eq!(request.attempts[1].error_code.as_deref(), Some("chat_template_error"));
+    }
+}
+
+/// It quotes nothing, and without it nobody would know of it.
+#[test]
+pub(super) fn what_a_server_says_by_itself_is_kept_in_every_mode() {
+    for privacy in [Privacy::Off, Privacy::Hmac, Privacy::Redacted, Privacy::Full] {
+        let home = Home::new();
+        let store = home.open_with(|options| options.privacy = privacy);
+        store.record(&personal(1));
+        let comment = Some(Implied::Edited { n_kept: 3 }.to_string());
+        store.feedback(Feedback { comment, ..thumb_up(1) }).unwrap();
+        let kept = store.reader().feedback_for(RequestId(1)).unwrap().remove(0).comment;
+        assert_eq!(kept.as_deref(), Some("edited after token 3"), "{privacy:?}");
+        store.close().unwrap();
     }
 }
 

@@ -37,6 +37,7 @@ const SUITE: &[(&str, fn())] = &[
     ("costs", costing::sums_are_the_sums_of_their_rows_in_every_grouping),
     ("currencies", costing::without_prices_there_is_no_cost_and_currencies_are_not_mixed),
     ("in_the_rows", privacy::only_full_lets_personal_data_into_the_file),
+    ("implied", privacy::what_a_server_says_by_itself_is_kept_in_every_mode),
     ("modes", privacy::each_mode_keeps_what_it_says),
     ("hashes", privacy::keyed_hashes_tell_equal_texts_over_restarts_and_not_over_stores),
     ("withheld", privacy::token_ids_cannot_be_redacted_and_are_withheld),
