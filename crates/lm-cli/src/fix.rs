@@ -1,6 +1,7 @@
 //! `lastmile fix` and `lastmile eval`: what was done about a problem, and whether it helps.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 
 use lm_data::DataHome;

@@ -10,7 +10,7 @@ use lastmile::{AnswerPart, FinishReason, Prompt};
 use serde_json::{Map, Value, json};
 
 use super::{Block, Dialect, DialectHead, Ending, Frame, Framing, append, arguments};
-use super::{array, call, finish, refuse_unless, take_over};
+use super::{array, finish, refuse_unless, take_over};
 use crate::error::shown;
 use crate::fields::{Fields, Warnings};
 use crate::{ApiError, ParseOptions, Parsed, parse_completion, reasoning, rfc3339};
