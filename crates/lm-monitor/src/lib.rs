@@ -9,6 +9,7 @@
 mod adwin;
 mod baseline;
 mod many;
+mod profile;
 mod signal;
 mod stream;
 mod tail;
