@@ -5,16 +5,19 @@
 //! `E[exp(theta * step)] = 1` over the steps of the baseline: then there are at least `L`, however skewed the values are
 //! (Lorden 1971; Wald's identity). What the mean of an hour may be off by is let pass, so that an hour which was hardly seen
 //! alarms nobody unless it is far out. Windows of at least 200 values are compared with the baseline's by their deciles and by
-//! Kolmogorov and Smirnov's distance, and must differ by both.
+//! Kolmogorov and Smirnov's distance, and must differ by both; those that end together are judged together.
 //!
 //! It must never read a clock, and never grow with the traffic.
 //!
 //! Start reading at [`Watcher::add`].
 
+mod look;
+
+use self::look::{Look, believed};
 use crate::profile::{MIN_SD, Profile};
 use crate::signal::Kind;
 use crate::window::LEAST_PSI;
-use crate::{Baseline, Deciles, Reading, Signal, kolmogorov_smirnov, psi, psi_limit};
+use crate::{Baseline, Deciles, Reading, Signal, kolmogorov_smirnov, psi};
 
 /// Half the shift that is to be found, in standard deviations.
 const SLACK: f64 = 0.25;
@@ -136,10 +139,10 @@ impl Watcher {
         self.plans.iter_mut().flat_map(|plan| plan.add(reading)).collect()
     }
 
-    /// Compares what came since the last window with what is usual, by tests that each err with probability `alpha`. A signal
-    /// with fewer than 200 values goes on.
+    /// Compares what came since the last window with what is usual, by tests that together err with probability `alpha`. A
+    /// signal with fewer than 200 values goes on.
     pub fn close_window(&mut self, alpha: f64) -> Vec<Alarm> {
-        self.plans.iter_mut().filter_map(|plan| plan.close_window(alpha)).collect()
+        believed(self.plans.iter_mut().filter_map(Plan::close_window).collect(), alpha)
     }
 
     /// How a signal stands.
@@ -273,7 +276,7 @@ impl Plan {
         alarms
     }
 
-    fn close_window(&mut self, alpha: f64) -> Option<Alarm> {
+    fn close_window(&mut self) -> Option<Look> {
         if self.window.len() < MIN_WINDOW {
             return None;
         }
@@ -292,20 +295,13 @@ impl Plan {
         if usual.len() < 2 {
             return None;
         }
-        let index = psi(&usual, &found);
-        // Most windows are far from their limits, which take long to compute.
-        if index <= LEAST_PSI {
-            return None;
-        }
-        let limit = psi_limit(self.usual.len() as u64, window.len() as u64, usual.len(), alpha);
-        let (_, p) = kolmogorov_smirnov(&self.usual, &window)?;
-        (index > limit && p < alpha).then_some(Alarm {
-            signal: self.signal,
-            is_up: None,
-            by: "window",
-            began_ago: window.len() as u64,
-            examples,
-        })
+        let psi = psi(&usual, &found);
+        // Most windows are as usual, and ranks take long to compute.
+        let p = if psi > LEAST_PSI { kolmogorov_smirnov(&self.usual, &window)?.1 } else { 1.0 };
+        let n = (self.usual.len() as u64, window.len() as u64);
+        let (signal, is_up, by) = (self.signal, None, "window");
+        let alarm = Alarm { signal, is_up, by, began_ago: n.1, examples };
+        Some(Look { alarm, p, psi, n, n_bins: usual.len() })
     }
 }
 

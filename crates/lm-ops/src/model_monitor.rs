@@ -155,8 +155,7 @@ impl Model {
         if (seen.at_ms - self.window_at_ms).abs() >= WINDOW_MS {
             self.window_at_ms = seen.at_ms;
             let windows_a_day = (24 * 60 * 60 * 1000 / WINDOW_MS) as f64;
-            let alpha = WINDOW_ALPHA_A_DAY / (windows_a_day * N_SIGNALS as f64);
-            found.extend(watcher.close_window(alpha));
+            found.extend(watcher.close_window(WINDOW_ALPHA_A_DAY / windows_a_day));
         }
         let messages = found.iter().filter_map(|alarm| self.tell(alarm, &seen)).collect();
         // What is near its limit is learned, too: what is usual without its tails would make limits too low.
