@@ -19,8 +19,6 @@ use crate::seen::Seen;
 use crate::sinks::Message;
 
 const WEEK_MS: i64 = 7 * 24 * 60 * 60 * 1000;
-/// A baseline that spans this has seen every hour twice.
-const RIPE_MS: i64 = 2 * WEEK_MS;
 /// False alarms in a week, over all signals of a model.
 const FALSE_ALARMS_PER_WEEK: f64 = 0.5;
 /// Windows are closed so often; together they may err this often in a day.
@@ -89,7 +87,7 @@ pub struct ModelStanding {
     pub baseline_needs: u64,
     /// The release that they are of.
     pub usual_of: String,
-    /// Whether they span less than two weeks.
+    /// Whether they span less than two weeks, or are of fewer than ten days.
     pub is_provisional: bool,
     /// Answers seen since the start.
     pub seen: u64,
@@ -159,7 +157,7 @@ impl Model {
         }
         let messages = found.iter().filter_map(|alarm| self.tell(alarm, &seen)).collect();
         // What is near its limit is learned, too: what is usual without its tails would make limits too low.
-        let is_learning = self.usual.release == seen.release && self.usual.span_ms() < RIPE_MS;
+        let is_learning = self.usual.release == seen.release && !self.usual.is_ripe();
         let is_to_keep = is_learning && self.learn(&seen);
         Follows { is_to_keep, is_noticed: !found.is_empty(), messages }
     }
@@ -211,8 +209,7 @@ impl Model {
         self.usual.add(&reading, seen.at_ms, &seen.release);
         let (n, n_baseline) = (self.usual.n_answers, self.rules.n_baseline);
         let n_more = n.saturating_sub(self.calibrated_at);
-        let is_ripe = self.usual.span_ms() >= RIPE_MS;
-        let is_due = is_ripe || n_more >= n_baseline.max(n / RECALIBRATIONS);
+        let is_due = self.usual.is_ripe() || n_more >= n_baseline.max(n / RECALIBRATIONS);
         if n < n_baseline || !is_due {
             return n.is_multiple_of(KEPT_EVERY);
         }
@@ -279,7 +276,7 @@ impl Model {
             examples: alarm.examples.iter().map(|id| RequestId(*id).to_string()).collect(),
             release: seen.release.clone(),
             usual_of: self.usual.release.clone(),
-            is_provisional: self.usual.span_ms() < RIPE_MS,
+            is_provisional: !self.usual.is_ripe(),
         })
     }
 
@@ -308,7 +305,7 @@ impl Model {
             baseline_answers: self.usual.n_answers,
             baseline_needs: self.rules.n_baseline,
             usual_of: self.usual.release.clone(),
-            is_provisional: self.usual.span_ms() < RIPE_MS,
+            is_provisional: !self.usual.is_ripe(),
             seen: self.n_seen,
             signals: signals.map(|one| (one.as_str(), word(one))).collect(),
             alarm_counts: counts.collect(),
