@@ -26,6 +26,8 @@ const WINDOW_MS: i64 = 5 * 60 * 1000;
 const WINDOW_ALPHA_A_DAY: f64 = 0.05;
 /// Answers learned from that a restart may lose.
 const KEPT_EVERY: u64 = 100;
+/// As `KEPT_EVERY`, of what few answers have.
+const KEPT_RARE_EVERY: u64 = 20;
 /// Limits are set anew with so many answers, or with a sixteenth more than there were.
 const RECALIBRATIONS: u64 = 16;
 /// Before anything is usual, a release that gives so many answers in a row has taken the place of the one before.
@@ -157,8 +159,11 @@ impl Model {
         }
         let messages = found.iter().filter_map(|alarm| self.tell(alarm, &seen)).collect();
         // What is near its limit is learned, too: what is usual without its tails would make limits too low.
-        let is_learning = self.usual.release == seen.release && !self.usual.is_ripe();
-        let is_to_keep = is_learning && self.learn(&seen);
+        let is_to_keep = self.usual.release == seen.release
+            && match self.usual.is_ripe() {
+                true => self.learn_rare(&seen),
+                false => self.learn(&seen),
+            };
         Follows { is_to_keep, is_noticed: !found.is_empty(), messages }
     }
 
@@ -213,17 +218,41 @@ impl Model {
         if n < n_baseline || !is_due {
             return n.is_multiple_of(KEPT_EVERY);
         }
+        self.calibrate(&seen.model);
+        true
+    }
+
+    /// What few answers have, such as ratings, is learned until it is known, too.
+    fn learn_rare(&mut self, seen: &Seen) -> bool {
+        let mut rare = seen.reading;
+        for signal in Signal::ALL {
+            if self.usual.baseline.of(signal).is_some() {
+                rare.values[signal as usize] = None;
+            }
+        }
+        let had: Vec<Signal> =
+            Signal::ALL.into_iter().filter(|one| rare.values[*one as usize].is_some()).collect();
+        self.usual.baseline.add(&rare);
+        let n_of = |signal: &Signal| self.usual.baseline.signals[*signal as usize].n_values();
+        let is_to_keep = had.iter().any(|signal| n_of(signal).is_multiple_of(KEPT_RARE_EVERY));
+        let is_known = had.iter().any(|signal| self.usual.baseline.of(*signal).is_some());
+        if is_known {
+            self.calibrate(&seen.model);
+        }
+        is_to_keep || is_known
+    }
+
+    fn calibrate(&mut self, model: &str) {
+        let n = self.usual.n_answers;
         self.calibrated_at = n;
         let (usual, promise) = (&self.usual.baseline, promise(&self.usual));
         match &mut self.watcher {
             Some(watcher) => watcher.recalibrate(usual, promise),
             None => {
-                let model = &seen.model;
                 tracing::info!(model, n, "what is usual is known: answers are watched");
                 self.watcher = Some(Watcher::new(usual, promise));
             }
         }
-        true
     }
 
     /// What is usual is of one release. One that takes its place before anything is usual is learned from its own answers.

@@ -113,6 +113,24 @@ fn an_hour_that_was_not_seen_is_learned_though_an_alert_is_open() {
 }
 
 #[test]
+fn what_few_answers_have_is_learned_until_it_is_known() {
+    let mut model = Model::new(BaselineFile::default(), RULES, Vec::new());
+    // Forty answers a day.
+    let slow = |i: i64| Seen { at_ms: i * 36 * 60 * 1000, ..answer(i) };
+    (0..600).for_each(|i| drop(model.see(slow(i))));
+    let known = model.standing("m");
+    assert!(!known.is_provisional && known.baseline_answers < 600, "{known:?}");
+    let kept = (0..499).filter(|i| model.see(rating(*i, i % 20 == 0)).is_to_keep).count();
+    assert_eq!((kept, model.standing("m").signals["bad_feedback"]), (24, "unknown"));
+    assert!(model.see(rating(499, false)).is_to_keep);
+    assert_eq!(model.standing("m").signals["bad_feedback"], "ok");
+    assert!((500..700).all(|i| !model.see(rating(i, i % 20 == 0)).is_to_keep));
+    assert_eq!(model.standing("m").baseline_answers, known.baseline_answers);
+    let noticed = (700..1200).any(|i| !model.see(rating(i, i % 3 == 0)).messages.is_empty());
+    assert!(noticed && model.standing("m").signals["bad_feedback"] == "alert");
+}
+
+#[test]
 fn what_is_usual_is_of_one_release() {
     let of = |release: &str, i: i64| Seen { release: release.to_owned(), ..answer(i) };
     let mut model = Model::new(BaselineFile::default(), RULES, Vec::new());
