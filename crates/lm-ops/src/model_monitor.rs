@@ -351,6 +351,4 @@ fn promise(usual: &BaselineFile) -> Promise {
 }
 
 #[cfg(test)]
-mod months;
-#[cfg(test)]
 mod tests;

@@ -1,9 +1,7 @@
 //! Months of simulated traffic through [`Model::see`], from its first answer: how often nothing is called something, and how
 //! soon something is called so.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-use super::*;
+use super::super::*;
 use crate::drill::Dice;
 
 const PER_DAY: u64 = 2000;
