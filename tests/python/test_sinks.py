@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from conftest import Server, run
 from test_experiments import Users, report, spec, start, until
-from test_monitors import Traffic
+from test_monitors import Traffic, begin_within_an_hour
 
 KEY = b"a key of the receiver's, 32 long"
 SECRET = "whsec_" + base64.b64encode(KEY).decode()
@@ -79,6 +79,7 @@ def settle(server):
 def home(tmp_path_factory):
     """A home that knows what is usual."""
     home = tmp_path_factory.mktemp("sinks")
+    begin_within_an_hour(240)
     server = Server(home, *MODEL)
     Traffic(server).send(520)
     assert Traffic(server).standing()["state"] == "watching"

@@ -11,8 +11,6 @@ use crate::{Reading, Signal};
 pub const WEEK_HOURS: usize = 168;
 /// Values without which there is no baseline.
 const MIN_VALUES: u64 = 500;
-/// Values that the next coarser mean counts for.
-const PRIOR: f64 = 50.0;
 /// Values that are kept of a signal.
 const MAX_SAMPLE: usize = 4096;
 
@@ -86,21 +84,5 @@ impl SignalBaseline {
             });
             self.stride *= 2;
         }
-    }
-
-    /// The usual mean at each hour of the week: of that hour, leaning on that hour of all days, leaning on all.
-    #[must_use]
-    pub fn means(&self) -> Vec<f64> {
-        let total = |hours: &mut dyn Iterator<Item = &(u64, f64)>| {
-            hours.fold((0.0, 0.0), |(n, sum), (more, value)| (n + *more as f64, sum + value))
-        };
-        let (n, sum) = total(&mut self.hours.iter());
-        let overall = if n > 0.0 { sum / n } else { 0.0 };
-        let lean = |(n, sum): (f64, f64), on: f64| (sum + PRIOR * on) / (n + PRIOR);
-        let of_day: Vec<f64> = (0..24)
-            .map(|hour| lean(total(&mut self.hours.iter().skip(hour).step_by(24)), overall))
-            .collect();
-        let of_week = self.hours.iter().enumerate();
-        of_week.map(|(hour, (n, sum))| lean((*n as f64, *sum), of_day[hour % 24])).collect()
     }
 }

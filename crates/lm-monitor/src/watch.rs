@@ -3,26 +3,32 @@
 //! Numbers are standardised by the hour of the week and go through a two-sided CUSUM, shares through a CUSUM of likelihood
 //! ratios. A limit is `ln(L) / theta`, where `L` is how many answers there shall be between two false alarms and `theta` solves
 //! `E[exp(theta * step)] = 1` over the steps of the baseline: then there are at least `L`, however skewed the values are
-//! (Lorden 1971; Wald's identity). Windows of at least 200 values are compared with the baseline's by their deciles and by
-//! Kolmogorov and Smirnov's distance, and must differ by both.
+//! (Lorden 1971; Wald's identity). What the mean of an hour may be off by is let pass, so that an hour which was hardly seen
+//! alarms nobody unless it is far out. Windows of at least 200 values are compared with the baseline's by their deciles and by
+//! Kolmogorov and Smirnov's distance, and must differ by both; those that end together are judged together.
 //!
 //! It must never read a clock, and never grow with the traffic.
 //!
 //! Start reading at [`Watcher::add`].
 
+mod look;
+
+use self::look::{Look, believed};
+use crate::profile::{MIN_SD, Profile};
 use crate::signal::Kind;
-use crate::{Baseline, Deciles, Reading, Signal, kolmogorov_smirnov, psi, psi_limit};
+use crate::window::LEAST_PSI;
+use crate::{Baseline, Deciles, Reading, Signal, kolmogorov_smirnov, psi};
 
 /// Half the shift that is to be found, in standard deviations.
 const SLACK: f64 = 0.25;
 /// Values further out count as this far.
 const CLIP: f64 = 4.0;
-/// What was always the same may still be another one now and then.
-const MIN_SD: f64 = 0.05;
 /// No few values make an alarm, however far out they are.
 const LEAST_LIMIT: f64 = 3.0 * CLIP;
-/// Limits are so much higher, because the baseline is an estimate itself.
-const MARGIN: f64 = 1.2;
+/// So many times what an hour's mean may be off by is let pass, because the baseline is an estimate itself.
+const DOUBT: f64 = 1.5;
+/// As `DOUBT`, of shares, whose usual share is taken a little higher than it was found, too.
+const SHARE_DOUBT: f64 = 0.5;
 /// Values without which a window says nothing.
 pub const MIN_WINDOW: usize = 200;
 const MAX_WINDOW: usize = 4096;
@@ -72,11 +78,12 @@ pub struct Watcher {
 #[derive(Clone, Debug)]
 struct Plan {
     signal: Signal,
-    means: Vec<f64>,
+    profile: Profile,
     sd: f64,
     sides: Vec<Side>,
+    /// Sorted.
     usual: Vec<f64>,
-    /// What came since the last window, with the hours.
+    /// What came since the last window in hours that are known, with the hours.
     window: Vec<(u8, f64)>,
     /// Of the window.
     furthest: Furthest,
@@ -109,7 +116,7 @@ impl Watcher {
         let known: Vec<_> = Signal::ALL.into_iter().filter(|s| baseline.of(*s).is_some()).collect();
         let n_sides = (2 * known.len()).max(1) as f64;
         let between = (answers_per_week * n_sides / false_alarms_per_week).max(2.0);
-        let plan = |signal: Signal| Plan::new(signal, baseline, between.ln() * MARGIN);
+        let plan = |signal: Signal| Plan::new(signal, baseline, between.ln());
         Watcher { plans: known.into_iter().filter_map(plan).collect() }
     }
 
@@ -132,10 +139,10 @@ impl Watcher {
         self.plans.iter_mut().flat_map(|plan| plan.add(reading)).collect()
     }
 
-    /// Compares what came since the last window with what is usual, by tests that each err with probability `alpha`. A signal
-    /// with fewer than 200 values goes on.
+    /// Compares what came since the last window with what is usual, by tests that together err with probability `alpha`. A
+    /// signal with fewer than 200 values goes on.
     pub fn close_window(&mut self, alpha: f64) -> Vec<Alarm> {
-        self.plans.iter_mut().filter_map(|plan| plan.close_window(alpha)).collect()
+        believed(self.plans.iter_mut().filter_map(Plan::close_window).collect(), alpha)
     }
 
     /// How a signal stands.
@@ -148,6 +155,13 @@ impl Watcher {
             true => Standing::Warning,
             false => Standing::Ok,
         }
+    }
+
+    /// Whether the baseline knows a signal's mean at an hour of the week, so that a change shows at once.
+    #[must_use]
+    pub fn is_known(&self, signal: Signal, hour: u8) -> bool {
+        let mut plans = self.plans.iter();
+        plans.any(|plan| plan.signal == signal && plan.profile.is_known(hour))
     }
 
     /// How far a signal is on its way to an alarm of its sum, from 0 to 1; `None` when there is no baseline of it.
@@ -178,8 +192,8 @@ impl Watcher {
 impl Plan {
     fn new(signal: Signal, baseline: &Baseline, log_between: f64) -> Option<Plan> {
         let usual = baseline.of(signal)?;
-        let means = usual.means();
-        let residual = |&(hour, value): &(u8, f64)| value - means[usize::from(hour)];
+        let profile = Profile::of(signal.kind(), usual);
+        let residual = |&(hour, value): &(u8, f64)| value - profile.mean(hour);
         let n = usual.sample.len() as f64;
         let variance = usual.sample.iter().map(|one| residual(one).powi(2)).sum::<f64>() / n;
         let sd = variance.sqrt().max(MIN_SD);
@@ -200,18 +214,22 @@ impl Plan {
             _ => [true, false]
                 .map(|is_up| {
                     let sign = if is_up { 1.0 } else { -1.0 };
-                    let steps: Vec<f64> = z.iter().map(|z| sign * z - SLACK).collect();
+                    let steps = z.iter().zip(&usual.sample);
+                    let step =
+                        |(z, (hour, _)): (&f64, &(u8, f64))| sign * z - slack(&profile, sd, *hour);
+                    let steps: Vec<f64> = steps.map(step).collect();
                     side(is_up, (log_between / theta(&steps)).max(LEAST_LIMIT))
                 })
                 .into(),
         };
         // Numbers that are often the same, such as a share that is 0, must stay the same in a window.
-        let usual = match signal.kind() {
+        let mut usual = match signal.kind() {
             Kind::Number => usual.sample.iter().map(|(_, value)| *value).collect(),
             _ => z,
         };
+        usual.sort_by(f64::total_cmp);
         let (window, furthest) = (Vec::new(), Furthest::default());
-        Some(Plan { signal, means, sd, sides, usual, window, furthest })
+        Some(Plan { signal, profile, sd, sides, usual, window, furthest })
     }
 
     /// A sum is a share of its limit: by Wald's identity that share is what the promise is about.
@@ -223,26 +241,25 @@ impl Plan {
         }
     }
 
-    fn mean(&self, hour: u8) -> f64 {
-        self.means[usize::from(hour) % self.means.len()]
-    }
-
     fn add(&mut self, reading: &Reading) -> Vec<Alarm> {
         let Some(value) = reading.values[self.signal as usize] else { return Vec::new() };
-        let mean = self.mean(reading.hour);
+        let mean = self.profile.mean(reading.hour);
         let value = self.signal.watched(value);
         let z = ((value - mean) / self.sd).clamp(-CLIP, CLIP);
         let kind = self.signal.kind();
-        if self.window.len() < MAX_WINDOW && !matches!(kind, Kind::Rate(_)) {
+        let is_known = self.profile.is_known(reading.hour);
+        if is_known && self.window.len() < MAX_WINDOW && !matches!(kind, Kind::Rate(_)) {
             self.window.push((reading.hour, value));
             self.furthest.note((value - mean).abs(), reading.id);
         }
+        let slack = slack(&self.profile, self.sd, reading.hour);
+        let share = mean + SHARE_DOUBT * self.profile.doubt(reading.hour);
         let mut alarms = Vec::new();
         for side in &mut self.sides {
             let step = match kind {
-                Kind::Rate(shift) => likelihood_ratio(value > 0.5, mean, shift),
-                _ if side.is_up => z - SLACK,
-                _ => -z - SLACK,
+                Kind::Rate(shift) => likelihood_ratio(value > 0.5, share, shift),
+                _ if side.is_up => z - slack,
+                _ => -z - slack,
             };
             let out = if side.is_up { value - mean } else { mean - value };
             if side.add(step, out, reading.id) {
@@ -259,7 +276,7 @@ impl Plan {
         alarms
     }
 
-    fn close_window(&mut self, alpha: f64) -> Option<Alarm> {
+    fn close_window(&mut self) -> Option<Look> {
         if self.window.len() < MIN_WINDOW {
             return None;
         }
@@ -267,7 +284,9 @@ impl Plan {
         let window = std::mem::take(&mut self.window).into_iter();
         let window: Vec<f64> = match self.signal.kind() {
             Kind::Positive => window
-                .map(|(hour, value)| ((value - self.mean(hour)) / self.sd).clamp(-CLIP, CLIP))
+                .map(|(hour, value)| {
+                    ((value - self.profile.mean(hour)) / self.sd).clamp(-CLIP, CLIP)
+                })
                 .collect(),
             Kind::Number | Kind::Rate(_) => window.map(|(_, value)| value).collect(),
         };
@@ -276,16 +295,13 @@ impl Plan {
         if usual.len() < 2 {
             return None;
         }
-        let limit = psi_limit(self.usual.len() as u64, window.len() as u64, usual.len(), alpha);
-        let (_, p) = kolmogorov_smirnov(&self.usual, &window)?;
-        let differs = psi(&usual, &found) > limit && p < alpha;
-        differs.then_some(Alarm {
-            signal: self.signal,
-            is_up: None,
-            by: "window",
-            began_ago: window.len() as u64,
-            examples,
-        })
+        let psi = psi(&usual, &found);
+        // Most windows are as usual, and ranks take long to compute.
+        let p = if psi > LEAST_PSI { kolmogorov_smirnov(&self.usual, &window)?.1 } else { 1.0 };
+        let n = (self.usual.len() as u64, window.len() as u64);
+        let (signal, is_up, by) = (self.signal, None, "window");
+        let alarm = Alarm { signal, is_up, by, began_ago: n.1, examples };
+        Some(Look { alarm, p, psi, n, n_bins: usual.len() })
     }
 }
 
@@ -323,6 +339,11 @@ impl Furthest {
     }
 }
 
+/// What a number may be off by at an hour, in standard deviations.
+fn slack(profile: &Profile, sd: f64, hour: u8) -> f64 {
+    SLACK + DOUBT * profile.doubt(hour) / sd
+}
+
 /// How much more likely a yes or no is at a share that rose by `shift`. The usual share is taken a little higher than it
 /// was found, as it is an estimate.
 fn likelihood_ratio(is_so: bool, share: f64, shift: f64) -> f64 {
@@ -340,7 +361,7 @@ fn theta(steps: &[f64]) -> f64 {
     if excess(high) <= 0.0 {
         return high;
     }
-    for _ in 0..60 {
+    for _ in 0..40 {
         let middle = f64::midpoint(low, high);
         if excess(middle) > 0.0 { high = middle } else { low = middle }
     }

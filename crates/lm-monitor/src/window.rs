@@ -13,6 +13,8 @@ pub struct Deciles {
     edges: Vec<f64>,
 }
 
+/// An index below this does not matter.
+pub(crate) const LEAST_PSI: f64 = 0.1;
 /// A share that stands for an empty bin: half a value.
 const HALF: f64 = 0.5;
 
@@ -64,7 +66,7 @@ pub fn psi_limit(n: u64, m: u64, n_bins: usize, alpha: f64) -> f64 {
     assert!(n_bins > 1 && n > 0 && m > 0, "{n_bins} bins, {n} and {m} values");
     let n_free = u32::try_from(n_bins - 1).unwrap_or(u32::MAX);
     let limit = chi_square_limit(alpha, n_free) * (1.0 / n as f64 + 1.0 / m as f64);
-    limit.max(0.1)
+    limit.max(LEAST_PSI)
 }
 
 /// The greatest distance of two empirical distributions, and its asymptotic p-value. `None` when one is empty.

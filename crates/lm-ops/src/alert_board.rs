@@ -58,7 +58,7 @@ pub struct ToldAlarm {
     pub release: String,
     /// The release that what is usual is of.
     pub usual_of: String,
-    /// Whether what is usual spans less than two weeks.
+    /// Whether what is usual spans less than two weeks, or is of fewer than ten days.
     pub is_provisional: bool,
 }
 

@@ -19,6 +19,8 @@ pub(crate) struct BaselineFile {
     pub(crate) release: String,
     first_ms: i64,
     last_ms: i64,
+    /// Days on which there were answers.
+    n_days: u32,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -29,6 +31,9 @@ struct Written {
     release: String,
     first_ms: i64,
     last_ms: i64,
+    /// Files of older versions do not say.
+    #[serde(default)]
+    n_days: u32,
     signals: Vec<WrittenSignal>,
 }
 
@@ -54,6 +59,10 @@ impl WrittenSignal {
     }
 }
 
+const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+/// What is usual is known when it spans this, with answers on so many days.
+const RIPE_MS: i64 = 14 * DAY_MS;
+const RIPE_DAYS: u32 = 10;
 const VERSION: u32 = 1;
 const MAX_BYTES: u64 = 16 << 20;
 /// A file's name may have 255 bytes.
@@ -64,6 +73,10 @@ impl BaselineFile {
         if self.n_answers == 0 {
             (self.first_ms, self.release) = (at_ms, release.to_owned());
         }
+        let is_next_day = at_ms.div_euclid(DAY_MS) > self.last_ms.div_euclid(DAY_MS);
+        if self.n_answers == 0 || is_next_day {
+            self.n_days = self.n_days.saturating_add(1);
+        }
         self.n_answers += 1;
         self.last_ms = self.last_ms.max(at_ms);
         self.baseline.add(reading);
@@ -71,6 +84,11 @@ impl BaselineFile {
 
     pub(crate) fn span_ms(&self) -> i64 {
         self.last_ms.saturating_sub(self.first_ms).max(0)
+    }
+
+    /// Whether the hours of a week that have answers were seen, as a rule twice.
+    pub(crate) fn is_ripe(&self) -> bool {
+        self.span_ms() >= RIPE_MS && self.n_days >= RIPE_DAYS
     }
 
     /// Empty when there is none.
@@ -97,8 +115,8 @@ impl BaselineFile {
                     SignalBaseline::of_parts(one.hours, one.sample, one.stride);
             }
         }
-        let Written { n_answers, release, first_ms, last_ms, .. } = written;
-        Ok(BaselineFile { baseline, n_answers, release, first_ms, last_ms })
+        let Written { n_answers, release, first_ms, last_ms, n_days, .. } = written;
+        Ok(BaselineFile { baseline, n_answers, release, first_ms, last_ms, n_days })
     }
 
     pub(crate) fn write(&self, folder: &Path, model: &str) -> std::io::Result<()> {
@@ -110,6 +128,7 @@ impl BaselineFile {
             release: self.release.clone(),
             first_ms: self.first_ms,
             last_ms: self.last_ms,
+            n_days: self.n_days,
             signals: signals
                 .map(|(signal, usual)| WrittenSignal {
                     signal: signal.as_str().to_owned(),
@@ -159,6 +178,26 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
+
+    #[test]
+    fn two_weeks_with_answers_on_ten_days_are_ripe() {
+        let with = |days: &[i64]| {
+            let mut usual = BaselineFile::default();
+            // A clock that goes back makes no day.
+            for at_ms in days.iter().flat_map(|day| [1, 5, 3].map(|ms| day * DAY_MS + ms)) {
+                usual.add(&Reading::default(), at_ms, "abc");
+            }
+            usual
+        };
+        assert!(!with(&[0, 40]).is_ripe(), "a server that stood still has seen little");
+        assert!(!with(&(0..14).collect::<Vec<i64>>()).is_ripe());
+        assert!(with(&(0..15).collect::<Vec<i64>>()).is_ripe());
+        let weekdays = [0, 1, 2, 3, 4, 7, 8, 9, 10, 11, 14];
+        assert!(with(&weekdays).is_ripe() && !with(&weekdays[..10]).is_ripe());
+        let folder = tempfile::tempdir().unwrap();
+        with(&weekdays).write(folder.path(), "m").unwrap();
+        assert!(BaselineFile::read(folder.path(), "m").unwrap().is_ripe());
+    }
 
     #[test]
     fn what_is_written_is_read() {

@@ -2,7 +2,7 @@
 //! the monitors notice.
 //!
 //! Texts, tokens and log-probabilities are the engine's. The times of answers are drawn, and so is the clock, one answer a
-//! second: what this machine does meanwhile must not decide, and one seed gives one report.
+//! second, all at one hour of the week: what this machine does meanwhile must not decide, and one seed gives one report.
 //!
 //! It must never touch a home.
 //!
@@ -26,6 +26,9 @@ use crate::seen::Seen;
 const MEAN_TOKENS: u32 = 24;
 const MAX_TOKENS: u32 = 400;
 const TEMPERATURE: f64 = 1.0;
+/// In seconds.
+const HOUR: u64 = 60 * 60;
+const WEEK: u64 = 7 * 24 * HOUR;
 const REFUSAL: &str = "I'm sorry, but I cannot help with that. ";
 const WORDS: [&str; 12] =
     ["why", "is", "the", "sky", "blue", "and", "how", "far", "away", "are", "most", "stars"];
@@ -356,16 +359,18 @@ impl Answering {
         let e2e_ms = ttft_ms + n_gaps * ms(5.0, 0.1, dice);
         event.timings.ttft = Duration::from_secs_f64(ttft_ms / 1e3);
         event.timings.e2e = Duration::from_secs_f64(e2e_ms / 1e3);
-        event.arrived_at = UNIX_EPOCH + Duration::from_secs(i);
+        // The same hour of one week after the other: what is usual at other hours would have to be learned first.
+        let seconds = i / HOUR * WEEK + i % HOUR;
+        event.arrived_at = UNIX_EPOCH + Duration::from_secs(seconds);
         Ok(event)
     }
 }
 
 /// `SplitMix64`. Source: Steele et al. 2014.
-struct Dice(u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -373,12 +378,12 @@ impl Dice {
     }
 
     /// In `[0, 1)`.
-    fn uniform(&mut self) -> f64 {
+    pub(crate) fn uniform(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
     /// Of mean 0 and standard deviation 1, by Irwin and Hall.
-    fn bell(&mut self) -> f64 {
+    pub(crate) fn bell(&mut self) -> f64 {
         (0..12).map(|_| self.uniform()).sum::<f64>() - 6.0
     }
 }
@@ -418,7 +423,7 @@ mod tests {
             }
             let expected = report.signals.iter().find(|one| one.is_expected).unwrap();
             assert_eq!(expected.signal, "refusal");
-            // The first ones may be learned from, until they are half way to an alarm.
+            // The first ones may be learned from, until there is an alarm.
             assert!(expected.usual_mean.unwrap() < 0.04, "{expected:?}");
             assert!((0.05..0.16).contains(&expected.mean.unwrap()), "{expected:?}");
             // Nobody rates answers here.

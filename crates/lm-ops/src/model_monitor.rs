@@ -9,7 +9,7 @@ use std::path::Path;
 
 use lastmile::RequestId;
 use lm_feedback::is_refusal;
-use lm_monitor::{Alarm, N_SIGNALS, Promise, Signal, Standing, Watcher};
+use lm_monitor::{Alarm, N_SIGNALS, Promise, Reading, Signal, Standing, Watcher};
 use serde::Serialize;
 
 use crate::alert_board::{AlertState, Board, ToldAlarm};
@@ -19,8 +19,6 @@ use crate::seen::Seen;
 use crate::sinks::Message;
 
 const WEEK_MS: i64 = 7 * 24 * 60 * 60 * 1000;
-/// A baseline that spans this has seen every hour twice.
-const RIPE_MS: i64 = 2 * WEEK_MS;
 /// False alarms in a week, over all signals of a model.
 const FALSE_ALARMS_PER_WEEK: f64 = 0.5;
 /// Windows are closed so often; together they may err this often in a day.
@@ -28,6 +26,12 @@ const WINDOW_MS: i64 = 5 * 60 * 1000;
 const WINDOW_ALPHA_A_DAY: f64 = 0.05;
 /// Answers learned from that a restart may lose.
 const KEPT_EVERY: u64 = 100;
+/// As `KEPT_EVERY`, of what few answers have.
+const KEPT_RARE_EVERY: u64 = 20;
+/// Limits are set anew with so many answers, or with a sixteenth more than there were.
+const RECALIBRATIONS: u64 = 16;
+/// Before anything is usual, a release that gives so many answers in a row has taken the place of the one before.
+const REPLACED: u64 = 100;
 
 /// What holds for all models.
 #[derive(Clone, Copy)]
@@ -40,6 +44,10 @@ pub(crate) struct Rules {
 pub(crate) struct Model {
     pub(crate) usual: BaselineFile,
     watcher: Option<Watcher>,
+    /// Answers that were learned from when limits were set.
+    calibrated_at: u64,
+    /// Answers in a row that are of another release than what is learned.
+    n_others: u64,
     n_seen: u64,
     release: String,
     window_at_ms: i64,
@@ -81,7 +89,7 @@ pub struct ModelStanding {
     pub baseline_needs: u64,
     /// The release that they are of.
     pub usual_of: String,
-    /// Whether they span less than two weeks.
+    /// Whether they span less than two weeks, or are of fewer than ten days.
     pub is_provisional: bool,
     /// Answers seen since the start.
     pub seen: u64,
@@ -106,9 +114,12 @@ impl Model {
     pub(crate) fn new(usual: BaselineFile, rules: Rules, open: Vec<ToldAlarm>) -> Model {
         let watcher = (usual.n_answers >= rules.n_baseline)
             .then(|| Watcher::new(&usual.baseline, promise(&usual)));
+        let calibrated_at = if watcher.is_some() { usual.n_answers } else { 0 };
         Model {
             usual,
             watcher,
+            calibrated_at,
+            n_others: 0,
             n_seen: 0,
             release: String::new(),
             window_at_ms: 0,
@@ -144,14 +155,15 @@ impl Model {
         if (seen.at_ms - self.window_at_ms).abs() >= WINDOW_MS {
             self.window_at_ms = seen.at_ms;
             let windows_a_day = (24 * 60 * 60 * 1000 / WINDOW_MS) as f64;
-            let alpha = WINDOW_ALPHA_A_DAY / (windows_a_day * N_SIGNALS as f64);
-            found.extend(watcher.close_window(alpha));
+            found.extend(watcher.close_window(WINDOW_ALPHA_A_DAY / windows_a_day));
         }
-        let is_unusual = !found.is_empty()
-            || Signal::ALL.into_iter().any(|signal| watcher.standing(signal) == Standing::Warning);
         let messages = found.iter().filter_map(|alarm| self.tell(alarm, &seen)).collect();
-        let is_usual = !is_unusual && self.usual.release == seen.release;
-        let is_to_keep = is_usual && self.usual.span_ms() < RIPE_MS && self.learn(&seen);
+        // What is near its limit is learned, too: what is usual without its tails would make limits too low.
+        let is_to_keep = self.usual.release == seen.release
+            && match self.usual.is_ripe() {
+                true => self.learn_rare(&seen),
+                false => self.learn(&seen),
+            };
         Follows { is_to_keep, is_noticed: !found.is_empty(), messages }
     }
 
@@ -190,27 +202,88 @@ impl Model {
 
     /// Whether what is usual is to be kept.
     fn learn(&mut self, seen: &Seen) -> bool {
-        if !seen.is_answer {
-            // An answer was counted when it came.
-            self.usual.baseline.add(&seen.reading);
+        if self.watcher.is_none() && self.is_of_another(seen) {
             return false;
         }
-        self.usual.add(&seen.reading, seen.at_ms, &seen.release);
+        let reading = self.to_learn(seen);
+        if !seen.is_answer {
+            // An answer was counted when it came.
+            self.usual.baseline.add(&reading);
+            return false;
+        }
+        self.usual.add(&reading, seen.at_ms, &seen.release);
         let (n, n_baseline) = (self.usual.n_answers, self.rules.n_baseline);
-        // Limits are set anew each time that twice as much is known.
-        if n >= n_baseline && n.is_multiple_of(n_baseline) && (n / n_baseline).is_power_of_two() {
-            let (usual, promise) = (&self.usual.baseline, promise(&self.usual));
-            match &mut self.watcher {
-                Some(watcher) => watcher.recalibrate(usual, promise),
-                None => {
-                    let model = &seen.model;
-                    tracing::info!(model, n, "what is usual is known: answers are watched");
-                    self.watcher = Some(Watcher::new(usual, promise));
-                }
+        let n_more = n.saturating_sub(self.calibrated_at);
+        let is_due = self.usual.is_ripe() || n_more >= n_baseline.max(n / RECALIBRATIONS);
+        if n < n_baseline || !is_due {
+            return n.is_multiple_of(KEPT_EVERY);
+        }
+        self.calibrate(&seen.model);
+        true
+    }
+
+    /// What few answers have, such as ratings, is learned until it is known, too.
+    fn learn_rare(&mut self, seen: &Seen) -> bool {
+        let mut rare = seen.reading;
+        for signal in Signal::ALL {
+            if self.usual.baseline.of(signal).is_some() {
+                rare.values[signal as usize] = None;
             }
+        }
+        let had: Vec<Signal> =
+            Signal::ALL.into_iter().filter(|one| rare.values[*one as usize].is_some()).collect();
+        self.usual.baseline.add(&rare);
+        let n_of = |signal: &Signal| self.usual.baseline.signals[*signal as usize].n_values();
+        let is_to_keep = had.iter().any(|signal| n_of(signal).is_multiple_of(KEPT_RARE_EVERY));
+        let is_known = had.iter().any(|signal| self.usual.baseline.of(*signal).is_some());
+        if is_known {
+            self.calibrate(&seen.model);
+        }
+        is_to_keep || is_known
+    }
+
+    fn calibrate(&mut self, model: &str) {
+        let n = self.usual.n_answers;
+        self.calibrated_at = n;
+        let (usual, promise) = (&self.usual.baseline, promise(&self.usual));
+        match &mut self.watcher {
+            Some(watcher) => watcher.recalibrate(usual, promise),
+            None => {
+                tracing::info!(model, n, "what is usual is known: answers are watched");
+                self.watcher = Some(Watcher::new(usual, promise));
+            }
+        }
+    }
+
+    /// What is usual is of one release. One that takes its place before anything is usual is learned from its own answers.
+    fn is_of_another(&mut self, seen: &Seen) -> bool {
+        if self.usual.n_answers == 0 || self.usual.release == seen.release {
+            self.n_others = 0;
+            return false;
+        }
+        self.n_others += u64::from(seen.is_answer);
+        if self.n_others < REPLACED {
             return true;
         }
-        n.is_multiple_of(KEPT_EVERY)
+        self.n_others = 0;
+        self.usual = BaselineFile::default();
+        false
+    }
+
+    /// An alert stays until things are as they were, or an operator forgets how they were: as long as it is open, what it is
+    /// about is not learned. An hour that is not known is, as it may be another one by itself.
+    fn to_learn(&self, seen: &Seen) -> Reading {
+        let mut reading = seen.reading;
+        let Some(watcher) = &self.watcher else { return reading };
+        for told in self.board.open() {
+            let of_it = Signal::ALL.into_iter().find(|signal| signal.as_str() == told.signal);
+            if let Some(signal) = of_it
+                && watcher.is_known(signal, reading.hour)
+            {
+                reading.values[signal as usize] = None;
+            }
+        }
+        reading
     }
 
     fn tell(&mut self, alarm: &Alarm, seen: &Seen) -> Option<Message> {
@@ -232,7 +305,7 @@ impl Model {
             examples: alarm.examples.iter().map(|id| RequestId(*id).to_string()).collect(),
             release: seen.release.clone(),
             usual_of: self.usual.release.clone(),
-            is_provisional: self.usual.span_ms() < RIPE_MS,
+            is_provisional: !self.usual.is_ripe(),
         })
     }
 
@@ -261,7 +334,7 @@ impl Model {
             baseline_answers: self.usual.n_answers,
             baseline_needs: self.rules.n_baseline,
             usual_of: self.usual.release.clone(),
-            is_provisional: self.usual.span_ms() < RIPE_MS,
+            is_provisional: !self.usual.is_ripe(),
             seen: self.n_seen,
             signals: signals.map(|one| (one.as_str(), word(one))).collect(),
             alarm_counts: counts.collect(),
@@ -278,78 +351,4 @@ fn promise(usual: &BaselineFile) -> Promise {
 }
 
 #[cfg(test)]
-mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-    use lm_monitor::Reading;
-
-    use super::*;
-    use crate::monitors::MonitorAction;
-
-    const RULES: Rules = Rules { n_baseline: 500, renotify_ms: 0 };
-
-    /// An answer a second; lengths go up and down.
-    fn answer(i: i64) -> Seen {
-        let mut reading = Reading { id: i.unsigned_abs().into(), ..Reading::default() };
-        reading.values[Signal::OutputTokens as usize] = Some((20 + i * 7 % 11) as f64);
-        Seen {
-            model: "m".to_owned(),
-            release: "r".to_owned(),
-            at_ms: i * 1000,
-            ended_ms: i * 1000,
-            reading,
-            opening: None,
-            is_answer: true,
-        }
-    }
-
-    fn rating(i: i64, is_bad: bool) -> Seen {
-        let id = RequestId(i.unsigned_abs().into());
-        Seen::rating("m".to_owned(), "r".to_owned(), id, is_bad, i * 1000)
-    }
-
-    #[test]
-    fn what_readers_say_is_watched_and_is_no_answer() {
-        let mut model = Model::new(BaselineFile::default(), RULES, Vec::new());
-        for i in 0..1000 {
-            model.see(answer(i));
-            model.see(rating(i, i % 20 == 0));
-        }
-        let standing = model.standing("m");
-        assert_eq!((standing.seen, standing.baseline_answers), (1000, 1000));
-        assert_eq!(standing.signals["bad_feedback"], "ok");
-        let noticed = (1000..1500).find(|i| !model.see(rating(*i, i % 3 == 0)).messages.is_empty());
-        let told: Vec<&ToldAlarm> = model.board.open().collect();
-        assert_eq!((told.len(), told[0].signal.as_str()), (1, "bad_feedback"));
-        assert!(noticed.unwrap() < 1200, "{noticed:?}");
-        assert!(told[0].examples.len() <= 5 && !told[0].examples.is_empty());
-        assert_eq!(model.standing("m").signals["bad_feedback"], "alert");
-    }
-
-    #[test]
-    fn a_model_that_is_paused_is_not_watched_and_goes_on_where_it_was() {
-        let mut model = Model::new(BaselineFile::default(), RULES, Vec::new());
-        (0..600).for_each(|i| drop(model.see(answer(i))));
-        let entry = MonitorEntry {
-            at_ms: 600_000,
-            who: "ana".to_owned(),
-            action: MonitorAction::Pause,
-            model: "m".to_owned(),
-            reason: String::new(),
-        };
-        assert_eq!(model.pause(Some(entry.clone())), "paused");
-        let long = |i: i64| {
-            let mut seen = answer(i);
-            seen.reading.values[Signal::OutputTokens as usize] = Some(900.0);
-            seen
-        };
-        assert!((600..800).all(|i| model.see(long(i)).messages.is_empty()));
-        let standing = model.standing("m");
-        assert_eq!((standing.seen, standing.baseline_answers), (800, 600));
-        assert_eq!((standing.state, standing.signals["output_tokens"]), ("paused", "paused"));
-        assert_eq!(standing.paused, Some(entry));
-        assert_eq!(model.pause(None), "watching");
-        assert_eq!(model.standing("m").signals["output_tokens"], "ok");
-        assert!((800..830).any(|i| !model.see(long(i)).messages.is_empty()));
-    }
-}
+mod tests;

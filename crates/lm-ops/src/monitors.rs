@@ -1,8 +1,8 @@
 //! Whether answers are as usual: every answer of a server goes through the detectors, model by model.
 //!
 //! What is usual is learned from a model's first answers and kept in a file; from then on it belongs to the release that gave
-//! them, until an operator forgets it. While it spans less than two weeks it goes on to learn what is not unusual, because
-//! it has not seen every hour of a week.
+//! them, until an operator forgets it. While it spans less than two weeks, or fewer than ten days with answers, it goes on to
+//! learn, because it has not seen every hour of a week; but nothing that an open alert is about, at hours that are known.
 //!
 //! Sinks are told when an alert opens, goes on for long, or is over. With sinks, alerts that are open outlive a restart.
 //!

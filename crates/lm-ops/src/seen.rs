@@ -6,7 +6,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use lastmile::{Constraint, FinishReason, Outcome, RequestEvent, RequestId};
+use lastmile::{Constraint, FinishReason, Outcome, RequestEvent, RequestId, Task};
 use lm_monitor::{N_SIGNALS, Reading, Signal};
 
 /// Of an answer, what a refusal shows in.
@@ -28,11 +28,14 @@ pub(crate) struct Seen {
 
 impl Seen {
     /// Answers of clients; copies and what is computed again are nobody's. What comes from the response cache says nothing
-    /// of the model as it is now.
+    /// of the model as it is now, and what no engine saw says nothing of any: a rule's own answer, what waits for a person, a
+    /// request that was refused.
     pub(crate) fn is_watched(event: &RequestEvent) -> bool {
         let steering = &event.request.steering;
         let is_copy = steering.arm.as_ref().is_some_and(|arm| arm.shadow_of.is_some());
-        !steering.again && !is_copy && event.timings.computed_by.is_none()
+        // Encoders keep no tokens, and only they have other tasks.
+        let is_of_engine = event.task != Task::Generate || !event.prompt_tokens.is_empty();
+        is_of_engine && !steering.again && !is_copy && event.timings.computed_by.is_none()
     }
 
     pub(crate) fn of(event: &RequestEvent) -> Seen {
@@ -103,4 +106,58 @@ impl Seen {
 
 fn hour_of(at_ms: i64) -> u8 {
     (at_ms.div_euclid(60 * 60 * 1000).rem_euclid(168)) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use lastmile::{GenerateError, GenerateRequest, Prompt, ReleaseHash};
+
+    use super::*;
+
+    /// As it is told of a request that no engine saw.
+    fn told(outcome: Outcome) -> RequestEvent {
+        let request = GenerateRequest::new(RequestId(1), Prompt::Text("why".to_owned()));
+        let (release, error) = (ReleaseHash([7; 16]), GenerateError::EmptyPrompt);
+        let now = SystemTime::now();
+        let refused = RequestEvent::refused(request, "m".to_owned(), release, now, error);
+        RequestEvent { outcome, ..refused }
+    }
+
+    #[test]
+    fn what_no_engine_computed_is_not_watched() {
+        let canned = told(Outcome::Finished(FinishReason::Stop));
+        let stopped = told(Outcome::Finished(FinishReason::Abort));
+        let refused = told(Outcome::Failed(GenerateError::EmptyPrompt));
+        assert!([canned, stopped, refused].iter().all(|event| !Seen::is_watched(event)));
+    }
+
+    #[test]
+    fn what_an_engine_ended_is_watched_however_it_ended() {
+        let fault = GenerateError::Sequence { message: "its logits are not finite".to_owned() };
+        for outcome in [
+            Outcome::Finished(FinishReason::Stop),
+            Outcome::Finished(FinishReason::Abort),
+            Outcome::Failed(fault),
+        ] {
+            let event = RequestEvent { prompt_tokens: vec![3, 4], ..told(outcome) };
+            assert!(Seen::is_watched(&event), "{event:?}");
+        }
+        let embedded = told(Outcome::Finished(FinishReason::Stop));
+        assert!(Seen::is_watched(&RequestEvent { task: Task::Embed, ..embedded }));
+    }
+
+    #[test]
+    fn answers_of_a_copy_or_of_another_request_are_not_watched() {
+        let seen = || RequestEvent {
+            prompt_tokens: vec![3, 4],
+            ..told(Outcome::Finished(FinishReason::Stop))
+        };
+        let mut again = seen();
+        again.request.steering.again = true;
+        let mut cached = seen();
+        cached.timings.computed_by = Some(RequestId(2));
+        assert!(!Seen::is_watched(&again) && !Seen::is_watched(&cached));
+    }
 }

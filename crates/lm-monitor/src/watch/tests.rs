@@ -67,8 +67,8 @@ impl Traffic {
         for i in 0..days * PER_DAY {
             alarms.extend(watcher.add(&self.next()));
             if i % MIN_WINDOW as u64 == 0 {
-                // 0.05 a day over all windows of all signals.
-                alarms.extend(watcher.close_window(0.05 / (10.0 * 6.0)));
+                // 0.05 a day over all windows.
+                alarms.extend(watcher.close_window(0.05 / 10.0));
             }
         }
         alarms
