@@ -52,7 +52,7 @@ pub struct Model {
 #[derive(Clone, Debug, PartialEq)]
 pub enum TokenizerSource {
     /// The metadata of a GGUF file.
-    Gguf(GgufVocab),
+    Gguf(Box<GgufVocab>),
     /// Files of a safetensors folder.
     HuggingFace {
         /// tokenizer.json; it exists.

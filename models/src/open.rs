@@ -100,7 +100,7 @@ fn open_gguf(path: &Path) -> Result<Model, ModelError> {
     finish(Model {
         name,
         spec,
-        tokenizer: TokenizerSource::Gguf(vocab),
+        tokenizer: TokenizerSource::Gguf(Box::new(vocab)),
         chat_template,
         bos,
         eos,

@@ -29,7 +29,7 @@ pub fn open_tokenizer(path: &Path) -> Result<TokenizerSource, ModelError> {
         let mut files = GgufFiles::open(&file)?;
         read_vocab(files.metadata_mut(), limits::VOCAB)
     };
-    Ok(TokenizerSource::Gguf(read().map_err(|error: ModelError| error.in_file(&file))?))
+    Ok(TokenizerSource::Gguf(Box::new(read().map_err(|error: ModelError| error.in_file(&file))?)))
 }
 
 fn beside(tokenizer_json: PathBuf) -> TokenizerSource {

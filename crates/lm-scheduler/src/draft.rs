@@ -142,8 +142,12 @@ impl Scheduler {
         let mut shape = StepShape::default();
         let running = self.running.iter().map(|id| &self.sequences[id]);
         let decoding = running.filter(|seq| seq.n_remaining() == 1);
-        decoding.for_each(|seq| shape.add_decode(seq.n_computed));
-        if shape.n_decodes == 0 || self.n_paying(&shape, (1, 1.0), 0, 1) == 0 {
+        let mut class = Priority::Background;
+        decoding.for_each(|seq| {
+            shape.add_decode(seq.n_computed);
+            class = class.min(seq.class);
+        });
+        if shape.n_decodes == 0 || self.n_paying(&shape, class, (1, 1.0), 0, 1) == 0 {
             return 0;
         }
         let n_rows = self.config.max_extra_logits;
@@ -211,9 +215,9 @@ impl Scheduler {
 
     /// Appends what was suggested for a sequence, as far as it pays. How many tokens.
     fn draft_suggested(&mut self, id: SeqId, start: usize, most: usize) -> usize {
-        let drafter = &self.sequences[&id].drafter;
+        let Sequence { drafter, class, .. } = &self.sequences[&id];
         let odds = (drafter.n_certain, drafter.likelihood(SUGGESTED));
-        let n_drafts = self.n_paying(&self.step.shape, odds, start, most);
+        let n_drafts = self.n_paying(&self.step.shape, *class, odds, start, most);
         let seq = self.sequences.get_mut(&id).expect("a scheduled sequence is known");
         seq.drafter.tried = SUGGESTED;
         if n_drafts == 0 {
@@ -226,9 +230,9 @@ impl Scheduler {
 
     /// A copy that begins with what was suggested, if more than that would pay.
     fn copy_beyond(&self, id: SeqId, start: usize, most: usize) -> Option<Match> {
-        let Sequence { tokens, drafter, .. } = &self.sequences[&id];
+        let Sequence { tokens, drafter, class, .. } = &self.sequences[&id];
         let (n, odds) = (drafter.suggested.len(), (drafter.n_certain, drafter.likelihood(COPIED)));
-        if n >= most || self.n_paying(&self.step.shape, odds, start, n + 1) <= n {
+        if n >= most || self.n_paying(&self.step.shape, *class, odds, start, n + 1) <= n {
             return None;
         }
         let begins = |found: &Match| {
@@ -243,7 +247,7 @@ impl Scheduler {
         let likelihood = [0, 1].map(|kind| seq.drafter.likelihood(kind));
         // Most of the time in a large batch: nothing pays, whatever the text.
         let odds = (0, likelihood[0].max(likelihood[1]));
-        let may_pay = self.n_paying(&self.step.shape, odds, start, most) > 0;
+        let may_pay = self.n_paying(&self.step.shape, seq.class, odds, start, most) > 0;
         let found = if may_pay { find(&seq.tokens) } else { None };
         match found {
             Some(found) => self.draft_copy(id, start, most, found),
@@ -257,10 +261,10 @@ impl Scheduler {
 
     /// Appends what followed an earlier text, as far as it pays. How many tokens.
     fn draft_copy(&mut self, id: SeqId, start: usize, most: usize, found: Match) -> usize {
-        let drafter = &self.sequences[&id].drafter;
+        let Sequence { drafter, class, .. } = &self.sequences[&id];
         let kind = if found.length >= COPY { COPIED } else { 0 };
         let odds = (drafter.n_certain, drafter.likelihood(kind));
-        let n_drafts = self.n_paying(&self.step.shape, odds, start, most);
+        let n_drafts = self.n_paying(&self.step.shape, *class, odds, start, most);
         let seq = self.sequences.get_mut(&id).expect("a scheduled sequence is known");
         seq.drafter.tried = kind;
         if n_drafts == 0 {
@@ -276,17 +280,22 @@ impl Scheduler {
     }
 
     /// How many drafts from position `start` on are worth their time in a step of `shape`: the first `n_certain` are right,
-    /// and each after them with a probability of `likelihood` when all before it are.
+    /// and each after them with a probability of `likelihood` when all before it are. For background they have no more
+    /// time than its steps have.
     fn n_paying(
         &self,
         shape: &StepShape,
+        class: Priority,
         (n_certain, likelihood): (usize, f64),
         start: usize,
         most: usize,
     ) -> usize {
         let bound = self.config.max_token_gap;
-        let longest =
-            if bound == Duration::ZERO { f64::INFINITY } else { PART * bound.as_secs_f64() };
+        let longest = match class {
+            _ if bound == Duration::ZERO => f64::INFINITY,
+            Priority::Background => self.most_alone().min(PART * bound.as_secs_f64()),
+            _ => PART * bound.as_secs_f64(),
+        };
         let before = self.cost.predict(shape);
         let is_trial = self.is_trial();
         let n_decodes = shape.n_decodes as f64;

@@ -26,7 +26,8 @@ const BACKGROUND_BESIDE: f64 = 1.05;
 /// Prefill tokens that a step may hold whatever they take, so that no prompt waits for ever. Without streams, chunks that
 /// do not end a prompt are multiples of it, as kernels take rows in such tiles.
 pub(crate) const LEAST_CHUNK: usize = 16;
-/// The same where streams run, late in a long prompt: with fewer, the weights would be read for too little.
+/// The same where streams run, late in a long prompt, and for background: with fewer, the weights would be read for too
+/// little.
 const LEAST_BESIDE: usize = LEAST_CHUNK / 2;
 /// Of what chunks beside streams are multiples, so that they come near to the bound and not beyond it.
 const GRAIN_BESIDE: usize = LEAST_CHUNK / 4;
@@ -104,17 +105,22 @@ impl Scheduler {
         let bound = self.config.max_token_gap;
         let mut seconds = bound.as_secs_f64();
         if class == Priority::Background {
-            let mut least = room.urgent;
-            let most = if least.n_decodes > 0 {
-                BACKGROUND_BESIDE * self.cost.predict(&least)
-            } else {
-                least.add_decode(0);
-                (BACKGROUND_TIMES * self.cost.predict(&least)).max(BACKGROUND_PART * seconds)
+            let most = match room.urgent.n_decodes {
+                0 => self.most_alone(),
+                _ => BACKGROUND_BESIDE * self.cost.predict(&room.urgent),
             };
             seconds = seconds.min(most);
         }
         let mixed = if self.step.shape.n_decodes > 0 { room.mixed_part * seconds } else { seconds };
         (bound > Duration::ZERO).then_some((seconds, mixed))
+    }
+
+    /// The seconds that a step of background alone may take, under a bound.
+    pub(crate) fn most_alone(&self) -> f64 {
+        let mut least = StepShape::default();
+        least.add_decode(0);
+        let part = BACKGROUND_PART * self.config.max_token_gap.as_secs_f64();
+        part.max(BACKGROUND_TIMES * self.cost.predict(&least))
     }
 
     /// What part of the bound a step of decodes and prefill may take now. At a given throughput a stream's
@@ -270,7 +276,7 @@ impl Scheduler {
         // One that was paused between two tokens takes its turn among the decodes.
         let is_prompt = seq.n_remaining() > 1 || self.step.rows.is_empty();
         let is_beside = self.step.shape.n_decodes > 0 && self.config.max_token_gap > Duration::ZERO;
-        let (least, grain) = match is_beside {
+        let (least, grain) = match is_beside || seq.class == Priority::Background {
             true => (LEAST_BESIDE, GRAIN_BESIDE),
             false => (LEAST_CHUNK, LEAST_CHUNK),
         };

@@ -138,7 +138,7 @@ fn who_comes_waits_a_tenth_of_the_bound_at_most_for_background() {
         rig.scheduler.remove(SeqId(class as u64));
         let (ms, is_short) = (longest.as_millis(), longest <= Duration::from_millis(11));
         assert_eq!(is_short, class == Priority::Background, "{class:?}: {ms} ms");
-        assert!(n_steps < 30, "{class:?}: it creeps");
+        assert!(n_steps < 40, "{class:?}: it creeps");
     }
 }
 
@@ -455,4 +455,36 @@ fn guesses_are_looked_for_as_far_as_they_pay_beside_those_that_decode() {
     let shape = rig.scheduler.step().shape;
     assert_eq!((shape.n_decodes, shape.n_prefill_tokens), (0, 160));
     assert_eq!(rig.scheduler.n_may_guess(), 0);
+}
+
+#[test]
+fn guesses_make_no_step_of_background_longer_than_background_may_be() {
+    for (class, is_short) in [(Priority::Background, true), (Priority::Batch, false)] {
+        let mut rig = Rig::new(|config| {
+            (config.speculate, config.max_token_gap) = (true, Duration::from_millis(100));
+        });
+        rig.add(0, 1, Priority::Interactive, 300);
+        (0..20).for_each(|_| drop(rig.step()));
+        rig.scheduler.remove(SeqId(0));
+        // Its text is one token again and again: all guesses are right.
+        rig.add(1, 1, class, 40);
+        let longest = (0..40).map(|_| {
+            let shape = rig.scheduler.schedule(rig.now).shape;
+            let seconds = 2e-3
+                + 1e-3 * (shape.n_decodes + shape.n_drafts) as f64
+                + 5e-4 * shape.n_prefill_tokens as f64;
+            rig.now = rig.now + Duration::from_secs_f64(seconds);
+            rig.scheduler.observe(seconds);
+            let rows = rig.scheduler.step().rows.clone();
+            let drawn = rows
+                .iter()
+                .filter(|row| row.samples)
+                .flat_map(|row| (0..=row.n_drafts).map(|_| Drawn { seq: row.seq, token: 5 }));
+            rig.scheduler.complete(&drawn.collect::<Vec<_>>());
+            (seconds, shape.n_drafts)
+        });
+        let (longest, most) = longest.fold((0.0_f64, 0), |(s, n), (t, m)| (s.max(t), n.max(m)));
+        assert!(most > 1, "{class:?}: it is guessed");
+        assert_eq!(longest < 0.0125, is_short, "{class:?}: {longest} s with {most} guesses");
+    }
 }

@@ -352,9 +352,13 @@ mod tests {
             request.constraint = Some(Constraint { field: "guided_regex", form });
             check(&request);
         }
-        request.prompt = Prompt::Tokens(vec![1, 2, 3]);
-        check(&request);
-        request.prompt = Prompt::Infill { prefix: "a".to_owned(), suffix: "ä".to_owned() };
-        check(&request);
+    }
+
+    #[test]
+    fn prompts_that_are_no_chat_come_back_as_they_were() {
+        let infill = Prompt::Infill { prefix: "a".to_owned(), suffix: "ä".to_owned() };
+        for prompt in [Prompt::Tokens(vec![1, 2, 3]), infill] {
+            check(&GenerateRequest::new(RequestId(7), prompt));
+        }
     }
 }

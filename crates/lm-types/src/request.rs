@@ -223,7 +223,7 @@ mod tests {
             let (prefix, suffix) = (prefix.to_owned(), "789äöü".to_owned());
             Prompt::Infill { prefix, suffix }
         };
-        assert_eq!(cut(&infill("12345")), "12345789[cut: 14 bytes in all]");
+        assert_eq!(cut(&infill("12345")), "12345789ä[cut: 14 bytes in all]");
         assert_eq!(infill("1").excerpt(10), infill("1"));
         let short = Prompt::Text("0123456789".to_owned());
         assert_eq!(short.excerpt(10), short);

@@ -77,7 +77,7 @@ fn value(cell: String, kind: Kind) -> Value {
 fn number(cell: &str) -> Option<Value> {
     let float = cell.parse::<f64>().ok()?;
     let is_integer = cell.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'+' | b'-'));
-    if is_integer && float.abs() > MAX_EXACT {
+    if is_integer && float.abs() >= MAX_EXACT {
         return cell.parse::<i64>().ok().map(Value::from);
     }
     Number::from_f64(float).map(Value::Number)
@@ -115,7 +115,7 @@ mod tests {
         check("7", json!(7.0));
         check("0.5", json!(0.5));
         check("1e30", json!(1e30));
-        check("9007199254740992", json!(9_007_199_254_740_992.0));
+        check("9007199254740992", json!(9_007_199_254_740_992_i64));
         check("-9007199254740993", json!(-9_007_199_254_740_993_i64));
         check("12345678901234567890123", json!("12345678901234567890123"));
         check("x", json!("x"));

@@ -183,7 +183,7 @@ pub(super) fn what_fails_after_a_proof_was_not_fixed_fast() {
     home.collect(proved_at + 30 * MINUTE);
     let learned = home.book.learning(0).unwrap();
     assert_eq!((learned.n_failures, learned.fixed.n, learned.verified.n), (10, 3, 3));
-    assert_eq!(learned.whole.median_s, Some(600.0), "{learned:?}");
+    assert!(learned.whole.median_s.is_some_and(|s| (599.0..=600.0).contains(&s)), "{learned:?}");
     // Another fix is what they waited for.
     home.book.add_fix(fix(&cluster, proved_at + 40 * MINUTE)).unwrap();
     let learned = home.book.learning(0).unwrap();

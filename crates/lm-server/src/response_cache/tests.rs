@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use lastmile::{
     Ban, Configure, Constraint, Declared, FinishReason, GenerateError, GenerateEvent,
-    GenerateRequest, ModelSource, OnHit, OutputRules, Priority, Prompt, PromptReport, Registry,
-    RegistryOptions, ReleaseHash, RequestId, Runtime, RuntimeConfig, TenantId, TokenId, Usage,
+    GenerateRequest, LogitProcessor, ModelSource, OnHit, OutputRules, Priority, Prompt,
+    PromptReport, Registry, RegistryOptions, ReleaseHash, RequestId, Runtime, RuntimeConfig,
+    TenantId, TokenId, Usage,
 };
 use lm_ops::{FeedbackLoop, Ops, Store, StoreOptions};
 
@@ -45,12 +46,25 @@ fn open(folder: &tempfile::TempDir) -> (Store, Ops) {
     (store, ops)
 }
 
+/// Changes nothing.
+#[derive(Debug)]
+struct Idle;
+
+impl LogitProcessor for Idle {
+    fn name(&self) -> &str {
+        "idle"
+    }
+
+    fn process(&self, _: &mut [f32], _: &[TokenId], _: &[TokenId]) {}
+}
+
 impl Rig {
     fn new(placeholder: &str) -> Rig {
         let folder = tempfile::tempdir().unwrap();
         let (store, ops) = open(&folder);
         let mut model = RuntimeConfig::new(ModelSource::placeholder(placeholder).unwrap());
         model.observer = ops.observer();
+        model.processors = vec![Arc::new(Idle)];
         let configure: Configure = Arc::new(move || Ok(model.clone()));
         let declared =
             vec![Declared { name: "placeholder".to_owned(), aliases: Vec::new(), configure }];
@@ -255,7 +269,7 @@ fn a_key_is_everything_that_decides_an_answer_and_nothing_else() {
         |r| r.sampling.typical_p = 0.5,
         |r| r.sampling.top_n_sigma = 1.0,
         |r| r.sampling.samplers = Some(Vec::new()),
-        |r| r.sampling.processors = vec!["a".to_owned()],
+        |r| r.sampling.processors = vec!["idle".to_owned()],
         |r| r.sampling.repetition_penalty = 1.1,
         |r| r.sampling.presence_penalty = 1.1,
         |r| r.sampling.frequency_penalty = 1.1,
