@@ -149,7 +149,8 @@ fn tally(book: &Book, n: u64, bad: u64, ttft_ms: f64) -> Tally {
             let value = f64::from(u8::from(i % every != 0));
             tally.see_unit(arm, 50);
             let tag = ArmTag { arm, ..tag.clone() };
-            tally.see(&tag, true, Some(if arm == Arm::Candidate { 0.3 } else { 0.1 }));
+            tally.see(&tag, true);
+            tally.see_cost(arm, if arm == Arm::Candidate { 0.3 } else { 0.1 });
             tally.see_goal(arm, 50, value);
             tally.see_rate(0, arm, 50, value);
             tally.see_quantile(1, arm, if arm == Arm::Candidate { ttft_ms } else { 100.0 });
