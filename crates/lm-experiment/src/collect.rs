@@ -186,11 +186,15 @@ impl Scan<'_> {
                 |words| is_first(connection, &spec.name, words, &tag.unit),
             )?;
         }
-        if was_left {
-            return Ok(());
+        if !was_left {
+            self.tally.see(tag, is_now);
         }
-        self.tally.see(tag, is_now);
-        for metric in [Metric::NotFailure, Metric::ValidJson] {
+        // That somebody left is a sign of failure; what they left is no JSON yet, whatever it was to be.
+        let judged: &[Metric] = match was_left {
+            true => &[Metric::NotFailure],
+            false => &[Metric::NotFailure, Metric::ValidJson],
+        };
+        for &metric in judged {
             if metrics(self.spec).any(|wanted| wanted == metric)
                 && let Some(value) = (self.measure)(metric, answered)
             {
@@ -318,3 +322,6 @@ fn note_point(
     ];
     connection.execute("INSERT OR IGNORE INTO point VALUES (?1, ?2, ?3, ?4, ?5, ?6)", row).map(drop)
 }
+
+#[cfg(test)]
+mod tests;
