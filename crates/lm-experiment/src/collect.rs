@@ -211,14 +211,7 @@ impl Scan<'_> {
         {
             return Ok(());
         }
-        if self.spec.goal.metric == metric {
-            self.tally.see_goal(tag.arm, tag.percent, value);
-        }
-        for (i, guardrail) in self.spec.guardrails.iter().enumerate() {
-            if guardrail.metric == metric {
-                self.tally.see_rate(i, tag.arm, tag.percent, value);
-            }
-        }
+        self.tally.see_value(self.spec, tag, metric, value);
         Ok(())
     }
 

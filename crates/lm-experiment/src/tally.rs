@@ -10,6 +10,7 @@ use lm_evidence::{Difference, SampleRatio, Sketch};
 use lm_types::{Arm, ArmTag};
 use serde::{Deserialize, Serialize};
 
+use crate::report::RATIO_ALPHA;
 use crate::{Metric, Spec};
 
 /// What is known of an experiment.
@@ -24,6 +25,9 @@ pub struct Tally {
     /// CPU seconds of an answer, in this stage.
     pub(crate) cost: [Sketch; 2],
     pub(crate) ratio: SampleRatio,
+    /// Units that people judged, by what they gave.
+    #[serde(default)]
+    pub(crate) rated: Vec<(Metric, SampleRatio)>,
     /// Copies that the candidate answered, beside what the primary answered.
     pub(crate) shadow: Pairs,
 }
@@ -108,6 +112,39 @@ impl Tally {
     /// CPU seconds of an answer of this stage.
     pub(crate) fn see_cost(&mut self, arm: Arm, cpu_seconds: f64) {
         self.cost[usize::from(arm == Arm::Candidate)].add(cpu_seconds);
+    }
+
+    /// What a unit has of a rate or score. Nobody is drawn when everybody gets the same.
+    pub(crate) fn see_value(&mut self, spec: &Spec, tag: &ArmTag, metric: Metric, value: f64) {
+        let (arm, percent) = (tag.arm, tag.percent);
+        if !is_drawn(percent) {
+            return;
+        }
+        if metric.is_feedback() {
+            let (share, is_candidate) = (f64::from(percent) / 100.0, arm == Arm::Candidate);
+            match self.rated.iter_mut().find(|(of, _)| *of == metric) {
+                Some((_, ratio)) => ratio.add(share, is_candidate),
+                None => {
+                    let mut ratio = SampleRatio::default();
+                    ratio.add(share, is_candidate);
+                    self.rated.push((metric, ratio));
+                }
+            }
+        }
+        if spec.goal.metric == metric {
+            self.see_goal(arm, percent, value);
+        }
+        for (i, guardrail) in spec.guardrails.iter().enumerate() {
+            if guardrail.metric == metric {
+                self.see_rate(i, arm, percent, value);
+            }
+        }
+    }
+
+    /// Whether one arm is judged more often than the lot alone would make it: then those who judge were not drawn.
+    pub(crate) fn is_lopsided(&self, metric: Metric) -> bool {
+        let rated = self.rated.iter().find(|(of, _)| *of == metric);
+        rated.is_some_and(|(_, ratio)| ratio.is_off(RATIO_ALPHA))
     }
 
     /// What a unit has of the goal.

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use lm_types::{Arm, ArmTag, ChatMessage, Prompt, Role};
 
 use crate::book::json_of;
-use crate::{Advice, Book, ExperimentError, Forced, Report, Spec, Stage, Status, Tally, Unit};
+use crate::{
+    Advice, Book, ExperimentError, Forced, Metric, Report, Spec, Stage, Status, Tally, Unit,
+};
 
 const SPEC: &str = r#"
 name = "polite"
@@ -174,6 +176,42 @@ fn guardrails_roll_back_when_their_interval_excludes_the_limit() {
     assert!(matches!(&found, Advice::Rollback { why } if why.contains("not_failure")), "{found:?}");
     let found = advice(&book, &tally(&book, 400, 10, 700.0));
     assert!(matches!(&found, Advice::Rollback { why } if why.contains("ttft_ms p90")), "{found:?}");
+}
+
+/// Opinions of the candidate's answers in three of 22 where one in twenty was to be expected, or as expected; every
+/// `bad` in 25 of the candidate's is bad, and 5 of the primary's.
+fn rated(spec: &Spec, book: &Book, is_lopsided: bool, bad: u64) -> Tally {
+    let mut tally = Tally::new(spec);
+    let tag = book.live().expect("what runs").remove(0).assign(unit("ana"));
+    let mut n = [0_u64; 2];
+    for i in 0..4000_u64 {
+        let is_candidate = if is_lopsided { i * 3 % 22 < 3 } else { i.is_multiple_of(20) };
+        let (arm, bad) = if is_candidate { (Arm::Candidate, bad) } else { (Arm::Primary, 5) };
+        let n = &mut n[usize::from(is_candidate)];
+        *n += 1;
+        let value = f64::from(u8::from(*n * 7 % 25 >= bad));
+        tally.see_value(spec, &ArmTag { arm, percent: 5, ..tag.clone() }, Metric::Feedback, value);
+    }
+    tally
+}
+
+#[test]
+fn opinions_decide_nothing_where_one_arm_is_judged_more_often() {
+    let (_folder, mut book) = book();
+    let goal = "[goal]\nmetric = \"feedback\"\nmin_gain = 0.25";
+    let text = SPEC.replace("system = \"polite\"", "").replace("from = \"1\"", "from = \"5\"");
+    let text = text.replace("[goal]\nmetric = \"not_failure\"", goal);
+    let spec = Spec::parse(&text).expect("a spec");
+    let begun = book.start(&spec, "ana", 2).expect("an experiment");
+    // 20 points are lost, which is within the margin; weighed by the share of units they would be 50.
+    let found = Report::of(&begun, &rated(&spec, &book, true, 10));
+    assert!(found.ratings_mismatch && !found.sample_ratio_mismatch, "{found:?}");
+    let Advice::Hold { why } = &found.advice else { panic!("{:?}", found.advice) };
+    assert!(why.contains("of the 4000 units that said something are the candidate's"), "{why}");
+    // Those who were drawn are believed.
+    let found = Report::of(&begun, &rated(&spec, &book, false, 25));
+    assert!(!found.ratings_mismatch, "{found:?}");
+    assert!(matches!(found.advice, Advice::Rollback { .. }), "{:?}", found.advice);
 }
 
 #[test]
