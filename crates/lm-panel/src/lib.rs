@@ -35,7 +35,7 @@ pub use lanes::{Lane, Lanes, Span};
 pub use ledger::{AttemptTimes, attempts, memory};
 pub use now::{
     CacheMismatchNow, ClockJump, DriftNow, Latency, ModelNow, Now, ProbeNow, RecentError,
-    RolledBackNow, ServerNow, SinkNow, StoreNow, ThreadNow,
+    RolledBackNow, ServerNow, SinkNow, StoreNow, ThreadNow, TroubledNow,
 };
 pub use paint::{Picture, Swatch, Width, WidthError};
 pub use spark::sparkline;

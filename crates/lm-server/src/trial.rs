@@ -12,7 +12,7 @@ use lastmile::{
 };
 use lm_api::{ApiError, Denial};
 use lm_keys::Scope;
-use lm_ops::{Live, Params, Stage, Unit, UnitBy, tenant_text};
+use lm_ops::{Live, Params, Stage, Unit, UnitBy, now_ms, tenant_text};
 
 use crate::app::{App, mint_id};
 use crate::generate::{Call, said_once};
@@ -107,16 +107,23 @@ impl Trial {
             }
         });
         // Units that are lost so show in the sample ratio.
-        found.inspect_err(|error| self.is_lost(error)).ok()
+        found.inspect_err(|error| self.is_lost(app, error)).ok()
     }
 
-    /// The model that was asked answers in the arm's place.
-    fn is_lost(&self, error: &str) {
+    /// The model that was asked answers in the arm's place. A candidate that loses one after the other is given up.
+    fn is_lost(&self, app: &App, error: &str) {
+        if let Some(experiments) = app.ops.experiments().filter(|_| self.is_drawn_candidate()) {
+            experiments.lost(&self.tag.experiment, error, now_ms());
+        }
         tracing::error!(
             error,
             arm = self.name(),
             "an arm cannot answer: the model that was asked does"
         );
+    }
+
+    fn is_drawn_candidate(&self) -> bool {
+        self.tag.arm == Arm::Candidate && !self.is_named
     }
 
     /// Whether a body must be read again for this arm.
@@ -148,10 +155,13 @@ impl Trial {
                 Ok(again) => *turn = again,
                 // What the primary would take is not refused for the candidate's sake.
                 Err(error) => {
-                    trial.is_lost(&error.to_string());
+                    trial.is_lost(app, &error.to_string());
                     return Ok(None);
                 }
             }
+        }
+        if let Some(experiments) = app.ops.experiments().filter(|_| trial.is_drawn_candidate()) {
+            experiments.answers(&trial.tag.experiment);
         }
         trial.apply(&mut turn.requests);
         call.entry.is_in(trial.name());

@@ -3,7 +3,7 @@
 //! It must never decide what is an alert: `lm-panel` does.
 
 use lm_ops::{AttendantStanding, Ops};
-use lm_panel::{RolledBackNow, ThreadNow};
+use lm_panel::{RolledBackNow, ThreadNow, TroubledNow};
 
 use crate::app::App;
 
@@ -37,4 +37,16 @@ pub(super) fn rolled_back(ops: &Ops) -> Vec<RolledBackNow> {
         at_ms: one.at_ms,
     };
     experiments.rolled_back().iter().map(told).collect()
+}
+
+/// Experiments that run, and that a person must look at.
+pub(super) fn experiments(ops: &Ops) -> Vec<TroubledNow> {
+    let Some(experiments) = ops.experiments() else { return Vec::new() };
+    let told = |one: lm_ops::Troubled| TroubledNow {
+        experiment: one.experiment,
+        model: one.model,
+        stage: one.stage.to_string(),
+        why: one.why,
+    };
+    experiments.troubled().into_iter().map(told).collect()
 }
