@@ -193,11 +193,8 @@ impl Trial {
                 Ok(Some(runtime)) => runtime,
                 _ => {
                     app.shadow.count_unavailable();
-                    let (app, model) = (Arc::clone(app), model.clone());
-                    // The next ones find it.
-                    tokio::runtime::Handle::current().spawn(async move {
-                        drop(app.models.resolve(Some(&model)).await);
-                    });
+                    // The next ones find it. No client is to wait for a model that went for a copy.
+                    app.models.load_beside(model);
                     return;
                 }
             },

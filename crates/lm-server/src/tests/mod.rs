@@ -21,6 +21,7 @@ mod overriding;
 mod paneling;
 mod refusals;
 mod several;
+mod shadowing;
 mod strangers;
 mod streams;
 mod switching;
