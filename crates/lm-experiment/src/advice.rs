@@ -99,15 +99,12 @@ fn at_the_end(spec: &Spec, gain: &str) -> String {
     }
 }
 
-/// Whether the candidate may take the primary's place.
+/// Whether the candidate may take the primary's place. What it costs is known by an interval, as all else: one look at two
+/// medians is right by chance.
 fn last_step(report: &Report, spec: &Spec, tally: &Tally, gain: &str) -> Advice {
     let (alpha, least) = (spec.alphas().0, spec.goal.min_gain);
-    let (from, to) = (spec.primary.tier.as_str(), spec.candidate.tier.as_str());
-    let is_costlier = match report.cpu_seconds_p50 {
-        [Some(primary), Some(candidate)] => candidate > COSTLIER * primary,
-        _ => false,
-    };
-    if !spec.is_costlier() && !is_costlier {
+    let most = report.cpu_ratio_high.unwrap_or(f64::INFINITY);
+    if !spec.is_costlier() && most <= COSTLIER {
         // As good within the same margin is good enough for what costs no more.
         return match tally.goal.is_above(-least, alpha) {
             true => Advice::Promote { why: format!("as good as the primary: {gain}") },
@@ -117,34 +114,35 @@ fn last_step(report: &Report, spec: &Spec, tally: &Tally, gain: &str) -> Advice 
             }
         };
     }
+    let cost = cost_text(report);
     if !tally.goal.is_above(least, alpha) {
-        let points = 100.0 * least;
+        let (points, to) = (100.0 * least, spec.candidate.tier.as_str());
         let what = match spec.is_costlier() {
-            true => format!("{to} after {from}"),
-            false => format!("an answer of {COSTLIER} times the CPU seconds"),
+            true => format!("{to} after {} is costlier", spec.primary.tier.as_str()),
+            false if report.cpu_ratio_low > COSTLIER => format!("{cost}, which is costlier"),
+            false => format!("not known to be no costlier than {COSTLIER} times: {cost}"),
         };
-        let why = format!(
-            "{what} is costlier, and must gain {points:.1} points at the lower end: {gain}"
-        );
+        let why = format!("{what}; it must gain {points:.1} points at the lower end: {gain}");
         return Advice::Hold { why };
     }
     let limit = spec.budget.max_cost_ratio;
     match report.cpu_seconds_p50 {
-        [Some(primary), Some(candidate)] if candidate <= primary * limit => {
-            let ratio = candidate / primary;
-            let why = format!("{gain}, for {ratio:.2} times the CPU seconds (at most {limit})");
-            Advice::Promote { why }
+        [Some(_), Some(_)] if most <= limit => {
+            Advice::Promote { why: format!("{gain}; {cost} (at most {limit})") }
         }
-        [Some(primary), Some(candidate)] => {
-            let ratio = candidate / primary;
-            let why = format!(
-                "an answer takes {ratio:.2} times the primary's CPU seconds ({candidate:.4} and {primary:.4} at the \
-                 median), and may take {limit}; {gain}"
-            );
-            Advice::Hold { why }
-        }
+        [Some(_), Some(_)] => Advice::Hold { why: format!("{cost}, and may take {limit}; {gain}") },
         _ => Advice::Hold { why: "what an answer costs is not known of both arms".to_owned() },
     }
+}
+
+fn cost_text(report: &Report) -> String {
+    let seconds = |value: Option<f64>| value.map_or("?".to_owned(), |value| format!("{value:.4}"));
+    let high = report.cpu_ratio_high.map_or("?".to_owned(), |high| format!("{high:.2}"));
+    let [primary, candidate] = report.cpu_seconds_p50.map(seconds);
+    let low = report.cpu_ratio_low;
+    format!(
+        "an answer takes {low:.2} to {high} times the primary's CPU seconds ({candidate} and {primary} at the median)"
+    )
 }
 
 fn gain_text(report: &Report) -> String {

@@ -51,8 +51,12 @@ pub struct Report {
     pub gain_high: f64,
     /// What must not get worse.
     pub guardrails: Vec<GuardReport>,
-    /// CPU seconds of an answer, at the median: primary and candidate.
+    /// CPU seconds of an answer of this stage, at the median: primary and candidate.
     pub cpu_seconds_p50: [Option<f64>; 2],
+    /// How many times the primary's that is for the candidate: the lower end of its interval.
+    pub cpu_ratio_low: f64,
+    /// Its upper end; `None` is without end.
+    pub cpu_ratio_high: Option<f64>,
     /// Units that were seen: primary and candidate.
     pub units: [u64; 2],
     /// Candidate's units that were to be expected.
@@ -115,6 +119,8 @@ impl Report {
             .map(|(guardrail, evidence)| weigh(guardrail, evidence, alpha_of(spec, guardrail)))
             .collect();
         let units = tally.ratio.n();
+        let [primary, candidate] = &tally.cost;
+        let cost = ratio_of(primary, candidate, 0.5, spec.alpha);
         let mut report = Report {
             name: spec.name.clone(),
             stage: experiment.stage,
@@ -132,6 +138,8 @@ impl Report {
             gain_high: gain.high,
             guardrails,
             cpu_seconds_p50: tally.cost.each_ref().map(|arm| arm.quantile(0.5)),
+            cpu_ratio_low: cost.low,
+            cpu_ratio_high: cost.high.is_finite().then_some(cost.high),
             units: [units.0, units.1],
             units_expected: tally.ratio.expected(),
             sample_ratio_mismatch: tally.ratio.is_off(RATIO_ALPHA),
@@ -219,7 +227,7 @@ fn weigh(guardrail: &Guardrail, evidence: &Evidence, alpha: f64) -> GuardReport 
 }
 
 /// Candidate by primary; each of the two holds with half of the error.
-fn ratio_of(primary: &Sketch, candidate: &Sketch, q: f64, alpha: f64) -> Interval {
+pub(crate) fn ratio_of(primary: &Sketch, candidate: &Sketch, q: f64, alpha: f64) -> Interval {
     let primary = primary.interval(q, alpha / 2.0);
     let candidate = candidate.interval(q, alpha / 2.0);
     Interval {

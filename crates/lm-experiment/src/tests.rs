@@ -286,6 +286,34 @@ fn a_costlier_candidate_must_gain_and_stay_within_its_budget() {
     assert!(entry.detail.contains("forced: the board"), "{entry:?}");
 }
 
+/// Of 400 answers of the candidate `n_dear` take twice the primary's CPU seconds.
+#[track_caller]
+fn check_cost(n_dear: u64, expect: fn(&Advice) -> bool) {
+    let (_folder, mut book) = book();
+    let text = SPEC.replace("system = \"polite\"", "").replace("from = \"1\"", "from = \"50\"");
+    let goal = "[goal]\nmin_gain = 0.2\nmetric = \"not_failure\"";
+    let text = text.replace("[goal]\nmetric = \"not_failure\"", goal);
+    book.start(&Spec::parse(&text).expect("a spec"), "ana", 2).expect("an experiment");
+    let mut tally = tally(&book, 400, 10, 100.0);
+    tally.cost = Default::default();
+    for i in 0..400 {
+        tally.see_cost(Arm::Primary, 0.1);
+        tally.see_cost(Arm::Candidate, if i < n_dear { 0.2 } else { 0.1 });
+    }
+    let found = advice(&book, &tally);
+    assert!(expect(&found), "{found:?}");
+}
+
+#[test]
+fn what_is_not_known_to_cost_no_more_is_held_back() {
+    check_cost(100, |found| matches!(found, Advice::Promote { .. }));
+    // The median is the primary's, as chance has it.
+    check_cost(199, |found| found.why().starts_with("not known to be no costlier than 1.5 times"));
+    check_cost(300, |found| {
+        found.why().contains("1.97 to 2.01 times") && found.why().contains("which is costlier")
+    });
+}
+
 #[test]
 fn what_was_rolled_back_answers_nothing_and_is_in_the_log() {
     let (_folder, mut book) = started();
