@@ -19,7 +19,7 @@ use lm_store::{Answered, Reader, Store};
 use serde::Serialize;
 
 use crate::attendant::{AttendantStanding, Next, Pulse, attend};
-use crate::losses::Losses;
+use crate::losses::{Losses, Troubled};
 use crate::now_ms;
 
 /// How often it is looked whether somebody else wrote to the file.
@@ -57,19 +57,6 @@ pub struct RolledBack {
     pub why: String,
     /// Unix milliseconds.
     pub at_ms: i64,
-}
-
-/// An experiment that runs and that a person must look at.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Troubled {
-    /// Its name.
-    pub experiment: String,
-    /// The model whose requests it is about.
-    pub model: String,
-    /// How far it is.
-    pub stage: Stage,
-    /// What is wrong.
-    pub why: String,
 }
 
 impl Experiments {
@@ -139,6 +126,12 @@ impl Experiments {
     /// went on for two minutes, the experiment is rolled back.
     pub fn lost(&self, experiment: &str, why: &str, at_ms: i64) {
         self.0.losses.lost(experiment, why, at_ms);
+    }
+
+    /// Whether the candidate could not answer ten in a row: nobody should wait for it.
+    #[must_use]
+    pub fn is_losing(&self, experiment: &str) -> bool {
+        self.0.losses.is_losing(experiment)
     }
 
     /// A request that the candidate could take.

@@ -64,6 +64,7 @@ pub use feedback_receipt::FeedbackReceipt;
 pub use ingests::{Accepted, IngestCounts, Ingests, TokenCounter, Upload, row_format};
 pub use judged::Judged;
 pub use loop_pages::{AsOf, FixPage, LearningPage, ProblemDetail, ProblemPage, ReviewPage};
+pub use losses::Troubled;
 pub use model_monitor::ModelStanding;
 pub use monitors::{
     Group, MonitorAction, MonitorEntry, MonitorOptions, Monitors, SignalShape, Spread,

@@ -7,10 +7,26 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use lm_experiment::Stage;
+use serde::Serialize;
+
 /// After so many requests in a row people are told.
 const MOST_LOST: u64 = 10;
 /// And when that went on for so long, the candidate is given up: a request for its model by name waits no longer.
 const LONGEST_MS: i64 = 120_000;
+
+/// An experiment that runs and that a person must look at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Troubled {
+    /// Its name.
+    pub experiment: String,
+    /// The model whose requests it is about.
+    pub model: String,
+    /// How far it is.
+    pub stage: Stage,
+    /// What is wrong.
+    pub why: String,
+}
 
 /// What candidates lost since they last answered, by experiment.
 #[derive(Default)]
@@ -33,7 +49,11 @@ impl Losses {
             last_ms: at_ms,
             why: String::new(),
         });
-        (lost.n, lost.last_ms, lost.why) = (lost.n + 1, at_ms, why.to_owned());
+        (lost.n, lost.last_ms) = (lost.n + 1, at_ms);
+        // Who does not wait any more does not hear why.
+        if lost.n <= MOST_LOST {
+            why.clone_into(&mut lost.why);
+        }
     }
 
     /// It can.
@@ -44,6 +64,11 @@ impl Losses {
     /// Forgets experiments that do not run.
     pub(crate) fn keep(&self, runs: impl Fn(&str) -> bool) {
         self.all().retain(|experiment, _| runs(experiment));
+    }
+
+    /// Whether it missed so many that nobody should wait for it.
+    pub(crate) fn is_losing(&self, experiment: &str) -> bool {
+        self.all().get(experiment).is_some_and(|lost| lost.n >= MOST_LOST)
     }
 
     /// What people are to be told; `None` when it answers, or missed only a few.

@@ -12,7 +12,7 @@ use lastmile::{
 };
 use lm_api::{ApiError, Denial};
 use lm_keys::Scope;
-use lm_ops::{Live, Params, Stage, Unit, UnitBy, now_ms, tenant_text};
+use lm_ops::{Experiments, Live, Params, Stage, Unit, UnitBy, now_ms, tenant_text};
 
 use crate::app::{App, mint_id};
 use crate::generate::{Call, said_once};
@@ -95,10 +95,16 @@ impl Trial {
     /// it is loaded, though not for long.
     fn its_model(&self, app: &App, asked: &Arc<Runtime>) -> Option<Arc<Runtime>> {
         let variant = self.live.variant(self.tag.arm);
+        let is_losing = |experiments: &Experiments| experiments.is_losing(&self.tag.experiment);
+        // When it is loaded after all, it is found at once.
+        let wait = match self.is_drawn_candidate() && app.ops.experiments().is_some_and(is_losing) {
+            true => Duration::ZERO,
+            false => LOAD_WAIT,
+        };
         let found = match &variant.model {
             None => Ok(Arc::clone(asked)),
             Some(model) => tokio::runtime::Handle::current()
-                .block_on(app.models.resolve_within(Some(model), LOAD_WAIT)),
+                .block_on(app.models.resolve_within(Some(model), wait)),
         };
         let found = found.map_err(|error| error.to_string()).and_then(|found| {
             match variant.adapter.as_ref().filter(|name| found.adapter(name).is_none()) {

@@ -1,7 +1,8 @@
-//! Copies for a candidate are in nobody's way.
+//! Candidates that have another model are in nobody's way.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use lastmile::{Configure, Declared, ModelSource, RegistryOptions, RuntimeConfig};
 use lm_ops::{Experiments, Ops, Overrides, Spec, Store, StoreOptions, now_ms};
@@ -22,27 +23,29 @@ model = "c"
 metric = "not_failure"
 "#;
 
+const BODY: &str = r#"{"model":"b","messages":[{"role":"user","content":"hi"}],"max_tokens":4}"#;
+
 fn model(name: &str) -> Declared {
     let config = RuntimeConfig::new(ModelSource::placeholder("").unwrap());
     let configure: Configure = Arc::new(move || Ok(config.clone()));
     Declared { name: name.to_owned(), aliases: Vec::new(), configure }
 }
 
-/// With an experiment in its first stage. The first model is the test's own, and never idle.
-fn start(max_loaded: usize) -> Server {
+/// With an experiment. The first model is the test's own, and never idle.
+fn start(spec: &str, candidate: Declared, max_loaded: usize) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(&folder.path().join("store.db"), StoreOptions::default()).unwrap();
     let overrides = Overrides::open(&folder.path().join("overrides.db"), &store).unwrap();
     let file = folder.path().join("experiments.db");
     let experiments = Experiments::open(&file, &[], &store).unwrap();
-    let spec = Spec::parse(SPEC).unwrap();
+    let spec = Spec::parse(spec).unwrap();
     experiments.act(|book| book.start(&spec, "ana", now_ms())).unwrap();
     let ops = Ops::new(store).with_overrides(overrides).with_experiments(experiments);
     let config =
         ServerConfig { address: "127.0.0.1:0".parse().unwrap(), ..ServerConfig::default() };
     let access = Access { key_file: Some(key_file(&folder)), ..Access::default() };
     access.load_keys(&ops).unwrap();
-    let models = ["a", "b", "c"].map(model).to_vec();
+    let models = vec![model("a"), model("b"), candidate];
     let options = RegistryOptions { max_loaded: Some(max_loaded), ..RegistryOptions::default() };
     Server::start_models(folder, models, options, config, access, ops)
 }
@@ -55,10 +58,9 @@ fn models(server: &Server) -> [Value; 3] {
 
 #[test]
 fn a_candidate_is_loaded_for_copies_only_where_no_model_has_to_go() {
-    let body = r#"{"model":"b","messages":[{"role":"user","content":"hi"}],"max_tokens":4}"#;
-    let mut server = start(2);
+    let mut server = start(SPEC, model("c"), 2);
     wait_until("copies found no model", || {
-        server.ask(CHAT, body);
+        server.ask(CHAT, BODY);
         let shadow = server.get("/ops/v1/experiments").json()["shadow"].clone();
         shadow["unavailable"].as_u64().unwrap() >= 2
     });
@@ -69,10 +71,32 @@ fn a_candidate_is_loaded_for_copies_only_where_no_model_has_to_go() {
     assert_eq!(c["state"], "unloaded", "{c}");
     server.stop();
     server.wait().unwrap();
-    let server = start(3);
+    let server = start(SPEC, model("c"), 3);
     wait_until("the candidate is loaded", || {
-        server.ask(CHAT, body);
+        server.ask(CHAT, BODY);
         models(&server)[2]["state"] == "loaded"
     });
     assert_eq!(models(&server)[1]["loads"], 1);
+}
+
+#[test]
+fn nobody_waits_for_a_candidate_that_lost_ten_in_a_row() {
+    let (open, opened): (Sender<()>, Receiver<()>) = channel();
+    let opened = Mutex::new(opened);
+    let config = RuntimeConfig::new(ModelSource::placeholder("").unwrap());
+    let configure: Configure = Arc::new(move || {
+        // Until the test ends.
+        let _told = opened.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        Ok(config.clone())
+    });
+    let candidate = Declared { configure, ..model("c") };
+    let spec = SPEC.replace("[candidate]", "from = \"50\"\nunit = \"request\"\n[candidate]");
+    let server = start(&spec, candidate, 3);
+    let experiments = server.ops.experiments().unwrap();
+    (0..10).for_each(|_| experiments.lost("copied", "it is being loaded", now_ms()));
+    let began = Instant::now();
+    // Half of them are the candidate's, each of which would wait for 5 s.
+    (0..20).for_each(|_| drop(server.ask(CHAT, BODY)));
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    drop(open);
 }
