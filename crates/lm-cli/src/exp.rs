@@ -192,6 +192,9 @@ fn print_report(report: &Report) -> anyhow::Result<()> {
         primary + candidate,
         report.units_expected
     );
+    if report.ratings_mismatch {
+        say!("  feedback   MISMATCH: one arm is judged more often than the other");
+    }
     let shadow = &report.shadow;
     if shadow.n > 0 {
         let [primary, candidate] = shadow.goal;

@@ -175,18 +175,26 @@ impl Scan<'_> {
         }
         let was_left = attempt.finish_reason.as_deref() == Some("abort");
         let is_now = tag.percent == self.spec.percent_at(self.stage);
-        for (i, guardrail) in self.spec.guardrails.iter().enumerate().filter(|_| is_now) {
+        if is_now {
             // Who left waited at least so long, and says nothing of the rest.
             let of = if was_left { waited } else { values };
-            if let Some(value) = of(guardrail.metric, attempt) {
-                self.tally.see_quantile(i, tag.arm, value);
-            }
+            let (connection, spec) = (self.connection, self.spec);
+            self.tally.see_sizes(
+                spec,
+                tag,
+                |metric| of(metric, attempt),
+                |words| is_first(connection, &spec.name, words, &tag.unit),
+            )?;
         }
-        if was_left {
-            return Ok(());
+        if !was_left {
+            self.tally.see(tag, is_now);
         }
-        self.tally.see(tag, is_now, values(Metric::CpuSeconds, attempt));
-        for metric in [Metric::NotFailure, Metric::ValidJson] {
+        // That somebody left is a sign of failure; what they left is no JSON yet, whatever it was to be.
+        let judged: &[Metric] = match was_left {
+            true => &[Metric::NotFailure],
+            false => &[Metric::NotFailure, Metric::ValidJson],
+        };
+        for &metric in judged {
             if metrics(self.spec).any(|wanted| wanted == metric)
                 && let Some(value) = (self.measure)(metric, answered)
             {
@@ -198,19 +206,12 @@ impl Scan<'_> {
 
     /// Weighs a unit's first value of a metric: units are drawn, so that further ones of the same say nothing new.
     fn see_rate(&mut self, tag: &ArmTag, metric: Metric, value: f64) -> rusqlite::Result<()> {
-        let sql = "INSERT OR IGNORE INTO counted VALUES (?1, ?2, ?3)";
-        let key = params![self.spec.name, metric.as_str(), tag.unit];
-        if !is_drawn(tag.percent) || self.connection.prepare_cached(sql)?.execute(key)? == 0 {
+        if !is_drawn(tag.percent)
+            || !is_first(self.connection, &self.spec.name, metric.as_str(), &tag.unit)?
+        {
             return Ok(());
         }
-        if self.spec.goal.metric == metric {
-            self.tally.see_goal(tag.arm, tag.percent, value);
-        }
-        for (i, guardrail) in self.spec.guardrails.iter().enumerate() {
-            if guardrail.metric == metric {
-                self.tally.see_rate(i, tag.arm, tag.percent, value);
-            }
-        }
+        self.tally.see_value(self.spec, tag, metric, value);
         Ok(())
     }
 
@@ -271,6 +272,17 @@ impl Scan<'_> {
     }
 }
 
+/// Whether a unit was not counted yet for what `words` name; from now on it is.
+fn is_first(
+    connection: &Connection,
+    experiment: &str,
+    words: &str,
+    unit: &str,
+) -> rusqlite::Result<bool> {
+    let sql = "INSERT OR IGNORE INTO counted VALUES (?1, ?2, ?3)";
+    Ok(connection.prepare_cached(sql)?.execute(params![experiment, words, unit])? == 1)
+}
+
 fn metrics(spec: &Spec) -> impl Iterator<Item = Metric> {
     let guardrails = spec.guardrails.iter().map(|guardrail| guardrail.metric);
     std::iter::once(spec.goal.metric).chain(guardrails)
@@ -303,3 +315,6 @@ fn note_point(
     ];
     connection.execute("INSERT OR IGNORE INTO point VALUES (?1, ?2, ?3, ?4, ?5, ?6)", row).map(drop)
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@
 //! Start reading at [`Spec`] (what can be said), [`Live::assign`] (who gets what), [`Tally`] (what is known) and
 //! [`Book`] (what is kept).
 
+mod advice;
 mod book;
 mod collect;
 mod error;
@@ -19,13 +20,14 @@ mod spec;
 mod tally;
 mod words;
 
+pub use advice::Advice;
 pub use book::{AuditEntry, Book, Experiment, Forced, Status};
 pub use collect::{Measure, Point};
 pub use error::ExperimentError;
 pub use live::{Live, Unit};
 pub use measure::{Metric, values};
 pub use prompts::{PromptVersion, SYSTEM};
-pub use report::{Advice, GuardReport, Report, ShadowReport};
+pub use report::{GuardReport, Report, ShadowReport};
 pub use spec::{Budget, Goal, Guardrail, Params, Spec, Variant};
 pub use tally::Tally;
 pub use words::{Promote, Stage, Tier, UnitBy};

@@ -29,6 +29,10 @@ pub enum Metric {
 }
 
 impl Metric {
+    /// Those without an upper end: latencies and costs.
+    pub(crate) const SIZES: [Metric; 4] =
+        [Metric::TtftMs, Metric::E2eMs, Metric::CpuSeconds, Metric::Cost];
+
     /// A stable word for programs.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -9,13 +9,12 @@ use std::fmt::{self, Display, Formatter};
 use lm_evidence::{Interval, Sketch};
 use serde::Serialize;
 
+use crate::advice::advise;
 use crate::tally::Evidence;
-use crate::{Experiment, Guardrail, Metric, Spec, Stage, Status, Tally};
+use crate::{Advice, Experiment, Guardrail, Metric, Spec, Stage, Status, Tally};
 
 /// How often a sample ratio may be called wrong without reason.
-const RATIO_ALPHA: f64 = 0.01;
-/// A candidate that takes so many times the primary's CPU seconds is costlier, whatever its owner calls it.
-const COSTLIER: f64 = 1.5;
+pub(crate) const RATIO_ALPHA: f64 = 0.01;
 /// Stages that compare two arms: latencies are weighed in each anew, and their errors add up.
 const N_STAGES: f64 = 5.0;
 
@@ -52,14 +51,20 @@ pub struct Report {
     pub gain_high: f64,
     /// What must not get worse.
     pub guardrails: Vec<GuardReport>,
-    /// CPU seconds of an answer, at the median: primary and candidate.
+    /// CPU seconds of an answer of this stage, at the median: primary and candidate.
     pub cpu_seconds_p50: [Option<f64>; 2],
+    /// How many times the primary's that is for the candidate: the lower end of its interval.
+    pub cpu_ratio_low: f64,
+    /// Its upper end; `None` is without end.
+    pub cpu_ratio_high: Option<f64>,
     /// Units that were seen: primary and candidate.
     pub units: [u64; 2],
     /// Candidate's units that were to be expected.
     pub units_expected: f64,
     /// Whether units were lost on one side.
     pub sample_ratio_mismatch: bool,
+    /// Whether people judge the answers of one arm more often than the other's, so that who judges was not drawn.
+    pub ratings_mismatch: bool,
     /// Copies in idle slots.
     pub shadow: ShadowReport,
     /// What follows.
@@ -100,37 +105,6 @@ pub struct ShadowReport {
     pub e2e_ms_p50: [Option<f64>; 2],
 }
 
-/// What follows from the evidence.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "action", rename_all = "snake_case")]
-pub enum Advice {
-    /// Wait.
-    Hold {
-        /// For what.
-        why: String,
-    },
-    /// Move on.
-    Promote {
-        /// Why.
-        why: String,
-    },
-    /// Move back.
-    Rollback {
-        /// Why.
-        why: String,
-    },
-}
-
-impl Advice {
-    /// In words.
-    #[must_use]
-    pub fn why(&self) -> &str {
-        match self {
-            Advice::Hold { why } | Advice::Promote { why } | Advice::Rollback { why } => why,
-        }
-    }
-}
-
 impl Report {
     /// Weighs a tally.
     #[must_use]
@@ -145,6 +119,8 @@ impl Report {
             .map(|(guardrail, evidence)| weigh(guardrail, evidence, alpha_of(spec, guardrail)))
             .collect();
         let units = tally.ratio.n();
+        let [primary, candidate] = &tally.cost;
+        let cost = ratio_of(primary, candidate, 0.5, spec.alpha);
         let mut report = Report {
             name: spec.name.clone(),
             stage: experiment.stage,
@@ -162,9 +138,12 @@ impl Report {
             gain_high: gain.high,
             guardrails,
             cpu_seconds_p50: tally.cost.each_ref().map(|arm| arm.quantile(0.5)),
+            cpu_ratio_low: cost.low,
+            cpu_ratio_high: cost.high.is_finite().then_some(cost.high),
             units: [units.0, units.1],
             units_expected: tally.ratio.expected(),
             sample_ratio_mismatch: tally.ratio.is_off(RATIO_ALPHA),
+            ratings_mismatch: tally.rated.iter().any(|(_, ratio)| ratio.is_off(RATIO_ALPHA)),
             shadow: ShadowReport::of(tally),
             advice: Advice::Hold { why: String::new() },
         };
@@ -186,106 +165,6 @@ impl ShadowReport {
             e2e_ms_p50: shadow.e2e_ms.each_ref().map(|arm| arm.quantile(0.5)),
         }
     }
-}
-
-fn advise(report: &Report, spec: &Spec, tally: &Tally) -> Advice {
-    if let Some(broken) = report.guardrails.iter().find(|guardrail| guardrail.is_broken) {
-        return Advice::Rollback { why: broken.to_string() };
-    }
-    let (alpha, gain) = (spec.alphas().0, gain_text(report));
-    if tally.goal.is_below(-spec.goal.min_gain, alpha) {
-        return Advice::Rollback { why: format!("the candidate is worse: {gain}") };
-    }
-    if report.sample_ratio_mismatch {
-        let ([primary, candidate], expected) = (report.units, report.units_expected);
-        let why = format!(
-            "sample ratio mismatch: {candidate} of {} units are the candidate's, and {expected:.1} were to be expected",
-            primary + candidate
-        );
-        return Advice::Hold { why };
-    }
-    let Some(next) = report.stage.next() else {
-        return Advice::Hold { why: at_the_end(spec, &gain) };
-    };
-    if report.n_stage < spec.min_answers {
-        let (n, wanted) = (report.n_stage, spec.min_answers);
-        return Advice::Hold { why: format!("{n} of {wanted} answers of this stage") };
-    }
-    if tally.goal.is_below(0.0, alpha) {
-        return Advice::Hold { why: format!("the candidate is worse: {gain}") };
-    }
-    if next < Stage::All {
-        return Advice::Promote { why: format!("no guardrail is broken; {gain}") };
-    }
-    last_step(report, spec, tally, &gain)
-}
-
-/// What is still known when there is no stage any more.
-fn at_the_end(spec: &Spec, gain: &str) -> String {
-    match spec.holdback {
-        0 => "everybody has the candidate: rates are compared with nobody any more".to_owned(),
-        held => {
-            format!("everybody but {held} % has the candidate, and is compared with them: {gain}")
-        }
-    }
-}
-
-/// Whether the candidate may take the primary's place.
-fn last_step(report: &Report, spec: &Spec, tally: &Tally, gain: &str) -> Advice {
-    let (alpha, least) = (spec.alphas().0, spec.goal.min_gain);
-    let (from, to) = (spec.primary.tier.as_str(), spec.candidate.tier.as_str());
-    let is_costlier = match report.cpu_seconds_p50 {
-        [Some(primary), Some(candidate)] => candidate > COSTLIER * primary,
-        _ => false,
-    };
-    if !spec.is_costlier() && !is_costlier {
-        // As good within the same margin is good enough for what costs no more.
-        return match tally.goal.is_above(-least, alpha) {
-            true => Advice::Promote { why: format!("as good as the primary: {gain}") },
-            false => {
-                let points = -100.0 * least;
-                Advice::Hold { why: format!("not known to be above {points:+.1} points: {gain}") }
-            }
-        };
-    }
-    if !tally.goal.is_above(least, alpha) {
-        let points = 100.0 * least;
-        let what = match spec.is_costlier() {
-            true => format!("{to} after {from}"),
-            false => format!("an answer of {COSTLIER} times the CPU seconds"),
-        };
-        let why = format!(
-            "{what} is costlier, and must gain {points:.1} points at the lower end: {gain}"
-        );
-        return Advice::Hold { why };
-    }
-    let limit = spec.budget.max_cost_ratio;
-    match report.cpu_seconds_p50 {
-        [Some(primary), Some(candidate)] if candidate <= primary * limit => {
-            let ratio = candidate / primary;
-            let why = format!("{gain}, for {ratio:.2} times the CPU seconds (at most {limit})");
-            Advice::Promote { why }
-        }
-        [Some(primary), Some(candidate)] => {
-            let ratio = candidate / primary;
-            let why = format!(
-                "an answer takes {ratio:.2} times the primary's CPU seconds ({candidate:.4} and {primary:.4} at the \
-                 median), and may take {limit}; {gain}"
-            );
-            Advice::Hold { why }
-        }
-        _ => Advice::Hold { why: "what an answer costs is not known of both arms".to_owned() },
-    }
-}
-
-fn gain_text(report: &Report) -> String {
-    let (low, high) = (100.0 * report.gain_low, 100.0 * report.gain_high);
-    let mean = |value: Option<f64>| {
-        value.map_or("nothing".to_owned(), |value| format!("{:.1} %", 100.0 * value))
-    };
-    let (metric, primary, candidate) =
-        (report.metric.as_str(), mean(report.primary), mean(report.candidate));
-    format!("{metric} {candidate} against {primary}, {low:+.1} to {high:+.1} points")
 }
 
 /// How often the interval of a guardrail may be wrong.
@@ -348,7 +227,7 @@ fn weigh(guardrail: &Guardrail, evidence: &Evidence, alpha: f64) -> GuardReport 
 }
 
 /// Candidate by primary; each of the two holds with half of the error.
-fn ratio_of(primary: &Sketch, candidate: &Sketch, q: f64, alpha: f64) -> Interval {
+pub(crate) fn ratio_of(primary: &Sketch, candidate: &Sketch, q: f64, alpha: f64) -> Interval {
     let primary = primary.interval(q, alpha / 2.0);
     let candidate = candidate.interval(q, alpha / 2.0);
     Interval {

@@ -2,7 +2,7 @@
 //!
 //! It must never see an answer twice, nor know where answers come from.
 //!
-//! Rates are of units, of which each counts once; latencies and costs are of answers.
+//! All is of units, of which each counts once: a rate in all stages together, a latency or cost in each stage anew.
 //!
 //! Start reading at [`Tally::see`].
 
@@ -10,7 +10,8 @@ use lm_evidence::{Difference, SampleRatio, Sketch};
 use lm_types::{Arm, ArmTag};
 use serde::{Deserialize, Serialize};
 
-use crate::Spec;
+use crate::report::RATIO_ALPHA;
+use crate::{Metric, Spec};
 
 /// What is known of an experiment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -21,9 +22,12 @@ pub struct Tally {
     pub n_stage: u64,
     pub(crate) goal: Difference,
     pub(crate) guardrails: Vec<Evidence>,
-    /// CPU seconds of an answer.
+    /// CPU seconds of an answer, in this stage.
     pub(crate) cost: [Sketch; 2],
     pub(crate) ratio: SampleRatio,
+    /// Units that people judged, by what they gave.
+    #[serde(default)]
+    pub(crate) rated: Vec<(Metric, SampleRatio)>,
     /// Copies that the candidate answered, beside what the primary answered.
     pub(crate) shadow: Pairs,
 }
@@ -67,13 +71,80 @@ impl Tally {
     }
 
     /// An answer of the primary or of the candidate that ended, in this stage when it `is_now`.
-    pub(crate) fn see(&mut self, tag: &ArmTag, is_now: bool, cpu_seconds: Option<f64>) {
+    pub(crate) fn see(&mut self, tag: &ArmTag, is_now: bool) {
         let side = usize::from(tag.arm == Arm::Candidate);
         self.n[side] += 1;
         if is_now {
             self.n_stage += side as u64;
-            cpu_seconds.into_iter().for_each(|value| self.cost[side].add(value));
         }
+    }
+
+    /// What an answer of this stage has of each latency and cost. Units are drawn, and answers of one resemble each other:
+    /// only the first that has a value counts, by what `is_first` says of the unit and these words. Where nobody is drawn
+    /// each answer counts.
+    pub(crate) fn see_sizes<E>(
+        &mut self,
+        spec: &Spec,
+        tag: &ArmTag,
+        value: impl Fn(Metric) -> Option<f64>,
+        mut is_first: impl FnMut(&str) -> Result<bool, E>,
+    ) -> Result<(), E> {
+        for metric in Metric::SIZES {
+            let is_wanted = metric == Metric::CpuSeconds
+                || spec.guardrails.iter().any(|guardrail| guardrail.metric == metric);
+            let Some(value) = value(metric).filter(|_| is_wanted) else { continue };
+            let words = format!("{} at {} %", metric.as_str(), tag.percent);
+            if is_drawn(tag.percent) && !is_first(&words)? {
+                continue;
+            }
+            if metric == Metric::CpuSeconds {
+                self.see_cost(tag.arm, value);
+            }
+            for (i, guardrail) in spec.guardrails.iter().enumerate() {
+                if guardrail.metric == metric {
+                    self.see_quantile(i, tag.arm, value);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// CPU seconds of an answer of this stage.
+    pub(crate) fn see_cost(&mut self, arm: Arm, cpu_seconds: f64) {
+        self.cost[usize::from(arm == Arm::Candidate)].add(cpu_seconds);
+    }
+
+    /// What a unit has of a rate or score. Nobody is drawn when everybody gets the same.
+    pub(crate) fn see_value(&mut self, spec: &Spec, tag: &ArmTag, metric: Metric, value: f64) {
+        let (arm, percent) = (tag.arm, tag.percent);
+        if !is_drawn(percent) {
+            return;
+        }
+        if metric.is_feedback() {
+            let (share, is_candidate) = (f64::from(percent) / 100.0, arm == Arm::Candidate);
+            match self.rated.iter_mut().find(|(of, _)| *of == metric) {
+                Some((_, ratio)) => ratio.add(share, is_candidate),
+                None => {
+                    let mut ratio = SampleRatio::default();
+                    ratio.add(share, is_candidate);
+                    self.rated.push((metric, ratio));
+                }
+            }
+        }
+        if spec.goal.metric == metric {
+            self.see_goal(arm, percent, value);
+        }
+        for (i, guardrail) in spec.guardrails.iter().enumerate() {
+            if guardrail.metric == metric {
+                self.see_rate(i, arm, percent, value);
+            }
+        }
+    }
+
+    /// Whether one arm is judged more often than the lot alone would make it: then those who judge were not drawn.
+    pub(crate) fn is_lopsided(&self, metric: Metric) -> bool {
+        let rated = self.rated.iter().find(|(of, _)| *of == metric);
+        rated.is_some_and(|(_, ratio)| ratio.is_off(RATIO_ALPHA))
     }
 
     /// What a unit has of the goal.
@@ -88,7 +159,7 @@ impl Tally {
         }
     }
 
-    /// What an answer of this stage has of a guardrail of a latency or cost.
+    /// What a unit has of a guardrail of a latency or cost in this stage.
     pub(crate) fn see_quantile(&mut self, index: usize, arm: Arm, value: f64) {
         if let Some(Evidence::Quantile(arms)) = self.guardrails.get_mut(index) {
             arms[usize::from(arm == Arm::Candidate)].add(value);

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use lm_types::{Arm, ArmTag, ChatMessage, Prompt, Role};
 
 use crate::book::json_of;
-use crate::{Advice, Book, ExperimentError, Forced, Report, Spec, Stage, Status, Tally, Unit};
+use crate::{
+    Advice, Book, ExperimentError, Forced, Metric, Report, Spec, Stage, Status, Tally, Unit,
+};
 
 const SPEC: &str = r#"
 name = "polite"
@@ -149,7 +151,8 @@ fn tally(book: &Book, n: u64, bad: u64, ttft_ms: f64) -> Tally {
             let value = f64::from(u8::from(i % every != 0));
             tally.see_unit(arm, 50);
             let tag = ArmTag { arm, ..tag.clone() };
-            tally.see(&tag, true, Some(if arm == Arm::Candidate { 0.3 } else { 0.1 }));
+            tally.see(&tag, true);
+            tally.see_cost(arm, if arm == Arm::Candidate { 0.3 } else { 0.1 });
             tally.see_goal(arm, 50, value);
             tally.see_rate(0, arm, 50, value);
             tally.see_quantile(1, arm, if arm == Arm::Candidate { ttft_ms } else { 100.0 });
@@ -173,6 +176,42 @@ fn guardrails_roll_back_when_their_interval_excludes_the_limit() {
     assert!(matches!(&found, Advice::Rollback { why } if why.contains("not_failure")), "{found:?}");
     let found = advice(&book, &tally(&book, 400, 10, 700.0));
     assert!(matches!(&found, Advice::Rollback { why } if why.contains("ttft_ms p90")), "{found:?}");
+}
+
+/// Opinions of the candidate's answers in three of 22 where one in twenty was to be expected, or as expected; every
+/// `bad` in 25 of the candidate's is bad, and 5 of the primary's.
+fn rated(spec: &Spec, book: &Book, is_lopsided: bool, bad: u64) -> Tally {
+    let mut tally = Tally::new(spec);
+    let tag = book.live().expect("what runs").remove(0).assign(unit("ana"));
+    let mut n = [0_u64; 2];
+    for i in 0..4000_u64 {
+        let is_candidate = if is_lopsided { i * 3 % 22 < 3 } else { i.is_multiple_of(20) };
+        let (arm, bad) = if is_candidate { (Arm::Candidate, bad) } else { (Arm::Primary, 5) };
+        let n = &mut n[usize::from(is_candidate)];
+        *n += 1;
+        let value = f64::from(u8::from(*n * 7 % 25 >= bad));
+        tally.see_value(spec, &ArmTag { arm, percent: 5, ..tag.clone() }, Metric::Feedback, value);
+    }
+    tally
+}
+
+#[test]
+fn opinions_decide_nothing_where_one_arm_is_judged_more_often() {
+    let (_folder, mut book) = book();
+    let goal = "[goal]\nmetric = \"feedback\"\nmin_gain = 0.25";
+    let text = SPEC.replace("system = \"polite\"", "").replace("from = \"1\"", "from = \"5\"");
+    let text = text.replace("[goal]\nmetric = \"not_failure\"", goal);
+    let spec = Spec::parse(&text).expect("a spec");
+    let begun = book.start(&spec, "ana", 2).expect("an experiment");
+    // 20 points are lost, which is within the margin; weighed by the share of units they would be 50.
+    let found = Report::of(&begun, &rated(&spec, &book, true, 10));
+    assert!(found.ratings_mismatch && !found.sample_ratio_mismatch, "{found:?}");
+    let Advice::Hold { why } = &found.advice else { panic!("{:?}", found.advice) };
+    assert!(why.contains("of the 4000 units that said something are the candidate's"), "{why}");
+    // Those who were drawn are believed.
+    let found = Report::of(&begun, &rated(&spec, &book, false, 25));
+    assert!(!found.ratings_mismatch, "{found:?}");
+    assert!(matches!(found.advice, Advice::Rollback { .. }), "{:?}", found.advice);
 }
 
 #[test]
@@ -245,6 +284,34 @@ fn a_costlier_candidate_must_gain_and_stay_within_its_budget() {
     assert_eq!(moved.stage, Stage::All);
     let entry = book.audit(Some("polite"), 1).expect("the log").remove(0);
     assert!(entry.detail.contains("forced: the board"), "{entry:?}");
+}
+
+/// Of 400 answers of the candidate `n_dear` take twice the primary's CPU seconds.
+#[track_caller]
+fn check_cost(n_dear: u64, expect: fn(&Advice) -> bool) {
+    let (_folder, mut book) = book();
+    let text = SPEC.replace("system = \"polite\"", "").replace("from = \"1\"", "from = \"50\"");
+    let goal = "[goal]\nmin_gain = 0.2\nmetric = \"not_failure\"";
+    let text = text.replace("[goal]\nmetric = \"not_failure\"", goal);
+    book.start(&Spec::parse(&text).expect("a spec"), "ana", 2).expect("an experiment");
+    let mut tally = tally(&book, 400, 10, 100.0);
+    tally.cost = Default::default();
+    for i in 0..400 {
+        tally.see_cost(Arm::Primary, 0.1);
+        tally.see_cost(Arm::Candidate, if i < n_dear { 0.2 } else { 0.1 });
+    }
+    let found = advice(&book, &tally);
+    assert!(expect(&found), "{found:?}");
+}
+
+#[test]
+fn what_is_not_known_to_cost_no_more_is_held_back() {
+    check_cost(100, |found| matches!(found, Advice::Promote { .. }));
+    // The median is the primary's, as chance has it.
+    check_cost(199, |found| found.why().starts_with("not known to be no costlier than 1.5 times"));
+    check_cost(300, |found| {
+        found.why().contains("1.97 to 2.01 times") && found.why().contains("which is costlier")
+    });
 }
 
 #[test]

@@ -5,19 +5,21 @@
 //!
 //! Start reading at [`Experiments::live`], then [`Keeper::round`].
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use lm_api::{ApiError, OverrideRefusal};
 use lm_experiment::{
-    Advice, Book, Experiment, ExperimentError, Live, Metric, Promote, Stage, Status,
+    Advice, Book, Experiment, ExperimentError, Live, Metric, Promote, Report, Stage, Status,
 };
 use lm_feedback::{Answer, Kind, json_of, signals};
 use lm_store::{Answered, Reader, Store};
 use serde::Serialize;
 
 use crate::attendant::{AttendantStanding, Next, Pulse, attend};
+use crate::losses::{Losses, Troubled};
 use crate::now_ms;
 
 /// How often it is looked whether somebody else wrote to the file.
@@ -35,6 +37,9 @@ struct Inner {
     book: Mutex<Book>,
     live: RwLock<Arc<Vec<Live>>>,
     rolled_back: RwLock<Arc<Vec<RolledBack>>>,
+    losses: Losses,
+    /// Whose lot is not as drawn, and how.
+    mismatches: Mutex<BTreeMap<String, String>>,
     books: Vec<PathBuf>,
     pulse: Arc<Pulse>,
 }
@@ -75,6 +80,8 @@ impl Experiments {
             book: Mutex::new(book),
             live,
             rolled_back,
+            losses: Losses::default(),
+            mismatches: Mutex::default(),
             books: books.clone(),
             pulse: Arc::clone(&pulse),
         });
@@ -100,6 +107,36 @@ impl Experiments {
     #[must_use]
     pub fn rolled_back(&self) -> Arc<Vec<RolledBack>> {
         Arc::clone(&self.0.rolled_back.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Experiments that run, and whose candidate cannot answer or whose lot is not as drawn.
+    #[must_use]
+    pub fn troubled(&self) -> Vec<Troubled> {
+        let mismatches = self.0.mismatches().clone();
+        let of = |one: &Live| {
+            let name = &one.spec.name;
+            let why = self.0.losses.told(name).or_else(|| mismatches.get(name).cloned())?;
+            let (experiment, model) = (name.clone(), one.spec.model.clone());
+            Some(Troubled { experiment, model, stage: one.stage, why })
+        };
+        self.live().iter().filter_map(of).collect()
+    }
+
+    /// A request that was drawn for the candidate, which could not answer it. After ten in a row an alert tells; when they
+    /// went on for two minutes, the experiment is rolled back.
+    pub fn lost(&self, experiment: &str, why: &str, at_ms: i64) {
+        self.0.losses.lost(experiment, why, at_ms);
+    }
+
+    /// Whether the candidate could not answer ten in a row: nobody should wait for it.
+    #[must_use]
+    pub fn is_losing(&self, experiment: &str) -> bool {
+        self.0.losses.is_losing(experiment)
+    }
+
+    /// A request that the candidate could take.
+    pub fn answers(&self, experiment: &str) {
+        self.0.losses.answers(experiment);
     }
 
     /// What decides who answers now. Never waits.
@@ -139,8 +176,28 @@ impl Inner {
         Arc::clone(&self.live.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    fn mismatches(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        self.mismatches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes whether an experiment's lot is as drawn.
+    fn note_lot(&self, report: &Report) {
+        let is_off = report.sample_ratio_mismatch || report.ratings_mismatch;
+        let before = match is_off {
+            true => self.mismatches().insert(report.name.clone(), report.advice.why().to_owned()),
+            false => self.mismatches().remove(&report.name),
+        };
+        if is_off && before.is_none() {
+            let (experiment, why) = (&report.name, report.advice.why());
+            tracing::error!(experiment, why, "ALERT: an experiment is not as drawn");
+        }
+    }
+
     fn reload(&self, book: &Book) -> Result<(), ExperimentError> {
         let (live, rolled_back) = (Arc::new(book.live()?), Arc::new(rolled_back(book)?));
+        let runs = |name: &str| live.iter().any(|one| one.spec.name == name);
+        self.losses.keep(runs);
+        self.mismatches().retain(|name, _| runs(name));
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
         *self.rolled_back.write().unwrap_or_else(PoisonError::into_inner) = rolled_back;
         Ok(())
@@ -217,7 +274,7 @@ impl Keeper {
         let mut failed = None;
         // Each is the first in its turn: one that panics does not leave those behind it unattended.
         for one in live.iter().cycle().skip(turn % live.len().max(1)).take(live.len()) {
-            let moved = self.weigh(one).and_then(|is_moved| match is_moved {
+            let moved = self.weigh(one, inner).and_then(|is_moved| match is_moved {
                 true => inner.reload(&self.book),
                 false => Ok(()),
             });
@@ -233,11 +290,14 @@ impl Keeper {
     }
 
     /// Weighs what came; whether the experiment was moved.
-    fn weigh(&mut self, live: &Live) -> Result<bool, ExperimentError> {
+    fn weigh(&mut self, live: &Live, inner: &Inner) -> Result<bool, ExperimentError> {
         let (name, now_ms) = (live.spec.name.as_str(), now_ms());
         // One page for each look: what a person does is seen between two.
         self.book.collect(self.store.reader(), name, &measured, now_ms)?;
-        match self.book.report(name)?.advice {
+        let report = self.book.report(name)?;
+        inner.note_lot(&report);
+        let hopeless = inner.losses.hopeless(name).map(|why| Advice::Rollback { why });
+        match hopeless.unwrap_or(report.advice) {
             Advice::Rollback { why } => {
                 self.book.rollback(name, &why, BY_EVIDENCE, now_ms)?;
                 tracing::error!(experiment = name, why, "ALERT: an experiment was rolled back");

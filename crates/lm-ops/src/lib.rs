@@ -26,6 +26,7 @@ mod ingest_keeper;
 mod ingests;
 mod judged;
 mod loop_pages;
+mod losses;
 mod model_monitor;
 mod monitors;
 mod ops;
@@ -56,13 +57,14 @@ pub use datasets::{Datasets, Wanted};
 pub use doctor::{Change, Doctor, RunReport, is_alive};
 pub use drill::{Drift, Drill, DrillError, DrillReport, Noticed, SignalReport};
 pub use erasures::{last_erasure, note_erasure};
-pub use experiments::{Experiments, RolledBack, collect_experiment, experiment_refusal};
+pub use experiments::{Experiments, RolledBack, Troubled, collect_experiment, experiment_refusal};
 pub use failure_views::{Example, FixView, Message, OpinionView, ProblemView, ReviewView, Told};
 pub use feedback_loop::FeedbackLoop;
 pub use feedback_receipt::FeedbackReceipt;
 pub use ingests::{Accepted, IngestCounts, Ingests, TokenCounter, Upload, row_format};
 pub use judged::Judged;
 pub use loop_pages::{AsOf, FixPage, LearningPage, ProblemDetail, ProblemPage, ReviewPage};
+pub use losses::Troubled;
 pub use model_monitor::ModelStanding;
 pub use monitors::{
     Group, MonitorAction, MonitorEntry, MonitorOptions, Monitors, SignalShape, Spread,

@@ -69,6 +69,9 @@ pub struct ServerNow {
     /// Experiments that the evidence ended, and that nothing took the place of.
     #[serde(default)]
     pub rolled_back: Vec<RolledBackNow>,
+    /// Experiments that run, and that a person must look at.
+    #[serde(default)]
+    pub troubled_experiments: Vec<TroubledNow>,
     /// The last answer of the response cache that was another one when it was computed again.
     #[serde(default)]
     pub cache_mismatch: Option<CacheMismatchNow>,
@@ -104,6 +107,19 @@ pub struct RolledBackNow {
     pub why: String,
     /// Unix milliseconds.
     pub at_ms: i64,
+}
+
+/// An experiment that runs, and whose candidate cannot answer or whose lot is not as drawn.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TroubledNow {
+    /// Its name.
+    pub experiment: String,
+    /// The model whose requests it is about.
+    pub model: String,
+    /// How far it is.
+    pub stage: String,
+    /// What is wrong.
+    pub why: String,
 }
 
 /// An answer of the response cache that was another one when it was computed again.

@@ -1,12 +1,12 @@
 //! Alerts of what works beside the engine: threads that do not, what never has its turn, and experiments that ended by
-//! themselves.
+//! themselves or cannot go on.
 //!
 //! It must never remember: an alert is a fact about one [`Now`].
 //!
 //! Start reading at [`alerts`].
 
 use crate::alert::{critical, warning};
-use crate::{Alert, Now, OverdueNow, RolledBackNow, ThreadNow};
+use crate::{Alert, Now, OverdueNow, RolledBackNow, ThreadNow, TroubledNow};
 
 /// A round takes far less.
 const MOST_IDLE_MS: u64 = 60_000;
@@ -24,6 +24,7 @@ pub(crate) fn alerts(now: &Now, found: &mut Vec<Alert>) {
     let is_told =
         |one: &&RolledBackNow| (now.at_ms - one.at_ms).unsigned_abs() < ROLLED_BACK_TOLD_MS as u64;
     found.extend(now.server.rolled_back.iter().filter(is_told).map(of_rollback));
+    found.extend(now.server.troubled_experiments.iter().map(of_experiment));
 }
 
 /// What nobody attends to while a thread does not do its work.
@@ -90,9 +91,18 @@ fn of_rollback(one: &RolledBackNow) -> Alert {
     )
 }
 
+fn of_experiment(one: &TroubledNow) -> Alert {
+    let TroubledNow { experiment, model, stage, why } = one;
+    warning(
+        &format!("experiment {experiment}"),
+        format!("{model}: the experiment {experiment} cannot go on from {stage}: {why}"),
+        "`lastmile exp status` has the numbers. Take it back with `lastmile exp rollback`, or mend what it names.",
+    )
+}
+
 #[cfg(test)]
 mod tests {
-    use crate::{Level, Now, OverdueNow, RolledBackNow, ThreadNow, alerts};
+    use crate::{Level, Now, OverdueNow, RolledBackNow, ThreadNow, TroubledNow, alerts};
 
     #[track_caller]
     fn check(change: impl FnOnce(&mut Now), expect: &[(Level, &str, &str)]) {
@@ -172,5 +182,19 @@ mod tests {
         let what = "m: the experiment polite was rolled back from 5%: ttft_ms is worse";
         check(ended(1000), &[(Level::Warning, "rolled back polite", what)]);
         check(ended(24 * 60 * 60 * 1000), &[]);
+    }
+
+    #[test]
+    fn an_experiment_that_cannot_go_on_is_told_of() {
+        let troubled = |now: &mut Now| {
+            now.server.troubled_experiments = vec![TroubledNow {
+                experiment: "polite".to_owned(),
+                model: "m".to_owned(),
+                stage: "5 %".to_owned(),
+                why: "sample ratio mismatch".to_owned(),
+            }];
+        };
+        let what = "m: the experiment polite cannot go on from 5 %: sample ratio mismatch";
+        check(troubled, &[(Level::Warning, "experiment polite", what)]);
     }
 }

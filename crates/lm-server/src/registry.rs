@@ -25,6 +25,9 @@ use crate::idle::Idle;
 /// How long a request waits for its model at most; what came later is told to come again.
 pub(crate) const LOAD_WAIT: Duration = Duration::from_secs(120);
 
+/// How often it is tried to load a model for what runs for nobody.
+const BESIDE_EVERY: Duration = Duration::from_secs(30);
+
 /// The models of one server.
 pub(crate) struct Models {
     registry: Arc<Registry>,
@@ -33,13 +36,21 @@ pub(crate) struct Models {
     idle: Arc<Idle>,
     /// The last load of each model: `None` within while it runs.
     loads: Mutex<BTreeMap<String, watch::Receiver<Option<Loaded>>>>,
+    /// When it was last tried to load a model beside the others.
+    tried: Mutex<BTreeMap<String, Instant>>,
 }
 
 type Loaded = Result<(), Arc<RegistryError>>;
 
 impl Models {
     pub(crate) fn new(registry: Registry, ops: Ops) -> Self {
-        Models { registry: Arc::new(registry), ops, idle: Arc::default(), loads: Mutex::default() }
+        Models {
+            registry: Arc::new(registry),
+            ops,
+            idle: Arc::default(),
+            loads: Mutex::default(),
+            tried: Mutex::default(),
+        }
     }
 
     /// What runs for nobody: one for the whole server.
@@ -92,6 +103,27 @@ impl Models {
     /// No model has this name.
     pub(crate) fn get(&self, name: Option<&str>) -> Result<Option<Arc<Runtime>>, ApiError> {
         self.registry.get(name).map_err(|error| self.refusal(&error, name))
+    }
+
+    /// Begins to load a model for what runs for nobody: no other one goes for it. Returns at once.
+    pub(crate) fn load_beside(&self, name: &str) {
+        let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+        if tried.get(name).is_some_and(|at| at.elapsed() < BESIDE_EVERY) {
+            return;
+        }
+        tried.insert(name.to_owned(), Instant::now());
+        drop(tried);
+        let (registry, ops, name) = (Arc::clone(&self.registry), self.ops.clone(), name.to_owned());
+        spawn_blocking(move || match registry.load_beside(Some(&name)) {
+            Ok(Some(runtime)) => note(&ops, &runtime),
+            Ok(None) => {
+                tracing::warn!(
+                    model = name,
+                    "not loaded for copies: another model would have to go"
+                );
+            }
+            Err(error) => tracing::error!(%error, "not loaded for copies"),
+        });
     }
 
     /// All models, the default one first.

@@ -12,7 +12,7 @@ use lastmile::{
 };
 use lm_api::{ApiError, Denial};
 use lm_keys::Scope;
-use lm_ops::{Live, Params, Stage, Unit, UnitBy, tenant_text};
+use lm_ops::{Experiments, Live, Params, Stage, Unit, UnitBy, now_ms, tenant_text};
 
 use crate::app::{App, mint_id};
 use crate::generate::{Call, said_once};
@@ -95,10 +95,16 @@ impl Trial {
     /// it is loaded, though not for long.
     fn its_model(&self, app: &App, asked: &Arc<Runtime>) -> Option<Arc<Runtime>> {
         let variant = self.live.variant(self.tag.arm);
+        let is_losing = |experiments: &Experiments| experiments.is_losing(&self.tag.experiment);
+        // When it is loaded after all, it is found at once.
+        let wait = match self.is_drawn_candidate() && app.ops.experiments().is_some_and(is_losing) {
+            true => Duration::ZERO,
+            false => LOAD_WAIT,
+        };
         let found = match &variant.model {
             None => Ok(Arc::clone(asked)),
             Some(model) => tokio::runtime::Handle::current()
-                .block_on(app.models.resolve_within(Some(model), LOAD_WAIT)),
+                .block_on(app.models.resolve_within(Some(model), wait)),
         };
         let found = found.map_err(|error| error.to_string()).and_then(|found| {
             match variant.adapter.as_ref().filter(|name| found.adapter(name).is_none()) {
@@ -107,16 +113,23 @@ impl Trial {
             }
         });
         // Units that are lost so show in the sample ratio.
-        found.inspect_err(|error| self.is_lost(error)).ok()
+        found.inspect_err(|error| self.is_lost(app, error)).ok()
     }
 
-    /// The model that was asked answers in the arm's place.
-    fn is_lost(&self, error: &str) {
+    /// The model that was asked answers in the arm's place. A candidate that loses one after the other is given up.
+    fn is_lost(&self, app: &App, error: &str) {
+        if let Some(experiments) = app.ops.experiments().filter(|_| self.is_drawn_candidate()) {
+            experiments.lost(&self.tag.experiment, error, now_ms());
+        }
         tracing::error!(
             error,
             arm = self.name(),
             "an arm cannot answer: the model that was asked does"
         );
+    }
+
+    fn is_drawn_candidate(&self) -> bool {
+        self.tag.arm == Arm::Candidate && !self.is_named
     }
 
     /// Whether a body must be read again for this arm.
@@ -148,10 +161,13 @@ impl Trial {
                 Ok(again) => *turn = again,
                 // What the primary would take is not refused for the candidate's sake.
                 Err(error) => {
-                    trial.is_lost(&error.to_string());
+                    trial.is_lost(app, &error.to_string());
                     return Ok(None);
                 }
             }
+        }
+        if let Some(experiments) = app.ops.experiments().filter(|_| trial.is_drawn_candidate()) {
+            experiments.answers(&trial.tag.experiment);
         }
         trial.apply(&mut turn.requests);
         call.entry.is_in(trial.name());
@@ -183,11 +199,8 @@ impl Trial {
                 Ok(Some(runtime)) => runtime,
                 _ => {
                     app.shadow.count_unavailable();
-                    let (app, model) = (Arc::clone(app), model.clone());
-                    // The next ones find it.
-                    tokio::runtime::Handle::current().spawn(async move {
-                        drop(app.models.resolve(Some(&model)).await);
-                    });
+                    // The next ones find it. No client is to wait for a model that went for a copy.
+                    app.models.load_beside(model);
                     return;
                 }
             },

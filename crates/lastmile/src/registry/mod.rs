@@ -130,6 +130,33 @@ impl Registry {
         shared.start(i, config, limit)
     }
 
+    /// As [`Registry::load`], but in the place of no other model: `None` where one would have to go.
+    ///
+    /// # Errors
+    /// It cannot be loaded, whatever goes.
+    pub fn load_beside(&self, name: Option<&str>) -> Result<Option<Arc<Runtime>>, RegistryError> {
+        let shared = &*self.shared;
+        let i = shared.find(name)?;
+        let _loading = shared.begin_loading(i)?;
+        if let Some(runtime) = shared.state().slots[i].used() {
+            return Ok(Some(runtime));
+        }
+        let n_loaded = {
+            let state = shared.state();
+            state.slots.iter().filter(|slot| slot.runtime.is_some()).count()
+        };
+        if n_loaded >= shared.max_loaded {
+            return Ok(None);
+        }
+        let config = shared.configure(i)?;
+        let taken = shared.state().taken_bytes();
+        match shared.ledger.grant(&config, taken) {
+            Ok(limit) => shared.start(i, config, limit).map(Some),
+            Err(LoadError::OutOfMemory { .. }) => Ok(None),
+            Err(error) => Err(shared.load_error(i, error)),
+        }
+    }
+
     /// Takes a model out of service; its answers finish, then its memory is free. False when it was not
     /// loaded. Who asks for it again has it loaded again.
     ///

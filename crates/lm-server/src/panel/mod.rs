@@ -212,6 +212,7 @@ fn look(app: &App) -> Now {
             failing_sinks: failing_sinks(app),
             troubled_threads: troubles::threads(app),
             rolled_back: troubles::rolled_back(&app.ops),
+            troubled_experiments: troubles::experiments(&app.ops),
             cache_mismatch: cache_mismatch(app),
         },
         models: served

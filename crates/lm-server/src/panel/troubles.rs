@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use lm_ops::{AttendantStanding, Ops};
-use lm_panel::{OverdueNow, RolledBackNow, ThreadNow};
+use lm_panel::{OverdueNow, RolledBackNow, ThreadNow, TroubledNow};
 
 use crate::app::App;
 use crate::idle;
@@ -49,4 +49,16 @@ pub(super) fn rolled_back(ops: &Ops) -> Vec<RolledBackNow> {
         at_ms: one.at_ms,
     };
     experiments.rolled_back().iter().map(told).collect()
+}
+
+/// Experiments that run, and that a person must look at.
+pub(super) fn experiments(ops: &Ops) -> Vec<TroubledNow> {
+    let Some(experiments) = ops.experiments() else { return Vec::new() };
+    let told = |one: lm_ops::Troubled| TroubledNow {
+        experiment: one.experiment,
+        model: one.model,
+        stage: one.stage.to_string(),
+        why: one.why,
+    };
+    experiments.troubled().into_iter().map(told).collect()
 }

@@ -25,6 +25,7 @@ mod paneling;
 mod reasoning;
 mod refusals;
 mod several;
+mod shadowing;
 mod strangers;
 mod streams;
 mod switching;
