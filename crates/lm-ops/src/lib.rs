@@ -57,7 +57,7 @@ pub use datasets::{Datasets, Wanted};
 pub use doctor::{Change, Doctor, RunReport, is_alive};
 pub use drill::{Drift, Drill, DrillError, DrillReport, Noticed, SignalReport};
 pub use erasures::{last_erasure, note_erasure};
-pub use experiments::{Experiments, RolledBack, Troubled, collect_experiment, experiment_refusal};
+pub use experiments::{Experiments, RolledBack, collect_experiment, experiment_refusal};
 pub use failure_views::{Example, FixView, Message, OpinionView, ProblemView, ReviewView, Told};
 pub use feedback_loop::FeedbackLoop;
 pub use feedback_receipt::FeedbackReceipt;

@@ -34,7 +34,8 @@ pub use history::{History, Point, TICK};
 pub use lanes::{Lane, Lanes, Span};
 pub use ledger::{AttemptTimes, attempts, memory};
 pub use now::{
-    CacheMismatchNow, ClockJump, DriftNow, Latency, ModelNow, Now, OverdueNow, ProbeNow, RecentError, RolledBackNow, ServerNow, SinkNow, StoreNow, ThreadNow, TroubledNow,
+    CacheMismatchNow, ClockJump, DriftNow, Latency, ModelNow, Now, OverdueNow, ProbeNow,
+    RecentError, RolledBackNow, ServerNow, SinkNow, StoreNow, ThreadNow, TroubledNow,
 };
 pub use paint::{Picture, Swatch, Width, WidthError};
 pub use spark::sparkline;

@@ -31,6 +31,7 @@ fn answered(finish_reason: &str) -> Answered {
         params: serde_json::Value::Null,
         n: 1,
         priority: "interactive".to_owned(),
+        mean_logprob: None,
         attempt: StoredAttempt {
             choice: 0,
             release_hash: String::new(),
