@@ -176,14 +176,32 @@ pub fn show(home: &DataHome, name: &str, version: Option<&str>) -> Result<Versio
 
 /// The manifests of all versions, newest first. A dataset that was never published has none.
 pub(crate) fn published(dataset: &DatasetFolder) -> Result<Vec<Manifest>, DataError> {
-    let mut manifests = Vec::new();
+    let folders = folders(dataset)?.into_iter();
+    folders.map(|(_, folder)| read(&dataset.versions.join(folder))).collect()
+}
+
+/// The sequences and folders of the versions, newest first.
+pub(crate) fn folders(dataset: &DatasetFolder) -> Result<Vec<(u64, String)>, DataError> {
+    let mut found = Vec::new();
     for name in entries(&dataset.versions)? {
-        if is_version(&name) {
-            manifests.push(read(&dataset.versions.join(name))?);
+        if !is_version(&name) || is_remains(dataset, &name) {
+            continue;
         }
+        let sequence = match name.split_once('-') {
+            Some((sequence, _)) => sequence.parse().unwrap_or(0),
+            // The first format says it inside only.
+            None => read(&dataset.versions.join(&name))?.sequence,
+        };
+        found.push((sequence, name));
     }
-    manifests.sort_by_key(|manifest| std::cmp::Reverse(manifest.sequence));
-    Ok(manifests)
+    found.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(found)
+}
+
+/// Whether a version's folder has no manifest: it was being removed when that was killed.
+pub(crate) fn is_remains(dataset: &DatasetFolder, folder: &str) -> bool {
+    // What cannot be looked at is not gone.
+    matches!(dataset.versions.join(folder).join("manifest.json").try_exists(), Ok(false))
 }
 
 /// Whether a folder of this name holds a version.

@@ -134,6 +134,28 @@ fn gc_removes_what_a_failed_ingest_left() {
 }
 
 #[test]
+fn a_gc_that_was_killed_leaves_no_version_that_cannot_be_read() {
+    let desk = Desk::new();
+    let first = desk.ingest(good_rows(3)).unwrap();
+    let second = desk.ingest(good_rows(4)).unwrap().manifest;
+    // It removes the files of a folder in any order.
+    fs::remove_file(first.folder.join("manifest.json")).unwrap();
+    fs::create_dir(desk.dataset().join("scratch-old")).unwrap();
+    let ids = || -> Vec<String> {
+        log(&desk.home, "tickets").unwrap().into_iter().map(|one| one.version).collect()
+    };
+    assert_eq!(ids(), [second.version.clone()]);
+    assert_eq!(crate::datasets(&desk.home, None, 1).unwrap()[0].n_versions, 1);
+    let third = desk.ingest(good_rows(5)).unwrap().manifest;
+    assert_eq!((third.sequence, third.parent.as_ref()), (3, Some(&second.version)));
+    let collected = gc(&desk.home, "tickets", Some(1)).unwrap();
+    assert_eq!((collected.versions, collected.n_objects), (vec![second.version], 2));
+    assert_eq!(ids(), [third.version]);
+    assert_eq!(names_in(&desk.dataset().join("versions")).len(), 1);
+    assert!(!names_in(&desk.dataset()).iter().any(|name| name.starts_with("scratch-")));
+}
+
+#[test]
 fn coverage_names_what_the_dataset_lacks() {
     let desk = Desk::new();
     let row = |label: &str| format!("{{\"text\":\"x\",\"label\":\"{label}\"}}\n");
