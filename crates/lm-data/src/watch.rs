@@ -10,6 +10,8 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::check::Contract;
+use crate::home::DatasetFolder;
 use crate::ingest::{prepare, run_batch};
 use crate::reader::SourcePath;
 use crate::stage::ledger::{Ledger, Stamp};
@@ -42,7 +44,7 @@ pub enum WatchEvent {
     /// A batch did not pass its audit. The files that broke the rules most are left alone until they change, and the
     /// others are read again without them.
     Refused(DataError),
-    /// A file or folder is not read, because its format is not known or the system refuses it. Told once.
+    /// A file or folder is not read, because its format or compression is not known or the system refuses it. Told once.
     LeftOut(DataError),
 }
 
@@ -63,7 +65,8 @@ impl Default for WatchOptions {
 /// that were published and whether some batch was refused.
 ///
 /// # Errors
-/// Those of [`ingest`](crate::ingest) but for [`DataError::AuditFailed`], which is an event.
+/// Those of [`ingest`](crate::ingest) but for [`DataError::AuditFailed`] and what is wrong with one file, which are
+/// events, [`DataError::NoRows`], and [`DataError::Locked`], for whose end it waits.
 pub fn watch(
     home: &DataHome,
     name: &str,
@@ -82,9 +85,7 @@ pub fn watch(
     loop {
         let (mut found, unknown) = sources::in_folder(folder, &ingest)?;
         for error in unknown {
-            if told.insert(error.to_string()) {
-                on_event(WatchEvent::LeftOut(error));
-            }
+            tell(error, &mut told, on_event);
         }
         found.extend(inbox::pending(&dataset)?);
         let n_found = found.len();
@@ -93,12 +94,11 @@ pub fn watch(
         let stamps = seen.look_at(&mut found);
         let all_quiet = found.len() == n_found;
         let is_new = is_new(&dataset, &found, &stamps, &seen.read)?;
+        let mut must_wait = !is_new;
         if is_new {
             let contract = prepare(&dataset, &ingest)?;
-            let mut progress = |at| on_event(WatchEvent::Progress(at));
-            match run_batch(&dataset, &contract, &ingest, &found, &mut progress) {
+            match add(&dataset, &contract, &ingest, &found, on_event) {
                 Ok(version) => {
-                    inbox::settle(&dataset, &found)?;
                     // From now on the installed one holds, which may be changed while this goes on.
                     if version.is_some() {
                         ingest.contract = None;
@@ -116,21 +116,46 @@ pub fn watch(
                 }
                 // A file that went away while it was looked at: what is left is looked at again.
                 Err(DataError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+                // Somebody else adds or repairs: this is read after that.
+                Err(DataError::Locked { .. }) => must_wait = true,
                 Err(error) => {
                     let at = found.iter().find(|source| is_about(&error, &source.path));
                     let Some(source) = at else { return Err(error) };
                     seen.leave_out(&source.name, &stamps, is_denied(&error));
-                    if told.insert(error.to_string()) {
-                        on_event(WatchEvent::LeftOut(error));
-                    }
+                    tell(error, &mut told, on_event);
                 }
             }
         } else if options.once && all_quiet {
             return Ok((n_versions, any_refused));
         }
-        if !is_new && !wait(options.poll.min(options.settle.max(Duration::from_millis(10)))) {
+        if must_wait && !wait(options.poll.min(options.settle.max(Duration::from_millis(10)))) {
             return Ok((n_versions, any_refused));
         }
+    }
+}
+
+/// Adds what is new of the files and bodies; `None` when nothing is.
+fn add(
+    dataset: &DatasetFolder,
+    contract: &Contract,
+    ingest: &IngestOptions,
+    found: &[SourcePath],
+    on_event: &mut dyn FnMut(WatchEvent),
+) -> Result<Option<Version>, DataError> {
+    let mut progress = |at| on_event(WatchEvent::Progress(at));
+    let version = match run_batch(dataset, contract, ingest, found, &mut progress) {
+        // They are read, and nothing was in them.
+        Err(DataError::NoRows { .. }) => None,
+        other => other?,
+    };
+    inbox::settle(dataset, found)?;
+    Ok(version)
+}
+
+/// Says once what is not read, and why.
+fn tell(error: DataError, told: &mut HashSet<String>, on_event: &mut dyn FnMut(WatchEvent)) {
+    if told.insert(error.to_string()) {
+        on_event(WatchEvent::LeftOut(error));
     }
 }
 
@@ -195,7 +220,14 @@ pub(crate) fn culprits(found: &[SourcePath], error: &DataError) -> Result<Vec<St
 
 /// Whether an error is that of reading this file.
 fn is_about(error: &DataError, file: &Path) -> bool {
-    matches!(error, DataError::Io { path, .. } if path == file)
+    match error {
+        DataError::Io { path, .. }
+        | DataError::Compressed { path, .. }
+        | DataError::DamagedSource { path, .. }
+        | DataError::SourceIsFolder { path }
+        | DataError::SourceIsDevice { path } => path == file,
+        _ => false,
+    }
 }
 
 fn is_denied(error: &DataError) -> bool {
@@ -210,7 +242,7 @@ fn is_quiet(source: &SourcePath, settle: Duration) -> bool {
 
 /// Whether some file is not as it was when it was read.
 fn is_new(
-    dataset: &crate::home::DatasetFolder,
+    dataset: &DatasetFolder,
     found: &[SourcePath],
     stamps: &Stamps,
     read: &Stamps,
