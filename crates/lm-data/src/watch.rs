@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::check::Contract;
 use crate::home::DatasetFolder;
@@ -90,7 +90,7 @@ pub fn watch(
         found.extend(inbox::pending(&dataset)?);
         let n_found = found.len();
         // A file that changes while it is looked at is looked at again.
-        found.retain(|source| is_quiet(source, options.settle));
+        seen.keep_quiet(&mut found, options.settle);
         let stamps = seen.look_at(&mut found);
         let all_quiet = found.len() == n_found;
         let is_new = is_new(&dataset, &found, &stamps, &seen.read)?;
@@ -169,9 +169,32 @@ struct Seen {
     read: Stamps,
     /// Refused, or not to be read; and whether that was for want of permission.
     left_out: HashMap<String, (Stamp, bool)>,
+    /// Those whose time lies ahead, and since when they are so.
+    ahead: HashMap<String, (Stamp, Instant)>,
 }
 
 impl Seen {
+    /// Drops the files that somebody may still be writing.
+    fn keep_quiet(&mut self, found: &mut Vec<SourcePath>, settle: Duration) {
+        self.ahead.retain(|name, _| found.iter().any(|source| source.name == *name));
+        found.retain(|source| self.is_quiet(source, settle));
+    }
+
+    /// Whether a file did not change for so long: by its time, or, where that lies ahead, by when it was first seen so.
+    fn is_quiet(&mut self, source: &SourcePath, settle: Duration) -> bool {
+        let Ok(stamp) = Stamp::of(&source.path) else { return false };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        if stamp.modified_ns <= now {
+            self.ahead.remove(&source.name);
+            return now - stamp.modified_ns >= settle.as_nanos();
+        }
+        let seen = self.ahead.entry(source.name.clone()).or_insert((stamp, Instant::now()));
+        if seen.0 != stamp {
+            *seen = (stamp, Instant::now());
+        }
+        seen.1.elapsed() >= settle
+    }
+
     /// The stamps of the files that are to be read; the others are marked, and those that are gone are dropped.
     fn look_at(&mut self, found: &mut Vec<SourcePath>) -> Stamps {
         let mut stamps = Stamps::new();
@@ -232,12 +255,6 @@ fn is_about(error: &DataError, file: &Path) -> bool {
 
 fn is_denied(error: &DataError) -> bool {
     matches!(error, DataError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied)
-}
-
-fn is_quiet(source: &SourcePath, settle: Duration) -> bool {
-    let Ok(stamp) = Stamp::of(&source.path) else { return false };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-    now.saturating_sub(stamp.modified_ns) >= settle.as_nanos()
 }
 
 /// Whether some file is not as it was when it was read.

@@ -163,6 +163,27 @@ fn a_dataset_that_somebody_else_holds_is_waited_for() {
 }
 
 #[test]
+fn a_file_from_the_future_is_read_when_it_stays_as_it_is() {
+    let mut watched = Watched::new();
+    watched.options.settle = Duration::from_millis(20);
+    watched.file("a.jsonl", rows("a", 3));
+    let file = fs::File::options().append(true).open(watched.folder.join("a.jsonl")).unwrap();
+    let in_a_year = std::time::SystemTime::now() + Duration::from_hours(365 * 24);
+    file.set_modified(in_a_year).unwrap();
+    let mut n_waits = 0;
+    let mut wait = |time| {
+        std::thread::sleep(time);
+        n_waits += 1;
+        n_waits < 100
+    };
+    let (home, folder) = (&watched.desk.home, &watched.folder);
+    let ended = watch(home, "tickets", folder, &watched.options, &mut wait, &mut |_| ()).unwrap();
+    assert_eq!(ended, (1, false));
+    assert!((1..100).contains(&n_waits), "{n_waits}");
+    watched.check(&[rows("a", 3)]);
+}
+
+#[test]
 fn a_repaired_row_is_known_when_its_file_is_rewritten() {
     let mut watched = Watched::new();
     let terms = "format = 1\n[text]\nmojibake = true\n";
