@@ -24,10 +24,16 @@ use crate::version::merkle;
 
 /// The same rows after the check.
 struct Checked {
-    rows: Vec<(Record, Result<Good, Violation>)>,
-    nulls: Vec<u64>,
+    rows: Vec<CheckedRow>,
     blank_lines: u64,
     mark: SourceFile,
+}
+
+struct CheckedRow {
+    record: Record,
+    verdict: Result<Good, Violation>,
+    /// The columns with a share of nulls that are missing or null in it.
+    nulls: Vec<usize>,
 }
 
 /// The rows of an earlier content of a source, and how often each came.
@@ -87,7 +93,6 @@ pub(crate) fn run(
 fn check_all(rules: &Rules<'_>, batches: &Receiver<(u64, Batch)>, done: &Sender<(u64, Checked)>) {
     for (number, batch) in batches {
         let Batch { format, header, records, mark } = batch;
-        let mut nulls = vec![0; rules.contract.columns.len()];
         let mut blank_lines = 0;
         let mut rows = Vec::with_capacity(records.len());
         for record in records {
@@ -96,15 +101,16 @@ fn check_all(rules: &Rules<'_>, batches: &Receiver<(u64, Batch)>, done: &Sender<
                 continue;
             }
             let header = header.as_deref();
-            let null = |column: usize| nulls[column] += 1;
+            let mut nulls = Vec::new();
+            let null = |column: usize| nulls.push(column);
             let checked = caught(|| row::check(&record, format, header, rules, null));
-            let checked = checked.unwrap_or_else(|panic| {
+            let verdict = checked.unwrap_or_else(|panic| {
                 let detail = format!("checking the row panicked: {panic}");
                 Err(Violation::new(rule::UNREADABLE, detail))
             });
-            rows.push((record, checked));
+            rows.push(CheckedRow { record, verdict, nulls });
         }
-        if done.send((number, Checked { rows, nulls, blank_lines, mark })).is_err() {
+        if done.send((number, Checked { rows, blank_lines, mark })).is_err() {
             return;
         }
     }
@@ -160,13 +166,20 @@ fn write(
     batch: Checked,
     mut known: Option<&mut KnownRows>,
 ) -> Result<(), DataError> {
-    for (record, verdict) in batch.rows {
+    for CheckedRow { record, verdict, nulls } in batch.rows {
         let bytes = verdict.as_ref().map_or(record.bytes.as_slice(), |good| good.text.as_bytes());
         if known.as_mut().is_some_and(|known| known.take(bytes, &record.bytes)) {
             stage.counts().rows_repeated += 1;
             continue;
         }
-        stage.counts().rows_in += 1;
+        let counts = stage.counts();
+        counts.rows_in += 1;
+        for column in nulls {
+            if counts.nulls.len() <= column {
+                counts.nulls.resize(column + 1, 0);
+            }
+            counts.nulls[column] += 1;
+        }
         match verdict {
             Ok(good) => {
                 stage.accept(&good, &batch.mark.name, (record.offset_bytes, record.line))?
@@ -177,8 +190,6 @@ fn write(
         }
     }
     let counts = stage.counts();
-    counts.nulls.resize(batch.nulls.len(), 0);
-    counts.nulls.iter_mut().zip(batch.nulls).for_each(|(sum, n)| *sum += n);
     counts.blank_lines += batch.blank_lines;
     counts.sources_repeated += u64::from(batch.mark.same_as.is_some());
     stage.mark(batch.mark);
