@@ -36,12 +36,8 @@ pub fn datasets(
 }
 
 fn listed(dataset: &DatasetFolder) -> Dataset {
-    let folders = manifest::folders(dataset);
-    let n_versions = folders.as_ref().map_or(0, Vec::len);
-    let newest = folders.and_then(|folders| {
-        let newest = folders.first();
-        newest.map(|(_, name)| manifest::read(&dataset.versions.join(name))).transpose()
-    });
+    let n_versions = manifest::folders(dataset).map_or(0, |folders| folders.len());
+    let newest = manifest::last(dataset);
     Dataset { name: dataset.name.clone(), n_versions, newest }
 }
 

@@ -281,7 +281,7 @@ pub(crate) fn settle(dataset: &DatasetFolder, read: &[SourcePath]) -> Result<Tal
     if added.is_empty() {
         return Ok(sum);
     }
-    let newest = manifest::published(dataset)?.into_iter().next();
+    let newest = manifest::last(dataset)?;
     let mut tallies: HashMap<String, Tally> = HashMap::new();
     if let Some(newest) = &newest {
         let path = dataset.versions.join(newest.folder_name()).join("sources.jsonl");

@@ -274,7 +274,7 @@ fn is_new(
     if changed.is_empty() {
         return Ok(false);
     }
-    let Some(newest) = manifest::published(dataset)?.into_iter().next() else { return Ok(true) };
+    let Some(newest) = manifest::last(dataset)? else { return Ok(true) };
     if newest.is_first_format() {
         return Ok(true);
     }
