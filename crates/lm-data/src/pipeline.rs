@@ -185,7 +185,8 @@ fn write(
                 stage.accept(&good, &batch.mark.name, (record.offset_bytes, record.line))?
             }
             Err(violation) => {
-                stage.refuse(&QuarantinedRow::new(&record, &batch.mark.name, violation));
+                let SourceFile { name, format, .. } = &batch.mark;
+                stage.refuse(&QuarantinedRow::new(&record, name, Some(*format), violation));
             }
         }
     }

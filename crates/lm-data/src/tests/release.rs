@@ -64,6 +64,60 @@ fn a_repair_that_would_break_a_rule_stays() {
     assert_eq!(ids(&desk).len(), 1);
 }
 
+/// Publishes one source under a contract that allows rows of these terms.
+fn publish(desk: &Desk, name: &str, format: Format, bytes: &[u8], terms: &str) {
+    let contract = Some(desk.file("contract.toml", format!("format = 1\n{terms}")));
+    let options = IngestOptions { contract, format: Some(format), ..desk.lenient() };
+    let source = desk.file(name, bytes);
+    ingest(&desk.home, "tickets", &[source], &options, &mut |_| {}).unwrap();
+}
+
+#[test]
+fn rows_of_other_formats_are_released_as_the_rows_that_they_would_be() {
+    let go = |desk: &Desk| release(&desk.home, "tickets", &Select::All, Release::AsIs, None);
+    let last = |desk: &Desk| -> serde_json::Value {
+        let rows = String::from_utf8(newest_rows(desk)).unwrap();
+        serde_json::from_str(rows.lines().last().unwrap()).unwrap()
+    };
+    let desk = Desk::new();
+    let short = "[columns.x]\nmax_chars = 1\n";
+    publish(&desk, "a.csv", Format::Csv, b"x\n1\n42\n", short);
+    assert_eq!(go(&desk).unwrap().rows.len(), 1);
+    assert_eq!(last(&desk), serde_json::json!({ "x": "42" }));
+
+    let desk = Desk::new();
+    let talk = br#"{"conversations":[{"from":"human","value":"hi"},{"from":"gpt","value":"yes"}]}"#;
+    let half = br#"{"conversations":[{"from":"human","value":"hi"}]}"#;
+    publish(&desk, "a", Format::Sharegpt, &[&talk[..], b"\n", half, b"\n"].concat(), "");
+    go(&desk).unwrap();
+    let expect = serde_json::json!({ "messages": [{ "role": "user", "content": "hi" }] });
+    assert_eq!(last(&desk), expect);
+
+    // A record of which no row can be made is none.
+    let desk = Desk::new();
+    publish(&desk, "a.csv", Format::Csv, b"x,y\n1,2\n42\n", "");
+    let error = go(&desk).unwrap_err().to_string();
+    assert!(error.contains("it is no row: 1 cells"), "{error}");
+}
+
+#[test]
+fn repairs_are_of_the_format_of_their_source() {
+    let desk = Desk::new();
+    publish(&desk, "a.csv", Format::Csv, b"x\n1\n\"caf\xe9\"\n", "");
+    let [row] = desk.quarantined(Report::Newest).try_into().unwrap();
+    assert_eq!(row.repair.unwrap().row, "{\"x\":\"café\"}");
+    release(&desk.home, "tickets", &Select::All, Release::Repaired, None).unwrap();
+    assert_eq!(newest_rows(&desk), "{\"x\":\"1\"}\n{\"x\":\"café\"}\n".as_bytes());
+
+    // What is no chat is none when it is decoded.
+    let desk = Desk::new();
+    let chat = br#"{"messages":[{"role":"assistant","content":"yes"}]}"#;
+    let bytes = [&chat[..], b"\n{\"t\":\"caf\xe9\"}\n"].concat();
+    publish(&desk, "a", Format::Chat, &bytes, "");
+    let [row] = desk.quarantined(Report::Newest).try_into().unwrap();
+    assert_eq!((row.rule.as_str(), row.repair), ("not_utf8", None));
+}
+
 #[test]
 fn a_diff_counts_rows_that_come_several_times() {
     let desk = Desk::new();

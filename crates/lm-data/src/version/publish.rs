@@ -216,7 +216,7 @@ fn quarantined(row: StoredRow, violation: Violation) -> QuarantinedRow {
     let size_bytes = text.len() as u64;
     let bytes = text.into_bytes();
     let record = Record { offset_bytes, line, bytes, size_bytes, ..Record::default() };
-    QuarantinedRow::new(&record, &source, violation)
+    QuarantinedRow::new(&record, &source, None, violation)
 }
 
 /// Shows the version by one rename; returns its folder. `lineage` are rows of a quarantine that it publishes.

@@ -192,22 +192,33 @@ fn good(bad: &QuarantinedRow, how: Release, rules: &Rules<'_>) -> Result<Good, S
     let text = match (how, &bad.repair) {
         (Release::Repaired, Some(repair)) => repair.row.clone(),
         (Release::Repaired, None) => return Err("no repair is proposed".to_owned()),
-        (Release::AsIs, _) if bad.size_bytes > bad.raw.len() as u64 => {
-            return Err("only its beginning was kept".to_owned());
-        }
-        (Release::AsIs, _) => {
-            let bytes = bad.raw_bytes().unwrap_or_default();
-            String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?
-        }
+        (Release::AsIs, _) => as_it_is(bad)?,
     };
     let value =
         convert::parse(&text, None).map_err(|broken| format!("it is no row: {}", broken.detail))?;
     let text = if text.contains('\n') { value.to_string() } else { text };
     if how == Release::Repaired {
-        row::judge(&value, Format::Jsonl, rules, |_| ())
+        row::judge(&value, bad.format.unwrap_or(Format::Jsonl), rules, |_| ())
             .map_err(|broken| format!("repaired it breaks {}: {}", broken.rule, broken.detail))?;
     }
     Ok(Good { text, keys: row::keys(&value, &rules.contract.terms) })
+}
+
+/// The text that would have been published but for the rule.
+fn as_it_is(bad: &QuarantinedRow) -> Result<String, String> {
+    if let Some(row) = &bad.row {
+        return Ok(row.clone());
+    }
+    if bad.size_bytes > bad.raw.len() as u64 {
+        return Err("only its beginning was kept".to_owned());
+    }
+    let is_json =
+        |format| !matches!(format, Format::Csv | Format::Sharegpt | Format::Mbox | Format::Mail);
+    if !bad.format.is_none_or(is_json) {
+        return Err(format!("it is no row: {}", bad.detail));
+    }
+    let bytes = bad.raw_bytes().unwrap_or_default();
+    String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())
 }
 
 fn fill(stage: &mut Stage, ready: &[Ready]) -> Result<(), DataError> {
