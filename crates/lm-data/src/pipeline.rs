@@ -1,11 +1,10 @@
-//! Reading and checking on all cores, with bounded queues, in the order of the sources.
+//! Reading and checking on several cores, with bounded queues, in the order of the sources.
 //!
 //! It must never publish, and never hold more than a few batches of rows.
 //!
 //! Start reading at [`run`].
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::Hash;
+use std::collections::BTreeMap;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -14,13 +13,13 @@ use crate::caught::caught;
 use crate::check::row::{self, Good, Rules};
 use crate::check::{Violation, rule};
 use crate::ingest::IngestProgress;
+use crate::known::KnownRows;
 use crate::quarantine::QuarantinedRow;
 use crate::read::Format;
 use crate::read::framer::Record;
 use crate::reader::{Batch, SourcePath, read_all};
 use crate::stage::Stage;
 use crate::stage::ledger::{Ledger, SourceFile, Stamp};
-use crate::version::merkle;
 
 /// The same rows after the check.
 struct Checked {
@@ -36,31 +35,16 @@ struct CheckedRow {
     nulls: Vec<usize>,
 }
 
-/// The rows of an earlier content of a source, and how often each came.
-#[derive(Debug, Default)]
-pub(crate) struct KnownRows {
-    /// By the leaves of their bytes.
-    pub(crate) rows: HashMap<blake3::Hash, u32>,
-    /// Those that were released from quarantine, by the hexadecimal digest of what they had been.
-    pub(crate) released: HashMap<String, u32>,
+/// Each holds a few copies of a chunk of rows, which is 16 MiB, while it is checked and written.
+const MAX_WORKERS: usize = 4;
+
+/// How many threads check and write rows.
+pub(crate) fn n_workers() -> usize {
+    n_workers_of(std::thread::available_parallelism().ok().map(std::num::NonZero::get))
 }
 
-impl KnownRows {
-    /// Takes a row away when it is one of them.
-    fn take(&mut self, bytes: &[u8], raw: &[u8]) -> bool {
-        if take_one(&mut self.rows, &merkle::leaf(bytes)) {
-            return true;
-        }
-        let mut is_released =
-            |bytes: &[u8]| take_one(&mut self.released, &blake3::hash(bytes).to_hex().to_string());
-        is_released(bytes) || (raw != bytes && is_released(raw))
-    }
-}
-
-fn take_one<K: Hash + Eq>(counts: &mut HashMap<K, u32>, key: &K) -> bool {
-    let Some(left) = counts.get_mut(key).filter(|left| **left > 0) else { return false };
-    *left -= 1;
-    true
+fn n_workers_of(n_cores: Option<usize>) -> usize {
+    n_cores.map_or(1, |n_cores| n_cores.min(MAX_WORKERS))
 }
 
 /// Reads all sources that the ledger does not know into the stage.
@@ -72,7 +56,7 @@ pub(crate) fn run(
     known_rows: &dyn Fn(&str) -> Result<KnownRows, DataError>,
     progress: &mut dyn FnMut(IngestProgress),
 ) -> Result<(), DataError> {
-    let n_workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let n_workers = n_workers();
     let (to_workers, from_reader) = bounded::<(u64, Batch)>(2 * n_workers);
     let (to_writer, from_workers) = bounded::<(u64, Checked)>(2 * n_workers);
     let size_bytes = sources.iter().map(|s| Stamp::of(&s.path).map_or(0, |s| s.size_bytes)).sum();
@@ -168,7 +152,9 @@ fn write(
 ) -> Result<(), DataError> {
     for CheckedRow { record, verdict, nulls } in batch.rows {
         let bytes = verdict.as_ref().map_or(record.bytes.as_slice(), |good| good.text.as_bytes());
-        if known.as_mut().is_some_and(|known| known.take(bytes, &record.bytes)) {
+        if let Some(known) = &mut known
+            && known.take(bytes, &record.bytes)?
+        {
             stage.counts().rows_repeated += 1;
             continue;
         }
@@ -195,4 +181,12 @@ fn write(
     counts.sources_repeated += u64::from(batch.mark.same_as.is_some());
     stage.mark(batch.mark);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn memory_does_not_grow_with_cores() {
+        assert_eq!([Some(64), Some(2), None].map(super::n_workers_of), [4, 2, 1]);
+    }
 }

@@ -1,4 +1,4 @@
-//! From a stage to a version: rows become Parquet on all cores, and one rename shows them.
+//! From a stage to a version: rows become Parquet on several cores, and one rename shows them.
 //!
 //! It must never publish what was not audited.
 //!
@@ -16,6 +16,7 @@ use crate::cross::Crossed;
 use crate::error::io_error;
 use crate::home::{DatasetFolder, remove_folder, sync_folder, write_whole};
 use crate::ingest::now_ms;
+use crate::pipeline::n_workers;
 use crate::quarantine::QuarantinedRow;
 use crate::read::framer::Record;
 use crate::stage::ledger::{INBOX, SourceFile, Tally};
@@ -126,7 +127,7 @@ fn each_bad(
     outcome
 }
 
-/// Writes the chunks on all cores, and hands each on in its order. The first one has the rows of `before`, too.
+/// Writes the chunks on several cores, and hands each on in its order. The first one has the rows of `before`, too.
 fn in_order(
     stage: &Stage,
     layout: &Layout,
@@ -134,7 +135,7 @@ fn in_order(
     mut before: Vec<PathBuf>,
     mut see: impl FnMut(u64, Written) -> Result<(), DataError>,
 ) -> Result<(), DataError> {
-    let n_workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let n_workers = n_workers();
     let (to_workers, tasks) = bounded::<Task>(n_workers);
     let (done, written) = bounded(n_workers);
     std::thread::scope(|scope| {
