@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::check::rule;
 use crate::error::io_error;
 use crate::home::{DatasetFolder, entries, replace_whole, sync_folder};
 use crate::ingest::now_ms;
@@ -67,9 +68,10 @@ pub enum Fate {
         /// What became of them.
         rows: Tally,
     },
-    /// Too many of its rows break a rule. It waits until the contract is another one.
+    /// Too many of its rows break a rule, or it cannot be read to its end, and what was read of it is added. It waits
+    /// until the contract is another one.
     Refused {
-        /// Which rules, and how many rows break them.
+        /// Which rules, and how many rows break them; or how many rows were added.
         why: String,
         /// BLAKE3 of the contract, in hexadecimal.
         contract_hash: String,
@@ -273,8 +275,37 @@ pub(crate) fn refuse(
     Ok(())
 }
 
-/// Notes in their receipts what became of bodies that were added, then removes them. Returns what became of all rows.
-pub(crate) fn settle(dataset: &DatasetFolder, read: &[SourcePath]) -> Result<Tally, DataError> {
+/// Keeps a body that could not be read to its end as one that is refused: of what comes after the fault the quarantine
+/// has nothing, and of the body its beginning only. Whether it was not told so before.
+fn keep_broken(
+    dataset: &DatasetFolder,
+    name: &str,
+    rows: &Tally,
+    contract_hash: &str,
+) -> Result<bool, DataError> {
+    let Tally { rows_published, rows_quarantined, .. } = rows;
+    let why = format!(
+        "it cannot be read to its end: what comes before is added ({rows_published} rows published, {rows_quarantined} \
+         in quarantine, of which rule {} says why), and the body is kept whole",
+        rule::UNREADABLE
+    );
+    let told = match read_receipt(dataset, receipt_of(name))?.map(|receipt| receipt.fate) {
+        Some(Fate::Refused { why: told, contract_hash, .. }) if told == why => Some(contract_hash),
+        _ => None,
+    };
+    if told.as_deref() != Some(contract_hash) {
+        refuse(dataset, &[name.to_owned()], contract_hash, &why)?;
+    }
+    Ok(told.is_none())
+}
+
+/// Notes in their receipts what became of bodies that were added, then removes them, but for those that could not be
+/// read to their end. Returns what became of all rows.
+pub(crate) fn settle(
+    dataset: &DatasetFolder,
+    read: &[SourcePath],
+    contract_hash: &str,
+) -> Result<Tally, DataError> {
     let is_added = |s: &&SourcePath| !s.left_out && s.path.starts_with(&dataset.inbox);
     let added: Vec<&SourcePath> = read.iter().filter(is_added).collect();
     let mut sum = Tally::default();
@@ -295,6 +326,12 @@ pub(crate) fn settle(dataset: &DatasetFolder, read: &[SourcePath]) -> Result<Tal
         let version = newest.as_ref().filter(|_| tally.is_some());
         let version = version.map(|newest| newest.version.clone());
         let rows = tally.unwrap_or_default();
+        if rows.by_rule.contains_key(rule::UNREADABLE) && source.path.exists() {
+            if keep_broken(dataset, &source.name, &rows, contract_hash)? {
+                sum.add(&rows);
+            }
+            continue;
+        }
         // The disk takes its time for each: who sends gets the lock in between.
         let _lock = dataset.lock_inbox()?;
         // Somebody else may have settled it.

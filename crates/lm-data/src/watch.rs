@@ -148,7 +148,7 @@ fn add(
         Err(DataError::NoRows { .. }) => None,
         other => other?,
     };
-    inbox::settle(dataset, found)?;
+    inbox::settle(dataset, found, &contract.hash.to_hex())?;
     Ok(version)
 }
 
