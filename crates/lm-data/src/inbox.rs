@@ -68,8 +68,8 @@ pub enum Fate {
         /// What became of them.
         rows: Tally,
     },
-    /// Too many of its rows break a rule, or it cannot be read to its end, and what was read of it is added. It waits
-    /// until the contract is another one.
+    /// Too many of its rows break a rule; or what could be read of it was added, and not all could. It waits until the
+    /// contract is another one.
     Refused {
         /// Which rules, and how many rows break them; or how many rows were added.
         why: String,
@@ -275,9 +275,12 @@ pub(crate) fn refuse(
     Ok(())
 }
 
-/// Keeps a body that could not be read to its end as one that is refused: of what comes after the fault the quarantine
-/// has nothing, and of the body its beginning only. Whether it was not told so before.
-fn keep_broken(
+/// Of what breaks one of these rules the quarantine has the beginning only.
+const CUT: [&str; 2] = [rule::UNREADABLE, rule::ROW_TOO_LONG];
+
+/// Keeps a body of which not all is in the dataset or its quarantine, as one that is refused. Whether it was not told so
+/// before.
+fn keep_cut(
     dataset: &DatasetFolder,
     name: &str,
     rows: &Tally,
@@ -285,9 +288,9 @@ fn keep_broken(
 ) -> Result<bool, DataError> {
     let Tally { rows_published, rows_quarantined, .. } = rows;
     let why = format!(
-        "it cannot be read to its end: what comes before is added ({rows_published} rows published, {rows_quarantined} \
-         in quarantine, of which rule {} says why), and the body is kept whole",
-        rule::UNREADABLE
+        "{rows_published} of its rows are published and {rows_quarantined} in quarantine, of which those by {} are not \
+         whole: the body is kept",
+        CUT.join(" and ")
     );
     let told = match read_receipt(dataset, receipt_of(name))?.map(|receipt| receipt.fate) {
         Some(Fate::Refused { why: told, contract_hash, .. }) if told == why => Some(contract_hash),
@@ -299,8 +302,8 @@ fn keep_broken(
     Ok(told.is_none())
 }
 
-/// Notes in their receipts what became of bodies that were added, then removes them, but for those that could not be
-/// read to their end. Returns what became of all rows.
+/// Notes in their receipts what became of bodies that were added, then removes them, but for those of which not
+/// all is kept. Returns what became of all rows.
 pub(crate) fn settle(
     dataset: &DatasetFolder,
     read: &[SourcePath],
@@ -326,8 +329,9 @@ pub(crate) fn settle(
         let version = newest.as_ref().filter(|_| tally.is_some());
         let version = version.map(|newest| newest.version.clone());
         let rows = tally.unwrap_or_default();
-        if rows.by_rule.contains_key(rule::UNREADABLE) && source.path.exists() {
-            if keep_broken(dataset, &source.name, &rows, contract_hash)? {
+        let is_cut = CUT.iter().any(|rule| rows.by_rule.contains_key(*rule));
+        if is_cut && source.path.exists() {
+            if keep_cut(dataset, &source.name, &rows, contract_hash)? {
                 sum.add(&rows);
             }
             continue;

@@ -138,7 +138,7 @@ fn a_body_that_cannot_be_read_to_its_end_is_kept_whole() {
     assert_eq!((rows.rows_published, rows.rows_quarantined), (30, 1));
     let fate = receipt(&desk.home, "tickets", "k").unwrap().unwrap().fate;
     let Fate::Refused { why, .. } = fate else { panic!("{fate:?}") };
-    assert!(why.contains("30 rows published"), "{why}");
+    assert!(why.contains("30 of its rows are published and 1 in quarantine"), "{why}");
     let kept = desk.dataset().join("inbox").join(format!("{}.parquet", inbox::file_of("k")));
     assert_eq!(fs::read(&kept).unwrap(), body);
     assert_eq!(backlog(&desk.home, "tickets").unwrap().refused_bodies, 1);
