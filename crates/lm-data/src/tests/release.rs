@@ -93,6 +93,19 @@ fn rows_of_other_formats_are_released_as_the_rows_that_they_would_be() {
     let expect = serde_json::json!({ "messages": [{ "role": "user", "content": "hi" }] });
     assert_eq!(last(&desk), expect);
 
+    // As an older version of the program wrote it, without the row: none is made up.
+    let desk = Desk::new();
+    publish(&desk, "a.csv", Format::Csv, b"x\n1\n42\n", short);
+    let objects = desk.dataset().join("objects");
+    let object = names_in(&objects).into_iter().find(|name| name.ends_with(".jsonl")).unwrap();
+    let path = objects.join(object);
+    let mut row: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let fields = row.as_object_mut().unwrap();
+    assert!(fields.remove("format").is_some() && fields.remove("row").is_some());
+    fs::write(&path, format!("{row}\n")).unwrap();
+    let error = go(&desk).unwrap_err().to_string();
+    assert!(error.contains("it is no row"), "{error}");
+
     // A record of which no row can be made is none.
     let desk = Desk::new();
     publish(&desk, "a.csv", Format::Csv, b"x,y\n1,2\n42\n", "");
