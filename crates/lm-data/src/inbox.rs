@@ -278,8 +278,8 @@ pub(crate) fn refuse(
 /// Of what breaks one of these rules the quarantine has the beginning only.
 const CUT: [&str; 2] = [rule::UNREADABLE, rule::ROW_TOO_LONG];
 
-/// Keeps a body of which not all is in the dataset or its quarantine, as one that is refused. Whether it was not told so
-/// before.
+/// Keeps a body of which not all is in the dataset or its quarantine, as one that is refused. Whether it was not told
+/// so before.
 fn keep_cut(
     dataset: &DatasetFolder,
     name: &str,

@@ -1,4 +1,5 @@
-//! The rows that a source had when it was read before: of a source that is rewritten, those that it still has count once.
+//! The rows that a source had when it was read before: of a source that is rewritten, those that it still has count
+//! once.
 //!
 //! It must never hold more than a part of them in memory.
 //!

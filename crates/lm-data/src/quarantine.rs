@@ -47,8 +47,8 @@ pub struct QuarantinedRow {
     /// A row that could be published in its place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repair: Option<Repair>,
-    /// How its source is written. `None` for rows that break a rule with others, and where an older version of the program
-    /// wrote it.
+    /// How its source is written. `None` for rows that break a rule with others, and where an older version of the
+    /// program wrote it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
     /// The row as it would have been published, as JSON text, where that is not `raw`.

@@ -44,7 +44,8 @@ pub enum WatchEvent {
     /// A batch did not pass its audit. The files that broke the rules most are left alone until they change, and the
     /// others are read again without them.
     Refused(DataError),
-    /// A file or folder is not read, because its format or compression is not known or the system refuses it. Told once.
+    /// A file or folder is not read, because its format or compression is not known or the system refuses it. Told
+    /// once.
     LeftOut(DataError),
 }
 
