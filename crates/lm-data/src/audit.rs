@@ -75,10 +75,8 @@ impl Batch<'_> {
         // Before the rename: a kill between the two leaves a contract that its user chose, never a
         // version without one.
         contract.install(&dataset.contract)?;
-        let mut published = manifest::published(dataset)?;
-        let same = published.iter().position(|old| old.version == manifest.version);
-        if let Some(at) = same.filter(|_| !options.append) {
-            let old = published.swap_remove(at);
+        let same = if options.append { None } else { manifest::of_id(dataset, &manifest.version)? };
+        if let Some(old) = same {
             stage.discard()?;
             let folder = dataset.versions.join(old.folder_name());
             return Ok(Some(Version { manifest: old, already_published: true, warnings, folder }));

@@ -36,12 +36,8 @@ pub fn datasets(
 }
 
 fn listed(dataset: &DatasetFolder) -> Dataset {
-    let folders = folders(dataset);
-    let n_versions = folders.as_ref().map_or(0, Vec::len);
-    let newest = folders.and_then(|folders| {
-        let newest = folders.first();
-        newest.map(|(_, name)| manifest::read(&dataset.versions.join(name))).transpose()
-    });
+    let n_versions = manifest::folders(dataset).map_or(0, |folders| folders.len());
+    let newest = manifest::last(dataset);
     Dataset { name: dataset.name.clone(), n_versions, newest }
 }
 
@@ -57,7 +53,7 @@ pub fn versions(
 ) -> Result<Vec<Manifest>, DataError> {
     let dataset = home.dataset(name)?;
     dataset.must_exist()?;
-    let folders = folders(&dataset)?.into_iter();
+    let folders = manifest::folders(&dataset)?.into_iter();
     let older = folders.filter(|(sequence, _)| before.is_none_or(|before| *sequence < before));
     older.take(limit).map(|(_, folder)| manifest::read(&dataset.versions.join(folder))).collect()
 }
@@ -72,22 +68,4 @@ pub fn unpublished(home: &DataHome, name: &str) -> Result<Option<Manifest>, Data
     // Names begin with the time, so the greatest is the newest.
     let newest = entries(&dataset.reports)?.into_iter().max();
     newest.map(|folder| manifest::read(&dataset.reports.join(folder))).transpose()
-}
-
-/// The sequences and folders of the versions, newest first.
-fn folders(dataset: &DatasetFolder) -> Result<Vec<(u64, String)>, DataError> {
-    let mut found = Vec::new();
-    for name in entries(&dataset.versions)? {
-        if !manifest::is_version(&name) {
-            continue;
-        }
-        let sequence = match name.split_once('-') {
-            Some((sequence, _)) => sequence.parse().unwrap_or(0),
-            // The first format says it inside only.
-            None => manifest::read(&dataset.versions.join(&name))?.sequence,
-        };
-        found.push((sequence, name));
-    }
-    found.sort_unstable_by(|a, b| b.cmp(a));
-    Ok(found)
 }

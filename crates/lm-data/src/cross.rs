@@ -29,6 +29,11 @@ pub(crate) struct Crossed {
     n_parent: u64,
 }
 
+/// Whether a row breaks this rule only together with others.
+pub(crate) fn is_rule(name: &str) -> bool {
+    name == rule::NEAR_DUPLICATE || name.starts_with("unique:") || name.starts_with("depends:")
+}
+
 /// Compares the rows of the stage with each other and with those of the parent version. Rows of the parent are never
 /// refused; of rows that are equal the first stays. Each rule sees all rows, also those that another one refuses.
 pub(crate) fn compare(

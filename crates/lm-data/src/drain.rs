@@ -106,7 +106,7 @@ fn drain_all(
     match ran {
         // Bodies without a row are added, too.
         Ok(_) | Err(DataError::NoRows { .. }) => {
-            let rows = inbox::settle(dataset, &found)?;
+            let rows = inbox::settle(dataset, &found, &hash)?;
             Ok(Drained::Added { n_bodies, rows })
         }
         Err(error) => {

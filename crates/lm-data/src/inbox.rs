@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::check::rule;
 use crate::error::io_error;
 use crate::home::{DatasetFolder, entries, replace_whole, sync_folder};
 use crate::ingest::now_ms;
@@ -68,9 +69,10 @@ pub enum Fate {
         /// What became of them.
         rows: Tally,
     },
-    /// Too many of its rows break a rule. It waits until the contract is another one.
+    /// Too many of its rows break a rule; or what could be read of it was added, and not all could. It waits until the
+    /// contract is another one.
     Refused {
-        /// Which rules, and how many rows break them.
+        /// Which rules, and how many rows break them; or how many rows were added.
         why: String,
         /// BLAKE3 of the contract, in hexadecimal.
         contract_hash: String,
@@ -281,15 +283,47 @@ pub(crate) fn refuse(
     Ok(())
 }
 
-/// Notes in their receipts what became of bodies that were added, then removes them. Returns what became of all rows.
-pub(crate) fn settle(dataset: &DatasetFolder, read: &[SourcePath]) -> Result<Tally, DataError> {
+/// Of what breaks one of these rules the quarantine has the beginning only.
+const CUT: [&str; 2] = [rule::UNREADABLE, rule::ROW_TOO_LONG];
+
+/// Keeps a body of which not all is in the dataset or its quarantine, as one that is refused. Whether it was not told
+/// so before.
+fn keep_cut(
+    dataset: &DatasetFolder,
+    name: &str,
+    rows: &Tally,
+    contract_hash: &str,
+) -> Result<bool, DataError> {
+    let Tally { rows_published, rows_quarantined, .. } = rows;
+    let why = format!(
+        "{rows_published} of its rows are published and {rows_quarantined} in quarantine, of which those by {} are not \
+         whole: the body is kept",
+        CUT.join(" and ")
+    );
+    let told = match read_receipt(dataset, receipt_of(name))?.map(|receipt| receipt.fate) {
+        Some(Fate::Refused { why: told, contract_hash, .. }) if told == why => Some(contract_hash),
+        _ => None,
+    };
+    if told.as_deref() != Some(contract_hash) {
+        refuse(dataset, &[name.to_owned()], contract_hash, &why)?;
+    }
+    Ok(told.is_none())
+}
+
+/// Notes in their receipts what became of bodies that were added, then removes them, but for those of which not
+/// all is kept. Returns what became of all rows.
+pub(crate) fn settle(
+    dataset: &DatasetFolder,
+    read: &[SourcePath],
+    contract_hash: &str,
+) -> Result<Tally, DataError> {
     let is_added = |s: &&SourcePath| !s.left_out && s.path.starts_with(&dataset.inbox);
     let added: Vec<&SourcePath> = read.iter().filter(is_added).collect();
     let mut sum = Tally::default();
     if added.is_empty() {
         return Ok(sum);
     }
-    let newest = manifest::published(dataset)?.into_iter().next();
+    let newest = manifest::last(dataset)?;
     let mut tallies: HashMap<String, Tally> = HashMap::new();
     if let Some(newest) = &newest {
         let path = dataset.versions.join(newest.folder_name()).join("sources.jsonl");
@@ -303,6 +337,13 @@ pub(crate) fn settle(dataset: &DatasetFolder, read: &[SourcePath]) -> Result<Tal
         let version = newest.as_ref().filter(|_| tally.is_some());
         let version = version.map(|newest| newest.version.clone());
         let rows = tally.unwrap_or_default();
+        let is_cut = CUT.iter().any(|rule| rows.by_rule.contains_key(*rule));
+        if is_cut && source.path.exists() {
+            if keep_cut(dataset, &source.name, &rows, contract_hash)? {
+                sum.add(&rows);
+            }
+            continue;
+        }
         // The disk takes its time for each: who sends gets the lock in between.
         let lock = dataset.lock_inbox()?;
         // Somebody else may have settled it.

@@ -13,15 +13,14 @@ use crate::audit::Batch;
 use crate::check::row::Rules;
 use crate::check::{Contract, rule};
 use crate::home::DatasetFolder;
-use crate::pipeline::{self, KnownRows};
-use crate::quarantine::rows_of;
+use crate::known::KnownRows;
+use crate::pipeline;
 use crate::read::Format;
 use crate::reader::SourcePath;
 use crate::stage::ledger::{Ledger, Plan, Stamp};
 use crate::stage::{Stage, read_lines};
-use crate::version::rows::VersionRows;
-use crate::version::{merkle, publish};
-use crate::{DataError, DataHome, Lineage, Manifest, Version, inbox, manifest, sources};
+use crate::version::publish;
+use crate::{DataError, DataHome, Manifest, Version, inbox, manifest, sources};
 
 /// How an ingest goes about it.
 #[derive(Clone, Debug)]
@@ -186,7 +185,7 @@ pub(crate) fn run_batch(
         max_row_bytes: options.max_row_bytes,
         count_tokens: options.count_tokens.as_ref(),
     };
-    let known = |name: &str| known_rows(dataset, base.as_ref(), name);
+    let known = |name: &str| KnownRows::of(dataset, base.as_ref(), name);
     pipeline::run(&mut stage, ledger, sources, rules, &known, progress)?;
     let counts = stage.counts().clone();
     if counts.rows_in == 0 && base.is_some() {
@@ -251,39 +250,6 @@ fn overlay(
         }
     }
     Ok((stage, ledger))
-}
-
-/// The rows that a source had when it was read before: bad ones, and what released ones had been.
-fn known_rows(
-    dataset: &DatasetFolder,
-    base: Option<&Manifest>,
-    name: &str,
-) -> Result<KnownRows, DataError> {
-    let mut known = KnownRows::default();
-    let Some(base) = base else { return Ok(known) };
-    for row in VersionRows::open(dataset, base)? {
-        let row = row?;
-        if row.source == name {
-            *known.rows.entry(merkle::leaf(row.text.as_bytes())).or_default() += 1;
-        }
-    }
-    for row in rows_of(dataset, base) {
-        let row = row?;
-        if row.source == name {
-            let leaf = merkle::leaf(&row.raw_bytes().unwrap_or_default());
-            *known.rows.entry(leaf).or_default() += 1;
-        }
-    }
-    // A row that was repaired is known by what it was, too.
-    let path = dataset.versions.join(base.folder_name()).join("lineage.jsonl");
-    if path.exists() {
-        read_lines(&path, |row: Lineage| {
-            if row.source == name {
-                *known.released.entry(row.raw_hash).or_default() += 1;
-            }
-        })?;
-    }
-    Ok(known)
 }
 
 impl IngestOptions {

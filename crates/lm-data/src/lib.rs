@@ -33,6 +33,7 @@ mod inbox;
 mod infer;
 mod infer_near;
 mod ingest;
+mod known;
 mod manifest;
 mod offering;
 mod pipeline;

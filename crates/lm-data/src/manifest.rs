@@ -4,7 +4,7 @@
 //!
 //! Start reading at [`Manifest`], then [`log`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -176,25 +176,69 @@ pub fn show(home: &DataHome, name: &str, version: Option<&str>) -> Result<Versio
 
 /// The manifests of all versions, newest first. A dataset that was never published has none.
 pub(crate) fn published(dataset: &DatasetFolder) -> Result<Vec<Manifest>, DataError> {
-    let mut manifests = Vec::new();
+    let folders = folders(dataset)?.into_iter();
+    folders.map(|(_, folder)| read(&dataset.versions.join(folder))).collect()
+}
+
+/// The sequences and folders of the versions, newest first.
+pub(crate) fn folders(dataset: &DatasetFolder) -> Result<Vec<(u64, String)>, DataError> {
+    let mut found = listed(dataset)?;
+    found.retain(|(_, folder)| !is_remains(dataset, folder));
+    Ok(found)
+}
+
+/// The same with the remains of what is no version any more.
+fn listed(dataset: &DatasetFolder) -> Result<Vec<(u64, String)>, DataError> {
+    let mut found = Vec::new();
     for name in entries(&dataset.versions)? {
-        if is_version(&name) {
-            manifests.push(read(&dataset.versions.join(name))?);
+        if !is_version(&name) {
+            continue;
         }
+        let sequence = match name.split_once('-') {
+            Some((sequence, _)) => sequence.parse().unwrap_or(0),
+            None if is_remains(dataset, &name) => 0,
+            // The first format says it inside only.
+            None => read(&dataset.versions.join(&name))?.sequence,
+        };
+        found.push((sequence, name));
     }
-    manifests.sort_by_key(|manifest| std::cmp::Reverse(manifest.sequence));
-    Ok(manifests)
+    found.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(found)
+}
+
+/// Whether a version's folder has no manifest: it was being removed when that was killed.
+pub(crate) fn is_remains(dataset: &DatasetFolder, folder: &str) -> bool {
+    // What cannot be looked at is not gone.
+    matches!(dataset.versions.join(folder).join("manifest.json").try_exists(), Ok(false))
 }
 
 /// Whether a folder of this name holds a version.
 pub(crate) fn is_version(folder: &str) -> bool {
-    let id = folder.split_once('-').map_or(folder, |(_, id)| id);
+    let id = id_of(folder);
     id.len() == 64 && id.bytes().all(|c| c.is_ascii_hexdigit())
+}
+
+/// The id in the name of a version's folder.
+fn id_of(folder: &str) -> &str {
+    folder.split_once('-').map_or(folder, |(_, id)| id)
+}
+
+/// The newest version; `None` when none was published. Reads no manifest but its own.
+pub(crate) fn last(dataset: &DatasetFolder) -> Result<Option<Manifest>, DataError> {
+    let mut folders = listed(dataset)?.into_iter();
+    let newest = folders.find(|(_, folder)| !is_remains(dataset, folder));
+    newest.map(|(_, folder)| read(&dataset.versions.join(folder))).transpose()
 }
 
 pub(crate) fn newest(dataset: &DatasetFolder) -> Result<Manifest, DataError> {
     let none = || DataError::NoReport { name: dataset.name.clone(), wanted: "published version" };
-    published(dataset)?.into_iter().next().ok_or_else(none)
+    last(dataset)?.ok_or_else(none)
+}
+
+/// The version of this id that was published last; `None` when there is none.
+pub(crate) fn of_id(dataset: &DatasetFolder, id: &str) -> Result<Option<Manifest>, DataError> {
+    let found = folders(dataset)?.into_iter().find(|(_, folder)| id_of(folder) == id);
+    found.map(|(_, folder)| read(&dataset.versions.join(folder))).transpose()
 }
 
 pub(crate) fn newest_or(
@@ -206,13 +250,11 @@ pub(crate) fn newest_or(
 
 /// The one version whose id begins so. A content that was published twice is one version.
 pub(crate) fn find(dataset: &DatasetFolder, wanted: &str) -> Result<Manifest, DataError> {
-    let mut found = published(dataset)?;
-    found.retain(|manifest| manifest.version.starts_with(wanted));
-    found.dedup_by(|a, b| a.version == b.version);
-    let n_matches = found.len();
-    let mut found = found.into_iter();
-    match found.next() {
-        Some(only) if n_matches == 1 => Ok(only),
+    let mut found = folders(dataset)?;
+    found.retain(|(_, folder)| id_of(folder).starts_with(wanted));
+    let n_matches = found.iter().map(|(_, folder)| id_of(folder)).collect::<BTreeSet<_>>().len();
+    match found.first() {
+        Some((_, only)) if n_matches == 1 => read(&dataset.versions.join(only)),
         _ => {
             let (name, version) = (dataset.name.clone(), wanted.chars().take(80).collect());
             Err(DataError::UnknownVersion { name, version, n_matches })

@@ -1,11 +1,10 @@
-//! Reading and checking on all cores, with bounded queues, in the order of the sources.
+//! Reading and checking on several cores, with bounded queues, in the order of the sources.
 //!
 //! It must never publish, and never hold more than a few batches of rows.
 //!
 //! Start reading at [`run`].
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::Hash;
+use std::collections::BTreeMap;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -14,47 +13,38 @@ use crate::caught::caught;
 use crate::check::row::{self, Good, Rules};
 use crate::check::{Violation, rule};
 use crate::ingest::IngestProgress;
+use crate::known::KnownRows;
 use crate::quarantine::QuarantinedRow;
 use crate::read::Format;
 use crate::read::framer::Record;
 use crate::reader::{Batch, SourcePath, read_all};
 use crate::stage::Stage;
 use crate::stage::ledger::{Ledger, SourceFile, Stamp};
-use crate::version::merkle;
 
 /// The same rows after the check.
 struct Checked {
-    rows: Vec<(Record, Result<Good, Violation>)>,
-    nulls: Vec<u64>,
+    rows: Vec<CheckedRow>,
     blank_lines: u64,
     mark: SourceFile,
 }
 
-/// The rows of an earlier content of a source, and how often each came.
-#[derive(Debug, Default)]
-pub(crate) struct KnownRows {
-    /// By the leaves of their bytes.
-    pub(crate) rows: HashMap<blake3::Hash, u32>,
-    /// Those that were released from quarantine, by the hexadecimal digest of what they had been.
-    pub(crate) released: HashMap<String, u32>,
+struct CheckedRow {
+    record: Record,
+    verdict: Result<Good, Violation>,
+    /// The columns with a share of nulls that are missing or null in it.
+    nulls: Vec<usize>,
 }
 
-impl KnownRows {
-    /// Takes a row away when it is one of them.
-    fn take(&mut self, bytes: &[u8], raw: &[u8]) -> bool {
-        if take_one(&mut self.rows, &merkle::leaf(bytes)) {
-            return true;
-        }
-        let mut is_released =
-            |bytes: &[u8]| take_one(&mut self.released, &blake3::hash(bytes).to_hex().to_string());
-        is_released(bytes) || (raw != bytes && is_released(raw))
-    }
+/// Each holds a few copies of a chunk of rows, which is 16 MiB, while it is checked and written.
+const MAX_WORKERS: usize = 4;
+
+/// How many threads check and write rows.
+pub(crate) fn n_workers() -> usize {
+    n_workers_of(std::thread::available_parallelism().ok().map(std::num::NonZero::get))
 }
 
-fn take_one<K: Hash + Eq>(counts: &mut HashMap<K, u32>, key: &K) -> bool {
-    let Some(left) = counts.get_mut(key).filter(|left| **left > 0) else { return false };
-    *left -= 1;
-    true
+fn n_workers_of(n_cores: Option<usize>) -> usize {
+    n_cores.map_or(1, |n_cores| n_cores.min(MAX_WORKERS))
 }
 
 /// Reads all sources that the ledger does not know into the stage.
@@ -66,7 +56,7 @@ pub(crate) fn run(
     known_rows: &dyn Fn(&str) -> Result<KnownRows, DataError>,
     progress: &mut dyn FnMut(IngestProgress),
 ) -> Result<(), DataError> {
-    let n_workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let n_workers = n_workers();
     let (to_workers, from_reader) = bounded::<(u64, Batch)>(2 * n_workers);
     let (to_writer, from_workers) = bounded::<(u64, Checked)>(2 * n_workers);
     let size_bytes = sources.iter().map(|s| Stamp::of(&s.path).map_or(0, |s| s.size_bytes)).sum();
@@ -87,7 +77,6 @@ pub(crate) fn run(
 fn check_all(rules: &Rules<'_>, batches: &Receiver<(u64, Batch)>, done: &Sender<(u64, Checked)>) {
     for (number, batch) in batches {
         let Batch { format, header, records, mark } = batch;
-        let mut nulls = vec![0; rules.contract.columns.len()];
         let mut blank_lines = 0;
         let mut rows = Vec::with_capacity(records.len());
         for record in records {
@@ -96,15 +85,16 @@ fn check_all(rules: &Rules<'_>, batches: &Receiver<(u64, Batch)>, done: &Sender<
                 continue;
             }
             let header = header.as_deref();
-            let null = |column: usize| nulls[column] += 1;
+            let mut nulls = Vec::new();
+            let null = |column: usize| nulls.push(column);
             let checked = caught(|| row::check(&record, format, header, rules, null));
-            let checked = checked.unwrap_or_else(|panic| {
+            let verdict = checked.unwrap_or_else(|panic| {
                 let detail = format!("checking the row panicked: {panic}");
                 Err(Violation::new(rule::UNREADABLE, detail))
             });
-            rows.push((record, checked));
+            rows.push(CheckedRow { record, verdict, nulls });
         }
-        if done.send((number, Checked { rows, nulls, blank_lines, mark })).is_err() {
+        if done.send((number, Checked { rows, blank_lines, mark })).is_err() {
             return;
         }
     }
@@ -160,27 +150,43 @@ fn write(
     batch: Checked,
     mut known: Option<&mut KnownRows>,
 ) -> Result<(), DataError> {
-    for (record, verdict) in batch.rows {
+    for CheckedRow { record, verdict, nulls } in batch.rows {
         let bytes = verdict.as_ref().map_or(record.bytes.as_slice(), |good| good.text.as_bytes());
-        if known.as_mut().is_some_and(|known| known.take(bytes, &record.bytes)) {
+        if let Some(known) = &mut known
+            && known.take(bytes, &record.bytes)?
+        {
             stage.counts().rows_repeated += 1;
             continue;
         }
-        stage.counts().rows_in += 1;
+        let counts = stage.counts();
+        counts.rows_in += 1;
+        for column in nulls {
+            if counts.nulls.len() <= column {
+                counts.nulls.resize(column + 1, 0);
+            }
+            counts.nulls[column] += 1;
+        }
         match verdict {
             Ok(good) => {
                 stage.accept(&good, &batch.mark.name, (record.offset_bytes, record.line))?
             }
             Err(violation) => {
-                stage.refuse(&QuarantinedRow::new(&record, &batch.mark.name, violation));
+                let SourceFile { name, format, .. } = &batch.mark;
+                stage.refuse(&QuarantinedRow::new(&record, name, Some(*format), violation));
             }
         }
     }
     let counts = stage.counts();
-    counts.nulls.resize(batch.nulls.len(), 0);
-    counts.nulls.iter_mut().zip(batch.nulls).for_each(|(sum, n)| *sum += n);
     counts.blank_lines += batch.blank_lines;
     counts.sources_repeated += u64::from(batch.mark.same_as.is_some());
     stage.mark(batch.mark);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn memory_does_not_grow_with_cores() {
+        assert_eq!([Some(64), Some(2), None].map(super::n_workers_of), [4, 2, 1]);
+    }
 }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::check::{Repair, Violation};
 use crate::error::io_error;
 use crate::home::{DatasetFolder, entries};
+use crate::read::Format;
 use crate::read::framer::Record;
 use crate::version::merkle;
 use crate::{DataError, DataHome, Manifest, manifest};
@@ -46,6 +47,13 @@ pub struct QuarantinedRow {
     /// A row that could be published in its place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repair: Option<Repair>,
+    /// How its source is written. `None` for rows that break a rule with others, and where an older version of the
+    /// program wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<Format>,
+    /// The row as it would have been published, as JSON text, where that is not `raw`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub row: Option<String>,
 }
 
 /// How the bytes of a row are written in JSON.
@@ -76,7 +84,12 @@ pub struct QuarantineRows {
 }
 
 impl QuarantinedRow {
-    pub(crate) fn new(record: &Record, source: &str, violation: Violation) -> QuarantinedRow {
+    pub(crate) fn new(
+        record: &Record,
+        source: &str,
+        format: Option<Format>,
+        violation: Violation,
+    ) -> QuarantinedRow {
         let mut bytes = record.bytes.as_slice();
         // The cut of a row that is too long to keep may go through a character.
         if let Err(error) = std::str::from_utf8(bytes)
@@ -103,6 +116,8 @@ impl QuarantinedRow {
             encoding,
             raw,
             repair: violation.repair,
+            format,
+            row: violation.row,
         }
     }
 

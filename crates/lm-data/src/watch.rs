@@ -8,8 +8,10 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::check::Contract;
+use crate::home::DatasetFolder;
 use crate::ingest::{prepare, run_batch};
 use crate::reader::SourcePath;
 use crate::stage::ledger::{Ledger, Stamp};
@@ -42,7 +44,8 @@ pub enum WatchEvent {
     /// A batch did not pass its audit. The files that broke the rules most are left alone until they change, and the
     /// others are read again without them.
     Refused(DataError),
-    /// A file or folder is not read, because its format is not known or the system refuses it. Told once.
+    /// A file or folder is not read, because its format or compression is not known or the system refuses it. Told
+    /// once.
     LeftOut(DataError),
 }
 
@@ -63,7 +66,8 @@ impl Default for WatchOptions {
 /// that were published and whether some batch was refused.
 ///
 /// # Errors
-/// Those of [`ingest`](crate::ingest) but for [`DataError::AuditFailed`], which is an event.
+/// Those of [`ingest`](crate::ingest) but for [`DataError::AuditFailed`] and what is wrong with one file, which are
+/// events, [`DataError::NoRows`], and [`DataError::Locked`], for whose end it waits.
 pub fn watch(
     home: &DataHome,
     name: &str,
@@ -82,23 +86,20 @@ pub fn watch(
     loop {
         let (mut found, unknown) = sources::in_folder(folder, &ingest)?;
         for error in unknown {
-            if told.insert(error.to_string()) {
-                on_event(WatchEvent::LeftOut(error));
-            }
+            tell(error, &mut told, on_event);
         }
         found.extend(inbox::pending(&dataset)?);
         let n_found = found.len();
         // A file that changes while it is looked at is looked at again.
-        found.retain(|source| is_quiet(source, options.settle));
+        seen.keep_quiet(&mut found, options.settle);
         let stamps = seen.look_at(&mut found);
         let all_quiet = found.len() == n_found;
         let is_new = is_new(&dataset, &found, &stamps, &seen.read)?;
+        let mut must_wait = !is_new;
         if is_new {
             let contract = prepare(&dataset, &ingest)?;
-            let mut progress = |at| on_event(WatchEvent::Progress(at));
-            match run_batch(&dataset, &contract, &ingest, &found, &mut progress) {
+            match add(&dataset, &contract, &ingest, &found, on_event) {
                 Ok(version) => {
-                    inbox::settle(&dataset, &found)?;
                     // From now on the installed one holds, which may be changed while this goes on.
                     if version.is_some() {
                         ingest.contract = None;
@@ -116,21 +117,46 @@ pub fn watch(
                 }
                 // A file that went away while it was looked at: what is left is looked at again.
                 Err(DataError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+                // Somebody else adds or repairs: this is read after that.
+                Err(DataError::Locked { .. }) => must_wait = true,
                 Err(error) => {
                     let at = found.iter().find(|source| is_about(&error, &source.path));
                     let Some(source) = at else { return Err(error) };
                     seen.leave_out(&source.name, &stamps, is_denied(&error));
-                    if told.insert(error.to_string()) {
-                        on_event(WatchEvent::LeftOut(error));
-                    }
+                    tell(error, &mut told, on_event);
                 }
             }
         } else if options.once && all_quiet {
             return Ok((n_versions, any_refused));
         }
-        if !is_new && !wait(options.poll.min(options.settle.max(Duration::from_millis(10)))) {
+        if must_wait && !wait(options.poll.min(options.settle.max(Duration::from_millis(10)))) {
             return Ok((n_versions, any_refused));
         }
+    }
+}
+
+/// Adds what is new of the files and bodies; `None` when nothing is.
+fn add(
+    dataset: &DatasetFolder,
+    contract: &Contract,
+    ingest: &IngestOptions,
+    found: &[SourcePath],
+    on_event: &mut dyn FnMut(WatchEvent),
+) -> Result<Option<Version>, DataError> {
+    let mut progress = |at| on_event(WatchEvent::Progress(at));
+    let version = match run_batch(dataset, contract, ingest, found, &mut progress) {
+        // They are read, and nothing was in them.
+        Err(DataError::NoRows { .. }) => None,
+        other => other?,
+    };
+    inbox::settle(dataset, found, &contract.hash.to_hex())?;
+    Ok(version)
+}
+
+/// Says once what is not read, and why.
+fn tell(error: DataError, told: &mut HashSet<String>, on_event: &mut dyn FnMut(WatchEvent)) {
+    if told.insert(error.to_string()) {
+        on_event(WatchEvent::LeftOut(error));
     }
 }
 
@@ -144,9 +170,32 @@ struct Seen {
     read: Stamps,
     /// Refused, or not to be read; and whether that was for want of permission.
     left_out: HashMap<String, (Stamp, bool)>,
+    /// Those whose time lies ahead, and since when they are so.
+    ahead: HashMap<String, (Stamp, Instant)>,
 }
 
 impl Seen {
+    /// Drops the files that somebody may still be writing.
+    fn keep_quiet(&mut self, found: &mut Vec<SourcePath>, settle: Duration) {
+        self.ahead.retain(|name, _| found.iter().any(|source| source.name == *name));
+        found.retain(|source| self.is_quiet(source, settle));
+    }
+
+    /// Whether a file did not change for so long: by its time, or, where that lies ahead, by when it was first seen so.
+    fn is_quiet(&mut self, source: &SourcePath, settle: Duration) -> bool {
+        let Ok(stamp) = Stamp::of(&source.path) else { return false };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        if stamp.modified_ns <= now {
+            self.ahead.remove(&source.name);
+            return now - stamp.modified_ns >= settle.as_nanos();
+        }
+        let seen = self.ahead.entry(source.name.clone()).or_insert((stamp, Instant::now()));
+        if seen.0 != stamp {
+            *seen = (stamp, Instant::now());
+        }
+        seen.1.elapsed() >= settle
+    }
+
     /// The stamps of the files that are to be read; the others are marked, and those that are gone are dropped.
     fn look_at(&mut self, found: &mut Vec<SourcePath>) -> Stamps {
         let mut stamps = Stamps::new();
@@ -195,22 +244,23 @@ pub(crate) fn culprits(found: &[SourcePath], error: &DataError) -> Result<Vec<St
 
 /// Whether an error is that of reading this file.
 fn is_about(error: &DataError, file: &Path) -> bool {
-    matches!(error, DataError::Io { path, .. } if path == file)
+    match error {
+        DataError::Io { path, .. }
+        | DataError::Compressed { path, .. }
+        | DataError::DamagedSource { path, .. }
+        | DataError::SourceIsFolder { path }
+        | DataError::SourceIsDevice { path } => path == file,
+        _ => false,
+    }
 }
 
 fn is_denied(error: &DataError) -> bool {
     matches!(error, DataError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied)
 }
 
-fn is_quiet(source: &SourcePath, settle: Duration) -> bool {
-    let Ok(stamp) = Stamp::of(&source.path) else { return false };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-    now.saturating_sub(stamp.modified_ns) >= settle.as_nanos()
-}
-
 /// Whether some file is not as it was when it was read.
 fn is_new(
-    dataset: &crate::home::DatasetFolder,
+    dataset: &DatasetFolder,
     found: &[SourcePath],
     stamps: &Stamps,
     read: &Stamps,
@@ -225,7 +275,7 @@ fn is_new(
     if changed.is_empty() {
         return Ok(false);
     }
-    let Some(newest) = manifest::published(dataset)?.into_iter().next() else { return Ok(true) };
+    let Some(newest) = manifest::last(dataset)? else { return Ok(true) };
     if newest.is_first_format() {
         return Ok(true);
     }

@@ -68,10 +68,6 @@ impl Columns {
         }
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.columns.len()
-    }
-
     /// The first rule of a column that the row breaks. A column that is missing breaks none but the schema's.
     pub(crate) fn check(
         &self,

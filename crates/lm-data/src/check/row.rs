@@ -48,8 +48,11 @@ pub(crate) fn check(
         return Err(Violation::new(rule::ROW_TOO_LONG, detail));
     }
     let (text, value) = convert::convert(format, header, record)
-        .map_err(|violation| propose_decoding(violation, record, rules))?;
-    judge(&value, format, rules, null)?;
+        .map_err(|violation| propose_decoding(violation, record, (format, header), rules))?;
+    if let Err(violation) = judge(&value, format, rules, null) {
+        let row = (text.as_bytes() != record.bytes).then_some(text);
+        return Err(Violation { row, ..violation });
+    }
     let keys = keys(&value, &rules.contract.terms);
     Ok(Good { text, keys })
 }
@@ -84,17 +87,22 @@ pub(crate) fn judge(
 }
 
 /// A row that is not UTF-8 may be windows-1252; that is proposed when the outcome breaks no rule.
-fn propose_decoding(violation: Violation, record: &Record, rules: &Rules<'_>) -> Violation {
+fn propose_decoding(
+    violation: Violation,
+    record: &Record,
+    (format, header): (Format, Option<&CsvHeader>),
+    rules: &Rules<'_>,
+) -> Violation {
     if violation.rule != rule::NOT_UTF8 {
         return violation;
     }
     let (text, _, _) = encoding_rs::WINDOWS_1252.decode(&record.bytes);
-    match convert::parse(&text, None).map(|value| judge(&value, Format::Jsonl, rules, |_| ())) {
-        Ok(Ok(())) => {
-            let row = text.into_owned();
-            violation.with_repair(Repair { kind: "decoded_as_windows_1252".into(), row })
-        }
-        _ => violation,
+    let decoded = Record { bytes: text.into_owned().into_bytes(), ..record.clone() };
+    let row = convert::convert(format, header, &decoded)
+        .and_then(|(row, value)| judge(&value, format, rules, |_| ()).map(|()| row));
+    match row {
+        Ok(row) => violation.with_repair(Repair { kind: "decoded_as_windows_1252".into(), row }),
+        Err(_) => violation,
     }
 }
 

@@ -82,6 +82,8 @@ pub(crate) struct Violation {
     pub(crate) rule: Cow<'static, str>,
     pub(crate) detail: String,
     pub(crate) repair: Option<Repair>,
+    /// The row as it would have been published, where that is not its record.
+    pub(crate) row: Option<String>,
 }
 
 /// A row that would not break the rule, made from one that does. Nothing is published until somebody says so.
@@ -96,7 +98,7 @@ pub struct Repair {
 impl Violation {
     pub(crate) fn new(rule: impl Into<Cow<'static, str>>, detail: impl AsRef<str>) -> Violation {
         let detail = detail.as_ref().chars().take(MAX_DETAIL_CHARS).collect();
-        Violation { rule: rule.into(), detail, repair: None }
+        Violation { rule: rule.into(), detail, repair: None, row: None }
     }
 
     pub(crate) fn with_repair(self, repair: Repair) -> Violation {

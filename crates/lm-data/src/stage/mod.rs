@@ -34,8 +34,8 @@ use crate::stage::runs::{Entry, write_run};
 use crate::version::segment::StoredRow;
 
 /// A chunk becomes one Parquet file.
-const CHUNK_BYTES: usize = 16 << 20;
-const CHUNK_ROWS: usize = 1 << 16;
+pub(crate) const CHUNK_BYTES: usize = 16 << 20;
+pub(crate) const CHUNK_ROWS: usize = 1 << 16;
 
 /// What is counted while rows come in.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -27,7 +27,7 @@ const MAX_RUNS: usize = 128;
 const READ_BYTES: usize = 64 << 10;
 
 impl Entry {
-    fn to_bytes(self) -> [u8; ENTRY_BYTES] {
+    pub(crate) fn to_bytes(self) -> [u8; ENTRY_BYTES] {
         let mut bytes = [0; ENTRY_BYTES];
         bytes[..8].copy_from_slice(&self.key.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.aux.to_le_bytes());
@@ -35,7 +35,7 @@ impl Entry {
         bytes
     }
 
-    fn from_bytes(bytes: [u8; ENTRY_BYTES]) -> Entry {
+    pub(crate) fn from_bytes(bytes: [u8; ENTRY_BYTES]) -> Entry {
         let part = |at: usize| {
             let mut part = [0; 8];
             part.copy_from_slice(&bytes[at..at + 8]);

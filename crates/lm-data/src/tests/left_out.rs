@@ -109,6 +109,81 @@ fn rows_that_are_appended_while_their_file_is_read_are_added() {
 }
 
 #[test]
+fn what_is_compressed_by_another_program_is_left_out_and_told_once() {
+    let watched = Watched::new();
+    watched.file("a.jsonl", b"\x28\xb5\x2f\xfd and what Zstandard made of it");
+    watched.file("b.jsonl", rows("b", 3));
+    let mut told = Vec::new();
+    let mut on_event = |event| {
+        if let WatchEvent::LeftOut(error) = event {
+            told.push(error.to_string());
+        }
+    };
+    assert_eq!(watched.look(&mut on_event), (1, false));
+    watched.check(&[rows("b", 3)]);
+    assert!(told.len() == 1 && told[0].contains("a.jsonl is compressed by"), "{told:?}");
+}
+
+#[test]
+fn a_folder_of_empty_files_is_watched_on() {
+    let mut watched = Watched::new();
+    watched.options.once = false;
+    watched.file("a.jsonl", "");
+    let mut n_waits = 0;
+    let mut wait = |_| {
+        n_waits += 1;
+        if n_waits == 2 {
+            watched.file("a.jsonl", rows("a", 3));
+        }
+        n_waits < 4
+    };
+    let (home, folder) = (&watched.desk.home, &watched.folder);
+    let ended = watch(home, "tickets", folder, &watched.options, &mut wait, &mut |_| ()).unwrap();
+    assert_eq!(ended, (1, false));
+    watched.check(&[rows("a", 3)]);
+}
+
+#[test]
+fn a_dataset_that_somebody_else_holds_is_waited_for() {
+    let watched = Watched::new();
+    watched.file("a.jsonl", rows("a", 3));
+    let (home, folder) = (&watched.desk.home, &watched.folder);
+    let mut lock = Some(home.dataset("tickets").unwrap().lock().unwrap());
+    let mut n_waits = 0;
+    let mut wait = |_| {
+        n_waits += 1;
+        if n_waits == 2 {
+            drop(lock.take());
+        }
+        n_waits < 9
+    };
+    let ended = watch(home, "tickets", folder, &watched.options, &mut wait, &mut |_| ()).unwrap();
+    assert_eq!((ended, n_waits), ((1, false), 2));
+    watched.check(&[rows("a", 3)]);
+}
+
+#[test]
+fn a_file_from_the_future_is_read_when_it_stays_as_it_is() {
+    let mut watched = Watched::new();
+    watched.options.settle = Duration::from_millis(20);
+    watched.file("a.jsonl", rows("a", 3));
+    let file = fs::File::options().append(true).open(watched.folder.join("a.jsonl")).unwrap();
+    let in_a_year = std::time::SystemTime::now() + Duration::from_hours(365 * 24);
+    file.set_modified(in_a_year).unwrap();
+    let mut n_waits = 0;
+    let mut wait = |time| {
+        std::thread::sleep(time);
+        n_waits += 1;
+        n_waits < 100
+    };
+    let (home, folder) = (&watched.desk.home, &watched.folder);
+    let ended = watch(home, "tickets", folder, &watched.options, &mut wait, &mut |_| ()).unwrap();
+    assert_eq!(ended, (1, false));
+    assert!((1..100).contains(&n_waits), "{n_waits}");
+    watched.check(&[rows("a", 3)]);
+}
+
+#[test]
 fn a_repaired_row_is_known_when_its_file_is_rewritten() {
     let mut watched = Watched::new();
     let terms = "format = 1\n[text]\nmojibake = true\n";

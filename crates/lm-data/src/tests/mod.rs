@@ -5,6 +5,7 @@
 mod crossing;
 mod damaged;
 mod formats;
+mod joining;
 mod left_out;
 mod listing;
 mod offers;

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use parquet::basic::{Compression, GzipLevel};
 use parquet::data_type::{FixedLenByteArray, FixedLenByteArrayType, Int64Type};
 use parquet::file::properties::WriterProperties;
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 
 use super::*;
-use crate::CountTokens;
+use crate::{CountTokens, Drained, Fate, drain, inbox, receipt};
 
 /// A file of one column of timestamps in microseconds.
 fn timestamps(values: &[i64]) -> Vec<u8> {
@@ -41,6 +42,27 @@ fn interval() -> Vec<u8> {
     column.close().unwrap();
     group.close().unwrap();
     writer.into_inner().unwrap()
+}
+
+/// Twice 30 rows, of which the second 30 cannot be read.
+fn broken_midway(desk: &Desk) -> Vec<u8> {
+    let schema = Arc::new(parse_message_type("message row { required int64 at; }").unwrap());
+    let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::default()).unwrap();
+    for values in [[1_i64; 30], [2; 30]] {
+        let mut group = writer.next_row_group().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        column.typed::<Int64Type>().write_batch(&values, None, None).unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+    }
+    let mut bytes = writer.into_inner().unwrap();
+    let file = fs::File::open(desk.file("whole.parquet", &bytes)).unwrap();
+    let reader = SerializedFileReader::new(file).unwrap();
+    let column = reader.metadata().row_group(1).column(0);
+    let begin = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
+    // A page's header that ends at once.
+    bytes[usize::try_from(begin).unwrap()..][..8].fill(0);
+    bytes
 }
 
 fn any(desk: &Desk) -> IngestOptions {
@@ -96,6 +118,38 @@ fn refused(body: &[u8]) -> String {
 fn a_type_that_nobody_reads_is_refused_at_the_door() {
     let error = refused(&interval());
     assert!(error.contains("INTERVAL"), "{error}");
+}
+
+#[test]
+fn a_body_that_cannot_be_read_to_its_end_is_kept_whole() {
+    let desk = Desk::new();
+    let contracts = desk.home.0.join("contracts");
+    fs::create_dir_all(&contracts).unwrap();
+    fs::write(contracts.join("tickets.json"), "{}").unwrap();
+    let (body, limits) = (broken_midway(&desk), InboxLimits::default());
+    let format = Format::Parquet;
+    let offering = Offering::begin(&desk.home, "tickets", Some("k"), None, format, &limits);
+    let mut offering = offering.unwrap();
+    offering.write(&body).unwrap();
+    offering.finish().unwrap();
+
+    let add = || drain(&desk.home, "tickets", &IngestOptions::default(), &mut |_| ()).unwrap();
+    let Drained::Added { rows, .. } = add() else { panic!("it is not added") };
+    assert_eq!((rows.rows_published, rows.rows_quarantined), (30, 1));
+    let fate = receipt(&desk.home, "tickets", "k").unwrap().unwrap().fate;
+    let Fate::Refused { why, .. } = fate else { panic!("{fate:?}") };
+    assert!(why.contains("30 of its rows are published and 1 in quarantine"), "{why}");
+    let kept = desk.dataset().join("inbox").join(format!("{}.parquet", inbox::file_of("k")));
+    assert_eq!(fs::read(&kept).unwrap(), body);
+    assert_eq!(backlog(&desk.home, "tickets").unwrap().refused_bodies, 1);
+    assert!(matches!(add(), Drained::Nothing));
+
+    // Under another contract it is looked at once more, and no row comes twice.
+    fs::write(contracts.join("tickets.json"), "{\"type\":\"object\"}").unwrap();
+    let Drained::Added { rows, .. } = add() else { panic!("it is not looked at") };
+    assert_eq!(rows.rows_in, 0);
+    assert!(matches!(add(), Drained::Nothing) && kept.exists());
+    assert_eq!(newest_rows(&desk).iter().filter(|byte| **byte == b'\n').count(), 30);
 }
 
 #[test]

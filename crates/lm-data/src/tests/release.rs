@@ -64,6 +64,73 @@ fn a_repair_that_would_break_a_rule_stays() {
     assert_eq!(ids(&desk).len(), 1);
 }
 
+/// Publishes one source under a contract that allows rows of these terms.
+fn publish(desk: &Desk, name: &str, format: Format, bytes: &[u8], terms: &str) {
+    let contract = Some(desk.file("contract.toml", format!("format = 1\n{terms}")));
+    let options = IngestOptions { contract, format: Some(format), ..desk.lenient() };
+    let source = desk.file(name, bytes);
+    ingest(&desk.home, "tickets", &[source], &options, &mut |_| {}).unwrap();
+}
+
+#[test]
+fn rows_of_other_formats_are_released_as_the_rows_that_they_would_be() {
+    let go = |desk: &Desk| release(&desk.home, "tickets", &Select::All, Release::AsIs, None);
+    let last = |desk: &Desk| -> serde_json::Value {
+        let rows = String::from_utf8(newest_rows(desk)).unwrap();
+        serde_json::from_str(rows.lines().last().unwrap()).unwrap()
+    };
+    let desk = Desk::new();
+    let short = "[columns.x]\nmax_chars = 1\n";
+    publish(&desk, "a.csv", Format::Csv, b"x\n1\n42\n", short);
+    assert_eq!(go(&desk).unwrap().rows.len(), 1);
+    assert_eq!(last(&desk), serde_json::json!({ "x": "42" }));
+
+    let desk = Desk::new();
+    let talk = br#"{"conversations":[{"from":"human","value":"hi"},{"from":"gpt","value":"yes"}]}"#;
+    let half = br#"{"conversations":[{"from":"human","value":"hi"}]}"#;
+    publish(&desk, "a", Format::Sharegpt, &[&talk[..], b"\n", half, b"\n"].concat(), "");
+    go(&desk).unwrap();
+    let expect = serde_json::json!({ "messages": [{ "role": "user", "content": "hi" }] });
+    assert_eq!(last(&desk), expect);
+
+    // As an older version of the program wrote it, without the row: none is made up.
+    let desk = Desk::new();
+    publish(&desk, "a.csv", Format::Csv, b"x\n1\n42\n", short);
+    let objects = desk.dataset().join("objects");
+    let object = names_in(&objects).into_iter().find(|name| name.ends_with(".jsonl")).unwrap();
+    let path = objects.join(object);
+    let mut row: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let fields = row.as_object_mut().unwrap();
+    assert!(fields.remove("format").is_some() && fields.remove("row").is_some());
+    fs::write(&path, format!("{row}\n")).unwrap();
+    let error = go(&desk).unwrap_err().to_string();
+    assert!(error.contains("it is no row"), "{error}");
+
+    // A record of which no row can be made is none.
+    let desk = Desk::new();
+    publish(&desk, "a.csv", Format::Csv, b"x,y\n1,2\n42\n", "");
+    let error = go(&desk).unwrap_err().to_string();
+    assert!(error.contains("it is no row: 1 cells"), "{error}");
+}
+
+#[test]
+fn repairs_are_of_the_format_of_their_source() {
+    let desk = Desk::new();
+    publish(&desk, "a.csv", Format::Csv, b"x\n1\n\"caf\xe9\"\n", "");
+    let [row] = desk.quarantined(Report::Newest).try_into().unwrap();
+    assert_eq!(row.repair.unwrap().row, "{\"x\":\"café\"}");
+    release(&desk.home, "tickets", &Select::All, Release::Repaired, None).unwrap();
+    assert_eq!(newest_rows(&desk), "{\"x\":\"1\"}\n{\"x\":\"café\"}\n".as_bytes());
+
+    // What is no chat is none when it is decoded.
+    let desk = Desk::new();
+    let chat = br#"{"messages":[{"role":"assistant","content":"yes"}]}"#;
+    let bytes = [&chat[..], b"\n{\"t\":\"caf\xe9\"}\n"].concat();
+    publish(&desk, "a", Format::Chat, &bytes, "");
+    let [row] = desk.quarantined(Report::Newest).try_into().unwrap();
+    assert_eq!((row.rule.as_str(), row.repair), ("not_utf8", None));
+}
+
 #[test]
 fn a_diff_counts_rows_that_come_several_times() {
     let desk = Desk::new();
@@ -131,6 +198,28 @@ fn gc_removes_what_a_failed_ingest_left() {
     let collected = gc(&desk.home, "tickets", None).unwrap();
     assert_eq!((collected.n_objects, collected.size_bytes), (1, 3));
     assert!(names_in(&staging).is_empty());
+}
+
+#[test]
+fn a_gc_that_was_killed_leaves_no_version_that_cannot_be_read() {
+    let desk = Desk::new();
+    let first = desk.ingest(good_rows(3)).unwrap();
+    let second = desk.ingest(good_rows(4)).unwrap().manifest;
+    // It removes the files of a folder in any order.
+    fs::remove_file(first.folder.join("manifest.json")).unwrap();
+    fs::create_dir(desk.dataset().join("scratch-old")).unwrap();
+    let ids = || -> Vec<String> {
+        log(&desk.home, "tickets").unwrap().into_iter().map(|one| one.version).collect()
+    };
+    assert_eq!(ids(), [second.version.clone()]);
+    assert_eq!(crate::datasets(&desk.home, None, 1).unwrap()[0].n_versions, 1);
+    let third = desk.ingest(good_rows(5)).unwrap().manifest;
+    assert_eq!((third.sequence, third.parent.as_ref()), (3, Some(&second.version)));
+    let collected = gc(&desk.home, "tickets", Some(1)).unwrap();
+    assert_eq!((collected.versions, collected.n_objects), (vec![second.version], 2));
+    assert_eq!(ids(), [third.version]);
+    assert_eq!(names_in(&desk.dataset().join("versions")).len(), 1);
+    assert!(!names_in(&desk.dataset()).iter().any(|name| name.starts_with("scratch-")));
 }
 
 #[test]

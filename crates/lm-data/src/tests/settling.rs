@@ -63,6 +63,25 @@ fn a_body_that_is_noted_and_not_removed_yet_is_settled_once_more() {
 }
 
 #[test]
+fn a_body_with_a_row_that_is_too_long_to_keep_is_kept() {
+    let desk = Desk::new();
+    desk.publish_and_die("x", &good_rows(30));
+    let options = IngestOptions { max_row_bytes: 64, ..IngestOptions::default() };
+    let add = || drain(&desk.home, "tickets", &options, &mut |_| ()).unwrap();
+    assert!(matches!(add(), Drained::Added { .. }));
+    let long = format!("{}{{\"text\":\"{}\"}}\n", good_rows(30), "x".repeat(5_000));
+    let limits = InboxLimits::default();
+    offer(&desk.home, "tickets", Some("long"), long.as_bytes(), &limits).unwrap();
+    let Drained::Added { rows, .. } = add() else { panic!("it is not added") };
+    assert_eq!((rows.rows_published, rows.rows_quarantined), (30, 1));
+    let body = desk.dataset().join("inbox").join(format!("{}.jsonl", inbox::file_of("long")));
+    assert_eq!(fs::read(body).unwrap(), long.as_bytes());
+    let fate = receipt(&desk.home, "tickets", "long").unwrap().unwrap().fate;
+    assert!(matches!(fate, Fate::Refused { .. }), "{fate:?}");
+    assert!(matches!(add(), Drained::Nothing));
+}
+
+#[test]
 fn receivers_that_give_up_are_in_nobodys_way() {
     let desk = Desk::new();
     let limits = InboxLimits::default();

@@ -109,6 +109,23 @@ fn a_share_of_nulls_over_its_limit_publishes_nothing() {
 }
 
 #[test]
+fn nulls_of_rows_that_are_known_do_not_count_again() {
+    let desk = Desk::new();
+    let terms = "format = 1\n[columns.a]\nmax_null_share = 0.5\n";
+    let options = IngestOptions { append: true, ..options(&desk, terms) };
+    let old = "{\"a\":1}\n{}\n".repeat(50);
+    desk.ingest_with(&old, &options).unwrap();
+    // Written anew, with 30 rows before those that are known.
+    let new: String = (0..30).map(|i| format!("{{\"a\":{}}}\n", i + 2)).collect();
+    let manifest = desk.ingest_with(new + &old, &options).unwrap().manifest;
+    assert_eq!((manifest.batch_rows_in, manifest.rows_repeated), (30, 100));
+    // Those that are new do count.
+    let nulls = "{\"b\":1}\n".repeat(30);
+    let error = desk.ingest_with(nulls + &old, &options).unwrap_err();
+    assert!(error.to_string().contains("rule nulls:a is broken by 30 of 30 rows"), "{error}");
+}
+
+#[test]
 fn thresholds_of_the_contract_and_of_a_rule_come_before_the_defaults() {
     let desk = Desk::new();
     let terms = "format = 1\n[thresholds]\nfail = 0.4\n[thresholds.rules.\"range:n\"]\nfail = 0.1\n\

@@ -10,7 +10,7 @@ use std::fs;
 use serde::Serialize;
 
 use crate::error::io_error;
-use crate::home::{entries, remove_folder};
+use crate::home::{DatasetFolder, entries, remove_folder, sync_folder};
 use crate::{DataError, DataHome, manifest, stage};
 
 /// What was removed.
@@ -40,9 +40,15 @@ pub fn gc(home: &DataHome, name: &str, keep: Option<usize>) -> Result<Collected,
     let mut versions = manifest::published(&dataset)?;
     let mut collected = Collected::default();
     for old in versions.split_off(keep.unwrap_or(usize::MAX).min(versions.len())) {
-        remove_folder(&dataset.versions.join(old.folder_name()))?;
+        take_away(&dataset, &old.folder_name())?;
         collected.versions.push(old.version);
     }
+    for folder in entries(&dataset.versions)? {
+        if manifest::is_version(&folder) && manifest::is_remains(&dataset, &folder) {
+            take_away(&dataset, &folder)?;
+        }
+    }
+    sync_folder(&dataset.versions)?;
     let root = dataset.objects.parent().unwrap_or(&dataset.objects);
     for leftover in entries(root)?.iter().filter(|name| name.starts_with("scratch-")) {
         remove_folder(&root.join(leftover))?;
@@ -67,4 +73,13 @@ pub fn gc(home: &DataHome, name: &str, keep: Option<usize>) -> Result<Collected,
         fs::remove_file(&path).map_err(io_error("remove", &path))?;
     }
     Ok(collected)
+}
+
+/// Takes a folder away from the versions by one rename: who is killed while it is removed leaves no half version.
+fn take_away(dataset: &DatasetFolder, folder: &str) -> Result<(), DataError> {
+    let from = dataset.versions.join(folder);
+    let to = dataset.objects.with_file_name(format!("scratch-{folder}"));
+    // Of one that came back after it was taken away.
+    remove_folder(&to)?;
+    fs::rename(&from, &to).map_err(io_error("remove", &from))
 }

@@ -9,6 +9,7 @@ pub(crate) mod checkout;
 pub(crate) mod coverage;
 pub(crate) mod diff;
 pub(crate) mod gc;
+pub(crate) mod join;
 pub(crate) mod merkle;
 pub(crate) mod new_folder;
 pub(crate) mod proof;

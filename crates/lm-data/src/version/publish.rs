@@ -1,4 +1,4 @@
-//! From a stage to a version: rows become Parquet on all cores, and one rename shows them.
+//! From a stage to a version: rows become Parquet on several cores, and one rename shows them.
 //!
 //! It must never publish what was not audited.
 //!
@@ -16,11 +16,14 @@ use crate::cross::Crossed;
 use crate::error::io_error;
 use crate::home::{DatasetFolder, remove_folder, sync_folder, write_whole};
 use crate::ingest::now_ms;
+use crate::pipeline::n_workers;
 use crate::quarantine::QuarantinedRow;
 use crate::read::framer::Record;
 use crate::stage::ledger::{INBOX, SourceFile, Tally};
 use crate::stage::{Stage, read_chunk, read_lines};
+use crate::version::join;
 use crate::version::merkle::{self, Growing};
+use crate::version::rows::VersionRows;
 use crate::version::segment::{self, Layout, Segment, StoredRow};
 use crate::{DataError, Manifest, manifest};
 
@@ -30,6 +33,8 @@ const MAX_REPORTS: usize = 16;
 /// A chunk to write, and what became of it.
 struct Task {
     number: u64,
+    /// Files of rows that are written anew before those of the chunk.
+    before: Vec<PathBuf>,
     rows: PathBuf,
     bad: Vec<(usize, Violation)>,
 }
@@ -76,7 +81,9 @@ pub(crate) fn write_objects(
             .and_then(|()| file.write_all(b"\n"))
             .map_err(io_error("write to", &quarantine))
     };
-    in_order(stage, &layout, &mut crossed, |number, written| {
+    let before = join::small_before(stage, &manifest.segments);
+    manifest.segments.truncate(manifest.segments.len() - before.len());
+    in_order(stage, &layout, &mut crossed, before, |number, written| {
         let path = stage.path(number, "bad");
         each_bad(&path, |row| keep(&row, &mut bad_rows, &mut tallies))?;
         written.leaves.into_iter().for_each(|leaf| rows.push(leaf));
@@ -90,8 +97,8 @@ pub(crate) fn write_objects(
     let file = file.into_inner().map_err(std::io::IntoInnerError::into_error);
     file.and_then(|file| file.sync_all()).map_err(io_error("write to", &quarantine))?;
     if n_bad > 0 {
-        let segment = segment::adopt(&stage.dataset.objects, &quarantine, "jsonl", n_bad)?;
-        manifest.quarantine.push(segment);
+        let segments = &mut manifest.quarantine;
+        join::add_quarantine(&stage.dataset.objects, segments, &quarantine, n_bad)?;
     }
     manifest.version = id(&contract.hash, &rows, &bad_rows);
     manifest.rows = rows.tree();
@@ -120,14 +127,15 @@ fn each_bad(
     outcome
 }
 
-/// Writes the chunks on all cores, and hands each on in its order.
+/// Writes the chunks on several cores, and hands each on in its order. The first one has the rows of `before`, too.
 fn in_order(
     stage: &Stage,
     layout: &Layout,
     crossed: &mut Crossed,
+    mut before: Vec<PathBuf>,
     mut see: impl FnMut(u64, Written) -> Result<(), DataError>,
 ) -> Result<(), DataError> {
-    let n_workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let n_workers = n_workers();
     let (to_workers, tasks) = bounded::<Task>(n_workers);
     let (done, written) = bounded(n_workers);
     std::thread::scope(|scope| {
@@ -153,7 +161,8 @@ fn in_order(
                 let n_rows = stage.chunk_rows(sent);
                 let bad = crossed.take(begin, n_rows)?;
                 begin += n_rows;
-                let task = Task { number: sent, rows: stage.path(sent, "rows"), bad };
+                let before = std::mem::take(&mut before);
+                let task = Task { number: sent, before, rows: stage.path(sent, "rows"), bad };
                 sent += 1;
                 to_workers.send(task).expect("a worker ends after its tasks do: this is a bug");
             }
@@ -178,11 +187,16 @@ fn write_chunk(stage: &Stage, layout: &Layout, task: Task) -> Result<Written, Da
     }
     rows.retain(|row| !row.text.is_empty());
     let leaves = rows.iter().map(|row| merkle::leaf(row.text.as_bytes())).collect();
+    let sent = sent(&rows);
+    if !task.before.is_empty() {
+        let before = VersionRows::of(task.before).chain(rows.into_iter().map(Ok));
+        rows = before.collect::<Result<_, _>>()?;
+    }
     let scratch = stage.folder().join(format!("segment-{:06}", task.number));
     let segment = (!rows.is_empty())
         .then(|| segment::write(&stage.dataset.objects, &scratch, layout, &rows))
         .transpose()?;
-    Ok(Written { segment, leaves, bad, sent: sent(&rows) })
+    Ok(Written { segment, leaves, bad, sent })
 }
 
 /// The rows of each source that was sent.
@@ -203,7 +217,7 @@ fn quarantined(row: StoredRow, violation: Violation) -> QuarantinedRow {
     let size_bytes = text.len() as u64;
     let bytes = text.into_bytes();
     let record = Record { offset_bytes, line, bytes, size_bytes, ..Record::default() };
-    QuarantinedRow::new(&record, &source, violation)
+    QuarantinedRow::new(&record, &source, None, violation)
 }
 
 /// Shows the version by one rename; returns its folder. `lineage` are rows of a quarantine that it publishes.
@@ -306,7 +320,7 @@ pub(crate) fn successor(
     contract: &Contract,
     append: bool,
 ) -> Result<(Option<Manifest>, Manifest), DataError> {
-    let newest = manifest::published(dataset)?.into_iter().next();
+    let newest = manifest::last(dataset)?;
     let base = match &newest {
         Some(newest) if append => {
             if newest.is_first_format() {

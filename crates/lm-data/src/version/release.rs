@@ -4,7 +4,7 @@
 //!
 //! Start reading at [`release`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 
@@ -17,6 +17,7 @@ use crate::error::io_error;
 use crate::home::DatasetFolder;
 use crate::ingest::now_ms;
 use crate::quarantine::{QuarantinedRow, rows_of};
+use crate::read::framer::Record;
 use crate::read::{Format, convert};
 use crate::stage::{Stage, ledger::SourceFile, read_lines};
 use crate::version::merkle::{self, Growing};
@@ -153,8 +154,9 @@ fn choose(
 ) -> Result<(Vec<Ready>, Kept), DataError> {
     let mut n_matches = vec![0; if let Select::Ids(ids) = select { ids.len() } else { 0 }];
     let (mut ready, mut kept) = (Vec::new(), Kept::new());
+    let formats = formats_of(dataset, newest)?;
     for bad in rows_of(dataset, newest) {
-        let bad = bad?;
+        let mut bad = bad?;
         let is_chosen = match select {
             Select::Ids(ids) => {
                 let at = ids.iter().position(|id| bad.id.starts_with(id.as_str()));
@@ -165,6 +167,10 @@ fn choose(
         };
         if !is_chosen {
             continue;
+        }
+        // Those that break a rule with others are rows already.
+        if !cross::is_rule(&bad.rule) {
+            bad.format = bad.format.or_else(|| formats.get(&bad.source).copied());
         }
         match good(&bad, how, rules) {
             Ok(good) => ready.push(Ready { bad, good }),
@@ -192,22 +198,51 @@ fn good(bad: &QuarantinedRow, how: Release, rules: &Rules<'_>) -> Result<Good, S
     let text = match (how, &bad.repair) {
         (Release::Repaired, Some(repair)) => repair.row.clone(),
         (Release::Repaired, None) => return Err("no repair is proposed".to_owned()),
-        (Release::AsIs, _) if bad.size_bytes > bad.raw.len() as u64 => {
-            return Err("only its beginning was kept".to_owned());
-        }
-        (Release::AsIs, _) => {
-            let bytes = bad.raw_bytes().unwrap_or_default();
-            String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?
-        }
+        (Release::AsIs, _) => as_it_is(bad)?,
     };
     let value =
         convert::parse(&text, None).map_err(|broken| format!("it is no row: {}", broken.detail))?;
     let text = if text.contains('\n') { value.to_string() } else { text };
     if how == Release::Repaired {
-        row::judge(&value, Format::Jsonl, rules, |_| ())
+        row::judge(&value, bad.format.unwrap_or(Format::Jsonl), rules, |_| ())
             .map_err(|broken| format!("repaired it breaks {}: {}", broken.rule, broken.detail))?;
     }
     Ok(Good { text, keys: row::keys(&value, &rules.contract.terms) })
+}
+
+/// The text that would have been published but for the rule.
+fn as_it_is(bad: &QuarantinedRow) -> Result<String, String> {
+    if let Some(row) = &bad.row {
+        return Ok(row.clone());
+    }
+    if bad.size_bytes > bad.raw.len() as u64 {
+        return Err("only its beginning was kept".to_owned());
+    }
+    let QuarantinedRow { offset_bytes, line, size_bytes, .. } = *bad;
+    let no_row = |detail: &str| format!("it is no row: {detail}");
+    match bad.format.unwrap_or(Format::Jsonl) {
+        // Without its header it is none.
+        Format::Csv => Err(no_row(&bad.detail)),
+        format => {
+            let bytes = bad.raw_bytes().unwrap_or_default();
+            let record = Record { offset_bytes, line, bytes, size_bytes, ..Record::default() };
+            let made = convert::convert(format, None, &record);
+            made.map(|(text, _)| text).map_err(|broken| no_row(&broken.detail))
+        }
+    }
+}
+
+/// How the sources of a version are written, by their names.
+fn formats_of(
+    dataset: &DatasetFolder,
+    manifest: &Manifest,
+) -> Result<HashMap<String, Format>, DataError> {
+    let mut formats = HashMap::new();
+    let path = dataset.versions.join(manifest.folder_name()).join("sources.jsonl");
+    read_lines(&path, |source: SourceFile| {
+        formats.insert(source.name, source.format);
+    })?;
+    Ok(formats)
 }
 
 fn fill(stage: &mut Stage, ready: &[Ready]) -> Result<(), DataError> {

@@ -243,6 +243,21 @@ pub(crate) fn adopt(
     Ok(Segment { hash, n_rows, size_bytes })
 }
 
+/// The path of a segment among the objects.
+pub(crate) fn object(objects: &Path, segment: &Segment, extension: &str) -> PathBuf {
+    objects.join(format!("{}.{extension}", segment.hash))
+}
+
+/// The size of a segment's rows before compression, as its file says.
+pub(crate) fn plain_bytes(path: &Path) -> Result<u64, DataError> {
+    let file = File::open(path).map_err(io_error("open", path))?;
+    let reader = SerializedFileReader::new(file)
+        .map_err(|error| DataError::Damaged { path: path.to_owned(), detail: error.to_string() })?;
+    let groups = reader.metadata().row_groups().iter();
+    let sizes = groups.map(|group| u64::try_from(group.total_byte_size()).unwrap_or(u64::MAX));
+    Ok(sizes.fold(0, u64::saturating_add))
+}
+
 /// The BLAKE3 digest of a file in hexadecimal, and its size.
 pub(crate) fn digest(path: &Path) -> Result<(String, u64), DataError> {
     let mut hasher = blake3::Hasher::new();
