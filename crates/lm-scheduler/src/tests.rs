@@ -468,7 +468,7 @@ fn guesses_make_no_step_of_background_longer_than_background_may_be() {
         rig.scheduler.remove(SeqId(0));
         // Its text is one token again and again: all guesses are right.
         rig.add(1, 1, class, 40);
-        let longest = (0..40).map(|_| {
+        let steps = (0..25).map(|_| {
             let shape = rig.scheduler.schedule(rig.now).shape;
             let seconds = 2e-3
                 + 1e-3 * (shape.n_decodes + shape.n_drafts) as f64
@@ -483,8 +483,10 @@ fn guesses_make_no_step_of_background_longer_than_background_may_be() {
             rig.scheduler.complete(&drawn.collect::<Vec<_>>());
             (seconds, shape.n_drafts)
         });
-        let (longest, most) = longest.fold((0.0_f64, 0), |(s, n), (t, m)| (s.max(t), n.max(m)));
-        assert!(most > 1, "{class:?}: it is guessed");
+        // What a guess takes is learnt from the first ones.
+        let (longest, most) =
+            steps.skip(8).fold((0.0_f64, 0), |(s, n), (t, m)| (s.max(t), n.max(m)));
+        assert!(most > 1, "{class:?}: nothing is guessed");
         assert_eq!(longest < 0.0125, is_short, "{class:?}: {longest} s with {most} guesses");
     }
 }

@@ -188,7 +188,7 @@ pub(super) fn what_fails_after_a_proof_was_not_fixed_fast() {
     home.book.add_fix(fix(&cluster, proved_at + 40 * MINUTE)).unwrap();
     let learned = home.book.learning(0).unwrap();
     assert_eq!((learned.fixed.n, learned.verified.n), (10, 3));
-    assert!(learned.fixed.median_s > Some(600.0), "{learned:?}");
+    assert!(learned.fixed.median_s >= Some(600.0), "{learned:?}");
 }
 
 #[test]
