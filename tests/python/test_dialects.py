@@ -55,6 +55,8 @@ def test_messages_stop_and_go_on(claude):
     base = {"model": MODEL, "max_tokens": 60, "extra_body": GREEDY}
     stopped = claude.messages.create(**base, messages=QUESTION, stop_sequences=["France"])
     assert (stopped.stop_reason, stopped.stop_sequence) == ("stop_sequence", "France")
+    stopped = claude.messages.create(**base, messages=QUESTION, stop_sequences=["zzz", "France"])
+    assert (stopped.stop_reason, stopped.stop_sequence) == ("stop_sequence", "France")
     prefill = [*QUESTION, {"role": "assistant", "content": "The capital of"}]
     assert claude.messages.create(**base, messages=prefill).content[0].text.startswith(" France")
 
@@ -95,6 +97,9 @@ def test_messages_refuse_in_their_own_words(claude):
         )
     assert refused.value.body["error"]["type"] == "invalid_request_error"
     assert refused.value.body["error"]["param"] == "thinking"
+    unknown = {"type": "text", "text": "hi", "bogus": 1}
+    warned = claude.messages.create(model=MODEL, max_tokens=1, messages=[{"role": "user", "content": [unknown]}])
+    assert warned.warnings == ["unknown field 'messages[0].content[0].bogus' was ignored"]
     with pytest.raises(anthropic.NotFoundError):
         claude.messages.create(model="nobody", max_tokens=1, messages=QUESTION)
 
@@ -130,6 +135,7 @@ def test_ollama_forms_and_tools(llama):
 def test_ollama_models(llama):
     assert [model.model for model in llama.list().models] == [MODEL]
     assert [model.model for model in llama.ps().models] == [MODEL]
+    assert llama.generate(MODEL).done_reason == llama.chat(MODEL).done_reason == "load"
     assert "completion" in llama.show(MODEL).capabilities
     with pytest.raises(ollama.ResponseError) as refused:
         llama.chat("nobody", QUESTION)

@@ -148,6 +148,7 @@ mod roofline;
 mod runtime;
 mod said;
 mod stream;
+mod thinking;
 mod told;
 
 pub use adapters::{AdapterError, AdapterInfo, AdapterSource};
@@ -178,7 +179,9 @@ pub use lm_backend::{
     Backend, BackendError, BackendSpec, Batch, EncoderOutput, EncoderSpec, LogitsBuf,
     PlaceholderMode, PlaceholderOptions, PlaceholderScript, ScriptedAnswer, StepCosts, StepLoad,
 };
-pub use lm_chat::{AnswerPart, ChatError, MustCall, ToolCallParser, ToolFormat, tool_names};
+pub use lm_chat::{
+    AnswerPart, AnswerReader, ChatError, MustCall, Thinking, ToolCallParser, ToolFormat, tool_names,
+};
 pub use lm_cpu::KvType;
 pub use lm_engine::{
     Aborter, BlockStoreSnapshot, Encoded, EngineOptions, HistogramSnapshot, StatsSnapshot,
@@ -188,7 +191,7 @@ pub use lm_types::{
     Allowance, AnswerBegun, AnswerForm, Arm, ArmTag, Ban, CacheMissReason, CallForm, ChatMessage,
     Constraint, Dialog, Dry, Finish, FinishReason, GenerateError, GenerateEvent, GenerateRequest,
     Observer, OnHit, Outcome, OutputRules, Prices, Priority, Prompt, PromptLogprob, PromptReport,
-    QueueUnit, ReleaseHash, RequestEvent, RequestId, Role, RuleHit, SamplingParams,
+    QueueUnit, ReasoningStart, ReleaseHash, RequestEvent, RequestId, Role, RuleHit, SamplingParams,
     SharedAllowance, Steering, StepEvent, StepRow, StopRules, Task, TenantId, TextOptions,
     Timeline, Timings, TokenId, TokenLogprobs, TraceId, TraceParent, Usage,
 };

@@ -3,6 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use lm_chat::{ChatTemplate, RenderOptions};
+use lm_engine::ThinkingPlan;
 use lm_tokenizer::{EncodeOptions, StopMatcher, Tokenizer, TokenizerError};
 use lm_types::{
     ChatMessage, Dialog, GenerateError, GenerateRequest, Prompt, PromptReport, SamplingParams,
@@ -10,6 +11,7 @@ use lm_types::{
 };
 
 use crate::said::{NoGuard, Said};
+use crate::thinking;
 
 /// Most answers that one request may ask for.
 const MAX_N: u32 = 64;
@@ -20,6 +22,8 @@ pub(crate) struct Prepared {
     pub(crate) prompt: Vec<TokenId>,
     pub(crate) max_new_tokens: usize,
     pub(crate) stop: StopMatcher,
+    /// How its answers may think, when the model does.
+    pub(crate) thinking: Option<ThinkingPlan>,
     /// What was changed about the request.
     pub(crate) warnings: Vec<String>,
 }
@@ -68,7 +72,8 @@ pub(crate) fn prepare(
     }
     let max_new_tokens = max_new_tokens(&request.stop, request.report, prompt.len(), materials)?;
     check_report(request)?;
-    Ok(Prepared { prompt, max_new_tokens, stop, warnings })
+    let thinking = thinking::plan(request, materials)?;
+    Ok(Prepared { prompt, max_new_tokens, stop, thinking, warnings })
 }
 
 /// Token ids of the sampling parameters lie within the vocabulary.
@@ -213,6 +218,6 @@ fn max_new_tokens(
     Ok(max_tokens)
 }
 
-fn invalid(field: &'static str, message: String) -> GenerateError {
+pub(crate) fn invalid(field: &'static str, message: String) -> GenerateError {
     GenerateError::InvalidField { field, message }
 }

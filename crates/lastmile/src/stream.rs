@@ -13,6 +13,7 @@ use lm_types::{Finish, GenerateError, GenerateEvent, PromptLogprob, TokenId, Tok
 pub struct GenerateStream {
     reader: OutputReader,
     warnings: Vec<String>,
+    n_prompt: usize,
 }
 
 /// One whole answer.
@@ -33,8 +34,14 @@ pub struct Answer {
 }
 
 impl GenerateStream {
-    pub(crate) fn new(reader: OutputReader, warnings: Vec<String>) -> Self {
-        GenerateStream { reader, warnings }
+    pub(crate) fn new(reader: OutputReader, warnings: Vec<String>, n_prompt: usize) -> Self {
+        GenerateStream { reader, warnings, n_prompt }
+    }
+
+    /// How many tokens the prompt has, before any of them is computed. 0 of an answer that no model gives.
+    #[must_use]
+    pub fn n_prompt(&self) -> usize {
+        self.n_prompt
     }
 
     /// What was changed about the request; the same for all of its answers.

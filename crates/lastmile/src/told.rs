@@ -27,7 +27,7 @@ impl Runtime {
             let choices = (0..request.n).map(|choice| {
                 let outcome = Outcome::Finished(FinishReason::Stop);
                 self.record(Arc::clone(&request), choice, arrived_at, outcome, text);
-                GenerateStream::new(told(text, finish.clone()), Vec::new())
+                GenerateStream::new(told(text, finish.clone()), Vec::new(), 0)
             });
             choices.collect()
         };

@@ -180,6 +180,12 @@ pub enum ApiError {
         /// The field that holds the prompt.
         prompt_param: &'static str,
     },
+    /// The answer was ended from outside, and its API has no word for that.
+    #[error("the answer was ended after {n_generated} tokens: by /abort, or with its key or model")]
+    Aborted {
+        /// Tokens that were generated until then.
+        n_generated: u32,
+    },
     /// The server is at fault.
     #[error("internal error: {what}")]
     Internal {
@@ -240,6 +246,8 @@ impl ApiError {
             ApiError::Ops(refusal) => refusal.status(),
             ApiError::MethodNotAllowed { .. } => 405,
             ApiError::BodyTimeout { .. } => 408,
+            // Clients try what says 409 or 5xx again, and this would be ended for nothing then.
+            ApiError::Aborted { .. } => 410,
             ApiError::BodyTooLarge { .. } => 413,
             ApiError::TooManyRequests { .. } | ApiError::BodiesFull { .. } => 429,
             ApiError::Internal { .. } => 500,
@@ -282,6 +290,7 @@ impl ApiError {
             ApiError::TooManyRequests { .. } => "too_many_requests",
             ApiError::BodiesFull { .. } => "too_many_body_bytes",
             ApiError::Generate { error, .. } => error.code(),
+            ApiError::Aborted { .. } => "aborted",
             ApiError::Internal { .. } => "internal_error",
         }
     }
@@ -331,7 +340,7 @@ impl ApiError {
             413 => "request_too_large",
             429 => "rate_limit_error",
             503 => "overloaded_error",
-            500.. => "api_error",
+            410 | 500.. => "api_error",
             _ => "invalid_request_error",
         };
         let body = self.body();

@@ -28,6 +28,7 @@ mod override_refusal;
 mod params;
 mod prompt_report;
 mod prompts;
+mod reasoning;
 mod response;
 mod samplers;
 mod shortened;
@@ -47,13 +48,14 @@ pub use date::{CivilTime, rfc3339};
 pub use delta_frame::DeltaFrame;
 pub use denial::Denial;
 pub use dialects::{
-    Dialect, DialectHead, Ending, Frame, Framing, parse_messages, parse_ollama_chat,
-    parse_ollama_generate, parse_responses,
+    Dialect, DialectHead, Ending, Frame, Framing, OllamaLoad, parse_messages, parse_ollama_chat,
+    parse_ollama_generate, parse_ollama_load, parse_responses,
 };
 pub use encoders::{
-    ClassifyAsked, EmbeddingsAsked, EmbeddingsStyle, RankAsked, Ranked, ScoredBy, VectorFormat,
-    classify_json, embeddings_json, parse_classify, parse_embeddings, parse_ollama_embed,
-    parse_ollama_embeddings, parse_rerank, parse_score, rerank_json, score_json,
+    ClassifyAsked, EmbeddingsAsked, EmbeddingsStyle, RankAsked, Ranked, ScoredBy, Took,
+    VectorFormat, classify_json, embeddings_json, parse_classify, parse_embeddings,
+    parse_ollama_embed, parse_ollama_embeddings, parse_rerank, parse_score, rerank_json,
+    score_json,
 };
 pub use error::ApiError;
 pub use error_body::ErrorBody;

@@ -11,7 +11,7 @@ use crate::error::{ApiError, shown};
 use crate::fields::{Fields, Warnings};
 use crate::params::{self, ParseOptions, Parsed};
 use crate::prompt_report::Told;
-use crate::tools;
+use crate::{reasoning, tools};
 
 /// Reads the body of a chat completion. Text parts of one message are joined by a line break.
 ///
@@ -30,10 +30,13 @@ pub(crate) fn read_chat(
     told: Told,
     options: &ParseOptions<'_>,
 ) -> Result<Parsed, ApiError> {
-    let (messages, dialog) = conversation(&mut fields, options, &mut warnings)?;
+    let (messages, mut dialog) = conversation(&mut fields, options, &mut warnings)?;
+    let max_reasoning_tokens = reasoning::read(&mut fields, &mut dialog, options)?;
     let logprobs = params::chat_logprobs(&mut fields)?;
     let prompts = vec![Prompt::Chat(messages)];
-    params::read(fields, warnings, prompts, dialog, logprobs, told, options)
+    let mut parsed = params::read(fields, warnings, prompts, dialog, logprobs, told, options)?;
+    parsed.stop.max_reasoning_tokens = max_reasoning_tokens;
+    Ok(parsed)
 }
 
 /// The messages, and what the template is given besides them.
@@ -89,7 +92,7 @@ fn message(
 ) -> Result<(ChatMessage, Option<String>), ApiError> {
     let mut fields = Fields::nested(path, value)?;
     let role = role(&mut fields)?;
-    let more = tools::message_fields(&mut fields)?;
+    let more = tools::message_fields(&mut fields, options.strict, warnings)?;
     for name in ["function_call", "audio", "refusal"] {
         let asks = |value: &Value| !value.as_array().is_some_and(Vec::is_empty);
         if let Some(value) = fields.take(name).filter(asks) {

@@ -6,7 +6,7 @@
 
 use lastmile::{
     Constraint, Dialog, GenerateRequest, Prompt, PromptReport, RequestId, SamplingParams, Steering,
-    StopRules, TenantId, TextOptions, ToolFormat,
+    StopRules, TenantId, TextOptions, Thinking, ToolFormat,
 };
 use serde_json::Value;
 
@@ -35,6 +35,8 @@ pub struct ParseOptions<'a> {
     pub entropy: u64,
     /// The form in which the model calls tools.
     pub tool_format: ToolFormat,
+    /// How the model thinks; `None` when it does not.
+    pub thinking: Option<Thinking>,
     /// Whether an unknown field is an error rather than a warning.
     pub strict: bool,
 }
@@ -273,6 +275,8 @@ fn stop_rules(fields: &mut Fields, report: PromptReport) -> Result<StopRules, Ap
         stop_strings: stop_strings(fields)?,
         stop_token_ids: stop_token_ids(fields)?,
         ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
+        // A chat's own.
+        max_reasoning_tokens: None,
     })
 }
 

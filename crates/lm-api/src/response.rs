@@ -49,8 +49,10 @@ pub struct Head {
 pub struct Choice {
     /// Its place: prompt by prompt, `n` for each.
     pub index: u32,
-    /// What was generated, calls of tools left out.
+    /// What was generated, reasoning and calls of tools left out.
     pub text: String,
+    /// What the model thought before.
+    pub reasoning: Option<String>,
     /// What is called.
     pub tool_calls: Vec<ToolCall>,
     /// When asked for.
@@ -61,6 +63,8 @@ pub struct Choice {
     pub confidence: Option<Confidence>,
     /// Why it ended.
     pub finish_reason: FinishReason,
+    /// The stop string that ended it.
+    pub stop_string: Option<String>,
     /// The id of its own request, when the response spans several.
     pub request_id: Option<String>,
 }
@@ -91,9 +95,9 @@ struct ChatChoice<'a> {
     message: Message<'a>,
     logprobs: Option<ChatLogprobs<'a>>,
     finish_reason: &'static str,
-    /// What none of OpenAI's words says, as others name it.
+    /// What none of OpenAI's words says, as others name it: `budget`, or the stop string.
     #[serde(skip_serializing_if = "Option::is_none")]
-    stop_reason: Option<&'static str>,
+    stop_reason: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     confidence: Option<&'a Confidence>,
 }
@@ -103,6 +107,9 @@ struct Message<'a> {
     role: &'static str,
     content: Option<&'a str>,
     refusal: Option<()>,
+    /// As DeepSeek's API and vLLM name it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<&'a str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tool_calls: Vec<CallBody<'a>>,
 }
@@ -114,7 +121,7 @@ struct ChatDelta<'a> {
     logprobs: Option<ChatLogprobs<'a>>,
     finish_reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    stop_reason: Option<&'static str>,
+    stop_reason: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     confidence: Option<&'a Confidence>,
 }
@@ -125,6 +132,8 @@ struct Delta<'a> {
     role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tool_calls: Option<[CallDelta<'a>; 1]>,
 }
@@ -155,7 +164,7 @@ struct TextChoice<'a> {
     logprobs: Option<TextLogprobs<'a>>,
     finish_reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    stop_reason: Option<&'static str>,
+    stop_reason: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     confidence: Option<&'a Confidence>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -170,6 +179,7 @@ struct End<'a> {
     reason: FinishReason,
     has_calls: bool,
     confidence: Option<&'a Confidence>,
+    stop_string: Option<&'a str>,
 }
 
 impl Head {
@@ -184,7 +194,8 @@ impl Head {
                     message: message(choice),
                     logprobs: choice.logprobs.as_deref().map(logprobs::chat),
                     finish_reason: finish_word(choice.finish_reason, !choice.tool_calls.is_empty()),
-                    stop_reason: stop_reason(choice.finish_reason),
+                    stop_reason: stop_reason(choice.finish_reason)
+                        .or(choice.stop_string.as_deref()),
                     confidence: choice.confidence.as_ref(),
                 });
                 let choices: Vec<_> = choices.collect();
@@ -196,7 +207,8 @@ impl Head {
                     text: &choice.text,
                     logprobs: choice.logprobs.as_deref().map(logprobs::text),
                     finish_reason: Some(finish_word(choice.finish_reason, false)),
-                    stop_reason: stop_reason(choice.finish_reason),
+                    stop_reason: stop_reason(choice.finish_reason)
+                        .or(choice.stop_string.as_deref()),
                     confidence: choice.confidence.as_ref(),
                     prompt_logprobs: choice.prompt_logprobs.as_deref(),
                     request_id: choice.request_id.as_deref(),
@@ -230,6 +242,13 @@ impl Head {
         }
     }
 
+    /// More of what the model of a chat thinks before it answers.
+    #[must_use]
+    pub fn reasoning_chunk(&self, index: u32, text: &str) -> String {
+        let delta = Delta { reasoning_content: Some(text), ..Delta::default() };
+        self.chat_chunk(index, delta, None, None, &[])
+    }
+
     /// A call of a chat begins.
     #[must_use]
     pub fn call_chunk(&self, index: u32, call: usize, id: &str, name: &str) -> String {
@@ -257,12 +276,12 @@ impl Head {
         is_last: bool,
         confidence: Option<&Confidence>,
     ) -> String {
-        let end = End { reason, has_calls: true, confidence };
+        let end = End { reason, has_calls: true, confidence, stop_string: None };
         self.chat_chunk(index, Delta::default(), None, Some(end), self.last_warnings(is_last))
     }
 
-    /// The end of a choice. `is_last` says that no other choice is open. `request_id` and `confidence` as in
-    /// [`Choice`].
+    /// The end of a choice. `is_last` says that no other choice is open. `request_id`, `confidence` and `stop_string`
+    /// as in [`Choice`].
     #[must_use]
     pub fn finish_chunk(
         &self,
@@ -271,18 +290,19 @@ impl Head {
         is_last: bool,
         request_id: Option<&str>,
         confidence: Option<&Confidence>,
+        stop_string: Option<&str>,
     ) -> String {
         let warnings = self.last_warnings(is_last);
         match self.style {
             Style::Chat => {
-                let end = End { reason, has_calls: false, confidence };
+                let end = End { reason, has_calls: false, confidence, stop_string };
                 self.chat_chunk(index, Delta::default(), None, Some(end), warnings)
             }
             Style::Text => {
                 let choice = TextChoice {
                     index,
                     finish_reason: Some(finish_word(reason, false)),
-                    stop_reason: stop_reason(reason),
+                    stop_reason: stop_reason(reason).or(stop_string),
                     confidence,
                     request_id,
                     ..TextChoice::default()
@@ -321,7 +341,7 @@ impl Head {
             delta,
             logprobs,
             finish_reason: end.map(|end| finish_word(end.reason, end.has_calls)),
-            stop_reason: end.and_then(|end| stop_reason(end.reason)),
+            stop_reason: end.and_then(|end| stop_reason(end.reason).or(end.stop_string)),
             confidence: end.and_then(|end| end.confidence),
         };
         self.json("chat.completion.chunk", &[choice], self.no_usage(), warnings)
@@ -374,6 +394,7 @@ fn message(choice: &Choice) -> Message<'_> {
         role: "assistant",
         content: (!says_nothing).then_some(choice.text.as_str()),
         refusal: None,
+        reasoning_content: choice.reasoning.as_deref(),
         tool_calls: choice.tool_calls.iter().map(ToolCall::body).collect(),
     }
 }

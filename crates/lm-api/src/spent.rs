@@ -90,7 +90,12 @@ mod tests {
     fn a_response_takes_what_its_answers_take() {
         let finish = |e2e, ttft, joules| Finish {
             reason: FinishReason::Stop,
-            usage: Usage { prompt_tokens: 1_000_000, completion_tokens: 500_000, cached_tokens: 0 },
+            usage: Usage {
+                prompt_tokens: 1_000_000,
+                completion_tokens: 500_000,
+                cached_tokens: 0,
+                ..Usage::default()
+            },
             timings: Timings {
                 queue_wait: Duration::from_millis(1),
                 ttft: Duration::from_millis(ttft),

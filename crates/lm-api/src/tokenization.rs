@@ -12,7 +12,7 @@ use crate::fields::{Fields, Warnings};
 use crate::messages::conversation;
 use crate::params::token_id;
 use crate::prompts::text_options;
-use crate::{ApiError, ParseOptions, tools};
+use crate::{ApiError, ParseOptions, reasoning, tools};
 
 /// Tokens that are decoded at once.
 const MAX_TOKENS: usize = 1 << 20;
@@ -66,6 +66,8 @@ pub fn parse_template(body: &[u8], options: &ParseOptions<'_>) -> Result<Text, A
 fn chat_text(mut fields: Fields, options: &ParseOptions<'_>) -> Result<Text, ApiError> {
     let mut warnings = Warnings::default();
     let (messages, mut dialog) = conversation(&mut fields, options, &mut warnings)?;
+    // What it may take changes no prompt.
+    reasoning::read(&mut fields, &mut dialog, options)?;
     let tools = tools::tool_use(&mut fields, &mut warnings, options.strict)?;
     dialog.tools = tools.map(|tools| tools.json);
     fields.take("model");
@@ -79,30 +81,31 @@ fn chat_text(mut fields: Fields, options: &ParseOptions<'_>) -> Result<Text, Api
     })
 }
 
-/// Reads the body of `POST /detokenize`: `tokens`.
+/// Reads the body of `POST /detokenize`: `tokens`. Also gives what was ignored.
 ///
 /// # Errors
 /// The first field that is malformed or, in strict mode, unknown.
-pub fn parse_detokenize(body: &[u8], strict: bool) -> Result<Vec<u32>, ApiError> {
-    let mut fields = Fields::parse(body)?;
+pub fn parse_detokenize(body: &[u8], strict: bool) -> Result<(Vec<u32>, Vec<String>), ApiError> {
+    let (mut fields, mut warnings) = (Fields::parse(body)?, Warnings::default());
     let wanted = "an array of token ids";
     let Some(value) = fields.take("tokens") else {
         return Err(ApiError::Missing { param: "tokens".to_owned(), wanted });
     };
     let list = value.as_array().filter(|list| list.len() <= MAX_TOKENS);
-    let tokens = list.and_then(|list| list.iter().map(token_id).collect());
+    let tokens: Option<Vec<u32>> = list.and_then(|list| list.iter().map(token_id).collect());
     fields.take("model");
-    fields.finish(strict, &mut Warnings::default())?;
-    tokens.ok_or_else(|| ApiError::invalid("tokens", &value, wanted))
+    fields.finish(strict, &mut warnings)?;
+    let tokens = tokens.ok_or_else(|| ApiError::invalid("tokens", &value, wanted))?;
+    Ok((tokens, warnings.into_list()))
 }
 
 /// Reads the body of `POST /abort`: `request_id`, one or several, with or without the prefix that a response
-/// puts before it.
+/// puts before it. Also gives what was ignored.
 ///
 /// # Errors
 /// The field is missing or names no request.
-pub fn parse_abort(body: &[u8], strict: bool) -> Result<Vec<RequestId>, ApiError> {
-    let mut fields = Fields::parse(body)?;
+pub fn parse_abort(body: &[u8], strict: bool) -> Result<(Vec<RequestId>, Vec<String>), ApiError> {
+    let (mut fields, mut warnings) = (Fields::parse(body)?, Warnings::default());
     let wanted = "a request's id, or an array of at most 1024";
     let asked = match fields.take("request_id") {
         Some(Value::Array(list)) if list.len() <= MAX_IDS => list,
@@ -110,13 +113,14 @@ pub fn parse_abort(body: &[u8], strict: bool) -> Result<Vec<RequestId>, ApiError
         None => return Err(ApiError::Missing { param: "request_id".to_owned(), wanted }),
     };
     fields.take("model");
-    fields.finish(strict, &mut Warnings::default())?;
+    fields.finish(strict, &mut warnings)?;
     let id = |value: &Value| {
         let text = value.as_str().ok_or_else(|| ApiError::invalid("request_id", value, wanted))?;
         let bare = text.rsplit_once(['-', '_']).map_or(text, |_| unprefixed(text));
         bare.parse().map_err(|_| ApiError::NotRunning { id: shorten(text) })
     };
-    asked.iter().map(id).collect()
+    let ids: Vec<RequestId> = asked.iter().map(id).collect::<Result<_, _>>()?;
+    Ok((ids, warnings.into_list()))
 }
 
 fn unprefixed(text: &str) -> &str {

@@ -118,6 +118,9 @@ pub(crate) fn tool_use(
             return Err(ApiError::invalid("tool_choice", other, wanted));
         }
     };
+    if let Some(choice @ Value::Object(_)) = &choice {
+        no_more(choice, strict, warnings)?;
+    }
     if seen.is_empty() && must.is_some() {
         let param = "tools".to_owned();
         return Err(ApiError::Missing { param, wanted: "an array with what tool_choice requires" });
@@ -127,6 +130,18 @@ pub(crate) fn tool_use(
     }
     let json = Value::Array(seen).to_string();
     Ok(Some(ToolUse { json, names: names.into_iter().collect(), must, parallel }))
+}
+
+/// A choice says which function, and nothing else.
+fn no_more(choice: &Value, strict: bool, warnings: &mut Warnings) -> Result<(), ApiError> {
+    let mut fields = Fields::nested("tool_choice", choice.clone())?;
+    fields.take("type");
+    if let Some(function) = fields.take("function") {
+        let mut function = Fields::nested("tool_choice.function", function)?;
+        function.take("name");
+        function.finish(strict, warnings)?;
+    }
+    fields.finish(strict, warnings)
 }
 
 fn named(choice: &Option<Value>) -> Option<&str> {
@@ -197,43 +212,73 @@ pub(crate) fn enforced(
     Ok(Some(Constraint { field: "tool_choice", form: AnswerForm::Calls(calls) }))
 }
 
-/// Takes the fields of calls and results out of a message: what a template sees besides role and content.
-pub(crate) fn message_fields(fields: &mut Fields) -> Result<Option<String>, ApiError> {
+/// Takes the fields of calls, results and reasoning out of a message: what a template sees besides role and content.
+pub(crate) fn message_fields(
+    fields: &mut Fields,
+    strict: bool,
+    warnings: &mut Warnings,
+) -> Result<Option<String>, ApiError> {
     let mut seen = Map::new();
     let param = fields.path("tool_calls");
     match fields.take("tool_calls") {
         Some(Value::Array(list)) if !list.is_empty() => {
             let calls = list.into_iter().enumerate();
-            let calls: Result<Vec<Value>, ApiError> =
-                calls.map(|(i, call)| past_call(&format!("{param}[{i}]"), call)).collect();
+            let calls: Result<Vec<Value>, ApiError> = calls
+                .map(|(i, call)| past_call(&format!("{param}[{i}]"), call, strict, warnings))
+                .collect();
             seen.insert("tool_calls".to_owned(), Value::Array(calls?));
         }
         Some(Value::Array(_)) | None => {}
         Some(other) => return Err(ApiError::invalid(param, &other, "an array of calls")),
     }
-    for name in ["tool_call_id", "name"] {
+    let texts = [
+        ("tool_call_id", "tool_call_id"),
+        ("name", "name"),
+        // What the model thought before: two names on the wire, one in templates.
+        ("reasoning", "reasoning_content"),
+        ("reasoning_content", "reasoning_content"),
+    ];
+    for (name, in_template) in texts {
         if let Some(text) = fields.string(name)? {
-            seen.insert(name.to_owned(), Value::from(text));
+            seen.insert(in_template.to_owned(), Value::from(text));
         }
     }
     Ok((!seen.is_empty()).then(|| Value::Object(seen).to_string()))
 }
 
 /// A call of an earlier answer. Templates expect its arguments as an object rather than as text.
-fn past_call(path: &str, value: Value) -> Result<Value, ApiError> {
+fn past_call(
+    path: &str,
+    value: Value,
+    strict: bool,
+    warnings: &mut Warnings,
+) -> Result<Value, ApiError> {
     let wanted = "{\"id\", \"type\": \"function\", \"function\": {\"name\", \"arguments\"}}";
-    let name = value["function"]["name"].as_str();
-    let name = name.ok_or_else(|| ApiError::invalid(path, &value, wanted))?;
-    let arguments = match &value["function"]["arguments"] {
+    if !value["function"]["name"].is_string() {
+        return Err(ApiError::invalid(path, &value, wanted));
+    }
+    let mut fields = Fields::nested(path, value)?;
+    let mut function =
+        Fields::nested(&fields.path("function"), fields.take("function").unwrap_or_default())?;
+    let name = function.take("name");
+    let param = function.path("arguments");
+    let found = function.take("arguments").unwrap_or_default();
+    let arguments = match &found {
         Value::String(text) if text.trim().is_empty() => Some(json!({})),
         Value::String(text) => serde_json::from_str(text).ok(),
         Value::Null => Some(json!({})),
         other => Some(other.clone()),
     };
-    let arguments = arguments.filter(Value::is_object).ok_or_else(|| {
-        let param = format!("{path}.function.arguments");
-        ApiError::invalid(param, &value["function"]["arguments"], "a JSON object as text")
-    })?;
+    let arguments = arguments.filter(Value::is_object);
+    let arguments =
+        arguments.ok_or_else(|| ApiError::invalid(param, &found, "a JSON object as text"))?;
+    let id = fields.take("id");
+    // Of all kinds only functions can be called, and a piece of a stream has its place in it.
+    for name in ["type", "index"] {
+        fields.take(name);
+    }
+    function.finish(strict, warnings)?;
+    fields.finish(strict, warnings)?;
     let function = json!({ "name": name, "arguments": arguments });
-    Ok(json!({ "id": value["id"], "type": "function", "function": function }))
+    Ok(json!({ "id": id, "type": "function", "function": function }))
 }

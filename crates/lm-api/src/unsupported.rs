@@ -32,6 +32,8 @@ const TABLE: &[(&str, Neutral)] = &[
     ("prompt_cache_key", Neutral::Any),
     ("prompt_cache_retention", Neutral::Any),
     // A chat takes these before; without messages there is nothing they could mean.
+    ("reasoning_effort", Neutral::Word(&["none"])),
+    ("max_reasoning_tokens", Neutral::Number(0.0)),
     ("parallel_tool_calls", Neutral::Any),
     ("tools", Neutral::Empty),
     ("tool_choice", Neutral::Word(&["none", "auto"])),
@@ -48,7 +50,6 @@ const TABLE: &[(&str, Neutral)] = &[
     ("modalities", Neutral::OnlyText),
     ("prediction", Neutral::Never),
     ("web_search_options", Neutral::Never),
-    ("reasoning_effort", Neutral::Never),
     ("verbosity", Neutral::Word(&["medium"])),
     ("service_tier", Neutral::Word(&["auto", "default"])),
     ("add_generation_prompt", Neutral::Is(true)),

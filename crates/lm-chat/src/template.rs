@@ -8,7 +8,7 @@ use std::fmt;
 use std::io;
 use std::sync::OnceLock;
 
-use lm_types::{ChatMessage, Dialog, Role};
+use lm_types::{ChatMessage, Dialog, ReasoningStart, Role};
 use minijinja::value::Serde;
 use minijinja::{Environment, Error, ErrorKind, Value};
 
@@ -18,6 +18,7 @@ use crate::generation_tag::neutralise;
 use crate::manners::{Manners, ToolsPlace};
 use crate::prefill::Prefill;
 use crate::python::{Raised, environment};
+use crate::thinking::{self, Thinking};
 use crate::tools::ToolFormat;
 use crate::written_out::written_out;
 
@@ -189,6 +190,35 @@ impl ChatTemplate {
                 rendered.is_ok_and(|rendered| rendered.contains(text))
             })
         })
+    }
+
+    /// How the model thinks before it answers; `None` when it does not.
+    #[must_use]
+    pub fn thinking(&self) -> Option<Thinking> {
+        Thinking::of_template(&self.source)
+    }
+
+    /// Where the model's answer to a conversation that was rendered begins. `None` when it is told as it is: the
+    /// model does not think, or goes on with text that was begun.
+    #[must_use]
+    pub fn reasoning_start(
+        &self,
+        rendered: &str,
+        messages: &[ChatMessage],
+        dialog: &Dialog,
+    ) -> Option<ReasoningStart> {
+        self.thinking().and_then(|_| thinking::start(rendered, messages, dialog))
+    }
+
+    /// Whether a conversation's own switches ask the model to think.
+    #[must_use]
+    pub fn asks_to_think(&self, dialog: &Dialog) -> bool {
+        let switch = self.thinking().and_then(|thinking| thinking.switch);
+        let switches = dialog.template_kwargs.as_deref().map(parsed);
+        match (switch, switches) {
+            (Some(switch), Some(Ok(switches))) => switches[switch] == true,
+            _ => false,
+        }
     }
 
     fn render_with(&self, context: &Value) -> Result<String, ChatError> {

@@ -13,6 +13,8 @@ const MAX_HEAD: usize = 160;
 /// A part of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AnswerPart {
+    /// What the model thought before it answered.
+    Reasoning(String),
     /// Text for people.
     Text(String),
     /// A call begins. Calls are numbered from 0.

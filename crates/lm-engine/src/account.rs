@@ -61,6 +61,8 @@ impl Active {
             prompt_tokens: count(n_prompt),
             completion_tokens: count(self.carried + n_generated),
             cached_tokens: count(n_cached),
+            // They are completion tokens, and cost the same.
+            reasoning_tokens: 0,
         };
         self.is_spent = !allowance.0.spend(self.choice, usage, self.cpu_seconds);
     }

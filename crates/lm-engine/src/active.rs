@@ -15,6 +15,7 @@ use lm_types::{
 use crate::chronicle::Story;
 use crate::guard::{Before, Guard};
 use crate::submit::QueuePlace;
+use crate::thinking::Thinking;
 use crate::{EngineStats, NewSubmission, OutputWriter, ServedAdapter};
 
 /// One answer while the engine works on it.
@@ -32,6 +33,8 @@ pub(crate) struct Active {
     stop: StopMatcher,
     /// The form that the answer must have, and how far it is.
     pub(crate) grammar: Option<GrammarState>,
+    /// What it thinks first, when the model does.
+    pub(crate) thinking: Option<Thinking>,
     /// Text that may still turn out to begin a stop string or a banned phrase.
     pub(crate) held_back: String,
     pub(crate) text: String,
@@ -107,6 +110,7 @@ impl Active {
             before: None,
             stop: new.stop,
             grammar: new.grammar,
+            thinking: new.thinking.map(|plan| Thinking::new(plan, &steering.opening)),
             text: String::with_capacity(8 * new.max_new_tokens.min(1024)),
             output: new.output,
             prompt_is_due: new.request.report.is_wanted(),
@@ -143,25 +147,13 @@ impl Active {
         self.grammar.is_some() || !self.history(seq, position).banned.is_empty()
     }
 
-    /// Takes a drawn token into the answer's grammar. Says whether the answer is complete with it.
-    ///
-    /// # Errors
-    /// The grammar cannot go on.
-    pub(crate) fn advance(&mut self, token: TokenId) -> Result<bool, GrammarError> {
-        match &mut self.grammar {
-            Some(grammar) if !self.end_tokens.contains(&token) => {
-                self.n_in_grammar += 1;
-                grammar.accept(token)
-            }
-            _ => Ok(false),
-        }
-    }
-
     /// What a draw at `position` of this answer's sequence looks back at. Its grammar's mask is not in it.
     pub(crate) fn history<'a>(&'a self, seq: &'a Sequence, position: usize) -> History<'a> {
         let before = &seq.tokens_and_drafts()[..position];
         let (prompt, generated) = before.split_at(seq.n_prompt() - self.carried);
-        let ends_too_early = generated.len() < self.request.stop.min_tokens as usize;
+        // What must have a form has not begun while it is thought about.
+        let ends_too_early = generated.len() < self.request.stop.min_tokens as usize
+            || (self.grammar.is_some() && self.is_thinking());
         let at_cut = self.guard.as_ref().and_then(|guard| guard.banned_at(generated.len()));
         let banned: &[TokenId] = match at_cut {
             Some(banned) => banned,
@@ -192,7 +184,10 @@ impl Active {
             reason = Some(FinishReason::Stop);
         } else {
             self.decode.push(tokenizer.token_bytes(token), &mut self.held_back);
+            // What is thought about a stop string does not end the answer.
+            let is_thought = self.carried + n_generated <= self.n_thought();
             match self.stop.scan(&self.held_back) {
+                _ if is_thought => n_safe = self.held_back.len(),
                 StopScan::Safe(bytes) => n_safe = bytes,
                 StopScan::Found { at, .. } => {
                     self.held_back.truncate(at);
@@ -274,6 +269,7 @@ impl Active {
     ) -> (RequestEvent, EndSignal) {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let served_by = self.served_by(served_by).clone();
+        let n_thought = self.n_thought();
         // What never left the queue took nothing.
         let computed = seq.filter(|seq| seq.first_scheduled().is_some());
         let before = self.before.or_else(|| computed.map(Before::of));
@@ -284,6 +280,7 @@ impl Active {
             prompt_tokens: count(before.n_prompt),
             completion_tokens: count(answer.len()),
             cached_tokens: count(before.n_cached),
+            reasoning_tokens: count(n_thought.min(answer.len())),
         });
         let scheduled = before.as_ref().map(|before| before.first_scheduled);
         let scheduled = scheduled.unwrap_or_else(|| seq.and_then(Sequence::first_scheduled));

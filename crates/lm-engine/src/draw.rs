@@ -9,10 +9,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use lm_grammar::{GrammarError, GrammarState};
 use lm_sampler::{History, Sampled, Sampler};
 use lm_scheduler::{ScheduledRow, Sequence};
-use lm_types::{PromptLogprob, SeqId};
+use lm_types::{PromptLogprob, SeqId, TokenId, TokenLogprobs};
 
 use crate::Engine;
 use crate::active::Active;
+use crate::thinking::Thinking;
 
 /// What sampling one row gave.
 pub(crate) struct Draw {
@@ -56,16 +57,19 @@ impl Engine {
             return;
         }
         let (sampler, logits, known) = (&mut self.sampler, &self.logits, seq.tokens().len());
+        let tokenizer = &self.parts.tokenizer;
         for position in known..=known + row.n_drafts {
             let i = first + position - known;
             let draw = || -> Result<(Sampled, Result<bool, GrammarError>), String> {
-                let sampled = match logits.greatest(i) {
-                    Some(greatest) => Sampler::greedy(greatest.token, greatest.logit)
+                let forced = active.thinking.as_ref().and_then(Thinking::forced);
+                let sampled = match (forced, logits.greatest(i)) {
+                    (Some(token), _) => active.put(sampler, token, || logits.row(i))?,
+                    (None, Some(greatest)) => Sampler::greedy(greatest.token, greatest.logit)
                         .map_err(|error| error.to_string())?,
-                    None => active.sample(sampler, logits.row(i), seq, position)?,
+                    (None, None) => active.sample(sampler, logits.row(i), seq, position)?,
                 };
                 // Guesses after it are verified under the grammar as it is then.
-                let is_complete = active.advance(sampled.token);
+                let is_complete = active.advance(sampled.token, tokenizer);
                 Ok((sampled, is_complete))
             };
             let drawn = match catch_unwind(AssertUnwindSafe(draw)) {
@@ -135,13 +139,31 @@ impl Active {
         seq: &Sequence,
         position: usize,
     ) -> Result<Sampled, String> {
-        if let Some(grammar) = &mut self.grammar {
+        let is_thinking = self.is_thinking();
+        if let Some(grammar) = self.grammar.as_mut().filter(|_| !is_thinking) {
             grammar.update().map_err(|error| error.to_string())?;
         }
-        let mask = self.grammar.as_ref().map(GrammarState::mask);
+        let grammar = self.grammar.as_ref().filter(|_| !is_thinking);
+        let mask = grammar.map(GrammarState::mask);
         let history = History { mask, ..self.history(seq, position) };
         let sampled = sampler.sample(logits, &self.sampling, history, position);
         sampled.map_err(|error| error.to_string())
+    }
+
+    /// A token that is put in the place of a draw, with how likely it was in `row` where that is asked for.
+    fn put<'a>(
+        &self,
+        sampler: &mut Sampler,
+        token: TokenId,
+        row: impl FnOnce() -> &'a [f32],
+    ) -> Result<Sampled, String> {
+        let Some(n_top) = self.sampling.logprobs else {
+            return Ok(Sampled { token, logprobs: None });
+        };
+        let scored = sampler.score(row(), token, n_top as usize);
+        let PromptLogprob { token, logprob, top, .. } =
+            scored.map_err(|error| error.to_string())?;
+        Ok(Sampled { token, logprobs: Some(TokenLogprobs { token, logprob, top }) })
     }
 }
 

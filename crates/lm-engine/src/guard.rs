@@ -12,8 +12,8 @@ use std::sync::Arc;
 use lm_scheduler::Sequence;
 use lm_tokenizer::{DecodeStream, EncodeOptions, Tokenizer};
 use lm_types::{
-    CacheMissReason, FinishReason, OnHit, Outcome, OutputRules, PhraseScan, RuleHit, SeqId,
-    Timestamp, TokenId, TokenLogprobs,
+    CacheMissReason, FinishReason, OnHit, Outcome, OutputRules, PhraseScan, ReasoningScanner,
+    RuleHit, SeqId, Timestamp, TokenId, TokenLogprobs,
 };
 
 use crate::Engine;
@@ -131,10 +131,12 @@ impl Active {
         reason: Option<FinishReason>,
         tokenizer: &Tokenizer,
     ) -> Accepted {
+        let n_thought = self.n_thought();
         let guard = self.guard.as_mut().expect("there is a guard: this is a bug");
         let is_whole = self.decode.pending_bytes() == 0;
         let end = self.text.len() + self.held_back.len();
         guard.places.push(Place { end, is_whole });
+        let is_thought = guard.places.len() <= n_thought;
         let needs = end + usize::from(!is_whole);
         let logprobs = logprobs.map(|entry| presentable(entry, &guard.rules, tokenizer));
         guard.held.push_back(Held { token, logprobs, needs });
@@ -160,10 +162,13 @@ impl Active {
             OnHit::Stop | OnHit::Resubmit => self.cut(cut),
             OnHit::Replace(text) => {
                 self.cut(cut);
-                let replaced = format!("{}{text}", open_end(&rules, &self.text));
+                // It is text for people, also where it takes the place of a thought.
+                let close = if is_thought { ReasoningScanner::CLOSE } else { "" };
+                let replaced = format!("{}{close}{text}", open_end(&rules, &self.text));
                 if !rules.holds(&replaced) {
-                    self.text.push_str(text);
-                    self.output.push_all(std::iter::empty(), text);
+                    let text = format!("{close}{text}");
+                    self.text.push_str(&text);
+                    self.output.push_all(std::iter::empty(), &text);
                 }
             }
         }
@@ -231,11 +236,8 @@ impl Active {
         if n_carried >= self.max_new_tokens {
             return None;
         }
-        if let Some(grammar) = &mut self.grammar {
-            grammar.rollback(self.n_in_grammar.checked_sub(n_kept)?).ok()?;
-            spelled.iter().try_for_each(|&token| grammar.accept(token).map(drop)).ok()?;
-            self.n_in_grammar = n_carried;
-        }
+        self.rewind(&answer[..n_kept], &spelled, tokenizer)?;
+        let guard = self.guard.as_mut()?;
         let mut banned = match guard.banned.take() {
             Some((at, banned)) if at == n_carried => banned,
             _ if n_carried < self.request.stop.min_tokens as usize => self.end_tokens.clone(),

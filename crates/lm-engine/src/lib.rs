@@ -23,6 +23,7 @@ mod siblings;
 mod snapshot;
 mod stats;
 mod submit;
+mod thinking;
 mod thread;
 mod want;
 
@@ -44,4 +45,5 @@ pub use output::{Aborter, OutputReader, OutputWriter, output_pair, told};
 pub use snapshot::StatsSnapshot;
 pub use stats::EngineStats;
 pub use submit::NewSubmission;
+pub use thinking::ThinkingPlan;
 pub use thread::{EngineHandle, EngineOptions};

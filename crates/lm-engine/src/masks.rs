@@ -51,13 +51,14 @@ impl Engine {
         let n_guessing = scheduler.n_may_guess().min(GUESSING_PER_THREAD * self.masks.n_threads);
         let has_slot = |id| scheduler.sequence(id).is_some_and(Sequence::is_running);
         let grammars = self.active.iter_mut().filter_map(|(&id, active)| {
-            let grammar = active.grammar.as_mut()?;
+            let is_thinking = active.is_thinking();
+            let grammar = active.grammar.as_mut().filter(|_| !is_thinking)?;
             (!grammar.is_ahead(n_guessing > 0) && has_slot(id)).then_some((id, grammar))
         });
         self.masks.look_ahead(grammars.collect(), n_guessing);
         if n_guessing > 0 {
             for (&id, active) in &self.active {
-                if let Some(grammar) = &active.grammar {
+                if let Some(grammar) = active.grammar.as_ref().filter(|_| !active.is_thinking()) {
                     let allowed = active.sampling.allowed_token_ids.as_deref();
                     let may_be_drawn = |token: &TokenId| {
                         allowed.is_none_or(|allowed| allowed.binary_search(token).is_ok())

@@ -11,7 +11,7 @@ use lm_scheduler::{
 use lm_tokenizer::StopMatcher;
 use lm_types::{GenerateError, GenerateRequest, QueueUnit, Timestamp, TokenId};
 
-use crate::{OutputWriter, ServedAdapter};
+use crate::{OutputWriter, ServedAdapter, ThinkingPlan};
 
 /// One answer to compute: validated and tokenised.
 #[derive(Debug)]
@@ -28,6 +28,8 @@ pub struct NewSubmission {
     pub stop: StopMatcher,
     /// The form that the answer must have, before its first token.
     pub grammar: Option<GrammarState>,
+    /// How it may think, when the model does. With a grammar, that of what follows.
+    pub thinking: Option<ThinkingPlan>,
     /// When the request arrived, by the wall clock.
     pub arrived_at: SystemTime,
     /// The adapter that it is computed with.

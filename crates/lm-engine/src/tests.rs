@@ -130,6 +130,7 @@ impl Rig {
         let new = NewSubmission {
             adapter: None,
             grammar,
+            thinking: None,
             stop: StopMatcher::new(&request.stop.stop_strings).unwrap(),
             request: Arc::new(request),
             choice: 0,
@@ -443,6 +444,7 @@ fn a_deadline_that_cannot_be_met_is_refused_with_both_numbers_and_a_time() {
     let new = NewSubmission {
         adapter: None,
         grammar: None,
+        thinking: None,
         stop: StopMatcher::new(&[]).unwrap(),
         request: Arc::new(request),
         choice: 0,

@@ -195,7 +195,7 @@ fn line_of(answer: &CutOff, of_key: &CostLine, prices: &Prices) -> CostLine {
     let usage = Usage {
         prompt_tokens: count(answer.n_prompt_tokens),
         completion_tokens: count(answer.n_tokens),
-        cached_tokens: 0,
+        ..Usage::default()
     };
     let timings = Timings { cpu_seconds, ..Timings::default() };
     let cost = prices.of(answer.choice, usage, &timings);

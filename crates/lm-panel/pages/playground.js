@@ -69,7 +69,7 @@ export function playgroundPage(place, { signal }) {
     talk.push({ role: "user", content: text });
     log.append(bubble(talk[talk.length - 1]).view);
     const body = request();
-    const answer = { role: "assistant", content: "", tokens: [] };
+    const answer = { role: "assistant", thought: "", content: "", tokens: [], thoughtTokens: 0 };
     talk.push(answer);
     const shown = bubble(answer);
     log.append(shown.view);
@@ -103,13 +103,17 @@ export function playgroundPage(place, { signal }) {
     if (kind === "error" || chunk.error) throw new Error(chunk.error?.message || "The answer broke off.");
     const choice = chunk.choices[0];
     const text = choice?.delta?.content || "";
+    const thought = choice?.delta?.reasoning_content || "";
     answer.tokens.push(...(choice?.logprobs?.content || []).map(timing.read));
     answer.confidence = choice?.confidence || answer.confidence;
     const now = performance.now();
-    if (text) {
+    if (text || thought) {
       timing.first ??= now;
       answer.content += text;
+      answer.thought += thought;
     }
+    // What was thought is not shaded.
+    if (answer.thought && !answer.content) answer.thoughtTokens = answer.tokens.length;
     const n = chunk.usage?.completion_tokens;
     const notes = [];
     if (timing.first) notes.push(`first token ${ms(timing.first - timing.began)}`);
@@ -153,10 +157,16 @@ function bubble(message) {
   const write = shadedText(text);
   const note = h("p", { class: "quiet-text" });
   const sureness = h("p", { class: "quiet-text" });
+  const summary = h("summary", {});
+  const thoughtText = h("div", { class: "thought" });
+  const thought = h("details", { class: "quiet-text" }, summary, thoughtText);
   const view = h("li", { class: message.role }, h("strong", {}, message.role === "user" ? "You" : "Model"), text, note);
   let isWhole = false;
   function update() {
-    write(message.content, message.tokens || []);
+    if (message.thought && !thought.isConnected) text.before(thought);
+    summary.textContent = message.content ? "Thought" : "Thinks";
+    thoughtText.textContent = message.thought || "";
+    write(message.content, message.content ? (message.tokens || []).slice(message.thoughtTokens || 0) : []);
     const link = message.id && message.role === "assistant" ? h("a", { href: `#/requests/${message.id}` }, "this request") : null;
     const error = message.error ? h("span", { class: "problem-text" }, message.error) : null;
     const parts = [message.note || null, error, link].filter(Boolean);

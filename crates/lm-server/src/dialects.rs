@@ -7,28 +7,32 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::Extension;
-use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use futures_util::StreamExt;
-use lastmile::{AnswerPart, GenerateError, GenerateEvent, Runtime, SamplingParams, ToolCallParser};
+use lastmile::{
+    AnswerPart, AnswerReader, FinishReason, GenerateError, GenerateEvent, RequestId, Runtime,
+    SamplingParams,
+};
 use lm_api::{
     ApiError, Dialect, DialectHead, Ending, Frame, Framing, ParseOptions, Parsed, Style,
-    parse_messages, parse_ollama_chat, parse_ollama_generate, parse_responses,
+    parse_messages, parse_ollama_chat, parse_ollama_generate, parse_ollama_load, parse_responses,
 };
 use serde_json::json;
 
 use crate::app::App;
 use crate::auth::Caller;
+use crate::ended_by::StopTail;
 use crate::event_body::{Told, events, lines, push_event};
 use crate::generate::{Call, Running, off_thread, parse_options, refused, with_headers};
 use crate::intake::{Asked, take};
 use crate::request_log::RequestEntry;
 use crate::steer::{Started, asked_model};
+use crate::texts::warned;
 use crate::{reply, steer};
 
 /// One of the APIs.
@@ -52,17 +56,6 @@ impl Api {
             Api::OllamaChat => parse_ollama_chat(body, options),
             Api::OllamaGenerate => parse_ollama_generate(body, options),
         }
-    }
-
-    fn refuse(self, error: &ApiError) -> Response {
-        let body = match self {
-            Api::Responses => return reply::error(error),
-            Api::Messages => error.to_messages_json(),
-            Api::OllamaChat | Api::OllamaGenerate => error.to_ollama_json(),
-        };
-        let mut response = reply::error(error);
-        *response.body_mut() = Body::from(body);
-        response
     }
 }
 
@@ -96,7 +89,7 @@ pub(crate) async fn count_tokens(
         let Asked { body, model, .. } = take(&app, &entry, &caller, request).await?;
         let runtime = app.models.resolve(model.as_deref()).await?;
         let id = entry.id;
-        let n_tokens = off_thread(move || {
+        let body = off_thread(move || {
             let defaults = runtime.default_sampling();
             let options = parse_options(&app, &runtime, &defaults, id);
             let (parsed, _) = parse_messages(&body, true, &options)?;
@@ -104,14 +97,15 @@ pub(crate) async fn count_tokens(
             let tokens =
                 prompt.map(|prompt| runtime.prompt_tokens(prompt, parsed.text, &parsed.dialog));
             let tokens = tokens.transpose().map_err(|error| refused(error, Style::Chat))?;
-            Ok(tokens.unwrap_or_default().len())
+            let body = json!({ "input_tokens": tokens.unwrap_or_default().len() });
+            Ok(warned(body, &parsed.warnings))
         })
         .await?;
-        Ok(reply::json(StatusCode::OK, json!({ "input_tokens": n_tokens }).to_string()))
+        Ok(reply::json(StatusCode::OK, body.to_string()))
     };
     answer.await.unwrap_or_else(|error: ApiError| {
         entry.failed(&error);
-        Api::Messages.refuse(&error)
+        reply::error(&error)
     })
 }
 
@@ -132,6 +126,10 @@ async fn respond(
         let began = Instant::now();
         let runtime = app.models.resolve(model.as_deref()).await?;
         let waited = began.elapsed();
+        let (body, loaded) = load_only(&app, &runtime, entry.id, body, api, waited).await?;
+        if let Some(loaded) = loaded {
+            return Ok(reply::json(StatusCode::OK, loaded));
+        }
         let style = Style::Chat;
         let adapter = app.models.adapter_name(model.as_deref());
         let call =
@@ -140,15 +138,14 @@ async fn respond(
             let options = parse_options(app, runtime, defaults, call.entry.id);
             let (mut parsed, dialect) = api.parse(&call.body, &options)?;
             with_headers(&mut parsed, &call.headers)?;
-            let has_stops = !parsed.stop.stop_strings.is_empty();
-            Ok((parsed, (dialect, has_stops)))
+            Ok((parsed, dialect))
         };
-        let (started, (dialect, has_stops)) =
+        let (started, dialect) =
             steer::start(Arc::clone(&app), runtime, waited, call, read).await?;
         let transcript = match started {
             Started::Told(response) => return Ok(response),
             Started::Running(running) => {
-                Transcript::new(*running, dialect, Arc::clone(&entry), has_stops)
+                Transcript::new(*running, dialect, Arc::clone(&entry), waited)
             }
         };
         if transcript.running.stream {
@@ -158,8 +155,33 @@ async fn respond(
     };
     answer.await.unwrap_or_else(|error: ApiError| {
         entry.failed(&error);
-        api.refuse(&error)
+        reply::error(&error)
     })
+}
+
+/// The answer to a body of Ollama's that asks for a loaded model and nothing else; with the body.
+async fn load_only(
+    app: &Arc<App>,
+    runtime: &Arc<Runtime>,
+    id: RequestId,
+    body: Vec<u8>,
+    api: Api,
+    took: Duration,
+) -> Result<(Vec<u8>, Option<String>), ApiError> {
+    let is_chat = match api {
+        Api::OllamaChat => true,
+        Api::OllamaGenerate => false,
+        Api::Responses | Api::Messages => return Ok((body, None)),
+    };
+    let (app, runtime) = (Arc::clone(app), Arc::clone(runtime));
+    off_thread(move || {
+        let defaults = runtime.default_sampling();
+        let load =
+            parse_ollama_load(&body, is_chat, &parse_options(&app, &runtime, &defaults, id))?;
+        let json = load.map(|load| load.to_json(&runtime.info().name, took));
+        Ok((body, json))
+    })
+    .await
 }
 
 /// One answer on its way.
@@ -168,9 +190,9 @@ struct Transcript {
     dialect: Box<dyn Dialect>,
     head: DialectHead,
     entry: Arc<RequestEntry>,
-    calls: Option<ToolCallParser>,
-    has_stops: bool,
-    ends_by_model: bool,
+    /// Reads reasoning and calls of tools, when there may be any.
+    reader: Option<AnswerReader>,
+    stops: StopTail,
     /// What was not sent yet.
     pending: Vec<u8>,
     is_over: bool,
@@ -181,22 +203,23 @@ impl Transcript {
         running: Running,
         dialect: Box<dyn Dialect>,
         entry: Arc<RequestEntry>,
-        has_stops: bool,
+        load: Duration,
     ) -> Self {
         let head = DialectHead {
             id: entry.id.to_string(),
             model: running.head.model.clone(),
             created: SystemTime::now(),
+            load,
+            prompt_tokens: u32::try_from(running.n_prompt).unwrap_or(u32::MAX),
             warnings: running.head.warnings.clone(),
         };
         Transcript {
-            calls: running.call_parser(),
+            reader: running.answer_reader(),
             running,
             dialect,
             head,
             entry,
-            has_stops,
-            ends_by_model: false,
+            stops: StopTail::default(),
             pending: Vec::new(),
             is_over: false,
         }
@@ -206,15 +229,13 @@ impl Transcript {
     fn poll_advance(
         &mut self,
         context: &mut Context<'_>,
-    ) -> Poll<Result<Option<Ending>, GenerateError>> {
+    ) -> Poll<Result<Option<Ending>, ApiError>> {
         Poll::Ready(match ready!(self.running.events.poll_next_unpin(context)) {
             Some((_, GenerateEvent::Prompt { .. })) => Ok(None),
             Some((_, GenerateEvent::Delta { text, tokens, .. })) => {
-                let last = tokens.last();
-                self.ends_by_model =
-                    last.is_some_and(|&token| self.running.runtime.ends_answer(token));
-                let parts = match &mut self.calls {
-                    Some(calls) => calls.push(&text),
+                self.stops.take(&self.running, &tokens);
+                let parts = match &mut self.reader {
+                    Some(reader) => reader.push(&text),
                     None if text.is_empty() => Vec::new(),
                     None => vec![AnswerPart::Text(text)],
                 };
@@ -222,25 +243,29 @@ impl Transcript {
                 Ok(None)
             }
             Some((_, GenerateEvent::Finished(finish))) => {
-                let last = self.calls.as_mut().map(ToolCallParser::finish);
+                let last = self.reader.as_mut().map(AnswerReader::finish);
                 self.tell(last.unwrap_or_default());
                 self.entry.used(finish.usage);
+                if finish.reason == FinishReason::Abort && !self.dialect.tells_aborts() {
+                    let n_generated = finish.usage.completion_tokens;
+                    return Poll::Ready(Err(ApiError::Aborted { n_generated }));
+                }
                 Ok(Some(Ending {
                     reason: finish.reason,
-                    by_stop_string: self.has_stops && !self.ends_by_model,
+                    stop_string: self.stops.ended(&self.running, finish.reason).map(str::to_owned),
                     usage: finish.usage,
                     timings: finish.timings,
                 }))
             }
-            Some((_, GenerateEvent::Failed(error))) => Err(error),
-            None => Err(GenerateError::ShuttingDown),
+            Some((_, GenerateEvent::Failed(error))) => Err(refused(error, Style::Chat)),
+            None => Err(refused(GenerateError::ShuttingDown, Style::Chat)),
         })
     }
 
     fn tell(&mut self, parts: Vec<AnswerPart>) {
         for part in parts {
             let call = match &part {
-                AnswerPart::Text(_) => 0,
+                AnswerPart::Reasoning(_) | AnswerPart::Text(_) => 0,
                 AnswerPart::CallBegins { index, .. } | AnswerPart::Arguments { index, .. } => {
                     *index
                 }
@@ -265,8 +290,7 @@ impl Transcript {
 
     async fn whole(mut self) -> Result<Response, ApiError> {
         loop {
-            let ending = poll_fn(|context| self.poll_advance(context)).await;
-            let ending = ending.map_err(|error| refused(error, Style::Chat))?;
+            let ending = poll_fn(|context| self.poll_advance(context)).await?;
             self.pending.clear();
             if let Some(ending) = ending {
                 self.is_over = true;
@@ -296,7 +320,6 @@ impl Told for Transcript {
                     self.is_over = true;
                 }
                 Err(error) => {
-                    let error = refused(error, Style::Chat);
                     self.entry.failed(&error);
                     let last = self.dialect.failed(&error);
                     self.push([last]);

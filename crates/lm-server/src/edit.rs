@@ -22,7 +22,7 @@ use serde_json::{Map, Value, json};
 
 use crate::app::App;
 use crate::auth::Caller;
-use crate::generate::{Call, off_thread, parse};
+use crate::generate::{Call, off_thread, parse, parse_options};
 use crate::intake::{Asked, take};
 use crate::request_log::RequestEntry;
 use crate::steer::Started;
@@ -99,7 +99,8 @@ pub(crate) async fn edit(
             Call { entry: Arc::clone(&entry), caller, headers, body: rest, style, adapter, change };
         let read = move |app: &App, call: &Call, runtime: &Runtime, _: &SamplingParams| {
             let defaults = &edited.recorded.request.sampling;
-            let mut parsed = parse(call, defaults, runtime.tool_format(), app.config.strict)?;
+            let options = parse_options(app, runtime, defaults, call.entry.id);
+            let mut parsed = parse(call, &options)?;
             if !parsed.has_seed {
                 (parsed.sampling.seed, parsed.has_seed) = (defaults.seed, true);
             }

@@ -5,7 +5,7 @@
 //! Start reading at [`embeddings`].
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Extension;
 use axum::extract::{Request, State};
@@ -16,7 +16,7 @@ use lastmile::{
     Priority, RequestId, Runtime, Task, Usage, normalize, probabilities,
 };
 use lm_api::{
-    ApiError, EmbeddingsAsked, Ranked, ScoredBy, Urgency, classify_json, embeddings_json,
+    ApiError, EmbeddingsAsked, Ranked, ScoredBy, Took, Urgency, classify_json, embeddings_json,
     parse_classify, parse_embeddings, parse_ollama_embed, parse_ollama_embeddings, parse_rerank,
     parse_score, rerank_json, score_json,
 };
@@ -43,7 +43,7 @@ pub(crate) async fn embeddings(
     request: Request,
 ) -> Response {
     let answer = embed(&app, &entry, &caller, request, parse_embeddings).await;
-    answer.unwrap_or_else(|error| refused(&entry, &error, false))
+    answer.unwrap_or_else(|error| refused(&entry, &error))
 }
 
 pub(crate) async fn ollama_embed(
@@ -53,7 +53,7 @@ pub(crate) async fn ollama_embed(
     request: Request,
 ) -> Response {
     let answer = embed(&app, &entry, &caller, request, parse_ollama_embed).await;
-    answer.unwrap_or_else(|error| refused(&entry, &error, true))
+    answer.unwrap_or_else(|error| refused(&entry, &error))
 }
 
 pub(crate) async fn ollama_embeddings(
@@ -63,7 +63,7 @@ pub(crate) async fn ollama_embeddings(
     request: Request,
 ) -> Response {
     let answer = embed(&app, &entry, &caller, request, parse_ollama_embeddings).await;
-    answer.unwrap_or_else(|error| refused(&entry, &error, true))
+    answer.unwrap_or_else(|error| refused(&entry, &error))
 }
 
 pub(crate) async fn rerank(
@@ -73,7 +73,7 @@ pub(crate) async fn rerank(
     request: Request,
 ) -> Response {
     let answer = rank(&app, &entry, &caller, request, true).await;
-    answer.unwrap_or_else(|error| refused(&entry, &error, false))
+    answer.unwrap_or_else(|error| refused(&entry, &error))
 }
 
 pub(crate) async fn score(
@@ -83,7 +83,7 @@ pub(crate) async fn score(
     request: Request,
 ) -> Response {
     let answer = rank(&app, &entry, &caller, request, false).await;
-    answer.unwrap_or_else(|error| refused(&entry, &error, false))
+    answer.unwrap_or_else(|error| refused(&entry, &error))
 }
 
 pub(crate) async fn classify(
@@ -112,7 +112,7 @@ pub(crate) async fn classify(
         let body = classify_json(&id, model, &names, &rows, encoded.n_tokens, &warnings);
         Ok(reply::json(StatusCode::OK, body))
     };
-    answer.await.unwrap_or_else(|error| refused(&entry, &error, false))
+    answer.await.unwrap_or_else(|error| refused(&entry, &error))
 }
 
 async fn embed(
@@ -151,7 +151,7 @@ async fn embed(
     let (id, model) = (format!("embd-{}", entry.id), read.runtime.info().name.clone());
     let body = off_thread(move || {
         let (rows, n_tokens) = (&encoded.rows, encoded.n_tokens);
-        let took = began.elapsed();
+        let took = Took { total: began.elapsed(), load: read.load };
         Ok(embeddings_json(&read.asked, &id, &model, rows, n_tokens, took, &warnings))
     });
     Ok(reply::json(StatusCode::OK, body.await?))
@@ -216,6 +216,8 @@ struct Read<T> {
     runtime: Arc<Runtime>,
     caller: Caller,
     began: Instant,
+    /// How long the model took to load.
+    load: Duration,
 }
 
 /// Reads a body and has its model loaded, unless the body is wrong.
@@ -246,8 +248,10 @@ async fn read<T: Send + 'static>(
         Some(name) => Some(name.to_owned()),
         None => encoder_name(app),
     };
+    let asks = Instant::now();
     let runtime = app.models.resolve_within(model.as_deref(), limit).await?;
-    Ok(Read { asked, urgency, runtime, caller: caller.clone(), began })
+    let load = asks.elapsed();
+    Ok(Read { asked, urgency, runtime, caller: caller.clone(), began, load })
 }
 
 /// The first encoder that is loaded.
@@ -314,11 +318,7 @@ fn failed(error: GenerateError) -> ApiError {
     ApiError::Generate { error, prompt_param: "input" }
 }
 
-fn refused(entry: &RequestEntry, error: &ApiError, is_ollama: bool) -> Response {
+fn refused(entry: &RequestEntry, error: &ApiError) -> Response {
     entry.failed(error);
-    let mut response = reply::error(error);
-    if is_ollama {
-        *response.body_mut() = error.to_ollama_json().into();
-    }
-    response
+    reply::error(error)
 }

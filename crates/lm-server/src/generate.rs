@@ -13,8 +13,8 @@ use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use lastmile::{
-    GenerateError, GenerateRequest, Prices, Prompt, RequestId, Runtime, SamplingParams, TokenId,
-    TokenLogprobs, ToolCallParser, ToolFormat,
+    AnswerReader, GenerateError, GenerateRequest, Prices, Prompt, ReasoningStart, RequestId,
+    Runtime, SamplingParams, Thinking, TokenId, TokenLogprobs, ToolCallParser, ToolFormat,
 };
 use lm_api::{
     ApiError, Confidence, Head, LogprobEntry, ParseOptions, Parsed, Style, Sureness, TextOffset,
@@ -56,8 +56,14 @@ pub(crate) struct Running {
     pub(crate) prices: Option<Prices>,
     /// When answers are to say how sure the model was: what was learned of its release, if anything was.
     pub(crate) calibration: Option<Option<Calibration>>,
+    /// Tokens of the first prompt; 0 when no model answers.
+    pub(crate) n_prompt: usize,
+    /// Texts that end an answer.
+    pub(crate) stops: Vec<String>,
     /// The functions that may be called.
     pub(crate) tools: Option<Vec<String>>,
+    /// Where answers begin, when the model thinks; a text that somebody else wrote holds no reasoning.
+    pub(crate) reasoning: Option<ReasoningStart>,
     _listed: Listed,
 }
 
@@ -94,7 +100,8 @@ async fn respond(
             Call { entry: Arc::clone(&entry), caller, headers, body, style, adapter, change: None };
         let (call, runtime, waited) = model_for(&app, call, model).await?;
         let read = |app: &App, call: &Call, runtime: &Runtime, defaults: &SamplingParams| {
-            Ok((parse(call, defaults, runtime.tool_format(), app.config.strict)?, ()))
+            let options = parse_options(app, runtime, defaults, call.entry.id);
+            Ok((parse(call, &options)?, ()))
         };
         match steer::start(Arc::clone(&app), runtime, waited, call, read).await?.0 {
             Started::Told(response) => Ok(response),
@@ -143,7 +150,16 @@ async fn model_for(
     let began = Instant::now();
     let strict = app.config.strict;
     let read = move || {
-        let parsed = parse(&call, &SamplingParams::default(), ToolFormat::Hermes, strict)?;
+        let parsed = parse(
+            &call,
+            &ParseOptions {
+                defaults: &SamplingParams::default(),
+                entropy: 0,
+                tool_format: ToolFormat::Hermes,
+                thinking: Some(Thinking::UNKNOWN),
+                strict,
+            },
+        )?;
         Ok((call, parsed.urgency))
     };
     let (call, urgency) = off_thread(read).await?;
@@ -154,18 +170,11 @@ async fn model_for(
 }
 
 /// What a body and its headers ask for.
-pub(crate) fn parse(
-    call: &Call,
-    defaults: &SamplingParams,
-    tool_format: ToolFormat,
-    strict: bool,
-) -> Result<Parsed, ApiError> {
-    let Call { entry, headers, body, style, .. } = call;
-    // The low half of a UUID of version 7 is random.
-    let options = ParseOptions { defaults, entropy: entry.id.0 as u64, tool_format, strict };
+pub(crate) fn parse(call: &Call, options: &ParseOptions<'_>) -> Result<Parsed, ApiError> {
+    let Call { headers, body, style, .. } = call;
     let mut parsed = match style {
-        Style::Chat => parse_chat(body, &options),
-        Style::Text => parse_completion(body, &options),
+        Style::Chat => parse_chat(body, options),
+        Style::Text => parse_completion(body, options),
     }?;
     with_headers(&mut parsed, headers)?;
     Ok(parsed)
@@ -189,9 +198,14 @@ pub(crate) fn parse_options<'a>(
     defaults: &'a SamplingParams,
     id: RequestId,
 ) -> ParseOptions<'a> {
-    let (tool_format, strict) = (runtime.tool_format(), app.config.strict);
-    // The low half of a UUID of version 7 is random.
-    ParseOptions { defaults, entropy: id.0 as u64, tool_format, strict }
+    ParseOptions {
+        defaults,
+        // The low half of a UUID of version 7 is random.
+        entropy: id.0 as u64,
+        tool_format: runtime.tool_format(),
+        thinking: runtime.thinking(),
+        strict: app.config.strict,
+    }
 }
 
 /// The requests of a body, of which `waited` of their time has passed already.
@@ -236,8 +250,7 @@ pub(crate) fn launch(
     told: Option<&str>,
 ) -> Result<Running, ApiError> {
     let Call { entry, caller, style, .. } = call;
-    let (id, style) = (entry.id, *style);
-    let info = runtime.info();
+    let (id, style, info) = (entry.id, *style, runtime.info());
     entry.reserve(|| estimated(&requests))?;
     for request in &mut requests {
         request.allowance = entry.lease().and_then(Lease::allowance);
@@ -252,13 +265,14 @@ pub(crate) fn launch(
     let texts = || requests.iter().map(|request| prompt_text(&runtime, request)).collect();
     let echo: Option<Result<Vec<String>, _>> = parsed.echo.then(texts);
     let echo = echo.transpose().map_err(|error| refused(error, style))?;
-    let mut enders = Vec::new();
-    let mut all = Vec::new();
-    let mut warnings = parsed.warnings;
+    let asked = requests.first().filter(|_| told.is_none());
+    let reasoning = asked.and_then(|request| runtime.reasoning_start(request));
+    let (mut enders, mut all, mut warnings) = (Vec::new(), Vec::new(), parsed.warnings);
     let started = match told {
         Some(text) => of_engine(runtime.tell(requests, text)),
         None => app.response_cache.start(&runtime, call, parsed.has_seed, requests)?,
     };
+    let n_prompt = started.first().and_then(|all| all.first()).map_or(0, |one| one.n_prompt);
     for answers in started {
         warnings.extend(answers.iter().take(1).flat_map(|answer| answer.warnings.clone()));
         enders.push(answers.iter().filter_map(|answer| answer.ender.clone()).collect());
@@ -290,7 +304,10 @@ pub(crate) fn launch(
         stream: parsed.stream,
         prices: parsed.timings.then(|| app.ops.prices().clone()),
         calibration: parsed.confidence.then(|| app.ops.calibration(release)),
+        n_prompt,
+        stops: parsed.stop.stop_strings,
         tools: parsed.tools.map(|tools| tools.names),
+        reasoning,
         _listed: app.aborts.list(caller.tenant(), entry.route(), running),
     })
 }
@@ -308,10 +325,11 @@ pub(crate) fn said_once(headers: &HeaderMap, name: &'static str) -> Result<(), A
 }
 
 impl Running {
-    /// A reader of one answer's calls, when there are tools.
-    pub(crate) fn call_parser(&self) -> Option<ToolCallParser> {
-        let names = self.tools.clone()?;
-        Some(ToolCallParser::new(self.runtime.tool_format(), names))
+    /// A reader of one answer's reasoning and calls, when it may have any.
+    pub(crate) fn answer_reader(&self) -> Option<AnswerReader> {
+        let names = self.tools.clone();
+        let calls = names.map(|names| ToolCallParser::new(self.runtime.tool_format(), names));
+        AnswerReader::new(self.reasoning, calls)
     }
 
     /// How sure the model was of an answer, where that is asked for.

@@ -85,7 +85,7 @@ impl Lease {
         let usage = Usage {
             prompt_tokens: tokens_of(estimate.prompt_tokens),
             completion_tokens: tokens_of(estimate.answer_tokens),
-            cached_tokens: 0,
+            ..Usage::default()
         };
         let cost = cost(prices, 0, usage, cpu_seconds);
         let taken = meter.reserve(Amounts { tokens, cpu_seconds, cost }, now).map_err(refusal)?;

@@ -21,6 +21,7 @@ mod data_routes;
 mod dialects;
 mod edit;
 mod encoders;
+mod ended_by;
 mod event_body;
 mod experiment_routes;
 mod exposition;

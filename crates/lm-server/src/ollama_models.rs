@@ -10,7 +10,7 @@ use axum::Extension;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use lastmile::Runtime;
+use lastmile::{ModelStatus, Runtime};
 use lm_api::{ApiError, rfc3339};
 use serde_json::{Value, json};
 
@@ -20,9 +20,18 @@ use crate::intake::{Asked, take};
 use crate::reply;
 use crate::request_log::RequestEntry;
 
-/// The models that there are.
+/// The models that there are, loaded or not, and their adapters.
 pub(crate) async fn tags(State(app): State<Arc<App>>) -> Response {
-    let all: Vec<Value> = app.models.loaded().iter().map(|runtime| model(runtime)).collect();
+    let named = |status: &ModelStatus| match &status.runtime {
+        Some(runtime) => model(runtime),
+        None => unloaded(&app, &status.name),
+    };
+    let mut all: Vec<Value> = app.models.status().iter().map(named).collect();
+    for (parent, adapter) in app.models.adapters() {
+        let mut model = unloaded(&app, &adapter.name);
+        model["details"]["parent_model"] = parent.into();
+        all.push(model);
+    }
     reply::json(StatusCode::OK, json!({ "models": all }).to_string())
 }
 
@@ -75,9 +84,7 @@ pub(crate) async fn show(
     };
     answer.await.unwrap_or_else(|error: ApiError| {
         entry.failed(&error);
-        let mut response = reply::error(&error);
-        *response.body_mut() = error.to_ollama_json().into();
-        response
+        reply::error(&error)
     })
 }
 
@@ -94,6 +101,18 @@ fn model(runtime: &Runtime) -> Value {
         "modified_at": rfc3339(info.loaded_at),
         "size": info.backend.weights_bytes,
         "digest": info.release_hash.to_string(),
+        "details": details(),
+    })
+}
+
+/// What is known of a model that is in no memory.
+fn unloaded(app: &App, name: &str) -> Value {
+    json!({
+        "name": name,
+        "model": name,
+        "modified_at": rfc3339(app.started_at),
+        "size": 0,
+        "digest": "",
         "details": details(),
     })
 }

@@ -160,6 +160,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .layer(middleware::from_fn_with_state(Arc::clone(&app), authenticate))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), cors))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), guard))
+        .layer(middleware::from_fn(reply::in_own_words))
         .layer(middleware::from_fn(secure))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), track))
         .with_state(app)

@@ -11,10 +11,11 @@ use std::task::{Context, Poll, ready};
 use axum::response::Response;
 use futures_util::StreamExt;
 use lastmile::{
-    AnswerPart, Finish, GenerateError, GenerateEvent, TokenLogprobs, ToolCallParser, Usage,
+    AnswerPart, AnswerReader, Finish, GenerateError, GenerateEvent, TokenLogprobs, Usage,
 };
 use lm_api::{DeltaFrame, Spent, Sureness, TextOffset, sum_usage};
 
+use crate::ended_by::StopTail;
 use crate::event_body::{Told, events, push_data, push_event};
 use crate::generate::{Running, named, refused};
 use crate::prompt_told::{ToldPrompt, echoed};
@@ -39,10 +40,11 @@ struct Progress {
     finish: Option<Finish>,
     /// How likely its tokens are, where that is known.
     sureness: Sureness,
+    stops: StopTail,
     /// Around its texts, once there was one.
     frame: Option<DeltaFrame>,
-    /// Reads calls of tools, when there are any.
-    calls: Option<ToolCallParser>,
+    /// Reads reasoning and calls of tools, when there may be any.
+    reader: Option<AnswerReader>,
 }
 
 pub(crate) fn response(entry: Arc<RequestEntry>, running: Running) -> Response {
@@ -53,7 +55,10 @@ pub(crate) fn response(entry: Arc<RequestEntry>, running: Running) -> Response {
     }
     events(Transcript {
         entry,
-        choices: vec![Progress { calls: running.call_parser(), ..Progress::default() }; n_choices],
+        choices: vec![
+            Progress { reader: running.answer_reader(), ..Progress::default() };
+            n_choices
+        ],
         n_open: n_choices,
         pending,
         is_over: false,
@@ -79,7 +84,8 @@ impl Transcript {
             Some((index, GenerateEvent::Prompt { tokens, logprobs: scored })) => {
                 self.prompt(index, &ToldPrompt { tokens, scored });
             }
-            Some((index, GenerateEvent::Delta { text, logprobs, .. })) => {
+            Some((index, GenerateEvent::Delta { text, tokens, logprobs })) => {
+                self.choices[index].stops.take(&self.running, &tokens);
                 self.delta(index, &text, &logprobs);
             }
             Some((index, GenerateEvent::Finished(finish))) => self.finished(index, &finish),
@@ -108,7 +114,7 @@ impl Transcript {
         logprobs.iter().for_each(|one| sureness.push(one.logprob));
         let has_logprobs = self.running.has_logprobs;
         let entries = has_logprobs.then(|| named(&self.running.runtime, logprobs, text_offset));
-        let parts = self.choices[index].calls.as_mut().map(|calls| calls.push(text));
+        let parts = self.choices[index].reader.as_mut().map(|reader| reader.push(text));
         let text = if parts.is_some() { "" } else { text };
         self.tell(index, parts.unwrap_or_default());
         // Without text or log-probabilities there is nothing to say.
@@ -125,11 +131,12 @@ impl Transcript {
         push_data(pending, |bytes| frame.write(text, bytes));
     }
 
-    /// What a choice that may call tools says and calls.
+    /// What a choice that is read thinks, says and calls.
     fn tell(&mut self, index: usize, parts: Vec<AnswerPart>) {
         for part in parts {
             let (head, choice) = (&self.running.head, index as u32);
             let chunk = match &part {
+                AnswerPart::Reasoning(text) => head.reasoning_chunk(choice, text),
                 AnswerPart::Text(text) => head.delta_chunk(choice, text, None),
                 AnswerPart::CallBegins { index: call, name } => {
                     let id = self.running.call_id(index, *call);
@@ -144,9 +151,10 @@ impl Transcript {
     }
 
     fn finished(&mut self, index: usize, finish: &Finish) {
-        let last = self.choices[index].calls.as_mut().map(ToolCallParser::finish);
+        let last = self.choices[index].reader.as_mut().map(AnswerReader::finish);
         self.tell(index, last.unwrap_or_default());
-        let has_calls = self.choices[index].calls.as_ref().is_some_and(|calls| calls.n_calls() > 0);
+        let has_calls =
+            self.choices[index].reader.as_ref().is_some_and(|reader| reader.n_calls() > 0);
         self.choices[index].finish = Some(finish.clone());
         self.n_open -= 1;
         let is_last = self.n_open == 0;
@@ -159,7 +167,9 @@ impl Transcript {
         let chunk = match has_calls {
             true => head.finish_calls_chunk(choice, finish.reason, is_last, confidence),
             false => {
-                head.finish_chunk(choice, finish.reason, is_last, own_id.as_deref(), confidence)
+                let stop = self.choices[index].stops.ended(&self.running, finish.reason);
+                let own_id = own_id.as_deref();
+                head.finish_chunk(choice, finish.reason, is_last, own_id, confidence, stop)
             }
         };
         self.push(&chunk);

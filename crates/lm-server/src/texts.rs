@@ -12,7 +12,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use lastmile::{GenerateError, Prompt, Runtime};
 use lm_api::{
-    ApiError, ParseOptions, Text, parse_abort, parse_detokenize, parse_template, parse_tokenize,
+    ApiError, ParseOptions, parse_abort, parse_detokenize, parse_template, parse_tokenize,
 };
 use serde_json::{Value, json};
 
@@ -42,7 +42,7 @@ pub(crate) async fn tokenize(
             "tokens": tokens,
             "token_strs": texts,
         });
-        Ok(warned(body, &text))
+        Ok(warned(body, &text.warnings))
     })
     .await
 }
@@ -54,11 +54,11 @@ pub(crate) async fn detokenize(
     request: Request,
 ) -> Response {
     respond(app, entry, caller, request, |body, runtime, options| {
-        let tokens = parse_detokenize(body, options.strict)?;
+        let (tokens, warnings) = parse_detokenize(body, options.strict)?;
         let prompt = runtime
             .detokenize(&tokens)
             .map_err(|error| ApiError::Generate { error, prompt_param: "tokens" })?;
-        Ok(json!({ "prompt": prompt }))
+        Ok(warned(json!({ "prompt": prompt }), &warnings))
     })
     .await
 }
@@ -76,7 +76,7 @@ pub(crate) async fn apply_template(
             _ => &[],
         };
         let prompt = runtime.apply_template(messages, &text.dialog).map_err(refused)?;
-        Ok(warned(json!({ "prompt": prompt }), &text))
+        Ok(warned(json!({ "prompt": prompt }), &text.warnings))
     })
     .await
 }
@@ -93,11 +93,11 @@ pub(crate) async fn abort(
         let tenant = caller.tenant();
         // No model is asked for: one that is not loaded has nothing to end.
         let body = off_thread(move || {
-            let asked = parse_abort(&body, app.config.strict)?;
+            let (asked, warnings) = parse_abort(&body, app.config.strict)?;
             let found = asked.iter().filter(|id| app.aborts.abort(tenant, **id)).count();
             match asked.first() {
                 Some(id) if found == 0 => Err(ApiError::NotRunning { id: id.to_string() }),
-                _ => Ok(json!({ "aborted": found })),
+                _ => Ok(warned(json!({ "aborted": found }), &warnings)),
             }
         })
         .await?;
@@ -134,9 +134,10 @@ fn or_refused(answer: Result<Response, ApiError>, entry: &RequestEntry) -> Respo
     })
 }
 
-fn warned(mut body: Value, text: &Text) -> Value {
-    if !text.warnings.is_empty() {
-        body["warnings"] = json!(text.warnings);
+/// With what was ignored, if anything was.
+pub(crate) fn warned(mut body: Value, warnings: &[String]) -> Value {
+    if !warnings.is_empty() {
+        body["warnings"] = json!(warnings);
     }
     body
 }

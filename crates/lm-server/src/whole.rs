@@ -13,6 +13,7 @@ use lm_api::{
     ApiError, Choice, LogprobEntry, Spent, Style, Sureness, TextOffset, ToolCall, sum_usage,
 };
 
+use crate::ended_by::StopTail;
 use crate::generate::{Running, named, refused};
 use crate::prompt_told::{ToldPrompt, echoed, scored};
 use crate::reply;
@@ -24,6 +25,7 @@ struct Part {
     text: String,
     logprobs: Vec<TokenLogprobs>,
     finish: Option<Finish>,
+    stops: StopTail,
     prompt: ToldPrompt,
 }
 
@@ -41,7 +43,8 @@ pub(crate) async fn response(
             GenerateEvent::Prompt { tokens, logprobs: scored } => {
                 part.prompt = ToldPrompt { tokens, scored };
             }
-            GenerateEvent::Delta { text, logprobs, .. } => {
+            GenerateEvent::Delta { text, tokens, logprobs } => {
+                part.stops.take(&running, &tokens);
                 part.text.push_str(&text);
                 part.logprobs.extend(logprobs);
             }
@@ -73,7 +76,7 @@ fn choices(
     let choice = |(index, mut part): (usize, Part)| {
         let told = &told[index / n];
         let finish = part.finish.ok_or(GenerateError::ShuttingDown)?;
-        let tool_calls = take_calls(running, index, &mut part.text);
+        let (reasoning, tool_calls) = take_parts(running, index, &mut part.text);
         let logprobs = running.has_logprobs.then(|| entries(running, told, &part.logprobs));
         let mut sureness = Sureness::default();
         part.logprobs.iter().for_each(|one| sureness.push(one.logprob));
@@ -82,11 +85,13 @@ fn choices(
         let choice = Choice {
             index: index as u32,
             text: format!("{echo}{}", part.text),
+            reasoning,
             tool_calls,
             logprobs,
             prompt_logprobs,
             confidence: running.confidence(&sureness),
             finish_reason: finish.reason,
+            stop_string: part.stops.ended(running, finish.reason).map(str::to_owned),
             request_id: running.own_id(index),
         };
         Ok((choice, finish))
@@ -105,15 +110,20 @@ fn entries(running: &Running, told: &ToldPrompt, drawn: &[TokenLogprobs]) -> Vec
     entries
 }
 
-/// Takes the calls of tools out of an answer's text.
-fn take_calls(running: &Running, choice: usize, text: &mut String) -> Vec<ToolCall> {
-    let Some(mut parser) = running.call_parser() else { return Vec::new() };
-    let mut parts = parser.push(text);
-    parts.extend(parser.finish());
+/// Takes what was thought and the calls of tools out of an answer's text.
+fn take_parts(
+    running: &Running,
+    choice: usize,
+    text: &mut String,
+) -> (Option<String>, Vec<ToolCall>) {
+    let Some(mut reader) = running.answer_reader() else { return (None, Vec::new()) };
+    let mut parts = reader.push(text);
+    parts.extend(reader.finish());
     text.clear();
-    let mut calls: Vec<ToolCall> = Vec::new();
+    let (mut reasoning, mut calls) = (None::<String>, Vec::<ToolCall>::new());
     for part in parts {
         match part {
+            AnswerPart::Reasoning(more) => reasoning.get_or_insert_default().push_str(&more),
             AnswerPart::Text(more) => text.push_str(&more),
             AnswerPart::CallBegins { index, name } => {
                 let (id, arguments) = (running.call_id(choice, index), String::new());
@@ -122,5 +132,5 @@ fn take_calls(running: &Running, choice: usize, text: &mut String) -> Vec<ToolCa
             AnswerPart::Arguments { index, json } => calls[index].arguments.push_str(&json),
         }
     }
-    calls
+    (reasoning, calls)
 }

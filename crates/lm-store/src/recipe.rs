@@ -64,6 +64,8 @@ struct Recipe {
     constraint: Option<ConstraintRecipe>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     adapter: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_reasoning_tokens: Option<u32>,
     #[serde(default = "as_before")]
     add_special: bool,
     #[serde(default = "as_before")]
@@ -163,6 +165,7 @@ pub fn to_json(request: &GenerateRequest) -> Value {
             form: form_to(&constraint.form),
         }),
         adapter: request.adapter.clone(),
+        max_reasoning_tokens: stop.max_reasoning_tokens,
         add_special: request.text.add_special,
         parse_special: request.text.parse_special,
     };
@@ -238,6 +241,7 @@ pub fn from_json(
             stop_strings: recipe.stop,
             stop_token_ids: recipe.stop_token_ids,
             ignore_eos: recipe.ignore_eos,
+            max_reasoning_tokens: recipe.max_reasoning_tokens,
         },
         n: recipe.n,
         report: PromptReport::default(),
@@ -366,6 +370,7 @@ mod tests {
             stop_strings: vec!["END".to_owned()],
             stop_token_ids: vec![4],
             ignore_eos: true,
+            max_reasoning_tokens: Some(7),
         };
         request.n = 3;
         request.adapter = Some("sql".to_owned());

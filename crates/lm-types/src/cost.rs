@@ -48,8 +48,12 @@ mod tests {
 
     #[test]
     fn each_price_counts_and_a_prompt_once() {
-        let usage =
-            Usage { prompt_tokens: 2_000_000, completion_tokens: 500_000, cached_tokens: 7 };
+        let usage = Usage {
+            prompt_tokens: 2_000_000,
+            completion_tokens: 500_000,
+            cached_tokens: 7,
+            ..Usage::default()
+        };
         let timings = Timings { cpu_seconds: 8.0, ..Timings::default() };
         let prices = Prices {
             currency: "EUR".to_owned(),

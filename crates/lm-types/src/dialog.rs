@@ -5,7 +5,8 @@
 pub struct Dialog {
     /// The tools that may be called: a JSON array of OpenAI's tool objects.
     pub tools: Option<String>,
-    /// Fields of messages besides role and content, as JSON objects: `tool_calls`, `tool_call_id`, `name`.
+    /// Fields of messages besides role and content, as JSON objects: `tool_calls`, `tool_call_id`,
+    /// `name`, `reasoning_content`.
     pub message_fields: Vec<(usize, String)>,
     /// The template's own switches, such as `enable_thinking`: a JSON object.
     pub template_kwargs: Option<String>,

@@ -65,6 +65,8 @@ pub struct Usage {
     pub completion_tokens: u32,
     /// Prompt tokens whose KV came from the prefix cache.
     pub cached_tokens: u32,
+    /// Of the tokens generated, those that were thought before the answer, with the tags.
+    pub reasoning_tokens: u32,
 }
 
 /// Where the time of one answer went.

@@ -13,6 +13,7 @@ mod event;
 mod id;
 mod message;
 mod observe;
+mod reasoning;
 mod request;
 mod sampling;
 mod steering;
@@ -31,6 +32,7 @@ pub use event::{
 pub use id::{BlockIdx, ParseIdError, ReleaseHash, RequestId, SeqId, TenantId, TokenId};
 pub use message::{ChatMessage, Role};
 pub use observe::{AnswerBegun, Observer, Outcome, RequestEvent, StepEvent, StepRow, Task};
+pub use reasoning::{ReasoningScanner, ReasoningStart, Split};
 pub use request::{GenerateRequest, Priority, Prompt, PromptReport, StopRules, TextOptions};
 pub use sampling::{Dry, InvalidParam, SamplingParams};
 pub use steering::{Arm, ArmTag, Ban, OnHit, OutputRules, PhraseScan, RuleHit, Steering};

@@ -127,6 +127,9 @@ pub struct StopRules {
     pub stop_token_ids: Vec<TokenId>,
     /// Go on after the model's own end tokens.
     pub ignore_eos: bool,
+    /// At most this many tokens of reasoning between the tags, of a model that thinks; then the closing tag follows. `None`
+    /// is as many as there may be in all.
+    pub max_reasoning_tokens: Option<u32>,
 }
 
 /// What is told of a prompt, besides its answers.

@@ -12,8 +12,8 @@ use lm_engine::{NewSubmission, ServedAdapter, output_pair};
 use lm_types::{GenerateError, GenerateRequest, Prompt, ReleaseHash, TokenId};
 
 use super::{Running, Runtime};
-use crate::GenerateStream;
 use crate::prepare::{Prepared, prepare, unix_s};
+use crate::{GenerateStream, thinking};
 
 /// A request that was validated and tokenised for one runtime, and that nobody computes yet.
 #[derive(Debug)]
@@ -43,6 +43,12 @@ impl ReadyRequest {
     #[must_use]
     pub fn max_new_tokens(&self) -> usize {
         self.prepared.max_new_tokens
+    }
+
+    /// Whether its answers think first, whatever would be drawn. The prompt's tokens do not tell.
+    #[must_use]
+    pub fn must_think(&self) -> bool {
+        self.prepared.thinking.as_ref().is_some_and(|plan| !plan.open.is_empty())
     }
 
     /// What was changed about the request.
@@ -86,8 +92,12 @@ impl Runtime {
         requests: Vec<GenerateRequest>,
     ) -> Result<Vec<ReadyRequest>, GenerateError> {
         let arrived_at = SystemTime::now();
-        let requests = requests.into_iter().map(|one| Arc::new(self.dated(one, arrived_at)));
-        let requests: Vec<_> = requests.collect();
+        let settled = |one| {
+            let mut one = self.dated(one, arrived_at);
+            thinking::say_opening(&mut one, self.template.as_ref());
+            Arc::new(one)
+        };
+        let requests: Vec<_> = requests.into_iter().map(settled).collect();
         let ready = self.all_ready(&requests, arrived_at);
         ready.inspect_err(|error| self.count_refusal(requests.first(), arrived_at, error))
     }
@@ -179,11 +189,12 @@ impl Runtime {
                     max_new_tokens: prepared.max_new_tokens,
                     stop: prepared.stop.clone(),
                     grammar: grammars.pop(),
+                    thinking: prepared.thinking.clone(),
                     arrived_at,
                     adapter: adapter.clone(),
                     output,
                 });
-                GenerateStream::new(reader, prepared.warnings.clone())
+                GenerateStream::new(reader, prepared.warnings.clone(), prepared.prompt.len())
             });
             streams.push(choices.collect());
         }

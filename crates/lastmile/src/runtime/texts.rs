@@ -1,10 +1,14 @@
 //! Texts to tokens and back, without the engine.
 
+use lm_chat::{ChatTemplate, Thinking};
 use lm_tokenizer::{EncodeOptions, TokenizerError};
-use lm_types::{ChatMessage, Dialog, GenerateError, Prompt, TextOptions, TokenId};
+use lm_types::{
+    ChatMessage, Dialog, GenerateError, GenerateRequest, Prompt, ReasoningStart, TextOptions,
+    TokenId,
+};
 
 use super::Runtime;
-use crate::prepare;
+use crate::{prepare, thinking};
 
 impl Runtime {
     /// A token as text, control tokens by their names.
@@ -46,6 +50,19 @@ impl Runtime {
         dialog: &Dialog,
     ) -> Result<String, GenerateError> {
         prepare::render(messages, dialog, self.template.as_ref())
+    }
+
+    /// How the model thinks before it answers; `None` when it does not.
+    #[must_use]
+    pub fn thinking(&self) -> Option<Thinking> {
+        self.template.as_ref().and_then(ChatTemplate::thinking)
+    }
+
+    /// Where answers to a request begin: with reasoning, if the model thinks. `None` when they are told as they are: it
+    /// does not think, the prompt is no conversation, or the answer goes on with text that was begun.
+    #[must_use]
+    pub fn reasoning_start(&self, request: &GenerateRequest) -> Option<ReasoningStart> {
+        thinking::start(request, self.template.as_ref())
     }
 
     /// The tokens of a prompt, as an answer to it would begin with them.

@@ -5,10 +5,13 @@
 //! Start reading at [`Dialect`].
 
 mod messages_api;
+mod messages_input;
 mod ollama;
+mod ollama_load;
 mod responses;
+mod responses_input;
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use lastmile::{AnswerPart, FinishReason, Timings, Usage};
 use serde_json::{Map, Value, json};
@@ -19,7 +22,9 @@ use crate::prompt_report::Told;
 use crate::{ApiError, ParseOptions, Parsed};
 
 pub use messages_api::parse_messages;
+pub(crate) use ollama::keep_alive;
 pub use ollama::{parse_ollama_chat, parse_ollama_generate};
+pub use ollama_load::{OllamaLoad, parse_ollama_load};
 pub use responses::parse_responses;
 
 /// How frames are parted.
@@ -49,17 +54,21 @@ pub struct DialectHead {
     pub model: String,
     /// When the answer began.
     pub created: SystemTime,
+    /// How long the model took to load; zero when it was there.
+    pub load: Duration,
+    /// Tokens of the prompt; 0 when no model answers.
+    pub prompt_tokens: u32,
     /// What was ignored.
     pub warnings: Vec<String>,
 }
 
 /// How an answer ended.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Ending {
     /// Why.
     pub reason: FinishReason,
-    /// A stop string ended it rather than the model.
-    pub by_stop_string: bool,
+    /// The stop string that ended it rather than the model.
+    pub stop_string: Option<String>,
     /// Tokens in and out.
     pub usage: Usage,
     /// Where the time went.
@@ -71,6 +80,11 @@ pub struct Ending {
 pub trait Dialect: Send {
     /// How frames are parted.
     fn framing(&self) -> Framing;
+    /// Whether the API has a word for an answer that was ended from outside. Without one it has failed, by
+    /// [`ApiError::Aborted`].
+    fn tells_aborts(&self) -> bool {
+        false
+    }
     /// What opens a stream.
     fn begin(&mut self, head: &DialectHead) -> Vec<Frame>;
     /// More of the answer. `call_id` is that of the call the part belongs to.
@@ -86,6 +100,7 @@ pub trait Dialect: Send {
 /// A part of an answer that is complete but for its end.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Block {
+    Reasoning(String),
     Text(String),
     Call { id: String, name: String, json: String },
 }
@@ -93,10 +108,12 @@ pub(crate) enum Block {
 /// Appends a part.
 pub(crate) fn append(blocks: &mut Vec<Block>, part: &AnswerPart, call_id: &str) {
     match (part, blocks.last_mut()) {
-        (AnswerPart::Text(more), Some(Block::Text(text))) => text.push_str(more),
+        (AnswerPart::Text(more), Some(Block::Text(text)))
+        | (AnswerPart::Reasoning(more), Some(Block::Reasoning(text))) => text.push_str(more),
         (AnswerPart::Arguments { json: more, .. }, Some(Block::Call { json, .. })) => {
             json.push_str(more);
         }
+        (AnswerPart::Reasoning(text), _) => blocks.push(Block::Reasoning(text.clone())),
         (AnswerPart::Text(text), _) => blocks.push(Block::Text(text.clone())),
         (AnswerPart::CallBegins { name, .. }, _) => {
             let (id, name) = (call_id.to_owned(), name.clone());
@@ -137,15 +154,12 @@ pub(crate) fn take_over(
     }
 }
 
-/// A tool in OpenAI's words.
-pub(crate) fn tool(name: &Value, description: &Value, parameters: &Value) -> Value {
+/// A tool in OpenAI's words. Takes out its fields; `parameters` is their name in the other API.
+pub(crate) fn tool(fields: &mut Fields, parameters: &'static str) -> Value {
     let mut function = Map::new();
-    function.insert("name".to_owned(), name.clone());
-    for (key, value) in [("description", description), ("parameters", parameters)] {
-        if !value.is_null() {
-            function.insert(key.to_owned(), value.clone());
-        }
-    }
+    function.insert("name".to_owned(), fields.take("name").unwrap_or_default());
+    let names = [("description", "description"), (parameters, "parameters"), ("strict", "strict")];
+    take_over(fields, &mut function, &names);
     json!({ "type": "function", "function": function })
 }
 
@@ -160,6 +174,13 @@ pub(crate) fn array(body: &mut Fields, name: &'static str) -> Result<Option<Vec<
         Some(Value::Array(list)) => Ok(Some(list)),
         Some(other) => Err(ApiError::invalid(body.path(name), &other, "an array")),
         None => Ok(None),
+    }
+}
+
+/// Takes out fields that cannot change an answer.
+pub(crate) fn ignore(fields: &mut Fields, names: &[&str]) {
+    for name in names {
+        fields.take(name);
     }
 }
 

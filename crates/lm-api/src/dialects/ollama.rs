@@ -10,9 +10,10 @@ use lastmile::{AnswerPart, FinishReason, Prompt};
 use serde_json::{Map, Value, json};
 
 use super::{Block, Dialect, DialectHead, Ending, Frame, Framing, append, arguments};
-use super::{array, call, finish, refuse_unless, take_over};
+use super::{array, finish, refuse_unless, take_over};
+use crate::error::shown;
 use crate::fields::{Fields, Warnings};
-use crate::{ApiError, ParseOptions, Parsed, parse_completion, rfc3339};
+use crate::{ApiError, ParseOptions, Parsed, parse_completion, reasoning, rfc3339};
 
 /// What chat and generate share: Ollama's name and OpenAI's.
 const OPTIONS: [(&str, &str); 17] = [
@@ -52,8 +53,9 @@ pub fn parse_ollama_chat(
     let list = array(&mut body, "messages")?;
     let wanted = "an array of at least 1 message";
     let mut list = list.ok_or(ApiError::Missing { param: "messages".to_owned(), wanted })?;
+    let mut calls = PastCalls::default();
     for (i, message) in list.iter_mut().enumerate() {
-        translate(&format!("messages[{i}]"), message)?;
+        translate(&format!("messages[{i}]"), message, &mut calls)?;
     }
     chat.insert("messages".to_owned(), Value::Array(list));
     let mut parsed = finish(body, chat, warnings, options)?;
@@ -84,6 +86,20 @@ pub fn parse_ollama_generate(
         refuse_unless(&mut body, name, is_empty)?;
     }
     let mut parsed = if raw {
+        if let Some(system) = system.filter(|text| !text.is_empty()) {
+            return Err(ApiError::Conflict {
+                param: "system",
+                found: shown(&system.into()),
+                other: "raw",
+                other_found: "true".to_owned(),
+                wanted: "a raw prompt is taken as it is, so what the system says is to stand in it",
+            });
+        }
+        // A raw prompt is not answered in turns, so nothing can be thought before.
+        if let Some(word) = chat.shift_remove("reasoning_effort").filter(|word| *word != "none") {
+            let param = "think".to_owned();
+            return Err(ApiError::Unsupported { param, found: shown(&word) });
+        }
         body.finish(options.strict, &mut warnings)?;
         chat.insert("prompt".to_owned(), prompt.into());
         // Without a limit Ollama generates until the model ends.
@@ -112,7 +128,17 @@ fn untagged(model: String) -> String {
     model.strip_suffix(":latest").map(str::to_owned).unwrap_or(model)
 }
 
-fn shared(
+/// Takes out what says how long a model stays: that is the server's to say.
+pub(crate) fn keep_alive(body: &mut Fields, warnings: &mut Warnings) {
+    if let Some(asked) = body.take("keep_alive") {
+        let asked = shown(&asked);
+        warnings
+            .push(format!("keep_alive is {asked}, but models stay as --model-idle-timeout says"));
+    }
+}
+
+/// What chat and generate have in common, in a chat's words.
+pub(super) fn shared(
     body: &mut Fields,
     chat: &mut Map<String, Value>,
     warnings: &mut Warnings,
@@ -120,9 +146,8 @@ fn shared(
 ) -> Result<(), ApiError> {
     take_over(body, chat, &[("model", "model")]);
     chat.insert("stream".to_owned(), body.boolean("stream")?.unwrap_or(true).into());
-    // A model stays loaded as long as the server runs.
-    body.take("keep_alive");
-    refuse_unless(body, "think", |value| *value == false)?;
+    keep_alive(body, warnings);
+    reasoning::of_ollama(body, chat, parse)?;
     match body.take("format") {
         Some(Value::String(text)) if text.is_empty() => {}
         Some(Value::String(text)) if text == "json" => {
@@ -148,24 +173,60 @@ fn shared(
     options.finish(parse.strict, warnings)
 }
 
-/// Names calls, which have no ids in Ollama's API.
-fn translate(path: &str, message: &mut Value) -> Result<(), ApiError> {
+/// The calls of a conversation so far.
+#[derive(Default)]
+struct PastCalls {
+    n: usize,
+    /// Ids and functions of those that have no result yet.
+    open: Vec<(Value, Value)>,
+}
+
+impl PastCalls {
+    /// Gives a call an id, unless it has one.
+    fn add(&mut self, one: &mut Value) {
+        let Some(fields) = one.as_object_mut() else { return };
+        let id = fields.shift_remove("id").filter(|id| !id.is_null());
+        let id = id.unwrap_or_else(|| format!("call{:05}", self.n).into());
+        self.n += 1;
+        if let Some(function) = fields.get_mut("function").and_then(Value::as_object_mut) {
+            // Its place among others; they stand in it.
+            function.shift_remove("index");
+        }
+        let name = fields.get("function").map_or(Value::Null, |function| function["name"].clone());
+        self.open.push((id.clone(), name));
+        fields.insert("id".to_owned(), id);
+    }
+
+    /// The id of the first call without a result: of this function, if any is.
+    fn first_open(&self, name: Option<&Value>) -> Option<Value> {
+        let of_name = self.open.iter().find(|(_, function)| Some(function) == name);
+        of_name.or(self.open.first()).map(|(id, _)| id.clone())
+    }
+}
+
+/// Names calls and their results, which need no ids in Ollama's API.
+fn translate(path: &str, message: &mut Value, calls: &mut PastCalls) -> Result<(), ApiError> {
     let Some(fields) = message.as_object_mut() else {
         return Err(ApiError::invalid(path, message, "an object"));
     };
     if let Some(images) = fields.shift_remove("images").filter(|images| *images != json!([])) {
-        let found = crate::error::shown(&images);
+        let found = shown(&images);
         return Err(ApiError::Unsupported { param: format!("{path}.images"), found });
     }
-    fields.shift_remove("thinking");
+    if let Some(thinking) = fields.shift_remove("thinking") {
+        fields.insert("reasoning_content".to_owned(), thinking);
+    }
     if let Some(name) = fields.shift_remove("tool_name") {
         fields.insert("name".to_owned(), name);
     }
-    if let Some(Value::Array(calls)) = fields.get_mut("tool_calls") {
-        for (i, one) in calls.iter_mut().enumerate() {
-            let id = Value::from(format!("call{i:05}"));
-            *one = call(&id, &one["function"]["name"], &one["function"]["arguments"]);
-        }
+    if let Some(Value::Array(list)) = fields.get_mut("tool_calls") {
+        list.iter_mut().for_each(|one| calls.add(one));
+    }
+    if fields.get("role").is_some_and(|role| role == "tool") {
+        let given = fields.get("tool_call_id").filter(|id| !id.is_null());
+        let id = given.cloned().or_else(|| calls.first_open(fields.get("name")));
+        calls.open.retain(|(open, _)| Some(open) != id.as_ref());
+        fields.extend(id.map(|id| ("tool_call_id".to_owned(), id)));
     }
     Ok(())
 }
@@ -179,17 +240,28 @@ struct OllamaDialect {
 }
 
 impl OllamaDialect {
-    fn line(&self, head: &DialectHead, text: &str, calls: &[Value]) -> Map<String, Value> {
+    fn line(
+        &self,
+        head: &DialectHead,
+        (thinking, text): (&str, &str),
+        calls: &[Value],
+    ) -> Map<String, Value> {
         let mut line = Map::new();
         line.insert("model".to_owned(), head.model.clone().into());
         line.insert("created_at".to_owned(), rfc3339(head.created).into());
         if self.is_chat {
             let mut message = json!({ "role": "assistant", "content": text });
+            if !thinking.is_empty() {
+                message["thinking"] = thinking.into();
+            }
             if !calls.is_empty() {
                 message["tool_calls"] = json!(calls);
             }
             line.insert("message".to_owned(), message);
         } else {
+            if !thinking.is_empty() {
+                line.insert("thinking".to_owned(), thinking.into());
+            }
             line.insert("response".to_owned(), text.into());
         }
         line.insert("done".to_owned(), false.into());
@@ -205,21 +277,23 @@ impl OllamaDialect {
             Block::Call { name, json, .. } => {
                 Some(json!({ "function": { "name": name, "arguments": arguments(json) } }))
             }
-            Block::Text(_) => None,
+            Block::Text(_) | Block::Reasoning(_) => None,
         };
         self.blocks[from..n].iter().filter_map(call).collect()
     }
 
     fn last(&self, mut line: Map<String, Value>, head: &DialectHead, ending: &Ending) -> String {
-        let is_cut = matches!(ending.reason, FinishReason::Length | FinishReason::Budget);
-        let reason = if is_cut { "length" } else { "stop" };
+        let reason = match ending.reason {
+            FinishReason::Length | FinishReason::Budget => FinishReason::Length.as_str(),
+            reason => reason.as_str(),
+        };
         let (timings, usage) = (ending.timings, ending.usage);
         let nanos = |time: Duration| Value::from(time.as_nanos() as u64);
         let more = [
             ("done", true.into()),
             ("done_reason", reason.into()),
-            ("total_duration", nanos(timings.e2e)),
-            ("load_duration", 0.into()),
+            ("total_duration", nanos(head.load + timings.e2e)),
+            ("load_duration", nanos(head.load)),
             ("prompt_eval_count", usage.prompt_tokens.into()),
             ("prompt_eval_duration", nanos(timings.ttft.saturating_sub(timings.queue_wait))),
             ("eval_count", usage.completion_tokens.into()),
@@ -245,29 +319,36 @@ impl Dialect for OllamaDialect {
     fn part(&mut self, head: &DialectHead, part: &AnswerPart, call_id: &str) -> Vec<Frame> {
         append(&mut self.blocks, part, call_id);
         let calls = self.new_calls(false);
-        let text = if let AnswerPart::Text(text) = part { text.as_str() } else { "" };
-        if text.is_empty() && calls.is_empty() {
+        let said = match part {
+            AnswerPart::Reasoning(thinking) => (thinking.as_str(), ""),
+            AnswerPart::Text(text) => ("", text.as_str()),
+            AnswerPart::CallBegins { .. } | AnswerPart::Arguments { .. } => ("", ""),
+        };
+        if said == ("", "") && calls.is_empty() {
             return Vec::new();
         }
-        let data = Value::Object(self.line(head, text, &calls)).to_string();
+        let data = Value::Object(self.line(head, said, &calls)).to_string();
         vec![Frame { event: None, data }]
     }
 
     fn end(&mut self, head: &DialectHead, ending: &Ending) -> Vec<Frame> {
         let calls = self.new_calls(true);
-        let line = self.line(head, "", &calls);
+        let line = self.line(head, ("", ""), &calls);
         vec![Frame { event: None, data: self.last(line, head, ending) }]
     }
 
     fn whole(&mut self, head: &DialectHead, ending: &Ending) -> String {
         self.is_told = 0;
         let calls = self.new_calls(true);
-        let text = |block: &Block| match block {
-            Block::Text(text) => Some(text.clone()),
-            Block::Call { .. } => None,
-        };
-        let text: String = self.blocks.iter().filter_map(text).collect();
-        let line = self.line(head, &text, &calls);
+        let (mut thinking, mut text) = (String::new(), String::new());
+        for block in &self.blocks {
+            match block {
+                Block::Reasoning(more) => thinking.push_str(more),
+                Block::Text(more) => text.push_str(more),
+                Block::Call { .. } => {}
+            }
+        }
+        let line = self.line(head, (&thinking, &text), &calls);
         self.last(line, head, ending)
     }
 

@@ -10,10 +10,9 @@ use lastmile::{AnswerPart, FinishReason};
 use serde_json::{Map, Value, json};
 
 use super::{Block, Dialect, DialectHead, Ending, Frame, Framing, append};
-use super::{array, call, finish, refuse_unless, take_over, tool};
-use crate::error::shown;
+use super::{finish, ignore, refuse_unless, responses_input, take_over};
 use crate::fields::{Fields, Warnings};
-use crate::{ApiError, ParseOptions, Parsed};
+use crate::{ApiError, ParseOptions, Parsed, reasoning};
 
 /// Reads the body of `POST /v1/responses`.
 ///
@@ -40,17 +39,27 @@ pub fn parse_responses(
     ];
     take_over(&mut body, &mut chat, &names);
     refuse(&mut body)?;
+    reasoning::of_responses(&mut body, &mut chat, &mut warnings, options)?;
     if body.boolean("store")? == Some(true) {
         warnings.push("store is true, but responses are not kept for later requests".to_owned());
     }
-    let metadata = body.take("metadata").unwrap_or_else(|| json!({}));
-    for name in ["prompt_cache_key", "service_tier", "stream_options"] {
-        body.take(name);
+    let metadata = match body.take("metadata") {
+        None => json!({}),
+        Some(metadata @ Value::Object(_)) => metadata,
+        Some(other) => return Err(ApiError::invalid("metadata", &other, "an object")),
+    };
+    ignore(&mut body, &["prompt_cache_key", "prompt_cache_retention"]);
+    if let Some(stream) = body.take("stream_options") {
+        let mut stream = Fields::nested("stream_options", stream)?;
+        // Padding against traffic analysis: absent or present, the answer is the same.
+        stream.boolean("include_obfuscation")?;
+        stream.finish(options.strict, &mut warnings)?;
     }
-    let tools = tools(&mut body, &mut chat)?;
-    text_format(&mut body, &mut chat, options, &mut warnings)?;
+    let (tools, tool_choice) =
+        responses_input::tools(&mut body, &mut chat, options, &mut warnings)?;
+    responses_input::text_format(&mut body, &mut chat, options, &mut warnings)?;
     let instructions = body.string("instructions")?;
-    let mut messages = input(&mut body)?;
+    let mut messages = responses_input::conversation(&mut body, options, &mut warnings)?;
     if let Some(text) = &instructions {
         messages.insert(0, json!({ "role": "system", "content": text }));
     }
@@ -63,7 +72,7 @@ pub fn parse_responses(
         "top_p": parsed.sampling.top_p,
         "max_output_tokens": parsed.stop.max_tokens,
         "tools": tools,
-        "tool_choice": "auto",
+        "tool_choice": tool_choice,
         "parallel_tool_calls": parsed.tools.as_ref().is_none_or(|tools| tools.parallel),
     });
     let dialect = ResponsesDialect { echoed, blocks: Vec::new(), n_events: 0 };
@@ -75,116 +84,11 @@ fn refuse(body: &mut Fields) -> Result<(), ApiError> {
     for name in ["previous_response_id", "conversation", "prompt", "max_tool_calls"] {
         refuse_unless(body, name, |_| false)?;
     }
+    refuse_unless(body, "service_tier", |tier| *tier == "auto" || *tier == "default")?;
     refuse_unless(body, "background", |value| *value == false)?;
     refuse_unless(body, "truncation", |value| *value == "disabled")?;
     refuse_unless(body, "include", |value| *value == json!([]))?;
-    refuse_unless(body, "top_logprobs", |value| *value == 0)?;
-    refuse_unless(body, "reasoning", |value| {
-        value["effort"].is_null() && value["summary"].is_null()
-    })
-}
-
-/// Fills in the chat's tools; gives them back as the response repeats them.
-fn tools(body: &mut Fields, chat: &mut Map<String, Value>) -> Result<Vec<Value>, ApiError> {
-    let list = array(body, "tools")?.unwrap_or_default();
-    let mut translated = Vec::new();
-    for (i, one) in list.iter().enumerate() {
-        if one["type"] != "function" {
-            let param = format!("tools[{i}].type");
-            return Err(ApiError::Unsupported { param, found: shown(&one["type"]) });
-        }
-        translated.push(tool(&one["name"], &one["description"], &one["parameters"]));
-    }
-    if !translated.is_empty() {
-        chat.insert("tools".to_owned(), Value::Array(translated));
-    }
-    match body.take("tool_choice") {
-        Some(choice @ Value::Object(_)) if choice["type"] == "function" => {
-            let named = json!({ "type": "function", "function": { "name": choice["name"] } });
-            chat.insert("tool_choice".to_owned(), named);
-        }
-        Some(other) => _ = chat.insert("tool_choice".to_owned(), other),
-        None => {}
-    }
-    Ok(list)
-}
-
-/// `text.format` is flat where a chat's `response_format` is nested.
-fn text_format(
-    body: &mut Fields,
-    chat: &mut Map<String, Value>,
-    options: &ParseOptions<'_>,
-    warnings: &mut Warnings,
-) -> Result<(), ApiError> {
-    let Some(text) = body.take("text") else { return Ok(()) };
-    let mut fields = Fields::nested("text", text)?;
-    refuse_unless(&mut fields, "verbosity", |value| *value == "medium")?;
-    if let Some(mut format) = fields.take("format") {
-        if format["type"] == "json_schema"
-            && let Some(inner) = format.as_object_mut()
-        {
-            inner.shift_remove("type");
-            format = json!({ "type": "json_schema", "json_schema": inner });
-        }
-        chat.insert("response_format".to_owned(), format);
-    }
-    fields.finish(options.strict, warnings)
-}
-
-fn input(body: &mut Fields) -> Result<Vec<Value>, ApiError> {
-    let wanted = "a string or an array of at least 1 item";
-    let items = match body.take("input") {
-        Some(text @ Value::String(_)) => {
-            return Ok(vec![json!({ "role": "user", "content": text })]);
-        }
-        Some(Value::Array(items)) if !items.is_empty() => items,
-        Some(other) => return Err(ApiError::invalid("input", &other, wanted)),
-        None => return Err(ApiError::Missing { param: "input".to_owned(), wanted }),
-    };
-    let mut messages: Vec<Value> = Vec::new();
-    for (i, item) in items.into_iter().enumerate() {
-        let path = format!("input[{i}]");
-        match item["type"].as_str() {
-            None | Some("message") => messages.push(message(&path, &item)?),
-            Some("function_call") => {
-                let one = call(&item["call_id"], &item["name"], &item["arguments"]);
-                // Calls of one answer are items side by side.
-                match messages.last_mut().and_then(|last| last.get_mut("tool_calls")) {
-                    Some(Value::Array(calls)) => calls.push(one),
-                    _ => messages
-                        .push(json!({ "role": "assistant", "content": "", "tool_calls": [one] })),
-                }
-            }
-            Some("function_call_output") => {
-                let (id, output) = (&item["call_id"], &item["output"]);
-                let output = output.as_str().map_or_else(|| output.to_string(), str::to_owned);
-                messages.push(json!({ "role": "tool", "tool_call_id": id, "content": output }));
-            }
-            Some(_) => {
-                let param = format!("{path}.type");
-                return Err(ApiError::Unsupported { param, found: shown(&item["type"]) });
-            }
-        }
-    }
-    Ok(messages)
-}
-
-fn message(path: &str, item: &Value) -> Result<Value, ApiError> {
-    let parts = match &item["content"] {
-        Value::Array(parts) => parts,
-        other => return Ok(json!({ "role": item["role"], "content": other })),
-    };
-    let mut texts = Vec::new();
-    for (i, part) in parts.iter().enumerate() {
-        match (part["type"].as_str(), &part["text"]) {
-            (Some("input_text" | "output_text"), Value::String(text)) => texts.push(text.as_str()),
-            _ => {
-                let param = format!("{path}.content[{i}].type");
-                return Err(ApiError::Unsupported { param, found: shown(&part["type"]) });
-            }
-        }
-    }
-    Ok(json!({ "role": item["role"], "content": texts.join("\n") }))
+    refuse_unless(body, "top_logprobs", |value| *value == 0)
 }
 
 /// One answer as a response of items.
@@ -205,6 +109,17 @@ impl ResponsesDialect {
 
     fn item(head: &DialectHead, index: usize, block: &Block, status: &str) -> Value {
         match block {
+            Block::Reasoning(text) => {
+                let part = reasoning_part(text);
+                let content = if status == "in_progress" { json!([]) } else { json!([part]) };
+                json!({
+                    "id": format!("rs_{}_{index}", head.id),
+                    "type": "reasoning",
+                    "status": status,
+                    "summary": [],
+                    "content": content,
+                })
+            }
             Block::Text(text) => {
                 let part = text_part(text);
                 let content = if status == "in_progress" { json!([]) } else { json!([part]) };
@@ -237,8 +152,11 @@ impl ResponsesDialect {
         let output: Vec<Value> = match ending {
             None => Vec::new(),
             Some(_) => {
+                // What is cut is cut in its last item.
+                let n_whole = self.blocks.len().saturating_sub(1);
+                let status = |i: usize| if i < n_whole { "completed" } else { status };
                 let items = self.blocks.iter().enumerate();
-                items.map(|(i, block)| Self::item(head, i, block, status)).collect()
+                items.map(|(i, block)| Self::item(head, i, block, status(i))).collect()
             }
         };
         let usage = ending.map(|ending| {
@@ -247,13 +165,14 @@ impl ResponsesDialect {
                 "input_tokens": usage.prompt_tokens,
                 "input_tokens_details": { "cached_tokens": usage.cached_tokens },
                 "output_tokens": usage.completion_tokens,
-                "output_tokens_details": { "reasoning_tokens": 0 },
+                "output_tokens_details": { "reasoning_tokens": usage.reasoning_tokens },
                 "total_tokens": u64::from(usage.prompt_tokens) + u64::from(usage.completion_tokens),
             })
         });
         let created = head.created.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let why = match ending.map(|ending| ending.reason) {
             Some(FinishReason::Filtered) => "content_filter",
+            Some(FinishReason::Abort) => "abort",
             _ => "max_output_tokens",
         };
         let mut body = json!({
@@ -283,6 +202,14 @@ impl ResponsesDialect {
         let item = Self::item(head, index, &block, status);
         let id = item["id"].clone();
         match &block {
+            Block::Reasoning(text) => {
+                let done = json!({ "item_id": id, "output_index": index, "content_index": 0,
+                    "text": text });
+                frames.push(self.event("response.reasoning_text.done", done));
+                let done = json!({ "item_id": id, "output_index": index, "content_index": 0,
+                    "part": reasoning_part(text) });
+                frames.push(self.event("response.content_part.done", done));
+            }
             Block::Text(text) => {
                 let done = json!({ "item_id": id, "output_index": index, "content_index": 0,
                     "text": text, "logprobs": [] });
@@ -305,6 +232,7 @@ impl ResponsesDialect {
         let Some(block) = self.blocks.last() else { return };
         let index = self.blocks.len() - 1;
         let empty = match block {
+            Block::Reasoning(_) => Block::Reasoning(String::new()),
             Block::Text(_) => Block::Text(String::new()),
             Block::Call { id, name, .. } => {
                 Block::Call { id: id.clone(), name: name.clone(), json: String::new() }
@@ -313,9 +241,14 @@ impl ResponsesDialect {
         let item = Self::item(head, index, &empty, "in_progress");
         let added = json!({ "output_index": index, "item": item });
         frames.push(self.event("response.output_item.added", added));
-        if matches!(empty, Block::Text(_)) {
+        let part = match empty {
+            Block::Reasoning(_) => Some(reasoning_part("")),
+            Block::Text(_) => Some(text_part("")),
+            Block::Call { .. } => None,
+        };
+        if let Some(part) = part {
             let added = json!({ "item_id": item["id"], "output_index": index, "content_index": 0,
-                "part": text_part("") });
+                "part": part });
             frames.push(self.event("response.content_part.added", added));
         }
     }
@@ -324,6 +257,10 @@ impl ResponsesDialect {
 impl Dialect for ResponsesDialect {
     fn framing(&self) -> Framing {
         Framing::Events
+    }
+
+    fn tells_aborts(&self) -> bool {
+        true
     }
 
     fn begin(&mut self, head: &DialectHead) -> Vec<Frame> {
@@ -339,7 +276,9 @@ impl Dialect for ResponsesDialect {
         let mut frames = Vec::new();
         let continues = matches!(
             (part, self.blocks.last()),
-            (AnswerPart::Text(_), Some(Block::Text(_))) | (AnswerPart::Arguments { .. }, _)
+            (AnswerPart::Text(_), Some(Block::Text(_)))
+                | (AnswerPart::Reasoning(_), Some(Block::Reasoning(_)))
+                | (AnswerPart::Arguments { .. }, _)
         );
         if !continues {
             self.close(head, "completed", &mut frames);
@@ -352,6 +291,11 @@ impl Dialect for ResponsesDialect {
         let index = self.blocks.len() - 1;
         let id = Self::item(head, index, block, "in_progress")["id"].clone();
         match part {
+            AnswerPart::Reasoning(text) => {
+                let delta = json!({ "item_id": id, "output_index": index, "content_index": 0,
+                    "delta": text });
+                frames.push(self.event("response.reasoning_text.delta", delta));
+            }
             AnswerPart::Text(text) => {
                 let delta = json!({ "item_id": id, "output_index": index, "content_index": 0,
                     "delta": text, "logprobs": [] });
@@ -392,7 +336,11 @@ impl Dialect for ResponsesDialect {
 
 /// Whether there is less of an answer than its model would have said.
 fn is_cut(reason: FinishReason) -> bool {
-    matches!(reason, FinishReason::Length | FinishReason::Filtered | FinishReason::Budget)
+    reason != FinishReason::Stop
+}
+
+fn reasoning_part(text: &str) -> Value {
+    json!({ "type": "reasoning_text", "text": text })
 }
 
 fn text_part(text: &str) -> Value {

@@ -8,7 +8,7 @@ use lastmile::EncoderText;
 use serde::Serialize;
 
 use super::{finish, texts, truncate};
-use crate::error::shown;
+use crate::dialects::keep_alive;
 use crate::fields::{Fields, Warnings};
 use crate::{ApiError, Urgency};
 
@@ -53,6 +53,15 @@ pub enum EmbeddingsStyle {
     OllamaOne,
 }
 
+/// What an answer took, as Ollama tells it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Took {
+    /// All of it.
+    pub total: Duration,
+    /// Loading the model; zero when it was there.
+    pub load: Duration,
+}
+
 /// Reads the body of `POST /v1/embeddings`.
 ///
 /// # Errors
@@ -69,7 +78,8 @@ pub fn parse_embeddings(body: &[u8], strict: bool) -> Result<EmbeddingsAsked, Ap
         }
     };
     let truncate = truncate(&mut fields)?.unwrap_or(false);
-    asked(fields, texts, format, truncate, EmbeddingsStyle::OpenAi, strict)
+    let (style, warnings) = (EmbeddingsStyle::OpenAi, Warnings::default());
+    asked(fields, texts, format, truncate, style, strict, warnings)
 }
 
 /// Reads the body of Ollama's `POST /api/embed`, which cuts what is too long unless told otherwise.
@@ -101,14 +111,13 @@ fn ollama(
     style: EmbeddingsStyle,
     strict: bool,
 ) -> Result<EmbeddingsAsked, ApiError> {
-    if let Some(options) = fields.take("options")
-        && options.as_object().is_none_or(|options| !options.is_empty())
-    {
-        return Err(ApiError::Unsupported { param: "options".to_owned(), found: shown(&options) });
+    let mut warnings = Warnings::default();
+    if let Some(options) = fields.take("options") {
+        // None of them is of vectors.
+        Fields::nested("options", options)?.finish(strict, &mut warnings)?;
     }
-    // Models stay as long as the server runs.
-    fields.take("keep_alive");
-    asked(fields, texts, VectorFormat::Float, truncate, style, strict)
+    keep_alive(&mut fields, &mut warnings);
+    asked(fields, texts, VectorFormat::Float, truncate, style, strict, warnings)
 }
 
 fn asked(
@@ -118,6 +127,7 @@ fn asked(
     truncate: bool,
     style: EmbeddingsStyle,
     strict: bool,
+    warnings: Warnings,
 ) -> Result<EmbeddingsAsked, ApiError> {
     let dimensions = fields.integer("dimensions", 1..=1 << 20)?;
     let normalize = fields.boolean("normalize")?.unwrap_or(style != EmbeddingsStyle::OllamaOne);
@@ -130,7 +140,7 @@ fn asked(
         normalize,
         urgency,
         style,
-        warnings: finish(fields, strict, Warnings::default())?,
+        warnings: finish(fields, strict, warnings)?,
     })
 }
 
@@ -145,10 +155,10 @@ pub fn embeddings_json(
     model: &str,
     vectors: &[Vec<f32>],
     n_tokens: u32,
-    took: Duration,
+    took: Took,
     warnings: &[String],
 ) -> String {
-    let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+    let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     let text = match asked.style {
         EmbeddingsStyle::OllamaOne => serde_json::to_string(&OllamaOne {
             embedding: vectors.first().map(Vec::as_slice).unwrap_or_default(),
@@ -157,8 +167,8 @@ pub fn embeddings_json(
         EmbeddingsStyle::Ollama => serde_json::to_string(&Ollama {
             model,
             embeddings: vectors,
-            total_duration: took_ns,
-            load_duration: 0,
+            total_duration: nanos(took.total),
+            load_duration: nanos(took.load),
             prompt_eval_count: n_tokens,
             warnings,
         }),
@@ -277,7 +287,7 @@ mod tests {
         let write = |body: &str| {
             let asked = parse_embeddings(body.as_bytes(), true).unwrap();
             let vectors = [vec![0.1, -1.0]];
-            embeddings_json(&asked, "embd-1", "m", &vectors, 3, Duration::ZERO, &[])
+            embeddings_json(&asked, "embd-1", "m", &vectors, 3, Took::default(), &[])
         };
         insta::assert_snapshot!(write(r#"{"input": "a"}"#), @r#"{"object":"list","id":"embd-1","model":"m","data":[{"object":"embedding","index":0,"embedding":[0.1,-1.0]}],"usage":{"prompt_tokens":3,"total_tokens":3}}"#);
         let text = write(r#"{"input": "a", "encoding_format": "base64"}"#);

@@ -8,7 +8,7 @@ mod embeddings;
 mod rank;
 
 pub use embeddings::{
-    EmbeddingsAsked, EmbeddingsStyle, VectorFormat, embeddings_json, parse_embeddings,
+    EmbeddingsAsked, EmbeddingsStyle, Took, VectorFormat, embeddings_json, parse_embeddings,
     parse_ollama_embed, parse_ollama_embeddings,
 };
 pub use rank::{

@@ -1,6 +1,6 @@
 //! Bodies of other APIs in, what they become, and answers in their words.
 
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use lastmile::{AnswerForm, AnswerPart, FinishReason, MustCall, Prompt, Role, Timings, Usage};
 use serde_json::{Value, json};
@@ -124,11 +124,17 @@ fn what_other_apis_have_and_this_server_has_not_is_refused_by_name() {
 }
 
 fn told(api: &str, body: Value) -> (Vec<Frame>, Value) {
+    ended(api, body, FinishReason::Stop)
+}
+
+fn ended(api: &str, body: Value, reason: FinishReason) -> (Vec<Frame>, Value) {
     let (_, mut dialect) = parse(api, body).unwrap();
     let head = DialectHead {
         id: "1".to_owned(),
         model: "m".to_owned(),
         created: UNIX_EPOCH,
+        load: Duration::from_millis(2),
+        prompt_tokens: 7,
         warnings: Vec::new(),
     };
     let parts = [
@@ -143,9 +149,14 @@ fn told(api: &str, body: Value) -> (Vec<Frame>, Value) {
         frames.extend(dialect.part(&head, part, "call00001"));
     }
     let ending = Ending {
-        reason: FinishReason::Stop,
-        by_stop_string: false,
-        usage: Usage { prompt_tokens: 7, completion_tokens: 3, cached_tokens: 2 },
+        reason,
+        stop_string: None,
+        usage: Usage {
+            prompt_tokens: 7,
+            completion_tokens: 3,
+            cached_tokens: 2,
+            ..Usage::default()
+        },
         timings: Timings::default(),
     };
     let whole = serde_json::from_str(&dialect.whole(&head, &ending)).unwrap();
@@ -202,6 +213,35 @@ fn responses_tell_items() {
 }
 
 #[test]
+fn a_response_that_is_cut_is_cut_in_its_last_item() {
+    for (reason, why) in [
+        (FinishReason::Length, "max_output_tokens"),
+        (FinishReason::Filtered, "content_filter"),
+        (FinishReason::Abort, "abort"),
+    ] {
+        let (frames, whole) = ended("responses", json!({ "input": "hi" }), reason);
+        let last: Value = serde_json::from_str(&frames.last().unwrap().data).unwrap();
+        assert_eq!((&last["type"], &last["response"]), (&json!("response.incomplete"), &whole));
+        assert_eq!(whole["status"], "incomplete");
+        assert_eq!(whole["incomplete_details"], json!({ "reason": why }));
+        let statuses: Vec<&Value> =
+            whole["output"].as_array().unwrap().iter().map(|item| &item["status"]).collect();
+        assert_eq!(statuses, ["completed", "incomplete"]);
+    }
+}
+
+#[test]
+fn responses_repeat_what_was_to_be_called() {
+    let choice = |body: Value| told("responses", body).1["tool_choice"].clone();
+    assert_eq!(choice(json!({ "input": "hi" })), "auto");
+    let tools = json!([{ "type": "function", "name": "f", "parameters": { "type": "object" } }]);
+    for asked in [json!("none"), json!("required"), json!({ "type": "function", "name": "f" })] {
+        let body = json!({ "input": "hi", "tools": tools, "tool_choice": asked });
+        assert_eq!(choice(body), asked);
+    }
+}
+
+#[test]
 fn ollama_tells_lines() {
     let hi = json!([{ "role": "user", "content": "hi" }]);
     let (frames, whole) = told("chat", json!({ "messages": hi }));
@@ -211,4 +251,16 @@ fn ollama_tells_lines() {
     assert_eq!((&whole["done"], &whole["eval_count"]), (&json!(true), &json!(3)));
     assert_eq!(whole["created_at"], "1970-01-01T00:00:00.000000Z");
     assert!(frames.iter().all(|frame| frame.event.is_none()));
+    assert_eq!(
+        (&whole["total_duration"], &whole["load_duration"]),
+        (&json!(2_000_000), &json!(2_000_000))
+    );
+    for (reason, told) in [
+        (FinishReason::Stop, "stop"),
+        (FinishReason::Budget, "length"),
+        (FinishReason::Filtered, "content_filter"),
+    ] {
+        let (_, whole) = ended("chat", json!({ "messages": hi }), reason);
+        assert_eq!(whole["done_reason"], told);
+    }
 }

@@ -25,7 +25,7 @@ fn head(style: Style) -> Head {
 }
 
 fn usage() -> Usage {
-    Usage { prompt_tokens: 10, completion_tokens: 2, cached_tokens: 3 }
+    Usage { prompt_tokens: 10, completion_tokens: 2, cached_tokens: 3, ..Usage::default() }
 }
 
 fn entry() -> LogprobEntry {
@@ -45,11 +45,13 @@ fn choice(index: u32) -> Choice {
     Choice {
         index,
         text: "é \"quoted\"\n".to_owned(),
+        reasoning: None,
         tool_calls: Vec::new(),
         logprobs: None,
         prompt_logprobs: None,
         confidence: None,
         finish_reason: FinishReason::Stop,
+        stop_string: None,
         request_id: None,
     }
 }
@@ -81,7 +83,7 @@ fn chat_chunks() {
     assert_snapshot!(head.first_chunk(0).unwrap());
     assert_snapshot!(head.delta_chunk(0, "hi", None));
     assert_snapshot!(head.delta_chunk(1, "é", Some(&[entry()])));
-    assert_snapshot!(head.finish_chunk(0, FinishReason::Length, true, None, None));
+    assert_snapshot!(head.finish_chunk(0, FinishReason::Length, true, None, None, None));
     assert_eq!(head.usage_chunk(usage()), None);
 }
 
@@ -91,18 +93,31 @@ fn completion_chunks() {
     assert_eq!(head.first_chunk(0), None);
     let entry = LogprobEntry { text_offset: 4, ..entry() };
     assert_snapshot!(head.delta_chunk(0, "é", Some(&[entry])));
-    assert_snapshot!(head.finish_chunk(0, FinishReason::Stop, true, Some("r2"), None));
+    assert_snapshot!(head.finish_chunk(0, FinishReason::Stop, true, Some("r2"), None, None));
 }
 
 #[test]
 fn usage_and_warnings_come_with_the_last_chunk() {
     let mut head = head(Style::Chat);
     head.warnings = vec!["w".to_owned()];
-    assert_snapshot!(head.finish_chunk(0, FinishReason::Stop, false, None, None));
-    assert_snapshot!(head.finish_chunk(1, FinishReason::Stop, true, None, None));
+    assert_snapshot!(head.finish_chunk(0, FinishReason::Stop, false, None, None, None));
+    assert_snapshot!(head.finish_chunk(1, FinishReason::Stop, true, None, None, None));
     head.include_usage = true;
-    assert_snapshot!(head.finish_chunk(1, FinishReason::Stop, true, None, None));
+    assert_snapshot!(head.finish_chunk(1, FinishReason::Stop, true, None, None, None));
     assert_snapshot!(head.usage_chunk(usage()).unwrap());
+}
+
+#[test]
+fn a_stop_string_is_told_where_it_ended_a_choice() {
+    for style in [Style::Chat, Style::Text] {
+        let head = head(style);
+        let told = r#""finish_reason":"stop","stop_reason":"END""#;
+        let stopped = Choice { stop_string: Some("END".to_owned()), ..choice(0) };
+        assert!(head.whole(&[stopped], usage()).contains(told));
+        let last = head.finish_chunk(0, FinishReason::Stop, true, None, None, Some("END"));
+        assert!(last.contains(told), "{last}");
+        assert!(!head.whole(&[choice(0)], usage()).contains("stop_reason"));
+    }
 }
 
 #[test]
@@ -116,7 +131,7 @@ fn a_choice_says_at_its_end_how_sure_the_model_was_where_that_is_asked_for() {
         let whole = head.whole(&[Choice { confidence: Some(confidence), ..choice(0) }], usage());
         assert!(whole.contains(told), "{whole}");
         assert!(!head.whole(&[choice(0)], usage()).contains("confidence"));
-        let last = head.finish_chunk(0, FinishReason::Stop, true, None, Some(&confidence));
+        let last = head.finish_chunk(0, FinishReason::Stop, true, None, Some(&confidence), None);
         assert!(last.contains(told), "{last}");
     }
     let head = head(Style::Chat);
@@ -127,7 +142,8 @@ fn a_choice_says_at_its_end_how_sure_the_model_was_where_that_is_asked_for() {
 #[test]
 fn each_prompt_counts_once_in_the_usage() {
     let usages = [usage(); 4];
-    let expect = Usage { prompt_tokens: 20, completion_tokens: 8, cached_tokens: 6 };
+    let expect =
+        Usage { prompt_tokens: 20, completion_tokens: 8, cached_tokens: 6, ..Usage::default() };
     assert_eq!(sum_usage(&usages, 2), expect);
 }
 

@@ -6,6 +6,8 @@ mod bad_bodies;
 mod dialects;
 mod good_bodies;
 mod json;
+mod nested;
+mod reasoning;
 mod urgency;
 
 use lastmile::{SamplingParams, ToolFormat};
@@ -18,6 +20,7 @@ fn with_options<T>(strict: bool, run: impl FnOnce(&ParseOptions<'_>) -> T) -> T 
         defaults: &defaults,
         entropy: 1000,
         tool_format: ToolFormat::Hermes,
+        thinking: None,
         strict,
     })
 }

@@ -16,6 +16,7 @@ fn read(
             AnswerPart::Text(text) => said.push_str(&text),
             AnswerPart::CallBegins { name, .. } => called.push((name, String::new())),
             AnswerPart::Arguments { index, json } => called[index].1.push_str(&json),
+            AnswerPart::Reasoning(text) => panic!("{text:?} was thought"),
         }
     }
     (said, called)

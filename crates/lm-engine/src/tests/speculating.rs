@@ -215,6 +215,7 @@ fn the_answers_of_a_request_compute_its_prompt_once() {
         .map(|(choice, output)| NewSubmission {
             adapter: None,
             grammar: None,
+            thinking: None,
             stop: StopMatcher::new(&[]).unwrap(),
             request: Arc::clone(&request),
             choice: choice as u32,

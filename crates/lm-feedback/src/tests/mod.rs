@@ -95,7 +95,12 @@ impl Home {
             hits: Vec::new(),
             mean_logprob: None,
             timeline: Timeline::default(),
-            usage: Usage { prompt_tokens: 10, completion_tokens: 2, cached_tokens: 0 },
+            usage: Usage {
+                prompt_tokens: 10,
+                completion_tokens: 2,
+                cached_tokens: 0,
+                ..Usage::default()
+            },
             timings: Timings {
                 queue_wait: Duration::ZERO,
                 ttft: Duration::from_millis(20),

@@ -84,7 +84,12 @@ pub(super) fn event(id: u128) -> RequestEvent {
         output_tokens: vec![2; 9],
         mean_logprob: None,
         hits: Vec::new(),
-        usage: Usage { prompt_tokens: 20, completion_tokens: 9, cached_tokens: 16 },
+        usage: Usage {
+            prompt_tokens: 20,
+            completion_tokens: 9,
+            cached_tokens: 16,
+            ..Usage::default()
+        },
         timings: Timings {
             queue_wait: ms(10),
             ttft: ms(50),

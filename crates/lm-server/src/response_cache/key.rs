@@ -45,7 +45,7 @@ impl Hasher for Digest {
 impl Key {
     /// The key of a request's answer, on the runtime that it was made ready for.
     pub(crate) fn of(ready: &ReadyRequest, draw: Draw) -> Key {
-        // The prompt's tokens stand for prompt, options and dialog, the release for the adapter; `max_new_tokens` is
+        // The prompt's tokens stand for prompt, options and dialog (but whether it asks to think), the release for the adapter; `max_new_tokens` is
         // what the context leaves of `max_tokens`. Who goes first, for how long and for whom within a key decides no
         // token.
         let GenerateRequest {
@@ -81,7 +81,7 @@ impl Key {
         } = steering;
         let mut digest = Digest(blake3::Hasher::new());
         (ready.release().0, tenant.0, draw, n).hash(&mut digest);
-        (ready.prompt_tokens(), ready.max_new_tokens()).hash(&mut digest);
+        (ready.prompt_tokens(), ready.max_new_tokens(), ready.must_think()).hash(&mut digest);
         (tokens, logprobs, constraint.as_ref().map(|asked| &asked.form)).hash(&mut digest);
         (opening, rules).hash(&mut digest);
         hash_stop(stop, &mut digest);
@@ -91,8 +91,15 @@ impl Key {
 }
 
 fn hash_stop(stop: &StopRules, digest: &mut Digest) {
-    let StopRules { max_tokens: _, min_tokens, stop_strings, stop_token_ids, ignore_eos } = stop;
-    (min_tokens, stop_strings, stop_token_ids, ignore_eos).hash(digest);
+    let StopRules {
+        max_tokens: _,
+        min_tokens,
+        stop_strings,
+        stop_token_ids,
+        ignore_eos,
+        max_reasoning_tokens,
+    } = stop;
+    (min_tokens, stop_strings, stop_token_ids, ignore_eos, max_reasoning_tokens).hash(digest);
 }
 
 fn hash_sampling(sampling: &SamplingParams, digest: &mut Digest) {

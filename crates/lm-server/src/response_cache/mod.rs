@@ -117,7 +117,8 @@ impl Word {
 /// What waits for the engine, or does not.
 enum Plan {
     Told(Box<Asked>, Key, Arc<Entry>, Vec<String>),
-    Follow(Reader, Vec<String>),
+    /// With the number of the prompt's tokens.
+    Follow(Reader, Vec<String>, usize),
     Lead(Reader, RequestId),
     Alone,
 }
@@ -171,10 +172,10 @@ impl ResponseCache {
     ) -> Result<(&'static str, Vec<Vec<Started>>), GenerateError> {
         let (mut plans, mut to_compute, mut word) = (Vec::new(), Vec::new(), Word::Hit);
         for one in ready {
-            let warnings = one.warnings().to_vec();
+            let (warnings, n_prompt) = (one.warnings().to_vec(), one.prompt_tokens().len());
             plans.push(match self.claim(runtime, one, wish, has_seed) {
                 Claim::Told(asked, key, entry) => Plan::Told(asked, key, entry, warnings),
-                Claim::Follow(reader) => Plan::Follow(reader, warnings),
+                Claim::Follow(reader) => Plan::Follow(reader, warnings, n_prompt),
                 Claim::Lead(reader, ready) => {
                     let id = ready.request().id;
                     word = word.max(Word::Miss);
@@ -199,13 +200,15 @@ impl ResponseCache {
                 Plan::Told(asked, key, entry, warnings) => {
                     vec![self.tell(&asked, key, &entry, warnings)]
                 }
-                Plan::Follow(reader, warnings) => vec![Started::shared(reader, warnings)],
+                Plan::Follow(reader, warnings, n_prompt) => {
+                    vec![Started::shared(reader, warnings, n_prompt)]
+                }
                 Plan::Lead(reader, id) => {
                     let stream = computed.next().and_then(|all| all.into_iter().next());
                     let stream = stream.ok_or(GenerateError::EngineDied)?;
-                    let warnings = stream.warnings().to_vec();
+                    let (warnings, n_prompt) = (stream.warnings().to_vec(), stream.n_prompt());
                     reader.begin(id, stream);
-                    vec![Started::shared(reader, warnings)]
+                    vec![Started::shared(reader, warnings, n_prompt)]
                 }
                 Plan::Alone => {
                     computed.next().into_iter().flatten().map(Started::of_engine).collect()

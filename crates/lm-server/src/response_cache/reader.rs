@@ -208,7 +208,8 @@ impl Reader {
             (Some(asked), _) => Usage {
                 prompt_tokens: count(asked.prompt_tokens.len()),
                 completion_tokens: count(said.tokens.len()),
-                cached_tokens: 0,
+                // Nobody is told how much of it was thought: it ended early.
+                ..Usage::default()
             },
         }
     }

@@ -21,6 +21,8 @@ pub(crate) struct Started {
     pub(crate) ender: Option<Ender>,
     /// What was changed about the request.
     pub(crate) warnings: Vec<String>,
+    /// Tokens of its prompt.
+    pub(crate) n_prompt: usize,
 }
 
 /// What an answer says.
@@ -67,12 +69,13 @@ impl Ender {
 impl Started {
     pub(crate) fn of_engine(answer: GenerateStream) -> Self {
         let (ender, warnings) = (Ender::Own(answer.aborter()), answer.warnings().to_vec());
-        Started { events: Events::Own(answer), ender: Some(ender), warnings }
+        let n_prompt = answer.n_prompt();
+        Started { events: Events::Own(answer), ender: Some(ender), warnings, n_prompt }
     }
 
-    pub(super) fn shared(reader: Reader, warnings: Vec<String>) -> Self {
+    pub(super) fn shared(reader: Reader, warnings: Vec<String>, n_prompt: usize) -> Self {
         let ender = Ender::Shared(reader.ender());
-        Started { events: Events::Shared(reader), ender: Some(ender), warnings }
+        Started { events: Events::Shared(reader), ender: Some(ender), warnings, n_prompt }
     }
 
     /// An answer that is whole already.
@@ -89,7 +92,8 @@ impl Started {
         let finish = Finish { reason: entry.reason, usage: entry.usage, timings };
         let end = GenerateEvent::Finished(finish);
         let events: Vec<GenerateEvent> = prompt.into_iter().chain(delta).chain([end]).collect();
-        Started { events: Events::Told(events.into_iter()), ender: None, warnings }
+        let n_prompt = entry.usage.prompt_tokens as usize;
+        Started { events: Events::Told(events.into_iter()), ender: None, warnings, n_prompt }
     }
 }
 

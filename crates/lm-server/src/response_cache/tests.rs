@@ -239,7 +239,7 @@ fn a_key_is_everything_that_decides_an_answer_and_nothing_else() {
     let usual = request("a prompt", 8);
     let expect = key(&usual, Draw::Greedy);
     type Change = fn(&mut GenerateRequest);
-    let others: [Change; 26] = [
+    let others: [Change; 27] = [
         |r| r.prompt = Prompt::Text("a prompt.".to_owned()),
         |r| r.tenant = TenantId(7),
         |r| r.stop.max_tokens = Some(9),
@@ -247,6 +247,7 @@ fn a_key_is_everything_that_decides_an_answer_and_nothing_else() {
         |r| r.stop.stop_strings = vec!["x".to_owned()],
         |r| r.stop.stop_token_ids = vec![5],
         |r| r.stop.ignore_eos = false,
+        |r| r.stop.max_reasoning_tokens = Some(9),
         |r| r.sampling.temperature = 0.5,
         |r| r.sampling.top_k = 5,
         |r| r.sampling.top_p = 0.5,

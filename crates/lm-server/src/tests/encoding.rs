@@ -102,8 +102,13 @@ fn ollamas_routes_have_its_forms() {
     assert!(many["prompt_eval_count"].as_u64().unwrap() > 0);
     let one = server.ask("/api/embeddings", r#"{"model": "placeholder", "prompt": "a"}"#);
     assert_eq!(vector(&one["embedding"]).len(), 64);
-    let refused = server.post("/api/embed", r#"{"input": "a", "options": {"num_ctx": 5}}"#);
+    let refused = server.post("/api/embed", r#"{"input": "a", "options": 5}"#);
     assert!(refused.status == 400 && refused.body.starts_with(r#"{"error":""#), "{}", refused.body);
+    let body = r#"{"input": "a", "keep_alive": "5m", "options": {"num_ctx": 5, "seed": null}}"#;
+    let warnings = &server.ask("/api/embed", body)["warnings"];
+    assert_eq!(warnings[0], "unknown field 'options.num_ctx' was ignored");
+    let kept = "keep_alive is \"5m\", but models stay as --model-idle-timeout says";
+    assert_eq!((&warnings[1], warnings.as_array().unwrap().len()), (&json!(kept), 2));
     let shown = server.ask("/api/show", r#"{"model": "placeholder"}"#);
     assert_eq!(shown["capabilities"], json!(["embedding"]));
     server.end();

@@ -37,6 +37,10 @@ fn without_a_key_nothing_answers_that_tells_of_this_server() {
             // What is the same for everybody: the API's description, and the pages' files, of which none has this name.
             "/openapi.json" | "/docs" => assert_eq!(reply.status, 200, "{route}"),
             "/panel/{file}" => assert_eq!(reply.status, 404, "{route}"),
+            // Ollama's errors are texts.
+            _ if path.starts_with("/api/") => {
+                assert_eq!((reply.status, &reply.json()["code"]), (401, &json!("missing_api_key")));
+            }
             _ => check(&reply, 401, "missing_api_key"),
         }
     }

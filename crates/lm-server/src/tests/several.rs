@@ -189,6 +189,9 @@ fn a_model_that_does_not_fit_takes_the_place_of_an_idle_one_and_of_no_other() {
     wait_until("the answer is aborted", || server.model("b")["running"] == 0);
     server.ask(TEXT, &text("c", 4, ""));
     assert_eq!(server.model("b")["state"], "unloaded");
+    // Ollama's clients see those too that are not loaded.
+    let names = |path: &str| server.get(path).json()["models"].as_array().unwrap().len();
+    assert_eq!((names("/api/tags"), names("/api/ps")), (3, 2));
     server.ask(TEXT, &text("b", 4, ""));
     assert_eq!(server.model("c")["state"], "unloaded");
     let memory = &server.get("/ops/v1/models").json()["memory"];
@@ -207,6 +210,9 @@ fn only_so_many_are_loaded_at_once() {
     wait_until("the answer is aborted", || server.model("b")["running"] == 0);
     server.ask(TEXT, &text("c", 4, ""));
     assert_eq!(server.model("b")["state"], "unloaded");
+    // Ollama's clients see those too that are not loaded.
+    let names = |path: &str| server.get(path).json()["models"].as_array().unwrap().len();
+    assert_eq!((names("/api/tags"), names("/api/ps")), (3, 2));
 }
 
 #[test]

@@ -208,6 +208,11 @@ fn pages_of_listed_origins_may_ask_and_no_others() {
     for name in ["authorization", "deadline-ms", "max-queue-ms", "priority"] {
         assert!(allowed.contains(name), "{name} is not in {allowed}");
     }
+    // Of what unmodified clients send none has to be known here.
+    let wanted =
+        "anthropic-dangerous-direct-browser-access,anthropic-version,x-api-key,x-stainless-os";
+    let asked = format!("{preflight}Access-Control-Request-Headers: {wanted}\r\n");
+    assert_eq!(ask("OPTIONS", &asked).header("access-control-allow-headers"), Some(wanted));
     let reply = ask("GET", &format!("{origin}x-api-key: {key}\r\n"));
     assert_eq!(reply.status, 200);
     assert_eq!(reply.header("access-control-allow-origin"), Some("https://chat.example"));
@@ -219,6 +224,7 @@ fn pages_of_listed_origins_may_ask_and_no_others() {
     let evil = "Origin: https://evil.example\r\nAccess-Control-Request-Method: POST\r\n";
     let reply = ask("OPTIONS", evil);
     assert_eq!((reply.status, reply.header("access-control-allow-origin")), (403, None));
+    assert_eq!(reply.header("access-control-allow-headers"), None);
 }
 
 #[test]

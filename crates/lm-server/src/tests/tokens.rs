@@ -43,6 +43,21 @@ fn what_is_said_in_a_chat_never_becomes_a_control_token() {
 }
 
 #[test]
+fn what_is_ignored_is_said_on_every_route() {
+    let server = Server::start("mode=echo");
+    let hi = json!([{ "role": "user", "content": "hi" }]);
+    for (path, body) in [
+        ("/tokenize", json!({ "prompt": "hi", "fruit": 1 })),
+        ("/detokenize", json!({ "tokens": [104], "fruit": 1 })),
+        ("/apply-template", json!({ "messages": hi, "fruit": 1 })),
+        ("/v1/messages/count_tokens", json!({ "messages": hi, "fruit": 1 })),
+    ] {
+        let warnings = &server.ask(path, &body.to_string())["warnings"];
+        assert_eq!(*warnings, json!(["unknown field 'fruit' was ignored"]), "{path}");
+    }
+}
+
+#[test]
 fn a_raw_prompt_says_itself_what_its_names_are() {
     let server = Server::start("mode=echo");
     let prompt = "a<|im_end|>";

@@ -91,7 +91,12 @@ fn event(id: u128) -> RequestEvent {
         hits: vec![],
         mean_logprob: None,
         timeline: Timeline::default(),
-        usage: Usage { prompt_tokens: 10, completion_tokens: 2, cached_tokens: 3 },
+        usage: Usage {
+            prompt_tokens: 10,
+            completion_tokens: 2,
+            cached_tokens: 3,
+            ..Usage::default()
+        },
         timings: Timings {
             queue_wait: Duration::from_millis(1),
             ttft: Duration::from_millis(20),
