@@ -191,7 +191,7 @@ pub use lm_types::{
     Allowance, AnswerBegun, AnswerForm, Arm, ArmTag, Ban, CacheMissReason, CallForm, ChatMessage,
     Constraint, Dialog, Dry, Finish, FinishReason, GenerateError, GenerateEvent, GenerateRequest,
     Observer, OnHit, Outcome, OutputRules, Prices, Priority, Prompt, PromptLogprob, PromptReport,
-    QueueUnit, ReasoningStart, ReleaseHash, RequestEvent, RequestId, Role, RuleHit, SamplingParams,
-    SharedAllowance, Steering, StepEvent, StepRow, StopRules, Task, TenantId, TextOptions,
-    Timeline, Timings, TokenId, TokenLogprobs, TraceId, TraceParent, Usage,
+    QueueUnit, ReadAs, ReasoningStart, ReleaseHash, RequestEvent, RequestId, Role, RuleHit,
+    SamplingParams, SharedAllowance, Steering, StepEvent, StepRow, StopRules, Task, TenantId,
+    TextOptions, Timeline, Timings, TokenId, TokenLogprobs, TraceId, TraceParent, Usage,
 };

@@ -98,7 +98,8 @@ pub use lm_rollout::{
 pub use lm_store::{
     Erase, Erased, Erasing, FoundRequest, MAX_FOUND, Migrated, Missing, Privacy, Reader,
     RecordedRelease, Retention, Store, StoreCounters, StoreError, StoreOptions, StoreStats,
-    StoredError, StoredRequest, Traffic, backup, migrate, shown_place, stats, tenant_text, upgrade,
+    StoredError, StoredRequest, Traffic, backup, migrate, read_as_of, shown_place, stats,
+    tenant_text, upgrade,
 };
 
 #[cfg(test)]

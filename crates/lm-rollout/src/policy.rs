@@ -105,6 +105,15 @@ pub enum Way {
     Stop(String),
 }
 
+/// What of an answer is given before any rule.
+#[derive(Clone, Copy, Debug)]
+struct Given<'a> {
+    /// A form was asked for.
+    has_form: bool,
+    /// The answer that it goes on with.
+    answer: &'a str,
+}
+
 /// What becomes of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
@@ -217,14 +226,15 @@ impl Policy {
                 && !rule.condition.asked
                 && rule.condition.holds(subject)
         };
-        mandatory.iter().filter(holds).for_each(|rule| route.apply(rule, &mut bans, has_form));
+        let given = Given { has_form, answer: subject.answer };
+        mandatory.iter().filter(holds).for_each(|rule| route.apply(rule, &mut bans, given));
         if let Some(asked) = via.asked
             && route.by.is_none()
         {
             self.serve(asked, subject, via.now_ms, &mut route)?;
         }
         if !bypasses {
-            others.iter().filter(holds).for_each(|rule| route.apply(rule, &mut bans, has_form));
+            others.iter().filter(holds).for_each(|rule| route.apply(rule, &mut bans, given));
         }
         route.output = (!bans.is_empty()).then(|| Arc::new(OutputRules { bans }));
         Ok(route)
@@ -290,30 +300,27 @@ impl Route {
     }
 
     /// Of several rules of one kind the first holds; phrases add up.
-    fn apply(&mut self, rule: &Compiled, bans: &mut Vec<Ban>, has_form: bool) {
+    fn apply(&mut self, rule: &Compiled, bans: &mut Vec<Ban>, given: Given<'_>) {
+        let hindered = self.hindered(rule, given);
         let action = match &rule.effect {
             Effect::Ban(more) => return bans.extend(more.iter().cloned()),
-            Effect::Prefix(_) if has_form && rule.mandatory && self.by.is_none() => {
-                let id = &rule.id;
-                let text = format!(
-                    "rule {id} gives answers a beginning, which none of the form that was asked for can have"
-                );
-                (self.way, self.by) = (Way::Stop(text), Some(Arc::clone(id)));
-                "stop"
-            }
-            Effect::Prefix(_) if has_form || self.schema.is_some() => {
-                let why = "the answer's form is given";
+            // An edited answer that begins as it should is as it should be.
+            Effect::Prefix(text) if !text.is_empty() && given.answer.starts_with(text) => return,
+            _ if hindered.is_some() && !(rule.mandatory && self.by.is_none()) => {
+                let why = hindered.unwrap_or_default();
                 return self.notes.push(format!("rule {} was not applied: {why}", rule.id));
+            }
+            _ if hindered.is_some() => {
+                let why = hindered.unwrap_or_default();
+                let text = format!("rule {} must be applied, but cannot be: {why}", rule.id);
+                (self.way, self.by) = (Way::Stop(text), Some(Arc::clone(&rule.id)));
+                "stop"
             }
             Effect::Prefix(text) if self.opening.is_empty() => {
                 self.opening.clone_from(text);
                 "prefix"
             }
-            Effect::Schema(_) if has_form && !rule.mandatory => {
-                let why = "the request asks for a form of its own";
-                return self.notes.push(format!("rule {} was not applied: {why}", rule.id));
-            }
-            Effect::Schema(schema) if self.schema.is_none() && self.opening.is_empty() => {
+            Effect::Schema(schema) if self.schema.is_none() => {
                 self.schema = Some(schema.clone());
                 "schema"
             }
@@ -325,6 +332,26 @@ impl Route {
             _ => return,
         };
         self.hits.push(RuleHit { rule: Arc::clone(&rule.id), action });
+    }
+
+    /// Why a rule that begins or forms answers cannot be applied, if it cannot.
+    fn hindered(&self, rule: &Compiled, given: Given<'_>) -> Option<&'static str> {
+        let has_begun = !given.answer.is_empty();
+        match rule.effect {
+            Effect::Prefix(_) | Effect::Schema(_) if has_begun => {
+                Some("the answer that is edited has begun")
+            }
+            Effect::Prefix(_) if given.has_form || self.schema.is_some() => {
+                Some("the answer's form is given")
+            }
+            Effect::Schema(_) if given.has_form && !rule.mandatory => {
+                Some("the request asks for a form of its own")
+            }
+            Effect::Schema(_) if !self.opening.is_empty() => {
+                Some("the answer's beginning is given")
+            }
+            _ => None,
+        }
     }
 }
 

@@ -12,15 +12,20 @@ use serde_json::{Value, json};
 
 /// A request as rules see it.
 pub(crate) struct Subject<'a> {
-    pub(crate) route: &'a str,
+    /// The route that it came by, and of an edit the one that the edited answer came by.
+    pub(crate) routes: [&'a str; 2],
     /// The model that was asked for, by the name that it is served by.
     pub(crate) model: &'a str,
     /// `None` is who came without a key.
     pub(crate) tenant: Option<String>,
     /// What the user wrote, message by message.
     pub(crate) texts: Vec<&'a str>,
+    /// The answer that it goes on with, as far as that is given.
+    pub(crate) answer: &'a str,
+    /// What was written last: in the prompt, and into the answer that it was to.
+    last: [Option<&'a str>; 2],
     document: OnceCell<Value>,
-    language: OnceCell<Option<&'static str>>,
+    languages: OnceCell<[Option<&'static str>; 2]>,
     source: Source<'a>,
 }
 
@@ -31,22 +36,28 @@ enum Source<'a> {
 
 impl<'a> Subject<'a> {
     pub(crate) fn coming(request: &'a GenerateRequest, model: &'a str) -> Self {
-        let texts = match &request.prompt {
+        let read_as = request.steering.read_as.as_deref();
+        let mut texts = match read_as.map_or(&request.prompt, |read_as| &read_as.prompt) {
             Prompt::Text(text) => vec![text.as_str()],
-            Prompt::Tokens(_) => request.steering.change.as_deref().into_iter().collect(),
+            Prompt::Tokens(_) => Vec::new(),
             Prompt::Chat(messages) => messages
                 .iter()
                 .filter(|message| message.role == Role::User)
                 .map(|message| message.content.as_str())
                 .collect(),
         };
+        let changes = read_as.map_or(&[][..], |read_as| read_as.changes.as_slice());
+        let last = add_changes(&mut texts, changes.iter().map(String::as_str));
+        let route = request.steering.route;
         Subject {
-            route: request.steering.route,
+            routes: [route, read_as.map_or("", |read_as| &read_as.route)],
             model,
             tenant: tenant_text(request.tenant),
             texts,
+            answer: read_as.map_or("", |read_as| &read_as.answer),
+            last,
             document: OnceCell::new(),
-            language: OnceCell::new(),
+            languages: OnceCell::new(),
             source: Source::Coming(request),
         }
     }
@@ -54,27 +65,37 @@ impl<'a> Subject<'a> {
     /// `None` when its prompt was not kept.
     pub(crate) fn stored(row: &'a Answered) -> Option<Self> {
         let prompt = row.prompt.as_ref()?;
-        let mut texts: Vec<&str> = prompt["text"].as_str().into_iter().collect();
-        let messages = prompt["messages"].as_array().into_iter().flatten();
+        let said = prompt.get("read_as").unwrap_or(prompt);
+        let mut texts: Vec<&str> = said["text"].as_str().into_iter().collect();
+        let messages = said["messages"].as_array().into_iter().flatten();
         let of_user = messages.filter(|message| message["role"] == "user");
         texts.extend(of_user.filter_map(|message| message["content"].as_str()));
+        let changes = said["changes"].as_array().into_iter().flatten();
+        let last = add_changes(&mut texts, changes.filter_map(Value::as_str));
+        let route = row.params["route"].as_str().unwrap_or_default();
         Some(Subject {
-            route: row.params["route"].as_str().unwrap_or_default(),
+            routes: [route, said["route"].as_str().unwrap_or_default()],
             model: &row.model,
             tenant: row.tenant.clone(),
             texts,
+            answer: said["answer"].as_str().unwrap_or_default(),
+            last,
             document: OnceCell::new(),
-            language: OnceCell::new(),
+            languages: OnceCell::new(),
             source: Source::Stored(row),
         })
     }
 
-    /// The language of what the user wrote last, as far as it can be told.
-    pub(crate) fn language(&self) -> Option<&'static str> {
-        *self.language.get_or_init(|| self.texts.last().and_then(|text| lm_data::language_of(text)))
+    /// Whether the user wrote last in this language, as far as it can be told: in the prompt, or into the answer.
+    pub(crate) fn is_in(&self, language: &str) -> bool {
+        let languages = self
+            .languages
+            .get_or_init(|| self.last.map(|text| text.and_then(lm_data::language_of)));
+        languages.contains(&Some(language))
     }
 
-    /// The request as a JSON document: prompt, parameters, `model`, `tenant`, `route`.
+    /// The request as a JSON document: prompt, parameters, `model`, `tenant`, `route`. What tokens are read as stands
+    /// there as a prompt would.
     pub(crate) fn document(&self) -> &Value {
         self.document.get_or_init(|| {
             let (prompt, params) = match self.source {
@@ -92,7 +113,8 @@ impl<'a> Subject<'a> {
                 }
             };
             let mut document = json!({ "model": self.model, "tenant": self.tenant });
-            for part in [prompt, params] {
+            let read_as = prompt.get("read_as").cloned().unwrap_or_default();
+            for part in [read_as, prompt, params] {
                 if let (Value::Object(all), Value::Object(part)) = (&mut document, part) {
                     all.extend(part);
                 }
@@ -100,4 +122,16 @@ impl<'a> Subject<'a> {
             document
         })
     }
+}
+
+/// Puts what was written into an answer behind the texts of the prompt that it was to; gives what was written last into
+/// each.
+fn add_changes<'a>(
+    texts: &mut Vec<&'a str>,
+    changes: impl Iterator<Item = &'a str>,
+) -> [Option<&'a str>; 2] {
+    let in_prompt = texts.last().copied();
+    let n_texts = texts.len();
+    texts.extend(changes.filter(|change| !change.is_empty()));
+    [in_prompt, texts[n_texts..].last().copied()]
 }

@@ -132,8 +132,15 @@ async fn respond(
         }
         let style = Style::Chat;
         let adapter = app.models.adapter_name(model.as_deref());
-        let call =
-            Call { entry: Arc::clone(&entry), caller, headers, body, style, adapter, change: None };
+        let call = Call {
+            entry: Arc::clone(&entry),
+            caller,
+            headers,
+            body,
+            style,
+            adapter,
+            read_as: None,
+        };
         let read = move |app: &App, call: &Call, runtime: &Runtime, defaults: &SamplingParams| {
             let options = parse_options(app, runtime, defaults, call.entry.id);
             let (mut parsed, dialect) = api.parse(&call.body, &options)?;

@@ -15,7 +15,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use lastmile::{Prompt, RequestId, Runtime, SamplingParams, TenantId, TokenId};
+use lastmile::{Prompt, ReadAs, RequestId, Runtime, SamplingParams, TenantId, TokenId};
 use lm_api::{ApiError, Style};
 use lm_ops::{Bundle, Recorded, ReplayError};
 use serde_json::{Map, Value, json};
@@ -26,7 +26,7 @@ use crate::generate::{Call, off_thread, parse, parse_options};
 use crate::intake::{Asked, take};
 use crate::request_log::RequestEntry;
 use crate::steer::Started;
-use crate::{panel, reply, response_cache, steer, streamed, whole};
+use crate::{panel, read_as, reply, response_cache, steer, streamed, whole};
 
 /// An answer that has just ended is stored within this.
 const STORED_WITHIN: Duration = Duration::from_millis(500);
@@ -61,8 +61,7 @@ struct Edited {
     n_kept: usize,
     /// What stays of the answer and the change.
     text: String,
-    /// How many bytes of it stay.
-    n_kept_bytes: usize,
+    read_as: Arc<ReadAs>,
 }
 
 pub(crate) async fn edit(
@@ -92,11 +91,18 @@ pub(crate) async fn edit(
             return Err(panel::invalid("id", &format!("an answer of {}", edited.model), wanted));
         }
         let runtime = loaded(&app, &edited.model)?;
-        let change = Some(edited.text[edited.n_kept_bytes..].to_owned());
+        let read_as = Some(Arc::clone(&edited.read_as));
         let adapter = edited.recorded.request.adapter.clone();
         let (style, caller) = (Style::Text, caller.clone());
-        let call =
-            Call { entry: Arc::clone(&entry), caller, headers, body: rest, style, adapter, change };
+        let call = Call {
+            entry: Arc::clone(&entry),
+            caller,
+            headers,
+            body: rest,
+            style,
+            adapter,
+            read_as,
+        };
         let read = move |app: &App, call: &Call, runtime: &Runtime, _: &SamplingParams| {
             let defaults = &edited.recorded.request.sampling;
             let options = parse_options(app, runtime, defaults, call.entry.id);
@@ -232,7 +238,8 @@ fn edited(
         ReplayError::NotStored { .. } => ApiError::RequestNotFound { id },
         other => panel::invalid("id", &id.to_string(), format!("an answer that was kept: {other}")),
     };
-    let model = wait_for(app, id, sees)?.ok_or(ApiError::RequestNotFound { id })?.model;
+    let stored = wait_for(app, id, sees)?.ok_or(ApiError::RequestNotFound { id })?;
+    let model = stored.model.clone();
     let bundle = Bundle::read(app.ops.reader(), id).map_err(refusal)?;
     if !bundle.answers.iter().any(|answer| answer.choice == edit.choice) {
         let wanted = format!("below {}, as the request has so many answers", bundle.answers.len());
@@ -252,9 +259,9 @@ fn edited(
     let mut tokens = recorded.prompt_tokens.clone();
     tokens.extend_from_slice(&recorded.output_tokens[..cut.n_kept]);
     tokens.extend(change);
-    let n_kept_bytes = cut.text.len();
     let text = cut.text + &edit.text;
-    Ok(Edited { recorded, model, tokens, n_kept: cut.n_kept, text, n_kept_bytes })
+    let read_as = read_as::of_edit(&runtime, &stored, &recorded, &edit.text, &text);
+    Ok(Edited { recorded, model, tokens, n_kept: cut.n_kept, text, read_as })
 }
 
 /// A request of the store; one that has just ended may be on its way there.

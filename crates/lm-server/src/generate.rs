@@ -13,8 +13,9 @@ use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use lastmile::{
-    AnswerReader, GenerateError, GenerateRequest, Prices, Prompt, ReasoningStart, RequestId,
-    Runtime, SamplingParams, Thinking, TokenId, TokenLogprobs, ToolCallParser, ToolFormat,
+    AnswerReader, GenerateError, GenerateRequest, Prices, Prompt, ReadAs, ReasoningStart,
+    RequestId, Runtime, SamplingParams, Thinking, TokenId, TokenLogprobs, ToolCallParser,
+    ToolFormat,
 };
 use lm_api::{
     ApiError, Confidence, Head, LogprobEntry, ParseOptions, Parsed, Style, Sureness, TextOffset,
@@ -32,7 +33,7 @@ use crate::registry::LOAD_WAIT;
 use crate::request_log::RequestEntry;
 use crate::response_cache::of_engine;
 use crate::steer::{Started, asked_model};
-use crate::{reply, steer, streamed, whole};
+use crate::{read_as, reply, steer, streamed, whole};
 
 /// The running answers of one HTTP request. Dropping it aborts them.
 pub(crate) struct Running {
@@ -96,8 +97,15 @@ async fn respond(
         let Asked { headers, body, model } = take(&app, &entry, &caller, request).await?;
         let model = asked_model(&app, model)?;
         let adapter = app.models.adapter_name(model.as_deref());
-        let call =
-            Call { entry: Arc::clone(&entry), caller, headers, body, style, adapter, change: None };
+        let call = Call {
+            entry: Arc::clone(&entry),
+            caller,
+            headers,
+            body,
+            style,
+            adapter,
+            read_as: None,
+        };
         let (call, runtime, waited) = model_for(&app, call, model).await?;
         let read = |app: &App, call: &Call, runtime: &Runtime, defaults: &SamplingParams| {
             let options = parse_options(app, runtime, defaults, call.entry.id);
@@ -126,8 +134,8 @@ pub(crate) struct Call {
     pub(crate) style: Style,
     /// The adapter that it names in the place of a model.
     pub(crate) adapter: Option<String>,
-    /// What rules read in the place of a prompt that is tokens.
-    pub(crate) change: Option<String>,
+    /// What rules read in the place of an edit's tokens.
+    pub(crate) read_as: Option<Arc<ReadAs>>,
 }
 
 pub(crate) async fn off_thread<T: Send + 'static>(
@@ -232,7 +240,10 @@ pub(crate) fn requests_of(
         request.adapter.clone_from(&call.adapter);
         request.steering.route = call.entry.route();
         request.steering.trace = call.entry.trace;
-        request.steering.change.clone_from(&call.change);
+        request.steering.read_as = match (&call.read_as, &request.prompt) {
+            (None, Prompt::Tokens(tokens)) => read_as::of_tokens(runtime, tokens),
+            (given, _) => given.clone(),
+        };
         for limit in [&mut request.deadline, &mut request.max_queue].into_iter().flatten() {
             *limit = limit.saturating_sub(waited);
         }

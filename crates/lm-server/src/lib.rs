@@ -52,6 +52,7 @@ mod panel;
 mod peers;
 mod probes;
 mod prompt_told;
+mod read_as;
 mod registry;
 mod reply;
 mod request_log;

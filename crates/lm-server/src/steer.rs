@@ -148,7 +148,7 @@ fn fall_back<T>(
     if next.info().name == turn.runtime.info().name {
         return Ok(Turn { runtime: next, ..turn });
     }
-    if call.change.is_some() {
+    if call.read_as.is_some() {
         // Tokens of one model say nothing to another.
         let models = next.info().name.clone();
         return Err(ApiError::Overridden(OverrideRefusal::NoFallback { models }));

@@ -256,7 +256,7 @@ pub fn from_json(
     })
 }
 
-fn prompt_from(prompt: &Value) -> Result<Prompt, RecipeError> {
+pub(crate) fn prompt_from(prompt: &Value) -> Result<Prompt, RecipeError> {
     #[derive(Deserialize)]
     struct Message {
         role: String,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{RequestId, TraceParent};
+use crate::{Prompt, RequestId, TraceParent};
 
 /// How a request came, and what overrides do to its answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,12 +19,25 @@ pub struct Steering {
     pub hits: Vec<RuleHit>,
     /// The experiment that it is part of.
     pub arm: Option<Arc<ArmTag>>,
-    /// What rules read in the place of a prompt that is tokens: what a user writes into an answer.
-    pub change: Option<String>,
+    /// What rules read in the place of a prompt that is tokens.
+    pub read_as: Option<Arc<ReadAs>>,
     /// It computes a recorded answer again: what it takes is counted, but it is nobody's request.
     pub again: bool,
     /// Where its sender's trace stands.
     pub trace: Option<TraceParent>,
+}
+
+/// What rules read in the place of a prompt that is tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadAs {
+    /// What the tokens say; where an answer is edited, the prompt that was answered.
+    pub prompt: Prompt,
+    /// What users wrote into the answer, edit by edit; empty where nothing was edited.
+    pub changes: Vec<String>,
+    /// The route that the edited answer came by; empty where nothing was edited.
+    pub route: String,
+    /// The answer as far as it stays, with the last change; empty where nothing was edited.
+    pub answer: String,
 }
 
 /// A request's place in an experiment.

@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
-use lm_types::{ChatMessage, GenerateRequest, OnHit, Prompt, RequestId, Role, TenantId};
+use std::sync::Arc;
+
+use lm_types::{ChatMessage, GenerateRequest, OnHit, Prompt, ReadAs, RequestId, Role, TenantId};
 
 use crate::{
     Asked, BreakerState, Breakers, Counted, Desk, ItemState, NewItem, Operator, Policy,
@@ -90,6 +92,43 @@ fn rules_are_about_what_they_say() {
                   Lieferung war nicht für uns";
     assert!(holds("language = \"de\"", &request(german)));
     assert!(!holds("prompt = \"x\"", &GenerateRequest::new(RequestId(1), Prompt::Tokens(vec![1]))));
+}
+
+#[test]
+fn an_edit_is_of_the_request_that_was_answered() {
+    let route = |rule: &Rule, answer: &str, change: &str| {
+        let mut edit = GenerateRequest::new(RequestId(2), Prompt::Tokens(vec![1]));
+        edit.steering.route = "/v1/responses/{id}/edit";
+        edit.steering.read_as = Some(Arc::new(ReadAs {
+            prompt: request("send me the refund").prompt,
+            changes: vec![change.to_owned()],
+            route: "/v1/chat/completions".to_owned(),
+            answer: answer.to_owned(),
+        }));
+        let via = Via { model: "m", asked: None, now_ms: NOW };
+        policy(std::slice::from_ref(rule)).route(&edit, via).unwrap()
+    };
+    for (when, expect) in [
+        ("prompt = \"refund\"", true),
+        ("prompt = \"mine\"", true),
+        ("prompt = \"yours\"", false),
+        ("routes = [\"/v1/chat/completions\"]", true),
+        ("routes = [\"/v1/responses/{id}/edit\"]", true),
+        ("routes = [\"/v1/completions\"]", false),
+        ("json = [{ path = \"$.messages[0].content\", matches = \"refund\" }]", true),
+    ] {
+        let rule = canned("r", &format!("[when]\n{when}"), "x");
+        assert_eq!(route(&rule, "", "mine").way != Way::Model, expect, "{when}");
+    }
+    let prefix = |more: &str| {
+        rule(&format!("id = \"p\"\n{more}\n[then]\naction = \"prefix\"\ntext = \"Dear all\""))
+    };
+    assert_eq!(route(&prefix(""), "", "").opening, "Dear all");
+    let kept = route(&prefix("mandatory = true"), "Dear all, so", "so");
+    assert_eq!((kept.opening.as_str(), kept.way), ("", Way::Model));
+    let begun = route(&prefix(""), "Hi", "Hi");
+    assert_eq!((begun.opening.as_str(), begun.notes.len()), ("", 1));
+    assert!(matches!(route(&prefix("mandatory = true"), "Hi", "Hi").way, Way::Stop(_)));
 }
 
 #[test]

@@ -75,7 +75,7 @@ impl Key {
             rules,
             hits: _,
             arm: _,
-            change: _,
+            read_as: _,
             again: _,
             trace: _,
         } = steering;
