@@ -14,6 +14,7 @@ mod generation_tag;
 mod manners;
 mod prefill;
 mod python;
+mod screen;
 mod template;
 mod thinking;
 mod tool_parser;

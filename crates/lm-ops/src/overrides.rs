@@ -155,6 +155,11 @@ impl Overrides {
         self.0.n_dropped_hits.load(Relaxed)
     }
 
+    /// Counts what a rule did to an answer after the engine was done with it. Never waits.
+    pub fn note_hit(&self, request_id: RequestId, choice: u32, hit: RuleHit) {
+        self.0.note(Hit { request_id, choice, at_ms: now_ms(), hits: vec![hit] });
+    }
+
     /// Hears of each answer after `observer`.
     #[must_use]
     pub(crate) fn observer(&self, observer: Arc<dyn Observer>) -> Arc<dyn Observer> {
@@ -173,6 +178,13 @@ impl Inner {
 
     fn policy(&self) -> Arc<Policy> {
         Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn note(&self, hit: Hit) {
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.hits.try_send(hit)
+        {
+            self.n_dropped_hits.fetch_add(1, Relaxed);
+        }
     }
 
     fn reload(&self, desk: &Desk) -> Result<(), RolloutError> {
@@ -222,16 +234,12 @@ impl Observer for Watching {
         if event.hits.is_empty() {
             return;
         }
-        let hit = Hit {
+        inner.note(Hit {
             request_id: event.request.id,
             choice: event.choice,
             at_ms: unix_ms(event.arrived_at),
             hits: event.hits.clone(),
-        };
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = inner.hits.try_send(hit)
-        {
-            inner.n_dropped_hits.fetch_add(1, Relaxed);
-        }
+        });
     }
 }
 

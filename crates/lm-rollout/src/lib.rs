@@ -13,6 +13,7 @@ mod error;
 mod path;
 mod policy;
 mod queue;
+mod route;
 mod rule;
 mod schema;
 mod subject;
@@ -23,8 +24,9 @@ pub use breaker::{Breakers, State as BreakerState};
 pub use desk::{Desk, Standing};
 pub use dry_run::{DryRun, dry_run};
 pub use error::RolloutError;
-pub use policy::{Asked, Operator, Policy, Route, Via, Way};
+pub use policy::{Asked, Operator, Policy, Via, Way};
 pub use queue::{Item, ItemState, NewItem};
+pub use route::Route;
 pub use rule::{Action, FallbackWhen, JsonTest, OnHitWord, Rule, When};
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::time::Duration;
 use lm_types::{Ban, GenerateRequest, OnHit, OutputRules, RuleHit};
 use serde::{Deserialize, Serialize};
 
+use crate::route::{Given, Route};
 use crate::rule::span_s;
 use crate::subject::Subject;
 use crate::when::Condition;
@@ -40,16 +41,16 @@ pub struct Operator {
 }
 
 #[derive(Debug)]
-struct Compiled {
-    id: Arc<str>,
-    mandatory: bool,
+pub(crate) struct Compiled {
+    pub(crate) id: Arc<str>,
+    pub(crate) mandatory: bool,
     expires_at_ms: i64,
     condition: Condition,
-    effect: Effect,
+    pub(crate) effect: Effect,
 }
 
 #[derive(Debug)]
-enum Effect {
+pub(crate) enum Effect {
     Ban(Vec<Ban>),
     Prefix(String),
     Schema(String),
@@ -103,34 +104,6 @@ pub enum Way {
     },
     /// Nobody: its sender is told this.
     Stop(String),
-}
-
-/// What of an answer is given before any rule.
-#[derive(Clone, Copy, Debug)]
-struct Given<'a> {
-    /// A form was asked for.
-    has_form: bool,
-    /// The answer that it goes on with.
-    answer: &'a str,
-}
-
-/// What becomes of a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Route {
-    /// Who answers.
-    pub way: Way,
-    /// The rule of `way`, where one decided it.
-    pub by: Option<Arc<str>>,
-    /// The text that answers begin with.
-    pub opening: String,
-    /// The JSON schema that answers must be of.
-    pub schema: Option<String>,
-    /// What answers must not hold.
-    pub output: Option<Arc<OutputRules>>,
-    /// The rules that hold, but for those that wait for a phrase.
-    pub hits: Vec<RuleHit>,
-    /// What was not applied, and why.
-    pub notes: Vec<String>,
 }
 
 impl Asked {
@@ -236,7 +209,9 @@ impl Policy {
         if !bypasses {
             others.iter().filter(holds).for_each(|rule| route.apply(rule, &mut bans, given));
         }
-        route.output = (!bans.is_empty()).then(|| Arc::new(OutputRules { bans }));
+        if !bans.is_empty() {
+            route.guard(OutputRules { bans }, subject);
+        }
         Ok(route)
     }
 
@@ -286,75 +261,6 @@ impl Policy {
     }
 }
 
-impl Route {
-    fn untouched() -> Self {
-        Route {
-            way: Way::Model,
-            by: None,
-            opening: String::new(),
-            schema: None,
-            output: None,
-            hits: Vec::new(),
-            notes: Vec::new(),
-        }
-    }
-
-    /// Of several rules of one kind the first holds; phrases add up.
-    fn apply(&mut self, rule: &Compiled, bans: &mut Vec<Ban>, given: Given<'_>) {
-        let hindered = self.hindered(rule, given);
-        let action = match &rule.effect {
-            Effect::Ban(more) => return bans.extend(more.iter().cloned()),
-            // An edited answer that begins as it should is as it should be.
-            Effect::Prefix(text) if !text.is_empty() && given.answer.starts_with(text) => return,
-            _ if hindered.is_some() && !(rule.mandatory && self.by.is_none()) => {
-                let why = hindered.unwrap_or_default();
-                return self.notes.push(format!("rule {} was not applied: {why}", rule.id));
-            }
-            _ if hindered.is_some() => {
-                let why = hindered.unwrap_or_default();
-                let text = format!("rule {} must be applied, but cannot be: {why}", rule.id);
-                (self.way, self.by) = (Way::Stop(text), Some(Arc::clone(&rule.id)));
-                "stop"
-            }
-            Effect::Prefix(text) if self.opening.is_empty() => {
-                self.opening.clone_from(text);
-                "prefix"
-            }
-            Effect::Schema(schema) if self.schema.is_none() => {
-                self.schema = Some(schema.clone());
-                "schema"
-            }
-            Effect::Way(way) if self.by.is_none() => {
-                self.way = way.clone();
-                self.by = Some(Arc::clone(&rule.id));
-                word(way)
-            }
-            _ => return,
-        };
-        self.hits.push(RuleHit { rule: Arc::clone(&rule.id), action });
-    }
-
-    /// Why a rule that begins or forms answers cannot be applied, if it cannot.
-    fn hindered(&self, rule: &Compiled, given: Given<'_>) -> Option<&'static str> {
-        let has_begun = !given.answer.is_empty();
-        match rule.effect {
-            Effect::Prefix(_) | Effect::Schema(_) if has_begun => {
-                Some("the answer that is edited has begun")
-            }
-            Effect::Prefix(_) if given.has_form || self.schema.is_some() => {
-                Some("the answer's form is given")
-            }
-            Effect::Schema(_) if given.has_form && !rule.mandatory => {
-                Some("the request asks for a form of its own")
-            }
-            Effect::Schema(_) if !self.opening.is_empty() => {
-                Some("the answer's beginning is given")
-            }
-            _ => None,
-        }
-    }
-}
-
 fn effect(rule: &Rule) -> Result<Effect, RolloutError> {
     Ok(match &rule.then {
         Action::Ban { phrases, ignore_case, on_hit, text } => {
@@ -387,7 +293,7 @@ fn effect(rule: &Rule) -> Result<Effect, RolloutError> {
     })
 }
 
-fn word(way: &Way) -> &'static str {
+pub(crate) fn word(way: &Way) -> &'static str {
     match way {
         Way::Model => "model",
         Way::Canned(_) => "canned",

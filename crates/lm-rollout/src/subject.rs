@@ -22,6 +22,10 @@ pub(crate) struct Subject<'a> {
     pub(crate) texts: Vec<&'a str>,
     /// The answer that it goes on with, as far as that is given.
     pub(crate) answer: &'a str,
+    /// The text that answers go on with for whoever reads them.
+    pub(crate) before: &'a str,
+    /// What of the prompt is told back.
+    pub(crate) told: Vec<&'a str>,
     /// What was written last: in the prompt, and into the answer that it was to.
     last: [Option<&'a str>; 2],
     document: OnceCell<Value>,
@@ -37,7 +41,7 @@ enum Source<'a> {
 impl<'a> Subject<'a> {
     pub(crate) fn coming(request: &'a GenerateRequest, model: &'a str) -> Self {
         let read_as = request.steering.read_as.as_deref();
-        let mut texts = match read_as.map_or(&request.prompt, |read_as| &read_as.prompt) {
+        let mut texts = match read(request) {
             Prompt::Text(text) => vec![text.as_str()],
             Prompt::Tokens(_) => Vec::new(),
             Prompt::Chat(messages) => messages
@@ -47,14 +51,17 @@ impl<'a> Subject<'a> {
                 .collect(),
         };
         let changes = read_as.map_or(&[][..], |read_as| read_as.changes.as_slice());
+        let told = told_of(request);
         let last = add_changes(&mut texts, changes.iter().map(String::as_str));
         let route = request.steering.route;
         Subject {
-            routes: [route, read_as.map_or("", |read_as| &read_as.route)],
+            routes: [route, read_as.map_or("", |read_as| read_as.route.as_str())],
             model,
             tenant: tenant_text(request.tenant),
             texts,
-            answer: read_as.map_or("", |read_as| &read_as.answer),
+            answer: read_as.map_or("", |read_as| read_as.answer.as_str()),
+            before: before_of(request),
+            told,
             last,
             document: OnceCell::new(),
             languages: OnceCell::new(),
@@ -72,6 +79,18 @@ impl<'a> Subject<'a> {
         texts.extend(of_user.filter_map(|message| message["content"].as_str()));
         let changes = said["changes"].as_array().into_iter().flatten();
         let last = add_changes(&mut texts, changes.filter_map(Value::as_str));
+        let contents = || said["messages"].as_array().into_iter().flatten();
+        let contents = || contents().filter_map(|message| message["content"].as_str());
+        let text = said["text"].as_str();
+        let before = match (said["answer"].as_str(), text) {
+            (Some(answer), _) => answer,
+            (None, Some(text)) => text,
+            (None, None) => {
+                let last = contents().last().filter(|_| row.params["continues_last"] == true);
+                last.unwrap_or_default().trim_end()
+            }
+        };
+        let tells = row.params["tells_prompt"] == true;
         let route = row.params["route"].as_str().unwrap_or_default();
         Some(Subject {
             routes: [route, said["route"].as_str().unwrap_or_default()],
@@ -79,6 +98,8 @@ impl<'a> Subject<'a> {
             tenant: row.tenant.clone(),
             texts,
             answer: said["answer"].as_str().unwrap_or_default(),
+            before,
+            told: text.into_iter().chain(contents()).filter(|_| tells).collect(),
             last,
             document: OnceCell::new(),
             languages: OnceCell::new(),
@@ -134,4 +155,33 @@ fn add_changes<'a>(
     let n_texts = texts.len();
     texts.extend(changes.filter(|change| !change.is_empty()));
     [in_prompt, texts[n_texts..].last().copied()]
+}
+
+/// The prompt as it is read.
+fn read(request: &GenerateRequest) -> &Prompt {
+    let read_as = request.steering.read_as.as_deref();
+    read_as.map_or(&request.prompt, |read_as| &read_as.prompt)
+}
+
+/// The text that answers go on with for whoever reads them: a raw prompt, or the answer that was begun.
+fn before_of(request: &GenerateRequest) -> &str {
+    let edited = request.steering.read_as.as_deref().filter(|edited| !edited.route.is_empty());
+    match (edited, read(request)) {
+        (Some(edited), _) => edited.answer.as_str(),
+        (None, Prompt::Text(text)) => text.as_str(),
+        (None, Prompt::Chat(messages)) if request.dialog.continues_last => {
+            messages.last().map_or("", |last| last.content.trim_end())
+        }
+        (None, Prompt::Chat(_) | Prompt::Tokens(_)) => "",
+    }
+}
+
+/// What of the prompt is told back.
+fn told_of(request: &GenerateRequest) -> Vec<&str> {
+    match read(request) {
+        _ if !request.report.is_wanted() => Vec::new(),
+        Prompt::Text(text) => vec![text.as_str()],
+        Prompt::Chat(messages) => messages.iter().map(|one| one.content.as_str()).collect(),
+        Prompt::Tokens(_) => Vec::new(),
+    }
 }

@@ -58,6 +58,7 @@ mod reply;
 mod request_log;
 mod response_cache;
 mod routes;
+mod running;
 mod serve;
 mod service_manager;
 mod shadow;

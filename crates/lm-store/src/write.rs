@@ -296,6 +296,12 @@ pub fn params_json(request: &GenerateRequest) -> Value {
     if request.constraint.as_ref().is_some_and(|asked| asked.field != "override") {
         params["constrained"] = true.into();
     }
+    if request.dialog.continues_last {
+        params["continues_last"] = true.into();
+    }
+    if request.report.is_wanted() {
+        params["tells_prompt"] = true.into();
+    }
     if let Some(asked) = &request.steering.asked {
         params["override"] = asked.as_str().into();
     }

@@ -132,6 +132,23 @@ fn an_edit_is_of_the_request_that_was_answered() {
 }
 
 #[test]
+fn a_phrase_may_begin_in_what_answers_go_on_with() {
+    let ban = rule("id = \"b\"\n[then]\naction = \"ban\"\nphrases = [\"secret\"]");
+    let via = Via { model: "m", asked: None, now_ms: NOW };
+    let policy = policy(&[ban]);
+    let route = |request: &GenerateRequest| policy.route(request, via).unwrap();
+    let mut asks = request("tell the sec");
+    assert_eq!(route(&asks).before, "", "an answer of its own");
+    asks.dialog.continues_last = true;
+    assert_eq!(route(&asks).before, "sec");
+    asks.prompt = Prompt::Text("a secret sec".to_owned());
+    assert_eq!((route(&asks).before.as_str(), route(&asks).way), ("sec", Way::Model));
+    asks.report.tokens = true;
+    let told = route(&asks);
+    assert!(matches!(told.way, Way::Stop(_)) && told.hits.len() == 1, "{told:?}");
+}
+
+#[test]
 fn phrases_add_up_and_a_rule_ends() {
     let ban = |id: &str, phrase: &str| {
         rule(&format!(
