@@ -199,7 +199,8 @@ impl Policy {
                 && !rule.condition.asked
                 && rule.condition.holds(subject)
         };
-        let given = Given { has_form, answer: subject.answer };
+        let is_pinned = self.operator.pin.is_some();
+        let given = Given { has_form, answer: subject.answer, is_pinned };
         mandatory.iter().filter(holds).for_each(|rule| route.apply(rule, &mut bans, given));
         if let Some(asked) = via.asked
             && route.by.is_none()
@@ -234,6 +235,11 @@ impl Policy {
         let unknown = |what, id: &str| RolloutError::Unknown { what, id: id.to_owned() };
         let (by, way) = match asked {
             Asked::Bypass => return Ok(()),
+            Asked::Fallback if self.operator.pin.is_some() => {
+                let note = "the fallback that was asked for was not used: a model is pinned";
+                route.notes.push(note.to_owned());
+                return Ok(());
+            }
             Asked::Human => offers(|way| matches!(way, Way::Human { .. })).unwrap_or_else(|| {
                 (None, Way::Human { deadline: HAND_OFF, text: NOBODY.to_owned() })
             }),

@@ -18,6 +18,8 @@ pub(crate) struct Given<'a> {
     pub(crate) has_form: bool,
     /// The answer that it goes on with.
     pub(crate) answer: &'a str,
+    /// The operator says which model answers.
+    pub(crate) is_pinned: bool,
 }
 
 /// What becomes of a request.
@@ -79,9 +81,10 @@ impl Route {
             Effect::Ban(more) => return bans.extend(more.iter().cloned()),
             // An edited answer that begins as it should is as it should be.
             Effect::Prefix(text) if !text.is_empty() && given.answer.starts_with(text) => return,
+            // Operators come before rules, mandatory ones too.
+            Effect::Way(_) if hindered.is_some() => return self.not_applied(&rule.id, hindered),
             _ if hindered.is_some() && !(rule.mandatory && self.by.is_none()) => {
-                let why = hindered.unwrap_or_default();
-                return self.notes.push(format!("rule {} was not applied: {why}", rule.id));
+                return self.not_applied(&rule.id, hindered);
             }
             _ if hindered.is_some() => {
                 let why = hindered.unwrap_or_default();
@@ -107,7 +110,12 @@ impl Route {
         self.hits.push(RuleHit { rule: Arc::clone(&rule.id), action });
     }
 
-    /// Why a rule that begins or forms answers cannot be applied, if it cannot.
+    fn not_applied(&mut self, rule: &str, why: Option<&'static str>) {
+        let why = why.unwrap_or_default();
+        self.notes.push(format!("rule {rule} was not applied: {why}"));
+    }
+
+    /// Why a rule cannot be applied to an answer that a model gives, if it cannot.
     fn hindered(&self, rule: &Compiled, given: Given<'_>) -> Option<&'static str> {
         let has_begun = !given.answer.is_empty();
         match rule.effect {
@@ -120,6 +128,7 @@ impl Route {
             Effect::Schema(_) if given.has_form && !rule.mandatory => {
                 Some("the request asks for a form of its own")
             }
+            Effect::Way(Way::Fallback { .. }) if given.is_pinned => Some("a model is pinned"),
             Effect::Schema(_) if !self.opening.is_empty() => {
                 Some("the answer's beginning is given")
             }

@@ -95,6 +95,30 @@ fn rules_are_about_what_they_say() {
 }
 
 #[test]
+fn a_pin_comes_before_fallbacks() {
+    let chain = rule(
+        "id = \"chain\"\nmandatory = true\n[then]\naction = \"fallback\"\nmodels = [\"other\"]",
+    );
+    let low = canned("low", "priority = -1", "low");
+    let route = |rules: &[&Rule], pin: Option<&str>, asked: Option<&Asked>| {
+        let operator = Operator { pin: pin.map(str::to_owned), ..Operator::default() };
+        let rules = rules.iter().map(|rule| (*rule, NOW + DAY_MS));
+        let via = Via { model: "m", asked, now_ms: NOW };
+        Policy::compile(rules, operator).unwrap().route(&request("x"), via).unwrap()
+    };
+    assert!(matches!(route(&[&chain], None, None).way, Way::Fallback { .. }));
+    for asked in [None, Some(&Asked::Fallback)] {
+        let pinned = route(&[&chain], Some("m"), asked);
+        assert_eq!((pinned.way, pinned.by, pinned.hits.len()), (Way::Model, None, 0));
+        assert!(pinned.notes.iter().all(|note| note.ends_with("a model is pinned")));
+        assert_eq!(pinned.notes.len(), 1 + usize::from(asked.is_some()));
+    }
+    // What is not about who computes holds as ever.
+    let pinned = route(&[&chain, &low], Some("m"), None);
+    assert_eq!(pinned.way, Way::Canned("low".to_owned()));
+}
+
+#[test]
 fn an_edit_is_of_the_request_that_was_answered() {
     let route = |rule: &Rule, answer: &str, change: &str| {
         let mut edit = GenerateRequest::new(RequestId(2), Prompt::Tokens(vec![1]));

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::client::Reply;
-use super::overriding::{RULES, ban};
-use super::{CHAT, Server, TEXT, wait_until};
+use super::overriding::{RULES, ban, two};
+use super::{CHAT, Server, TEXT, hello, wait_until};
 
 /// Each of its letters is a token of its own.
 const PHRASE: &str = "zqxk";
@@ -167,4 +167,17 @@ fn what_is_left_of_an_answer_without_its_calls_makes_no_phrase() {
         }
     }
     wait_until("every answer is counted", || server.hits("stop") == 4 * 2 * 4);
+}
+
+#[test]
+fn neither_users_nor_rules_choose_another_model_than_the_pinned_one() {
+    let server = two("mode=echo", "mode=echo");
+    server.rule("chain", json!({ "then": { "action": "fallback", "models": ["b"] } }));
+    assert_eq!(server.ask(CHAT, &hello(r#""model":"a""#))["model"], "b");
+    assert_eq!(server.post(&format!("{RULES}/pin"), r#"{"target": "a"}"#).status, 200);
+    let asked = server.asking(CHAT, "fallback", &hello(r#""model":"b""#));
+    for answer in [server.ask(CHAT, &hello(r#""model":"b""#)), asked.json()] {
+        assert_eq!(answer["model"], "a", "{answer}");
+        assert!(answer["warnings"].to_string().contains("a model is pinned"), "{answer}");
+    }
 }
