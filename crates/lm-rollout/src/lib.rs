@@ -17,6 +17,7 @@ mod route;
 mod rule;
 mod schema;
 mod subject;
+mod switches;
 mod when;
 
 pub use audit::{AuditEntry, Counted};

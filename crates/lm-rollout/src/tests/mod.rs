@@ -241,6 +241,34 @@ fn drafts_do_nothing_and_what_is_done_can_be_taken_back() {
 }
 
 #[test]
+fn who_switches_at_once_takes_nothing_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let desks = [desk(&folder), desk(&folder), desk(&folder)];
+    std::thread::scope(|scope| {
+        for (n, mut desk) in desks.into_iter().enumerate() {
+            scope.spawn(move || {
+                for i in 0..15 {
+                    desk.kill(&format!("/v{n}/{i}"), "", "ana", NOW).unwrap();
+                    desk.pin(&format!("m{n}"), "", "ana", NOW).unwrap();
+                }
+            });
+        }
+    });
+    let mut after = desk(&folder);
+    let operator = after.operator().unwrap();
+    assert_eq!(operator.killed.len(), 45, "{operator:?}");
+    assert!(operator.pin.is_some());
+    // Each change is taken back once, although two do it.
+    let mut other = desk(&folder);
+    std::thread::scope(|scope| {
+        for desk in [&mut after, &mut other] {
+            scope.spawn(move || (0..45).for_each(|_| drop(desk.rollback("", "ben", NOW).unwrap())));
+        }
+    });
+    assert_eq!(desk(&folder).operator().unwrap(), Operator::default());
+}
+
+#[test]
 fn an_answer_counts_once_for_a_rule() {
     let folder = tempfile::tempdir().unwrap();
     let mut desk = desk(&folder);
