@@ -66,7 +66,7 @@ pub(crate) fn overrides(args: &OverrideArgs) -> anyhow::Result<Outcome> {
             })?;
         }
         OverrideVerb::Rollback { reason } => {
-            let undone = desk.rollback(reason, &who, now_ms).map_err(wrong_use)?;
+            let undone = desk.rollback(reason, &who, now_ms).map_err(wrong_use)?.what;
             tell(json, &json!({ "undone": undone }), || format!("taken back: {undone}"))?;
         }
         OverrideVerb::Queue => {

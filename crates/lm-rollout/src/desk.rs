@@ -42,8 +42,20 @@ pub struct Standing {
 /// How things stood before a change.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Snapshot {
-    pub(crate) operator: Operator,
-    pub(crate) rules: Vec<Standing>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) operator: Option<Operator>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) rules: Option<Vec<Standing>>,
+}
+
+/// What of it a change may change.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Changes {
+    Rules,
+    /// A rule that cannot be read is in the way of no switch.
+    Operator,
+    /// What was taken back is not taken back again.
+    Back,
 }
 
 /// What the audit log says of a change.
@@ -148,7 +160,7 @@ impl Desk {
         // A rule that would be one too many is refused before it is kept.
         drop(Policy::compile([(rule, i64::MAX)], Operator::default())?);
         let (read, write) = (self.wrap("read"), self.wrap("write"));
-        self.change(who, now_ms, |t| {
+        self.change(who, now_ms, Changes::Rules, |t| {
             let all = rules_of(t).map_err(read)?;
             if all.iter().any(|other| other.rule.id == rule.id) {
                 let (id, state) = (rule.id.clone(), "there".to_owned());
@@ -171,17 +183,26 @@ impl Desk {
     /// [`RolloutError::Unknown`], [`RolloutError::WrongState`].
     pub fn publish(&mut self, id: &str, who: &str, now_ms: i64) -> Result<Standing, RolloutError> {
         let (read, write) = (self.wrap("read"), self.wrap("write"));
-        self.change(who, now_ms, |t| {
-            let mut all = rules_of(t).map_err(&read)?;
-            let state = named(&all, id)?.state(now_ms);
-            if state != "draft" {
-                let (id, state) = (id.to_owned(), state.to_owned());
-                let wanted = "only a draft can be published";
-                return Err(RolloutError::WrongState { what: "rule", id, state, wanted });
+        let all = self.rules()?;
+        let refused = |state: &str, wanted| RolloutError::WrongState {
+            what: "rule",
+            id: id.to_owned(),
+            state: state.to_owned(),
+            wanted,
+        };
+        let state = named(&all, id)?.state(now_ms);
+        if state != "draft" {
+            return Err(refused(state, "only a draft can be published"));
+        }
+        let holds = |other: &&Standing| other.published_at_ms.is_some() || other.rule.id == id;
+        let together = all.iter().filter(holds);
+        let together = together.map(|other| (&other.rule, other.expires_at_ms));
+        // It may take long, and nobody waits for it who switches.
+        drop(Policy::compile(together, Operator::default())?);
+        self.change(who, now_ms, Changes::Rules, |t| {
+            if rules_of(t).map_err(read)? != all {
+                return Err(refused("changed", "somebody changed rules meanwhile: try again"));
             }
-            all.retain(|other| other.published_at_ms.is_some() || other.rule.id == id);
-            let together = all.iter().map(|other| (&other.rule, other.expires_at_ms));
-            drop(Policy::compile(together, Operator::default())?);
             let sql = "UPDATE rule SET published_at_ms = ?2 WHERE id = ?1";
             t.execute(sql, params![id, now_ms]).map_err(write)?;
             Ok((Note::of("publish", id, String::new()), ()))
@@ -195,7 +216,7 @@ impl Desk {
     /// [`RolloutError::Unknown`].
     pub fn expire(&mut self, id: &str, who: &str, now_ms: i64) -> Result<Standing, RolloutError> {
         let (read, write) = (self.wrap("read"), self.wrap("write"));
-        self.change(who, now_ms, |t| {
+        self.change(who, now_ms, Changes::Rules, |t| {
             named(&rules_of(t).map_err(read)?, id)?;
             let sql = "UPDATE rule SET expires_at_ms = min(expires_at_ms, ?2) WHERE id = ?1";
             t.execute(sql, params![id, now_ms]).map_err(write)?;
@@ -210,7 +231,7 @@ impl Desk {
     /// [`RolloutError::Unknown`].
     pub fn remove(&mut self, id: &str, who: &str, now_ms: i64) -> Result<Standing, RolloutError> {
         let (read, write) = (self.wrap("read"), self.wrap("write"));
-        self.change(who, now_ms, |t| {
+        self.change(who, now_ms, Changes::Rules, |t| {
             let standing = named(&rules_of(t).map_err(read)?, id)?.clone();
             t.execute("DELETE FROM rule WHERE id = ?1", [id]).map_err(write)?;
             Ok((Note::of("remove", id, json_of(&standing.rule)), standing))
@@ -223,20 +244,29 @@ impl Desk {
         &mut self,
         who: &str,
         now_ms: i64,
+        changes: Changes,
         apply: impl FnOnce(&Transaction<'_>) -> Result<(Note, T), RolloutError>,
     ) -> Result<T, RolloutError> {
         let wrap = self.wrap("write");
         let began = self.connection.transaction_with_behavior(TransactionBehavior::Immediate);
         let transaction = began.map_err(&wrap)?;
-        let before = || -> rusqlite::Result<Snapshot> {
-            let (operator, rules) = (operator_of(&transaction)?, rules_of(&transaction)?);
-            Ok(Snapshot { operator, rules })
+        let before = || -> rusqlite::Result<Option<Snapshot>> {
+            let nothing = Snapshot { operator: None, rules: None };
+            Ok(match changes {
+                Changes::Rules => {
+                    Some(Snapshot { rules: Some(rules_of(&transaction)?), ..nothing })
+                }
+                Changes::Operator => {
+                    Some(Snapshot { operator: Some(operator_of(&transaction)?), ..nothing })
+                }
+                Changes::Back => None,
+            })
         };
         let before = before().map_err(&wrap)?;
         let (Note { action, target, detail }, done) = apply(&transaction)?;
         let noted = transaction.execute(
             "INSERT INTO audit(at_ms, who, action, target, detail, before) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            params![now_ms, who, action, target, detail, json_of(&before)],
+            params![now_ms, who, action, target, detail, before.as_ref().map(json_of)],
         );
         noted.and_then(|_| transaction.commit()).map_err(wrap)?;
         Ok(done)

@@ -29,6 +29,7 @@ pub use policy::{Asked, Operator, Policy, Via, Way};
 pub use queue::{Item, ItemState, NewItem};
 pub use route::Route;
 pub use rule::{Action, FallbackWhen, JsonTest, OnHitWord, Rule, When};
+pub use switches::Undone;
 
 #[cfg(test)]
 mod tests;

@@ -26,7 +26,7 @@ const MAX_BANS: usize = 4096;
 #[derive(Debug, Default)]
 pub struct Policy {
     /// Mandatory ones first, then by priority, then by id.
-    rules: Vec<Compiled>,
+    rules: Arc<[Compiled]>,
     operator: Operator,
 }
 
@@ -159,7 +159,13 @@ impl Policy {
             let wanted = format!("at most {MAX_BANS} in all published rules");
             return Err(RolloutError::invalid("then.phrases", n, wanted));
         }
-        Ok(Policy { rules, operator })
+        Ok(Policy { rules: rules.into(), operator })
+    }
+
+    /// The same rules under other switches; nothing is compiled.
+    #[must_use]
+    pub fn with_operator(&self, operator: Operator) -> Policy {
+        Policy { rules: Arc::clone(&self.rules), operator }
     }
 
     /// The operator's switches.

@@ -7,11 +7,20 @@
 use rusqlite::{OptionalExtension, Transaction};
 
 use crate::audit::{Switched, reason_ok};
-use crate::desk::{Note, Snapshot, insert_rule, json_of, operator_of, put_operator};
+use crate::desk::{Changes, Note, Snapshot, insert_rule, json_of, operator_of, put_operator};
 use crate::{Desk, Operator, RolloutError};
 
 /// Routes that may answer nothing at once.
 const MAX_KILLED: usize = 64;
+
+/// A change that was taken back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Undone {
+    /// What was done, and to what.
+    pub what: String,
+    /// Whether rules are others now.
+    pub of_rules: bool,
+}
 
 impl Desk {
     /// Lets a route answer nothing from now on. The reason may be empty; it goes into the audit log.
@@ -72,10 +81,10 @@ impl Desk {
         reason: &str,
         who: &str,
         now_ms: i64,
-    ) -> Result<String, RolloutError> {
+    ) -> Result<Undone, RolloutError> {
         reason_ok(reason)?;
         let (read, write) = (self.wrap("read"), self.wrap("write"));
-        self.change(who, now_ms, |t| {
+        self.change(who, now_ms, Changes::Back, |t| {
             let last = last_change(t).map_err(read)?.ok_or_else(|| RolloutError::WrongState {
                 what: "override",
                 id: "history".to_owned(),
@@ -85,9 +94,10 @@ impl Desk {
             let before: Snapshot = serde_json::from_str(&last.before)
                 .map_err(|error| RolloutError::Unreadable { what: error.to_string() })?;
             restore(t, &before).map_err(write)?;
-            let what = last.what;
+            let (what, of_rules) = (last.what, before.rules.is_some());
             let detail = if reason.is_empty() { what.clone() } else { format!("{what}: {reason}") };
-            Ok((Note::of("rollback", &last.id.to_string(), detail), what))
+            let note = Note::of("rollback", &last.id.to_string(), detail);
+            Ok((note, Undone { what, of_rules }))
         })
     }
 
@@ -101,7 +111,7 @@ impl Desk {
     ) -> Result<Operator, RolloutError> {
         reason_ok(reason)?;
         let (read, write) = (self.wrap("read"), self.wrap("write"));
-        self.change(who, now_ms, |t| {
+        self.change(who, now_ms, Changes::Operator, |t| {
             let mut operator = operator_of(t).map_err(read)?;
             change(&mut operator)?;
             put_operator(t, &operator).map_err(write)?;
@@ -136,7 +146,9 @@ fn last_change(t: &Transaction<'_>) -> rusqlite::Result<Option<Last>> {
 }
 
 fn restore(t: &Transaction<'_>, before: &Snapshot) -> rusqlite::Result<()> {
-    t.execute("DELETE FROM rule", [])?;
-    before.rules.iter().try_for_each(|standing| insert_rule(t, standing))?;
-    put_operator(t, &before.operator)
+    if let Some(rules) = &before.rules {
+        t.execute("DELETE FROM rule", [])?;
+        rules.iter().try_for_each(|standing| insert_rule(t, standing))?;
+    }
+    before.operator.iter().try_for_each(|operator| put_operator(t, operator))
 }

@@ -213,7 +213,7 @@ fn switch(visit: &Visit, verb: &str, now_ms: i64) -> Result<Option<Value>, ApiEr
                 let wanted = format!("one of {}", KILLABLE_ROUTES.join(", "));
                 return Err(ApiError::Invalid { param: "route".to_owned(), found: route, wanted });
             }
-            let operator = overrides.act(|desk| desk.kill(&route, &reason, who, now_ms))?;
+            let operator = overrides.switch(|desk| desk.kill(&route, &reason, who, now_ms))?;
             // Who is told that it holds finds nothing of the route in the next step.
             app.aborts.abort_route(&route);
             Some(json!(operator))
@@ -221,13 +221,16 @@ fn switch(visit: &Visit, verb: &str, now_ms: i64) -> Result<Option<Value>, ApiEr
         "pin" => {
             let (target, reason) = (fields.wanted("target")?, fields.reason()?);
             fields.end()?;
-            Some(json!(overrides.act(|desk| desk.pin(&target, &reason, who, now_ms))?))
+            Some(json!(overrides.switch(|desk| desk.pin(&target, &reason, who, now_ms))?))
         }
         "rollback" => {
             let reason = fields.reason()?;
             fields.end()?;
-            let undone = overrides.act(|desk| desk.rollback(&reason, who, now_ms))?;
-            Some(json!({ "undone": undone, "operator": overrides.policy().operator() }))
+            let undone = overrides.switch(|desk| desk.rollback(&reason, who, now_ms))?;
+            if undone.of_rules {
+                overrides.act(|_| Ok(()))?;
+            }
+            Some(json!({ "undone": undone.what, "operator": overrides.policy().operator() }))
         }
         _ => None,
     })

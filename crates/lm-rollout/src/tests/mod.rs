@@ -219,13 +219,13 @@ fn drafts_do_nothing_and_what_is_done_can_be_taken_back() {
     desk.kill("/v1/completions", "it leaks", "cem", NOW).unwrap();
     desk.remove("r", "ana", NOW).unwrap();
     assert_eq!(way(&desk), Way::Model);
-    assert_eq!(desk.rollback("a mistake", "dia", NOW).unwrap(), "remove r");
+    assert_eq!(desk.rollback("a mistake", "dia", NOW).unwrap().what, "remove r");
     assert_eq!(way(&desk), Way::Canned("hello".to_owned()));
     assert!(desk.policy().unwrap().is_killed("/v1/completions"));
-    assert_eq!(desk.rollback("", "dia", NOW).unwrap(), "kill /v1/completions");
-    assert_eq!(desk.rollback("", "dia", NOW).unwrap(), "publish r");
+    assert_eq!(desk.rollback("", "dia", NOW).unwrap().what, "kill /v1/completions");
+    assert_eq!(desk.rollback("", "dia", NOW).unwrap().what, "publish r");
     assert_eq!(way(&desk), Way::Model);
-    assert_eq!(desk.rollback("", "dia", NOW).unwrap(), "add r");
+    assert_eq!(desk.rollback("", "dia", NOW).unwrap().what, "add r");
     assert!(desk.rollback("", "dia", NOW).is_err());
     let details: Vec<_> = desk.audit(100).unwrap().into_iter().map(|e| e.detail).collect();
     assert_eq!(details[3], "remove r: a mistake");
@@ -266,6 +266,26 @@ fn who_switches_at_once_takes_nothing_back() {
         }
     });
     assert_eq!(desk(&folder).operator().unwrap(), Operator::default());
+}
+
+#[test]
+fn a_rule_that_cannot_be_read_is_in_the_way_of_no_switch() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut desk = desk(&folder);
+    desk.add(&canned("r", "", "hello"), "ana", NOW).unwrap();
+    let sql = r#"UPDATE rule SET body = '{"id":"r","then":{"action":"fly"}}'"#;
+    desk.connection.execute(sql, []).unwrap();
+    assert!(desk.rules().is_err());
+    assert_eq!(desk.kill("/v1/completions", "", "ana", NOW).unwrap().killed.len(), 1);
+    assert_eq!(desk.pin("m", "", "ana", NOW).unwrap().pin.as_deref(), Some("m"));
+    let undone = desk.rollback("", "ana", NOW).unwrap();
+    assert_eq!((undone.what.as_str(), undone.of_rules), ("pin m", false));
+    let operator = desk.operator().unwrap();
+    assert_eq!((operator.killed.len(), operator.pin), (1, None));
+    // A switch leaves rules where they are, and no copy of them.
+    let count = "SELECT count(*) FROM audit WHERE before LIKE '%rules%'";
+    let n: i64 = desk.connection.query_row(count, [], |row| row.get(0)).unwrap();
+    assert_eq!(n, 1, "that of the rule that was added");
 }
 
 #[test]
