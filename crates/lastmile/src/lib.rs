@@ -162,6 +162,7 @@ pub use energy::{EnergyError, EnergyMeter};
 pub use engine_bench::{
     BenchCase, CaseKind, EngineBench, EngineBenchError, EngineBenchOptions, bench_engine,
 };
+pub use grammars::check_form;
 pub use machine::MemoryLimit;
 pub use memory::MemoryPlan;
 pub use perplexity::{Perplexity, PerplexityError, perplexity};
@@ -186,6 +187,7 @@ pub use lm_cpu::KvType;
 pub use lm_engine::{
     Aborter, BlockStoreSnapshot, Encoded, EngineOptions, HistogramSnapshot, StatsSnapshot,
 };
+pub use lm_grammar::GrammarError;
 pub use lm_models::{DefaultSampling, Pooling, WeightsFrom};
 pub use lm_types::{
     Allowance, AnswerBegun, AnswerForm, Arm, ArmTag, Ban, CacheMissReason, CallForm, ChatMessage,

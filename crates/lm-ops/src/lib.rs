@@ -33,6 +33,7 @@ mod overrides;
 mod page;
 mod recording;
 mod replay;
+mod rule_text;
 mod search;
 mod seen;
 mod sinks;
@@ -71,6 +72,7 @@ pub use ops::Ops;
 pub use overrides::{Overrides, now_ms, refusal as override_refusal};
 pub use page::Utc;
 pub use replay::{Bundle, Factor, Recorded, ReplayError, Verdict};
+pub use rule_text::parse_rule;
 pub use search::{RequestPage, Search};
 pub use sinks::{
     SERVER_ALERTS, SinkError, SinkLimits, SinkSettings, SinkStanding, SinkTest, Sinks,

@@ -14,7 +14,8 @@ use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use lm_api::{ApiError, OverrideRefusal};
 use lm_ops::{
-    Desk, Item, ItemState, Overrides, RolloutError, Rule, Standing, dry_run, now_ms, tenant_text,
+    Desk, Item, ItemState, Overrides, RolloutError, Standing, dry_run, now_ms, parse_rule,
+    tenant_text,
 };
 use serde_json::{Value, json};
 
@@ -93,7 +94,7 @@ pub(crate) async fn add(
         };
         params.end()?;
         let text = String::from_utf8_lossy(&visit.body);
-        let rule = Rule::parse(&text).map_err(lm_ops::override_refusal)?;
+        let rule = parse_rule(&text).map_err(lm_ops::override_refusal)?;
         let now_ms = now_ms();
         let standing = visit.keeper.act(|desk| {
             let standing = desk.add(&rule, &visit.who, now_ms)?;
