@@ -100,7 +100,7 @@ impl Screen {
                 channel.tell(at.saturating_sub(n_open), &self.rules, told);
                 channel.held.clear();
                 self.found = Some(ban);
-                channel.replace(&self.rules.bans[ban].then, &self.rules, told);
+                channel.replace(&self.rules.bans()[ban].then, &self.rules, told);
             }
         }
     }
@@ -151,7 +151,7 @@ mod tests {
     fn rules(phrase: &str, then: OnHit) -> Arc<OutputRules> {
         let phrase = phrase.to_owned();
         let ban = Ban { rule: "r".into(), phrase, ignore_case: false, then };
-        Arc::new(OutputRules { bans: vec![ban] })
+        Arc::new(OutputRules::new(vec![ban]))
     }
 
     /// What was thought and said, and the arguments of the calls, of an answer in these pieces; and whether it was cut.

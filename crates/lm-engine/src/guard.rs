@@ -125,12 +125,12 @@ impl Guard {
     }
 
     fn hit(&mut self, ban: usize) {
-        let action = match self.rules.bans[ban].then {
+        let action = match self.rules.bans()[ban].then {
             OnHit::Stop => "ban_stop",
             OnHit::Replace(_) => "ban_replace",
             OnHit::Resubmit => "ban_resubmit",
         };
-        let hit = RuleHit { rule: Arc::clone(&self.rules.bans[ban].rule), action };
+        let hit = RuleHit { rule: Arc::clone(&self.rules.bans()[ban].rule), action };
         if !self.hits.contains(&hit) {
             self.hits.push(hit);
         }
@@ -177,7 +177,7 @@ impl Active {
         guard.hit(ban);
         let cut = self.text.len() + at;
         let rules = Arc::clone(&guard.rules);
-        match &rules.bans[ban].then {
+        match &rules.bans()[ban].then {
             OnHit::Resubmit if guard.n_turns < MAX_TURNS => return Accepted::TurnsBack { cut },
             OnHit::Stop | OnHit::Resubmit => self.cut(cut),
             OnHit::Replace(text) => {
@@ -322,7 +322,7 @@ fn avoid(
     bad_words: &mut Vec<Vec<TokenId>>,
     spell: impl Fn(&str) -> Option<Vec<TokenId>>,
 ) {
-    for ban in rules.bans.iter().filter(|ban| ban.then == OnHit::Resubmit) {
+    for ban in rules.bans().iter().filter(|ban| ban.then == OnHit::Resubmit) {
         for text in [ban.phrase.clone(), format!(" {}", ban.phrase.trim_start())] {
             let word = spell(&text).filter(|word| !word.is_empty());
             bad_words.extend(word.filter(|word| !bad_words.contains(word)));

@@ -40,7 +40,7 @@ mod tests {
                 r#"{{"id": "r", "owner": "ana", "reason": "a test", "then": {then}}}"#
             ))
         };
-        rule(r#"{"type": "object", "required": ["n"]}"#).unwrap();
+        rule(r#"{"type": "object", "properties": {"n": {"type": "integer"}}}"#).unwrap();
         let refused = rule(r#"{"type": "array", "uniqueItems": true}"#).unwrap_err().to_string();
         assert!(refused.starts_with("then.schema is {"), "{refused}");
         assert!(refused.contains("uniqueItems"), "{refused}");

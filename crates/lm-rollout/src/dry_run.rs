@@ -91,6 +91,6 @@ fn holds(policy: &Policy, id: &str, row: &Answered) -> Result<Option<bool>, Roll
 fn meets(output: &OutputRules, before: &str, text: &str, id: &str) -> bool {
     match output.scan_after(&format!("{before}{text}"), before.len()) {
         PhraseScan::Safe(_) => false,
-        PhraseScan::Found { ban, .. } => *output.bans[ban].rule == *id,
+        PhraseScan::Found { ban, .. } => *output.bans()[ban].rule == *id,
     }
 }

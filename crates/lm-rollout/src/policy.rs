@@ -4,7 +4,7 @@
 //!
 //! Start reading at [`Policy::route`].
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lm_types::{Ban, GenerateRequest, OnHit, OutputRules, RuleHit};
@@ -28,6 +28,8 @@ pub struct Policy {
     /// Mandatory ones first, then by priority, then by id.
     rules: Arc<[Compiled]>,
     operator: Operator,
+    /// What was forbidden last, by the places of the lists that it was made of.
+    output: Mutex<Option<(Vec<usize>, Arc<OutputRules>)>>,
 }
 
 /// The operator's switches.
@@ -159,13 +161,13 @@ impl Policy {
             let wanted = format!("at most {MAX_BANS} in all published rules");
             return Err(RolloutError::invalid("then.phrases", n, wanted));
         }
-        Ok(Policy { rules: rules.into(), operator })
+        Ok(Policy { rules: rules.into(), operator, output: Mutex::default() })
     }
 
     /// The same rules under other switches; nothing is compiled.
     #[must_use]
     pub fn with_operator(&self, operator: Operator) -> Policy {
-        Policy { rules: Arc::clone(&self.rules), operator }
+        Policy { rules: Arc::clone(&self.rules), operator, output: Mutex::default() }
     }
 
     /// The operator's switches.
@@ -217,9 +219,23 @@ impl Policy {
             others.iter().filter(holds).for_each(|rule| route.apply(rule, &mut bans, given));
         }
         if !bans.is_empty() {
-            route.guard(OutputRules { bans }, subject);
+            route.guard(self.output(&bans), subject);
         }
         Ok(route)
+    }
+
+    /// What lists of phrases forbid together: made once for the requests that the same rules are about.
+    fn output(&self, bans: &[&[Ban]]) -> Arc<OutputRules> {
+        let places: Vec<usize> = bans.iter().map(|bans| bans.as_ptr().addr()).collect();
+        let last = || self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, output)) = &*last()
+            && *of == places
+        {
+            return Arc::clone(output);
+        }
+        let output = Arc::new(OutputRules::new(bans.concat()));
+        *last() = Some((places, Arc::clone(&output)));
+        output
     }
 
     /// What a sender asked for, by the first rule that offers it.

@@ -58,10 +58,10 @@ impl Route {
     }
 
     /// Forbids phrases. A prompt that holds one is not told back.
-    pub(crate) fn guard(&mut self, output: OutputRules, subject: &Subject<'_>) {
+    pub(crate) fn guard(&mut self, output: Arc<OutputRules>, subject: &Subject<'_>) {
         let is_answered = !matches!(self.way, Way::Human { .. } | Way::Stop(_));
         let found = subject.told.iter().find_map(|text| match output.scan(text) {
-            PhraseScan::Found { ban, .. } => Some(Arc::clone(&output.bans[ban].rule)),
+            PhraseScan::Found { ban, .. } => Some(Arc::clone(&output.bans()[ban].rule)),
             PhraseScan::Safe(_) => None,
         });
         if let Some(rule) = found.filter(|_| is_answered) {
@@ -71,14 +71,19 @@ impl Route {
             (self.way, self.by) = (Way::Stop(text), Some(rule));
         }
         output.open_end(subject.before).clone_into(&mut self.before);
-        self.output = Some(Arc::new(output));
+        self.output = Some(output);
     }
 
     /// Of several rules of one kind the first holds; phrases add up.
-    pub(crate) fn apply(&mut self, rule: &Compiled, bans: &mut Vec<Ban>, given: Given<'_>) {
+    pub(crate) fn apply<'p>(
+        &mut self,
+        rule: &'p Compiled,
+        bans: &mut Vec<&'p [Ban]>,
+        given: Given<'_>,
+    ) {
         let hindered = self.hindered(rule, given);
         let action = match &rule.effect {
-            Effect::Ban(more) => return bans.extend(more.iter().cloned()),
+            Effect::Ban(more) => return bans.push(more),
             // An edited answer that begins as it should is as it should be.
             Effect::Prefix(text) if !text.is_empty() && given.answer.starts_with(text) => return,
             // Operators come before rules, mandatory ones too.

@@ -98,7 +98,7 @@ impl Running {
         let found = reader.and_then(AnswerReader::found);
         let Some((ban, rules)) = found.zip(rules) else { return };
         end.reason = FinishReason::Filtered;
-        let Ban { rule, then, .. } = &rules.bans[ban];
+        let Ban { rule, then, .. } = &rules.bans()[ban];
         let action = if matches!(then, OnHit::Replace(_)) { "ban_replace" } else { "ban_stop" };
         if let Some(overrides) = &self.screening.overrides {
             let hit = RuleHit { rule: Arc::clone(rule), action };

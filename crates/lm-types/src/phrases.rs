@@ -10,7 +10,11 @@ use std::sync::Arc;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct OutputRules {
     /// First things first: of phrases that are complete at the same place, the longest and then the first counts.
-    pub bans: Vec<Ban>,
+    bans: Vec<Ban>,
+    /// The phrases in lower case, sorted, so that those that go on as a text does stand side by side.
+    sorted: Vec<Box<[char]>>,
+    /// Which of the bans each of these is of.
+    order: Vec<usize>,
 }
 
 /// A phrase that must not leave the server.
@@ -51,6 +55,15 @@ pub enum PhraseScan {
     },
 }
 
+/// What [`OutputRules::look`] found at one place.
+#[derive(Default)]
+struct Seen {
+    /// Where the first phrase that is complete ends, and which of the bans it is of.
+    whole: Option<(usize, usize)>,
+    /// Whether some phrase may go on.
+    is_open: bool,
+}
+
 /// How far a phrase goes at one place.
 enum Fit {
     /// To this byte.
@@ -63,6 +76,22 @@ enum Fit {
 impl OutputRules {
     /// Longest phrase, in bytes.
     pub const MAX_PHRASE_BYTES: usize = 256;
+
+    /// What answers must not hold, the most important bans first.
+    #[must_use]
+    pub fn new(bans: Vec<Ban>) -> Self {
+        let folded = |ban: &Ban| ban.phrase.chars().map(fold).collect::<Box<[char]>>();
+        let mut all: Vec<(Box<[char]>, usize)> = bans.iter().map(folded).zip(0..).collect();
+        all.sort();
+        let (sorted, order) = all.into_iter().unzip();
+        OutputRules { bans, sorted, order }
+    }
+
+    /// The bans, the most important first.
+    #[must_use]
+    pub fn bans(&self) -> &[Ban] {
+        &self.bans
+    }
 
     /// Looks at `pending`: what earlier scans did not call safe, with the new text appended. A phrase is found as it stands
     /// and with its characters written as JSON's escapes, as they may be within a call's arguments. What is found does not
@@ -78,22 +107,14 @@ impl OutputRules {
     pub fn scan_after(&self, pending: &str, n_before: usize) -> PhraseScan {
         let mut first: Option<(usize, usize, usize)> = None;
         let mut safe = pending.len();
-        for (at, c) in pending.char_indices() {
-            for (i, ban) in self.bans.iter().enumerate() {
-                let may_begin =
-                    c == '\\' || ban.phrase.chars().next().is_some_and(|p| ban.same(p, c));
-                if !may_begin {
-                    continue;
-                }
-                for with_escapes in [false, true] {
-                    match ban.fit(pending, at, with_escapes) {
-                        Fit::Whole(end) if end <= n_before => {}
-                        Fit::Whole(end) => {
-                            first = first.into_iter().chain([(end, at, i)]).min();
-                        }
-                        Fit::Open => safe = safe.min(at),
-                        Fit::No => {}
-                    }
+        let ways = ways(pending);
+        for (at, _) in pending.char_indices() {
+            for &with_escapes in ways {
+                let seen = self.look(pending, at, with_escapes, n_before);
+                let whole = seen.whole.map(|(end, ban)| (end, at, ban));
+                first = first.into_iter().chain(whole).min();
+                if seen.is_open {
+                    safe = safe.min(at);
                 }
             }
         }
@@ -109,14 +130,48 @@ impl OutputRules {
         // A character of a phrase takes up to twelve bytes as escapes.
         let most = 12 * Self::MAX_PHRASE_BYTES;
         let tail = &text[text.ceil_char_boundary(text.len().saturating_sub(most))..];
+        let ways = ways(tail);
         let is_open = |at: usize| {
-            let begins = |ban: &Ban| {
-                [false, true].into_iter().any(|e| matches!(ban.fit(tail, at, e), Fit::Open))
-            };
-            self.bans.iter().any(begins)
+            ways.iter().any(|&with_escapes| self.look(tail, at, with_escapes, 0).is_open)
         };
         let first = tail.char_indices().map(|(at, _)| at).find(|&at| is_open(at));
         &tail[first.unwrap_or(tail.len())..]
+    }
+
+    /// What is at byte `at`; of complete phrases those that end behind `n_before`. Phrases that go on as the text does
+    /// are few, and found by halving: the time does not grow with how many there are.
+    fn look(&self, text: &str, at: usize, with_escapes: bool, n_before: usize) -> Seen {
+        let (mut from, mut to, mut end) = (0, self.sorted.len(), at);
+        let mut seen = Seen::default();
+        let fit = |i: usize| self.bans[self.order[i]].fit(text, at, with_escapes);
+        for depth in 0.. {
+            // Those that are complete stand before those that go on.
+            while from < to && self.sorted[from].len() == depth {
+                if let (Fit::Whole(end), None) = (fit(from), seen.whole)
+                    && end > n_before
+                {
+                    seen.whole = Some((end, self.order[from]));
+                }
+                from += 1;
+            }
+            if from == to {
+                break;
+            }
+            let (c, n_bytes) = match character(&text[end..], with_escapes) {
+                Unescaped::Char(c, n_bytes) => (fold(c), n_bytes),
+                Unescaped::Open => {
+                    seen.is_open = (from..to).any(|i| matches!(fit(i), Fit::Open));
+                    break;
+                }
+                Unescaped::No => break,
+            };
+            let going_on = &self.sorted[from..to];
+            let low = going_on.partition_point(|phrase| phrase[depth] < c);
+            let high = going_on.partition_point(|phrase| phrase[depth] <= c);
+            (from, to) = (from + low, from + high);
+            end += n_bytes;
+        }
+        seen
     }
 
     /// Whether `text` holds a phrase, whole.
@@ -130,15 +185,10 @@ impl Ban {
     fn fit(&self, text: &str, at: usize, with_escapes: bool) -> Fit {
         let mut end = at;
         for wanted in self.phrase.chars() {
-            let rest = &text[end..];
-            let (found, n_bytes) = match rest.chars().next() {
-                None => return Fit::Open,
-                Some('\\') if with_escapes => match unescaped(rest) {
-                    Unescaped::Char(c, n_bytes) => (c, n_bytes),
-                    Unescaped::Open => return Fit::Open,
-                    Unescaped::No => return Fit::No,
-                },
-                Some(c) => (c, c.len_utf8()),
+            let (found, n_bytes) = match character(&text[end..], with_escapes) {
+                Unescaped::Char(c, n_bytes) => (c, n_bytes),
+                Unescaped::Open => return Fit::Open,
+                Unescaped::No => return Fit::No,
             };
             if !self.same(wanted, found) {
                 return Fit::No;
@@ -159,6 +209,25 @@ enum Unescaped {
     /// Its end has not come.
     Open,
     No,
+}
+
+/// The ways to read a text: as it stands, and where there may be escapes without them.
+fn ways(text: &str) -> &'static [bool] {
+    if text.contains('\\') { &[false, true] } else { &[false] }
+}
+
+/// The same for characters that are the same in some case.
+fn fold(c: char) -> char {
+    c.to_lowercase().next().unwrap_or(c)
+}
+
+/// The character that `text` begins with, and its bytes.
+fn character(text: &str, with_escapes: bool) -> Unescaped {
+    match text.chars().next() {
+        None => Unescaped::Open,
+        Some('\\') if with_escapes => unescaped(text),
+        Some(c) => Unescaped::Char(c, c.len_utf8()),
+    }
 }
 
 /// Reads the escape that `text` begins with.
@@ -212,99 +281,4 @@ fn code_unit(bytes: &[u8]) -> Result<u32, Unescaped> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn rules(phrases: &[&str], ignore_case: bool) -> OutputRules {
-        let ban = |phrase: &&str| Ban {
-            rule: "r".into(),
-            phrase: (*phrase).to_owned(),
-            ignore_case,
-            then: OnHit::Stop,
-        };
-        OutputRules { bans: phrases.iter().map(ban).collect() }
-    }
-
-    /// What a stream hands out before a phrase comes, if one comes.
-    fn stream(rules: &OutputRules, pieces: &[&str]) -> (String, bool) {
-        let (mut pending, mut out) = (String::new(), String::new());
-        for piece in pieces {
-            pending.push_str(piece);
-            match rules.scan(&pending) {
-                PhraseScan::Safe(n) => out.extend(pending.drain(..n)),
-                PhraseScan::Found { at, .. } => return (out + &pending[..at], true),
-            }
-        }
-        (out + &pending, false)
-    }
-
-    /// Whole, character by character, and in three pieces cut at every two places.
-    #[track_caller]
-    fn check(rules: &OutputRules, text: &str, expect: &str, found: bool) {
-        let expect = (expect.to_owned(), found);
-        assert_eq!(stream(rules, &[text]), expect, "{text:?} whole");
-        let cuts: Vec<usize> = (0..=text.len()).filter(|&i| text.is_char_boundary(i)).collect();
-        let chars: Vec<&str> = cuts.windows(2).map(|w| &text[w[0]..w[1]]).collect();
-        assert_eq!(stream(rules, &chars), expect, "{text:?} by character");
-        for (i, &a) in cuts.iter().enumerate() {
-            for &b in &cuts[i..] {
-                let pieces = [&text[..a], &text[a..b], &text[b..]];
-                assert_eq!(stream(rules, &pieces), expect, "{pieces:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_phrase_is_found_however_the_text_is_cut() {
-        let bad = rules(&["bad word", "😀é"], false);
-        check(&bad, "a bad word here", "a ", true);
-        check(&bad, "a bad wordless", "a ", true);
-        check(&bad, "a bad wor", "a bad wor", false);
-        check(&bad, "bbad word", "b", true);
-        check(&bad, "Bad Word", "Bad Word", false);
-        check(&bad, "x😀éy", "x", true);
-        check(&bad, "x😀e", "x😀e", false);
-        let any_case = rules(&["Straße"], true);
-        check(&any_case, "die STRAßE", "die ", true);
-        check(&rules(&["abab", "ba"], false), "xabab", "xa", true);
-        check(&rules(&["aab"], false), "aaaab", "aa", true);
-        check(&rules(&["longer phrase", "phrase"], false), "a longer phrase", "a ", true);
-    }
-
-    #[test]
-    fn escapes_of_json_hide_nothing() {
-        let bad = rules(&["bad", "a\"b", "😀"], false);
-        check(&bad, r#"{"x": "b\u0061d"}"#, r#"{"x": ""#, true);
-        check(&bad, r#"{"x": "\u0062ad"}"#, r#"{"x": ""#, true);
-        check(&bad, r#"{"x": "a\"b"}"#, r#"{"x": ""#, true);
-        check(&bad, r#"{"x": "\ud83d\ude00"}"#, r#"{"x": ""#, true);
-        check(&bad, r#"{"x": "\ud83d\u0061"}"#, r#"{"x": "\ud83d\u0061"}"#, false);
-        check(&bad, r"b\u0063d \x \", r"b\u0063d \x \", false);
-        check(&rules(&[r"C:\new"], false), r"at C:\new", "at ", true);
-        check(&rules(&[r"C:\new"], false), r"at C:\\new", "at ", true);
-    }
-
-    #[test]
-    fn a_phrase_may_begin_in_what_is_told() {
-        let bad = rules(&["secret", "cr"], false);
-        assert_eq!(bad.open_end("a secret sec"), "sec");
-        assert_eq!(bad.open_end("a secre"), "secre");
-        assert_eq!(bad.open_end(r"a s\u0065"), r"s\u0065");
-        assert_eq!(bad.open_end("nothing"), "");
-        assert_eq!(bad.open_end(""), "");
-        assert_eq!(bad.scan_after("secre", 5), PhraseScan::Safe(0), "what is told is told");
-        assert_eq!(bad.scan_after("secret", 5), PhraseScan::Found { at: 0, ban: 0 });
-        assert_eq!(bad.scan_after("secrcr", 5), PhraseScan::Found { at: 4, ban: 1 });
-        assert_eq!(bad.scan_after("second", 3), PhraseScan::Safe(6));
-    }
-
-    #[test]
-    fn no_more_is_held_back_than_may_begin_a_phrase() {
-        let bad = rules(&["bad word"], false);
-        assert_eq!(bad.scan("nothing"), PhraseScan::Safe(7));
-        assert_eq!(bad.scan("a bad w"), PhraseScan::Safe(2));
-        assert_eq!(bad.scan("a bad x"), PhraseScan::Safe(7));
-        assert_eq!(bad.scan(r"path\"), PhraseScan::Safe(4));
-        assert_eq!(bad.scan(r"path\x"), PhraseScan::Safe(6));
-    }
-}
+mod tests;

@@ -32,7 +32,7 @@ fn rules(phrases: &[&str], then: &OnHit) -> Option<Arc<OutputRules>> {
         ignore_case: false,
         then: then.clone(),
     };
-    Some(Arc::new(OutputRules { bans: phrases.iter().map(ban).collect() }))
+    Some(Arc::new(OutputRules::new(phrases.iter().map(ban).collect())))
 }
 
 fn read(reader: &OutputReader) -> Got {

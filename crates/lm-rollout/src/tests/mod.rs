@@ -185,11 +185,19 @@ fn phrases_add_up_and_a_rule_ends() {
     let n_bans = |now_ms| {
         let via = Via { model: "m", asked: None, now_ms };
         policy.route(&request("x"), via).unwrap().output.map_or(0, |output| {
-            assert!(output.bans.iter().all(|ban| ban.then == OnHit::Resubmit));
-            output.bans.len()
+            assert!(output.bans().iter().all(|ban| ban.then == OnHit::Resubmit));
+            output.bans().len()
         })
     };
     assert_eq!([NOW, NOW + 1, NOW + 2].map(n_bans), [2, 1, 0]);
+    // What the same rules forbid is put together once.
+    let output = |now_ms| {
+        let via = Via { model: "m", asked: None, now_ms };
+        policy.route(&request("x"), via).unwrap().output.unwrap()
+    };
+    let (both, again, one) = (output(NOW), output(NOW), output(NOW + 1));
+    assert!(Arc::ptr_eq(&both, &again) && !Arc::ptr_eq(&both, &one));
+    assert_eq!((one.bans().len(), output(NOW).bans().len()), (1, 2));
 }
 
 fn desk(folder: &tempfile::TempDir) -> Desk {
