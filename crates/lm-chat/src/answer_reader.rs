@@ -29,10 +29,11 @@ impl AnswerReader {
         has_parts.then_some(AnswerReader { reasoning, calls, screen: None })
     }
 
-    /// The reader that tells no phrase that these rules ban, although the answer's text holds none.
+    /// The reader that tells no phrase that these rules ban, although the answer's text, which goes on with `before`, holds
+    /// none.
     #[must_use]
-    pub fn screened(mut self, rules: Option<Arc<OutputRules>>) -> Self {
-        self.screen = rules.map(Screen::new);
+    pub fn screened(mut self, rules: Option<Arc<OutputRules>>, before: &str) -> Self {
+        self.screen = rules.map(|rules| Screen::new(rules, before));
         self
     }
 

@@ -41,8 +41,11 @@ pub(crate) struct Screen {
 }
 
 impl Screen {
-    pub(crate) fn new(rules: Arc<OutputRules>) -> Self {
-        Screen { rules, channels: Vec::new(), current: 0, found: None }
+    /// A look at an answer whose text goes on with `before`.
+    pub(crate) fn new(rules: Arc<OutputRules>, before: &str) -> Self {
+        let (kind, open_end) = (Kind::Text, rules.open_end(before).to_owned());
+        let text = Channel { kind, open_end, held: String::new() };
+        Screen { rules, channels: vec![text], current: 0, found: None }
     }
 
     /// Which of the bans was met; nothing of the answer is told from there on.
@@ -156,10 +159,14 @@ mod tests {
 
     /// What was thought and said, and the arguments of the calls, of an answer in these pieces; and whether it was cut.
     fn read(pieces: &[&str], then: &OnHit) -> (String, String, Vec<String>, bool) {
+        read_on("", pieces, then)
+    }
+
+    fn read_on(before: &str, pieces: &[&str], then: &OnHit) -> (String, String, Vec<String>, bool) {
         let calls = ToolCallParser::new(ToolFormat::Hermes, vec!["f".to_owned()]);
         let reader = AnswerReader::new(Some(ReasoningStart::Closed), Some(calls));
         let reader = reader.expect("it has something to read");
-        let mut reader = reader.screened(Some(rules("secret", then.clone())));
+        let mut reader = reader.screened(Some(rules("secret", then.clone())), before);
         let mut parts: Vec<AnswerPart> = pieces.iter().flat_map(|p| reader.push(p)).collect();
         parts.extend(reader.finish());
         let (mut thought, mut said, mut called) = (String::new(), String::new(), Vec::new());
@@ -202,6 +209,14 @@ mod tests {
         check(&format!("so sec{f}"), "", "so sec", &["{}"], false);
         check(&format!("<think>sec</think>ret {f}"), "sec", "ret", &["{}"], false);
         check(&format!("<think>a secre</think>sec{f}ret"), "a secre", "sec", &["{}"], true);
+    }
+
+    #[test]
+    fn a_phrase_may_begin_in_what_the_answer_goes_on_with() {
+        let answer = format!("<think>ret</think>{}ret and", call("{}"));
+        let (thought, said, called, cut) = read_on("so sec", &[answer.as_str()], &OnHit::Stop);
+        assert_eq!((thought.as_str(), said.as_str(), called.len(), cut), ("ret", "", 1, true));
+        assert!(!read_on("so sec", &["ond"], &OnHit::Stop).3);
     }
 
     #[test]

@@ -25,6 +25,7 @@ use crate::auth::Caller;
 use crate::generate::{Call, off_thread, parse, parse_options};
 use crate::intake::{Asked, take};
 use crate::request_log::RequestEntry;
+use crate::running::may_tell;
 use crate::steer::Started;
 use crate::{panel, read_as, reply, response_cache, steer, streamed, whole};
 
@@ -84,6 +85,10 @@ pub(crate) async fn edit(
         })
         .await?;
         if !edit.goes_on {
+            let mut asked = edited.recorded.request.clone();
+            (asked.tenant, asked.steering.route) = (caller.tenant(), entry.route());
+            asked.steering.read_as = Some(Arc::clone(&edited.read_as));
+            may_tell(&app, &asked, &edited.model, &edited.text)?;
             return kept(&app, id, &caller, &edit, &edited).await;
         }
         if steer::asked_model(&app, Some(edited.model.clone()))?.as_ref() != Some(&edited.model) {

@@ -10,11 +10,12 @@ use lastmile::{
     AnswerReader, Ban, Finish, FinishReason, GenerateRequest, OnHit, OutputRules, Prices,
     ReasoningStart, RequestId, RuleHit, Runtime, ToolCallParser,
 };
-use lm_api::{Confidence, Head, Sureness, call_id};
-use lm_ops::{Calibration, Overrides};
+use lm_api::{ApiError, Confidence, Head, OverrideRefusal, Sureness, call_id};
+use lm_ops::{Calibration, Overrides, Via, now_ms};
 
 use crate::aborts::Listed;
 use crate::answers::Answers;
+use crate::app::App;
 use crate::response_cache::Ender;
 
 /// The running answers of one HTTP request. Dropping it aborts them.
@@ -53,8 +54,8 @@ pub(crate) struct Running {
 
 /// Phrases that are banned of what readers make of answers.
 pub(crate) struct Screening {
-    /// Of each request.
-    rules: Vec<Option<Arc<OutputRules>>>,
+    /// Of each request, with what its answers go on with.
+    rules: Vec<(Option<Arc<OutputRules>>, String)>,
     /// Ends each choice.
     pub(crate) ends: Vec<Option<Ender>>,
     overrides: Option<Overrides>,
@@ -67,10 +68,30 @@ impl Screening {
         requests: &[GenerateRequest],
         is_model: bool,
     ) -> Self {
-        let rules = |one: &GenerateRequest| one.steering.rules.clone().filter(|_| is_model);
+        let rules = |one: &GenerateRequest| {
+            let steering = &one.steering;
+            (steering.rules.clone().filter(|_| is_model), steering.before.clone())
+        };
         let rules = requests.iter().map(rules).collect();
         Screening { rules, ends: Vec::new(), overrides: overrides.cloned() }
     }
+}
+
+/// Refuses to tell a text back as the answer to a request whose answers must not hold it.
+pub(crate) fn may_tell(
+    app: &App,
+    request: &GenerateRequest,
+    model: &str,
+    text: &str,
+) -> Result<(), ApiError> {
+    let Some(overrides) = app.ops.overrides() else { return Ok(()) };
+    let via = Via { model, asked: None, now_ms: now_ms() };
+    let route = overrides.policy().route(request, via).map_err(lm_ops::override_refusal)?;
+    if !route.output.is_some_and(|output| output.holds(text)) {
+        return Ok(());
+    }
+    let text = "the answer with the edit holds what a rule bans".to_owned();
+    Err(ApiError::Overridden(OverrideRefusal::Stopped { text }))
 }
 
 impl Running {
@@ -79,7 +100,8 @@ impl Running {
         let names = self.tools.clone();
         let calls = names.map(|names| ToolCallParser::new(self.runtime.tool_format(), names));
         let reader = AnswerReader::new(self.reasoning, calls)?;
-        Some(reader.screened(self.screening.rules[choice / self.n.max(1)].clone()))
+        let (rules, before) = &self.screening.rules[choice / self.n.max(1)];
+        Some(reader.screened(rules.clone(), before))
     }
 
     /// Ends an answer in which its reader met a banned phrase. Says whether it did.
@@ -94,7 +116,7 @@ impl Running {
     /// Says of an answer in which its reader met a banned phrase that it ended for that, and counts it.
     pub(crate) fn settle(&self, choice: usize, reader: Option<&AnswerReader>, end: &mut Finish) {
         let n = self.n.max(1);
-        let rules = self.screening.rules[choice / n].as_deref();
+        let rules = self.screening.rules[choice / n].0.as_deref();
         let found = reader.and_then(AnswerReader::found);
         let Some((ban, rules)) = found.zip(rules) else { return };
         end.reason = FinishReason::Filtered;

@@ -162,7 +162,8 @@ impl Transcript {
         self.running.settle(index, self.choices[index].reader.as_ref(), &mut finish);
         let has_calls =
             self.choices[index].reader.as_ref().is_some_and(|reader| reader.n_calls() > 0);
-        self.choices[index].finish = Some(finish.clone());
+        let reason = finish.reason;
+        self.choices[index].finish = Some(finish);
         self.n_open -= 1;
         let is_last = self.n_open == 0;
         if is_last && !self.running.head.include_usage {
@@ -172,11 +173,11 @@ impl Transcript {
         let confidence = self.running.confidence(&self.choices[index].sureness);
         let (head, choice, confidence) = (&self.running.head, index as u32, confidence.as_ref());
         let chunk = match has_calls {
-            true => head.finish_calls_chunk(choice, finish.reason, is_last, confidence),
+            true => head.finish_calls_chunk(choice, reason, is_last, confidence),
             false => {
-                let stop = self.choices[index].stops.ended(&self.running, finish.reason);
+                let stop = self.choices[index].stops.ended(&self.running, reason);
                 let own_id = own_id.as_deref();
-                head.finish_chunk(choice, finish.reason, is_last, own_id, confidence, stop)
+                head.finish_chunk(choice, reason, is_last, own_id, confidence, stop)
             }
         };
         self.push(&chunk);

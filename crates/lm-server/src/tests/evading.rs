@@ -114,6 +114,15 @@ fn an_edit_and_what_follows_make_no_phrase() {
                 assert_eq!(told, (String::new(), "content_filter".to_owned()), "{body}");
             }
         }
+        // Nor is it told back what was kept with it.
+        let keep = |text: &str| {
+            let body = json!({ "at_char": 3 + cut, "text": text, "continue": false });
+            server.post(&path, &body.to_string())
+        };
+        assert_eq!(keep("!").status, 200);
+        let refused = keep(&PHRASE[cut..]);
+        assert_eq!(refused.status, 403, "{}", refused.body);
+        assert!(!refused.body.contains(PHRASE), "{}", refused.body);
     }
 }
 
