@@ -16,7 +16,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use lastmile::{Prompt, ReadAs, RequestId, Runtime, SamplingParams, TenantId, TokenId};
-use lm_api::{ApiError, Style};
+use lm_api::{ApiError, Parsed, Style};
 use lm_ops::{Bundle, Recorded, ReplayError};
 use serde_json::{Map, Value, json};
 
@@ -65,6 +65,51 @@ struct Edited {
     read_as: Arc<ReadAs>,
 }
 
+impl Edited {
+    /// Whether what was edited may be told back to `tenant`, who came by `route`.
+    fn may_be_told(
+        &self,
+        app: &App,
+        tenant: TenantId,
+        route: &'static str,
+    ) -> Result<(), ApiError> {
+        let mut asked = self.recorded.request.clone();
+        (asked.tenant, asked.steering.route) = (tenant, route);
+        asked.steering.read_as = Some(Arc::clone(&self.read_as));
+        may_tell(app, &asked, &self.model, &self.text)
+    }
+
+    /// What a body asks for that goes on from the edit; what it does not say is as it was.
+    fn goes_on(
+        &self,
+        app: &App,
+        call: &Call,
+        runtime: &Runtime,
+        edit: &Edit,
+    ) -> Result<Parsed, ApiError> {
+        let defaults = &self.recorded.request.sampling;
+        let options = parse_options(app, runtime, defaults, call.entry.id);
+        let mut parsed = parse(call, &options)?;
+        if !parsed.has_seed {
+            (parsed.sampling.seed, parsed.has_seed) = (defaults.seed, true);
+        }
+        let mut stop = self.recorded.request.stop.clone();
+        // What is left of what the answer could have.
+        stop.max_tokens = match edit.has_max_tokens {
+            true => parsed.stop.max_tokens,
+            false => stop.max_tokens.map(|n| n.saturating_sub(self.n_kept as u32).max(1)),
+        };
+        if edit.has_stop {
+            stop.stop_strings.clone_from(&parsed.stop.stop_strings);
+        }
+        stop.min_tokens = parsed.stop.min_tokens;
+        stop.ignore_eos |= parsed.stop.ignore_eos;
+        parsed.stop = stop;
+        parsed.prompts = vec![Prompt::Tokens(self.tokens.clone())];
+        Ok(parsed)
+    }
+}
+
 pub(crate) async fn edit(
     State(app): State<Arc<App>>,
     Extension(entry): Extension<Arc<RequestEntry>>,
@@ -77,18 +122,17 @@ pub(crate) async fn edit(
         let Asked { headers, body, .. } = take(&app, &entry, &caller, request).await?;
         let sees = panel::sees(&app, &caller)?;
         let id = panel::request_id(&id)?;
-        let its = Arc::clone(&app);
+        let (its, tenant, route) = (Arc::clone(&app), caller.tenant(), entry.route());
         let (edit, rest, edited) = off_thread(move || {
             let (edit, rest) = read(&body)?;
             let edited = edited(&its, id, sees, &edit)?;
+            if !edit.goes_on {
+                edited.may_be_told(&its, tenant, route)?;
+            }
             Ok((edit, rest, edited))
         })
         .await?;
         if !edit.goes_on {
-            let mut asked = edited.recorded.request.clone();
-            (asked.tenant, asked.steering.route) = (caller.tenant(), entry.route());
-            asked.steering.read_as = Some(Arc::clone(&edited.read_as));
-            may_tell(&app, &asked, &edited.model, &edited.text)?;
             return kept(&app, id, &caller, &edit, &edited).await;
         }
         if steer::asked_model(&app, Some(edited.model.clone()))?.as_ref() != Some(&edited.model) {
@@ -109,26 +153,7 @@ pub(crate) async fn edit(
             read_as,
         };
         let read = move |app: &App, call: &Call, runtime: &Runtime, _: &SamplingParams| {
-            let defaults = &edited.recorded.request.sampling;
-            let options = parse_options(app, runtime, defaults, call.entry.id);
-            let mut parsed = parse(call, &options)?;
-            if !parsed.has_seed {
-                (parsed.sampling.seed, parsed.has_seed) = (defaults.seed, true);
-            }
-            let mut stop = edited.recorded.request.stop.clone();
-            // What is left of what the answer could have.
-            stop.max_tokens = match edit.has_max_tokens {
-                true => parsed.stop.max_tokens,
-                false => stop.max_tokens.map(|n| n.saturating_sub(edited.n_kept as u32).max(1)),
-            };
-            if edit.has_stop {
-                stop.stop_strings.clone_from(&parsed.stop.stop_strings);
-            }
-            stop.min_tokens = parsed.stop.min_tokens;
-            stop.ignore_eos |= parsed.stop.ignore_eos;
-            parsed.stop = stop;
-            parsed.prompts = vec![Prompt::Tokens(edited.tokens.clone())];
-            Ok((parsed, ()))
+            Ok((edited.goes_on(app, call, runtime, &edit)?, ()))
         };
         match steer::start(Arc::clone(&app), runtime, Duration::ZERO, call, read).await?.0 {
             Started::Told(response) => Ok(response),

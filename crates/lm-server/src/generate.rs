@@ -228,9 +228,8 @@ pub(crate) fn launch(
     let Call { entry, caller, style, .. } = call;
     let (id, style, info) = (entry.id, *style, runtime.info());
     entry.reserve(|| estimated(&requests))?;
-    for request in &mut requests {
-        request.allowance = entry.lease().and_then(Lease::allowance);
-    }
+    let allowance = || entry.lease().and_then(Lease::allowance);
+    requests.iter_mut().for_each(|request| request.allowance = allowance());
     let adapter = requests.first().and_then(|request| request.adapter.as_deref());
     let adapter = adapter.and_then(|name| runtime.adapter(name));
     let (model, release) = match adapter {
