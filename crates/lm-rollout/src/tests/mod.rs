@@ -95,6 +95,24 @@ fn rules_are_about_what_they_say() {
 }
 
 #[test]
+fn what_a_beginning_rules_out_is_said() {
+    let prefix =
+        "id = \"p\"\npriority = 2\nmandatory = true\n[then]\naction = \"prefix\"\ntext = \"So \"";
+    let form = |more: &str| {
+        rule(&format!(
+            "id = \"f\"\n{more}\n[then]\naction = \"schema\"\nschema = {{ type = \"object\" }}"
+        ))
+    };
+    let via = Via { model: "m", asked: None, now_ms: NOW };
+    let route = |form: Rule| policy(&[rule(prefix), form]).route(&request("x"), via).unwrap();
+    let dropped = route(form(""));
+    assert_eq!((dropped.way, dropped.opening.as_str(), dropped.schema), (Way::Model, "So ", None));
+    assert_eq!(dropped.notes, ["rule f was not applied: the answer's beginning is given"]);
+    let refused = route(form("mandatory = true"));
+    assert!(matches!(&refused.way, Way::Stop(text) if text.contains("rule f must be applied")));
+}
+
+#[test]
 fn a_pin_comes_before_fallbacks() {
     let chain = rule(
         "id = \"chain\"\nmandatory = true\n[then]\naction = \"fallback\"\nmodels = [\"other\"]",
