@@ -4,11 +4,25 @@
 //!
 //! Start reading at [`Grammars::states`].
 
-use std::sync::OnceLock;
+use std::sync::{LazyLock, OnceLock};
 
 use lm_grammar::{GrammarCompiler, GrammarError, GrammarState};
 use lm_tokenizer::Tokenizer;
-use lm_types::{Constraint, GenerateError, GenerateRequest};
+use lm_types::{AnswerForm, Constraint, GenerateError, GenerateRequest};
+
+/// Whether answers can be held to a form, as far as that depends on no model: it is compiled for the placeholder's
+/// vocabulary. Takes up to 2 s.
+///
+/// # Errors
+/// What is wrong with it, or which budget it exceeds.
+pub fn check_form(form: &AnswerForm) -> Result<(), GrammarError> {
+    static COMPILER: LazyLock<Result<GrammarCompiler, GrammarError>> = LazyLock::new(|| {
+        let tokenizer = Tokenizer::placeholder();
+        GrammarCompiler::new(&tokenizer, tokenizer.vocab_size())
+    });
+    let compiler = LazyLock::force(&COMPILER).as_ref().map_err(Clone::clone)?;
+    compiler.compile(form).map(drop)
+}
 
 /// Compiles grammars for one model.
 #[derive(Debug, Default)]

@@ -203,6 +203,7 @@ pub use energy::{EnergyError, EnergyMeter};
 pub use engine_bench::{
     BenchCase, CaseKind, EngineBench, EngineBenchError, EngineBenchOptions, bench_engine,
 };
+pub use grammars::check_form;
 pub use machine::MemoryLimit;
 pub use memory::MemoryPlan;
 pub use perplexity::{Perplexity, PerplexityError, perplexity};
@@ -227,13 +228,14 @@ pub use lm_cpu::KvType;
 pub use lm_engine::{
     Aborter, BlockStoreSnapshot, Encoded, EngineOptions, HistogramSnapshot, StatsSnapshot,
 };
+pub use lm_grammar::GrammarError;
 pub use lm_models::{DefaultSampling, Pooling, WeightsFrom};
 pub use lm_types::{
     Allowance, AnswerBegun, AnswerForm, Arm, ArmTag, Ban, CacheMissReason, CallForm, ChatMessage,
     Constraint, Dialog, Dry, Finish, FinishReason, GenerateError, GenerateEvent, GenerateRequest,
     LogitProcessor, MayCall, Observer, OnHit, Outcome, OutputRules, Prices, Priority, Prompt,
-    PromptLogprob, PromptReport, QueueUnit, ReasoningStart, ReleaseHash, RequestEvent, RequestId,
-    Role, RuleHit, SamplerStep, SamplingParams, SharedAllowance, Steering, StepEvent, StepRow,
-    StopRules, Task, TenantId, TextOptions, Timeline, Timings, TokenId, TokenLogprobs, TraceId,
-    TraceParent, Usage,
+    PromptLogprob, PromptReport, QueueUnit, ReadAs, ReasoningStart, ReleaseHash, RequestEvent,
+    RequestId, Role, RuleHit, SamplerStep, SamplingParams, SharedAllowance, Steering, StepEvent,
+    StepRow, StopRules, Task, TenantId, TextOptions, Timeline, Timings, TokenId, TokenLogprobs,
+    TraceId, TraceParent, Usage,
 };

@@ -4,8 +4,11 @@
 //!
 //! Start reading at [`AnswerReader::push`].
 
-use lm_types::{ReasoningScanner, ReasoningStart, Split};
+use std::sync::Arc;
 
+use lm_types::{OutputRules, ReasoningScanner, ReasoningStart, Split};
+
+use crate::screen::Screen;
 use crate::{AnswerPart, ToolCallParser};
 
 /// Reads one answer: first its reasoning, then its calls, as far as it may have them.
@@ -13,6 +16,7 @@ use crate::{AnswerPart, ToolCallParser};
 pub struct AnswerReader {
     reasoning: Option<ReasoningScanner>,
     calls: Option<ToolCallParser>,
+    screen: Option<Screen>,
 }
 
 impl AnswerReader {
@@ -21,7 +25,22 @@ impl AnswerReader {
     #[must_use]
     pub fn new(reasoning: Option<ReasoningStart>, calls: Option<ToolCallParser>) -> Option<Self> {
         let reasoning = reasoning.map(ReasoningScanner::new);
-        (reasoning.is_some() || calls.is_some()).then_some(AnswerReader { reasoning, calls })
+        let has_parts = reasoning.is_some() || calls.is_some();
+        has_parts.then_some(AnswerReader { reasoning, calls, screen: None })
+    }
+
+    /// The reader that tells no phrase that these rules ban, although the answer's text, which goes on with `before`, holds
+    /// none.
+    #[must_use]
+    pub fn screened(mut self, rules: Option<Arc<OutputRules>>, before: &str) -> Self {
+        self.screen = rules.map(|rules| Screen::new(rules, before));
+        self
+    }
+
+    /// Which of the bans was met: nothing more is told, and the answer ends there.
+    #[must_use]
+    pub fn found(&self) -> Option<usize> {
+        self.screen.as_ref().and_then(Screen::found)
     }
 
     /// Calls that began.
@@ -32,13 +51,14 @@ impl AnswerReader {
 
     /// Takes more text.
     pub fn push(&mut self, text: &str) -> Vec<AnswerPart> {
-        match &mut self.reasoning {
+        let parts = match &mut self.reasoning {
             Some(scanner) => {
                 let split = scanner.push(text);
                 self.told(split)
             }
             None => self.said(text),
-        }
+        };
+        self.passed(parts)
     }
 
     /// The answer is over: what was held back is told.
@@ -46,7 +66,16 @@ impl AnswerReader {
         let split = self.reasoning.as_mut().map(ReasoningScanner::finish);
         let mut parts = self.told(split.unwrap_or_default());
         parts.extend(self.calls.as_mut().map(ToolCallParser::finish).into_iter().flatten());
+        let mut parts = self.passed(parts);
+        parts.extend(self.screen.as_mut().map(Screen::finish).into_iter().flatten());
         parts
+    }
+
+    fn passed(&mut self, parts: Vec<AnswerPart>) -> Vec<AnswerPart> {
+        match &mut self.screen {
+            Some(screen) => screen.pass(parts),
+            None => parts,
+        }
     }
 
     fn told(&mut self, split: Split) -> Vec<AnswerPart> {

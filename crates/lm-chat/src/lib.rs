@@ -15,6 +15,7 @@ mod manners;
 mod may_call;
 mod prefill;
 mod python;
+mod screen;
 mod template;
 mod thinking;
 mod tool_parser;

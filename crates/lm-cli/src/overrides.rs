@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 
 use anyhow::Context;
-use lm_ops::{Desk, Reader, RolloutError, Rule, Standing, Utc, dry_run, now_ms, shown_place};
+use lm_ops::{Desk, Reader, RolloutError, Standing, Utc, dry_run, now_ms, parse_rule, shown_place};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -30,7 +30,7 @@ pub(crate) fn overrides(args: &OverrideArgs) -> anyhow::Result<Outcome> {
     };
     match &args.verb {
         OverrideVerb::Add { file } => {
-            let rule = Rule::parse(&read(file)?).map_err(wrong_use)?;
+            let rule = parse_rule(&read(file)?).map_err(wrong_use)?;
             rule_changed(desk.add(&rule, &who, now_ms))?;
         }
         OverrideVerb::Publish { rule } => rule_changed(desk.publish(rule, &who, now_ms))?,
@@ -66,7 +66,7 @@ pub(crate) fn overrides(args: &OverrideArgs) -> anyhow::Result<Outcome> {
             })?;
         }
         OverrideVerb::Rollback { reason } => {
-            let undone = desk.rollback(reason, &who, now_ms).map_err(wrong_use)?;
+            let undone = desk.rollback(reason, &who, now_ms).map_err(wrong_use)?.what;
             tell(json, &json!({ "undone": undone }), || format!("taken back: {undone}"))?;
         }
         OverrideVerb::Queue => {

@@ -93,7 +93,8 @@ impl Active {
             end_tokens.extend_from_slice(tokenizer.eog_ids());
         }
         let steering = &new.request.steering;
-        let guard = steering.rules.as_ref().map(|rules| Guard::new(Arc::clone(rules)));
+        let guard = steering.rules.as_ref();
+        let guard = guard.map(|rules| Guard::new(Arc::clone(rules), &steering.before));
         let mut held_back = String::with_capacity(4 * StopMatcher::MAX_STOP_BYTES);
         held_back.push_str(&steering.opening);
         let mut sampling = new.request.sampling.clone();

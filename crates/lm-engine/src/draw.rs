@@ -150,7 +150,11 @@ impl Engine {
                 continue;
             };
             if std::mem::take(&mut active.prompt_is_due) {
-                let scored: Vec<PromptLogprob> = std::mem::take(&mut active.prompt_logprobs);
+                let mut scored: Vec<PromptLogprob> = std::mem::take(&mut active.prompt_logprobs);
+                if let Some(guard) = &active.guard {
+                    let tokenizer = &self.parts.tokenizer;
+                    scored.iter_mut().for_each(|one| guard.present(&mut one.top, tokenizer));
+                }
                 active.output.push_prompt(&seq.tokens()[..seq.n_prompt()], scored);
             }
         }

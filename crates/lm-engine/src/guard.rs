@@ -36,8 +36,10 @@ pub(crate) struct Guard {
     n_turns: usize,
     n_kept: Option<usize>,
     hits: Vec<RuleHit>,
-    /// The end of what was handed out that may begin a phrase: only after an answer turned back, as what followed then
-    /// told otherwise.
+    /// What answers go on with.
+    before: String,
+    /// The end of what was told that may begin a phrase: of what the answer goes on with, and after it turned back of its
+    /// own text, as what followed then told otherwise.
     open_end: String,
 }
 
@@ -80,17 +82,25 @@ impl Before {
 }
 
 impl Guard {
-    pub(crate) fn new(rules: Arc<OutputRules>) -> Self {
+    /// A guard of an answer that goes on with the text `before`.
+    pub(crate) fn new(rules: Arc<OutputRules>, before: &str) -> Self {
+        let open_end = rules.open_end(before).to_owned();
         Guard {
             rules,
+            before: open_end.clone(),
             held: VecDeque::new(),
             places: Vec::new(),
             banned: None,
             n_turns: 0,
             n_kept: None,
             hits: Vec::new(),
-            open_end: String::new(),
+            open_end,
         }
+    }
+
+    /// The end of the answer's text, with what stands before it, that may begin a phrase.
+    fn open_end_of(&self, text: &str) -> String {
+        self.rules.open_end(&format!("{}{text}", self.before)).to_owned()
     }
 
     /// What may not be drawn as the answer's token of this number, counted from 0.
@@ -108,13 +118,19 @@ impl Guard {
         self.hits
     }
 
+    /// Takes the tokens that hold a phrase out of alternatives.
+    pub(crate) fn present(&self, top: &mut Vec<(TokenId, f32)>, tokenizer: &Tokenizer) {
+        let text = |token| String::from_utf8_lossy(tokenizer.token_bytes(token));
+        top.retain(|&(token, _)| !self.rules.holds(&text(token)));
+    }
+
     fn hit(&mut self, ban: usize) {
-        let action = match self.rules.bans[ban].then {
+        let action = match self.rules.bans()[ban].then {
             OnHit::Stop => "ban_stop",
             OnHit::Replace(_) => "ban_replace",
             OnHit::Resubmit => "ban_resubmit",
         };
-        let hit = RuleHit { rule: Arc::clone(&self.rules.bans[ban].rule), action };
+        let hit = RuleHit { rule: Arc::clone(&self.rules.bans()[ban].rule), action };
         if !self.hits.contains(&hit) {
             self.hits.push(hit);
         }
@@ -138,13 +154,17 @@ impl Active {
         guard.places.push(Place { end, is_whole });
         let is_thought = guard.places.len() <= n_thought;
         let needs = end + usize::from(!is_whole);
-        let logprobs = logprobs.map(|entry| presentable(entry, &guard.rules, tokenizer));
+        let mut logprobs = logprobs;
+        logprobs.iter_mut().for_each(|entry| guard.present(&mut entry.top, tokenizer));
         guard.held.push_back(Held { token, logprobs, needs });
-        let found = match guard.open_end.len() {
-            0 => guard.rules.scan(&self.held_back),
-            _ => guard.rules.scan(&format!("{}{}", guard.open_end, self.held_back)),
-        };
         let n_open = guard.open_end.len();
+        let found = match n_open {
+            0 => guard.rules.scan(&self.held_back),
+            _ => {
+                let told = format!("{}{}", guard.open_end, self.held_back);
+                guard.rules.scan_after(&told, n_open)
+            }
+        };
         let (at, ban) = match found {
             PhraseScan::Safe(n) => {
                 let n = n.saturating_sub(n_open);
@@ -157,15 +177,19 @@ impl Active {
         guard.hit(ban);
         let cut = self.text.len() + at;
         let rules = Arc::clone(&guard.rules);
-        match &rules.bans[ban].then {
+        match &rules.bans()[ban].then {
             OnHit::Resubmit if guard.n_turns < MAX_TURNS => return Accepted::TurnsBack { cut },
             OnHit::Stop | OnHit::Resubmit => self.cut(cut),
             OnHit::Replace(text) => {
                 self.cut(cut);
                 // It is text for people, also where it takes the place of a thought.
                 let close = if is_thought { ReasoningScanner::CLOSE } else { "" };
-                let replaced = format!("{}{close}{text}", open_end(&rules, &self.text));
-                if !rules.holds(&replaced) {
+                let guard = self.guard.as_ref().expect("there is a guard: this is a bug");
+                let mut replaced = guard.open_end_of(&self.text);
+                let n_open = replaced.len();
+                replaced.push_str(close);
+                replaced.push_str(text);
+                if matches!(rules.scan_after(&replaced, n_open), PhraseScan::Safe(_)) {
                     let text = format!("{close}{text}");
                     self.text.push_str(&text);
                     self.output.push_all(std::iter::empty(), &text);
@@ -192,7 +216,7 @@ impl Active {
         self.text.push_str(certain);
         if n_bytes > 0 && !guard.open_end.is_empty() {
             guard.open_end.push_str(certain);
-            guard.open_end = open_end(&guard.rules, &guard.open_end).to_owned();
+            guard.open_end = guard.rules.open_end(&guard.open_end).to_owned();
         }
         let n_certain = self.text.len();
         let n_tokens = guard.held.iter().take_while(|held| held.needs <= n_certain).count();
@@ -263,7 +287,7 @@ impl Active {
             guard.held.push_back(Held { token, logprobs, needs: end });
         }
         guard.n_turns += 1;
-        guard.open_end = open_end(&guard.rules, &self.text).to_owned();
+        guard.open_end = guard.open_end_of(&self.text);
         self.before.get_or_insert_with(|| Before::of(old));
         self.held_back.truncate(at);
         self.decode = DecodeStream::new();
@@ -301,32 +325,10 @@ fn avoid(
     bad_words: &mut Vec<Vec<TokenId>>,
     spell: impl Fn(&str) -> Option<Vec<TokenId>>,
 ) {
-    for ban in rules.bans.iter().filter(|ban| ban.then == OnHit::Resubmit) {
+    for ban in rules.bans().iter().filter(|ban| ban.then == OnHit::Resubmit) {
         for text in [ban.phrase.clone(), format!(" {}", ban.phrase.trim_start())] {
             let word = spell(&text).filter(|word| !word.is_empty());
             bad_words.extend(word.filter(|word| !bad_words.contains(word)));
         }
     }
-}
-
-/// The longest end of a text that may begin a phrase. The text holds none.
-fn open_end<'a>(rules: &OutputRules, text: &'a str) -> &'a str {
-    // A character of a phrase takes up to twelve bytes as escapes.
-    let most = 12 * OutputRules::MAX_PHRASE_BYTES;
-    let tail = &text[text.ceil_char_boundary(text.len().saturating_sub(most))..];
-    match rules.scan(tail) {
-        PhraseScan::Safe(n) => &tail[n..],
-        PhraseScan::Found { .. } => "",
-    }
-}
-
-/// Log-probabilities without the alternatives that hold a phrase.
-fn presentable(
-    mut entry: TokenLogprobs,
-    rules: &OutputRules,
-    tokenizer: &Tokenizer,
-) -> TokenLogprobs {
-    let holds = |token| rules.holds(&String::from_utf8_lossy(tokenizer.token_bytes(token)));
-    entry.top.retain(|&(token, _)| !holds(token));
-    entry
 }

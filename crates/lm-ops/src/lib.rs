@@ -34,6 +34,7 @@ mod overrides;
 mod page;
 mod recording;
 mod replay;
+mod rule_text;
 mod search;
 mod seen;
 mod sinks;
@@ -73,6 +74,7 @@ pub use ops::Ops;
 pub use overrides::{Overrides, now_ms, refusal as override_refusal};
 pub use page::Utc;
 pub use replay::{Bundle, Factor, Recorded, ReplayError, Verdict};
+pub use rule_text::parse_rule;
 pub use search::{RequestPage, Search};
 pub use sinks::{
     SERVER_ALERTS, SinkError, SinkLimits, SinkSettings, SinkStanding, SinkTest, Sinks,
@@ -100,7 +102,8 @@ pub use lm_rollout::{
 pub use lm_store::{
     Erase, Erased, Erasing, FoundRequest, Implied, MAX_FOUND, Migrated, Missing, Privacy, Reader,
     RecordedRelease, Retention, Store, StoreCounters, StoreError, StoreOptions, StoreStats,
-    StoredError, StoredRequest, Traffic, backup, migrate, shown_place, stats, tenant_text, upgrade,
+    StoredError, StoredRequest, Traffic, backup, migrate, read_as_of, shown_place, stats,
+    tenant_text, upgrade,
 };
 
 #[cfg(test)]

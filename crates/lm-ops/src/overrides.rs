@@ -31,7 +31,10 @@ const MAX_WAITING_HITS: usize = 4096;
 pub struct Overrides(Arc<Inner>);
 
 struct Inner {
+    /// Rules are read, compiled and put into the policy by who holds it.
     desk: Mutex<Desk>,
+    /// The operator's switches are read and put into the policy by who holds it: it is never held while rules are compiled.
+    switches: Mutex<Desk>,
     policy: RwLock<Arc<Policy>>,
     breakers: Mutex<Breakers>,
     hits: SyncSender<Hit>,
@@ -60,10 +63,12 @@ impl Overrides {
         let desk = Desk::open(path)?;
         let generation = desk.generation()?;
         let policy = RwLock::new(Arc::new(desk.policy()?));
+        let switches = Mutex::new(desk.again()?);
         let (hits, waiting) = sync_channel(MAX_WAITING_HITS);
         let pulse = Pulse::new("lm-overrides");
         let inner = Arc::new(Inner {
             desk: Mutex::new(desk),
+            switches,
             policy,
             breakers: Mutex::default(),
             hits,
@@ -100,6 +105,20 @@ impl Overrides {
         let mut desk = self.0.desk();
         let done = act(&mut desk).map_err(refusal)?;
         self.0.reload(&desk).map_err(refusal)?;
+        Ok(done)
+    }
+
+    /// Changes the operator's switches; they hold when this returns, whatever becomes of rules. Blocks, but for no rule.
+    ///
+    /// # Errors
+    /// Why it was refused.
+    pub fn switch<T>(
+        &self,
+        act: impl FnOnce(&mut Desk) -> Result<T, RolloutError>,
+    ) -> Result<T, ApiError> {
+        let mut desk = self.0.switches();
+        let done = act(&mut desk).map_err(refusal)?;
+        self.0.obey(&desk).map_err(refusal)?;
         Ok(done)
     }
 
@@ -155,6 +174,11 @@ impl Overrides {
         self.0.n_dropped_hits.load(Relaxed)
     }
 
+    /// Counts what a rule did to an answer after the engine was done with it. Never waits.
+    pub fn note_hit(&self, request_id: RequestId, choice: u32, hit: RuleHit) {
+        self.0.note(Hit { request_id, choice, at_ms: now_ms(), hits: vec![hit] });
+    }
+
     /// Hears of each answer after `observer`.
     #[must_use]
     pub(crate) fn observer(&self, observer: Arc<dyn Observer>) -> Arc<dyn Observer> {
@@ -175,11 +199,38 @@ impl Inner {
         Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    fn note(&self, hit: Hit) {
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.hits.try_send(hit)
+        {
+            self.n_dropped_hits.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn switches(&self) -> MutexGuard<'_, Desk> {
+        self.switches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Compiles the rules; the switches stay as they are.
     fn reload(&self, desk: &Desk) -> Result<(), RolloutError> {
-        let policy = Arc::new(desk.policy()?);
-        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = policy;
-        self.changes.send_modify(|n| *n += 1);
+        let fresh = desk.policy()?;
+        self.put(|policy| fresh.with_operator(policy.operator().clone()));
         Ok(())
+    }
+
+    /// Lets the operator's switches hold; the rules stay as they are.
+    fn obey(&self, switches: &Desk) -> Result<(), RolloutError> {
+        let operator = switches.operator()?;
+        if *self.policy().operator() != operator {
+            self.put(|policy| policy.with_operator(operator));
+        }
+        Ok(())
+    }
+
+    fn put(&self, change: impl FnOnce(&Policy) -> Policy) {
+        let mut policy = self.policy.write().unwrap_or_else(PoisonError::into_inner);
+        *policy = Arc::new(change(&policy));
+        drop(policy);
+        self.changes.send_modify(|n| *n += 1);
     }
 }
 
@@ -222,16 +273,12 @@ impl Observer for Watching {
         if event.hits.is_empty() {
             return;
         }
-        let hit = Hit {
+        inner.note(Hit {
             request_id: event.request.id,
             choice: event.choice,
             at_ms: unix_ms(event.arrived_at),
             hits: event.hits.clone(),
-        };
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = inner.hits.try_send(hit)
-        {
-            inner.n_dropped_hits.fetch_add(1, Relaxed);
-        }
+        });
     }
 }
 
@@ -264,9 +311,11 @@ impl Keeper {
     }
 
     fn look(&mut self, inner: &Inner) -> Result<(), String> {
+        let unreadable = |e: RolloutError| format!("the overrides cannot be read: {e}");
         let desk = inner.desk();
-        let found = desk.generation().map_err(|e| format!("the overrides cannot be read: {e}"))?;
+        let found = desk.generation().map_err(unreadable)?;
         if found != self.generation {
+            inner.obey(&inner.switches()).map_err(unreadable)?;
             let reload = inner.reload(&desk);
             reload.map_err(|e| format!("the overrides that held before go on: {e}"))?;
             self.generation = found;

@@ -9,16 +9,14 @@
 
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, Row, Transaction, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
 
-use crate::audit::{Switched, reason_ok};
 use crate::error::database;
 use crate::{Operator, Policy, RolloutError, Rule, schema};
 
 /// Rules that there may be.
 const MAX_RULES: usize = 1000;
-const MAX_KILLED: usize = 64;
 
 /// The file of overrides.
 pub struct Desk {
@@ -43,9 +41,34 @@ pub struct Standing {
 
 /// How things stood before a change.
 #[derive(Serialize, Deserialize)]
-struct Snapshot {
-    operator: Operator,
-    rules: Vec<Standing>,
+pub(crate) struct Snapshot {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) operator: Option<Operator>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) rules: Option<Vec<Standing>>,
+}
+
+/// What of it a change may change.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Changes {
+    Rules,
+    /// A rule that cannot be read is in the way of no switch.
+    Operator,
+    /// What was taken back is not taken back again.
+    Back,
+}
+
+/// What the audit log says of a change.
+pub(crate) struct Note {
+    action: &'static str,
+    target: String,
+    detail: String,
+}
+
+impl Note {
+    pub(crate) fn of(action: &'static str, target: &str, detail: String) -> Self {
+        Note { action, target: target.to_owned(), detail }
+    }
 }
 
 impl Standing {
@@ -110,8 +133,7 @@ impl Desk {
     /// # Errors
     /// [`RolloutError::Unknown`], [`RolloutError::Database`].
     pub fn rule(&self, id: &str) -> Result<Standing, RolloutError> {
-        let found = self.rules()?.into_iter().find(|standing| standing.rule.id == id);
-        found.ok_or_else(|| RolloutError::Unknown { what: "rule", id: id.to_owned() })
+        Ok(named(&self.rules()?, id)?.clone())
     }
 
     /// The operator's switches.
@@ -137,18 +159,21 @@ impl Desk {
         };
         // A rule that would be one too many is refused before it is kept.
         drop(Policy::compile([(rule, i64::MAX)], Operator::default())?);
-        let all = self.rules()?;
-        if all.iter().any(|other| other.rule.id == rule.id) {
-            let (id, state) = (rule.id.clone(), "there".to_owned());
-            let wanted = "remove it first, or choose another id";
-            return Err(RolloutError::WrongState { what: "rule", id, state, wanted });
-        }
-        if all.len() >= MAX_RULES {
-            let wanted = format!("below {MAX_RULES}: remove some");
-            return Err(RolloutError::invalid("rules", all.len(), wanted));
-        }
-        let detail = json_of(rule);
-        self.change("add", &rule.id, &detail, who, now_ms, |t| insert_rule(t, &standing))?;
+        let (read, write) = (self.wrap("read"), self.wrap("write"));
+        self.change(who, now_ms, Changes::Rules, |t| {
+            let all = rules_of(t).map_err(read)?;
+            if all.iter().any(|other| other.rule.id == rule.id) {
+                let (id, state) = (rule.id.clone(), "there".to_owned());
+                let wanted = "remove it first, or choose another id";
+                return Err(RolloutError::WrongState { what: "rule", id, state, wanted });
+            }
+            if all.len() >= MAX_RULES {
+                let wanted = format!("below {MAX_RULES}: remove some");
+                return Err(RolloutError::invalid("rules", all.len(), wanted));
+            }
+            insert_rule(t, &standing).map_err(write)?;
+            Ok((Note::of("add", &rule.id, json_of(rule)), ()))
+        })?;
         Ok(standing)
     }
 
@@ -157,20 +182,30 @@ impl Desk {
     /// # Errors
     /// [`RolloutError::Unknown`], [`RolloutError::WrongState`].
     pub fn publish(&mut self, id: &str, who: &str, now_ms: i64) -> Result<Standing, RolloutError> {
-        let standing = self.rule(id)?;
-        let state = standing.state(now_ms);
+        let (read, write) = (self.wrap("read"), self.wrap("write"));
+        let all = self.rules()?;
+        let refused = |state: &str, wanted| RolloutError::WrongState {
+            what: "rule",
+            id: id.to_owned(),
+            state: state.to_owned(),
+            wanted,
+        };
+        let state = named(&all, id)?.state(now_ms);
         if state != "draft" {
-            let (id, state) = (id.to_owned(), state.to_owned());
-            let wanted = "only a draft can be published";
-            return Err(RolloutError::WrongState { what: "rule", id, state, wanted });
+            return Err(refused(state, "only a draft can be published"));
         }
-        let mut all = self.rules()?;
-        all.retain(|other| other.published_at_ms.is_some() || other.rule.id == id);
-        let together = all.iter().map(|other| (&other.rule, other.expires_at_ms));
+        let holds = |other: &&Standing| other.published_at_ms.is_some() || other.rule.id == id;
+        let together = all.iter().filter(holds);
+        let together = together.map(|other| (&other.rule, other.expires_at_ms));
+        // It may take long, and nobody waits for it who switches.
         drop(Policy::compile(together, Operator::default())?);
-        self.change("publish", id, "", who, now_ms, |t| {
+        self.change(who, now_ms, Changes::Rules, |t| {
+            if rules_of(t).map_err(read)? != all {
+                return Err(refused("changed", "somebody changed rules meanwhile: try again"));
+            }
             let sql = "UPDATE rule SET published_at_ms = ?2 WHERE id = ?1";
-            t.execute(sql, params![id, now_ms]).map(drop)
+            t.execute(sql, params![id, now_ms]).map_err(write)?;
+            Ok((Note::of("publish", id, String::new()), ()))
         })?;
         self.rule(id)
     }
@@ -180,10 +215,12 @@ impl Desk {
     /// # Errors
     /// [`RolloutError::Unknown`].
     pub fn expire(&mut self, id: &str, who: &str, now_ms: i64) -> Result<Standing, RolloutError> {
-        drop(self.rule(id)?);
-        self.change("expire", id, "", who, now_ms, |t| {
+        let (read, write) = (self.wrap("read"), self.wrap("write"));
+        self.change(who, now_ms, Changes::Rules, |t| {
+            named(&rules_of(t).map_err(read)?, id)?;
             let sql = "UPDATE rule SET expires_at_ms = min(expires_at_ms, ?2) WHERE id = ?1";
-            t.execute(sql, params![id, now_ms]).map(drop)
+            t.execute(sql, params![id, now_ms]).map_err(write)?;
+            Ok((Note::of("expire", id, String::new()), ()))
         })?;
         self.rule(id)
     }
@@ -193,141 +230,46 @@ impl Desk {
     /// # Errors
     /// [`RolloutError::Unknown`].
     pub fn remove(&mut self, id: &str, who: &str, now_ms: i64) -> Result<Standing, RolloutError> {
-        let standing = self.rule(id)?;
-        let detail = json_of(&standing.rule);
-        self.change("remove", id, &detail, who, now_ms, |t| {
-            t.execute("DELETE FROM rule WHERE id = ?1", [id]).map(drop)
-        })?;
-        Ok(standing)
+        let (read, write) = (self.wrap("read"), self.wrap("write"));
+        self.change(who, now_ms, Changes::Rules, |t| {
+            let standing = named(&rules_of(t).map_err(read)?, id)?.clone();
+            t.execute("DELETE FROM rule WHERE id = ?1", [id]).map_err(write)?;
+            Ok((Note::of("remove", id, json_of(&standing.rule)), standing))
+        })
     }
 
-    /// Lets a route answer nothing from now on. The reason may be empty; it goes into the audit log.
-    ///
-    /// # Errors
-    /// [`RolloutError::Invalid`].
-    pub fn kill(
+    /// Changes something and notes it, or neither. What is decided by how things stand is decided in `apply`: others
+    /// write to the file, too.
+    pub(crate) fn change<T>(
         &mut self,
-        route: &str,
-        reason: &str,
         who: &str,
         now_ms: i64,
-    ) -> Result<Operator, RolloutError> {
-        if !route.starts_with('/') || route.len() > 128 {
-            let wanted = "a route such as /v1/chat/completions";
-            return Err(RolloutError::invalid("route", format!("{route:?}"), wanted));
-        }
-        let mut operator = self.operator()?;
-        if !operator.killed.iter().any(|killed| killed == route) {
-            operator.killed.push(route.to_owned());
-        }
-        if operator.killed.len() > MAX_KILLED {
-            let wanted = format!("at most {MAX_KILLED} routes");
-            return Err(RolloutError::invalid("killed", operator.killed.len(), wanted));
-        }
-        self.switch(("kill", route), operator, reason, who, now_ms)
-    }
-
-    /// Lets one model or release answer everything from now on. The reason may be empty; it goes into the audit log.
-    ///
-    /// # Errors
-    /// [`RolloutError::Invalid`].
-    pub fn pin(
-        &mut self,
-        target: &str,
-        reason: &str,
-        who: &str,
-        now_ms: i64,
-    ) -> Result<Operator, RolloutError> {
-        if !(1..=256).contains(&target.len()) {
-            let value = format!("{} bytes long", target.len());
-            return Err(RolloutError::invalid("pin", value, "a model's name or a release's hash"));
-        }
-        let operator = Operator { pin: Some(target.to_owned()), ..self.operator()? };
-        self.switch(("pin", target), operator, reason, who, now_ms)
-    }
-
-    /// Takes the last change back that was not taken back, and those before it one by one when called again. Says which.
-    /// The reason may be empty; it goes into the audit log.
-    ///
-    /// # Errors
-    /// [`RolloutError::WrongState`] when there is nothing to take back, [`RolloutError::Invalid`].
-    pub fn rollback(
-        &mut self,
-        reason: &str,
-        who: &str,
-        now_ms: i64,
-    ) -> Result<String, RolloutError> {
-        reason_ok(reason)?;
-        let wrap = self.wrap("read");
-        // What was taken back once is not taken back again.
-        let found: Option<(i64, String, String, String)> = self
-            .connection
-            .query_row(
-                "SELECT id, action, target, before FROM audit WHERE before IS NOT NULL AND action <> 'rollback' \
-                 AND id NOT IN (SELECT CAST(target AS INTEGER) FROM audit WHERE action = 'rollback') \
-                 ORDER BY id DESC LIMIT 1",
-                [],
-                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
-            )
-            .optional()
-            .map_err(&wrap)?;
-        let nothing = || RolloutError::WrongState {
-            what: "override",
-            id: "history".to_owned(),
-            state: "empty".to_owned(),
-            wanted: "there is no change to take back",
-        };
-        let (id, action, target, before) = found.ok_or_else(nothing)?;
-        let before: Snapshot = serde_json::from_str(&before)
-            .map_err(|error| RolloutError::Unreadable { what: error.to_string() })?;
-        let what = format!("{action} {target}");
-        let detail = if reason.is_empty() { what.clone() } else { format!("{what}: {reason}") };
-        self.change("rollback", &id.to_string(), &detail, who, now_ms, |t| {
-            t.execute("DELETE FROM rule", [])?;
-            before.rules.iter().try_for_each(|standing| insert_rule(t, standing))?;
-            put_operator(t, &before.operator)
-        })?;
-        Ok(what)
-    }
-
-    fn switch(
-        &mut self,
-        (action, target): (&'static str, &str),
-        operator: Operator,
-        reason: &str,
-        who: &str,
-        now_ms: i64,
-    ) -> Result<Operator, RolloutError> {
-        reason_ok(reason)?;
-        let detail = json_of(&Switched { operator: &operator, reason });
-        self.change(action, target, &detail, who, now_ms, |t| put_operator(t, &operator))?;
-        Ok(operator)
-    }
-
-    /// Changes something and notes it, or neither.
-    fn change(
-        &mut self,
-        action: &str,
-        target: &str,
-        detail: &str,
-        who: &str,
-        now_ms: i64,
-        apply: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>,
-    ) -> Result<(), RolloutError> {
+        changes: Changes,
+        apply: impl FnOnce(&Transaction<'_>) -> Result<(Note, T), RolloutError>,
+    ) -> Result<T, RolloutError> {
         let wrap = self.wrap("write");
-        let done = || {
-            let transaction =
-                self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let before =
-                Snapshot { operator: operator_of(&transaction)?, rules: rules_of(&transaction)? };
-            apply(&transaction)?;
-            transaction.execute(
-                "INSERT INTO audit(at_ms, who, action, target, detail, before) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                params![now_ms, who, action, target, detail, json_of(&before)],
-            )?;
-            transaction.commit()
+        let began = self.connection.transaction_with_behavior(TransactionBehavior::Immediate);
+        let transaction = began.map_err(&wrap)?;
+        let before = || -> rusqlite::Result<Option<Snapshot>> {
+            let nothing = Snapshot { operator: None, rules: None };
+            Ok(match changes {
+                Changes::Rules => {
+                    Some(Snapshot { rules: Some(rules_of(&transaction)?), ..nothing })
+                }
+                Changes::Operator => {
+                    Some(Snapshot { operator: Some(operator_of(&transaction)?), ..nothing })
+                }
+                Changes::Back => None,
+            })
         };
-        done().map_err(wrap)
+        let before = before().map_err(&wrap)?;
+        let (Note { action, target, detail }, done) = apply(&transaction)?;
+        let noted = transaction.execute(
+            "INSERT INTO audit(at_ms, who, action, target, detail, before) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            params![now_ms, who, action, target, detail, before.as_ref().map(json_of)],
+        );
+        noted.and_then(|_| transaction.commit()).map_err(wrap)?;
+        Ok(done)
     }
 
     /// For `map_err`.
@@ -339,7 +281,13 @@ impl Desk {
     }
 }
 
-fn insert_rule(connection: &Connection, standing: &Standing) -> rusqlite::Result<()> {
+/// The rule of an id.
+fn named<'a>(rules: &'a [Standing], id: &str) -> Result<&'a Standing, RolloutError> {
+    let found = rules.iter().find(|standing| standing.rule.id == id);
+    found.ok_or_else(|| RolloutError::Unknown { what: "rule", id: id.to_owned() })
+}
+
+pub(crate) fn insert_rule(connection: &Connection, standing: &Standing) -> rusqlite::Result<()> {
     let Standing { rule, added_at_ms, added_by, expires_at_ms, published_at_ms } = standing;
     let sql = "INSERT INTO rule(id, body, added_at_ms, added_by, expires_at_ms, published_at_ms) \
                VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
@@ -348,11 +296,11 @@ fn insert_rule(connection: &Connection, standing: &Standing) -> rusqlite::Result
     connection.execute(sql, row).map(drop)
 }
 
-fn put_operator(connection: &Connection, operator: &Operator) -> rusqlite::Result<()> {
+pub(crate) fn put_operator(connection: &Connection, operator: &Operator) -> rusqlite::Result<()> {
     connection.execute("UPDATE operator SET body = ?1", [json_of(operator)]).map(drop)
 }
 
-fn operator_of(connection: &Connection) -> rusqlite::Result<Operator> {
+pub(crate) fn operator_of(connection: &Connection) -> rusqlite::Result<Operator> {
     connection.query_row("SELECT body FROM operator", [], |row| json_at(row, 0))
 }
 

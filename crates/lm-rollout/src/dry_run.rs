@@ -84,13 +84,13 @@ fn holds(policy: &Policy, id: &str, row: &Answered) -> Result<Option<bool>, Roll
     }
     let is_model = matches!(route.way, crate::Way::Model | crate::Way::Fallback { .. });
     let output = route.output.filter(|_| is_model);
-    Ok(Some(output.is_some_and(|output| meets(&output, text, id))))
+    Ok(Some(output.is_some_and(|output| meets(&output, &route.before, text, id))))
 }
 
 /// Whether the phrase that would have come first, or one after it where the answer had gone on, is of this rule.
-fn meets(output: &OutputRules, text: &str, id: &str) -> bool {
-    match output.scan(text) {
+fn meets(output: &OutputRules, before: &str, text: &str, id: &str) -> bool {
+    match output.scan_after(&format!("{before}{text}"), before.len()) {
         PhraseScan::Safe(_) => false,
-        PhraseScan::Found { ban, .. } => *output.bans[ban].rule == *id,
+        PhraseScan::Found { ban, .. } => *output.bans()[ban].rule == *id,
     }
 }

@@ -13,9 +13,11 @@ mod error;
 mod path;
 mod policy;
 mod queue;
+mod route;
 mod rule;
 mod schema;
 mod subject;
+mod switches;
 mod when;
 
 pub use audit::{AuditEntry, Counted};
@@ -23,9 +25,11 @@ pub use breaker::{Breakers, State as BreakerState};
 pub use desk::{Desk, Standing};
 pub use dry_run::{DryRun, dry_run};
 pub use error::RolloutError;
-pub use policy::{Asked, Operator, Policy, Route, Via, Way};
+pub use policy::{Asked, Operator, Policy, Via, Way};
 pub use queue::{Item, ItemState, NewItem};
+pub use route::Route;
 pub use rule::{Action, FallbackWhen, JsonTest, OnHitWord, Rule, When};
+pub use switches::Undone;
 
 #[cfg(test)]
 mod tests;

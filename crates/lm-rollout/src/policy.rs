@@ -4,12 +4,13 @@
 //!
 //! Start reading at [`Policy::route`].
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lm_types::{Ban, GenerateRequest, OnHit, OutputRules, RuleHit};
 use serde::{Deserialize, Serialize};
 
+use crate::route::{Given, Route};
 use crate::rule::span_s;
 use crate::subject::Subject;
 use crate::when::Condition;
@@ -25,8 +26,10 @@ const MAX_BANS: usize = 4096;
 #[derive(Debug, Default)]
 pub struct Policy {
     /// Mandatory ones first, then by priority, then by id.
-    rules: Vec<Compiled>,
+    rules: Arc<[Compiled]>,
     operator: Operator,
+    /// What was forbidden last, by the places of the lists that it was made of.
+    output: Mutex<Option<(Vec<usize>, Arc<OutputRules>)>>,
 }
 
 /// The operator's switches.
@@ -40,16 +43,16 @@ pub struct Operator {
 }
 
 #[derive(Debug)]
-struct Compiled {
-    id: Arc<str>,
-    mandatory: bool,
+pub(crate) struct Compiled {
+    pub(crate) id: Arc<str>,
+    pub(crate) mandatory: bool,
     expires_at_ms: i64,
     condition: Condition,
-    effect: Effect,
+    pub(crate) effect: Effect,
 }
 
 #[derive(Debug)]
-enum Effect {
+pub(crate) enum Effect {
     Ban(Vec<Ban>),
     Prefix(String),
     Schema(String),
@@ -105,25 +108,6 @@ pub enum Way {
     Stop(String),
 }
 
-/// What becomes of a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Route {
-    /// Who answers.
-    pub way: Way,
-    /// The rule of `way`, where one decided it.
-    pub by: Option<Arc<str>>,
-    /// The text that answers begin with.
-    pub opening: String,
-    /// The JSON schema that answers must be of.
-    pub schema: Option<String>,
-    /// What answers must not hold.
-    pub output: Option<Arc<OutputRules>>,
-    /// The rules that hold, but for those that wait for a phrase.
-    pub hits: Vec<RuleHit>,
-    /// What was not applied, and why.
-    pub notes: Vec<String>,
-}
-
 impl Asked {
     /// Reads the header's value.
     ///
@@ -177,7 +161,13 @@ impl Policy {
             let wanted = format!("at most {MAX_BANS} in all published rules");
             return Err(RolloutError::invalid("then.phrases", n, wanted));
         }
-        Ok(Policy { rules, operator })
+        Ok(Policy { rules: rules.into(), operator, output: Mutex::default() })
+    }
+
+    /// The same rules under other switches; nothing is compiled.
+    #[must_use]
+    pub fn with_operator(&self, operator: Operator) -> Policy {
+        Policy { rules: Arc::clone(&self.rules), operator, output: Mutex::default() }
     }
 
     /// The operator's switches.
@@ -217,17 +207,35 @@ impl Policy {
                 && !rule.condition.asked
                 && rule.condition.holds(subject)
         };
-        mandatory.iter().filter(holds).for_each(|rule| route.apply(rule, &mut bans, has_form));
+        let is_pinned = self.operator.pin.is_some();
+        let given = Given { has_form, answer: subject.answer, is_pinned };
+        mandatory.iter().filter(holds).for_each(|rule| route.apply(rule, &mut bans, given));
         if let Some(asked) = via.asked
             && route.by.is_none()
         {
             self.serve(asked, subject, via.now_ms, &mut route)?;
         }
         if !bypasses {
-            others.iter().filter(holds).for_each(|rule| route.apply(rule, &mut bans, has_form));
+            others.iter().filter(holds).for_each(|rule| route.apply(rule, &mut bans, given));
         }
-        route.output = (!bans.is_empty()).then(|| Arc::new(OutputRules { bans }));
+        if !bans.is_empty() {
+            route.guard(self.output(&bans), subject);
+        }
         Ok(route)
+    }
+
+    /// What lists of phrases forbid together: made once for the requests that the same rules are about.
+    fn output(&self, bans: &[&[Ban]]) -> Arc<OutputRules> {
+        let places: Vec<usize> = bans.iter().map(|bans| bans.as_ptr().addr()).collect();
+        let last = || self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, output)) = &*last()
+            && *of == places
+        {
+            return Arc::clone(output);
+        }
+        let output = Arc::new(OutputRules::new(bans.concat()));
+        *last() = Some((places, Arc::clone(&output)));
+        output
     }
 
     /// What a sender asked for, by the first rule that offers it.
@@ -249,6 +257,11 @@ impl Policy {
         let unknown = |what, id: &str| RolloutError::Unknown { what, id: id.to_owned() };
         let (by, way) = match asked {
             Asked::Bypass => return Ok(()),
+            Asked::Fallback if self.operator.pin.is_some() => {
+                let note = "the fallback that was asked for was not used: a model is pinned";
+                route.notes.push(note.to_owned());
+                return Ok(());
+            }
             Asked::Human => offers(|way| matches!(way, Way::Human { .. })).unwrap_or_else(|| {
                 (None, Way::Human { deadline: HAND_OFF, text: NOBODY.to_owned() })
             }),
@@ -273,58 +286,6 @@ impl Policy {
         route.hits.push(RuleHit { rule: Arc::clone(&rule), action: word(&way) });
         (route.way, route.by) = (way, Some(rule));
         Ok(())
-    }
-}
-
-impl Route {
-    fn untouched() -> Self {
-        Route {
-            way: Way::Model,
-            by: None,
-            opening: String::new(),
-            schema: None,
-            output: None,
-            hits: Vec::new(),
-            notes: Vec::new(),
-        }
-    }
-
-    /// Of several rules of one kind the first holds; phrases add up.
-    fn apply(&mut self, rule: &Compiled, bans: &mut Vec<Ban>, has_form: bool) {
-        let action = match &rule.effect {
-            Effect::Ban(more) => return bans.extend(more.iter().cloned()),
-            Effect::Prefix(_) if has_form && rule.mandatory && self.by.is_none() => {
-                let id = &rule.id;
-                let text = format!(
-                    "rule {id} gives answers a beginning, which none of the form that was asked for can have"
-                );
-                (self.way, self.by) = (Way::Stop(text), Some(Arc::clone(id)));
-                "stop"
-            }
-            Effect::Prefix(_) if has_form || self.schema.is_some() => {
-                let why = "the answer's form is given";
-                return self.notes.push(format!("rule {} was not applied: {why}", rule.id));
-            }
-            Effect::Prefix(text) if self.opening.is_empty() => {
-                self.opening.clone_from(text);
-                "prefix"
-            }
-            Effect::Schema(_) if has_form && !rule.mandatory => {
-                let why = "the request asks for a form of its own";
-                return self.notes.push(format!("rule {} was not applied: {why}", rule.id));
-            }
-            Effect::Schema(schema) if self.schema.is_none() && self.opening.is_empty() => {
-                self.schema = Some(schema.clone());
-                "schema"
-            }
-            Effect::Way(way) if self.by.is_none() => {
-                self.way = way.clone();
-                self.by = Some(Arc::clone(&rule.id));
-                word(way)
-            }
-            _ => return,
-        };
-        self.hits.push(RuleHit { rule: Arc::clone(&rule.id), action });
     }
 }
 
@@ -360,7 +321,7 @@ fn effect(rule: &Rule) -> Result<Effect, RolloutError> {
     })
 }
 
-fn word(way: &Way) -> &'static str {
+pub(crate) fn word(way: &Way) -> &'static str {
     match way {
         Way::Model => "model",
         Way::Canned(_) => "canned",

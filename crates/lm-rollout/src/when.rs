@@ -101,7 +101,8 @@ impl Condition {
         let tenant = subject.tenant.as_deref().unwrap_or("anonymous");
         let is_in =
             |list: &[String], value: &str| list.is_empty() || list.iter().any(|one| one == value);
-        is_in(&self.routes, subject.route)
+        let is_by = |route: &&str| !route.is_empty() && is_in(&self.routes, route);
+        (self.routes.is_empty() || subject.routes.iter().any(is_by))
             && is_in(&self.models, subject.model)
             && is_in(&self.tenants, tenant)
             && self
@@ -109,7 +110,7 @@ impl Condition {
                 .as_ref()
                 .is_none_or(|regex| subject.texts.iter().any(|text| regex.is_match(text)))
             && self.json.iter().all(|test| test.holds(subject.document()))
-            && self.language.as_deref().is_none_or(|language| subject.language() == Some(language))
+            && self.language.as_deref().is_none_or(|language| subject.is_in(language))
     }
 }
 

@@ -28,9 +28,10 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::ended_by::StopTail;
 use crate::event_body::{Told, events, lines, push_event};
-use crate::generate::{Call, Running, off_thread, parse_options, refused, with_headers};
+use crate::generate::{Call, off_thread, parse_options, refused, with_headers};
 use crate::intake::{Asked, take};
 use crate::request_log::RequestEntry;
+use crate::running::Running;
 use crate::steer::{Started, asked_model};
 use crate::texts::warned;
 use crate::{reply, steer};
@@ -132,8 +133,15 @@ async fn respond(
         }
         let style = Style::Chat;
         let adapter = app.models.adapter_name(model.as_deref());
-        let call =
-            Call { entry: Arc::clone(&entry), caller, headers, body, style, adapter, change: None };
+        let call = Call {
+            entry: Arc::clone(&entry),
+            caller,
+            headers,
+            body,
+            style,
+            adapter,
+            read_as: None,
+        };
         let read = move |app: &App, call: &Call, runtime: &Runtime, defaults: &SamplingParams| {
             let options = parse_options(app, runtime, defaults, call.entry.id);
             let (mut parsed, dialect) = api.parse(&call.body, &options)?;
@@ -214,7 +222,7 @@ impl Transcript {
             warnings: running.head.warnings.clone(),
         };
         Transcript {
-            reader: running.answer_reader(),
+            reader: running.answer_reader(0),
             running,
             dialect,
             head,
@@ -240,11 +248,13 @@ impl Transcript {
                     None => vec![AnswerPart::Text(text)],
                 };
                 self.tell(parts);
+                self.running.is_cut(0, self.reader.as_ref());
                 Ok(None)
             }
-            Some((_, GenerateEvent::Finished(finish))) => {
+            Some((_, GenerateEvent::Finished(mut finish))) => {
                 let last = self.reader.as_mut().map(AnswerReader::finish);
                 self.tell(last.unwrap_or_default());
+                self.running.settle(0, self.reader.as_ref(), &mut finish);
                 self.entry.used(finish.usage);
                 if finish.reason == FinishReason::Abort && !self.dialect.tells_aborts() {
                     let n_generated = finish.usage.completion_tokens;

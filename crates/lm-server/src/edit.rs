@@ -15,8 +15,8 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use lastmile::{Prompt, RequestId, Runtime, SamplingParams, TenantId, TokenId};
-use lm_api::{ApiError, Style};
+use lastmile::{Prompt, ReadAs, RequestId, Runtime, SamplingParams, TenantId, TokenId};
+use lm_api::{ApiError, Parsed, Style};
 use lm_ops::{Bundle, Recorded, ReplayError};
 use serde_json::{Map, Value, json};
 
@@ -25,8 +25,9 @@ use crate::auth::Caller;
 use crate::generate::{Call, off_thread, parse, parse_options};
 use crate::intake::{Asked, take};
 use crate::request_log::RequestEntry;
+use crate::running::may_tell;
 use crate::steer::Started;
-use crate::{edit_feedback, panel, reply, response_cache, steer, streamed, whole};
+use crate::{edit_feedback, panel, read_as, reply, response_cache, steer, streamed, whole};
 
 /// An answer that has just ended is stored within this.
 const STORED_WITHIN: Duration = Duration::from_millis(500);
@@ -61,10 +62,54 @@ struct Edited {
     n_kept: usize,
     /// What stays of the answer and the change.
     text: String,
-    /// How many bytes of it stay.
-    n_kept_bytes: usize,
     /// It is no longer what the model said.
     is_other: bool,
+    read_as: Arc<ReadAs>,
+}
+
+impl Edited {
+    /// Whether what was edited may be told back to `tenant`, who came by `route`.
+    fn may_be_told(
+        &self,
+        app: &App,
+        tenant: TenantId,
+        route: &'static str,
+    ) -> Result<(), ApiError> {
+        let mut asked = self.recorded.request.clone();
+        (asked.tenant, asked.steering.route) = (tenant, route);
+        asked.steering.read_as = Some(Arc::clone(&self.read_as));
+        may_tell(app, &asked, &self.model, &self.text)
+    }
+
+    /// What a body asks for that goes on from the edit; what it does not say is as it was.
+    fn goes_on(
+        &self,
+        app: &App,
+        call: &Call,
+        runtime: &Runtime,
+        edit: &Edit,
+    ) -> Result<Parsed, ApiError> {
+        let defaults = &self.recorded.request.sampling;
+        let options = parse_options(app, runtime, defaults, call.entry.id);
+        let mut parsed = parse(call, &options)?;
+        if !parsed.has_seed {
+            (parsed.sampling.seed, parsed.has_seed) = (defaults.seed, true);
+        }
+        let mut stop = self.recorded.request.stop.clone();
+        // What is left of what the answer could have.
+        stop.max_tokens = match edit.has_max_tokens {
+            true => parsed.stop.max_tokens,
+            false => stop.max_tokens.map(|n| n.saturating_sub(self.n_kept as u32).max(1)),
+        };
+        if edit.has_stop {
+            stop.stop_strings.clone_from(&parsed.stop.stop_strings);
+        }
+        stop.min_tokens = parsed.stop.min_tokens;
+        stop.ignore_eos |= parsed.stop.ignore_eos;
+        parsed.stop = stop;
+        parsed.prompts = vec![Prompt::Tokens(self.tokens.clone())];
+        Ok(parsed)
+    }
 }
 
 pub(crate) async fn edit(
@@ -79,10 +124,13 @@ pub(crate) async fn edit(
         let Asked { headers, body, .. } = take(&app, &entry, &caller, request).await?;
         let sees = panel::sees(&app, &caller)?;
         let id = panel::request_id(&id)?;
-        let its = Arc::clone(&app);
+        let (its, tenant, route) = (Arc::clone(&app), caller.tenant(), entry.route());
         let (edit, rest, edited) = off_thread(move || {
             let (edit, rest) = read(&body)?;
             let edited = edited(&its, id, sees, &edit)?;
+            if !edit.goes_on {
+                edited.may_be_told(&its, tenant, route)?;
+            }
             Ok((edit, rest, edited))
         })
         .await?;
@@ -94,33 +142,21 @@ pub(crate) async fn edit(
             return Err(panel::invalid("id", &format!("an answer of {}", edited.model), wanted));
         }
         let runtime = loaded(&app, &edited.model)?;
-        let change = Some(edited.text[edited.n_kept_bytes..].to_owned());
+        let read_as = Some(Arc::clone(&edited.read_as));
         let adapter = edited.recorded.request.adapter.clone();
         let changed = edited.is_other.then_some((edit.choice, edited.n_kept));
         let (style, by, caller) = (Style::Text, caller.sees(), caller.clone());
-        let call =
-            Call { entry: Arc::clone(&entry), caller, headers, body: rest, style, adapter, change };
+        let call = Call {
+            entry: Arc::clone(&entry),
+            caller,
+            headers,
+            body: rest,
+            style,
+            adapter,
+            read_as,
+        };
         let read = move |app: &App, call: &Call, runtime: &Runtime, _: &SamplingParams| {
-            let defaults = &edited.recorded.request.sampling;
-            let options = parse_options(app, runtime, defaults, call.entry.id);
-            let mut parsed = parse(call, &options)?;
-            if !parsed.has_seed {
-                (parsed.sampling.seed, parsed.has_seed) = (defaults.seed, true);
-            }
-            let mut stop = edited.recorded.request.stop.clone();
-            // What is left of what the answer could have.
-            stop.max_tokens = match edit.has_max_tokens {
-                true => parsed.stop.max_tokens,
-                false => stop.max_tokens.map(|n| n.saturating_sub(edited.n_kept as u32).max(1)),
-            };
-            if edit.has_stop {
-                stop.stop_strings.clone_from(&parsed.stop.stop_strings);
-            }
-            stop.min_tokens = parsed.stop.min_tokens;
-            stop.ignore_eos |= parsed.stop.ignore_eos;
-            parsed.stop = stop;
-            parsed.prompts = vec![Prompt::Tokens(edited.tokens.clone())];
-            Ok((parsed, ()))
+            Ok((edited.goes_on(app, call, runtime, &edit)?, ()))
         };
         let started = steer::start(Arc::clone(&app), runtime, Duration::ZERO, call, read).await?.0;
         edit_feedback::tell(&app, &started, (id, by), changed);
@@ -239,7 +275,8 @@ fn edited(
         ReplayError::NotStored { .. } => ApiError::RequestNotFound { id },
         other => panel::invalid("id", &id.to_string(), format!("an answer that was kept: {other}")),
     };
-    let model = wait_for(app, id, sees)?.ok_or(ApiError::RequestNotFound { id })?.model;
+    let stored = wait_for(app, id, sees)?.ok_or(ApiError::RequestNotFound { id })?;
+    let model = stored.model.clone();
     let bundle = Bundle::read(app.ops.reader(), id).map_err(refusal)?;
     if !bundle.answers.iter().any(|answer| answer.choice == edit.choice) {
         let wanted = format!("below {}, as the request has so many answers", bundle.answers.len());
@@ -259,7 +296,6 @@ fn edited(
     let mut tokens = recorded.prompt_tokens.clone();
     tokens.extend_from_slice(&recorded.output_tokens[..cut.n_kept]);
     tokens.extend(change);
-    let n_kept_bytes = cut.text.len();
     let text = cut.text + &edit.text;
     let said: Vec<u8> = recorded
         .output_tokens
@@ -268,7 +304,8 @@ fn edited(
         .copied()
         .collect();
     let is_other = String::from_utf8_lossy(&said) != text;
-    Ok(Edited { recorded, model, tokens, n_kept: cut.n_kept, text, n_kept_bytes, is_other })
+    let read_as = read_as::of_edit(&runtime, &stored, &recorded, &edit.text, &text);
+    Ok(Edited { recorded, model, tokens, n_kept: cut.n_kept, text, is_other, read_as })
 }
 
 /// A request of the store; one that has just ended may be on its way there.

@@ -6,7 +6,7 @@
 
 use lastmile::{FinishReason, TokenId};
 
-use crate::generate::Running;
+use crate::running::Running;
 
 /// The end of an answer's tokens as text, as far as a stop string may reach.
 #[derive(Clone, Default)]

@@ -13,16 +13,14 @@ use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use lastmile::{
-    AnswerReader, GenerateError, GenerateRequest, Prices, Prompt, ReasoningStart, RequestId,
-    Runtime, SamplingParams, Thinking, TokenId, TokenLogprobs, ToolCallParser, ToolFormat,
+    GenerateError, GenerateRequest, Prompt, ReadAs, RequestId, Runtime, SamplingParams, Thinking,
+    TokenId, TokenLogprobs, ToolFormat,
 };
 use lm_api::{
-    ApiError, Confidence, Head, LogprobEntry, ParseOptions, Parsed, Style, Sureness, TextOffset,
-    TokenName, Urgency, call_id, parse_chat, parse_completion,
+    ApiError, Head, LogprobEntry, ParseOptions, Parsed, Style, TextOffset, TokenName, Urgency,
+    parse_chat, parse_completion,
 };
-use lm_ops::Calibration;
 
-use crate::aborts::Listed;
 use crate::answers::Answers;
 use crate::app::{App, mint_id, unix_seconds};
 use crate::auth::Caller;
@@ -31,41 +29,9 @@ use crate::lease::{Lease, estimated};
 use crate::registry::LOAD_WAIT;
 use crate::request_log::RequestEntry;
 use crate::response_cache::of_engine;
+use crate::running::{Running, Screening};
 use crate::steer::{Started, asked_model};
-use crate::{reply, steer, streamed, whole};
-
-/// The running answers of one HTTP request. Dropping it aborts them.
-pub(crate) struct Running {
-    pub(crate) runtime: Arc<Runtime>,
-    pub(crate) head: Head,
-    /// Events with the index of their choice.
-    pub(crate) events: Answers,
-    pub(crate) n_choices: usize,
-    /// Choices of each prompt.
-    pub(crate) n: usize,
-    /// The prompts' requests; the first one's id is the response's.
-    pub(crate) request_ids: Vec<RequestId>,
-    pub(crate) has_logprobs: bool,
-    /// The prompts' texts, when answers begin with them.
-    pub(crate) echo: Option<Vec<String>>,
-    pub(crate) has_prompt_logprobs: bool,
-    /// Alternatives of each token, where log-probabilities are wanted.
-    pub(crate) n_top: usize,
-    pub(crate) stream: bool,
-    /// When the answer is to say what it took.
-    pub(crate) prices: Option<Prices>,
-    /// When answers are to say how sure the model was: what was learned of its release, if anything was.
-    pub(crate) calibration: Option<Option<Calibration>>,
-    /// Tokens of the first prompt; 0 when no model answers.
-    pub(crate) n_prompt: usize,
-    /// Texts that end an answer.
-    pub(crate) stops: Vec<String>,
-    /// The functions that may be called.
-    pub(crate) tools: Option<Vec<String>>,
-    /// Where answers begin, when the model thinks; a text that somebody else wrote holds no reasoning.
-    pub(crate) reasoning: Option<ReasoningStart>,
-    _listed: Listed,
-}
+use crate::{read_as, reply, steer, streamed, whole};
 
 pub(crate) async fn chat(
     State(app): State<Arc<App>>,
@@ -96,8 +62,15 @@ async fn respond(
         let Asked { headers, body, model } = take(&app, &entry, &caller, request).await?;
         let model = asked_model(&app, model)?;
         let adapter = app.models.adapter_name(model.as_deref());
-        let call =
-            Call { entry: Arc::clone(&entry), caller, headers, body, style, adapter, change: None };
+        let call = Call {
+            entry: Arc::clone(&entry),
+            caller,
+            headers,
+            body,
+            style,
+            adapter,
+            read_as: None,
+        };
         let (call, runtime, waited) = model_for(&app, call, model).await?;
         let read = |app: &App, call: &Call, runtime: &Runtime, defaults: &SamplingParams| {
             let options = parse_options(app, runtime, defaults, call.entry.id);
@@ -126,8 +99,8 @@ pub(crate) struct Call {
     pub(crate) style: Style,
     /// The adapter that it names in the place of a model.
     pub(crate) adapter: Option<String>,
-    /// What rules read in the place of a prompt that is tokens.
-    pub(crate) change: Option<String>,
+    /// What rules read in the place of an edit's tokens.
+    pub(crate) read_as: Option<Arc<ReadAs>>,
 }
 
 pub(crate) async fn off_thread<T: Send + 'static>(
@@ -232,7 +205,10 @@ pub(crate) fn requests_of(
         request.adapter.clone_from(&call.adapter);
         request.steering.route = call.entry.route();
         request.steering.trace = call.entry.trace;
-        request.steering.change.clone_from(&call.change);
+        request.steering.read_as = match (&call.read_as, &request.prompt) {
+            (None, Prompt::Tokens(tokens)) => read_as::of_tokens(runtime, tokens),
+            (given, _) => given.clone(),
+        };
         for limit in [&mut request.deadline, &mut request.max_queue].into_iter().flatten() {
             *limit = limit.saturating_sub(waited);
         }
@@ -252,9 +228,8 @@ pub(crate) fn launch(
     let Call { entry, caller, style, .. } = call;
     let (id, style, info) = (entry.id, *style, runtime.info());
     entry.reserve(|| estimated(&requests))?;
-    for request in &mut requests {
-        request.allowance = entry.lease().and_then(Lease::allowance);
-    }
+    let allowance = || entry.lease().and_then(Lease::allowance);
+    requests.iter_mut().for_each(|request| request.allowance = allowance());
     let adapter = requests.first().and_then(|request| request.adapter.as_deref());
     let adapter = adapter.and_then(|name| runtime.adapter(name));
     let (model, release) = match adapter {
@@ -262,11 +237,10 @@ pub(crate) fn launch(
         None => (info.name.clone(), info.release_hash),
     };
     let request_ids: Vec<RequestId> = requests.iter().map(|request| request.id).collect();
-    let texts = || requests.iter().map(|request| prompt_text(&runtime, request)).collect();
-    let echo: Option<Result<Vec<String>, _>> = parsed.echo.then(texts);
-    let echo = echo.transpose().map_err(|error| refused(error, style))?;
+    let echo = parsed.echo.then(|| prompt_texts(&runtime, &requests, style)).transpose()?;
     let asked = requests.first().filter(|_| told.is_none());
     let reasoning = asked.and_then(|request| runtime.reasoning_start(request));
+    let mut screening = Screening::of(app.ops.overrides(), &requests, told.is_none());
     let (mut enders, mut all, mut warnings) = (Vec::new(), Vec::new(), parsed.warnings);
     let started = match told {
         Some(text) => of_engine(runtime.tell(requests, text)),
@@ -275,6 +249,7 @@ pub(crate) fn launch(
     let n_prompt = started.first().and_then(|all| all.first()).map_or(0, |one| one.n_prompt);
     for answers in started {
         warnings.extend(answers.iter().take(1).flat_map(|answer| answer.warnings.clone()));
+        screening.ends.extend(answers.iter().map(|answer| answer.ender.clone()));
         enders.push(answers.iter().filter_map(|answer| answer.ender.clone()).collect());
         all.extend(answers.into_iter().map(|answer| answer.events));
     }
@@ -308,6 +283,7 @@ pub(crate) fn launch(
         stops: parsed.stop.stop_strings,
         tools: parsed.tools.map(|tools| tools.names),
         reasoning,
+        screening,
         _listed: app.aborts.list(caller.tenant(), entry.route(), running),
     })
 }
@@ -324,48 +300,25 @@ pub(crate) fn said_once(headers: &HeaderMap, name: &'static str) -> Result<(), A
     })
 }
 
-impl Running {
-    /// A reader of one answer's reasoning and calls, when it may have any.
-    pub(crate) fn answer_reader(&self) -> Option<AnswerReader> {
-        let names = self.tools.clone();
-        let calls = names.map(|names| ToolCallParser::new(self.runtime.tool_format(), names));
-        AnswerReader::new(self.reasoning, calls)
-    }
-
-    /// How sure the model was of an answer, where that is asked for.
-    pub(crate) fn confidence(&self, sureness: &Sureness) -> Option<Confidence> {
-        let calibration = self.calibration.as_ref()?.as_ref();
-        // No answer that is learned from has a token of probability 0.
-        let mean = sureness.mean_logprob().filter(|mean| mean.is_finite());
-        let known = calibration.zip(mean);
-        Some(sureness.confidence(known.map(|(calibration, mean)| calibration.learned(mean))))
-    }
-
-    /// The id of a call of a choice.
-    pub(crate) fn call_id(&self, choice: usize, call: usize) -> String {
-        call_id(self.request_ids[choice / self.n], choice, call)
-    }
-
-    /// The id of a choice's own request, when the response spans several.
-    pub(crate) fn own_id(&self, choice: usize) -> Option<String> {
-        let spans_several = self.request_ids.len() > 1;
-        spans_several.then(|| self.request_ids[choice / self.n].to_string())
-    }
-}
-
 /// The runtime's error as the client of this API sees it.
 pub(crate) fn refused(error: GenerateError, style: Style) -> ApiError {
     let prompt_param = if style == Style::Chat { "messages" } else { "prompt" };
     ApiError::Generate { error, prompt_param }
 }
 
-/// A completion's prompt as text; of one with a gap, what stands before it.
-fn prompt_text(runtime: &Runtime, request: &GenerateRequest) -> Result<String, GenerateError> {
-    match &request.prompt {
+/// Completions' prompts as text; of one with a gap, what stands before it.
+fn prompt_texts(
+    runtime: &Runtime,
+    requests: &[GenerateRequest],
+    style: Style,
+) -> Result<Vec<String>, ApiError> {
+    let text = |request: &GenerateRequest| match &request.prompt {
         Prompt::Text(text) | Prompt::Infill { prefix: text, .. } => Ok(text.clone()),
         Prompt::Tokens(tokens) => runtime.detokenize(tokens),
         Prompt::Chat(_) => Ok(String::new()),
-    }
+    };
+    let texts = requests.iter().map(text).collect::<Result<_, _>>();
+    texts.map_err(|error| refused(error, style))
 }
 
 /// Log-probabilities with their tokens' names. `text_offset` follows one choice through all calls.

@@ -14,7 +14,8 @@ use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use lm_api::{ApiError, OverrideRefusal};
 use lm_ops::{
-    Desk, Item, ItemState, Overrides, RolloutError, Rule, Standing, dry_run, now_ms, tenant_text,
+    Desk, Item, ItemState, Overrides, RolloutError, Standing, dry_run, now_ms, parse_rule,
+    tenant_text,
 };
 use serde_json::{Value, json};
 
@@ -93,7 +94,7 @@ pub(crate) async fn add(
         };
         params.end()?;
         let text = String::from_utf8_lossy(&visit.body);
-        let rule = Rule::parse(&text).map_err(lm_ops::override_refusal)?;
+        let rule = parse_rule(&text).map_err(lm_ops::override_refusal)?;
         let now_ms = now_ms();
         let standing = visit.keeper.act(|desk| {
             let standing = desk.add(&rule, &visit.who, now_ms)?;
@@ -213,7 +214,7 @@ fn switch(visit: &Visit, verb: &str, now_ms: i64) -> Result<Option<Value>, ApiEr
                 let wanted = format!("one of {}", KILLABLE_ROUTES.join(", "));
                 return Err(ApiError::Invalid { param: "route".to_owned(), found: route, wanted });
             }
-            let operator = overrides.act(|desk| desk.kill(&route, &reason, who, now_ms))?;
+            let operator = overrides.switch(|desk| desk.kill(&route, &reason, who, now_ms))?;
             // Who is told that it holds finds nothing of the route in the next step.
             app.aborts.abort_route(&route);
             Some(json!(operator))
@@ -221,13 +222,16 @@ fn switch(visit: &Visit, verb: &str, now_ms: i64) -> Result<Option<Value>, ApiEr
         "pin" => {
             let (target, reason) = (fields.wanted("target")?, fields.reason()?);
             fields.end()?;
-            Some(json!(overrides.act(|desk| desk.pin(&target, &reason, who, now_ms))?))
+            Some(json!(overrides.switch(|desk| desk.pin(&target, &reason, who, now_ms))?))
         }
         "rollback" => {
             let reason = fields.reason()?;
             fields.end()?;
-            let undone = overrides.act(|desk| desk.rollback(&reason, who, now_ms))?;
-            Some(json!({ "undone": undone, "operator": overrides.policy().operator() }))
+            let undone = overrides.switch(|desk| desk.rollback(&reason, who, now_ms))?;
+            if undone.of_rules {
+                overrides.act(|_| Ok(()))?;
+            }
+            Some(json!({ "undone": undone.what, "operator": overrides.policy().operator() }))
         }
         _ => None,
     })

@@ -17,8 +17,9 @@ use serde_json::json;
 
 use crate::app::App;
 use crate::auth::Caller;
-use crate::generate::{Call, Running, launch, off_thread, requests_of, said_once};
+use crate::generate::{Call, launch, off_thread, requests_of, said_once};
 use crate::reply;
+use crate::running::Running;
 use crate::trial::Trial;
 
 const HEADER: &str = "x-lastmile-override";
@@ -148,7 +149,7 @@ fn fall_back<T>(
     if next.info().name == turn.runtime.info().name {
         return Ok(Turn { runtime: next, ..turn });
     }
-    if call.change.is_some() {
+    if call.read_as.is_some() {
         // Tokens of one model say nothing to another.
         let models = next.info().name.clone();
         return Err(ApiError::Overridden(OverrideRefusal::NoFallback { models }));
@@ -209,6 +210,7 @@ impl Plan {
             let steering = &mut request.steering;
             steering.opening.clone_from(&route.opening);
             steering.rules.clone_from(&route.output);
+            steering.before.clone_from(&route.before);
             steering.asked = asked.map(asked_text);
             steering.hits.clone_from(&route.hits);
             if stays {

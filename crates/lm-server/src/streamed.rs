@@ -17,9 +17,10 @@ use lm_api::{DeltaFrame, Spent, Sureness, TextOffset, sum_usage};
 
 use crate::ended_by::StopTail;
 use crate::event_body::{Told, events, push_data, push_event};
-use crate::generate::{Running, named, refused};
+use crate::generate::{named, refused};
 use crate::prompt_told::{ToldPrompt, echoed};
 use crate::request_log::RequestEntry;
+use crate::running::Running;
 
 /// What was sent of a response, and what comes next. Dropped when the client leaves, which aborts
 /// the answers.
@@ -53,12 +54,11 @@ pub(crate) fn response(entry: Arc<RequestEntry>, running: Running) -> Response {
     for chunk in (0..n_choices as u32).filter_map(|index| running.head.first_chunk(index)) {
         push_event(&mut pending, None, &chunk);
     }
+    let progress =
+        |choice| Progress { reader: running.answer_reader(choice), ..Progress::default() };
     events(Transcript {
         entry,
-        choices: vec![
-            Progress { reader: running.answer_reader(), ..Progress::default() };
-            n_choices
-        ],
+        choices: (0..n_choices).map(progress).collect(),
         n_open: n_choices,
         pending,
         is_over: false,
@@ -88,7 +88,7 @@ impl Transcript {
                 self.choices[index].stops.take(&self.running, &tokens);
                 self.delta(index, &text, &logprobs);
             }
-            Some((index, GenerateEvent::Finished(finish))) => self.finished(index, &finish),
+            Some((index, GenerateEvent::Finished(finish))) => self.finished(index, finish),
             Some((_, GenerateEvent::Failed(error))) => self.failed(error),
             None => self.failed(GenerateError::ShuttingDown),
         }
@@ -110,6 +110,9 @@ impl Transcript {
     }
 
     fn delta(&mut self, index: usize, text: &str, logprobs: &[TokenLogprobs]) {
+        if self.running.is_cut(index, self.choices[index].reader.as_ref()) {
+            return;
+        }
         let Progress { text_offset, sureness, .. } = &mut self.choices[index];
         logprobs.iter().for_each(|one| sureness.push(one.logprob));
         let has_logprobs = self.running.has_logprobs;
@@ -117,6 +120,9 @@ impl Transcript {
         let parts = self.choices[index].reader.as_mut().map(|reader| reader.push(text));
         let text = if parts.is_some() { "" } else { text };
         self.tell(index, parts.unwrap_or_default());
+        if self.running.is_cut(index, self.choices[index].reader.as_ref()) {
+            return;
+        }
         // Without text or log-probabilities there is nothing to say.
         if text.is_empty() && entries.as_ref().is_none_or(Vec::is_empty) {
             return;
@@ -150,12 +156,14 @@ impl Transcript {
         }
     }
 
-    fn finished(&mut self, index: usize, finish: &Finish) {
+    fn finished(&mut self, index: usize, mut finish: Finish) {
         let last = self.choices[index].reader.as_mut().map(AnswerReader::finish);
         self.tell(index, last.unwrap_or_default());
+        self.running.settle(index, self.choices[index].reader.as_ref(), &mut finish);
         let has_calls =
             self.choices[index].reader.as_ref().is_some_and(|reader| reader.n_calls() > 0);
-        self.choices[index].finish = Some(finish.clone());
+        let reason = finish.reason;
+        self.choices[index].finish = Some(finish);
         self.n_open -= 1;
         let is_last = self.n_open == 0;
         if is_last && !self.running.head.include_usage {
@@ -165,11 +173,11 @@ impl Transcript {
         let confidence = self.running.confidence(&self.choices[index].sureness);
         let (head, choice, confidence) = (&self.running.head, index as u32, confidence.as_ref());
         let chunk = match has_calls {
-            true => head.finish_calls_chunk(choice, finish.reason, is_last, confidence),
+            true => head.finish_calls_chunk(choice, reason, is_last, confidence),
             false => {
-                let stop = self.choices[index].stops.ended(&self.running, finish.reason);
+                let stop = self.choices[index].stops.ended(&self.running, reason);
                 let own_id = own_id.as_deref();
-                head.finish_chunk(choice, finish.reason, is_last, own_id, confidence, stop)
+                head.finish_chunk(choice, reason, is_last, own_id, confidence, stop)
             }
         };
         self.push(&chunk);

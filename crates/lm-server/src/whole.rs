@@ -14,10 +14,11 @@ use lm_api::{
 };
 
 use crate::ended_by::StopTail;
-use crate::generate::{Running, named, refused};
+use crate::generate::{named, refused};
 use crate::prompt_told::{ToldPrompt, echoed, scored};
 use crate::reply;
 use crate::request_log::RequestEntry;
+use crate::running::Running;
 
 /// One answer as far as it came.
 #[derive(Default)]
@@ -75,8 +76,8 @@ fn choices(
     let told: Vec<ToldPrompt> = parts.iter().step_by(n).map(|part| part.prompt.clone()).collect();
     let choice = |(index, mut part): (usize, Part)| {
         let told = &told[index / n];
-        let finish = part.finish.ok_or(GenerateError::ShuttingDown)?;
-        let (reasoning, tool_calls) = take_parts(running, index, &mut part.text);
+        let mut finish = part.finish.ok_or(GenerateError::ShuttingDown)?;
+        let (reasoning, tool_calls) = take_parts(running, index, &mut part.text, &mut finish);
         let logprobs = running.has_logprobs.then(|| entries(running, told, &part.logprobs));
         let mut sureness = Sureness::default();
         part.logprobs.iter().for_each(|one| sureness.push(one.logprob));
@@ -115,10 +116,12 @@ fn take_parts(
     running: &Running,
     choice: usize,
     text: &mut String,
+    finish: &mut Finish,
 ) -> (Option<String>, Vec<ToolCall>) {
-    let Some(mut reader) = running.answer_reader() else { return (None, Vec::new()) };
+    let Some(mut reader) = running.answer_reader(choice) else { return (None, Vec::new()) };
     let mut parts = reader.push(text);
     parts.extend(reader.finish());
+    running.settle(choice, Some(&reader), finish);
     text.clear();
     let (mut reasoning, mut calls) = (None::<String>, Vec::<ToolCall>::new());
     for part in parts {

@@ -22,6 +22,7 @@ mod options;
 mod pace;
 mod pressure;
 mod read;
+mod read_as;
 pub mod recipe;
 mod record;
 mod recorded;
@@ -50,6 +51,7 @@ pub use migrate::{Migrated, Missing, migrate};
 pub use options::{Privacy, Retention, StoreOptions};
 pub use pressure::{CachePressure, SameTail};
 pub use read::{Reader, RowCounts};
+pub use read_as::read_as_of;
 pub use record::{
     Feedback, FeedbackId, Rating, Release, Run, RunInfo, RunState, StoredAttempt, StoredError,
     StoredFeedback, StoredRequest,

@@ -241,7 +241,7 @@ fn steps_of(names: Vec<String>) -> Result<Vec<SamplerStep>, RecipeError> {
     names.into_iter().map(step).collect()
 }
 
-fn prompt_from(prompt: &Value) -> Result<Prompt, RecipeError> {
+pub(crate) fn prompt_from(prompt: &Value) -> Result<Prompt, RecipeError> {
     #[derive(Deserialize)]
     struct Message {
         role: String,

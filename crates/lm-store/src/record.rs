@@ -120,7 +120,8 @@ pub struct StoredRequest {
     pub model: String,
     /// Unix milliseconds.
     pub arrived_at_ms: i64,
-    /// `{"text" | "tokens" | "messages": …, "stop": […]}`; `None` when not kept or erased.
+    /// `{"text" | "tokens" | "messages": …, "stop": […]}`; `None` when not kept or erased. Beside tokens, `read_as` is
+    /// what rules read in their place.
     pub prompt: Option<serde_json::Value>,
     /// Sampling and stop rules, without texts.
     pub params: serde_json::Value,

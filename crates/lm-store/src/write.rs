@@ -7,13 +7,14 @@
 use std::time::Duration;
 
 use lm_types::{
-    ArmTag, GenerateError, GenerateRequest, Outcome, Prices, Priority, Prompt, RequestEvent, Task,
+    ArmTag, GenerateError, GenerateRequest, Outcome, Prices, Priority, RequestEvent, Task,
     TenantId, Timings, TokenId,
 };
 use serde_json::{Value, json};
 
 use crate::error::ErrorContext;
 use crate::mask::Masked;
+use crate::read_as::read_as_to_json;
 use crate::record::unix_ms;
 use crate::sql::{self, Connection, OptionalExtension, params};
 use crate::{Feedback, FeedbackId, Rating, Release, RunInfo, StoreError, StoredTimeline, recipe};
@@ -251,18 +252,10 @@ fn exists(connection: &Connection, id: &str) -> sql::Result<bool> {
 /// A request's prompt, as [`crate::StoredRequest::prompt`] has it.
 #[must_use]
 pub fn prompt_json(request: &GenerateRequest) -> Value {
-    let mut prompt = match &request.prompt {
-        Prompt::Text(text) => json!({ "text": text }),
-        Prompt::Infill { prefix, suffix } => json!({ "text": prefix, "suffix": suffix }),
-        Prompt::Tokens(tokens) => json!({ "tokens": tokens }),
-        Prompt::Chat(messages) => {
-            let messages: Vec<Value> = messages
-                .iter()
-                .map(|m| json!({ "role": m.role.as_str(), "content": m.content }))
-                .collect();
-            json!({ "messages": messages })
-        }
-    };
+    let mut prompt = recipe::prompt_to_json(&request.prompt);
+    if let Some(read_as) = &request.steering.read_as {
+        prompt["read_as"] = read_as_to_json(read_as);
+    }
     if !request.stop.stop_strings.is_empty() {
         prompt["stop"] = json!(request.stop.stop_strings);
     }
@@ -308,6 +301,12 @@ pub fn params_json(request: &GenerateRequest) -> Value {
     // A form that an override gave is none that was asked for.
     if request.constraint.as_ref().is_some_and(|asked| asked.field != "override") {
         params["constrained"] = true.into();
+    }
+    if request.dialog.continues_last {
+        params["continues_last"] = true.into();
+    }
+    if request.report.is_wanted() {
+        params["tells_prompt"] = true.into();
     }
     if let Some(asked) = &request.steering.asked {
         params["override"] = asked.as_str().into();

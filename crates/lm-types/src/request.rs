@@ -47,7 +47,7 @@ pub struct GenerateRequest {
 }
 
 /// What to continue.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Prompt {
     /// Raw text; the model's own beginning-of-sequence rule applies.
     Text(String),

@@ -92,12 +92,12 @@ impl Runtime {
         requests: Vec<GenerateRequest>,
     ) -> Result<Vec<ReadyRequest>, GenerateError> {
         let arrived_at = SystemTime::now();
-        let requests = requests.into_iter().map(|one| {
+        let settled = |one| {
             let mut one = self.dated(one, arrived_at);
             thinking::say_opening(&mut one, self.template.as_ref());
             Arc::new(one)
-        });
-        let requests: Vec<_> = requests.collect();
+        };
+        let requests: Vec<_> = requests.into_iter().map(settled).collect();
         let ready = self.all_ready(&requests, arrived_at);
         ready.inspect_err(|error| self.count_refusal(requests.first(), arrived_at, error))
     }

@@ -146,7 +146,7 @@ fn an_answer_that_turns_back_takes_back_what_its_grammar_took() {
             ignore_case: false,
             then: OnHit::Resubmit,
         };
-        let rules = Some(Arc::new(OutputRules { bans: phrases.into_iter().map(ban).collect() }));
+        let rules = Some(Arc::new(OutputRules::new(phrases.into_iter().map(ban).collect())));
         let all: Vec<OutputReader> = (0..12)
             .map(|i| {
                 let grammar = compiler.compile(&form).unwrap().start();

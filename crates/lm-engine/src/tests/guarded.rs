@@ -37,7 +37,7 @@ fn rules(phrases: &[&str], then: &OnHit) -> Option<Arc<OutputRules>> {
         ignore_case: false,
         then: then.clone(),
     };
-    Some(Arc::new(OutputRules { bans: phrases.iter().map(ban).collect() }))
+    Some(Arc::new(OutputRules::new(phrases.iter().map(ban).collect())))
 }
 
 fn read(reader: &OutputReader) -> Got {
@@ -113,6 +113,50 @@ fn a_banned_phrase_never_leaves_however_it_is_cut_into_tokens() {
     assert_eq!(got.text, "xa word");
     let (got, _) = echo(&bytes_of("xabad"), &["bad", "aword"], &OnHit::Replace("word".to_owned()));
     assert_eq!(got.text, "xa");
+}
+
+#[test]
+fn a_phrase_that_begins_in_what_an_answer_goes_on_with_is_never_completed() {
+    let (told, phrase) = ("of the s\u{e9}cret", "s\u{e9}cret");
+    let starts = phrase.char_indices().map(|(at, _)| at + told.len() - phrase.len()).skip(1);
+    for start in starts {
+        let (before, rest) = told.split_at(start);
+        for (tokens, then, expect) in [
+            (bytes_of(rest), OnHit::Stop, ""),
+            (words_of(rest), OnHit::Stop, ""),
+            (bytes_of(rest), OnHit::Replace("[gone]".to_owned()), "[gone]"),
+            // A replacement that would complete it stays away, too.
+            (bytes_of(rest), OnHit::Replace(rest.to_owned()), ""),
+        ] {
+            let mut rig = Rig::new("mode=echo");
+            let prompt = [&[placeholder::BOS], &tokens[..], &[placeholder::SEP]].concat();
+            let reader = rig.add(prompt, |request| {
+                request.stop.ignore_eos = false;
+                request.steering = Steering {
+                    rules: rules(&[phrase], &then),
+                    before: before.to_owned(),
+                    ..Steering::default()
+                };
+            });
+            rig.run();
+            let got = read(&reader);
+            assert_eq!((got.text.as_str(), got.end), (expect, Some(FinishReason::Filtered)));
+        }
+    }
+    // What stands whole in what it goes on with is not the answer's.
+    let mut rig = Rig::new("mode=echo");
+    let prompt = [&[placeholder::BOS], &bytes_of("ond")[..], &[placeholder::SEP]].concat();
+    let reader = rig.add(prompt, |request| {
+        request.stop.ignore_eos = false;
+        request.steering = Steering {
+            rules: rules(&["secret", "sec"], &OnHit::Stop),
+            before: "secret sec".to_owned(),
+            ..Steering::default()
+        };
+    });
+    rig.run();
+    let got = read(&reader);
+    assert_eq!((got.text.as_str(), got.end), ("ond", Some(FinishReason::Stop)));
 }
 
 #[test]

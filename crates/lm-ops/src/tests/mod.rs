@@ -7,6 +7,7 @@ mod experiments;
 mod feedback_loop;
 mod ingesting;
 mod judging;
+mod overriding;
 
 use std::time::{Duration, SystemTime};
 

@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
-use lm_types::{ChatMessage, GenerateRequest, OnHit, Prompt, RequestId, Role, TenantId};
+use std::sync::Arc;
+
+use lm_types::{ChatMessage, GenerateRequest, OnHit, Prompt, ReadAs, RequestId, Role, TenantId};
 
 use crate::{
     Asked, BreakerState, Breakers, Counted, Desk, ItemState, NewItem, Operator, Policy,
@@ -93,6 +95,102 @@ fn rules_are_about_what_they_say() {
 }
 
 #[test]
+fn what_a_beginning_rules_out_is_said() {
+    let prefix =
+        "id = \"p\"\npriority = 2\nmandatory = true\n[then]\naction = \"prefix\"\ntext = \"So \"";
+    let form = |more: &str| {
+        rule(&format!(
+            "id = \"f\"\n{more}\n[then]\naction = \"schema\"\nschema = {{ type = \"object\" }}"
+        ))
+    };
+    let via = Via { model: "m", asked: None, now_ms: NOW };
+    let route = |form: Rule| policy(&[rule(prefix), form]).route(&request("x"), via).unwrap();
+    let dropped = route(form(""));
+    assert_eq!((dropped.way, dropped.opening.as_str(), dropped.schema), (Way::Model, "So ", None));
+    assert_eq!(dropped.notes, ["rule f was not applied: the answer's beginning is given"]);
+    let refused = route(form("mandatory = true"));
+    assert!(matches!(&refused.way, Way::Stop(text) if text.contains("rule f must be applied")));
+}
+
+#[test]
+fn a_pin_comes_before_fallbacks() {
+    let chain = rule(
+        "id = \"chain\"\nmandatory = true\n[then]\naction = \"fallback\"\nmodels = [\"other\"]",
+    );
+    let low = canned("low", "priority = -1", "low");
+    let route = |rules: &[&Rule], pin: Option<&str>, asked: Option<&Asked>| {
+        let operator = Operator { pin: pin.map(str::to_owned), ..Operator::default() };
+        let rules = rules.iter().map(|rule| (*rule, NOW + DAY_MS));
+        let via = Via { model: "m", asked, now_ms: NOW };
+        Policy::compile(rules, operator).unwrap().route(&request("x"), via).unwrap()
+    };
+    assert!(matches!(route(&[&chain], None, None).way, Way::Fallback { .. }));
+    for asked in [None, Some(&Asked::Fallback)] {
+        let pinned = route(&[&chain], Some("m"), asked);
+        assert_eq!((pinned.way, pinned.by, pinned.hits.len()), (Way::Model, None, 0));
+        assert!(pinned.notes.iter().all(|note| note.ends_with("a model is pinned")));
+        assert_eq!(pinned.notes.len(), 1 + usize::from(asked.is_some()));
+    }
+    // What is not about who computes holds as ever.
+    let pinned = route(&[&chain, &low], Some("m"), None);
+    assert_eq!(pinned.way, Way::Canned("low".to_owned()));
+}
+
+#[test]
+fn an_edit_is_of_the_request_that_was_answered() {
+    let route = |rule: &Rule, answer: &str, change: &str| {
+        let mut edit = GenerateRequest::new(RequestId(2), Prompt::Tokens(vec![1]));
+        edit.steering.route = "/v1/responses/{id}/edit";
+        edit.steering.read_as = Some(Arc::new(ReadAs {
+            prompt: request("send me the refund").prompt,
+            changes: vec![change.to_owned()],
+            route: "/v1/chat/completions".to_owned(),
+            answer: answer.to_owned(),
+        }));
+        let via = Via { model: "m", asked: None, now_ms: NOW };
+        policy(std::slice::from_ref(rule)).route(&edit, via).unwrap()
+    };
+    for (when, expect) in [
+        ("prompt = \"refund\"", true),
+        ("prompt = \"mine\"", true),
+        ("prompt = \"yours\"", false),
+        ("routes = [\"/v1/chat/completions\"]", true),
+        ("routes = [\"/v1/responses/{id}/edit\"]", true),
+        ("routes = [\"/v1/completions\"]", false),
+        ("json = [{ path = \"$.messages[0].content\", matches = \"refund\" }]", true),
+    ] {
+        let rule = canned("r", &format!("[when]\n{when}"), "x");
+        assert_eq!(route(&rule, "", "mine").way != Way::Model, expect, "{when}");
+    }
+    let prefix = |more: &str| {
+        rule(&format!("id = \"p\"\n{more}\n[then]\naction = \"prefix\"\ntext = \"Dear all\""))
+    };
+    assert_eq!(route(&prefix(""), "", "").opening, "Dear all");
+    let kept = route(&prefix("mandatory = true"), "Dear all, so", "so");
+    assert_eq!((kept.opening.as_str(), kept.way), ("", Way::Model));
+    let begun = route(&prefix(""), "Hi", "Hi");
+    assert_eq!((begun.opening.as_str(), begun.notes.len()), ("", 1));
+    assert!(matches!(route(&prefix("mandatory = true"), "Hi", "Hi").way, Way::Stop(_)));
+}
+
+#[test]
+fn a_phrase_may_begin_in_what_answers_go_on_with() {
+    let ban = rule("id = \"b\"\n[then]\naction = \"ban\"\nphrases = [\"secret\"]");
+    let via = Via { model: "m", asked: None, now_ms: NOW };
+    let policy = policy(&[ban]);
+    let route = |request: &GenerateRequest| policy.route(request, via).unwrap();
+    let mut asks = request("tell the sec");
+    assert_eq!(route(&asks).before, "", "an answer of its own");
+    asks.dialog.continues_last = true;
+    assert_eq!(route(&asks).before, "sec");
+    asks.prompt = Prompt::Text("a secret sec".to_owned());
+    assert_eq!((route(&asks).before.as_str(), route(&asks).way), ("sec", Way::Model));
+    asks.report.tokens = true;
+    let told = route(&asks);
+    assert!(matches!(told.way, Way::Stop(_)) && told.hits.len() == 1, "{told:?}");
+}
+
+#[test]
 fn phrases_add_up_and_a_rule_ends() {
     let ban = |id: &str, phrase: &str| {
         rule(&format!(
@@ -105,11 +203,19 @@ fn phrases_add_up_and_a_rule_ends() {
     let n_bans = |now_ms| {
         let via = Via { model: "m", asked: None, now_ms };
         policy.route(&request("x"), via).unwrap().output.map_or(0, |output| {
-            assert!(output.bans.iter().all(|ban| ban.then == OnHit::Resubmit));
-            output.bans.len()
+            assert!(output.bans().iter().all(|ban| ban.then == OnHit::Resubmit));
+            output.bans().len()
         })
     };
     assert_eq!([NOW, NOW + 1, NOW + 2].map(n_bans), [2, 1, 0]);
+    // What the same rules forbid is put together once.
+    let output = |now_ms| {
+        let via = Via { model: "m", asked: None, now_ms };
+        policy.route(&request("x"), via).unwrap().output.unwrap()
+    };
+    let (both, again, one) = (output(NOW), output(NOW), output(NOW + 1));
+    assert!(Arc::ptr_eq(&both, &again) && !Arc::ptr_eq(&both, &one));
+    assert_eq!((one.bans().len(), output(NOW).bans().len()), (1, 2));
 }
 
 fn desk(folder: &tempfile::TempDir) -> Desk {
@@ -139,13 +245,13 @@ fn drafts_do_nothing_and_what_is_done_can_be_taken_back() {
     desk.kill("/v1/completions", "it leaks", "cem", NOW).unwrap();
     desk.remove("r", "ana", NOW).unwrap();
     assert_eq!(way(&desk), Way::Model);
-    assert_eq!(desk.rollback("a mistake", "dia", NOW).unwrap(), "remove r");
+    assert_eq!(desk.rollback("a mistake", "dia", NOW).unwrap().what, "remove r");
     assert_eq!(way(&desk), Way::Canned("hello".to_owned()));
     assert!(desk.policy().unwrap().is_killed("/v1/completions"));
-    assert_eq!(desk.rollback("", "dia", NOW).unwrap(), "kill /v1/completions");
-    assert_eq!(desk.rollback("", "dia", NOW).unwrap(), "publish r");
+    assert_eq!(desk.rollback("", "dia", NOW).unwrap().what, "kill /v1/completions");
+    assert_eq!(desk.rollback("", "dia", NOW).unwrap().what, "publish r");
     assert_eq!(way(&desk), Way::Model);
-    assert_eq!(desk.rollback("", "dia", NOW).unwrap(), "add r");
+    assert_eq!(desk.rollback("", "dia", NOW).unwrap().what, "add r");
     assert!(desk.rollback("", "dia", NOW).is_err());
     let details: Vec<_> = desk.audit(100).unwrap().into_iter().map(|e| e.detail).collect();
     assert_eq!(details[3], "remove r: a mistake");
@@ -158,6 +264,54 @@ fn drafts_do_nothing_and_what_is_done_can_be_taken_back() {
         let refused = desk.connection.execute(sql, []).unwrap_err().to_string();
         assert!(refused.contains("append-only"), "{refused}");
     }
+}
+
+#[test]
+fn who_switches_at_once_takes_nothing_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let desks = [desk(&folder), desk(&folder), desk(&folder)];
+    std::thread::scope(|scope| {
+        for (n, mut desk) in desks.into_iter().enumerate() {
+            scope.spawn(move || {
+                for i in 0..15 {
+                    desk.kill(&format!("/v{n}/{i}"), "", "ana", NOW).unwrap();
+                    desk.pin(&format!("m{n}"), "", "ana", NOW).unwrap();
+                }
+            });
+        }
+    });
+    let mut after = desk(&folder);
+    let operator = after.operator().unwrap();
+    assert_eq!(operator.killed.len(), 45, "{operator:?}");
+    assert!(operator.pin.is_some());
+    // Each change is taken back once, although two do it.
+    let mut other = desk(&folder);
+    std::thread::scope(|scope| {
+        for desk in [&mut after, &mut other] {
+            scope.spawn(move || (0..45).for_each(|_| drop(desk.rollback("", "ben", NOW).unwrap())));
+        }
+    });
+    assert_eq!(desk(&folder).operator().unwrap(), Operator::default());
+}
+
+#[test]
+fn a_rule_that_cannot_be_read_is_in_the_way_of_no_switch() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut desk = desk(&folder);
+    desk.add(&canned("r", "", "hello"), "ana", NOW).unwrap();
+    let sql = r#"UPDATE rule SET body = '{"id":"r","then":{"action":"fly"}}'"#;
+    desk.connection.execute(sql, []).unwrap();
+    assert!(desk.rules().is_err());
+    assert_eq!(desk.kill("/v1/completions", "", "ana", NOW).unwrap().killed.len(), 1);
+    assert_eq!(desk.pin("m", "", "ana", NOW).unwrap().pin.as_deref(), Some("m"));
+    let undone = desk.rollback("", "ana", NOW).unwrap();
+    assert_eq!((undone.what.as_str(), undone.of_rules), ("pin m", false));
+    let operator = desk.operator().unwrap();
+    assert_eq!((operator.killed.len(), operator.pin), (1, None));
+    // A switch leaves rules where they are, and no copy of them.
+    let count = "SELECT count(*) FROM audit WHERE before LIKE '%rules%'";
+    let n: i64 = desk.connection.query_row(count, [], |row| row.get(0)).unwrap();
+    assert_eq!(n, 1, "that of the rule that was added");
 }
 
 #[test]

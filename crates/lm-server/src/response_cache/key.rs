@@ -73,9 +73,10 @@ impl Key {
             asked: _,
             opening,
             rules,
+            before,
             hits: _,
             arm: _,
-            change: _,
+            read_as: _,
             again: _,
             trace: _,
         } = steering;
@@ -83,7 +84,7 @@ impl Key {
         (ready.release().0, tenant.0, draw, n).hash(&mut digest);
         (ready.prompt_tokens(), ready.max_new_tokens(), ready.must_think()).hash(&mut digest);
         (tokens, logprobs, constraint.as_ref().map(|asked| &asked.form)).hash(&mut digest);
-        (opening, rules).hash(&mut digest);
+        (opening, rules, before).hash(&mut digest);
         hash_stop(stop, &mut digest);
         hash_sampling(sampling, &mut digest);
         Key(*digest.0.finalize().as_bytes())

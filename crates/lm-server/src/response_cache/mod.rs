@@ -273,7 +273,7 @@ impl ResponseCache {
         let turns_back = steering
             .rules
             .as_ref()
-            .is_some_and(|rules| rules.bans.iter().any(|ban| ban.then == OnHit::Resubmit));
+            .is_some_and(|rules| rules.bans().iter().any(|ban| ban.then == OnHit::Resubmit));
         // Evidence of an experiment is of what its arms compute, and how fast.
         if wish == Wish::Bypass || *n != 1 || steering.arm.is_some() || turns_back {
             return None;

@@ -85,6 +85,7 @@ impl ResponseCache {
                 again: true,
                 opening: steering.opening.clone(),
                 rules: steering.rules.clone(),
+                before: steering.before.clone(),
                 ..Steering::default()
             },
             ..asked.request.clone()

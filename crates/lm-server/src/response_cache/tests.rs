@@ -314,7 +314,7 @@ fn a_key_is_everything_that_decides_an_answer_and_nothing_else() {
 
 fn rules(then: OnHit) -> Arc<OutputRules> {
     let ban = Ban { rule: "r".into(), phrase: "x".to_owned(), ignore_case: false, then };
-    Arc::new(OutputRules { bans: vec![ban] })
+    Arc::new(OutputRules::new(vec![ban]))
 }
 
 #[test]

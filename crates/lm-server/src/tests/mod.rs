@@ -12,6 +12,7 @@ mod dialects;
 mod dry_running;
 mod echoing;
 mod encoding;
+mod evading;
 mod guarding;
 mod idling;
 mod ingesting;

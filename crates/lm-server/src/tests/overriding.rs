@@ -19,19 +19,19 @@ pub(super) const RULES: &str = "/ops/v1/overrides";
 impl Server {
     /// Publishes a rule.
     #[track_caller]
-    fn rule(&self, id: &str, more: Value) {
+    pub(super) fn rule(&self, id: &str, more: Value) {
         let mut rule = json!({ "id": id, "owner": "ana", "reason": "a test" });
         rule.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let reply = self.post(&format!("{RULES}?publish=true"), &rule.to_string());
         assert_eq!(reply.status, 201, "{}", reply.body);
     }
 
-    fn asking(&self, path: &str, header: &str, body: &str) -> Reply {
+    pub(super) fn asking(&self, path: &str, header: &str, body: &str) -> Reply {
         let line = format!("x-lastmile-override: {header}\r\n");
         exchange_with(self.address, "POST", path, &line, body)
     }
 
-    fn hits(&self, rule: &str) -> u64 {
+    pub(super) fn hits(&self, rule: &str) -> u64 {
         let all = self.get(RULES).json();
         let all = all["rules"].as_array().unwrap();
         let found = all.iter().find(|one| one["id"] == rule);
@@ -39,11 +39,11 @@ impl Server {
     }
 }
 
-fn ban(phrases: &[&str], on_hit: &str) -> Value {
+pub(super) fn ban(phrases: &[&str], on_hit: &str) -> Value {
     json!({ "then": { "action": "ban", "phrases": phrases, "on_hit": on_hit } })
 }
 
-fn text_of(body: &Value) -> &str {
+pub(super) fn text_of(body: &Value) -> &str {
     body["choices"][0]["message"]["content"].as_str().unwrap()
 }
 

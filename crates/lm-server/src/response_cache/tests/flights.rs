@@ -20,7 +20,7 @@ fn filtered() -> GenerateRequest {
     let mut asked = request(text, 100);
     let phrase = "secret".to_owned();
     let ban = Ban { rule: "r".into(), phrase, ignore_case: false, then: OnHit::Stop };
-    asked.steering.rules = Some(Arc::new(OutputRules { bans: vec![ban] }));
+    asked.steering.rules = Some(Arc::new(OutputRules::new(vec![ban])));
     asked
 }
 
