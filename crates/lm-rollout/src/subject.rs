@@ -170,7 +170,7 @@ fn before_of(request: &GenerateRequest) -> &str {
     let edited = request.steering.read_as.as_deref().filter(|edited| !edited.route.is_empty());
     match (edited, read(request)) {
         (Some(edited), _) => edited.answer.as_str(),
-        (None, Prompt::Text(text)) => text.as_str(),
+        (None, Prompt::Text(text) | Prompt::Infill { prefix: text, .. }) => text.as_str(),
         (None, Prompt::Chat(messages)) if request.dialog.continues_last => {
             messages.last().map_or("", |last| last.content.trim_end())
         }
@@ -182,7 +182,7 @@ fn before_of(request: &GenerateRequest) -> &str {
 fn told_of(request: &GenerateRequest) -> Vec<&str> {
     match read(request) {
         _ if !request.report.is_wanted() => Vec::new(),
-        Prompt::Text(text) => vec![text.as_str()],
+        Prompt::Text(text) | Prompt::Infill { prefix: text, .. } => vec![text.as_str()],
         Prompt::Chat(messages) => messages.iter().map(|one| one.content.as_str()).collect(),
         Prompt::Tokens(_) => Vec::new(),
     }

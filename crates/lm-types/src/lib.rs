@@ -39,7 +39,7 @@ pub use processor::LogitProcessor;
 pub use reasoning::{ReasoningScanner, ReasoningStart, Split};
 pub use request::{GenerateRequest, Priority, Prompt, PromptReport, StopRules, TextOptions};
 pub use sampling::{Dry, InvalidParam, SamplerStep, SamplingParams};
-pub use steering::{Arm, ArmTag, Ban, OnHit, OutputRules, PhraseScan, ReadAs, RuleHit, Steering};
+pub use steering::{Arm, ArmTag, ReadAs, RuleHit, Steering};
 pub use time::Timestamp;
 pub use timeline::{Chunk, Gap, GapCause, Loss, Other, QueueStory, Stall, Timeline};
 pub use trace::{TraceId, TraceParent};
