@@ -89,7 +89,7 @@ def test_an_edit_that_goes_on_is_a_failure_of_what_was_edited(home, echo):
     assert answer["id"].removeprefix("chatcmpl-") in found, found
     assert untouched["id"].removeprefix("chatcmpl-") not in found, found
     page = echo.get(f"/v1/requests/{answer['id']}/page").json
-    assert [one["comment"] for one in page["feedback"]] == ["edited after token 4"], page["feedback"]
+    assert [one["comment"] for one in page["feedback"]] == ["edited after token 3"], page["feedback"]
 
 
 def test_characters_are_never_cut(echo):

@@ -205,6 +205,7 @@ def test_a_release_is_evaluated_by_name_and_by_likelihood(home, echo, tmp_path):
         assert (scored["n"], scored["mean_logprob"]) == (1, None), scored
         likely = verb(home, *at, "--scorer", "logprob:-1e9", "--release", release)
         assert likely["n_passed"] == 1 and likely["mean_logprob"] < 0, likely
+    rows.write_text('{"prompt": "Where is the ferry?", "expected": "Under the hill."}\n')
     surer = verb(home, *at, "--scorer", "logprob:-0.000001", "--min-pass", "1", status=1)
     assert "below" in surer["failed"][0]["why"], surer
     for release in ["moon", "0123456789abcdef", "nothing/candidate"]:
@@ -231,7 +232,7 @@ def test_traffic_is_added_to_what_a_dataset_has(home, echo):
     assert made["rows_published"] == n + 1 and made["traffic"]["n_known"] == 0, made
     rows = [json.loads(line) for line in run(home, "data", "export", "kept").stdout.splitlines()]
     ids = [row["lineage"]["request_id"] for row in rows]
-    assert len(set(ids)) == n + 1 and request in ids
+    assert len(set(ids)) == n + 1 and request.removeprefix("chatcmpl-") in ids
 
 
 def test_traffic_is_chosen_by_route_time_and_how_sure_the_model_was(home, echo):
@@ -243,7 +244,8 @@ def test_traffic_is_chosen_by_route_time_and_how_sure_the_model_was(home, echo):
     while (ran := run(home, *chosen, "--json")).returncode or json.loads(ran.stdout)["traffic"]["n_answers"] < 2:
         assert time.monotonic() < end, ran
     sure = verb(home, *chosen, "--max-mean-logprob", "0")["traffic"]
-    assert (sure["n_rows"], sure["n_without_logprob"]) == (1, 1), sure
+    # What `eval` asked before has none either.
+    assert sure["n_rows"] == 1 and sure["n_without_logprob"] >= 1, sure
     none = run(home, *chosen, "--older-than", "1")
     assert none.returncode == 3 and "nothing was published" in none.stderr, none
     for wrong, says in [(["--route", "/v1/moon"], "--route is"), (["--max-mean-logprob", "1"], "0 or less")]:

@@ -67,7 +67,9 @@ def test_messages(server):
     assert (message.content[0].thinking, message.content[1].text) == ("hm, so", "yes")
     with claude.messages.stream(**options, thinking=thinking) as stream:
         final = stream.get_final_message()
-    assert final.content == message.content
+    assert [(block.type, getattr(block, block.type)) for block in final.content] == [
+        (block.type, getattr(block, block.type)) for block in message.content
+    ]
     more = [*SAID, {"role": "assistant", "content": message.content}, *SAID]
     again = claude.messages.create(**options | {"messages": more}, thinking=thinking)
     assert again.content == message.content

@@ -459,33 +459,31 @@ fn guesses_are_looked_for_as_far_as_they_pay_beside_those_that_decode() {
 
 #[test]
 fn guesses_make_no_step_of_background_longer_than_background_may_be() {
+    // A step in which each row draws `token`, as often as was guessed and once more. Its seconds and its guesses.
+    let step = |rig: &mut Rig, token: TokenId| {
+        let shape = rig.scheduler.schedule(rig.now).shape;
+        let n_rows = (shape.n_decodes + shape.n_drafts) as f64;
+        let seconds = 2e-3 + 1e-3 * n_rows + 5e-4 * shape.n_prefill_tokens as f64;
+        rig.now = rig.now + Duration::from_secs_f64(seconds);
+        rig.scheduler.observe(seconds);
+        let rows = rig.scheduler.step().rows.clone();
+        let rows = rows.iter().filter(|row| row.samples);
+        let drawn = rows.flat_map(|row| (0..=row.n_drafts).map(|_| Drawn { seq: row.seq, token }));
+        rig.scheduler.complete(&drawn.collect::<Vec<_>>());
+        (seconds, shape.n_drafts)
+    };
     for (class, is_short) in [(Priority::Background, true), (Priority::Batch, false)] {
         let mut rig = Rig::new(|config| {
             (config.speculate, config.max_token_gap) = (true, Duration::from_millis(100));
         });
-        rig.add(0, 1, Priority::Interactive, 300);
-        (0..20).for_each(|_| drop(rig.step()));
+        // What a step takes without guesses: nothing of this text comes again.
+        rig.add_with(0, 1, Priority::Interactive, (1000..1040).collect());
+        (0..40).for_each(|i| drop(step(&mut rig, 100 + i)));
         rig.scheduler.remove(SeqId(0));
-        // Its text is one token again and again: all guesses are right.
+        // One token again and again: all guesses are right. What they take is learnt from the first ones.
         rig.add(1, 1, class, 40);
-        let steps = (0..25).map(|_| {
-            let shape = rig.scheduler.schedule(rig.now).shape;
-            let seconds = 2e-3
-                + 1e-3 * (shape.n_decodes + shape.n_drafts) as f64
-                + 5e-4 * shape.n_prefill_tokens as f64;
-            rig.now = rig.now + Duration::from_secs_f64(seconds);
-            rig.scheduler.observe(seconds);
-            let rows = rig.scheduler.step().rows.clone();
-            let drawn = rows
-                .iter()
-                .filter(|row| row.samples)
-                .flat_map(|row| (0..=row.n_drafts).map(|_| Drawn { seq: row.seq, token: 5 }));
-            rig.scheduler.complete(&drawn.collect::<Vec<_>>());
-            (seconds, shape.n_drafts)
-        });
-        // What a guess takes is learnt from the first ones.
-        let (longest, most) =
-            steps.skip(8).fold((0.0_f64, 0), |(s, n), (t, m)| (s.max(t), n.max(m)));
+        let steps = (0..25).map(|_| step(&mut rig, 5)).skip(8);
+        let (longest, most) = steps.fold((0.0_f64, 0), |(s, n), (t, m)| (s.max(t), n.max(m)));
         assert!(most > 1, "{class:?}: nothing is guessed");
         assert_eq!(longest < 0.0125, is_short, "{class:?}: {longest} s with {most} guesses");
     }
