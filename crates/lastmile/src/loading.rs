@@ -9,7 +9,7 @@ use lm_chat::ChatTemplate;
 use lm_cpu::{CpuBackend, CpuOptions};
 use lm_models::{DefaultSampling, Model, TokenizerSource};
 use lm_tokenizer::{EncodeOptions, Tokenizer, placeholder};
-use lm_types::{Dialog, Prompt, TextOptions};
+use lm_types::{Dialog, Prompt, ReasoningScanner, TextOptions};
 
 use crate::adapters::{AdapterBase, AdapterHost};
 use crate::machine::MemoryLimit;
@@ -86,7 +86,11 @@ fn real_model(
     let source = config.chat_template.as_ref().or(model.chat_template.as_ref());
     let template = source.map(|source| chat_template(source, &tokenizer, &model)).transpose()?;
     if let Some(template) = &template {
-        tokenizer.voice(template.tool_format().marks());
+        let mut marks = template.tool_format().marks().to_vec();
+        if template.thinking().is_some() {
+            marks.extend([ReasoningScanner::OPEN, ReasoningScanner::CLOSE]);
+        }
+        tokenizer.voice(&marks);
     }
     let (weights, name) = (hex(&model.weights_digest()), model.name.clone());
     let template_digest =

@@ -30,7 +30,9 @@ pub(crate) fn plan(
         let by_switch = template.is_some_and(|template| template.asks_to_think(&request.dialog));
         by_switch || budget.is_some_and(|n| n > 0)
     };
-    let has_form = request.constraint.is_some() && start == ReasoningStart::Closed;
+    // A form that takes any text holds from the beginning, and again from the closing tag.
+    let must_form = request.constraint.as_ref().is_some_and(|asked| !asked.form.takes_any_text());
+    let has_form = must_form && start == ReasoningStart::Closed;
     if has_form && !asks() {
         return Ok(None);
     }

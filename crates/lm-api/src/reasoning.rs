@@ -87,11 +87,15 @@ pub(crate) fn read(
     if let Some(switch) = thinking.switch {
         set(dialog, switch, &Value::Bool(effort != Effort::None), &word)?;
     }
-    if thinking.reads_effort && effort != Effort::None {
+    let thinks = effort != Effort::None;
+    let budget = if thinking.reads_effort && thinks {
         set(dialog, EFFORT, &word, &word)?;
-        return Ok(budget);
-    }
-    Ok(budget.or(effort.budget()))
+        budget
+    } else {
+        budget.or(effort.budget())
+    };
+    // Without a switch only a budget asks to think.
+    Ok(budget.or((thinking.switch.is_none() && thinks).then_some(u32::MAX)))
 }
 
 /// Sets a switch of the template, which the body may have set to the same.

@@ -79,6 +79,10 @@ fn steps(value: &Value) -> Result<Option<Vec<SamplerStep>>, ApiError> {
     };
     let mut steps = Vec::with_capacity(SamplerStep::USUAL.len());
     for (i, name) in list.iter().enumerate() {
+        // In llama.cpp's own list, and off there, too, unless its own parameters, which are unknown here, are set.
+        if name == "xtc" {
+            continue;
+        }
         match name.as_str().and_then(SamplerStep::named) {
             Some(step) if !steps.contains(&step) => steps.push(step),
             _ => {

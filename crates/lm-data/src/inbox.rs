@@ -338,7 +338,10 @@ pub(crate) fn settle(
         let version = version.map(|newest| newest.version.clone());
         let rows = tally.unwrap_or_default();
         let is_cut = CUT.iter().any(|rule| rows.by_rule.contains_key(*rule));
-        if is_cut && source.path.exists() {
+        let told = read_receipt(dataset, receipt_of(&source.name))?;
+        // Killed before its body was removed, as older versions could be: it was told so.
+        let was_added = told.is_some_and(|told| matches!(told.fate, Fate::Added { .. }));
+        if is_cut && !was_added && source.path.exists() {
             if keep_cut(dataset, &source.name, &rows, contract_hash)? {
                 sum.add(&rows);
             }

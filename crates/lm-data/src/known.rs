@@ -42,7 +42,9 @@ impl KnownRows {
         base: Option<&Manifest>,
         name: &str,
     ) -> Result<KnownRows, DataError> {
-        let scratch = dataset.scratch()?;
+        // Of what a kill leaves, this is removed with the batch.
+        let scratch = tempfile::Builder::new().prefix("known-").tempdir_in(&dataset.staging);
+        let scratch = scratch.map_err(io_error("create a folder in", &dataset.staging))?;
         let (rows, released) = (scratch.path().join("rows"), scratch.path().join("released"));
         let mut leaves = Sorter::new(rows.clone());
         let mut hashes = Vec::new();

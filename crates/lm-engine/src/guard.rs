@@ -264,10 +264,13 @@ impl Active {
             return None;
         }
         self.rewind(&answer[..n_kept], &spelled, tokenizer)?;
+        let is_form_due = self.grammar.is_some() && self.is_thinking();
         let guard = self.guard.as_mut()?;
         let mut banned = match guard.banned.take() {
             Some((at, banned)) if at == n_carried => banned,
-            _ if n_carried < self.request.stop.min_tokens as usize => self.end_tokens.clone(),
+            _ if is_form_due || n_carried < self.request.stop.min_tokens as usize => {
+                self.end_tokens.clone()
+            }
             _ => Vec::new(),
         };
         // Without it the same would be drawn; after a beginning that was spelled anew something else is, as a rule.

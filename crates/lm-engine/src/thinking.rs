@@ -39,6 +39,16 @@ pub(crate) struct Thinking {
     did_think: bool,
 }
 
+/// What a token is to what is thought.
+enum Taken {
+    /// A part of it.
+    Whole,
+    /// The end of the opening tag, of which nobody knew before that it would be one.
+    Opened,
+    /// Maybe the beginning of a tag, or text.
+    Maybe,
+}
+
 impl Thinking {
     /// Of an answer that begins with the text `opening`, which no token is drawn for.
     pub(crate) fn new(plan: ThinkingPlan, opening: &str) -> Self {
@@ -58,6 +68,11 @@ impl Thinking {
     /// Whether the rest of the answer is text.
     pub(crate) fn is_over(&self) -> bool {
         self.scanner.is_over()
+    }
+
+    /// Whether the next token is no text, whatever it is.
+    fn is_sure(&self) -> bool {
+        !self.is_over() && (self.is_inside() || !self.plan.open.is_empty())
     }
 
     /// Whether the next token stands between the tags.
@@ -97,6 +112,15 @@ impl Thinking {
         true
     }
 
+    fn take_in(&mut self, token: TokenId, tokenizer: &Tokenizer) -> Taken {
+        let was_sure = self.is_sure();
+        match self.take(token, tokenizer) {
+            true if was_sure => Taken::Whole,
+            true if self.is_inside() => Taken::Opened,
+            _ => Taken::Maybe,
+        }
+    }
+
     /// Begins anew, as it is after the answer's tokens `kept`.
     pub(crate) fn rewind(&mut self, opening: &str, kept: &[TokenId], tokenizer: &Tokenizer) {
         *self = Thinking::new(self.plan.clone(), opening);
@@ -107,9 +131,9 @@ impl Thinking {
 }
 
 impl Active {
-    /// Whether what comes next is no text yet.
+    /// Whether what comes next is no text, whatever it is.
     pub(crate) fn is_thinking(&self) -> bool {
-        self.thinking.as_ref().is_some_and(|thinking| !thinking.is_over())
+        self.thinking.as_ref().is_some_and(Thinking::is_sure)
     }
 
     /// How many of its tokens were thought.
@@ -127,8 +151,16 @@ impl Active {
         token: TokenId,
         tokenizer: &Tokenizer,
     ) -> Result<bool, GrammarError> {
-        if self.thinking.as_mut().is_some_and(|thinking| thinking.take(token, tokenizer)) {
-            return Ok(false);
+        match self.thinking.as_mut().map(|thinking| thinking.take_in(token, tokenizer)) {
+            Some(Taken::Whole) => return Ok(false),
+            Some(Taken::Opened) => {
+                let n_formed = std::mem::take(&mut self.n_in_grammar);
+                return match &mut self.grammar {
+                    Some(grammar) => grammar.rollback(n_formed).map(|()| false),
+                    None => Ok(false),
+                };
+            }
+            Some(Taken::Maybe) | None => {}
         }
         match &mut self.grammar {
             Some(grammar) if !self.end_tokens.contains(&token) => {

@@ -176,14 +176,15 @@ impl Scan<'_> {
         let was_left = attempt.finish_reason.as_deref() == Some("abort");
         let is_now = tag.percent == self.spec.percent_at(self.stage);
         if is_now {
-            // Who left waited at least so long, and says nothing of the rest.
+            // Who left waited at least so long, and says nothing of the rest: an answer that ended counts beside it.
             let of = if was_left { waited } else { values };
+            let which = if was_left { " left" } else { "" };
             let (connection, spec) = (self.connection, self.spec);
             self.tally.see_sizes(
                 spec,
                 tag,
                 |metric| of(metric, attempt),
-                |words| is_first(connection, &spec.name, words, &tag.unit),
+                |words| is_first(connection, &spec.name, &format!("{words}{which}"), &tag.unit),
             )?;
         }
         if !was_left {

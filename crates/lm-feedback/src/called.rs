@@ -41,7 +41,7 @@ pub(crate) fn masked(messages: &[Value]) -> (Vec<Value>, u64) {
     let mut n_masked = 0;
     let mask_one = |message: &Value| {
         let mut message = message.clone();
-        for field in ["content", "name"] {
+        for field in ["content", "name", "reasoning_content"] {
             if let Some(text) = message.get_mut(field) {
                 n_masked += mask_text(text);
             }

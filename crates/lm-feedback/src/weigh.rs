@@ -101,8 +101,9 @@ impl Book {
             Some(release) => {
                 let all = count(from_ms, end_ms, None)?;
                 let after = count(from_ms, end_ms, Some(release))?;
-                let hits = all.own - after.own;
-                (Counts { n: (all.n - after.n).max(hits), hits }, after)
+                // What is collected meanwhile is in the second count alone.
+                let hits = all.own.saturating_sub(after.own);
+                (Counts { n: all.n.saturating_sub(after.n).max(hits), hits }, after)
             }
         };
         let own = compare(before, after.without_moved(), ALPHA);

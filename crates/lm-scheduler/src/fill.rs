@@ -35,6 +35,10 @@ const GRAIN_BESIDE: usize = LEAST_CHUNK / 4;
 /// first, whatever its class and tenant.
 const MOST_LEFT_OUT: u64 = 32;
 
+/// After so many steps of background alone they teach what steps take: until then the short ones, in which the machine's
+/// own hitches weigh more, would make the chunks of prompts shorter.
+const LEARNT_ALONE: u64 = 256;
+
 /// A running sequence in a step's order; smaller is earlier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Candidate {
@@ -113,6 +117,19 @@ impl Scheduler {
         }
         let mixed = if self.step.shape.n_decodes > 0 { room.mixed_part * seconds } else { seconds };
         (bound > Duration::ZERO).then_some((seconds, mixed))
+    }
+
+    /// Learns how long the last step took.
+    pub fn observe(&mut self, seconds: f64) {
+        let is_urgent =
+            |id: &SeqId| self.sequences.get(id).is_some_and(|seq| seq.class < Priority::Background);
+        if self.step.rows.iter().any(|row| is_urgent(&row.seq)) {
+            self.last_urgent = self.n_steps;
+        }
+        let n_alone = self.n_steps - self.last_urgent;
+        if n_alone == 0 || self.last_urgent == 0 || n_alone > LEARNT_ALONE {
+            self.cost.observe(&self.step.shape, seconds);
+        }
     }
 
     /// The seconds that a step of background alone may take, under a bound.

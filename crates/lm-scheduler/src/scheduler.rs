@@ -44,6 +44,8 @@ pub struct Scheduler {
     pub(crate) last_draft_step: u64,
     /// The last step in which background had its turn beside others.
     pub(crate) last_beside: u64,
+    /// The last step that was not background's alone.
+    pub(crate) last_urgent: u64,
     n_added: u64,
     /// What is kept outside of the pool, where anything is.
     pub(crate) outside: Option<Outside>,
@@ -135,6 +137,7 @@ impl Scheduler {
             last_fair_preemption: 0,
             last_draft_step: 0,
             last_beside: 0,
+            last_urgent: 0,
             n_added: 0,
             outside: None,
             counters: SchedulerCounters::default(),
@@ -181,11 +184,6 @@ impl Scheduler {
         self.fill_step();
         self.step.predicted_seconds = self.cost.predict(&self.step.shape);
         &self.step
-    }
-
-    /// Learns how long the last step took.
-    pub fn observe(&mut self, seconds: f64) {
-        self.cost.observe(&self.step.shape, seconds);
     }
 
     /// Accounts for a step that was computed: its KV is in place, and `drawn` was sampled.

@@ -76,8 +76,8 @@ fn choices(
     let told: Vec<ToldPrompt> = parts.iter().step_by(n).map(|part| part.prompt.clone()).collect();
     let choice = |(index, mut part): (usize, Part)| {
         let told = &told[index / n];
-        let mut finish = part.finish.ok_or(GenerateError::ShuttingDown)?;
-        let (reasoning, tool_calls) = take_parts(running, index, &mut part.text, &mut finish);
+        let mut finish = part.finish.take().ok_or(GenerateError::ShuttingDown)?;
+        let (reasoning, tool_calls) = take_parts(running, index, &mut part, &mut finish);
         let logprobs = running.has_logprobs.then(|| entries(running, told, &part.logprobs));
         let mut sureness = Sureness::default();
         part.logprobs.iter().for_each(|one| sureness.push(one.logprob));
@@ -115,13 +115,18 @@ fn entries(running: &Running, told: &ToldPrompt, drawn: &[TokenLogprobs]) -> Vec
 fn take_parts(
     running: &Running,
     choice: usize,
-    text: &mut String,
+    part: &mut Part,
     finish: &mut Finish,
 ) -> (Option<String>, Vec<ToolCall>) {
     let Some(mut reader) = running.answer_reader(choice) else { return (None, Vec::new()) };
-    let mut parts = reader.push(text);
+    let mut parts = reader.push(&part.text);
     parts.extend(reader.finish());
     running.settle(choice, Some(&reader), finish);
+    if reader.found().is_some() {
+        // They name the tokens that are not told.
+        part.logprobs.clear();
+    }
+    let text = &mut part.text;
     text.clear();
     let (mut reasoning, mut calls) = (None::<String>, Vec::<ToolCall>::new());
     for part in parts {

@@ -81,7 +81,26 @@ pub(crate) fn size_bytes(event: &RequestEvent, privacy: Privacy) -> usize {
     if privacy == Privacy::Off {
         return 0;
     }
-    let prompt = match &event.request.prompt {
+    let prompt = size_of_prompt(&event.request.prompt);
+    let read_as = event.request.steering.read_as.as_deref().map_or(0, |read_as| {
+        let changes: usize = read_as.changes.iter().map(String::len).sum();
+        size_of_prompt(&read_as.prompt) + changes + read_as.answer.len()
+    });
+    let stop: usize = event.request.stop.stop_strings.iter().map(String::len).sum();
+    let form = event.request.constraint.as_ref().map_or(0, |asked| asked.form.size_bytes());
+    let tokens = size_of_val(event.prompt_tokens.as_slice());
+    let tokens = tokens + size_of_val(event.output_tokens.as_slice());
+    prompt
+        + read_as
+        + stop
+        + form
+        + tokens
+        + event.request.dialog.size_bytes()
+        + event.output_text.len()
+}
+
+fn size_of_prompt(prompt: &Prompt) -> usize {
+    match prompt {
         Prompt::Text(text) => text.len(),
         Prompt::Infill { prefix, suffix } => prefix.len() + suffix.len(),
         Prompt::Tokens(tokens) => size_of_val(tokens.as_slice()),
@@ -90,10 +109,5 @@ pub(crate) fn size_bytes(event: &RequestEvent, privacy: Privacy) -> usize {
             let texts: usize = messages.iter().map(|m| m.content.len()).sum();
             size_of_val(messages.as_slice()) + texts
         }
-    };
-    let stop: usize = event.request.stop.stop_strings.iter().map(String::len).sum();
-    let form = event.request.constraint.as_ref().map_or(0, |asked| asked.form.size_bytes());
-    let tokens = size_of_val(event.prompt_tokens.as_slice());
-    let tokens = tokens + size_of_val(event.output_tokens.as_slice());
-    prompt + stop + form + tokens + event.request.dialog.size_bytes() + event.output_text.len()
+    }
 }

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use lm_chat::ChatTemplate;
 use lm_engine::{NewSubmission, ServedAdapter, output_pair};
-use lm_types::{GenerateError, GenerateRequest, Prompt, ReleaseHash, TokenId};
+use lm_types::{GenerateError, GenerateRequest, Prompt, ReasoningStart, ReleaseHash, TokenId};
 
 use super::{Running, Runtime};
 use crate::prepare::{Prepared, prepare, unix_s};
@@ -45,10 +45,11 @@ impl ReadyRequest {
         self.prepared.max_new_tokens
     }
 
-    /// Whether its answers think first, whatever would be drawn. The prompt's tokens do not tell.
+    /// Where its answers begin, and whether they think first whatever would be drawn; `None` when they are told as they
+    /// are. The prompt's tokens do not tell.
     #[must_use]
-    pub fn must_think(&self) -> bool {
-        self.prepared.thinking.as_ref().is_some_and(|plan| !plan.open.is_empty())
+    pub fn thinks(&self) -> Option<(ReasoningStart, bool)> {
+        self.prepared.thinking.as_ref().map(|plan| (plan.start, !plan.open.is_empty()))
     }
 
     /// What was changed about the request.

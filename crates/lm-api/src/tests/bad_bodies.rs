@@ -173,7 +173,7 @@ fn forms_and_tools_are_checked() {
     invalid(r#""bad_words":[""]"#, "bad_words", "none empty");
     let known = "dry, penalties, top_n_sigma, temperature, top_k, typ_p, top_p, min_p";
     invalid(r#""samplers":"top_k""#, "samplers", known);
-    invalid(r#""samplers":["top_k","xtc"]"#, "samplers[1]", known);
+    invalid(r#""samplers":["top_k","mirostat"]"#, "samplers[1]", known);
     invalid(r#""samplers":["top_k",1]"#, "samplers[1]", known);
     invalid(r#""logits_processors":[{}]"#, "logits_processors", "at most 128 strings");
     invalid(r#""samplers":["typ_p","typical_p"]"#, "samplers[1]", "each at most once");

@@ -98,6 +98,7 @@ fn samplers_are_named_in_their_order() {
     let usual =
         r#"["dry","penalties","top_n_sigma","temperature","top_k","typical_p","top_p","min_p"]"#;
     assert_eq!(asked(usual), None);
+    assert_eq!(asked(r#"["xtc","top_k"]"#), Some(vec![SamplerStep::TopK]));
     let processors = chat_with(r#""logits_processors":["b","a"]"#).unwrap().sampling.processors;
     assert_eq!(processors, ["b", "a"]);
 }

@@ -151,6 +151,14 @@ pub(crate) struct ColumnTerms {
     pub(crate) max_null_share: Option<f64>,
 }
 
+const SIMILARITY: &str = "near_duplicates.similarity";
+/// What earlier programs took.
+const EARLIER_SIMILARITY: f64 = 0.6;
+
+fn not_alike(value: f64, least: f64) -> String {
+    format!("is {value}, but must be between {least} and 1")
+}
+
 /// A contract that was understood and can be held against rows.
 pub(crate) struct Contract {
     pub(crate) bytes: Vec<u8>,
@@ -174,6 +182,19 @@ pub(crate) struct Broken {
 impl Contract {
     /// Reads a contract, or a bare JSON Schema when the file ends in `.json` or begins with a brace.
     pub(crate) fn load(path: &Path) -> Result<Contract, DataError> {
+        let contract = Contract::of_version(path)?;
+        match &contract.terms.near_duplicates {
+            Some(near) if near.similarity < LEAST_SIMILARITY => Err(DataError::ContractTerm {
+                path: path.to_owned(),
+                field: SIMILARITY.to_owned(),
+                detail: not_alike(near.similarity, LEAST_SIMILARITY),
+            }),
+            _ => Ok(contract),
+        }
+    }
+
+    /// The same of a version that is there: its terms may be those that an earlier program took.
+    pub(crate) fn of_version(path: &Path) -> Result<Contract, DataError> {
         let mut bytes = Vec::new();
         File::open(path)
             .and_then(|file| file.take(MAX_CONTRACT_BYTES + 1).read_to_end(&mut bytes))
@@ -292,11 +313,9 @@ impl Terms {
             share(format!("columns.{name}.max_null_share"), column.max_null_share)?;
         }
         if let Some(near) = &self.near_duplicates
-            && !(LEAST_SIMILARITY..=1.0).contains(&near.similarity)
+            && !(EARLIER_SIMILARITY..=1.0).contains(&near.similarity)
         {
-            let (value, least) = (near.similarity, LEAST_SIMILARITY);
-            let detail = format!("is {value}, but must be between {least} and 1");
-            return Err(("near_duplicates.similarity".to_owned(), detail));
+            return Err((SIMILARITY.to_owned(), not_alike(near.similarity, LEAST_SIMILARITY)));
         }
         let lists = [("unique", self.unique.iter().any(Vec::is_empty))];
         let near = self.near_duplicates.as_ref().is_some_and(|near| near.columns.is_empty());

@@ -142,7 +142,7 @@ type Kept = Vec<(String, String)>;
 fn contract_of(dataset: &DatasetFolder, manifest: &Manifest) -> Result<Contract, DataError> {
     let folder = dataset.versions.join(manifest.folder_name());
     let toml = folder.join("contract.toml");
-    Contract::load(&if toml.exists() { toml } else { folder.join("contract.json") })
+    Contract::of_version(&if toml.exists() { toml } else { folder.join("contract.json") })
 }
 
 fn choose(

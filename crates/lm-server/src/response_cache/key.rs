@@ -82,7 +82,7 @@ impl Key {
         } = steering;
         let mut digest = Digest(blake3::Hasher::new());
         (ready.release().0, tenant.0, draw, n).hash(&mut digest);
-        (ready.prompt_tokens(), ready.max_new_tokens(), ready.must_think()).hash(&mut digest);
+        (ready.prompt_tokens(), ready.max_new_tokens(), ready.thinks()).hash(&mut digest);
         (tokens, logprobs, constraint.as_ref().map(|asked| &asked.form)).hash(&mut digest);
         (opening, rules, before).hash(&mut digest);
         hash_stop(stop, &mut digest);

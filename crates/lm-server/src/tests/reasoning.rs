@@ -53,6 +53,33 @@ fn chats_tell_reasoning_apart() {
     assert_eq!(joined(&chunks, "/choices/0/delta/content"), "yes <think> no");
 }
 
+/// A form that takes any text leaves room for what is thought, and for calls in the text behind it alone.
+#[test]
+fn what_may_call_thinks_first_as_ever() {
+    let server = thinking_server(THINKS);
+    let tools = json!([{ "type": "function", "function": { "name": "f" } }]);
+    let call = "<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>";
+    let said = format!("<think>\nhm, so <tool_call> or\n\nnot\n</think>\n\nyes {call}");
+    let mut body = json!({
+        "model": "placeholder", "messages": [{ "role": "user", "content": said }],
+        "temperature": 0, "stop": ["\n\n"],
+    });
+    let (plain, mut formed) = (body.to_string(), None);
+    body["tools"] = tools;
+    for parallel in [false, true] {
+        body["parallel_tool_calls"] = json!(parallel);
+        let whole = server.ask(CHAT, &body.to_string());
+        let message = &whole["choices"][0]["message"];
+        assert_eq!(message["reasoning_content"], "hm, so <tool_call> or\n\nnot", "{whole}");
+        assert_eq!(message["tool_calls"][0]["function"]["name"], "f", "{whole}");
+        let n = &whole["usage"]["completion_tokens_details"]["reasoning_tokens"];
+        assert!(formed.replace(n.clone()).is_none_or(|before| before == *n), "{whole}");
+        assert!(n.as_u64() > Some(10), "{whole}");
+    }
+    let without = server.ask(CHAT, &plain);
+    assert_eq!(without["choices"][0]["message"]["content"], format!("yes {call}"), "{without}");
+}
+
 #[test]
 fn a_model_that_does_not_think_is_told_as_it_is() {
     let server = Server::start("mode=echo");
