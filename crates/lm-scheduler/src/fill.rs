@@ -35,8 +35,8 @@ const GRAIN_BESIDE: usize = LEAST_CHUNK / 4;
 /// first, whatever its class and tenant.
 const MOST_LEFT_OUT: u64 = 32;
 
-/// After so many steps of background alone they teach what steps take: until then the short ones, in which the machine's
-/// own hitches weigh more, would make the chunks of prompts shorter.
+/// After so many steps of background alone they teach what steps without guesses take: until then the short ones, in which
+/// the machine's own hitches weigh more, would make the chunks of prompts shorter.
 const LEARNT_ALONE: u64 = 256;
 
 /// A running sequence in a step's order; smaller is earlier.
@@ -127,7 +127,8 @@ impl Scheduler {
             self.last_urgent = self.n_steps;
         }
         let n_alone = self.n_steps - self.last_urgent;
-        if n_alone == 0 || self.last_urgent == 0 || n_alone > LEARNT_ALONE {
+        let is_rare = self.last_urgent == 0 || self.step.shape.n_drafts > 0;
+        if n_alone == 0 || is_rare || n_alone > LEARNT_ALONE {
             self.cost.observe(&self.step.shape, seconds);
         }
     }

@@ -478,7 +478,9 @@ fn guesses_make_no_step_of_background_longer_than_background_may_be() {
         });
         // What a step takes without guesses: nothing of this text comes again.
         rig.add_with(0, 1, Priority::Interactive, (1000..1040).collect());
-        (0..40).for_each(|i| drop(step(&mut rig, 100 + i)));
+        for i in 0..40 {
+            step(&mut rig, 100 + i);
+        }
         rig.scheduler.remove(SeqId(0));
         // One token again and again: all guesses are right. What they take is learnt from the first ones.
         rig.add(1, 1, class, 40);

@@ -203,7 +203,8 @@ fn templates_without_a_switch_are_told_what_they_know() {
     let efforts = Some(Thinking { switch: None, reads_effort: true });
     let low = json!({ "reasoning_effort": "low" });
     let told = r#"{"reasoning_effort":"low"}"#.to_owned();
-    assert_eq!(asked("chat", low, efforts), Ok((Some(told), None)));
+    // Without a switch a budget, however large, says that it is to think.
+    assert_eq!(asked("chat", low, efforts), Ok((Some(told), Some(u32::MAX))));
 }
 
 #[test]

@@ -59,10 +59,10 @@ fn what_may_call_thinks_first_as_ever() {
     let server = thinking_server(THINKS);
     let tools = json!([{ "type": "function", "function": { "name": "f" } }]);
     let call = "<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>";
-    let said = format!("<think>\nhm, so <tool_call> or\n\nnot\n</think>\n\nyes {call}");
+    let said = format!("<think>\nhm, so <tool_call> or STOP\n</think>\n\nyes {call}");
     let mut body = json!({
         "model": "placeholder", "messages": [{ "role": "user", "content": said }],
-        "temperature": 0, "stop": ["\n\n"],
+        "temperature": 0, "stop": ["STOP"],
     });
     let (plain, mut formed) = (body.to_string(), None);
     body["tools"] = tools;
@@ -70,7 +70,7 @@ fn what_may_call_thinks_first_as_ever() {
         body["parallel_tool_calls"] = json!(parallel);
         let whole = server.ask(CHAT, &body.to_string());
         let message = &whole["choices"][0]["message"];
-        assert_eq!(message["reasoning_content"], "hm, so <tool_call> or\n\nnot", "{whole}");
+        assert_eq!(message["reasoning_content"], "hm, so <tool_call> or STOP", "{whole}");
         assert_eq!(message["tool_calls"][0]["function"]["name"], "f", "{whole}");
         let n = &whole["usage"]["completion_tokens_details"]["reasoning_tokens"];
         assert!(formed.replace(n.clone()).is_none_or(|before| before == *n), "{whole}");
