@@ -213,8 +213,7 @@ mod tests {
         let tokenizer = Tokenizer::placeholder();
         let mut thinking = Thinking::new(plan, "");
         let (mut all, mut left) = (Vec::new(), tokens(drawn).into_iter());
-        loop {
-            let Some(token) = thinking.forced().or_else(|| left.next()) else { break };
+        while let Some(token) = thinking.forced().or_else(|| left.next()) {
             thinking.take(token, &tokenizer);
             all.push(token);
         }

@@ -23,6 +23,9 @@ const DAYS_DIFFER: f64 = 0.4;
 /// An hour whose mean is known so well is known, in units.
 const KNOWN: f64 = 0.15;
 
+/// How many groups of hours, the group of an hour, and how much groups differ.
+type Grouping = (usize, fn(usize) -> usize, f64);
+
 /// What is usual of a signal at each hour of the week.
 #[derive(Clone, Debug)]
 pub(crate) struct Profile {
@@ -44,7 +47,7 @@ impl Profile {
             Kind::Positive | Kind::Number => variance.sqrt(),
         };
         let (mut means, mut left) = (vec![overall; WEEK_HOURS], vec![0.0; WEEK_HOURS]);
-        let groupings: [(usize, fn(usize) -> usize, f64); 3] = [
+        let groupings: [Grouping; 3] = [
             (24, |hour| hour % 24, HOURS_DIFFER),
             (7, |hour| hour / 24, DAYS_DIFFER),
             (WEEK_HOURS, |hour| hour, DAYS_DIFFER),

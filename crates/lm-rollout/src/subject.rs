@@ -88,7 +88,7 @@ impl<'a> Subject<'a> {
             (Some(answer), _) => answer,
             (None, Some(text)) => text,
             (None, None) => {
-                let last = contents().last().filter(|_| row.params["continues_last"] == true);
+                let last = contents().next_back().filter(|_| row.params["continues_last"] == true);
                 last.unwrap_or_default().trim_end()
             }
         };

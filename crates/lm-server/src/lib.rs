@@ -20,6 +20,7 @@ mod costs;
 mod data_routes;
 mod dialects;
 mod edit;
+mod edit_cut;
 mod edit_feedback;
 mod encoders;
 mod ended_by;

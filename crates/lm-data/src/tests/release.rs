@@ -211,7 +211,7 @@ fn a_gc_that_was_killed_leaves_no_version_that_cannot_be_read() {
     let ids = || -> Vec<String> {
         log(&desk.home, "tickets").unwrap().into_iter().map(|one| one.version).collect()
     };
-    assert_eq!(ids(), [second.version.clone()]);
+    assert_eq!(ids(), std::slice::from_ref(&second.version));
     assert_eq!(crate::datasets(&desk.home, None, 1).unwrap()[0].n_versions, 1);
     let third = desk.ingest(good_rows(5)).unwrap().manifest;
     assert_eq!((third.sequence, third.parent.as_ref()), (3, Some(&second.version)));

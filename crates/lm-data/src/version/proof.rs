@@ -175,10 +175,10 @@ mod tests {
         };
         let known = known.iter().map(|(segments, tree)| Half { segments, tree });
         let half = Half { segments: &segments, tree: &tree };
-        assert!(hold(half, known.clone(), &read).unwrap().1);
+        assert!(hold(half, known.clone(), read).unwrap().1);
         assert_eq!(seen.take(), expect);
         let (_, other) = files(&["z"]);
-        assert!(!hold(Half { tree: &other, ..half }, known, &read).unwrap().1);
+        assert!(!hold(Half { tree: &other, ..half }, known, read).unwrap().1);
     }
 
     #[test]
