@@ -254,12 +254,38 @@ def test_the_drill_on_the_placeholder(tmp_path_factory, tmp_path):
         server.stop()
 
 
+def arrive(home, server, model, tmp_path):
+    """A placeholder answers first; the model comes as its shadow, then as a canary, and then for all."""
+    users = Users(server, "Is {i} a large number?", model="placeholder", max_tokens=12, temperature=0)
+    before = users.ask().json
+    assert before["choices"][0]["message"]["content"].startswith("Is "), "a placeholder repeats what it is told"
+    start(home, tmp_path, spec("arrival", "placeholder", {"model": model}, min_answers=3))
+    until(users.arm, lambda arm: arm == "arrival/primary")
+    for _ in range(3):
+        assert users.ask().json["system_fingerprint"] == before["system_fingerprint"]
+    said = until(lambda: report(home, "arrival"), lambda seen: seen["shadow"]["n"] >= 3, 120)
+    assert said["n_candidate"] == 0 and said["shadow"]["tokens"][1] > 0
+    moved = verb(home, "exp", "promote", "arrival")
+    assert moved["stage"] == "1"
+    # The evidence would take hundreds of answers; who knows better says why.
+    forced = ["--base-url", server.url, "--force", "--reason", "a placeholder is no answer"]
+    while moved["stage"] != "100":
+        moved = verb(home, "exp", "promote", "arrival", *forced)
+    after = until(users.ask, lambda answer: answer.headers.get("x-lastmile-arm") == "arrival/candidate").json
+    assert after["system_fingerprint"] != before["system_fingerprint"]
+    audit = verb(home, "exp", "explain", "arrival")["audit"]
+    assert audit[0]["action"] == "promote" and "a placeholder is no answer" in json.dumps(audit[0]), audit
+    verb(home, "exp", "stop", "arrival", "--reason", "the model is asked by its own name now")
+    until(users.arm, lambda arm: arm is None)
+
+
 def test_the_drill_on_a_real_model(tmp_path_factory, tmp_path):
     home = tmp_path_factory.mktemp("real")
     (home / "models").symlink_to(TEST_HOME / "models", target_is_directory=True)
     model = "smollm2-135m-instruct"
-    server = Server(home, "--model", model, "--offline")
+    server = Server(home, "--model", model, "--model", "placeholder:mode=echo", "--offline")
     try:
+        arrive(home, server, model, tmp_path)
         users = Users(server, "Is {i} a large number? Answer yes or no.", temperature=0)
         (tmp_path / "brief.txt").write_text("Answer with one word. {system}")
         verb(home, "exp", "prompt", "brief", str(tmp_path / "brief.txt"))

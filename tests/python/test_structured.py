@@ -268,7 +268,7 @@ def test_samplers_do_what_they_say(placeholder):
     # What is not named does not apply.
     assert text(samplers=["temperature"], top_k=1) == free
     assert text(samplers=["top_k"], top_k=1) == text(temperature=0)
-    answer = placeholder.post("/v1/completions", {"prompt": "x", "samplers": ["xtc"]})
+    answer = placeholder.post("/v1/completions", {"prompt": "x", "samplers": ["mirostat"]})
     assert answer.status == 400 and answer.json["error"]["param"] == "samplers[0]"
     answer = placeholder.post("/v1/completions", {"prompt": "x", "logit_bias": {"700": 1}})
     assert answer.status == 400 and answer.json["error"]["param"] == "logit_bias"

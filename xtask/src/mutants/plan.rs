@@ -185,8 +185,8 @@ pub(super) const MUTANTS: [Mutant; 34] = [
     Mutant {
         name: "background keeps who comes waiting",
         file: FILL,
-        find: ".max(BACKGROUND_PART * seconds)",
-        replace: ".max(seconds)",
+        find: "let part = BACKGROUND_PART * self.config",
+        replace: "let part = self.config",
         judge: Judge::UnitTests,
     },
     Mutant {
