@@ -109,7 +109,7 @@ fn attend_rate(isa: Isa, kv_type: KvType, heads: usize, head_dim: usize) -> f64 
         let out = AttendOut { m: &mut m, l: &mut l, acc: &mut acc };
         let queries: Vec<Query<'_>> =
             q.chunks_exact(head_dim).map(|q| Query { q, positions: 0..256 }).collect();
-        attend_span(isa, &queries, kv, &pages, None, out);
+        attend_span(isa, &queries, (kv, &pages), None, None, out);
         black_box(&mut acc);
     });
     (2 * 256 * heads * head_dim) as f64 / seconds / 1e9

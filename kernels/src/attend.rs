@@ -45,6 +45,14 @@ pub struct KvPages<'a> {
     pub head_dim: usize,
 }
 
+impl<'a> KvPages<'a> {
+    /// The numbers of this head's part of a page, without their scales; `offset` is that of its K or V.
+    fn page_numbers(&self, page: u32, offset: usize) -> &'a [u16] {
+        let page = &self.words[page as usize * self.page_stride..];
+        &page[offset..][..self.kv_type.number_words(self.head_dim)]
+    }
+}
+
 /// Where a span's result goes, for `g` queries.
 #[derive(Debug)]
 pub struct AttendOut<'a> {
@@ -72,6 +80,8 @@ pub(crate) struct SpanView<'a> {
     pub(crate) base: usize,
     pub(crate) head_dim: usize,
     pub(crate) kv_type: KvType,
+    /// The K that is read after this span, to be asked for meanwhile: a page each, or nothing.
+    pub(crate) soon: [&'a [u16]; SPAN_PAGES],
     /// By what the numbers of each place's V are multiplied.
     v_scales: Option<[f32; SPAN]>,
     soft_cap: Option<f32>,
@@ -126,7 +136,8 @@ pub(crate) fn common(places: &[Range<usize>]) -> Range<usize> {
 
 /// Attends queries that share a kv head to positions of one span. `pages[i]` is the page of positions `32
 /// i..32 (i + 1)`; only pages that `positions` touch are read. `soft_cap` applies to the scores. What a
-/// query gets does not depend on the others, nor on what lies outside of its `positions`.
+/// query gets does not depend on the others, nor on what lies outside of its `positions`. `then` is what this
+/// core will read next: a kv head and up to eight pages, which are fetched meanwhile.
 ///
 /// # Panics
 /// When `head_dim` is not a multiple of 8, lengths do not fit each other, `positions` are not all in one
@@ -134,9 +145,9 @@ pub(crate) fn common(places: &[Range<usize>]) -> Range<usize> {
 pub fn attend_span(
     isa: Isa,
     queries: &[Query<'_>],
-    kv: KvPages<'_>,
-    pages: &[u32],
+    (kv, pages): (KvPages<'_>, &[u32]),
     soft_cap: Option<f32>,
+    then: Option<(KvPages<'_>, &[u32])>,
     out: AttendOut<'_>,
 ) {
     let (head_dim, g) = (kv.head_dim, queries.len());
@@ -146,11 +157,16 @@ pub fn attend_span(
     assert_eq!(out.m.len(), g, "m is not [{g}]");
     assert_eq!(out.l.len(), g, "l is not [{g}]");
     assert_eq!(out.acc.len(), g * head_dim, "acc is not [{g}][{head_dim}]");
-    let span = view(kv, pages, queries, soft_cap);
+    let mut span = view(kv, pages, queries, soft_cap);
     // As few passes as can be, of even size.
     let per_pass = g.div_ceil(g.div_ceil(QUERIES).max(1)).max(1);
     for (i, queries) in queries.chunks(per_pass).enumerate() {
         let (first, n) = (i * per_pass, queries.len());
+        if let Some((kv, pages)) = then.filter(|_| first + n == g) {
+            for (soon, page) in span.soon.iter_mut().zip(pages) {
+                *soon = kv.page_numbers(*page, kv.k_offset);
+            }
+        }
         let out = AttendOut {
             m: &mut out.m[first..][..n],
             l: &mut out.l[first..][..n],
@@ -215,7 +231,8 @@ fn view<'a>(
             }
         }
     }
-    SpanView { pages: views, base, head_dim, kv_type, v_scales, soft_cap }
+    let soon = [&[][..]; SPAN_PAGES];
+    SpanView { pages: views, base, head_dim, kv_type, soon, v_scales, soft_cap }
 }
 
 /// Adds one span's part of a query to `out` (`[head_dim]`) and to `total`, in the order of the spans, both

@@ -59,7 +59,10 @@ pub fn quantize_activations(isa: Isa, x: &[f32], out: &mut [ActBlock]) {
         Kind::Scalar => acts::quantize(x, out),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: an `Isa` of this kind is only made after avx2, fma and f16c were detected.
-        Kind::Avx2 | Kind::Avx512Vnni => unsafe { x86::quantize::quantize(x, out) },
+        Kind::Avx2 => unsafe { x86::quantize::quantize(x, out) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: an `Isa` of this kind is only made after the avx512 features were detected.
+        Kind::Avx512Vnni => unsafe { x86::quantize::quantize_avx512(x, out) },
     }
 }
 

@@ -2,15 +2,18 @@
 //! Must never know what is computed.
 //! Start at [`Pool::for_chunks`].
 //!
-//! A job is a number of items that whoever is awake takes from a counter, the caller included. A worker
-//! that is late does not join: a neighbour that takes a core away costs that core, and nobody waits for a
-//! thread that the system does not run, unless it is in the middle of an item.
+//! A job is a number of items. Each thread has a share of them that lie side by side, so that it reads memory in order, and
+//! takes from the end of another's share when its own is empty. A worker that is late does not join, and the others do its
+//! share: a neighbour that takes a core away costs that core, and nobody waits for a thread that the system does not
+//! run, unless it is in the middle of an item.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::io;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, Thread, current};
 use std::time::{Duration, Instant};
@@ -29,6 +32,9 @@ const STALL: Duration = Duration::from_millis(1);
 const ALONE_FACTOR: u32 = 6;
 /// The longest that the caller works alone before it tries again.
 const LONGEST_ALONE: Duration = Duration::from_millis(30);
+
+/// What a thread that has nothing left to do asks memory for.
+const FETCHED_BYTES: usize = 8 << 10;
 
 /// The parts of [`Shared::state`]: the number of the job, whether it takes workers, and how many it has.
 const JOB: u64 = 1 << 32;
@@ -49,8 +55,8 @@ struct Shared {
     state: AtomicU64,
     /// Written by the caller while no job is open and no worker inside.
     job: UnsafeCell<Job>,
-    /// The next item to be taken.
-    next: AtomicUsize,
+    /// What is left of each thread's share, the caller's first.
+    shares: Box<[Share]>,
     n_parked: AtomicUsize,
     /// The caller sleeps until the last worker leaves.
     caller_sleeps: AtomicBool,
@@ -64,9 +70,59 @@ struct Shared {
 
 #[derive(Clone, Copy)]
 struct Job {
-    n_items: usize,
     /// Valid while the job is open or a worker is inside.
     run: *const (dyn Fn(usize) + Sync),
+}
+
+/// One thread's part of a job. Alone on its cache lines.
+#[repr(align(128))]
+#[derive(Default)]
+struct Share {
+    /// Items that nobody has taken yet: the first in the lower half, the end in the upper.
+    left: AtomicU64,
+    /// What the thread reads after the job: only ever an address to fetch, never one to read.
+    then: AtomicPtr<u8>,
+}
+
+impl Share {
+    fn set(&self, items: Range<u32>) {
+        self.left.store(u64::from(items.end) << 32 | u64::from(items.start), Ordering::Relaxed);
+    }
+
+    /// Takes the first item, or the last.
+    fn take(&self, is_first: bool) -> Option<usize> {
+        let mut left = self.left.load(Ordering::Relaxed);
+        loop {
+            let (start, end) = (left as u32, (left >> 32) as u32);
+            if start >= end {
+                return None;
+            }
+            let (item, rest) = match is_first {
+                true => (start, left + 1),
+                false => (end - 1, left - (1 << 32)),
+            };
+            let (set, failed) = (Ordering::Relaxed, Ordering::Relaxed);
+            match self.left.compare_exchange_weak(left, rest, set, failed) {
+                Ok(_) => return Some(item as usize),
+                Err(now) => left = now,
+            }
+        }
+    }
+
+    /// Asks memory for what comes after the job.
+    fn fetch(&self) {
+        let start = self.then.load(Ordering::Relaxed);
+        if start.is_null() {
+            return;
+        }
+        self.then.store(null_mut(), Ordering::Relaxed);
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        for at in (0..FETCHED_BYTES).step_by(64) {
+            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            // SAFETY: SSE is part of x86_64, and a hint reads nothing, whatever the address.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(at).cast()) };
+        }
+    }
 }
 
 // SAFETY: `job` is the only field that is not Sync by itself. It is written by the one caller (`Pool::run`
@@ -105,8 +161,8 @@ impl Pool {
         let nothing: &'static (dyn Fn(usize) + Sync) = &|_| ();
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
-            job: UnsafeCell::new(Job { n_items: 0, run: nothing }),
-            next: AtomicUsize::new(0),
+            job: UnsafeCell::new(Job { run: nothing }),
+            shares: (0..n_threads.max(1)).map(|_| Share::default()).collect(),
             n_parked: AtomicUsize::new(0),
             caller_sleeps: AtomicBool::new(false),
             caller: Mutex::new(None),
@@ -119,7 +175,7 @@ impl Pool {
         for i in 1..n_threads {
             let shared = Arc::clone(&pool.shared);
             let thread = std::thread::Builder::new().name(format!("lm-worker-{i}"));
-            pool.workers.push(thread.spawn(move || work(&shared))?);
+            pool.workers.push(thread.spawn(move || work(&shared, i))?);
         }
         Ok(pool)
     }
@@ -130,10 +186,20 @@ impl Pool {
         self.workers.len() + 1
     }
 
+    /// Has each thread fetch, when it finds nothing left of the job that comes next, the beginning of what it will read in
+    /// the one after: of `share(i, n_threads)` for thread `i`. The threads' shares of a job follow each other.
+    pub fn then_read<'a>(&mut self, share: impl Fn(usize, usize) -> &'a [u8]) {
+        let n_threads = self.n_threads();
+        for (i, of_thread) in self.shared.shares.iter().enumerate() {
+            let start = share(i, n_threads).as_ptr().cast_mut();
+            of_thread.then.store(start, Ordering::Relaxed);
+        }
+    }
+
     /// Calls `run(i)` for each `i` in `0..n_items`, in any order, on any thread.
     ///
     /// # Panics
-    /// When an item panics; the others are finished or never begun by then.
+    /// When an item panics; the others are finished or never begun by then. When there are 2^32 items or more.
     pub fn for_each(&mut self, n_items: usize, run: impl Fn(usize) + Sync) {
         self.run(n_items, &run);
     }
@@ -241,18 +307,23 @@ impl Pool {
     }
 
     fn run(&mut self, n_items: usize, run: &(dyn Fn(usize) + Sync)) {
+        let shared = &*self.shared;
         let is_alone = self.alone_until.is_some_and(|until| Instant::now() < until);
         if self.workers.is_empty() || n_items <= 1 || is_alone {
-            return (0..n_items).for_each(run);
+            (0..n_items).for_each(run);
+            return shared.shares[0].fetch();
         }
-        let shared = &*self.shared;
         // SAFETY: this only forgets the closure's lifetime. `Closing` sees to it that no worker is inside when
         // this function returns or unwinds, and workers call it only from inside.
         let forgotten: *const (dyn Fn(usize) + Sync) =
             unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static _>(run) };
         // SAFETY: no job is open and no worker inside, so nobody reads it now.
-        unsafe { *shared.job.get() = Job { n_items, run: forgotten } };
-        shared.next.store(0, Ordering::Relaxed);
+        unsafe { *shared.job.get() = Job { run: forgotten } };
+        let n = u64::from(u32::try_from(n_items).expect("a job has fewer than 2^32 items"));
+        let n_shares = shared.shares.len() as u64;
+        for (i, share) in (0..).zip(&shared.shares) {
+            share.set((n * i / n_shares) as u32..(n * (i + 1) / n_shares) as u32);
+        }
         let number = shared.state.load(Ordering::Relaxed) / JOB;
         shared.state.store((((number + 1) % (1 << 32)) * JOB) | OPEN, Ordering::SeqCst);
         if shared.n_parked.load(Ordering::SeqCst) > 0 {
@@ -260,7 +331,7 @@ impl Pool {
         }
         let (started, mut waited) = (Instant::now(), Duration::ZERO);
         let closing = Closing { shared, waited: &mut waited };
-        take_items(shared, n_items, run);
+        take_items(shared, 0, run);
         drop(closing);
         // With large items, waiting for the last one is in the nature of things.
         if waited > STALL && waited > started.elapsed() / 4 {
@@ -297,7 +368,7 @@ impl Drop for Closing<'_> {
         let shared = self.shared;
         // Nobody need begin another item when the caller's own one panicked.
         if std::thread::panicking() {
-            shared.next.store(usize::MAX / 2, Ordering::Relaxed);
+            shared.shares.iter().for_each(|share| share.set(0..0));
         }
         let mut state = shared.state.fetch_and(!OPEN, Ordering::AcqRel);
         for _ in 0..WAIT_SPINS {
@@ -338,18 +409,21 @@ pub fn flush_denormals() {
     }
 }
 
-fn take_items(shared: &Shared, n_items: usize, run: &(dyn Fn(usize) + Sync)) {
-    loop {
-        let item = shared.next.fetch_add(1, Ordering::Relaxed);
-        if item >= n_items {
-            return;
+/// Runs what is left of the share of thread `me`, then of those of the others, each from the end.
+fn take_items(shared: &Shared, me: usize, run: &(dyn Fn(usize) + Sync)) {
+    let (before, rest) = shared.shares.split_at(me);
+    let mut is_own = true;
+    for share in rest.iter().chain(before) {
+        while let Some(item) = share.take(is_own) {
+            run(item);
         }
-        run(item);
+        is_own = false;
     }
+    shared.shares[me].fetch();
 }
 
 /// The life of a worker.
-fn work(shared: &Shared) {
+fn work(shared: &Shared, me: usize) {
     flush_denormals();
     let (mut last_job, mut n_spins) = (0, 0);
     while !shared.ends.load(Ordering::Relaxed) {
@@ -369,11 +443,8 @@ fn work(shared: &Shared) {
         }
         (last_job, n_spins) = (state / JOB, 0);
         // SAFETY: this worker is inside, so the job stands and its closure lives until it leaves.
-        let (n_items, run) = unsafe {
-            let job = *shared.job.get();
-            (job.n_items, &*job.run)
-        };
-        let outcome = catch_unwind(AssertUnwindSafe(|| take_items(shared, n_items, run)));
+        let run = unsafe { &*(*shared.job.get()).run };
+        let outcome = catch_unwind(AssertUnwindSafe(|| take_items(shared, me, run)));
         if let Err(panic) = outcome {
             let mut first = shared.panic.lock().unwrap_or_else(PoisonError::into_inner);
             first.get_or_insert(panic);
@@ -421,6 +492,35 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_is_read_later_is_asked_for_once_and_changes_nothing() {
+        let data = vec![7u8; 10];
+        for n_threads in [1, 3] {
+            let mut pool = Pool::new(n_threads);
+            for n_items in [1, 8] {
+                pool.then_read(|i, n| &data[10 * i / n..]);
+                let is_left =
+                    |pool: &Pool| !pool.shared.shares[0].then.load(Ordering::Relaxed).is_null();
+                assert!(is_left(&pool));
+                pool.for_each(n_items, |_| ());
+                assert!(!is_left(&pool) && data == [7; 10]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_thread_alone_does_the_shares_of_all_in_order() {
+        let pool = Pool::resting(3).unwrap();
+        let shared = &pool.shared;
+        [0..2, 2..5, 5..7]
+            .into_iter()
+            .zip(&shared.shares)
+            .for_each(|(items, share)| share.set(items));
+        let taken = Mutex::new(Vec::new());
+        take_items(shared, 1, &|i| taken.lock().unwrap().push(i));
+        assert_eq!(taken.into_inner().unwrap(), [2, 3, 4, 6, 5, 1, 0]);
     }
 
     #[test]

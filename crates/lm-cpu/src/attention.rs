@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use lm_kernels::{AttendOut, Isa, Pool, Query, SPAN, attend_span, merge_span};
+use lm_kernels::{AttendOut, Isa, KV_PAGE, KvPages, Pool, Query, SPAN, attend_span, merge_span};
 use lm_models::DecoderSpec;
 
 use crate::kv::KvCache;
@@ -117,14 +117,14 @@ impl LayerAttention<'_> {
                 let q = &qkv[row * width + head * head_dim..][..head_dim];
                 Query { q, positions: seen.start.max(span.start)..seen.end.min(span.end) }
             };
-            let n = tile.n_rows * group;
-            let (m, rest) = out.split_at_mut(n);
-            let (l, acc) = rest.split_at_mut(n);
+            let n_queries = tile.n_rows * group;
+            let (m, rest) = out.split_at_mut(n_queries);
+            let (l, acc) = rest.split_at_mut(n_queries);
             let pages = kv.pages(self.layer, kv_head);
             let table = self.rows.block_table(tile.first_row + tile.n_rows - 1);
             let soft_cap = self.spec.attn_softcap;
-            for first in (0..n).step_by(TILE_QUERIES) {
-                let n = TILE_QUERIES.min(n - first);
+            for first in (0..n_queries).step_by(TILE_QUERIES) {
+                let n = TILE_QUERIES.min(n_queries - first);
                 let queries: [Query<'_>; TILE_QUERIES] =
                     std::array::from_fn(|i| query(first + i.min(n - 1)));
                 let out = AttendOut {
@@ -132,9 +132,22 @@ impl LayerAttention<'_> {
                     l: &mut l[first..first + n],
                     acc: &mut acc[first * head_dim..(first + n) * head_dim],
                 };
-                attend_span(self.isa, &queries[..n], pages, table, soft_cap, out);
+                let then = (first + n == n_queries).then(|| self.read_by(i + 1, kv)).flatten();
+                attend_span(self.isa, &queries[..n], (pages, table), soft_cap, then, out);
             }
         });
+    }
+
+    /// What work item `i` reads, if there is such an item: who does the one before it does this one next, as a rule.
+    fn read_by<'a>(&'a self, i: usize, kv: &'a KvCache) -> Option<(KvPages<'a>, &'a [u32])> {
+        let Plan { tiles, items, .. } = self.plan;
+        let item = items.get(i / self.spec.n_kv_heads)?;
+        let tile = tiles[item.tile];
+        let last = tile.first_row + tile.n_rows - 1;
+        let end = (self.rows.positions[last] as usize + 1).min((item.span + 1) * SPAN);
+        let pages = item.span * SPAN / KV_PAGE..end.div_ceil(KV_PAGE);
+        let kv_head = i % self.spec.n_kv_heads;
+        Some((kv.pages(self.layer, kv_head), &self.rows.block_table(last)[pages]))
     }
 
     /// Merges the spans of one row, in order, into `[n_heads * head_dim]`.

@@ -195,12 +195,14 @@ impl Executor {
         let window = self.windows.iter().position(|window| *window == spec.sliding_window[i]);
         let plan = &plans[window.expect("each layer's window is in the list")];
         let attention = LayerAttention { isa, spec, layer: i, rows, plan };
+        pool.then_read(|i, n| layer.attn_output.share(i, n));
         attention.attend(pool, (qkv, width), kv, partials);
         acts.fill(pool, isa, (m, q_width), layer.attn_output.is_quantised(), |row, out| {
             attention.merge(partials, row, out);
             scale(out, spec.residual_scale);
         });
         let has_post_norm = layer.post_norms.is_some();
+        pool.then_read(|i, n| mlp::share(layer, i, n));
         add_product(isa, pool, &layer.attn_output, acts, has_post_norm, (x, added));
         let out = if has_post_norm { added } else { x };
         let part = [(LayerTensor::AttnOutput, spec.hidden_size)];
@@ -218,8 +220,11 @@ impl Executor {
         norms.fill(pool, m, is_quantised, (x, added), acts);
         adapters.begin_gate_and_up(pool, isa, i, (&acts.floats, spec.hidden_size));
         let gate_and_up = mlp::GateAndUp { isa, spec, layer, layer_idx: i, acts, adapters };
+        pool.then_read(|i, n| layer.ffn_down.share(i, n));
         gate_and_up.fill(pool, m, hidden);
         let has_post_norm = layer.post_norms.is_some();
+        let next = self.layers.get(i + 1).map_or(&self.head, |layer| &layer.attn_qkv);
+        pool.then_read(|i, n| next.share(i, n));
         add_product(isa, pool, &layer.ffn_down, hidden, has_post_norm, (x, added));
         let out = if has_post_norm { added } else { x };
         let part = [(LayerTensor::FfnDown, spec.hidden_size)];

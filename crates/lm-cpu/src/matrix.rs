@@ -74,6 +74,11 @@ impl Matrix {
         self.weight.is_quantized()
     }
 
+    /// The panels from row `first` on, a multiple of 16.
+    pub(crate) fn panels_from(&self, first: usize) -> &[u8] {
+        &self.panels[(first / PANEL_ROWS * self.panel_bytes).min(self.panels.len())..]
+    }
+
     /// Rows `first..first + out.width()` of this matrix times rows `rows` of `acts`. `first` is a multiple of 16.
     pub(crate) fn multiply_part(
         &self,
@@ -135,6 +140,13 @@ impl Stacked {
     /// The row at which each work item begins, and the end.
     pub(crate) fn bounds(&self) -> &[usize] {
         &self.bounds
+    }
+
+    /// What thread `i` of `n` reads first of a product.
+    pub(crate) fn share(&self, i: usize, n: usize) -> &[u8] {
+        let item = self.items.len() * i / n;
+        let (matrix, first) = self.items[item];
+        self.matrices[matrix].panels_from(self.bounds[item] - first)
     }
 
     /// What work item `item` gives for rows `rows` of `acts`; `out` has its columns.

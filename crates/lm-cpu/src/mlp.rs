@@ -1,6 +1,8 @@
 //! The first half of an MLP: gate and up projections, the activation between them, and the quantisation of
 //! what comes out, 32 columns at a time, so that nothing leaves the cache in between.
 
+use std::ops::Range;
+
 use lm_kernels::{
     ActBlock, Columns, Isa, Pool, Put, gelu_tanh_mul, quantize_activations, silu_mul,
 };
@@ -14,7 +16,7 @@ use crate::matrix::{ACT_BLOCK, RowActs, rows_per_item};
 /// Columns that are worked on together: one block of activations.
 const COLUMNS: usize = ACT_BLOCK;
 /// Rows that are worked on together.
-const ROWS: usize = 16;
+const ROWS: usize = 32;
 
 /// `activation(gate x) * up x` of one layer.
 #[derive(Clone, Copy)]
@@ -30,10 +32,8 @@ pub(crate) struct GateAndUp<'a> {
 impl GateAndUp<'_> {
     /// Fills `hidden` as `[m, intermediate_size]`, quantised if the next matrix wants that.
     pub(crate) fn fill(&self, pool: &mut Pool, m: usize, hidden: &mut RowActs) {
-        let (gate, up, width) =
-            (&self.layer.ffn_gate, &self.layer.ffn_up, self.spec.intermediate_size);
-        let n_bytes = gate.size_bytes() + up.size_bytes();
-        let n = (rows_per_item(width, n_bytes, pool.n_threads()) / COLUMNS).max(1) * COLUMNS;
+        let width = self.spec.intermediate_size;
+        let n = columns_per_item(self.layer, pool.n_threads());
         let is_quantised = self.layer.ffn_down.is_quantised();
         // An adapter of the next matrix multiplies numbers as they are.
         if !is_quantised || self.adapters.adapts(self.layer_idx, LayerTensor::FfnDown) {
@@ -47,12 +47,14 @@ impl GateAndUp<'_> {
         hidden.blocks.resize(m * n_blocks, ActBlock::default());
         let out = Columns::new(&mut hidden.blocks, n_blocks);
         pool.for_columns(out, n / COLUMNS, |item, mut out| {
-            for block in 0..out.width() {
-                self.some_columns(m, item * n + block * COLUMNS, COLUMNS, |row, values| {
-                    let block = std::slice::from_mut(&mut out.row(row)[block]);
-                    quantize_activations(self.isa, values, block);
-                });
-            }
+            let mut blocks = [ActBlock::default(); ROWS];
+            let columns = item * n..item * n + out.width() * COLUMNS;
+            self.columns(m, columns, |rows, columns, values| {
+                let blocks = &mut blocks[..rows.len()];
+                quantize_activations(self.isa, values.as_flattened(), blocks);
+                let at = columns.start / COLUMNS - item * n / COLUMNS;
+                rows.zip(blocks).for_each(|(row, block)| out.row(row)[at] = *block);
+            });
         });
     }
 
@@ -61,57 +63,78 @@ impl GateAndUp<'_> {
         let width = self.spec.intermediate_size;
         hidden.floats.resize(m * width, 0.0);
         pool.for_columns(Columns::new(&mut hidden.floats, width), n, |item, mut out| {
-            for first in (0..out.width()).step_by(COLUMNS) {
-                let columns = first..out.width().min(first + COLUMNS);
-                self.some_columns(m, item * n + first, columns.len(), |row, values| {
-                    out.row(row)[columns.clone()].copy_from_slice(values);
-                });
-            }
+            let columns = item * n..item * n + out.width();
+            self.columns(m, columns, |rows, columns, values| {
+                let (at, width) = (columns.start - item * n, columns.len());
+                for (row, values) in rows.zip(values) {
+                    out.row(row)[at..at + width].copy_from_slice(&values[..width]);
+                }
+            });
         });
     }
 
-    /// Hands `width` columns of each row to `take`, from column `first` on.
-    fn some_columns(
-        &self,
-        m: usize,
-        first: usize,
-        width: usize,
-        mut take: impl FnMut(usize, &[f32]),
-    ) {
-        if m == 1 {
-            return self.some_rows::<1>(0, 1, first, width, &mut take);
-        }
-        for row in (0..m).step_by(ROWS) {
-            self.some_rows::<ROWS>(row, m.min(row + ROWS), first, width, &mut take);
+    /// Hands `take` all rows of columns `columns`, some rows of a block at a time: which rows, which columns, and their values.
+    fn columns(&self, m: usize, columns: Range<usize>, take: impl TakeBlock) {
+        match m {
+            1 => self.columns_by::<1>(m, columns, take),
+            _ => self.columns_by::<ROWS>(m, columns, take),
         }
     }
 
-    /// Rows `row..end`, at most `N`.
-    fn some_rows<const N: usize>(
+    /// As [`GateAndUp::columns`], `N` rows at a time.
+    fn columns_by<const N: usize>(
         &self,
-        row: usize,
-        end: usize,
-        first: usize,
-        width: usize,
-        take: &mut impl FnMut(usize, &[f32]),
+        m: usize,
+        columns: Range<usize>,
+        mut take: impl TakeBlock,
     ) {
-        let (mut gate, mut up) = ([[0.0; COLUMNS]; N], [[0.0; COLUMNS]; N]);
-        let (rows, n) = (row..end, end - row);
-        for (matrix, out) in [(&self.layer.ffn_gate, &mut gate), (&self.layer.ffn_up, &mut up)] {
-            let mut out = Columns::new(out.as_flattened_mut(), COLUMNS);
-            let out = out.part(0..n, 0..width);
-            matrix.multiply_part(self.isa, first, self.acts, rows.clone(), Put::Store, out);
-        }
-        let mut values = [0.0; COLUMNS];
-        for (i, (gate, up)) in gate.iter_mut().zip(&mut up).take(n).enumerate() {
-            let (gate, up, values) = (&mut gate[..width], &mut up[..width], &mut values[..width]);
-            self.adapters.add_gate_and_up(self.isa, self.layer_idx, row + i, first, gate, up);
-            match self.spec.activation {
-                Activation::Silu => silu_mul(self.isa, gate, up, values),
-                Activation::GeluTanh => gelu_tanh_mul(self.isa, gate, up, values),
+        let [mut gate, mut up, mut values] = [[[0.0; COLUMNS]; N]; 3];
+        for first in columns.clone().step_by(COLUMNS) {
+            let block = first..columns.end.min(first + COLUMNS);
+            for row in (0..m).step_by(N) {
+                let rows = row..m.min(row + N);
+                let halves = [(&self.layer.ffn_gate, &mut gate), (&self.layer.ffn_up, &mut up)];
+                for (matrix, out) in halves {
+                    let mut out = Columns::new(out.as_flattened_mut(), COLUMNS);
+                    let out = out.part(0..rows.len(), 0..block.len());
+                    matrix.multiply_part(self.isa, first, self.acts, rows.clone(), Put::Store, out);
+                }
+                let n = rows.len();
+                let (gate, up, values) = (&mut gate[..n], &mut up[..n], &mut values[..n]);
+                for (row, (gate, up)) in rows.clone().zip(gate.iter_mut().zip(up.iter_mut())) {
+                    let (gate, up) = (&mut gate[..block.len()], &mut up[..block.len()]);
+                    self.adapters.add_gate_and_up(self.isa, self.layer_idx, row, first, gate, up);
+                }
+                self.combine(gate.as_flattened(), up.as_flattened(), values.as_flattened_mut());
+                take(rows, block.clone(), values);
             }
-            scale(values, self.spec.residual_scale);
-            take(row + i, values);
         }
     }
+
+    /// Many values in one call: a few keep the units waiting for each other.
+    fn combine(&self, gate: &[f32], up: &[f32], values: &mut [f32]) {
+        match self.spec.activation {
+            Activation::Silu => silu_mul(self.isa, gate, up, values),
+            Activation::GeluTanh => gelu_tanh_mul(self.isa, gate, up, values),
+        }
+        scale(values, self.spec.residual_scale);
+    }
+}
+
+/// What takes some rows of a block of columns.
+trait TakeBlock: FnMut(Range<usize>, Range<usize>, &[[f32; COLUMNS]]) {}
+impl<F: FnMut(Range<usize>, Range<usize>, &[[f32; COLUMNS]])> TakeBlock for F {}
+
+/// Columns of the hidden values that one work item takes: whole blocks.
+fn columns_per_item(layer: &Layer, n_threads: usize) -> usize {
+    let (gate, up) = (&layer.ffn_gate, &layer.ffn_up);
+    let n_bytes = gate.size_bytes() + up.size_bytes();
+    (rows_per_item(gate.n_rows(), n_bytes, n_threads) / COLUMNS).max(1) * COLUMNS
+}
+
+/// What thread `i` of `n` reads first of gate and up.
+pub(crate) fn share(layer: &Layer, i: usize, n: usize) -> &[u8] {
+    let width = columns_per_item(layer, n);
+    let n_items = layer.ffn_gate.n_rows().div_ceil(width);
+    layer.ffn_gate.panels_from(n_items * i / n * width)
 }

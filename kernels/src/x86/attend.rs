@@ -213,10 +213,12 @@ macro_rules! attention {
                     for g in 0..G {
                         some[g] = &weights[g][place..][..n];
                     }
-                    let n_words = head_dim / PER_WORD;
+                    let (n_words, soon) = (head_dim / PER_WORD, span.soon[place / KV_PAGE]);
                     let rows = page.v[row * n_words..].chunks_exact(n_words);
                     for (i, v) in rows.take(n).enumerate() {
                         let v = &v[at / PER_WORD..][..LANES * VECTORS / PER_WORD];
+                        // Of what is read next as much as of this: memory never rests.
+                        load::prefetch_words(soon, (row + i) * n_words + at / PER_WORD, v.len());
                         // Whichever are fewer stay in registers beside the sums, which must not be spilled.
                         if G < VECTORS {
                             let mut weight = [$zero(); G];

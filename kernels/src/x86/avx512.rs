@@ -68,6 +68,7 @@ fn store<F: Format, const NC: usize>(
     let mut cols = [acts; NC];
     for c in 0..NC {
         cols[c] = &acts[c * blocks..][..blocks];
+        super::load::prefetch_out(out.row(first + c));
     }
     for (c, v) in tile::<F, NC>(panel, cols, first == 0).into_iter().enumerate() {
         put_values(out.row(first + c), v, put);

@@ -4,6 +4,11 @@
 
 use std::arch::x86_64::*;
 
+use crate::layout::PANEL_ROWS;
+
+/// Words of a cache line.
+const LINE_WORDS: usize = 32;
+
 /// 32 bytes at `at`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -169,13 +174,33 @@ pub(super) fn put_f32x16(out: &mut [f32], at: usize, v: __m512) {
     unsafe { _mm512_storeu_ps(out.as_mut_ptr(), v) }
 }
 
-/// Asks for the cache line `line` of values that will be needed soon, if they have so many.
+/// Asks for the cache line `line` of values that will be needed soon, if they have so many: into the second cache, which
+/// waits for more lines at once than the first.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn prefetch_line(values: &[u16], line: usize) {
-    const LINE: usize = 32;
-    if line * LINE < values.len() {
-        _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().wrapping_add(line * LINE).cast());
+    if line * LINE_WORDS < values.len() {
+        _mm_prefetch::<_MM_HINT_T1>(values.as_ptr().wrapping_add(line * LINE_WORDS).cast());
+    }
+}
+
+/// Asks for `n` words of `values` from `at` on, as [`prefetch_line`] does.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn prefetch_words(values: &[u16], at: usize, n: usize) {
+    for line in at / LINE_WORDS..(at + n).div_ceil(LINE_WORDS) {
+        prefetch_line(values, line);
+    }
+}
+
+/// Asks for where a row of a panel's results will be put.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn prefetch_out(out: &[f32]) {
+    // They may begin within a line.
+    let last = out.len().min(PANEL_ROWS).saturating_sub(1);
+    for at in [0, last] {
+        _mm_prefetch::<_MM_HINT_ET0>(out.as_ptr().wrapping_add(at).cast());
     }
 }
 

@@ -1,4 +1,4 @@
-//! Activations to whole numbers with AVX2.
+//! Activations to whole numbers with AVX2 and AVX-512.
 //! Must never give other bits than the scalar twin in `acts`.
 //! Start at [`quantize`].
 
@@ -39,6 +39,42 @@ pub(crate) fn quantize(x: &[f32], out: &mut [ActBlock]) {
             let pairs = _mm256_shufflehi_epi16::<0b11_01_10_00>(middle);
             load::put_words8(&mut out.pairs, 8 * i, pairs);
             out.sums[i] = sum_i32(_mm256_madd_epi16(codes, _mm256_set1_epi16(1)));
+        }
+        out.d = amax / ACT_MAX;
+        out.d_sum = out.d * (out.sums[0] + out.sums[1]) as f32;
+    }
+}
+
+/// The same, a block in two vectors.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
+pub(crate) fn quantize_avx512(x: &[f32], out: &mut [ActBlock]) {
+    let not_sign = _mm512_set1_epi32(0x7fff_ffff);
+    for (x, out) in x.as_chunks::<ACT_BLOCK>().0.iter().zip(out) {
+        let x = [load::f32x16s(x, 0), load::f32x16s(x, 16)];
+        let [first, second] = [_mm512_castps_si512(x[0]), _mm512_castps_si512(x[1])];
+        let max_bits = _mm512_and_si512(first, not_sign);
+        let max_bits = _mm512_max_epu32(max_bits, _mm512_and_si512(second, not_sign));
+        let halves = _mm256_max_epu32(
+            _mm512_castsi512_si256(max_bits),
+            _mm512_extracti64x4_epi64::<1>(max_bits),
+        );
+        let amax = f32::from_bits(max_u32(halves));
+        if let Some(block) = unusual_block(amax) {
+            *out = block;
+            continue;
+        }
+        let inverse = _mm512_set1_ps(ACT_MAX / amax);
+        let words = [
+            _mm512_cvtps_epi32(_mm512_mul_ps(x[0], inverse)),
+            _mm512_cvtps_epi32(_mm512_mul_ps(x[1], inverse)),
+        ];
+        for i in 0..2 {
+            // Within a quad the middle two change places.
+            let in_order = _mm512_cvtepi32_epi16(words[i]);
+            let middle = _mm256_shufflelo_epi16::<0b11_01_10_00>(in_order);
+            let pairs = _mm256_shufflehi_epi16::<0b11_01_10_00>(middle);
+            load::put_words8(&mut out.pairs, 8 * i, pairs);
+            out.sums[i] = sum_i32(_mm256_madd_epi16(in_order, _mm256_set1_epi16(1)));
         }
         out.d = amax / ACT_MAX;
         out.d_sum = out.d * (out.sums[0] + out.sums[1]) as f32;

@@ -97,7 +97,7 @@ fn attend_each(
             .collect();
         let (mut m, mut l, mut acc) = (vec![0.0; g], vec![0.0; g], vec![f32::NAN; g * head_dim]);
         let out = AttendOut { m: &mut m, l: &mut l, acc: &mut acc };
-        attend_span(isa, &queries, kv, &cache.pages, cap, out);
+        attend_span(isa, &queries, (kv, &cache.pages), cap, None, out);
         spans.push((m, l, acc));
     }
     let mut out = vec![0.0; g * head_dim];
@@ -218,7 +218,7 @@ fn nothing_to_attend_to_gives_nothing() {
         let (mut m, mut l, mut acc) = ([1.0; 2], [1.0; 2], [1.0; 128]);
         let out = AttendOut { m: &mut m, l: &mut l, acc: &mut acc };
         let queries = [9..9, 3..5].map(|positions| Query { q: &q, positions });
-        attend_span(isa, &queries, cache.kv(), &cache.pages, None, out);
+        attend_span(isa, &queries, (cache.kv(), &cache.pages), None, None, out);
         assert_eq!((m[0], l[0], &acc[..64]), (f32::NEG_INFINITY, 0.0, &[0.0; 64][..]));
         assert!(l[1] > 0.0);
         let (mut total, mut out) = (0.0, [7.0; 64]);
@@ -267,5 +267,5 @@ fn a_span_does_not_cross_its_border() {
     let cache = cache(KvType::F16, 8, 300, &mut Rng(1));
     let out = AttendOut { m: &mut [0.0], l: &mut [0.0], acc: &mut [0.0; 8] };
     let query = Query { q: &[0.0; 8], positions: 250..260 };
-    attend_span(Isa::detect(), &[query], cache.kv(), &cache.pages, None, out);
+    attend_span(Isa::detect(), &[query], (cache.kv(), &cache.pages), None, None, out);
 }
