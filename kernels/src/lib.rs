@@ -35,7 +35,7 @@ pub use isa::{Isa, UnknownIsa};
 pub use layout::{PANEL_ROWS, panel_bytes};
 pub use pack::{pack_panel, unpack_float_row, unpack_sub};
 pub use page::{KV_PAGE, KvType, store_k, store_v};
-pub use pool::{Pool, flush_denormals};
+pub use pool::{Pool, flush_denormals, share_start};
 pub use scalar::dequantize::dequantize_row;
 pub use scalar::gemm::dot_row;
 pub use scalar::sub::{Sub, sub};

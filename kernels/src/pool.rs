@@ -34,6 +34,7 @@ const ALONE_FACTOR: u32 = 6;
 const LONGEST_ALONE: Duration = Duration::from_millis(30);
 
 /// What a thread that has nothing left to do asks memory for.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 const FETCHED_BYTES: usize = 8 << 10;
 
 /// The parts of [`Shared::state`]: the number of the job, whether it takes workers, and how many it has.
@@ -109,19 +110,9 @@ impl Share {
         }
     }
 
-    /// Asks memory for what comes after the job.
-    fn fetch(&self) {
-        let start = self.then.load(Ordering::Relaxed);
-        if start.is_null() {
-            return;
-        }
-        self.then.store(null_mut(), Ordering::Relaxed);
-        #[cfg(all(target_arch = "x86_64", not(miri)))]
-        for at in (0..FETCHED_BYTES).step_by(64) {
-            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-            // SAFETY: SSE is part of x86_64, and a hint reads nothing, whatever the address.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(at).cast()) };
-        }
+    /// What the thread is to fetch, once.
+    fn take_then(&self) -> *mut u8 {
+        self.then.swap(null_mut(), Ordering::Relaxed)
     }
 }
 
@@ -186,8 +177,8 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Has each thread fetch, when it finds nothing left of the job that comes next, the beginning of what it will read in
-    /// the one after: of `share(i, n_threads)` for thread `i`. The threads' shares of a job follow each other.
+    /// Has each thread fetch, at the end of the next job that it takes part in, the beginning of what it will read in
+    /// the one after: of `share(i, n_threads)` for thread `i`, whose items begin at [`share_start`].
     pub fn then_read<'a>(&mut self, share: impl Fn(usize, usize) -> &'a [u8]) {
         let n_threads = self.n_threads();
         for (i, of_thread) in self.shared.shares.iter().enumerate() {
@@ -311,7 +302,7 @@ impl Pool {
         let is_alone = self.alone_until.is_some_and(|until| Instant::now() < until);
         if self.workers.is_empty() || n_items <= 1 || is_alone {
             (0..n_items).for_each(run);
-            return shared.shares[0].fetch();
+            return fetch(shared.shares[0].take_then());
         }
         // SAFETY: this only forgets the closure's lifetime. `Closing` sees to it that no worker is inside when
         // this function returns or unwinds, and workers call it only from inside.
@@ -319,10 +310,10 @@ impl Pool {
             unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static _>(run) };
         // SAFETY: no job is open and no worker inside, so nobody reads it now.
         unsafe { *shared.job.get() = Job { run: forgotten } };
-        let n = u64::from(u32::try_from(n_items).expect("a job has fewer than 2^32 items"));
-        let n_shares = shared.shares.len() as u64;
-        for (i, share) in (0..).zip(&shared.shares) {
-            share.set((n * i / n_shares) as u32..(n * (i + 1) / n_shares) as u32);
+        let n = u32::try_from(n_items).expect("a job has fewer than 2^32 items") as usize;
+        let start = |i| share_start(n, i, shared.shares.len()) as u32;
+        for (i, share) in shared.shares.iter().enumerate() {
+            share.set(start(i)..start(i + 1));
         }
         let number = shared.state.load(Ordering::Relaxed) / JOB;
         shared.state.store((((number + 1) % (1 << 32)) * JOB) | OPEN, Ordering::SeqCst);
@@ -332,6 +323,7 @@ impl Pool {
         let (started, mut waited) = (Instant::now(), Duration::ZERO);
         let closing = Closing { shared, waited: &mut waited };
         take_items(shared, 0, run);
+        fetch(shared.shares[0].take_then());
         drop(closing);
         // With large items, waiting for the last one is in the nature of things.
         if waited > STALL && waited > started.elapsed() / 4 {
@@ -391,6 +383,12 @@ impl Drop for Closing<'_> {
     }
 }
 
+/// The item of a job of `n_items` at which the share of thread `i` of `n_threads` begins, where one takes part.
+#[must_use]
+pub fn share_start(n_items: usize, i: usize, n_threads: usize) -> usize {
+    (n_items as u128 * i as u128 / n_threads as u128) as usize
+}
+
 /// Makes this thread take denormal numbers for zero, as all threads of a pool do: they cost two to four
 /// times as much, and results must not depend on who computes them.
 #[cfg_attr(
@@ -409,6 +407,18 @@ pub fn flush_denormals() {
     }
 }
 
+/// Asks memory for what begins at `start`, if that is anywhere.
+fn fetch(start: *mut u8) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    for at in (0..FETCHED_BYTES).step_by(64).filter(|_| !start.is_null()) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: SSE is part of x86_64, and a hint reads nothing, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(at).cast()) };
+    }
+    #[cfg(any(not(target_arch = "x86_64"), miri))]
+    let _ = start;
+}
+
 /// Runs what is left of the share of thread `me`, then of those of the others, each from the end.
 fn take_items(shared: &Shared, me: usize, run: &(dyn Fn(usize) + Sync)) {
     let (before, rest) = shared.shares.split_at(me);
@@ -419,7 +429,6 @@ fn take_items(shared: &Shared, me: usize, run: &(dyn Fn(usize) + Sync)) {
         }
         is_own = false;
     }
-    shared.shares[me].fetch();
 }
 
 /// The life of a worker.
@@ -449,11 +458,14 @@ fn work(shared: &Shared, me: usize) {
             let mut first = shared.panic.lock().unwrap_or_else(PoisonError::into_inner);
             first.get_or_insert(panic);
         }
+        // Taken while the caller cannot write it, and fetched when nobody waits for this worker any more.
+        let then = shared.shares[me].take_then();
         shared.state.fetch_sub(1, Ordering::SeqCst);
         if shared.caller_sleeps.load(Ordering::SeqCst) {
             let caller = shared.caller.lock().unwrap_or_else(PoisonError::into_inner);
             caller.iter().for_each(Thread::unpark);
         }
+        fetch(then);
     }
 }
 
@@ -503,7 +515,10 @@ mod tests {
                 pool.then_read(|i, n| &data[10 * i / n..]);
                 let is_left =
                     |pool: &Pool| !pool.shared.shares[0].then.load(Ordering::Relaxed).is_null();
-                assert!(is_left(&pool));
+                for (i, share) in pool.shared.shares.iter().enumerate() {
+                    let start = data[10 * i / n_threads..].as_ptr();
+                    assert_eq!(share.then.load(Ordering::Relaxed).cast_const(), start);
+                }
                 pool.for_each(n_items, |_| ());
                 assert!(!is_left(&pool) && data == [7; 10]);
             }
@@ -562,9 +577,11 @@ mod tests {
     fn a_panic_in_an_item_reaches_the_caller_and_the_pool_goes_on() {
         let mut pool = Pool::new(2);
         for _ in 0..times(100) {
-            let run = || pool.for_each(64, |i| assert!(i != 40, "item 40"));
-            let panic = catch_unwind(AssertUnwindSafe(run));
-            assert!(panic.is_err());
+            // One of the caller's share, and one of the worker's.
+            for bad in [3, 40] {
+                let run = || pool.for_each(64, |i| assert!(i != bad, "item {i}"));
+                assert!(catch_unwind(AssertUnwindSafe(run)).is_err());
+            }
             let n = AtomicUsize::new(0);
             pool.for_each(10, |_| {
                 n.fetch_add(1, Ordering::Relaxed);

@@ -4,7 +4,9 @@
 
 use std::ops::Range;
 
-use lm_kernels::{AttendOut, Isa, KV_PAGE, KvPages, Pool, Query, SPAN, attend_span, merge_span};
+use lm_kernels::{
+    AttendOut, Isa, KV_PAGE, KvPages, Pool, Query, SPAN, attend_span, merge_span, share_start,
+};
 use lm_models::DecoderSpec;
 
 use crate::kv::KvCache;
@@ -107,6 +109,8 @@ impl LayerAttention<'_> {
             (self.group(), self.spec.head_dim, self.spec.n_kv_heads);
         let Plan { tiles, items, bounds, window, .. } = self.plan;
         partials.resize(bounds.last().copied().unwrap_or(0), 0.0);
+        let (n_work, n_threads) = (bounds.len() - 1, pool.n_threads());
+        let begins_share = |i| (1..n_threads).any(|t| share_start(n_work, t, n_threads) == i);
         pool.for_pieces(partials, bounds, |i, out| {
             let (item, kv_head) = (items[i / n_kv_heads], i % n_kv_heads);
             let tile = tiles[item.tile];
@@ -132,20 +136,23 @@ impl LayerAttention<'_> {
                     l: &mut l[first..first + n],
                     acc: &mut acc[first * head_dim..(first + n) * head_dim],
                 };
-                let then = (first + n == n_queries).then(|| self.read_by(i + 1, kv)).flatten();
+                let is_next_ours = first + n == n_queries && !begins_share(i + 1);
+                let then = is_next_ours.then(|| self.read_by(i + 1, kv)).flatten();
                 attend_span(self.isa, &queries[..n], (pages, table), soft_cap, then, out);
             }
         });
     }
 
-    /// What work item `i` reads, if there is such an item: who does the one before it does this one next, as a rule.
+    /// The K that work item `i` reads, if there is such an item.
     fn read_by<'a>(&'a self, i: usize, kv: &'a KvCache) -> Option<(KvPages<'a>, &'a [u32])> {
-        let Plan { tiles, items, .. } = self.plan;
+        let Plan { tiles, items, window, .. } = self.plan;
         let item = items.get(i / self.spec.n_kv_heads)?;
         let tile = tiles[item.tile];
         let last = tile.first_row + tile.n_rows - 1;
-        let end = (self.rows.positions[last] as usize + 1).min((item.span + 1) * SPAN);
-        let pages = item.span * SPAN / KV_PAGE..end.div_ceil(KV_PAGE);
+        let position = |row: usize| self.rows.positions[row] as usize;
+        let start = seen(position(tile.first_row), *window).start.max(item.span * SPAN);
+        let end = (position(last) + 1).min((item.span + 1) * SPAN);
+        let pages = start / KV_PAGE..end.div_ceil(KV_PAGE);
         let kv_head = i % self.spec.n_kv_heads;
         Some((kv.pages(self.layer, kv_head), &self.rows.block_table(last)[pages]))
     }

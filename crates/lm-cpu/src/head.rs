@@ -11,7 +11,7 @@ use crate::scratch::Scratch;
 /// Logits of one row that are looked through at once.
 const COLUMNS: usize = 128;
 /// Rows that are worked on together.
-const ROWS: usize = 16;
+const ROWS: usize = 32;
 
 /// The last norm and the head.
 #[derive(Clone, Copy)]
@@ -74,11 +74,9 @@ impl Head<'_> {
         of_items.resize(n_items * n_rows, Greatest::NONE);
         pool.for_chunks(of_items, n_rows, |item, out| {
             out.fill(Greatest::NONE);
-            if n_rows == 1 {
-                return self.greatest_of::<1>(acts, item, 0, out);
-            }
-            for (i, out) in out.chunks_mut(ROWS).enumerate() {
-                self.greatest_of::<ROWS>(acts, item, i * ROWS, out);
+            match n_rows {
+                1 => self.greatest_of::<1>(acts, item, out),
+                _ => self.greatest_of::<ROWS>(acts, item, out),
             }
         });
         for (row, out) in out.iter_mut().enumerate() {
@@ -87,29 +85,25 @@ impl Head<'_> {
         }
     }
 
-    /// The greatest logits of one work item for rows `first_row..first_row + out.len()`, at most `N`.
-    fn greatest_of<const N: usize>(
-        &self,
-        acts: &RowActs,
-        item: usize,
-        first_row: usize,
-        out: &mut [Greatest],
-    ) {
-        let (isa, bounds, n) = (self.norms.isa, self.matrices.bounds(), out.len());
-        let rows = first_row..first_row + n;
+    /// The greatest logits of one work item, of each row, `N` rows at a time.
+    fn greatest_of<const N: usize>(&self, acts: &RowActs, item: usize, out: &mut [Greatest]) {
+        let (isa, bounds, n_rows) = (self.norms.isa, self.matrices.bounds(), out.len());
         let mut logits = [[0.0; COLUMNS]; N];
         for first in (bounds[item]..bounds[item + 1]).step_by(COLUMNS) {
             let width = COLUMNS.min(bounds[item + 1] - first);
-            let mut part = Columns::new(logits.as_flattened_mut(), COLUMNS);
-            let part = part.part(0..n, 0..width);
-            self.matrices.multiply_columns(isa, item, first, acts, rows.clone(), part);
-            for (logits, out) in logits.iter_mut().zip(out.iter_mut()) {
-                let logits = &mut logits[..width];
-                if let Some(cap) = self.norms.spec.logit_softcap {
-                    soft_cap(isa, logits, cap);
+            for row in (0..n_rows).step_by(N) {
+                let rows = row..n_rows.min(row + N);
+                let mut part = Columns::new(logits.as_flattened_mut(), COLUMNS);
+                let part = part.part(0..rows.len(), 0..width);
+                self.matrices.multiply_columns(isa, item, first, acts, rows.clone(), part);
+                for (logits, out) in logits.iter_mut().zip(&mut out[rows]) {
+                    let logits = &mut logits[..width];
+                    if let Some(cap) = self.norms.spec.logit_softcap {
+                        soft_cap(isa, logits, cap);
+                    }
+                    let best = argmax_panel(isa, logits);
+                    out.raise(Greatest { token: (first + best.idx) as u32, logit: best.value });
                 }
-                let best = argmax_panel(isa, logits);
-                out.raise(Greatest { token: (first + best.idx) as u32, logit: best.value });
             }
         }
     }

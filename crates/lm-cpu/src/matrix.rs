@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use lm_kernels::{
     ActBlock, Acts, Columns, Isa, PANEL_ROWS, Panels, Pool, Put, WeightType, gemm, pack_panel,
-    panel_bytes, quantize_activations,
+    panel_bytes, quantize_activations, share_start,
 };
 use lm_models::{TensorRole, TensorType, TensorView};
 
@@ -15,6 +15,10 @@ use crate::arena::Arena;
 pub(crate) const ACT_BLOCK: usize = lm_kernels::ACT_BLOCK;
 /// Bytes of weights that one work item covers, if there are enough of them.
 const ITEM_BYTES: usize = 48 << 10;
+/// The same of matrices that make very many items, such as a head.
+const LARGE_ITEM_BYTES: usize = 128 << 10;
+/// From so many items per thread on they are larger.
+const MANY_ITEMS: usize = 128;
 /// Work items per thread, at least: enough that a late thread costs little.
 const ITEMS_PER_THREAD: usize = 4;
 
@@ -144,7 +148,7 @@ impl Stacked {
 
     /// What thread `i` of `n` reads first of a product.
     pub(crate) fn share(&self, i: usize, n: usize) -> &[u8] {
-        let item = self.items.len() * i / n;
+        let item = share_start(self.items.len(), i, n);
         let (matrix, first) = self.items[item];
         self.matrices[matrix].panels_from(self.bounds[item] - first)
     }
@@ -197,7 +201,8 @@ impl Stacked {
 /// Rows of a matrix that one work item takes: whole panels.
 pub(crate) fn rows_per_item(n_rows: usize, n_bytes: usize, n_threads: usize) -> usize {
     let n_panels = n_rows.div_ceil(PANEL_ROWS);
-    let by_bytes = ITEM_BYTES * n_panels / n_bytes.max(1);
+    let bytes = (n_bytes / (MANY_ITEMS * n_threads)).clamp(ITEM_BYTES, LARGE_ITEM_BYTES);
+    let by_bytes = bytes * n_panels / n_bytes.max(1);
     let by_threads = n_panels / (ITEMS_PER_THREAD * n_threads);
     by_bytes.min(by_threads).max(1) * PANEL_ROWS
 }

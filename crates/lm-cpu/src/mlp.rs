@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use lm_kernels::{
-    ActBlock, Columns, Isa, Pool, Put, gelu_tanh_mul, quantize_activations, silu_mul,
+    ActBlock, Columns, Isa, Pool, Put, gelu_tanh_mul, quantize_activations, share_start, silu_mul,
 };
 use lm_models::{Activation, DecoderSpec, LayerTensor};
 
@@ -50,6 +50,7 @@ impl GateAndUp<'_> {
             let mut blocks = [ActBlock::default(); ROWS];
             let columns = item * n..item * n + out.width() * COLUMNS;
             self.columns(m, columns, |rows, columns, values| {
+                debug_assert_eq!(columns.len(), COLUMNS, "quantised values are whole blocks");
                 let blocks = &mut blocks[..rows.len()];
                 quantize_activations(self.isa, values.as_flattened(), blocks);
                 let at = columns.start / COLUMNS - item * n / COLUMNS;
@@ -121,7 +122,7 @@ impl GateAndUp<'_> {
     }
 }
 
-/// What takes some rows of a block of columns.
+/// What takes some rows of a block of columns: values beyond those columns are left from other blocks.
 trait TakeBlock: FnMut(Range<usize>, Range<usize>, &[[f32; COLUMNS]]) {}
 impl<F: FnMut(Range<usize>, Range<usize>, &[[f32; COLUMNS]])> TakeBlock for F {}
 
@@ -136,5 +137,5 @@ fn columns_per_item(layer: &Layer, n_threads: usize) -> usize {
 pub(crate) fn share(layer: &Layer, i: usize, n: usize) -> &[u8] {
     let width = columns_per_item(layer, n);
     let n_items = layer.ffn_gate.n_rows().div_ceil(width);
-    layer.ffn_gate.panels_from(n_items * i / n * width)
+    layer.ffn_gate.panels_from(share_start(n_items, i, n) * width)
 }

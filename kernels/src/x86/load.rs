@@ -200,7 +200,7 @@ pub(super) fn prefetch_out(out: &[f32]) {
     // They may begin within a line.
     let last = out.len().min(PANEL_ROWS).saturating_sub(1);
     for at in [0, last] {
-        _mm_prefetch::<_MM_HINT_ET0>(out.as_ptr().wrapping_add(at).cast());
+        _mm_prefetch::<_MM_HINT_T0>(out.as_ptr().wrapping_add(at).cast());
     }
 }
 

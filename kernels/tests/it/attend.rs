@@ -98,6 +98,15 @@ fn attend_each(
         let (mut m, mut l, mut acc) = (vec![0.0; g], vec![0.0; g], vec![f32::NAN; g * head_dim]);
         let out = AttendOut { m: &mut m, l: &mut l, acc: &mut acc };
         attend_span(isa, &queries, (kv, &cache.pages), cap, None, out);
+        // What is fetched meanwhile changes nothing.
+        for n in [0, 1, cache.pages.len().min(8)] {
+            let (mut m2, mut l2, mut acc2) = (m.clone(), l.clone(), vec![f32::NAN; g * head_dim]);
+            let out = AttendOut { m: &mut m2, l: &mut l2, acc: &mut acc2 };
+            let then = Some((kv, &cache.pages[..n]));
+            attend_span(isa, &queries, (kv, &cache.pages), cap, then, out);
+            let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert_eq!((bits(&m2), bits(&l2), bits(&acc2)), (bits(&m), bits(&l), bits(&acc)));
+        }
         spans.push((m, l, acc));
     }
     let mut out = vec![0.0; g * head_dim];
