@@ -5,7 +5,9 @@
 HOME has the model smollm2-135m-instruct. With `--costs`, as `lastmile placeholder calibrate` writes them, the placeholder
 takes its place: its steps take as long and use no core, so that the machine's own ups and downs stay out. Requests come at random times, whether or not the ones before are answered; the same
 times and prompts in every round but for a word, so that none finds another's prefix. What is compared is each request's
-median over the rounds of a side: single figures differ by what else the machine does.
+median over the rounds of a side: single figures differ by what else the machine does. A shared machine has days and minutes of
+different speed: before and after each round, while nothing is shadowed, a few requests come one after another, and the round's
+times are divided by how long these took. The interval is that of rounds drawn again and again.
 """
 
 import argparse
@@ -23,7 +25,7 @@ from pathlib import Path
 
 PROGRAM = Path(__file__).resolve().parents[2] / "target" / "release" / "lastmile"
 MODEL = "smollm2-135m-instruct"
-N_REQUESTS, MEAN_GAP_S = 300, 0.16
+MEAN_GAP_S, N_PROBES = 0.16, 9
 WORDS = "river stone market winter letter garden window silver morning bridge".split()
 
 
@@ -45,23 +47,25 @@ def ask(url, prompt, user, i, found):
         "max_tokens": 8,
         "stream": True,
         "user": user,
+        "timings": True,
     }
     request = urllib.request.Request(
         url + "/v1/chat/completions",
         json.dumps(body).encode(),
         {"content-type": "application/json"},
     )
-    began = time.perf_counter()
+    began, at_client, at_server = time.perf_counter(), None, None
     with urllib.request.urlopen(request, timeout=120) as answer:
         for line in answer:
-            if b'"content":"' in line and b'"content":""' not in line:
-                found[i] = 1e3 * (time.perf_counter() - began)
-                break
-        answer.read()
+            if at_client is None and b'"content":"' in line and b'"content":""' not in line:
+                at_client = 1e3 * (time.perf_counter() - began)
+            if b'"ttft_ms"' in line:
+                at_server = json.loads(line.removeprefix(b"data: "))["timings"]["ttft_ms"]
+    found[i] = at_client and (at_client, at_server)
 
 
 def burst(url, words, seed, n_requests):
-    """One round: what each request waited for, in milliseconds."""
+    """One round: what each request waited for its first token, in milliseconds, as it saw it and as the server did."""
     dice, found, threads = random.Random(seed), [None] * n_requests, []
     for i in range(n_requests):
         prompt = " ".join(dice.choices(WORDS, k=dice.randint(*words)))
@@ -76,6 +80,44 @@ def burst(url, words, seed, n_requests):
     return found
 
 
+def probe(url, words, i):
+    """How long a prompt takes when nothing else is to be done, in milliseconds."""
+    n_words, found = sum(words) // 2, [None] * N_PROBES
+    for k in range(N_PROBES):
+        text = " ".join(random.Random(k).choices(WORDS, k=n_words))
+        ask(url, f"{time.time_ns()} {text}", f"probe {i} {k}", k, found)
+    return statistics.median(one[0] for one in found if one is not None)
+
+
+def medians_of(rounds):
+    """Of each request over some rounds. An answer whose first word came to nothing has no time to it."""
+    return [statistics.median(times) for times in zip(*rounds) if None not in times]
+
+
+def ratio_interval(rounds, q, n=2000):
+    """95 % of the ratios with/without of a quantile, the rounds of each side drawn with replacement."""
+    dice, ratios = random.Random(1), []
+    for _ in range(n):
+        drawn = {side: dice.choices(of_side, k=len(of_side)) for side, of_side in rounds.items()}
+        at = {side: quantile(medians_of(of_side), q) for side, of_side in drawn.items()}
+        ratios.append(at["with"] / at["without"])
+    return [round(quantile(ratios, tail), 4) for tail in (0.025, 0.975)]
+
+
+def compare(rounds):
+    """Quantiles of both sides, their ratios, and the intervals of these."""
+    qs = (50, 90, 99)
+    found = {
+        side: {f"p{q}": round(quantile(medians_of(of_side), q / 100), 2) for q in qs}
+        for side, of_side in rounds.items()
+    }
+    ratio = {f"p{q}": round(found["with"][f"p{q}"] / found["without"][f"p{q}"], 4) for q in qs}
+    return found | {
+        "ratio": ratio,
+        "ratio_95": {f"p{q}": ratio_interval(rounds, q / 100) for q in qs},
+    }
+
+
 def quantile(values, q):
     return sorted(values)[min(int(q * len(values)), len(values) - 1)]
 
@@ -85,6 +127,7 @@ def arguments():
     parser.add_argument("home", type=Path)
     parser.add_argument("--costs", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--requests", type=int, default=300)
     parser.add_argument("--output", type=Path)
     return parser.parse_args()
 
@@ -112,10 +155,11 @@ def main():
                 break
         threading.Thread(target=server.stderr.read, daemon=True).start()
         burst(url, words, 999, 60)
-        sides = {"without": [], "with": []}
+        sides, probes = {"without": [], "with": []}, {"without": [], "with": []}
         for i in range(2 * args.rounds):
             # without, with, with, without: what drifts falls on both.
             side = "with" if (i + 1) // 2 % 2 else "without"
+            before = probe(url, words, i)
             if side == "with":
                 spec = {
                     "name": f"round-{i}", "owner": "bench", "reason": "shadow", "model": model,
@@ -123,40 +167,41 @@ def main():
                 }
                 verb(home, "exp", "start", "-", stdin=json.dumps(spec))
                 time.sleep(0.3)
-            sides[side].append(burst(url, words, 0, N_REQUESTS))
+            sides[side].append(burst(url, words, 0, args.requests))
             if side == "with":
                 verb(home, "exp", "stop", f"round-{i}", "--reason", "over")
                 time.sleep(0.3)
+            probes[side].append((before + probe(url, words, i)) / 2)
         with urllib.request.urlopen(url + "/ops/v1/experiments", timeout=60) as answer:
             shadow = json.loads(answer.read())["shadow"]
     finally:
         server.terminate()
         server.wait(60)
-    # An answer whose first word came to nothing has no time to it.
-    medians = {
-        side: [statistics.median(times) for times in zip(*rounds) if None not in times]
-        for side, rounds in sides.items()
-    }
-    quantiles = {
-        side: {q: quantile(values, q / 100) for q in (50, 90, 99)}
-        for side, values in medians.items()
-    }
+    usual = statistics.median(probes["without"] + probes["with"])
+    compared = {}
+    for place, name in enumerate(("at_client", "at_server")):
+        timed = {
+            side: [[ms and ms[place] for ms in one] for one in rounds]
+            for side, rounds in sides.items()
+        }
+        even = {
+            side: [
+                [ms and ms * usual / took for ms in one]
+                for one, took in zip(rounds, probes[side])
+            ]
+            for side, rounds in timed.items()
+        }
+        compared[name] = compare(even) | {"as_timed": compare(timed)}
     report = {
         "model": model if not args.costs else "placeholder with the costs of " + MODEL,
-        "requests_per_round": N_REQUESTS,
+        "requests_per_round": args.requests,
         "rounds_per_side": args.rounds,
         "mean_gap_s": MEAN_GAP_S,
         "shadow": shadow,
-        "compared": {side: len(values) for side, values in medians.items()},
-        "ttft_ms": {
-            side: {f"p{q}": round(ms, 2) for q, ms in values.items()}
-            for side, values in quantiles.items()
-        },
-        "ratio": {
-            f"p{q}": round(quantiles["with"][q] / quantiles["without"][q], 4) for q in (50, 90, 99)
-        },
+        "probe_ms": {side: [round(ms, 2) for ms in took] for side, took in probes.items()},
+        **compared,
         "rounds": {
-            side: [[ms and round(ms, 2) for ms in one] for one in rounds]
+            side: [[ms and [round(part, 2) for part in ms] for ms in one] for one in rounds]
             for side, rounds in sides.items()
         },
     }
