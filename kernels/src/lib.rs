@@ -13,6 +13,7 @@
 mod acts;
 mod attend;
 mod columns;
+mod denormals;
 mod dispatch;
 mod isa;
 mod lanes;
@@ -22,6 +23,7 @@ mod page;
 mod pool;
 pub mod probe;
 mod scalar;
+mod share;
 mod types;
 mod vector;
 #[cfg(target_arch = "x86_64")]
@@ -30,15 +32,17 @@ mod x86;
 pub use acts::{ACT_BLOCK, ActBlock, Acts};
 pub use attend::{AttendOut, KvPages, Query, SPAN, attend_span, merge_span};
 pub use columns::Columns;
+pub use denormals::flush_denormals;
 pub use dispatch::{Panels, Put, gemm, quantize_activations};
 pub use isa::{Isa, UnknownIsa};
 pub use layout::{PANEL_ROWS, panel_bytes};
 pub use pack::{pack_panel, unpack_float_row, unpack_sub};
 pub use page::{KV_PAGE, KvType, store_k, store_v};
-pub use pool::{Pool, flush_denormals, share_start};
+pub use pool::Pool;
 pub use scalar::dequantize::dequantize_row;
 pub use scalar::gemm::dot_row;
 pub use scalar::sub::{Sub, sub};
+pub use share::share_start;
 pub use types::{
     BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0, WeightType,
 };

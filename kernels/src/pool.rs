@@ -10,15 +10,15 @@
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::io;
-use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::ptr::null_mut;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, Thread, current};
 use std::time::{Duration, Instant};
 
 use crate::columns::{Columns, Shareable};
+use crate::denormals::flush_denormals;
+use crate::share::{Share, fetch, share_start};
 
 /// How often a worker looks for the next job before it parks, as a rule: for less than a millisecond.
 const SPINS: u32 = if cfg!(miri) { 20 } else { 20_000 };
@@ -32,10 +32,6 @@ const STALL: Duration = Duration::from_millis(1);
 const ALONE_FACTOR: u32 = 6;
 /// The longest that the caller works alone before it tries again.
 const LONGEST_ALONE: Duration = Duration::from_millis(30);
-
-/// What a thread that has nothing left to do asks memory for.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-const FETCHED_BYTES: usize = 8 << 10;
 
 /// The parts of [`Shared::state`]: the number of the job, whether it takes workers, and how many it has.
 const JOB: u64 = 1 << 32;
@@ -73,47 +69,6 @@ struct Shared {
 struct Job {
     /// Valid while the job is open or a worker is inside.
     run: *const (dyn Fn(usize) + Sync),
-}
-
-/// One thread's part of a job. Alone on its cache lines.
-#[repr(align(128))]
-#[derive(Default)]
-struct Share {
-    /// Items that nobody has taken yet: the first in the lower half, the end in the upper.
-    left: AtomicU64,
-    /// What the thread reads after the job: only ever an address to fetch, never one to read.
-    then: AtomicPtr<u8>,
-}
-
-impl Share {
-    fn set(&self, items: Range<u32>) {
-        self.left.store(u64::from(items.end) << 32 | u64::from(items.start), Ordering::Relaxed);
-    }
-
-    /// Takes the first item, or the last.
-    fn take(&self, is_first: bool) -> Option<usize> {
-        let mut left = self.left.load(Ordering::Relaxed);
-        loop {
-            let (start, end) = (left as u32, (left >> 32) as u32);
-            if start >= end {
-                return None;
-            }
-            let (item, rest) = match is_first {
-                true => (start, left + 1),
-                false => (end - 1, left - (1 << 32)),
-            };
-            let (set, failed) = (Ordering::Relaxed, Ordering::Relaxed);
-            match self.left.compare_exchange_weak(left, rest, set, failed) {
-                Ok(_) => return Some(item as usize),
-                Err(now) => left = now,
-            }
-        }
-    }
-
-    /// What the thread is to fetch, once.
-    fn take_then(&self) -> *mut u8 {
-        self.then.swap(null_mut(), Ordering::Relaxed)
-    }
 }
 
 // SAFETY: `job` is the only field that is not Sync by itself. It is written by the one caller (`Pool::run`
@@ -182,8 +137,7 @@ impl Pool {
     pub fn then_read<'a>(&mut self, share: impl Fn(usize, usize) -> &'a [u8]) {
         let n_threads = self.n_threads();
         for (i, of_thread) in self.shared.shares.iter().enumerate() {
-            let start = share(i, n_threads).as_ptr().cast_mut();
-            of_thread.then.store(start, Ordering::Relaxed);
+            of_thread.then.store(share(i, n_threads).as_ptr().cast_mut(), Ordering::Relaxed);
         }
     }
 
@@ -383,42 +337,6 @@ impl Drop for Closing<'_> {
     }
 }
 
-/// The item of a job of `n_items` at which the share of thread `i` of `n_threads` begins, where one takes part.
-#[must_use]
-pub fn share_start(n_items: usize, i: usize, n_threads: usize) -> usize {
-    (n_items as u128 * i as u128 / n_threads as u128) as usize
-}
-
-/// Makes this thread take denormal numbers for zero, as all threads of a pool do: they cost two to four
-/// times as much, and results must not depend on who computes them.
-#[cfg_attr(
-    all(target_arch = "x86_64", not(miri)),
-    expect(deprecated, reason = "setting two sticky bits of MXCSR is what the intrinsic is for")
-)]
-pub fn flush_denormals() {
-    // Miri does not know this register.
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    {
-        use std::arch::x86_64::{_mm_getcsr, _mm_setcsr};
-        const FLUSH_TO_ZERO: u32 = 1 << 15;
-        const DENORMALS_ARE_ZERO: u32 = 1 << 6;
-        // SAFETY: SSE is part of x86_64; the two bits change how denormals round, and mask no exception.
-        unsafe { _mm_setcsr(_mm_getcsr() | FLUSH_TO_ZERO | DENORMALS_ARE_ZERO) }
-    }
-}
-
-/// Asks memory for what begins at `start`, if that is anywhere.
-fn fetch(start: *mut u8) {
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    for at in (0..FETCHED_BYTES).step_by(64).filter(|_| !start.is_null()) {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: SSE is part of x86_64, and a hint reads nothing, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(at).cast()) };
-    }
-    #[cfg(any(not(target_arch = "x86_64"), miri))]
-    let _ = start;
-}
-
 /// Runs what is left of the share of thread `me`, then of those of the others, each from the end.
 fn take_items(shared: &Shared, me: usize, run: &(dyn Fn(usize) + Sync)) {
     let (before, rest) = shared.shares.split_at(me);
@@ -453,8 +371,7 @@ fn work(shared: &Shared, me: usize) {
         (last_job, n_spins) = (state / JOB, 0);
         // SAFETY: this worker is inside, so the job stands and its closure lives until it leaves.
         let run = unsafe { &*(*shared.job.get()).run };
-        let outcome = catch_unwind(AssertUnwindSafe(|| take_items(shared, me, run)));
-        if let Err(panic) = outcome {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| take_items(shared, me, run))) {
             let mut first = shared.panic.lock().unwrap_or_else(PoisonError::into_inner);
             first.get_or_insert(panic);
         }
