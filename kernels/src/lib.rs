@@ -42,7 +42,7 @@ pub use pool::Pool;
 pub use scalar::dequantize::dequantize_row;
 pub use scalar::gemm::dot_row;
 pub use scalar::sub::{Sub, sub};
-pub use share::share_start;
+pub use share::{begins_share, share_start};
 pub use types::{
     BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0, WeightType,
 };

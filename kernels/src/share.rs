@@ -54,7 +54,15 @@ impl Share {
 /// The item of a job of `n_items` at which the share of thread `i` of `n_threads` begins, where one takes part.
 #[must_use]
 pub fn share_start(n_items: usize, i: usize, n_threads: usize) -> usize {
-    (n_items as u128 * i as u128 / n_threads as u128) as usize
+    (n_items as u64 * i as u64 / n_threads as u64) as usize
+}
+
+/// Whether the share of another thread than the first begins at this item.
+#[must_use]
+pub fn begins_share(n_items: usize, item: usize, n_threads: usize) -> bool {
+    // The first share that begins there or later.
+    let i = (item as u64 * n_threads as u64).div_ceil(n_items.max(1) as u64) as usize;
+    item > 0 && share_start(n_items, i, n_threads) == item
 }
 
 /// Asks memory for what begins at `start`, if that is anywhere.
@@ -67,4 +75,27 @@ pub(crate) fn fetch(start: *mut u8) {
     }
     #[cfg(any(not(target_arch = "x86_64"), miri))]
     let _ = start;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_beginnings_of_shares_are_known() {
+        for n_threads in 1..10 {
+            for n_items in 0..40 {
+                let starts: Vec<_> =
+                    (1..n_threads).map(|i| share_start(n_items, i, n_threads)).collect();
+                for item in 0..n_items {
+                    let begins = item > 0 && starts.contains(&item);
+                    assert_eq!(
+                        begins_share(n_items, item, n_threads),
+                        begins,
+                        "{item} of {n_items}"
+                    );
+                }
+            }
+        }
+    }
 }

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use lm_kernels::{
-    AttendOut, Isa, KV_PAGE, KvPages, Pool, Query, SPAN, attend_span, merge_span, share_start,
+    AttendOut, Isa, KV_PAGE, KvPages, Pool, Query, SPAN, attend_span, begins_share, merge_span,
 };
 use lm_models::DecoderSpec;
 
@@ -110,7 +110,6 @@ impl LayerAttention<'_> {
         let Plan { tiles, items, bounds, window, .. } = self.plan;
         partials.resize(bounds.last().copied().unwrap_or(0), 0.0);
         let (n_work, n_threads) = (bounds.len() - 1, pool.n_threads());
-        let begins_share = |i| (1..n_threads).any(|t| share_start(n_work, t, n_threads) == i);
         pool.for_pieces(partials, bounds, |i, out| {
             let (item, kv_head) = (items[i / n_kv_heads], i % n_kv_heads);
             let tile = tiles[item.tile];
@@ -136,7 +135,8 @@ impl LayerAttention<'_> {
                     l: &mut l[first..first + n],
                     acc: &mut acc[first * head_dim..(first + n) * head_dim],
                 };
-                let is_next_ours = first + n == n_queries && !begins_share(i + 1);
+                let is_next_ours =
+                    first + n == n_queries && !begins_share(n_work, i + 1, n_threads);
                 let then = is_next_ours.then(|| self.read_by(i + 1, kv)).flatten();
                 attend_span(self.isa, &queries[..n], (pages, table), soft_cap, then, out);
             }
