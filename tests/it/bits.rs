@@ -1,11 +1,12 @@
 //! The CPU executor, weight type by weight type: a row's logits have the same bits alone, in a crowd, in
 //! chunks, from the cache, and with any number of threads and any instruction set.
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use lastmile::{QuantizeOptions, QuantizeSource, TokenId, WeightsFrom};
-use lm_backend::{Backend, Batch, LogitsBuf, SampleRow, Want};
+use lm_backend::{Backend, BackendError, Batch, LogitsBuf, SampleRow, Want};
 use lm_cpu::{CpuBackend, CpuOptions, KvType};
 use lm_models::gguf::write::GgufWriter;
 use lm_models::gguf::{Array, Value};
@@ -204,6 +205,24 @@ fn after_a_prefix(executor: &mut Executor, alone: &[Vec<u32>]) {
     }
 }
 
+/// Steps that are given up, sooner or later, leave what was computed before them as it was.
+fn given_up(executor: &mut Executor, alone: &[Vec<u32>]) {
+    let subject = subject();
+    executor.step(&[(&subject, 0..40)], Want::Full);
+    let mut batch = Batch::default();
+    batch.push_sequence(&subject.tokens[40..70], 40, &subject.blocks, 32, Some(Want::Full));
+    let logits = &mut LogitsBuf::default();
+    // Two layers, and the head.
+    for n_wanted in 0..3 {
+        let n_left = Cell::new(n_wanted);
+        let is_wanted = || n_left.replace(n_left.get().saturating_sub(1)) > 0;
+        let found = executor.backend.execute_while(&batch, logits, &is_wanted);
+        assert_eq!(found, Err(BackendError::GivenUp), "wanted {n_wanted} times");
+    }
+    executor.step(&[(&subject, 40..70)], Want::Full);
+    same("after steps that were given up", 40, &executor.rows(0, 30), alone);
+}
+
 /// Steps that want only the greatest logit find that of the whole row.
 fn greatest(executor: &mut Executor, alone: &[Vec<u32>]) {
     let subject = subject();
@@ -243,6 +262,7 @@ fn check_kv_type(kv_type: KvType, family: &str, recipe: &str, output_type: Optio
     in_company(&mut two, &alone, (220, 220 + MAX_ROWS), |_| 1);
     in_company(&mut two, &alone, (0, N_TOKENS), |m| m.div_ceil(2));
     after_a_prefix(&mut two, &alone);
+    given_up(&mut two, &alone);
     greatest(&mut two, &alone);
     // Plain Rust is slow; the others go over a border of a span.
     for (cap, n_tokens) in [("scalar", 80), ("avx2", 300), ("avx512vnni", 300)] {

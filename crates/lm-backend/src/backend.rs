@@ -19,6 +19,21 @@ pub trait Backend: Send {
     /// The step failed as a whole. The KV of its tokens is then undefined; older KV is intact.
     fn execute(&mut self, batch: &Batch, logits: &mut LogitsBuf) -> Result<(), BackendError>;
 
+    /// Runs one step as [`Backend::execute`] does, as long as somebody wants what it computes: `is_wanted` is asked now and
+    /// then, on this thread. A backend that never asks is right, too.
+    ///
+    /// # Errors
+    /// `GivenUp` when nobody did any more; otherwise those of [`Backend::execute`]. The KV of the step's tokens is
+    /// undefined after each of them.
+    fn execute_while(
+        &mut self,
+        batch: &Batch,
+        logits: &mut LogitsBuf,
+        _is_wanted: &dyn Fn() -> bool,
+    ) -> Result<(), BackendError> {
+        self.execute(batch, logits)
+    }
+
     /// Bytes of one KV block where blocks can be moved out and in; `None` where they cannot.
     fn movable_block_bytes(&self) -> Option<usize> {
         None
@@ -84,6 +99,9 @@ pub enum BackendError {
         /// What was given.
         found: usize,
     },
+    /// The step was not computed to its end.
+    #[error("nobody wants what the step computes any more")]
+    GivenUp,
     /// A failure that was asked for.
     #[error("failure injected at step {step}")]
     Injected {

@@ -98,15 +98,18 @@ impl PlaceholderBackend {
         cost.mul_f64(1.0 + draw * f64::from(self.options.jitter_percent) / 100.0) + extra
     }
 
-    fn inject_faults(&mut self, n_tokens: usize) -> Result<(), BackendError> {
+    fn inject_faults(
+        &mut self,
+        n_tokens: usize,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Result<(), BackendError> {
         let step = self.n_steps;
-        let per_token = self.options.delay_per_token.saturating_mul(n_tokens as u32);
-        let is_hanging = self.options.hang_at_step == Some(step);
-        let hang = if is_hanging { self.options.hang } else { Duration::ZERO };
-        let delay = self.options.delay.saturating_add(per_token).saturating_add(hang);
-        if delay > Duration::ZERO {
-            std::thread::sleep(delay);
+        if self.options.hang_at_step == Some(step) {
+            // What hangs does not ask.
+            std::thread::sleep(self.options.hang);
         }
+        let per_token = self.options.delay_per_token.saturating_mul(n_tokens as u32);
+        sleep_while(self.options.delay.saturating_add(per_token), is_wanted)?;
         assert!(self.options.panic_at_step != Some(step), "panic injected at step {step}");
         let fails = self.options.fail_at_step == Some(step)
             || self.options.fail_every.is_some_and(|n| step.is_multiple_of(n));
@@ -233,9 +236,18 @@ impl Backend for PlaceholderBackend {
     }
 
     fn execute(&mut self, batch: &Batch, logits: &mut LogitsBuf) -> Result<(), BackendError> {
+        self.execute_while(batch, logits, &|| true)
+    }
+
+    fn execute_while(
+        &mut self,
+        batch: &Batch,
+        logits: &mut LogitsBuf,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Result<(), BackendError> {
         let started = Instant::now();
         self.n_steps += 1;
-        self.inject_faults(batch.n_tokens())?;
+        self.inject_faults(batch.n_tokens(), is_wanted)?;
         for s in 0..batch.n_sequences() {
             self.write(batch, s);
         }
@@ -255,10 +267,12 @@ impl Backend for PlaceholderBackend {
             self.fill_row(logits.row_mut(row));
         }
         let left = self.cost_of(batch).saturating_sub(started.elapsed());
-        if left > Duration::ZERO {
-            std::thread::sleep(left);
-        }
-        Ok(())
+        sleep_while(left, is_wanted).inspect_err(|_| {
+            // Whoever reads what is undefined now shall see it.
+            for slot in &batch.slot_mapping {
+                self.kv_tokens[*slot as usize] = NOT_A_NUMBER;
+            }
+        })
     }
 
     fn movable_block_bytes(&self) -> Option<usize> {
@@ -283,6 +297,21 @@ impl Backend for PlaceholderBackend {
             self.kv_chain[slot] = u64::from_le_bytes(chain);
         }
         Ok(())
+    }
+}
+
+/// Sleeps, unless nobody wants what is slept for any more: it asks every millisecond.
+fn sleep_while(duration: Duration, is_wanted: &dyn Fn() -> bool) -> Result<(), BackendError> {
+    let started = Instant::now();
+    loop {
+        let left = duration.saturating_sub(started.elapsed());
+        if left.is_zero() {
+            return Ok(());
+        }
+        if !is_wanted() {
+            return Err(BackendError::GivenUp);
+        }
+        std::thread::sleep(left.min(Duration::from_millis(1)));
     }
 }
 

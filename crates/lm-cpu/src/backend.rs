@@ -7,7 +7,7 @@ use lm_kernels::{Isa, KV_PAGE, KvType, UnknownIsa};
 use lm_models::{Model, ModelError, TensorRole};
 use lm_types::BlockIdx;
 
-use crate::executor::{Executor, MAX_HEAD_DIM};
+use crate::executor::{Executor, MAX_HEAD_DIM, StepError};
 use crate::kv::KvCache;
 use crate::lora::CpuAdapters;
 use crate::matrix::weight_type;
@@ -181,9 +181,19 @@ impl Backend for CpuBackend {
     }
 
     fn execute(&mut self, batch: &Batch, logits: &mut LogitsBuf) -> Result<(), BackendError> {
-        self.executor
-            .forward(batch, &mut self.kv, logits)
-            .map_err(|error| BackendError::Compute { message: error.to_string() })
+        self.execute_while(batch, logits, &|| true)
+    }
+
+    fn execute_while(
+        &mut self,
+        batch: &Batch,
+        logits: &mut LogitsBuf,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Result<(), BackendError> {
+        self.executor.forward(batch, &mut self.kv, logits, is_wanted).map_err(|error| match error {
+            StepError::GivenUp => BackendError::GivenUp,
+            error => BackendError::Compute { message: error.to_string() },
+        })
     }
 
     fn movable_block_bytes(&self) -> Option<usize> {

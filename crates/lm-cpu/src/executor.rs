@@ -43,6 +43,8 @@ pub(crate) enum StepError {
     Model(#[from] lm_models::ModelError),
     #[error(transparent)]
     Adapter(#[from] UnknownAdapter),
+    #[error("nobody wants what the step computes any more")]
+    GivenUp,
 }
 
 impl Executor {
@@ -92,12 +94,14 @@ impl Executor {
         self.head.size_bytes() + self.layers.iter().map(Layer::size_bytes).sum::<usize>()
     }
 
-    /// Runs a step: stores K and V of its tokens, and fills a row of `logits` for each row that samples.
+    /// Runs a step: stores K and V of its tokens, and fills a row of `logits` for each row that samples. Before each layer
+    /// it asks whether the step `is_wanted`.
     pub(crate) fn forward(
         &mut self,
         batch: &Batch,
         kv: &mut KvCache,
         logits: &mut LogitsBuf,
+        is_wanted: &dyn Fn() -> bool,
     ) -> Result<(), StepError> {
         lm_kernels::flush_denormals();
         let spec = &self.model.spec;
@@ -109,12 +113,17 @@ impl Executor {
             plan.fill(spec, rows, *window);
         }
         self.embed(batch)?;
-        for i in 0..self.layers.len() {
+        let mut i = 0;
+        while i < self.layers.len() && is_wanted() {
             self.qkv(i);
             self.attention(i, kv);
             self.mlp(i);
+            i += 1;
         }
         self.scratch.adapters.clear();
+        if i < self.layers.len() || !is_wanted() {
+            return Err(StepError::GivenUp);
+        }
         let (spec, scratch) = (&self.model.spec, &mut self.scratch);
         let post_norm = self.layers.last().and_then(|layer| layer.post_norms.as_ref());
         let last = RowNorms {

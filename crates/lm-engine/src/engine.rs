@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use lm_backend::{Activity, Backend, Batch, LogitsBuf, StepArbiter};
+use lm_backend::{Activity, Backend, BackendError, Batch, LogitsBuf, StepArbiter};
 use lm_sampler::Sampler;
 use lm_scheduler::{
     ConfigError, Drawn, Expired, ScheduledRow, Scheduler, SchedulerConfig, Sequence,
@@ -130,8 +130,7 @@ impl Engine {
             self.pack();
             self.stats.set_step(self.rows.len(), self.batch.n_tokens());
             self.publish();
-            let executed = self.execute();
-            match executed {
+            match self.execute() {
                 Ok(()) => {
                     self.sample();
                     self.account(started);
@@ -142,7 +141,7 @@ impl Engine {
                 }
                 Err(error) => {
                     self.account(started);
-                    self.fail_step(&error);
+                    self.end_step(&error);
                 }
             }
             self.stats.set_step(0, 0);
@@ -241,14 +240,14 @@ impl Engine {
         }
     }
 
-    fn execute(&mut self) -> Result<(), GenerateError> {
-        let (backend, batch, logits) = (&mut self.parts.backend, &self.batch, &mut self.logits);
+    /// Computes the step, as long as somebody reads one of its answers.
+    fn execute(&mut self) -> Result<(), BackendError> {
+        let Engine { parts, batch, logits, rows, active, .. } = self;
+        let is_read = |row: &ScheduledRow| !active[&row.seq].output.is_abandoned();
+        let execute = || parts.backend.execute_while(batch, logits, &|| rows.iter().any(is_read));
         // A backend that panics has failed its step; weights and older KV are untouched by it.
-        match catch_unwind(AssertUnwindSafe(|| backend.execute(batch, logits))) {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(GenerateError::Backend { message: error.to_string() }),
-            Err(panic) => Err(GenerateError::Backend { message: panic_message(&*panic) }),
-        }
+        catch_unwind(AssertUnwindSafe(execute))
+            .unwrap_or_else(|panic| Err(BackendError::Compute { message: panic_message(&*panic) }))
     }
 
     fn complete(&mut self) {
@@ -311,14 +310,17 @@ impl Engine {
         }
     }
 
-    fn fail_step(&mut self, error: &GenerateError) {
-        self.stats.failed_steps.fetch_add(1, Relaxed);
-        tracing::error!(%error, n_sequences = self.rows.len(), "a step failed");
-        let mut rows = std::mem::take(&mut self.rows);
-        for row in rows.drain(..) {
-            self.end(row.seq, Outcome::Failed(error.clone()));
+    /// Ends the answers whose KV a step left undefined.
+    fn end_step(&mut self, error: &BackendError) {
+        let mut outcome = Outcome::Finished(FinishReason::Abort);
+        if *error != BackendError::GivenUp {
+            self.stats.failed_steps.fetch_add(1, Relaxed);
+            tracing::error!(%error, n_sequences = self.rows.len(), "a step failed");
+            outcome = Outcome::Failed(GenerateError::Backend { message: error.to_string() });
         }
-        self.rows = rows;
+        while let Some(row) = self.rows.pop() {
+            self.end(row.seq, outcome.clone());
+        }
     }
 
     /// Teaches the scheduler how long the step took, all of it.

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod forms;
+mod giving_up;
 mod guarded;
 mod speculating;
 mod spending;

@@ -1,0 +1,104 @@
+//! A step whose answers nobody reads any more.
+
+use super::*;
+
+/// What is read of the answers until the step with a number, in which somebody leaves.
+struct Leaving {
+    inner: PlaceholderBackend,
+    /// Steps to go until then.
+    n_before: usize,
+    leave: Box<dyn FnMut() + Send>,
+}
+
+impl Backend for Leaving {
+    fn spec(&self) -> &BackendSpec {
+        self.inner.spec()
+    }
+
+    fn execute(&mut self, _: &Batch, _: &mut LogitsBuf) -> Result<(), BackendError> {
+        panic!("the engine says whether a step is wanted")
+    }
+
+    fn execute_while(
+        &mut self,
+        batch: &Batch,
+        logits: &mut LogitsBuf,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Result<(), BackendError> {
+        assert!(is_wanted(), "who left before the step is not in it");
+        match self.n_before.checked_sub(1) {
+            Some(left) => self.n_before = left,
+            None => (self.leave)(),
+        }
+        self.inner.execute_while(batch, logits, is_wanted)
+    }
+}
+
+type Readers = Arc<Mutex<Vec<OutputReader>>>;
+
+/// Of `readers`, all behind the first `n_stay` leave in the fourth step. Each step takes 3 ms.
+fn rig_that_is_left(n_stay: usize) -> (Rig, Readers) {
+    let readers = Readers::default();
+    let seen = Arc::clone(&readers);
+    let wrap = |inner| {
+        let leave = Box::new(move || seen.lock().unwrap().truncate(n_stay));
+        Box::new(Leaving { inner, n_before: 3, leave }) as Box<dyn Backend>
+    };
+    (Rig::with_parts("step_ns=3000000", None, None, wrap, |_| ()), readers)
+}
+
+fn reasons(rig: &Rig) -> Vec<FinishReason> {
+    let events = rig.observer.0.lock().unwrap();
+    let reason = |event: &RequestEvent| match event.outcome {
+        Outcome::Finished(reason) => reason,
+        ref other => panic!("{other:?}"),
+    };
+    events.iter().map(reason).collect()
+}
+
+/// A prompt that takes more steps than those before everybody leaves, and the answer to it.
+fn long_prompt() -> Vec<TokenId> {
+    (0..600).map(|p| placeholder::FIRST_WORD + (p * p) % 197).collect()
+}
+
+fn answer_alone(prompt: Vec<TokenId>) -> String {
+    let mut rig = Rig::new("");
+    let reader = rig.add(prompt, |request| request.stop.max_tokens = Some(12));
+    rig.run();
+    answer(&reader).0
+}
+
+#[test]
+fn a_step_that_nobody_waits_for_is_not_computed_to_its_end() {
+    let (mut rig, readers) = rig_that_is_left(0);
+    let decoding = rig.add(prompt(1), |_| ());
+    let prefilling = rig.add(long_prompt(), |_| ());
+    readers.lock().unwrap().extend([decoding, prefilling]);
+    for _ in 0..3 {
+        rig.engine.step();
+    }
+    assert_eq!(rig.stats.snapshot().n_running, 2);
+    rig.engine.step();
+    assert!(rig.engine.is_idle(), "both answers are over");
+    assert_eq!(reasons(&rig), [FinishReason::Abort; 2]);
+    let stats = rig.stats.snapshot();
+    assert_eq!((stats.failed_steps, stats.n_free_blocks), (0, stats.n_blocks));
+    // What the step left of the prompt is used by nobody: the placeholder would answer NaN.
+    let again = rig.add(long_prompt(), |request| request.stop.max_tokens = Some(12));
+    rig.run();
+    assert_eq!(answer(&again), (answer_alone(long_prompt()), Ok(FinishReason::Length)));
+    let n_cached = rig.observer.0.lock().unwrap()[2].usage.cached_tokens;
+    assert!((1..600).contains(&n_cached), "the steps before count: {n_cached} tokens");
+}
+
+#[test]
+fn a_step_that_one_waits_for_is_computed_for_all() {
+    let (mut rig, readers) = rig_that_is_left(1);
+    let stays = rig.add(long_prompt(), |request| request.stop.max_tokens = Some(12));
+    let leaves = rig.add(prompt(1), |_| ());
+    readers.lock().unwrap().extend([stays, leaves]);
+    rig.run();
+    let stays = readers.lock().unwrap().remove(0);
+    assert_eq!(answer(&stays), (answer_alone(long_prompt()), Ok(FinishReason::Length)));
+    assert_eq!(reasons(&rig), [FinishReason::Abort, FinishReason::Length]);
+}
