@@ -87,9 +87,6 @@ pub(crate) struct SpanView<'a> {
     soft_cap: Option<f32>,
 }
 
-/// Scores of the queries of a pass over a span.
-pub(crate) type Scores = [[f32; SPAN]; QUERIES];
-
 impl SpanView<'_> {
     /// The places in the span that a query attends to.
     #[inline(always)]

@@ -213,7 +213,7 @@ fn given_up(executor: &mut Executor, alone: &[Vec<u32>]) {
     batch.push_sequence(&subject.tokens[40..70], 40, &subject.blocks, 32, Some(Want::Full));
     let logits = &mut LogitsBuf::default();
     // Two layers, and the head.
-    for n_wanted in 0..3 {
+    for n_wanted in 0_u32..3 {
         let n_left = Cell::new(n_wanted);
         let is_wanted = || n_left.replace(n_left.get().saturating_sub(1)) > 0;
         let found = executor.backend.execute_while(&batch, logits, &is_wanted);

@@ -4,23 +4,20 @@
 //! Start at `queries`, of which there is one for each instruction set.
 
 macro_rules! attention {
-    ($isa:ident, $features:literal, lanes $lanes:literal, queries $for_four:literal $for_eight:literal,
-     per_word $per_word:literal $numbers:ident, $vector:ident $scales:ident $zero:ident $set1:ident $fmadd:ident $get:ident $put:ident) => {
+    ($isa:ident, $features:literal, lanes $lanes:literal, queries $page:literal $for_four:literal $for_eight:literal,
+     per_word $per_word:literal $numbers:ident $ordered:ident $fma:ident, $vector:ident $scales:ident $zero:ident $set1:ident $fmadd:ident $get:ident $put:ident) => {
         pub(crate) mod $isa {
             use std::arch::x86_64::*;
             use std::ops::Range;
 
             use super::super::load;
-            use crate::attend::{AttendOut, QUERIES, Query, SPAN, Scores, SpanView, common};
+            use crate::attend::{AttendOut, QUERIES, Query, SPAN, SpanView, common};
             use crate::page::{K_GROUP, K_SCALED, KV_PAGE};
 
             /// Values of a vector.
             const LANES: usize = $lanes;
             /// Numbers in a word.
             const PER_WORD: usize = $per_word;
-            /// Places whose scores grow together: two vectors.
-            const PLACES: usize = 2 * LANES;
-
             /// Up to six queries over a span.
             #[target_feature(enable = $features)]
             pub(crate) fn queries(queries: &[Query<'_>], span: &SpanView<'_>, out: AttendOut<'_>) {
@@ -44,12 +41,15 @@ macro_rules! attention {
                 let head_dim = span.head_dim;
                 let q: [&[f32]; G] = std::array::from_fn(|g| queries[g].q);
                 let places: [Range<usize>; G] = std::array::from_fn(|g| span.places(&queries[g]));
-                let mut scores: Scores = [[0.0; SPAN]; QUERIES];
+                let mut scores = [[0.0; SPAN]; G];
                 let first =
                     places.iter().filter(|p| !p.is_empty()).map(|p| p.start).min().unwrap_or(0);
                 let last = places.iter().map(|p| p.end).max().unwrap_or(0);
-                for place in (first / PLACES * PLACES..last).step_by(PLACES) {
-                    some_scores::<G>(q, span, place, &mut scores);
+                // Sums that grow together must be enough to hide how long one takes, and few enough for the registers.
+                if G <= $page {
+                    all_scores::<G, { KV_PAGE / LANES }>(q, span, first..last, &mut scores);
+                } else {
+                    all_scores::<G, 2>(q, span, first..last, &mut scores);
                 }
                 for g in 0..G {
                     (out.m[g], out.l[g]) = span.weigh(&mut scores[g], places[g].clone());
@@ -75,32 +75,50 @@ macro_rules! attention {
                 }
             }
 
+            /// Scores of `places`, `VECTORS` vectors at a time.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn all_scores<const G: usize, const VECTORS: usize>(
+                q: [&[f32]; G],
+                span: &SpanView<'_>,
+                places: Range<usize>,
+                scores: &mut [[f32; SPAN]; G],
+            ) {
+                let n = VECTORS * LANES;
+                for place in (places.start / n * n..places.end).step_by(n) {
+                    some_scores::<G, VECTORS>(q, span, place, scores);
+                }
+            }
+
             /// Scores of the places from `first` on.
             #[inline]
             #[target_feature(enable = $features)]
-            fn some_scores<const G: usize>(
+            fn some_scores<const G: usize, const VECTORS: usize>(
                 q: [&[f32]; G],
                 span: &SpanView<'_>,
                 first: usize,
-                scores: &mut Scores,
+                scores: &mut [[f32; SPAN]; G],
             ) {
                 let head_dim = span.head_dim;
-                let second = first + LANES;
                 let page = first / KV_PAGE;
                 let next = span.pages.get(page + 1).map_or(&[][..], |next| next.k);
                 // A page's V, and the next page's K: both at once, or one with each half of a page.
-                let soon = match (PLACES == KV_PAGE, first.is_multiple_of(KV_PAGE)) {
+                let soon = match (VECTORS * LANES == KV_PAGE, first.is_multiple_of(KV_PAGE)) {
                     (true, _) => [span.pages[page].v, next],
                     (false, true) => [span.pages[page].v, &[]],
                     (false, false) => [next, &[]],
                 };
                 let keys = span.pages[first / KV_PAGE].k.as_chunks::<{ K_GROUP / PER_WORD }>().0;
                 let near = &keys[first % KV_PAGE / K_GROUP * head_dim..][..head_dim];
-                let far = &keys[second % KV_PAGE / K_GROUP * head_dim..][..head_dim];
+                let far = if VECTORS * LANES > K_GROUP {
+                    &keys[(first + K_GROUP) % KV_PAGE / K_GROUP * head_dim..][..head_dim]
+                } else {
+                    near
+                };
                 let sums = if PER_WORD == 1 {
                     products(q, near, far, soon, 0)
                 } else {
-                    let mut sums = [[$zero(); 2]; G];
+                    let mut sums = [[$zero(); VECTORS]; G];
                     let scales = span.pages[first / KV_PAGE].k_scales.chunks_exact(KV_PAGE);
                     let keys = near.chunks(K_SCALED).zip(far.chunks(K_SCALED));
                     for (i, ((near, far), scales)) in keys.zip(scales).enumerate() {
@@ -108,37 +126,37 @@ macro_rules! attention {
                         for some in &mut some {
                             *some = &some[i * K_SCALED..][..near.len()];
                         }
-                        let products = products(some, near, far, soon, i * K_SCALED);
-                        let scale = [
-                            load::$scales(scales, first % KV_PAGE),
-                            load::$scales(scales, second % KV_PAGE),
-                        ];
-                        for g in 0..G {
-                            sums[g][0] = $fmadd(products[g][0], scale[0], sums[g][0]);
-                            sums[g][1] = $fmadd(products[g][1], scale[1], sums[g][1]);
+                        let products: [[$vector; VECTORS]; G] =
+                            products(some, near, far, soon, i * K_SCALED);
+                        for j in 0..VECTORS {
+                            let scale = load::$scales(scales, first % KV_PAGE + LANES * j);
+                            for g in 0..G {
+                                sums[g][j] = $fmadd(products[g][j], scale, sums[g][j]);
+                            }
                         }
                     }
                     sums
                 };
                 for g in 0..G {
-                    load::$put(&mut scores[g], first, sums[g][0]);
-                    load::$put(&mut scores[g], second, sums[g][1]);
+                    for j in 0..VECTORS {
+                        load::$put(&mut scores[g], first + LANES * j, sums[g][j]);
+                    }
                 }
             }
 
-            /// Of queries and the K of two times [`LANES`] places, as far as `near` and `far` have dimensions. With each
-            /// dimension a line of what is read `soon` is asked for, from `first_line` on: a core that asks for
-            /// many at once waits for them.
+            /// Of queries and the K of `VECTORS` times [`LANES`] places, the second group of them in `far`, as far as
+            /// both have dimensions. With each dimension a line of what is read `soon` is asked for, from `first_line` on: a
+            /// core that asks for many at once waits for them.
             #[inline]
             #[target_feature(enable = $features)]
-            fn products<const G: usize>(
+            fn products<const G: usize, const VECTORS: usize>(
                 q: [&[f32]; G],
                 near: &[[u16; K_GROUP / PER_WORD]],
                 far: &[[u16; K_GROUP / PER_WORD]],
                 soon: [&[u16]; 2],
                 first_line: usize,
-            ) -> [[$vector; 2]; G] {
-                let mut sums = [[$zero(); 2]; G];
+            ) -> [[$vector; VECTORS]; G] {
+                let mut sums = [[$zero(); VECTORS]; G];
                 let n = near.len();
                 let (far, mut q) = (&far[..n], q);
                 for q in &mut q {
@@ -147,14 +165,35 @@ macro_rules! attention {
                 for d in 0..n {
                     load::prefetch_line(soon[0], first_line + d);
                     load::prefetch_line(soon[1], first_line + d);
-                    let k = [
-                        load::$numbers(&near[d], 0),
-                        load::$numbers(&far[d], LANES % K_GROUP / PER_WORD),
-                    ];
-                    for g in 0..G {
-                        let q = $set1(q[g][d]);
-                        sums[g][0] = $fmadd(q, k[0], sums[g][0]);
-                        sums[g][1] = $fmadd(q, k[1], sums[g][1]);
+                    let keys = |j: usize| {
+                        let group = if j * LANES < K_GROUP { &near[d] } else { &far[d] };
+                        (group, j * LANES % K_GROUP / PER_WORD)
+                    };
+                    // Whichever are fewer stay in registers beside the sums, which must not be spilled.
+                    if G < VECTORS {
+                        let mut of_query = [$zero(); G];
+                        for g in 0..G {
+                            of_query[g] = $set1(q[g][d]);
+                        }
+                        for j in 0..VECTORS {
+                            let (group, at) = keys(j);
+                            let k = load::$ordered(group, at);
+                            for g in 0..G {
+                                sums[g][j] = load::$fma(of_query[g], k, sums[g][j]);
+                            }
+                        }
+                    } else {
+                        let mut k = [$zero(); VECTORS];
+                        for j in 0..VECTORS {
+                            let (group, at) = keys(j);
+                            k[j] = load::$numbers(group, at);
+                        }
+                        for g in 0..G {
+                            let q = $set1(q[g][d]);
+                            for j in 0..VECTORS {
+                                sums[g][j] = $fmadd(q, k[j], sums[g][j]);
+                            }
+                        }
                     }
                 }
                 sums
@@ -214,21 +253,23 @@ macro_rules! attention {
                         some[g] = &weights[g][place..][..n];
                     }
                     let (n_words, soon) = (head_dim / PER_WORD, span.soon[place / KV_PAGE]);
-                    let rows = page.v[row * n_words..].chunks_exact(n_words);
-                    for (i, v) in rows.take(n).enumerate() {
-                        let v = &v[at / PER_WORD..][..LANES * VECTORS / PER_WORD];
+                    let mut word = row * n_words + at / PER_WORD;
+                    for (i, v) in page.v[word..].chunks(n_words).take(n).enumerate() {
+                        let v = &v[..LANES * VECTORS / PER_WORD];
                         // Of what is read next as much as of this: memory never rests.
-                        load::prefetch_words(soon, (row + i) * n_words + at / PER_WORD, v.len());
-                        // Whichever are fewer stay in registers beside the sums, which must not be spilled.
+                        for line in 0..v.len().div_ceil(load::LINE_WORDS) {
+                            load::prefetch_word(soon, word + line * load::LINE_WORDS);
+                        }
+                        word += n_words;
                         if G < VECTORS {
                             let mut weight = [$zero(); G];
                             for g in 0..G {
                                 weight[g] = $set1(some[g][i]);
                             }
                             for j in 0..VECTORS {
-                                let v = load::$numbers(v, LANES * j / PER_WORD);
+                                let v = load::$ordered(v, LANES * j / PER_WORD);
                                 for g in 0..G {
-                                    sums[g][j] = $fmadd(weight[g], v, sums[g][j]);
+                                    sums[g][j] = load::$fma(weight[g], v, sums[g][j]);
                                 }
                             }
                         } else {
@@ -257,11 +298,11 @@ macro_rules! attention {
     };
 }
 
-attention!(avx2, "avx2,fma,f16c", lanes 8, queries 3 1, per_word 1 half8,
+attention!(avx2, "avx2,fma,f16c", lanes 8, queries 3 3 1, per_word 1 half8 half8_ordered fma8,
     __m256 bf16_words8 _mm256_setzero_ps _mm256_set1_ps _mm256_fmadd_ps f32s put_f32x8);
-attention!(avx2_int8, "avx2,fma,f16c", lanes 8, queries 3 1, per_word 2 pairs8,
+attention!(avx2_int8, "avx2,fma,f16c", lanes 8, queries 3 3 1, per_word 2 pairs8 pairs8 fma8,
     __m256 bf16_words8 _mm256_setzero_ps _mm256_set1_ps _mm256_fmadd_ps f32s put_f32x8);
-attention!(avx512, "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq", lanes 16, queries 6 3,
-    per_word 1 half16, __m512 bf16_words16 _mm512_setzero_ps _mm512_set1_ps _mm512_fmadd_ps f32x16s put_f32x16);
-attention!(avx512_int8, "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq", lanes 16, queries 6 3,
-    per_word 2 pairs16, __m512 bf16_words16 _mm512_setzero_ps _mm512_set1_ps _mm512_fmadd_ps f32x16s put_f32x16);
+attention!(avx512, "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq", lanes 16, queries 6 6 3,
+    per_word 1 half16 half16 fma16, __m512 bf16_words16 _mm512_setzero_ps _mm512_set1_ps _mm512_fmadd_ps f32x16s put_f32x16);
+attention!(avx512_int8, "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq", lanes 16, queries 6 6 3,
+    per_word 2 pairs16 pairs16 fma16, __m512 bf16_words16 _mm512_setzero_ps _mm512_set1_ps _mm512_fmadd_ps f32x16s put_f32x16);

@@ -11,13 +11,12 @@ use crate::dispatch::{Panels, Put, put_row, rows_at_once};
 use crate::layout::{Format, PANEL_ROWS, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 use crate::types::WeightType;
 
-/// How many columns the next tile takes.
-fn tile_width(n_left: usize) -> usize {
-    match n_left {
-        0..=4 => n_left,
-        5..=6 => 3,
-        _ => 4,
-    }
+/// How many columns a tile takes at most: their sums, and what is summed of them in floats, stay in registers.
+const MOST_COLUMNS: usize = 6;
+
+/// How many columns the next tile takes: as many as the others, or one more.
+pub(super) fn tile_width(n_left: usize) -> usize {
+    n_left.div_ceil(n_left.div_ceil(MOST_COLUMNS).max(1))
 }
 
 // `gemm`, and `of_type` behind it, which gives each panel to `one_panel`.
@@ -39,6 +38,8 @@ fn one_panel<F: Format>(
         let width = tile_width(n - done);
         let acts = &acts[done * blocks..][..width * blocks];
         match width {
+            6 => in_halves::<F, 6>(panel, acts, blocks, done, put, out),
+            5 => in_halves::<F, 5>(panel, acts, blocks, done, put, out),
             4 => in_halves::<F, 4>(panel, acts, blocks, done, put, out),
             3 => in_halves::<F, 3>(panel, acts, blocks, done, put, out),
             2 => whole::<F, 2>(panel, acts, blocks, done, put, out),
@@ -80,6 +81,7 @@ fn in_halves<F: Format, const NC: usize>(
     let mut cols = [acts; NC];
     for c in 0..NC {
         cols[c] = &acts[c * blocks..][..blocks];
+        load::prefetch_out(out.row(first + c));
     }
     let upper = avx2_codes::tile::<F, NC, 1>(panel, cols, 0, first == 0);
     let lower = avx2_codes::tile::<F, NC, 1>(panel, cols, 1, false);

@@ -6,6 +6,7 @@
 //! activations. Its sums are i32 and have room for a block of any type: 32 x 128 x 4064 < 2^24. Q6_K's scales
 //! multiply in whole numbers: 32 x 32 x 4064 x 128 < 2^30, rounded once, when it becomes f32.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::load;
@@ -38,6 +39,10 @@ pub(super) fn tile<F: Format, const NC: usize, const NH: usize>(
                     w[h] = pairs::<F, $word>(sub, half + h);
                 }
                 for c in 0..NC {
+                    if NH == 1 {
+                        sums[c][0] = dot::<$word>(sums[c][0], w[0], &cols[c][b]);
+                        continue;
+                    }
                     let x = _mm256_set1_epi32(cols[c][b].pairs[$word]);
                     for h in 0..NH {
                         sums[c][h] = _mm256_add_epi32(sums[c][h], _mm256_madd_epi16(w[h], x));
@@ -82,6 +87,28 @@ pub(super) fn tile<F: Format, const NC: usize, const NH: usize>(
         }
     }
     acc
+}
+
+/// Adds the products of eight rows x two codes with word `W` of a block of activations. These are computed in the order in which
+/// they are written: the compiler would take one column after another, and put the codes of all words on the stack.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn dot<const W: usize>(mut sums: __m256i, codes: __m256i, x: &ActBlock) -> __m256i {
+    // SAFETY: it reads the four bytes of word `W`, and changes nothing but registers.
+    unsafe {
+        asm!(
+            "vpbroadcastd {product}, dword ptr [{words} + {at}]",
+            "vpmaddwd {product}, {product}, {codes}",
+            "vpaddd {sums}, {sums}, {product}",
+            product = out(ymm_reg) _,
+            words = in(reg) x.pairs.as_ptr(),
+            at = const 4 * W,
+            codes = in(ymm_reg) codes,
+            sums = inout(ymm_reg) sums,
+            options(readonly, nostack, preserves_flags),
+        );
+    }
+    sums
 }
 
 /// The codes that meet word `W` of the activations: eight rows x two values.

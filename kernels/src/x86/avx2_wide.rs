@@ -5,7 +5,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::{avx2_codes, load};
+use super::{avx2, avx2_codes, load};
 use crate::acts::ActBlock;
 use crate::layout::{Format, Min};
 
@@ -93,8 +93,7 @@ impl Wide {
             macro_rules! words {
                 ($($word:literal)*) => {$(
                     for c in 0..NC {
-                        let x = _mm256_set1_epi32(cols[c][b].pairs[$word]);
-                        sums[c] = _mm256_add_epi32(sums[c], _mm256_madd_epi16(codes[$word], x));
+                        sums[c] = avx2_codes::dot::<$word>(sums[c], codes[$word], &cols[c][b]);
                     }
                 )*};
             }
@@ -139,11 +138,13 @@ pub(super) fn half_panel<'a, F: Format>(
                     first += $width;
                 }};
             }
-            match n - first {
+            match avx2::tile_width(n - first) {
                 1 => columns!(1),
                 2 => columns!(2),
-                3 | 5 | 6 => columns!(3),
-                _ => columns!(4),
+                3 => columns!(3),
+                4 => columns!(4),
+                5 => columns!(5),
+                _ => columns!(6),
             }
         }
     }

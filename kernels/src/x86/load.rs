@@ -2,12 +2,13 @@
 //! Must never know what the bytes mean.
 //! Start anywhere: each is one instruction.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use crate::layout::PANEL_ROWS;
 
 /// Words of a cache line.
-const LINE_WORDS: usize = 32;
+pub(super) const LINE_WORDS: usize = 32;
 
 /// 32 bytes at `at`.
 #[inline]
@@ -52,6 +53,49 @@ pub(super) fn half8(bits: &[u16], at: usize) -> __m256 {
     let bits = &bits[at..][..8];
     // SAFETY: the slice is 16 bytes long, and the load needs no alignment.
     _mm256_cvtph_ps(unsafe { _mm_loadu_si128(bits.as_ptr().cast()) })
+}
+
+/// As [`half8`], and never before the [`fma8`] that stands before it: the compiler would load ahead of its use, and put a sum
+/// on the stack to have a register for it.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn half8_ordered(bits: &[u16], at: usize) -> __m256 {
+    let bits = &bits[at..][..8];
+    let numbers;
+    // SAFETY: it reads the 16 bytes of the slice.
+    unsafe {
+        asm!(
+            "vcvtph2ps {numbers}, xmmword ptr [{bits}]",
+            numbers = out(ymm_reg) numbers,
+            bits = in(reg) bits.as_ptr(),
+            options(readonly, nostack, preserves_flags),
+        );
+    }
+    numbers
+}
+
+/// `x * y + sum`, in its place among others of this kind and [`half8_ordered`].
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn fma8(x: __m256, y: __m256, mut sum: __m256) -> __m256 {
+    // SAFETY: it changes nothing but a register.
+    unsafe {
+        asm!(
+            "vfmadd231ps {sum}, {x}, {y}",
+            sum = inout(ymm_reg) sum,
+            x = in(ymm_reg) x,
+            y = in(ymm_reg) y,
+            options(nomem, nostack, preserves_flags),
+        );
+    }
+    sum
+}
+
+/// `x * y + sum`. With twice the registers the compiler needs no help.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
+pub(super) fn fma16(x: __m512, y: __m512, sum: __m512) -> __m512 {
+    _mm512_fmadd_ps(x, y, sum)
 }
 
 /// Eight int8 from the four words at `at`, as f32.
@@ -179,17 +223,15 @@ pub(super) fn put_f32x16(out: &mut [f32], at: usize, v: __m512) {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn prefetch_line(values: &[u16], line: usize) {
-    if line * LINE_WORDS < values.len() {
-        _mm_prefetch::<_MM_HINT_T1>(values.as_ptr().wrapping_add(line * LINE_WORDS).cast());
-    }
+    prefetch_word(values, line * LINE_WORDS);
 }
 
-/// Asks for `n` words of `values` from `at` on, as [`prefetch_line`] does.
+/// Asks for the line of the word `at`, as [`prefetch_line`] does.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn prefetch_words(values: &[u16], at: usize, n: usize) {
-    for line in at / LINE_WORDS..(at + n).div_ceil(LINE_WORDS) {
-        prefetch_line(values, line);
+pub(super) fn prefetch_word(values: &[u16], at: usize) {
+    if at < values.len() {
+        _mm_prefetch::<_MM_HINT_T1>(values.as_ptr().wrapping_add(at).cast());
     }
 }
 
