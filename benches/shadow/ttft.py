@@ -3,8 +3,9 @@
     python3 benches/shadow/ttft.py HOME [--costs FILE] [--rounds N] [--output FILE]
 
 HOME has the model smollm2-135m-instruct. With `--costs`, as `lastmile placeholder calibrate` writes them, the placeholder
-takes its place: its steps take as long and use no core, so that the machine's own ups and downs stay out. Requests come at random times, whether or not the ones before are answered; the same
-times and prompts in every round but for a word, so that none finds another's prefix. What is compared is each request's
+takes its place: its steps take as long and use no core, so that the machine's own ups and downs stay out. Requests come at
+random times, whether or not the ones before are answered, as many as leave the machine idle for a good half of its time; the
+same times and prompts in every round but for a word, so that none finds another's prefix. What is compared is each request's
 median over the rounds of a side: single figures differ by what else the machine does. A shared machine has days and minutes of
 different speed: before and after each round, while nothing is shadowed, a few requests come one after another, and the round's
 times are divided by how long these took. The interval is that of rounds drawn again and again.
@@ -25,7 +26,8 @@ from pathlib import Path
 
 PROGRAM = Path(__file__).resolve().parents[2] / "target" / "release" / "lastmile"
 MODEL = "smollm2-135m-instruct"
-MEAN_GAP_S, N_PROBES = 0.16, 9
+# Mean time from one request to the next, by how long one takes alone.
+GAP_BY_PROBE, N_PROBES = 2.5, 9
 WORDS = "river stone market winter letter garden window silver morning bridge".split()
 
 
@@ -64,7 +66,7 @@ def ask(url, prompt, user, i, found):
     found[i] = at_client and (at_client, at_server)
 
 
-def burst(url, words, seed, n_requests):
+def burst(url, words, seed, n_requests, gap_s):
     """One round: what each request waited for its first token, in milliseconds, as it saw it and as the server did."""
     dice, found, threads = random.Random(seed), [None] * n_requests, []
     for i in range(n_requests):
@@ -74,7 +76,7 @@ def burst(url, words, seed, n_requests):
         )
         thread.start()
         threads.append(thread)
-        time.sleep(dice.expovariate(1 / MEAN_GAP_S))
+        time.sleep(dice.expovariate(1 / gap_s))
     for thread in threads:
         thread.join()
     return found
@@ -154,7 +156,8 @@ def main():
                 url = found.group(1)
                 break
         threading.Thread(target=server.stderr.read, daemon=True).start()
-        burst(url, words, 999, 60)
+        gap_s = GAP_BY_PROBE * probe(url, words, "first") / 1e3
+        burst(url, words, 999, 60, gap_s)
         sides, probes = {"without": [], "with": []}, {"without": [], "with": []}
         for i in range(2 * args.rounds):
             # without, with, with, without: what drifts falls on both.
@@ -167,7 +170,7 @@ def main():
                 }
                 verb(home, "exp", "start", "-", stdin=json.dumps(spec))
                 time.sleep(0.3)
-            sides[side].append(burst(url, words, 0, args.requests))
+            sides[side].append(burst(url, words, 0, args.requests, gap_s))
             if side == "with":
                 verb(home, "exp", "stop", f"round-{i}", "--reason", "over")
                 time.sleep(0.3)
@@ -196,7 +199,7 @@ def main():
         "model": model if not args.costs else "placeholder with the costs of " + MODEL,
         "requests_per_round": args.requests,
         "rounds_per_side": args.rounds,
-        "mean_gap_s": MEAN_GAP_S,
+        "mean_gap_s": round(gap_s, 3),
         "shadow": shadow,
         "probe_ms": {side: [round(ms, 2) for ms in took] for side, took in probes.items()},
         **compared,

@@ -219,8 +219,16 @@ fn given_up(executor: &mut Executor, alone: &[Vec<u32>]) {
         let found = executor.backend.execute_while(&batch, logits, &is_wanted);
         assert_eq!(found, Err(BackendError::GivenUp), "wanted {n_wanted} times");
     }
-    executor.step(&[(&subject, 40..70)], Want::Full);
+    // What was written of them is nobody's: another sequence takes the third block.
+    let mut moved = subject.clone();
+    moved.blocks.splice(2..4, free_blocks(2).map(BlockIdx));
+    let mut other = sequence(9, free_blocks(2));
+    other.blocks[0] = subject.blocks[2];
+    executor.step(&[(&moved, 40..70), (&other, 0..20)], Want::Full);
     same("after steps that were given up", 40, &executor.rows(0, 30), alone);
+    let beside = executor.rows(30, 20);
+    executor.step(&[(&sequence(9, free_blocks(9).skip(7)), 0..20)], Want::Full);
+    same("where a step was given up", 0, &beside, &executor.rows(0, 20));
 }
 
 /// Steps that want only the greatest logit find that of the whole row.

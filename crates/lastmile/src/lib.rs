@@ -110,6 +110,17 @@
 //!         self.1.fetch_add(batch.input_ids.len(), Relaxed);
 //!         self.0.execute(batch, logits)
 //!     }
+//!
+//!     // Without this, steps that nobody waits for any more would be computed to their end.
+//!     fn execute_while(
+//!         &mut self,
+//!         batch: &Batch,
+//!         logits: &mut LogitsBuf,
+//!         is_wanted: &dyn Fn() -> bool,
+//!     ) -> Result<(), BackendError> {
+//!         self.1.fetch_add(batch.input_ids.len(), Relaxed);
+//!         self.0.execute_while(batch, logits, is_wanted)
+//!     }
 //! }
 //!
 //! let n_tokens = Arc::new(AtomicUsize::new(0));

@@ -22,7 +22,7 @@ impl Engine {
 
     /// Shares what was spent since the last accounting among the step's rows, by what the cost model says that each
     /// of them takes.
-    pub(crate) fn account(&mut self, started: Timestamp) {
+    pub(crate) fn account(&mut self) {
         let spent = self.parts.arbiter.take_cpu_time(process_cpu_time());
         let joules = self.parts.take_joules.as_ref().and_then(|take| take());
         let mut shares = std::mem::take(&mut self.shares);
@@ -43,8 +43,30 @@ impl Engine {
         }
         self.stats.cpu_nanos.fetch_add(spent.as_nanos() as u64, Relaxed);
         self.stats.add_joules(joules.unwrap_or(0.0));
+    }
+
+    /// Counts a step that was computed to its end; how long others may take is judged by it.
+    pub(crate) fn count_step(&self, started: Timestamp) {
         self.stats.steps.fetch_add(1, Relaxed);
         self.stats.record_step(self.stats.now() - started);
+    }
+
+    /// Teaches the scheduler how long the step took, all of it.
+    pub(crate) fn learn(&mut self, started: Timestamp) {
+        let seconds = (self.stats.now() - started).as_secs_f64();
+        let predicted = self.scheduler.step().predicted_seconds;
+        self.scheduler.observe(seconds);
+        let error_ratio = self.scheduler.cost().relative_error();
+        self.stats.record_prediction(predicted, seconds, error_ratio);
+    }
+
+    /// Teaches the scheduler what a step shows that was not computed to its end: where it took longer than was thought, a whole
+    /// one takes as long at least.
+    pub(crate) fn learn_of_unfinished(&mut self, started: Timestamp) {
+        let seconds = (self.stats.now() - started).as_secs_f64();
+        if seconds > self.scheduler.step().predicted_seconds {
+            self.scheduler.observe(seconds);
+        }
     }
 }
 

@@ -133,14 +133,16 @@ impl Engine {
             match self.execute() {
                 Ok(()) => {
                     self.sample();
-                    self.account(started);
+                    self.account();
+                    self.count_step(started);
                     self.note_step(asked, started);
                     self.complete();
                     self.emit();
                     self.learn(started);
                 }
                 Err(error) => {
-                    self.account(started);
+                    self.account();
+                    self.learn_of_unfinished(started);
                     self.end_step(&error);
                 }
             }
@@ -312,24 +314,20 @@ impl Engine {
 
     /// Ends the answers whose KV a step left undefined.
     fn end_step(&mut self, error: &BackendError) {
-        let mut outcome = Outcome::Finished(FinishReason::Abort);
-        if *error != BackendError::GivenUp {
+        let mut rows = std::mem::take(&mut self.rows);
+        let is_read = |active: &BTreeMap<SeqId, Active>, id| !active[&id].output.is_abandoned();
+        if *error != BackendError::GivenUp || rows.iter().any(|row| is_read(&self.active, row.seq))
+        {
             self.stats.failed_steps.fetch_add(1, Relaxed);
-            tracing::error!(%error, n_sequences = self.rows.len(), "a step failed");
-            outcome = Outcome::Failed(GenerateError::Backend { message: error.to_string() });
+            tracing::error!(%error, n_sequences = rows.len(), "a step failed");
         }
-        while let Some(row) = self.rows.pop() {
-            self.end(row.seq, outcome.clone());
+        for ScheduledRow { seq, .. } in rows.drain(..) {
+            let error = GenerateError::Backend { message: error.to_string() };
+            let is_read = is_read(&self.active, seq);
+            let aborted = Outcome::Finished(FinishReason::Abort);
+            self.end(seq, if is_read { Outcome::Failed(error) } else { aborted });
         }
-    }
-
-    /// Teaches the scheduler how long the step took, all of it.
-    fn learn(&mut self, started: Timestamp) {
-        let seconds = (self.stats.now() - started).as_secs_f64();
-        let predicted = self.scheduler.step().predicted_seconds;
-        self.scheduler.observe(seconds);
-        let error_ratio = self.scheduler.cost().relative_error();
-        self.stats.record_prediction(predicted, seconds, error_ratio);
+        self.rows = rows;
     }
 
     /// Ends an answer whose time has passed; the scheduler has forgotten it.

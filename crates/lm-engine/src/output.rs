@@ -168,7 +168,7 @@ impl Drop for OutputWriter {
 pub struct Aborter(Arc<Slot>);
 
 impl Aborter {
-    /// Ends the answer before the engine's next step. Nothing happens when it is over.
+    /// Ends the answer before the engine's next step, and its step where nobody else waits for it. Nothing happens when it is over.
     pub fn abort(&self) {
         self.0.reader_left.store(true, Ordering::Relaxed);
     }

@@ -15,7 +15,7 @@ use crate::{ScheduledRow, Scheduler, Sequence, StepShape};
 const LEAST_PART: f64 = 0.6;
 /// What part it may take while very many prompts wait: each of them waits for all before it.
 const MOST_PART: f64 = 0.95;
-/// What part of the bound a step of background alone may take: whoever comes meanwhile waits for its end.
+/// What part of the bound a step of background alone may take: whoever comes meanwhile waits for its end, if it has readers.
 const BACKGROUND_PART: f64 = 0.1;
 /// How many times what one row takes it may take, too: large models read their weights for longer than that part, and
 /// many rows share the reading.

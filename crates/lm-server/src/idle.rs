@@ -32,7 +32,7 @@ impl Default for Idle {
 }
 
 impl Idle {
-    /// A client's request comes: what runs ends before the engine's next step.
+    /// A client's request comes: what runs ends, its step included (on `candle`: after its step).
     pub(crate) fn make_way(&self) {
         let mut running = self.running();
         running.last_came = Instant::now();

@@ -1,4 +1,4 @@
-//! Panels times many columns of activations: cuts the columns into tiles of 4, 3, 2 and 1.
+//! Panels times many columns of activations: cuts the columns into tiles of 6 to 1.
 //! Must never know a weight's layout. Each column's float operations are the same in every tile.
 //! Start at [`gemm`].
 

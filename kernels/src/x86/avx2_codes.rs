@@ -94,6 +94,7 @@ pub(super) fn tile<F: Format, const NC: usize, const NH: usize>(
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn dot<const W: usize>(mut sums: __m256i, codes: __m256i, x: &ActBlock) -> __m256i {
+    const { assert!(W < 16, "a block has 16 words") };
     // SAFETY: it reads the four bytes of word `W`, and changes nothing but registers.
     unsafe {
         asm!(

@@ -68,7 +68,7 @@ pub(super) fn half8_ordered(bits: &[u16], at: usize) -> __m256 {
             "vcvtph2ps {numbers}, xmmword ptr [{bits}]",
             numbers = out(ymm_reg) numbers,
             bits = in(reg) bits.as_ptr(),
-            options(readonly, nostack, preserves_flags),
+            options(readonly, nostack),
         );
     }
     numbers
@@ -85,7 +85,7 @@ pub(super) fn fma8(x: __m256, y: __m256, mut sum: __m256) -> __m256 {
             sum = inout(ymm_reg) sum,
             x = in(ymm_reg) x,
             y = in(ymm_reg) y,
-            options(nomem, nostack, preserves_flags),
+            options(nomem, nostack),
         );
     }
     sum

@@ -178,7 +178,7 @@ fn check_type(kv_type: KvType, head_dim: usize, g: usize, range: Range<usize>, c
 
 #[test]
 fn every_group_and_head_dim() {
-    for head_dim in [8, 64, 80, 96, 128, 256] {
+    for head_dim in [8, 24, 40, 64, 72, 80, 96, 128, 256] {
         for g in 1..=9 {
             check(head_dim, g, 0..70, None);
         }

@@ -1,5 +1,7 @@
 //! A step whose answers nobody reads any more.
 
+use std::cell::Cell;
+
 use super::*;
 
 /// What is read of the answers until the step with a number, in which somebody leaves.
@@ -83,6 +85,8 @@ fn a_step_that_nobody_waits_for_is_not_computed_to_its_end() {
     assert_eq!(reasons(&rig), [FinishReason::Abort; 2]);
     let stats = rig.stats.snapshot();
     assert_eq!((stats.failed_steps, stats.n_free_blocks), (0, stats.n_blocks));
+    // How long a step may take is judged by whole ones.
+    assert_eq!(stats.steps, 3);
     // What the step left of the prompt is used by nobody: the placeholder would answer NaN.
     let again = rig.add(long_prompt(), |request| request.stop.max_tokens = Some(12));
     rig.run();
@@ -101,4 +105,79 @@ fn a_step_that_one_waits_for_is_computed_for_all() {
     let stays = readers.lock().unwrap().remove(0);
     assert_eq!(answer(&stays), (answer_alone(long_prompt()), Ok(FinishReason::Length)));
     assert_eq!(reasons(&rig), [FinishReason::Abort, FinishReason::Length]);
+}
+
+/// Gives up each step, whoever reads.
+struct GivesUp(PlaceholderBackend);
+
+impl Backend for GivesUp {
+    fn spec(&self) -> &BackendSpec {
+        self.0.spec()
+    }
+
+    fn execute(&mut self, _: &Batch, _: &mut LogitsBuf) -> Result<(), BackendError> {
+        Err(BackendError::GivenUp)
+    }
+}
+
+#[test]
+fn a_backend_that_gives_up_what_is_read_has_failed() {
+    let wrap = |inner| Box::new(GivesUp(inner)) as Box<dyn Backend>;
+    let mut rig = Rig::with_parts("", None, None, wrap, |_| ());
+    let reader = rig.add(prompt(1), |_| ());
+    rig.run();
+    assert!(matches!(answer(&reader).1, Err(GenerateError::Backend { .. })));
+    assert_eq!(rig.stats.snapshot().failed_steps, 1);
+}
+
+/// Its reader leaves when it was asked 150 times, once a millisecond.
+struct Impatient {
+    inner: PlaceholderBackend,
+    reader: Readers,
+}
+
+impl Backend for Impatient {
+    fn spec(&self) -> &BackendSpec {
+        self.inner.spec()
+    }
+
+    fn execute(&mut self, _: &Batch, _: &mut LogitsBuf) -> Result<(), BackendError> {
+        panic!("the engine says whether a step is wanted")
+    }
+
+    fn execute_while(
+        &mut self,
+        batch: &Batch,
+        logits: &mut LogitsBuf,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Result<(), BackendError> {
+        let n_asked = Cell::new(0);
+        let is_wanted = || {
+            n_asked.set(n_asked.get() + 1);
+            if n_asked.get() == 150 {
+                self.reader.lock().unwrap().clear();
+            }
+            is_wanted()
+        };
+        self.inner.execute_while(batch, logits, &is_wanted)
+    }
+}
+
+#[test]
+fn who_leaves_long_steps_again_and_again_gets_shorter_ones() {
+    let readers = Readers::default();
+    let reader = Arc::clone(&readers);
+    let wrap = |inner| Box::new(Impatient { inner, reader }) as Box<dyn Backend>;
+    // A chunk of 64 takes a second and a quarter.
+    let mut rig = Rig::with_parts("prefill_token_ns=20000000", None, None, wrap, |_| ());
+    let mut chunks = Vec::new();
+    for _ in 0..3 {
+        let reader = rig.add(long_prompt(), |_| ());
+        readers.lock().unwrap().push(reader);
+        rig.engine.step();
+        chunks.push(rig.engine.scheduler.step().rows[0].n_tokens);
+        readers.lock().unwrap().clear();
+        rig.run();
+    }
+    assert!(chunks[0] == 64 && chunks[2] < 64, "{chunks:?}");
 }

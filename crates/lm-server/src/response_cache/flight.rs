@@ -241,7 +241,7 @@ impl Flight {
         self.wakers.wake_all();
     }
 
-    /// Has the engine end what it computes for `seat`, before its next step.
+    /// Has the engine end what it computes for `seat`, at its next step at the latest.
     pub(crate) fn abort(&self, seat: Seat) {
         if let Run::Computing { by, stream } = &self.lock().run
             && *by == seat
