@@ -5,10 +5,13 @@
 HOME has the model smollm2-135m-instruct. With `--costs`, as `lastmile placeholder calibrate` writes them, the placeholder
 takes its place: its steps take as long and use no core, so that the machine's own ups and downs stay out. Requests come at
 random times, whether or not the ones before are answered, as many as leave the machine idle for a good half of its time; the
-same times and prompts in every round but for a word, so that none finds another's prefix. What is compared is each request's
-median over the rounds of a side: single figures differ by what else the machine does. A shared machine has days and minutes of
-different speed: before and after each round, while nothing is shadowed, a few requests come one after another, and the round's
-times are divided by how long these took. The interval is that of rounds drawn again and again.
+same times and prompts in every round but for a word, so that none finds another's prefix. What is compared is the mean of a
+quantile over the rounds of a side. A shared machine has days and minutes of different speed: before and after each round, while
+nothing is shadowed, a few requests come one after another, and the round's times are divided by how long these took. The
+interval is that of rounds drawn again and again.
+
+Beside that each round tells what a copy costs who comes while it runs: requests that meet no other one come some time after the
+answer before them, when copies run, and what counts is how long they waited for their first step (`queue_wait_ms`).
 """
 
 import argparse
@@ -27,7 +30,7 @@ from pathlib import Path
 PROGRAM = Path(__file__).resolve().parents[2] / "target" / "release" / "lastmile"
 MODEL = "smollm2-135m-instruct"
 # Mean time from one request to the next, by how long one takes alone.
-GAP_BY_PROBE, N_PROBES = 2.5, 9
+GAP_BY_PROBE, N_PROBES, N_LONE = 2.5, 9, 40
 WORDS = "river stone market winter letter garden window silver morning bridge".split()
 
 
@@ -56,14 +59,14 @@ def ask(url, prompt, user, i, found):
         json.dumps(body).encode(),
         {"content-type": "application/json"},
     )
-    began, at_client, at_server = time.perf_counter(), None, None
+    began, at_client, timings = time.perf_counter(), None, {}
     with urllib.request.urlopen(request, timeout=120) as answer:
         for line in answer:
             if at_client is None and b'"content":"' in line and b'"content":""' not in line:
                 at_client = 1e3 * (time.perf_counter() - began)
             if b'"ttft_ms"' in line:
-                at_server = json.loads(line.removeprefix(b"data: "))["timings"]["ttft_ms"]
-    found[i] = at_client and (at_client, at_server)
+                timings = json.loads(line.removeprefix(b"data: "))["timings"]
+    found[i] = at_client and (at_client, timings["ttft_ms"], timings["queue_wait_ms"])
 
 
 def burst(url, words, seed, n_requests, gap_s):
@@ -91,9 +94,20 @@ def probe(url, words, i):
     return statistics.median(one[0] for one in found if one is not None)
 
 
-def medians_of(rounds):
-    """Of each request over some rounds. An answer whose first word came to nothing has no time to it."""
-    return [statistics.median(times) for times in zip(*rounds) if None not in times]
+def lone(url, words, i):
+    """What requests waited for their first step that came when no other one was there, in milliseconds."""
+    dice, found = random.Random(i), [None] * N_LONE
+    for k in range(N_LONE):
+        # Copies run after 100 ms without a request.
+        time.sleep(dice.uniform(0.11, 0.16))
+        text = " ".join(dice.choices(WORDS, k=sum(words) // 2))
+        ask(url, f"{time.time_ns()} {text}", f"lone {i} {k}", k, found)
+    return [one[2] for one in found if one is not None]
+
+
+def mean_of(rounds, q):
+    """The mean of a quantile over some rounds. An answer whose first word came to nothing has no time to it."""
+    return statistics.mean(quantile([ms for ms in one if ms is not None], q) for one in rounds)
 
 
 def ratio_interval(rounds, q, n=2000):
@@ -101,7 +115,7 @@ def ratio_interval(rounds, q, n=2000):
     dice, ratios = random.Random(1), []
     for _ in range(n):
         drawn = {side: dice.choices(of_side, k=len(of_side)) for side, of_side in rounds.items()}
-        at = {side: quantile(medians_of(of_side), q) for side, of_side in drawn.items()}
+        at = {side: mean_of(of_side, q) for side, of_side in drawn.items()}
         ratios.append(at["with"] / at["without"])
     return [round(quantile(ratios, tail), 4) for tail in (0.025, 0.975)]
 
@@ -110,7 +124,7 @@ def compare(rounds):
     """Quantiles of both sides, their ratios, and the intervals of these."""
     qs = (50, 90, 99)
     found = {
-        side: {f"p{q}": round(quantile(medians_of(of_side), q / 100), 2) for q in qs}
+        side: {f"p{q}": round(mean_of(of_side, q / 100), 2) for q in qs}
         for side, of_side in rounds.items()
     }
     ratio = {f"p{q}": round(found["with"][f"p{q}"] / found["without"][f"p{q}"], 4) for q in qs}
@@ -158,7 +172,7 @@ def main():
         threading.Thread(target=server.stderr.read, daemon=True).start()
         gap_s = GAP_BY_PROBE * probe(url, words, "first") / 1e3
         burst(url, words, 999, 60, gap_s)
-        sides, probes = {"without": [], "with": []}, {"without": [], "with": []}
+        sides, probes, waits = ({"without": [], "with": []} for _ in range(3))
         for i in range(2 * args.rounds):
             # without, with, with, without: what drifts falls on both.
             side = "with" if (i + 1) // 2 % 2 else "without"
@@ -171,6 +185,7 @@ def main():
                 verb(home, "exp", "start", "-", stdin=json.dumps(spec))
                 time.sleep(0.3)
             sides[side].append(burst(url, words, 0, args.requests, gap_s))
+            waits[side] += lone(url, words, i)
             if side == "with":
                 verb(home, "exp", "stop", f"round-{i}", "--reason", "over")
                 time.sleep(0.3)
@@ -201,6 +216,11 @@ def main():
         "rounds_per_side": args.rounds,
         "mean_gap_s": round(gap_s, 3),
         "shadow": shadow,
+        "queue_wait_ms_of_lone": {
+            side: {"n": len(of_side)}
+            | {f"p{q}": round(quantile(of_side, q / 100), 3) for q in (50, 90, 99, 100)}
+            for side, of_side in waits.items()
+        },
         "probe_ms": {side: [round(ms, 2) for ms in took] for side, took in probes.items()},
         **compared,
         "rounds": {

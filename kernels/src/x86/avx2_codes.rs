@@ -39,13 +39,8 @@ pub(super) fn tile<F: Format, const NC: usize, const NH: usize>(
                     w[h] = pairs::<F, $word>(sub, half + h);
                 }
                 for c in 0..NC {
-                    if NH == 1 {
-                        sums[c][0] = dot::<$word>(sums[c][0], w[0], &cols[c][b]);
-                        continue;
-                    }
-                    let x = _mm256_set1_epi32(cols[c][b].pairs[$word]);
                     for h in 0..NH {
-                        sums[c][h] = _mm256_add_epi32(sums[c][h], _mm256_madd_epi16(w[h], x));
+                        sums[c][h] = dot::<$word>(sums[c][h], w[h], &cols[c][b]);
                     }
                 }
             )*};
