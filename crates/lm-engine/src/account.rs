@@ -60,7 +60,7 @@ impl Engine {
         self.stats.record_prediction(predicted, seconds, error_ratio);
     }
 
-    /// Teaches the scheduler what a step shows that was not computed to its end: where it took longer than was thought, a whole
+    /// Teaches the scheduler what a step shows that was given up: where it took longer than was thought, a whole
     /// one takes as long at least.
     pub(crate) fn learn_of_unfinished(&mut self, started: Timestamp) {
         let seconds = (self.stats.now() - started).as_secs_f64();

@@ -142,7 +142,10 @@ impl Engine {
                 }
                 Err(error) => {
                     self.account();
-                    self.learn_of_unfinished(started);
+                    // A failure says nothing of how long others take.
+                    if error == BackendError::GivenUp {
+                        self.learn_of_unfinished(started);
+                    }
                     self.end_step(&error);
                 }
             }

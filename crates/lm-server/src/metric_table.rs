@@ -158,7 +158,9 @@ pub(crate) const NUMBERS: &[Number] = &[
         "Sequences that lost their slot for a while and kept their blocks.",
         |m| m.stats.pauses as f64,
     ),
-    counter("steps_total", None, "Engine steps executed.", |m| m.stats.steps as f64),
+    counter("steps_total", None, "Engine steps that were computed to their end.", |m| {
+        m.stats.steps as f64
+    }),
     counter("failed_steps_total", None, "Engine steps in which the backend failed.", |m| {
         m.stats.failed_steps as f64
     }),

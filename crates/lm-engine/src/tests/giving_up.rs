@@ -4,15 +4,14 @@ use std::cell::Cell;
 
 use super::*;
 
-/// What is read of the answers until the step with a number, in which somebody leaves.
-struct Leaving {
+/// Tells `on_ask` each time that it asks whether its step is wanted: the number of the step, and how often it asked in it.
+struct Asking {
     inner: PlaceholderBackend,
-    /// Steps to go until then.
-    n_before: usize,
-    leave: Box<dyn FnMut() + Send>,
+    n_steps: usize,
+    on_ask: Box<dyn Fn(usize, usize) + Send>,
 }
 
-impl Backend for Leaving {
+impl Backend for Asking {
     fn spec(&self) -> &BackendSpec {
         self.inner.spec()
     }
@@ -28,12 +27,21 @@ impl Backend for Leaving {
         is_wanted: &dyn Fn() -> bool,
     ) -> Result<(), BackendError> {
         assert!(is_wanted(), "who left before the step is not in it");
-        match self.n_before.checked_sub(1) {
-            Some(left) => self.n_before = left,
-            None => (self.leave)(),
-        }
-        self.inner.execute_while(batch, logits, is_wanted)
+        self.n_steps += 1;
+        let n_asked = Cell::new(0);
+        let is_wanted = || {
+            n_asked.set(n_asked.get() + 1);
+            (self.on_ask)(self.n_steps, n_asked.get());
+            is_wanted()
+        };
+        self.inner.execute_while(batch, logits, &is_wanted)
     }
+}
+
+fn asking(options: &str, on_ask: impl Fn(usize, usize) + Send + 'static) -> Rig {
+    let on_ask = Box::new(on_ask);
+    let wrap = |inner| Box::new(Asking { inner, n_steps: 0, on_ask }) as Box<dyn Backend>;
+    Rig::with_parts(options, None, None, wrap, |_| ())
 }
 
 type Readers = Arc<Mutex<Vec<OutputReader>>>;
@@ -42,11 +50,12 @@ type Readers = Arc<Mutex<Vec<OutputReader>>>;
 fn rig_that_is_left(n_stay: usize) -> (Rig, Readers) {
     let readers = Readers::default();
     let seen = Arc::clone(&readers);
-    let wrap = |inner| {
-        let leave = Box::new(move || seen.lock().unwrap().truncate(n_stay));
-        Box::new(Leaving { inner, n_before: 3, leave }) as Box<dyn Backend>
-    };
-    (Rig::with_parts("step_ns=3000000", None, None, wrap, |_| ()), readers)
+    let rig = asking("step_ns=3000000", move |step, _| {
+        if step == 4 {
+            seen.lock().unwrap().truncate(n_stay);
+        }
+    });
+    (rig, readers)
 }
 
 fn reasons(rig: &Rig) -> Vec<FinishReason> {
@@ -130,46 +139,16 @@ fn a_backend_that_gives_up_what_is_read_has_failed() {
     assert_eq!(rig.stats.snapshot().failed_steps, 1);
 }
 
-/// Its reader leaves when it was asked 150 times, once a millisecond.
-struct Impatient {
-    inner: PlaceholderBackend,
-    reader: Readers,
-}
-
-impl Backend for Impatient {
-    fn spec(&self) -> &BackendSpec {
-        self.inner.spec()
-    }
-
-    fn execute(&mut self, _: &Batch, _: &mut LogitsBuf) -> Result<(), BackendError> {
-        panic!("the engine says whether a step is wanted")
-    }
-
-    fn execute_while(
-        &mut self,
-        batch: &Batch,
-        logits: &mut LogitsBuf,
-        is_wanted: &dyn Fn() -> bool,
-    ) -> Result<(), BackendError> {
-        let n_asked = Cell::new(0);
-        let is_wanted = || {
-            n_asked.set(n_asked.get() + 1);
-            if n_asked.get() == 150 {
-                self.reader.lock().unwrap().clear();
-            }
-            is_wanted()
-        };
-        self.inner.execute_while(batch, logits, &is_wanted)
-    }
-}
-
 #[test]
 fn who_leaves_long_steps_again_and_again_gets_shorter_ones() {
     let readers = Readers::default();
     let reader = Arc::clone(&readers);
-    let wrap = |inner| Box::new(Impatient { inner, reader }) as Box<dyn Backend>;
-    // A chunk of 64 takes a second and a quarter.
-    let mut rig = Rig::with_parts("prefill_token_ns=20000000", None, None, wrap, |_| ());
+    // It asks once a millisecond, and a chunk of 64 takes a second and a quarter.
+    let mut rig = asking("prefill_token_ns=20000000", move |_, n_asked| {
+        if n_asked == 150 {
+            reader.lock().unwrap().clear();
+        }
+    });
     let mut chunks = Vec::new();
     for _ in 0..3 {
         let reader = rig.add(long_prompt(), |_| ());
