@@ -11,13 +11,13 @@ use std::hint::black_box;
 
 use lm_kernels::probe::{best_seconds, gemm_rate, scan_rate, stream_rate};
 use lm_kernels::{
-    ActBlock, AttendOut, Isa, KvPages, KvType, PANEL_ROWS, Pool, Query, WeightType, argmax_panel,
+    ActBlock, AttendOut, Isa, KvPages, KvType, PANEL_ROWS, Pool, Query, SplitBlock, WeightType, argmax_panel,
     attend_span, f32_to_f16, gelu_tanh_mul, pack_panel, panel_bytes, quantize_activations,
     rms_norm, rope_halves, silu_mul,
 };
 
 const K: usize = 1536;
-const MS: [usize; 9] = [1, 2, 3, 4, 5, 7, 8, 11, 32];
+const MS: [usize; 11] = [1, 2, 3, 4, 5, 6, 7, 8, 12, 32, 64];
 
 fn main() {
     let mut core = Pool::new(1);
@@ -69,6 +69,7 @@ fn bytes(n: usize) -> Vec<u8> {
 fn print_vector_rates(isa: Isa) {
     let x: Vec<f32> = (0..K).map(|i| (i % 17) as f32 - 8.0).collect();
     let (mut out, mut blocks) = (vec![0.0; K], vec![ActBlock::default(); K / 32]);
+    let mut split = vec![SplitBlock::default(); K / 32];
     let mut bits = vec![0; K];
     let show = |name: &str, call: &mut dyn FnMut()| {
         let seconds = best_seconds(|| (0..100).for_each(|_| call()));
@@ -76,6 +77,7 @@ fn print_vector_rates(isa: Isa) {
     };
     print!("{:<12}on {K} values: ", isa.name());
     show("quantize", &mut || quantize_activations(isa, black_box(&x), &mut blocks));
+    show("split", &mut || quantize_activations(isa, black_box(&x), &mut split));
     show("rms_norm", &mut || rms_norm(isa, black_box(&x), &x, 1e-5, &mut out));
     show("silu_mul", &mut || silu_mul(isa, black_box(&x), &x, &mut out));
     show("gelu_mul", &mut || gelu_tanh_mul(isa, black_box(&x), &x, &mut out));

@@ -181,7 +181,7 @@ fn one_pass(isa: Isa, queries: &[Query<'_>], span: &SpanView<'_>, out: AttendOut
         (Kind::Scalar, _) => scalar::attend::queries(queries, span, out),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: an `Isa` of this kind is only made after the avx512 features were detected.
-        (Kind::Avx512Vnni, kv_type) if span.head_dim.is_multiple_of(16) => unsafe {
+        (Kind::Avx512Vnni | Kind::Amx, kv_type) if span.head_dim.is_multiple_of(16) => unsafe {
             match kv_type {
                 KvType::F16 => avx512::queries(queries, span, out),
                 KvType::Int8 => avx512_int8::queries(queries, span, out),
@@ -189,7 +189,7 @@ fn one_pass(isa: Isa, queries: &[Query<'_>], span: &SpanView<'_>, out: AttendOut
         },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: an `Isa` of this kind is only made after avx2, fma and f16c were detected.
-        (Kind::Avx2 | Kind::Avx512Vnni, kv_type) => unsafe {
+        (Kind::Avx2 | Kind::Avx512Vnni | Kind::Amx, kv_type) => unsafe {
             match kv_type {
                 KvType::F16 => avx2::queries(queries, span, out),
                 KvType::Int8 => avx2_int8::queries(queries, span, out),

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use crate::acts::{self, ACT_BLOCK, ActBlock, Acts};
+use crate::acts::{ACT_BLOCK, Acts, QuantizedActs};
 use crate::columns::Columns;
 use crate::isa::{Isa, Kind};
 use crate::layout::{PANEL_ROWS, panel_bytes};
@@ -52,18 +52,10 @@ pub enum Put {
 ///
 /// # Panics
 /// When `x` is not `32 * out.len()` long.
-pub fn quantize_activations(isa: Isa, x: &[f32], out: &mut [ActBlock]) {
+pub fn quantize_activations<B: QuantizedActs>(isa: Isa, x: &[f32], out: &mut [B]) {
     let (n, n_blocks) = (x.len(), out.len());
     assert!(n == n_blocks * ACT_BLOCK, "{n} values do not fill {n_blocks} blocks of {ACT_BLOCK}");
-    match isa.0 {
-        Kind::Scalar => acts::quantize(x, out),
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: an `Isa` of this kind is only made after avx2, fma and f16c were detected.
-        Kind::Avx2 => unsafe { x86::quantize::quantize(x, out) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: an `Isa` of this kind is only made after the avx512 features were detected.
-        Kind::Avx512Vnni => unsafe { x86::quantize::quantize_avx512(x, out) },
-    }
+    B::quantize(isa, x, out);
 }
 
 /// `out[i][r] = panel row r . activation row (rows.start + i)` for each row of the panels; the last panel may
@@ -97,11 +89,7 @@ pub fn gemm(
     assert!(fits, "{n_panels} panels of {PANEL_ROWS} rows do not give {width} columns");
     match acts {
         Acts::Quantized(acts) => {
-            assert!(weight.is_quantized(), "{weight:?} weights take f32 activations");
-            let blocks = k / ACT_BLOCK;
-            let (n, wanted) = (acts.len(), rows.end * blocks);
-            assert!(n >= wanted, "{n} activation blocks were given where {wanted} are needed");
-            let acts = &acts[rows.start * blocks..rows.end * blocks];
+            let acts = rows_of(acts, weight, k / ACT_BLOCK, rows);
             match isa.0 {
                 Kind::Scalar => scalar::gemm::gemm(panels, acts, put, out),
                 #[cfg(target_arch = "x86_64")]
@@ -110,7 +98,18 @@ pub fn gemm(
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: an `Isa` of this kind is only made after avx2, fma, f16c and avx512 f, bw,
                 // vl, dq and vnni were detected.
-                Kind::Avx512Vnni => unsafe { x86::avx512::gemm(panels, acts, put, out) },
+                Kind::Avx512Vnni | Kind::Amx => unsafe {
+                    x86::avx512::gemm(panels, acts, put, out)
+                },
+            }
+        }
+        Acts::Split(acts) => {
+            let acts = rows_of(acts, weight, k / ACT_BLOCK, rows);
+            match isa.0 {
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: an `Isa` of this kind is only made after those features and the tiles were found usable.
+                Kind::Amx => unsafe { x86::amx::gemm(panels, acts, put, out) },
+                _ => scalar::gemm::gemm(panels, acts, put, out),
             }
         }
         Acts::F32(x) => {
@@ -122,12 +121,20 @@ pub fn gemm(
                 Kind::Scalar => scalar::gemm::gemm_f32(panels, x, put, out),
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: an `Isa` of this kind is only made after avx2, fma and f16c were detected.
-                Kind::Avx2 | Kind::Avx512Vnni => unsafe {
+                Kind::Avx2 | Kind::Avx512Vnni | Kind::Amx => unsafe {
                     x86::avx2::gemm_f32(panels, x, put, out)
                 },
             }
         }
     }
+}
+
+/// The blocks of rows `rows`.
+fn rows_of<B>(acts: &[B], weight: WeightType, blocks: usize, rows: Range<usize>) -> &[B] {
+    assert!(weight.is_quantized(), "{weight:?} weights take f32 activations");
+    let (n, wanted) = (acts.len(), rows.end * blocks);
+    assert!(n >= wanted, "{n} activation blocks were given where {wanted} are needed");
+    &acts[rows.start * blocks..rows.end * blocks]
 }
 
 /// Rows of activations that are multiplied with one panel after another, so that they stay in the cache of

@@ -16,6 +16,8 @@ pub(crate) enum Kind {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
+    #[cfg(target_arch = "x86_64")]
+    Amx,
 }
 
 /// A cap that names no instruction set.
@@ -27,7 +29,7 @@ pub struct UnknownIsa {
 
 impl fmt::Display for UnknownIsa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "LASTMILE_ISA is {:?}, but must be scalar, avx2 or avx512vnni", self.value)
+        write!(f, "LASTMILE_ISA is {:?}, but must be scalar, avx2, avx512vnni or amx", self.value)
     }
 }
 
@@ -48,13 +50,14 @@ impl Isa {
     /// `LASTMILE_ISA`.
     ///
     /// # Errors
-    /// When `cap` is neither absent, empty nor one of `scalar`, `avx2`, `avx512vnni`.
+    /// When `cap` is neither absent, empty nor one of `scalar`, `avx2`, `avx512vnni`, `amx`.
     pub fn detect_capped(cap: Option<&str>) -> Result<Isa, UnknownIsa> {
         let rank = match cap {
             None | Some("") => return Ok(Isa::detect()),
             Some("scalar") => 0,
             Some("avx2") => 1,
             Some("avx512vnni") => 2,
+            Some("amx") => 3,
             Some(other) => return Err(UnknownIsa { value: other.chars().take(40).collect() }),
         };
         let best = Isa::available().into_iter().rfind(|isa| isa.rank() <= rank);
@@ -81,6 +84,9 @@ impl Isa {
             }
             if avx2 && avx512 {
                 found.push(Isa(Kind::Avx512Vnni));
+                if crate::x86::tiles::are_usable() {
+                    found.push(Isa(Kind::Amx));
+                }
             }
         }
         found
@@ -95,6 +101,8 @@ impl Isa {
             Kind::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512Vnni => "avx512vnni",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Amx => "amx",
         }
     }
 
@@ -105,6 +113,21 @@ impl Isa {
             Kind::Avx2 => 1,
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512Vnni => 2,
+            #[cfg(target_arch = "x86_64")]
+            Kind::Amx => 3,
+        }
+    }
+
+    /// Whether products with `m` rows of activations are fastest when those are [`SplitBlock`]s: it has a matrix
+    /// unit, and there are enough of them for it.
+    ///
+    /// [`SplitBlock`]: crate::SplitBlock
+    #[must_use]
+    pub fn splits(self, m: usize) -> bool {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Amx => m >= crate::x86::amx::MIN_ROWS,
+            _ => false,
         }
     }
 }
@@ -119,7 +142,8 @@ mod tests {
         let best = Isa::detect();
         assert_eq!(Isa::detect_capped(None).unwrap(), best);
         assert_eq!(Isa::detect_capped(Some("")).unwrap(), best);
-        assert_eq!(Isa::detect_capped(Some("avx512vnni")).unwrap(), best);
+        assert_eq!(Isa::detect_capped(Some("amx")).unwrap(), best);
+        assert!(Isa::detect_capped(Some("avx512vnni")).unwrap() <= best);
         assert_eq!(Isa::detect_capped(Some("scalar")).unwrap(), Isa::SCALAR);
         assert!(Isa::detect_capped(Some("avx2")).unwrap() <= best);
         let error = Isa::detect_capped(Some("sse9")).unwrap_err();

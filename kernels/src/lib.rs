@@ -29,7 +29,7 @@ mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub use acts::{ACT_BLOCK, ActBlock, Acts};
+pub use acts::{ACT_BLOCK, ActBlock, Acts, QuantizedActs, SplitBlock};
 pub use attend::{AttendOut, KvPages, Query, SPAN, attend_span, merge_span};
 pub use columns::Columns;
 pub use denormals::flush_denormals;

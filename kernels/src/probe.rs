@@ -6,8 +6,8 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use crate::{
-    ActBlock, Acts, Columns, Isa, PANEL_ROWS, Panels, Pool, Put, WeightType, gemm, pack_panel,
-    panel_bytes, quantize_activations,
+    ActBlock, Acts, Columns, Isa, PANEL_ROWS, Panels, Pool, Put, SplitBlock, WeightType, gemm,
+    pack_panel, panel_bytes, quantize_activations,
 };
 
 /// Values of a row of weights: whole blocks of every type.
@@ -51,7 +51,7 @@ pub fn scan_rate(pool: &mut Pool, bytes: &[u8]) -> f64 {
 pub fn gemm_rate(pool: &mut Pool, isa: Isa, weight: WeightType, m: usize) -> f64 {
     let product = Product::new(isa, weight, m, PANELS_IN_CACHE);
     let n_items = pool.n_threads() * ITEMS_PER_THREAD;
-    let out_len = m * PANEL_ROWS;
+    let out_len = m * PANELS_IN_CACHE * PANEL_ROWS;
     let mut out = vec![0.0; n_items * out_len];
     let seconds = best_seconds(|| pool.for_chunks(&mut out, out_len, |_, out| product.run(out)));
     n_items as f64 * product.n_macs() / seconds / 1e9
@@ -62,7 +62,7 @@ pub fn gemm_rate(pool: &mut Pool, isa: Isa, weight: WeightType, m: usize) -> f64
 pub fn stream_rate(isa: Isa, weight: WeightType) -> f64 {
     let n_panels = STREAMED_BYTES / panel_bytes(weight, K).expect("K is whole blocks");
     let product = Product::new(isa, weight, 1, n_panels);
-    let mut out = [0.0; PANEL_ROWS];
+    let mut out = vec![0.0; n_panels * PANEL_ROWS];
     let seconds = best_seconds(|| product.run(&mut out));
     product.panels.len() as f64 / seconds / 1e9
 }
@@ -87,8 +87,9 @@ struct Product {
     panels: Vec<u8>,
     /// `[m, K]`
     floats: Vec<f32>,
-    /// `[m, K / 32]`
+    /// `[m, K / 32]`, or empty, where they are split.
     blocks: Vec<ActBlock>,
+    split: Vec<SplitBlock>,
 }
 
 impl Product {
@@ -97,9 +98,15 @@ impl Product {
         let mut panel = vec![0; panel_bytes(weight, K).expect("K is whole blocks")];
         pack_panel(weight, &[row.as_slice(); PANEL_ROWS], K, &mut panel);
         let floats: Vec<f32> = (0..m * K).map(|i| (i % 17) as f32 - 8.0).collect();
-        let mut blocks = vec![ActBlock::default(); m * K / 32];
-        quantize_activations(isa, &floats, &mut blocks);
-        Product { isa, weight, m, panels: panel.repeat(n_panels), floats, blocks }
+        let (mut blocks, mut split) = (Vec::new(), Vec::new());
+        if isa.splits(m) {
+            split.resize(m * K / 32, SplitBlock::default());
+            quantize_activations(isa, &floats, &mut split);
+        } else {
+            blocks.resize(m * K / 32, ActBlock::default());
+            quantize_activations(isa, &floats, &mut blocks);
+        }
+        Product { isa, weight, m, panels: panel.repeat(n_panels), floats, blocks, split }
     }
 
     fn n_macs(&self) -> f64 {
@@ -107,16 +114,17 @@ impl Product {
         (self.panels.len() / size * PANEL_ROWS * K * self.m) as f64
     }
 
-    /// Every panel times every row; out: `[m, 16]`.
+    /// Every panel times every row; out: `[m, 16 * n_panels]`.
     fn run(&self, out: &mut [f32]) {
-        let Product { isa, weight, m, panels, floats, blocks } = self;
-        let size = panel_bytes(*weight, K).expect("K is whole blocks");
-        let acts = if weight.is_quantized() { Acts::Quantized(blocks) } else { Acts::F32(floats) };
-        for panel in panels.chunks_exact(size) {
-            let panels = Panels::new(*weight, K, panel);
-            gemm(*isa, panels, acts, 0..*m, Put::Store, Columns::new(out, PANEL_ROWS));
-            black_box(&mut *out);
-        }
+        let Product { isa, weight, m, panels, floats, blocks, split } = self;
+        let acts = match weight.is_quantized() {
+            true if isa.splits(*m) => Acts::Split(split),
+            true => Acts::Quantized(blocks),
+            false => Acts::F32(floats),
+        };
+        let width = out.len() / m;
+        let out = Columns::new(black_box(out), width);
+        gemm(*isa, Panels::new(*weight, K, panels), acts, 0..*m, Put::Store, out);
     }
 }
 

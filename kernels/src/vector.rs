@@ -31,7 +31,7 @@ macro_rules! per_isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: an `Isa` of this kind is only made after these avx512 features were detected
             // too.
-            crate::isa::Kind::Avx512Vnni => unsafe { avx512($($arg),*) },
+            crate::isa::Kind::Avx512Vnni | crate::isa::Kind::Amx => unsafe { avx512($($arg),*) },
         }
     }};
 }
@@ -172,7 +172,7 @@ pub fn f32_to_f16(isa: Isa, x: &[f32], out: &mut [u16]) {
         }
         #[cfg(target_arch = "x86_64")]
         // SAFETY: an `Isa` of this kind is only made after avx2, fma and f16c were detected.
-        Kind::Avx2 | Kind::Avx512Vnni => unsafe { x86::half::from_f32(x, out) },
+        Kind::Avx2 | Kind::Avx512Vnni | Kind::Amx => unsafe { x86::half::from_f32(x, out) },
     }
 }
 
@@ -190,6 +190,6 @@ pub fn f16_to_f32(isa: Isa, bits: &[u16], out: &mut [f32]) {
         }
         #[cfg(target_arch = "x86_64")]
         // SAFETY: an `Isa` of this kind is only made after avx2, fma and f16c were detected.
-        Kind::Avx2 | Kind::Avx512Vnni => unsafe { x86::half::to_f32(bits, out) },
+        Kind::Avx2 | Kind::Avx512Vnni | Kind::Amx => unsafe { x86::half::to_f32(bits, out) },
     }
 }

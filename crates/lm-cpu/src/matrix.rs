@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use lm_kernels::{
-    ActBlock, Acts, Columns, Isa, PANEL_ROWS, Panels, Pool, Put, WeightType, gemm, pack_panel,
-    panel_bytes, quantize_activations, share_start,
+    ActBlock, Acts, Columns, Isa, PANEL_ROWS, Panels, Pool, Put, QuantizedActs, SplitBlock,
+    WeightType, gemm, pack_panel, panel_bytes, quantize_activations, share_start,
 };
 use lm_models::{TensorRole, TensorType, TensorView};
 
@@ -37,8 +37,15 @@ pub(crate) struct Matrix {
 pub(crate) struct RowActs {
     /// `[m, k]`
     pub(crate) floats: Vec<f32>,
-    /// `[m, k / 32]`, filled when a consumer is quantised.
+    /// Filled when a consumer is quantised.
+    pub(crate) quantised: QuantisedRows,
+}
+
+/// Quantised activations, `[m, k / 32]`, in the form that is fastest for as many rows; the other is empty.
+#[derive(Debug, Default)]
+pub(crate) struct QuantisedRows {
     pub(crate) blocks: Vec<ActBlock>,
+    pub(crate) split: Vec<SplitBlock>,
 }
 
 impl Matrix {
@@ -96,7 +103,8 @@ impl Matrix {
         let (p, n) = (first / PANEL_ROWS, out.width().div_ceil(PANEL_ROWS));
         let bytes = &self.panels[p * self.panel_bytes..(p + n) * self.panel_bytes];
         let acts = match self.is_quantised() {
-            true => Acts::Quantized(&acts.blocks),
+            true if acts.quantised.split.is_empty() => Acts::Quantized(&acts.quantised.blocks),
+            true => Acts::Split(&acts.quantised.split),
             false => Acts::F32(&acts.floats),
         };
         gemm(isa, Panels::new(self.weight, self.k, bytes), acts, rows, put, out);
@@ -221,26 +229,70 @@ impl RowActs {
         if !is_quantised {
             return pool.for_chunks(&mut self.floats, k, row);
         }
-        let n_blocks = k / ACT_BLOCK;
-        self.blocks.resize(m * n_blocks, ActBlock::default());
-        let (floats, blocks) = ((&mut self.floats[..], k), (&mut self.blocks[..], n_blocks));
-        pool.for_chunks_of_two(floats, blocks, |i, floats, blocks| {
-            row(i, floats);
-            quantize_activations(isa, floats, blocks);
-        });
+        let floats = &mut self.floats[..];
+        match self.quantised.resize(isa, m, k / ACT_BLOCK) {
+            Blocks::Plain(blocks) => fill_blocks(pool, isa, k, floats, blocks, row),
+            Blocks::Split(blocks) => fill_blocks(pool, isa, k, floats, blocks, row),
+        }
     }
+}
+
+/// Room for the quantised activations of a step.
+pub(crate) enum Blocks<'a> {
+    Plain(&'a mut [ActBlock]),
+    Split(&'a mut [SplitBlock]),
+}
+
+impl QuantisedRows {
+    /// Makes room for `m` rows of `n_blocks`.
+    pub(crate) fn resize(&mut self, isa: Isa, m: usize, n_blocks: usize) -> Blocks<'_> {
+        if isa.splits(m) {
+            self.blocks.clear();
+            self.split.resize(m * n_blocks, SplitBlock::default());
+            return Blocks::Split(&mut self.split);
+        }
+        self.split.clear();
+        self.blocks.resize(m * n_blocks, ActBlock::default());
+        Blocks::Plain(&mut self.blocks)
+    }
+}
+
+/// Fills rows of `k` values, and quantises each.
+fn fill_blocks<B: QuantizedActs>(
+    pool: &mut Pool,
+    isa: Isa,
+    k: usize,
+    floats: &mut [f32],
+    blocks: &mut [B],
+    row: impl Fn(usize, &mut [f32]) + Sync,
+) {
+    pool.for_chunks_of_two((floats, k), (blocks, k / ACT_BLOCK), |i, floats, blocks| {
+        row(i, floats);
+        quantize_activations(isa, floats, blocks);
+    });
 }
 
 impl RowActs {
     /// Quantises rows of `k` values that are there as floats.
     pub(crate) fn quantise(&mut self, pool: &mut Pool, isa: Isa, k: usize) {
-        let n_blocks = k / ACT_BLOCK;
-        self.blocks.resize(self.floats.len() / ACT_BLOCK, ActBlock::default());
-        let floats = &self.floats;
-        pool.for_chunks(&mut self.blocks, n_blocks, |row, blocks| {
-            quantize_activations(isa, &floats[row * k..][..k], blocks);
-        });
+        let (floats, n_blocks) = (&self.floats[..], k / ACT_BLOCK);
+        match self.quantised.resize(isa, floats.len() / k, n_blocks) {
+            Blocks::Plain(blocks) => quantise_rows(pool, isa, k, floats, blocks),
+            Blocks::Split(blocks) => quantise_rows(pool, isa, k, floats, blocks),
+        }
     }
+}
+
+fn quantise_rows<B: QuantizedActs>(
+    pool: &mut Pool,
+    isa: Isa,
+    k: usize,
+    floats: &[f32],
+    blocks: &mut [B],
+) {
+    pool.for_chunks(blocks, k / ACT_BLOCK, |row, blocks| {
+        quantize_activations(isa, &floats[row * k..][..k], blocks);
+    });
 }
 
 pub(crate) fn weight_type(dtype: TensorType) -> Option<WeightType> {

@@ -1,7 +1,7 @@
 //! How much memory a model will take here, from its shapes alone.
 
 use lm_backend::{MemoryNeed, StepLimits};
-use lm_kernels::{ActBlock, KV_PAGE, PANEL_ROWS, SPAN, panel_bytes};
+use lm_kernels::{KV_PAGE, PANEL_ROWS, SPAN, SplitBlock, panel_bytes};
 use lm_models::{DecoderSpec, Model, TensorRole, tensor_shapes};
 
 use crate::kv::KvCache;
@@ -45,7 +45,7 @@ fn scratch_bytes(spec: &DecoderSpec, limits: StepLimits) -> usize {
     let StepLimits { max_batch_tokens, max_model_len, .. } = limits;
     let (hidden, q_width) = (spec.hidden_size, spec.n_heads * spec.head_dim);
     let qkv = q_width + 2 * spec.n_kv_heads * spec.head_dim;
-    let acts = |k: usize| k * F32 + k / ACT_BLOCK * size_of::<ActBlock>();
+    let acts = |k: usize| k * F32 + k / ACT_BLOCK * size_of::<SplitBlock>();
     let added = if spec.norm_placement.is_behind() { hidden } else { 0 };
     // Every span of every row leaves m, l and a sum of values for each head.
     let n_windows = spec.sliding_window.iter().collect::<std::collections::BTreeSet<_>>().len();

@@ -4,14 +4,15 @@
 use std::ops::Range;
 
 use lm_kernels::{
-    ActBlock, Columns, Isa, Pool, Put, gelu_tanh_mul, quantize_activations, share_start, silu_mul,
+    Columns, Isa, Pool, Put, QuantizedActs, gelu_tanh_mul, quantize_activations, share_start,
+    silu_mul,
 };
 use lm_models::{Activation, DecoderSpec, LayerTensor};
 
 use crate::executor::scale;
 use crate::layer::Layer;
 use crate::lora::StepAdapters;
-use crate::matrix::{ACT_BLOCK, RowActs, rows_per_item};
+use crate::matrix::{ACT_BLOCK, Blocks, RowActs, rows_per_item};
 
 /// Columns that are worked on together: one block of activations.
 const COLUMNS: usize = ACT_BLOCK;
@@ -43,11 +44,23 @@ impl GateAndUp<'_> {
             }
             return;
         }
-        let n_blocks = width / COLUMNS;
-        hidden.blocks.resize(m * n_blocks, ActBlock::default());
-        let out = Columns::new(&mut hidden.blocks, n_blocks);
+        match hidden.quantised.resize(self.isa, m, width / COLUMNS) {
+            Blocks::Plain(blocks) => self.fill_blocks(pool, m, n, blocks),
+            Blocks::Split(blocks) => self.fill_blocks(pool, m, n, blocks),
+        }
+    }
+
+    /// As [`GateAndUp::fill`], quantised, `n` columns at a time.
+    fn fill_blocks<B: QuantizedActs>(
+        &self,
+        pool: &mut Pool,
+        m: usize,
+        n: usize,
+        blocks: &mut [B],
+    ) {
+        let out = Columns::new(blocks, self.spec.intermediate_size / COLUMNS);
         pool.for_columns(out, n / COLUMNS, |item, mut out| {
-            let mut blocks = [ActBlock::default(); ROWS];
+            let mut blocks = [B::default(); ROWS];
             let columns = item * n..item * n + out.width() * COLUMNS;
             self.columns(m, columns, |rows, columns, values| {
                 debug_assert_eq!(columns.len(), COLUMNS, "quantised values are whole blocks");

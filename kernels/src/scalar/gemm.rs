@@ -5,7 +5,7 @@
 use half::{bf16, f16};
 
 use super::sub::{Sub, sub};
-use crate::acts::{ACT_BLOCK, ActBlock};
+use crate::acts::{ACT_BLOCK, QuantizedActs};
 use crate::columns::Columns;
 use crate::dispatch::{Panels, Put, put_row};
 use crate::layout::PANEL_ROWS;
@@ -14,28 +14,33 @@ use crate::types::WeightType;
 
 /// Adds 32 products: a whole-number sum, scaled once, then the minimum's part. Two fused
 /// operations, in this order, on every instruction set.
-pub(crate) fn dot_sub(weight: WeightType, w: &Sub, x: &ActBlock, acc: f32) -> f32 {
+pub(crate) fn dot_sub(weight: WeightType, w: &Sub, x: &impl QuantizedActs, acc: f32) -> f32 {
     let mut sum = 0i32;
     for (w, x) in w.signed_codes(weight).into_iter().zip(x.codes()) {
         sum += w * i32::from(x);
     }
     let (d, m) = w.scale_min(weight);
-    let acc = (sum as f32).mul_add(d * x.d, acc);
+    let acc = (sum as f32).mul_add(d * x.scale(), acc);
     if matches!(weight, WeightType::Q8_0 | WeightType::Q6K) {
         return acc;
     }
-    m.mul_add(x.d_sum, acc)
+    m.mul_add(x.scaled_sum(), acc)
 }
 
 /// The dot product of a GGUF row of a quantised type with quantised activations: the oracle of
 /// `gemm`, bit for bit.
 #[must_use]
-pub fn dot_row(weight: WeightType, row: &[u8], x: &[ActBlock]) -> f32 {
+pub fn dot_row(weight: WeightType, row: &[u8], x: &[impl QuantizedActs]) -> f32 {
     x.iter().enumerate().fold(0.0, |acc, (idx, x)| dot_sub(weight, &sub(weight, row, idx), x, acc))
 }
 
 /// Rows of activations times panels.
-pub(crate) fn gemm(panels: Panels<'_>, acts: &[ActBlock], put: Put, mut out: Columns<'_, f32>) {
+pub(crate) fn gemm(
+    panels: Panels<'_>,
+    acts: &[impl QuantizedActs],
+    put: Put,
+    mut out: Columns<'_, f32>,
+) {
     let blocks = panels.k / ACT_BLOCK;
     for (p, panel) in panels.bytes.chunks_exact(panels.panel_bytes).enumerate() {
         for (i, x) in acts.chunks_exact(blocks).enumerate() {

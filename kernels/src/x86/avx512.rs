@@ -78,7 +78,7 @@ fn store<F: Format, const NC: usize>(
 /// Puts the results of one panel for one row.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn put_values(out: &mut [f32], mut v: __m512, put: Put) {
+pub(super) fn put_values(out: &mut [f32], mut v: __m512, put: Put) {
     if let Some(out) = out.first_chunk_mut::<PANEL_ROWS>() {
         if put == Put::Add {
             // SAFETY: the array is 16 f32 long, and the load needs no alignment.
@@ -192,7 +192,7 @@ fn dot_short(sums: __m512i, codes: __m512i, word: &i32) -> __m512i {
 /// The codes that meet word `W` of the activations: 16 rows x two values.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn pairs<F: Format, const W: usize>(sub: &[u8]) -> __m512i {
+pub(super) fn pairs<F: Format, const W: usize>(sub: &[u8]) -> __m512i {
     let group = W / 2;
     let is_odd = W % 2 == 1;
     if F::BITS == 8 {
@@ -231,7 +231,7 @@ fn pairs<F: Format, const W: usize>(sub: &[u8]) -> __m512i {
 /// Scale and minimum of all rows. A 6-bit scale times an f16 is exact in f32.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn scale_min<F: Format>(sub: &[u8], tail: &[u8]) -> (__m512, __m512) {
+pub(super) fn scale_min<F: Format>(sub: &[u8], tail: &[u8]) -> (__m512, __m512) {
     let d = half16(tail, 0);
     match F::LAYOUT.min {
         Min::TimesScale(zero) => (d, _mm512_mul_ps(d, _mm512_set1_ps(zero))),
@@ -256,7 +256,7 @@ fn bytes64(bytes: &[u8], at: usize) -> __m512i {
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn bytes16(bytes: &[u8], at: usize) -> __m128i {
+pub(super) fn bytes16(bytes: &[u8], at: usize) -> __m128i {
     let bytes = &bytes[at..][..16];
     // SAFETY: the slice is 16 bytes long, and the load needs no alignment.
     unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }

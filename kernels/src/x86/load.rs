@@ -171,6 +171,15 @@ pub(super) fn put_words8(words: &mut [i32], at: usize, v: __m256i) {
     unsafe { _mm256_storeu_si256(words.as_mut_ptr().cast(), v) }
 }
 
+/// Writes 16 half words at `at`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn put_halves16(out: &mut [u16], at: usize, v: __m256i) {
+    let out = &mut out[at..][..16];
+    // SAFETY: the slice is 32 bytes long, and the store needs no alignment.
+    unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), v) }
+}
+
 /// 16 f16 from their bits at `at`, as f32.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]

@@ -1,4 +1,4 @@
-//! AVX2 and AVX-512 VNNI twins of the scalar kernels.
+//! AVX2, AVX-512 VNNI and AMX twins of the scalar kernels.
 //! Must never define what a kernel computes: the scalar module does, and these match it bit for
 //! bit.
 //! Start at [`avx2`], then [`avx2_codes`].
@@ -8,24 +8,31 @@
     reason = "loops over arrays that live in registers, several of them by the same index"
 )]
 
+/// Calls a function that is compiled for each quantised type.
+macro_rules! by_type {
+    ($weight:expr, $function:ident($($arg:expr),*)) => {
+        match $weight {
+            WeightType::Q4_0 => $function::<Q4_0>($($arg),*),
+            WeightType::Q4_1 => $function::<Q4_1>($($arg),*),
+            WeightType::Q5_0 => $function::<Q5_0>($($arg),*),
+            WeightType::Q5_1 => $function::<Q5_1>($($arg),*),
+            WeightType::Q8_0 => $function::<Q8_0>($($arg),*),
+            WeightType::Q4K => $function::<Q4K>($($arg),*),
+            WeightType::Q5K => $function::<Q5K>($($arg),*),
+            WeightType::Q6K => $function::<Q6K>($($arg),*),
+            WeightType::F16 | WeightType::BF16 | WeightType::F32 => {
+                unreachable!("float panels take f32 activations: this is a bug")
+            }
+        }
+    };
+}
+
 macro_rules! products {
     ($features:literal) => {
         /// Rows of activations times panels of a quantised type.
         #[target_feature(enable = $features)]
         pub(crate) fn gemm(panels: Panels<'_>, acts: &[ActBlock], put: Put, out: Columns<'_, f32>) {
-            match panels.weight {
-                WeightType::Q4_0 => of_type::<Q4_0>(panels, acts, put, out),
-                WeightType::Q4_1 => of_type::<Q4_1>(panels, acts, put, out),
-                WeightType::Q5_0 => of_type::<Q5_0>(panels, acts, put, out),
-                WeightType::Q5_1 => of_type::<Q5_1>(panels, acts, put, out),
-                WeightType::Q8_0 => of_type::<Q8_0>(panels, acts, put, out),
-                WeightType::Q4K => of_type::<Q4K>(panels, acts, put, out),
-                WeightType::Q5K => of_type::<Q5K>(panels, acts, put, out),
-                WeightType::Q6K => of_type::<Q6K>(panels, acts, put, out),
-                WeightType::F16 | WeightType::BF16 | WeightType::F32 => {
-                    unreachable!("float panels take f32 activations: this is a bug")
-                }
-            }
+            by_type!(panels.weight, of_type(panels, acts, put, out));
         }
 
         #[target_feature(enable = $features)]
@@ -50,6 +57,7 @@ macro_rules! products {
     };
 }
 
+pub(crate) mod amx;
 pub(crate) mod attend;
 pub(crate) mod avx2;
 pub(crate) mod avx2_codes;
@@ -59,6 +67,7 @@ pub(crate) mod avx512;
 pub(crate) mod half;
 pub(crate) mod load;
 pub(crate) mod quantize;
+pub(crate) mod tiles;
 
 use crate::acts::ActBlock;
 

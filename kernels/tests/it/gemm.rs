@@ -2,8 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use lm_kernels::{
-    ActBlock, Acts, Columns, Isa, PANEL_ROWS, Panels, Put, Sub, WeightType, dequantize_row,
-    dot_row, pack_panel, panel_bytes, quantize_activations, sub, unpack_float_row, unpack_sub,
+    ActBlock, Acts, Columns, Isa, PANEL_ROWS, Panels, Put, QuantizedActs, SplitBlock, Sub,
+    WeightType, dequantize_row, dot_row, pack_panel, panel_bytes, quantize_activations, sub,
+    unpack_float_row, unpack_sub,
 };
 use proptest::prelude::*;
 
@@ -13,20 +14,34 @@ fn quantized() -> impl Iterator<Item = WeightType> {
     WeightType::ALL.into_iter().filter(|weight| weight.is_quantized())
 }
 
-fn acts(isa: Isa, x: &[f32]) -> Vec<ActBlock> {
-    let mut out = vec![ActBlock::default(); x.len() / 32];
+fn acts<B: QuantizedActs>(isa: Isa, x: &[f32]) -> Vec<B> {
+    let mut out = vec![B::default(); x.len() / 32];
     quantize_activations(isa, x, &mut out);
     out
 }
 
-/// `[m][16]` by one call over all rows.
+/// Activations in each form that `weight` takes.
+fn with_forms(weight: WeightType, x: &[f32], mut run: impl FnMut(Acts<'_>)) {
+    if !weight.is_quantized() {
+        return run(Acts::F32(x));
+    }
+    run(Acts::Quantized(&acts(Isa::SCALAR, x)));
+    run(Acts::Split(&acts(Isa::SCALAR, x)));
+}
+
+/// `[m][16]` by one call over all rows; the same of each form of the activations.
 fn gemm(isa: Isa, weight: WeightType, packed: &[u8], k: usize, x: &[f32], m: usize) -> Vec<f32> {
-    let blocks = if weight.is_quantized() { acts(Isa::SCALAR, x) } else { Vec::new() };
-    let acts = if weight.is_quantized() { Acts::Quantized(&blocks) } else { Acts::F32(x) };
-    let mut out = vec![f32::NAN; m * PANEL_ROWS];
-    let columns = Columns::new(&mut out, PANEL_ROWS);
-    lm_kernels::gemm(isa, Panels::new(weight, k, packed), acts, 0..m, Put::Store, columns);
-    out
+    let mut first: Option<Vec<f32>> = None;
+    with_forms(weight, x, |acts| {
+        let mut out = vec![f32::NAN; m * PANEL_ROWS];
+        let columns = Columns::new(&mut out, PANEL_ROWS);
+        lm_kernels::gemm(isa, Panels::new(weight, k, packed), acts, 0..m, Put::Store, columns);
+        match &first {
+            Some(first) => check_bits(&format!("{weight:?} split {}", isa.name()), &out, first),
+            None => first = Some(out),
+        }
+    });
+    first.unwrap()
 }
 
 #[track_caller]
@@ -90,7 +105,8 @@ fn check_gemm(weight: WeightType, codes: Codes, n: usize, k: usize, m: usize, se
             *x = if is_negative { -1.0 } else { 1.0 };
         }
     }
-    let blocks = if weight.is_quantized() { acts(Isa::SCALAR, &x) } else { Vec::new() };
+    let blocks: Vec<ActBlock> =
+        if weight.is_quantized() { acts(Isa::SCALAR, &x) } else { Vec::new() };
     for isa in Isa::available() {
         let what = format!("{weight:?} {codes:?} n {n} k {k} m {m} {}", isa.name());
         let got = gemm(isa, weight, &packed, k, &x, m);
@@ -137,7 +153,7 @@ fn every_type_matches_its_oracle() {
     for weight in WeightType::ALL {
         for codes in CORPORA {
             for (n, blocks, m) in
-                [(16, 0, 9), (16, 1, 1), (16, 3, 9), (3, 5, 2), (16, 20, 8), (1, 9, 7)]
+                [(16, 0, 9), (16, 1, 1), (16, 3, 9), (3, 5, 2), (16, 20, 8), (1, 9, 7), (16, 11, 33)]
             {
                 check_gemm(weight, codes, n, blocks * weight.block_len(), m, 7);
             }
@@ -156,7 +172,7 @@ fn awkward_lengths_of_float_weights() {
 
 #[test]
 fn a_rows_bits_do_not_depend_on_the_batch() {
-    const ROWS: usize = 20;
+    const ROWS: usize = 68;
     for weight in WeightType::ALL {
         let k = if weight.block_len() == 256 { 512 } else { 640 };
         let mut rng = Rng(3);
@@ -191,10 +207,8 @@ fn a_part_of_a_matrix_gives_the_same_bits() {
             (0..panels).map(|_| panel(weight, Codes::Random, 16, k, &mut rng).1).collect();
         let one_by_one = |p: usize| gemm(Isa::SCALAR, weight, &packed[p], k, &x, m);
         let want: Vec<Vec<f32>> = (0..panels).map(one_by_one).collect();
-        let blocks = if weight.is_quantized() { acts(Isa::SCALAR, &x) } else { Vec::new() };
-        let acts = if weight.is_quantized() { Acts::Quantized(&blocks) } else { Acts::F32(&x) };
         let bytes = packed.concat();
-        for isa in Isa::available() {
+        let check = |isa: Isa, acts: Acts<'_>| {
             let mut out = vec![-1.0; (m - 4) * (N + 3)];
             for put in [Put::Store, Put::Add] {
                 let mut all = Columns::new(&mut out, N + 3);
@@ -212,6 +226,9 @@ fn a_part_of_a_matrix_gives_the_same_bits() {
             }
             let none = Columns::new(&mut [], N);
             lm_kernels::gemm(isa, Panels::new(weight, k, &bytes), acts, 3..3, Put::Store, none);
+        };
+        for isa in Isa::available() {
+            with_forms(weight, &x, |acts| check(isa, acts));
         }
     }
 }
@@ -229,9 +246,15 @@ fn activations_quantise_alike_everywhere() {
     x[128..160].fill(3e38);
     // Halves of a step round to even: 0.5 to 0, 1.5 to 2.
     x[160..164].copy_from_slice(&[4064.0, 0.5, 1.5, -2.5]);
-    let want = acts(Isa::SCALAR, &x);
+    let want: Vec<ActBlock> = acts(Isa::SCALAR, &x);
+    let split: Vec<SplitBlock> = acts(Isa::SCALAR, &x);
     for isa in Isa::available() {
-        assert_eq!(acts(isa, &x), want, "{}", isa.name());
+        assert_eq!(acts::<ActBlock>(isa, &x), want, "{}", isa.name());
+        assert_eq!(acts::<SplitBlock>(isa, &x), split, "split, {}", isa.name());
+    }
+    for (split, want) in split.iter().zip(&want) {
+        assert_eq!(split.codes(), want.codes());
+        assert_eq!((split.scale(), split.scaled_sum()), (want.scale(), want.scaled_sum()));
     }
     assert_eq!(want[1], ActBlock::default());
     assert_eq!(want[2], ActBlock::default());
@@ -289,7 +312,7 @@ proptest! {
         codes in 0usize..CORPORA.len(),
         n in 1usize..=16,
         blocks in 1usize..7,
-        m in 1usize..20,
+        m in 1usize..40,
         seed in any::<u64>(),
     ) {
         let weight = WeightType::ALL[which];

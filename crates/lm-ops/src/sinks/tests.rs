@@ -76,8 +76,9 @@ fn answer_one(
     let body = String::from_utf8(body).unwrap();
     let answer = answer(&body);
     let text = format!("HTTP/1.1 {answer}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
-    connection.write_all(text.as_bytes()).unwrap();
-    sender.send(Got { headers, body }).ok()
+    // Before the answer: who has that may count at once what came.
+    sender.send(Got { headers, body }).ok()?;
+    connection.write_all(text.as_bytes()).ok()
 }
 
 fn settings(webhooks: &[&str], commands: &[PathBuf]) -> SinkSettings {
