@@ -11,9 +11,9 @@ use std::hint::black_box;
 
 use lm_kernels::probe::{best_seconds, gemm_rate, scan_rate, stream_rate};
 use lm_kernels::{
-    ActBlock, AttendOut, Isa, KvPages, KvType, PANEL_ROWS, Pool, Query, SplitBlock, WeightType, argmax_panel,
-    attend_span, f32_to_f16, gelu_tanh_mul, pack_panel, panel_bytes, quantize_activations,
-    rms_norm, rope_halves, silu_mul,
+    ActBlock, AttendOut, Isa, KvPages, KvType, PANEL_ROWS, Pool, Query, SplitBlock, WeightType,
+    argmax_panel, attend_span, f32_to_f16, gelu_tanh_mul, pack_panel, panel_bytes,
+    quantize_activations, rms_norm, rope_halves, silu_mul,
 };
 
 const K: usize = 1536;

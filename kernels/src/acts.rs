@@ -120,7 +120,9 @@ impl QuantizedActs for SplitBlock {
 /// What stands in quads whose middle two have changed places.
 fn in_order(quads: impl Iterator<Item = [i16; 4]>) -> [i16; ACT_BLOCK] {
     let mut codes = [0; ACT_BLOCK];
-    for (codes, [first, third, second, fourth]) in codes.as_chunks_mut::<4>().0.iter_mut().zip(quads) {
+    for (codes, [first, third, second, fourth]) in
+        codes.as_chunks_mut::<4>().0.iter_mut().zip(quads)
+    {
         *codes = [first, second, third, fourth];
     }
     codes

@@ -273,7 +273,7 @@ fn check_kv_type(kv_type: KvType, family: &str, recipe: &str, output_type: Optio
     given_up(&mut two, &alone);
     greatest(&mut two, &alone);
     // Plain Rust is slow; the others go over a border of a span.
-    for (cap, n_tokens) in [("scalar", 80), ("avx2", 300), ("avx512vnni", 300)] {
+    for (cap, n_tokens) in [("scalar", 80), ("avx2", 300), ("avx512vnni", 300), ("amx", 300)] {
         let mut capped = Executor::load(path, 2, Some(cap));
         let kernel_path = capped.backend.spec().kernel_path.clone();
         same(&kernel_path, 0, &capped.alone(n_tokens, 40), &alone);

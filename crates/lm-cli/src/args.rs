@@ -176,7 +176,7 @@ pub(crate) struct RunOptions {
     /// `auto`, `cpu`, `candle` (the slow reference), `cuda:N` or `metal`.
     #[arg(long, default_value = "auto", env = "LASTMILE_DEVICE")]
     pub(crate) device: String,
-    /// At most this instruction set: `scalar`, `avx2` or `avx512vnni`.
+    /// At most this instruction set: `scalar`, `avx2`, `avx512vnni` or `amx`.
     #[arg(long, value_name = "ISA", env = "LASTMILE_ISA", hide_short_help = true)]
     pub(crate) isa: Option<String>,
     /// How K and V are stored: `int8` takes half the memory of `f16`; `cpu` only.

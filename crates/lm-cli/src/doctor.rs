@@ -31,7 +31,7 @@ const FAILED_START: &str = "failed-start.json";
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  lastmile doctor")]
 pub(crate) struct DoctorArgs {
-    /// At most this instruction set, as `serve` takes it: `scalar`, `avx2` or `avx512vnni`.
+    /// At most this instruction set, as `serve` takes it: `scalar`, `avx2`, `avx512vnni` or `amx`.
     #[arg(long, value_name = "ISA", env = "LASTMILE_ISA")]
     pub(crate) isa: Option<String>,
     /// One JSON document.

@@ -51,13 +51,7 @@ impl GateAndUp<'_> {
     }
 
     /// As [`GateAndUp::fill`], quantised, `n` columns at a time.
-    fn fill_blocks<B: QuantizedActs>(
-        &self,
-        pool: &mut Pool,
-        m: usize,
-        n: usize,
-        blocks: &mut [B],
-    ) {
+    fn fill_blocks<B: QuantizedActs>(&self, pool: &mut Pool, m: usize, n: usize, blocks: &mut [B]) {
         let out = Columns::new(blocks, self.spec.intermediate_size / COLUMNS);
         pool.for_columns(out, n / COLUMNS, |item, mut out| {
             let mut blocks = [B::default(); ROWS];

@@ -106,9 +106,8 @@ fn tile<F: Format, const NC: usize>(
     let mut acc = [_mm512_setzero_ps(); NC];
     for b in 0..n_blocks {
         let (sub, tail) = F::sub(panel, b);
-        // One column reads as fast as memory gives.
-        if is_first && NC > 1 {
-            super::load::prefetch_ahead(sub);
+        if is_first {
+            super::load::prefetch_ahead(sub, NC == 1);
         }
         let mut sums = [_mm512_setzero_si512(); NC];
         let mut others = sums;

@@ -73,13 +73,36 @@ macro_rules! product {
     };
     ($product:literal, $upper:literal, $lower:literal, $acts_at:literal, $weights_at:literal, $at:literal) => {
         concat!(
-            "tilezero ", $product, "\n",
-            "tileloadd tmm4, [{panel} + {line} * 1 + ", $weights_at, "]\n",
-            "tileloadd ", $upper, ", [{acts} + {stride} * 1 + ", $acts_at, "]\n",
-            "tdpbf16ps ", $product, ", ", $upper, ", tmm4\n",
-            "tileloadd ", $lower, ", [{acts} + {stride} * 1 + 64 + ", $acts_at, "]\n",
-            "tdpbf16ps ", $product, ", ", $lower, ", tmm4\n",
-            "tilestored [{products} + {line} * 1 + ", $at, "], ", $product,
+            "tilezero ",
+            $product,
+            "\n",
+            "tileloadd tmm4, [{panel} + {line} * 1 + ",
+            $weights_at,
+            "]\n",
+            "tileloadd ",
+            $upper,
+            ", [{acts} + {stride} * 1 + ",
+            $acts_at,
+            "]\n",
+            "tdpbf16ps ",
+            $product,
+            ", ",
+            $upper,
+            ", tmm4\n",
+            "tileloadd ",
+            $lower,
+            ", [{acts} + {stride} * 1 + 64 + ",
+            $acts_at,
+            "]\n",
+            "tdpbf16ps ",
+            $product,
+            ", ",
+            $lower,
+            ", tmm4\n",
+            "tilestored [{products} + {line} * 1 + ",
+            $at,
+            "], ",
+            $product,
         )
     };
 }
@@ -112,9 +135,19 @@ macro_rules! store_sum {
 macro_rules! add_whole {
     ($row:literal, $block:literal) => {
         concat!(
-            "vmulps zmm20, zmm16, dword ptr [", $block, " - 64]{{1to16}}\n",
-            "vfmadd231ps zmm", $row, ", zmm20, [{others} + 64 * ", $row, "]\n",
-            "vfmadd231ps zmm", $row, ", zmm17, dword ptr [", $block, " - 60]{{1to16}}",
+            "vmulps zmm20, zmm16, dword ptr [",
+            $block,
+            " - 64]{{1to16}}\n",
+            "vfmadd231ps zmm",
+            $row,
+            ", zmm20, [{others} + 64 * ",
+            $row,
+            "]\n",
+            "vfmadd231ps zmm",
+            $row,
+            ", zmm17, dword ptr [",
+            $block,
+            " - 60]{{1to16}}",
         )
     };
 }
@@ -122,14 +155,22 @@ macro_rules! add_whole {
 macro_rules! add_halves {
     ($row:literal, $block:literal) => {
         concat!(
-            "vcvtps2dq zmm20, [{others} + 64 * ", $row, "]\n",
+            "vcvtps2dq zmm20, [{others} + 64 * ",
+            $row,
+            "]\n",
             "vpmulld zmm20, zmm20, zmm18\n",
-            "vcvtps2dq zmm21, [{others} + 1024 + 64 * ", $row, "]\n",
+            "vcvtps2dq zmm21, [{others} + 1024 + 64 * ",
+            $row,
+            "]\n",
             "vpmulld zmm21, zmm21, zmm19\n",
             "vpaddd zmm20, zmm20, zmm21\n",
             "vcvtdq2ps zmm20, zmm20\n",
-            "vmulps zmm21, zmm16, dword ptr [", $block, " - 64]{{1to16}}\n",
-            "vfmadd231ps zmm", $row, ", zmm20, zmm21",
+            "vmulps zmm21, zmm16, dword ptr [",
+            $block,
+            " - 64]{{1to16}}\n",
+            "vfmadd231ps zmm",
+            $row,
+            ", zmm20, zmm21",
         )
     };
 }
@@ -161,6 +202,7 @@ macro_rules! blocks {
             "test {n:e}, {n:e}",
             "jnz 2b",
             for_rows!(store_sum),
+            "vzeroupper",
             acts = inout(reg) acts => _,
             acts4 = inout(reg) acts.wrapping_add(4 * stride) => _,
             acts8 = inout(reg) acts.wrapping_add(8 * stride) => _,
@@ -245,23 +287,23 @@ fn is_right() -> bool {
         let (pair, row, k) = (i / (2 * PANEL_ROWS), i / 2 % PANEL_ROWS, i % 2);
         *word = bits(weight(row, 2 * pair + k), SPLIT_SCALE.recip());
     }
-    (1..=TILE_ROWS).all(|n_rows| {
+    let of_block = |first: usize, column: usize| {
+        let term = |k| (number(first, k) * 32 + number(first, k) / 4) * weight(column, k);
+        (0..ACT_BLOCK).map(term).sum::<i32>()
+    };
+    let is_right_with = |n_rows: usize, depth: Depth| {
         let mut products = Products([[[[f32::NAN; PANEL_ROWS]; TILE_ROWS]; 2]; 2]);
         let mut sums = Sums([[0.0; PANEL_ROWS]; TILE_ROWS]);
         let x = Blocks { acts: &acts[1..], n_rows, stride: BLOCKS, panel: &[block; 2] };
         // SAFETY: the processor has the unit and the system lets us use it.
-        unsafe { Tiles::new(n_rows % TILE_ROWS, Depth::Whole) }.add(x, &mut products, &mut sums);
+        unsafe { Tiles::new(n_rows % TILE_ROWS, depth) }.add(x, &mut products, &mut sums);
         sums.0[..n_rows].iter().enumerate().all(|(row, sums)| {
-            sums.iter().enumerate().all(|(column, sum)| {
-                let of_block = |block: usize| {
-                    let i = row * BLOCKS + 1 + block;
-                    let term = |k| (number(i, k) * 32 + number(i, k) / 4) * weight(column, k);
-                    (0..ACT_BLOCK).map(term).sum::<i32>()
-                };
-                *sum == (of_block(0) + of_block(1)) as f32
-            })
+            let first = row * BLOCKS + 1;
+            let want = |column| (of_block(first, column) + of_block(first + 1, column)) as f32;
+            sums.iter().enumerate().all(|(column, sum)| *sum == want(column))
         })
-    })
+    };
+    (1..=TILE_ROWS).all(|n| is_right_with(n, Depth::Whole) && is_right_with(n, Depth::Half))
 }
 
 /// The tiles of this thread in shape: 16 rows, and as many as are left of a step's.
@@ -291,7 +333,8 @@ impl Tiles {
         let (tail_line, tail_k) = (of_tail(64), of_tail(k_bytes));
         let [mut bytes_of_row, mut rows] = [[0; 16], [0; 16]].map(|zeros: [u16; 16]| zeros);
         // Products, none, both parts of the activations, weights; the same of the tail.
-        bytes_of_row[..8].copy_from_slice(&[64, 0, k_bytes, k_bytes, 64, tail_line, tail_k, tail_k]);
+        bytes_of_row[..8]
+            .copy_from_slice(&[64, 0, k_bytes, k_bytes, 64, tail_line, tail_k, tail_k]);
         let n_rows = TILE_ROWS as u16;
         let tail = u16::from(tail);
         rows[..8].copy_from_slice(&[n_rows, 0, n_rows, n_rows, k_bytes / 4, tail, tail, tail]);
@@ -336,7 +379,10 @@ impl Tiles {
                 }
                 Depth::Half => {
                     blocks!(
-                        x, N, products, sums,
+                        x,
+                        N,
+                        products,
+                        sums,
                         concat!(product!("0", "0", "0"), "\n", product!("32", "512", "1024")),
                         add_halves
                     );

@@ -152,9 +152,15 @@ fn check_f64(what: &str, weight: WeightType, row: &[u8], x: &[f32], got: f32) {
 fn every_type_matches_its_oracle() {
     for weight in WeightType::ALL {
         for codes in CORPORA {
-            for (n, blocks, m) in
-                [(16, 0, 9), (16, 1, 1), (16, 3, 9), (3, 5, 2), (16, 20, 8), (1, 9, 7), (16, 11, 33)]
-            {
+            for (n, blocks, m) in [
+                (16, 0, 9),
+                (16, 1, 1),
+                (16, 3, 9),
+                (3, 5, 2),
+                (16, 20, 8),
+                (1, 9, 7),
+                (16, 11, 33),
+            ] {
                 check_gemm(weight, codes, n, blocks * weight.block_len(), m, 7);
             }
         }
