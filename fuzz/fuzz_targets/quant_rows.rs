@@ -4,10 +4,7 @@
 
 use half::{bf16, f16};
 use libfuzzer_sys::fuzz_target;
-use lm_kernels::{
-    ActBlock, Acts, Columns, Isa, PANEL_ROWS, Panels, Put, Sub, WeightType, dequantize_row, gemm,
-    pack_panel, panel_bytes, quantize_activations, sub, unpack_float_row, unpack_sub,
-};
+use lm_kernels::{ActBlock, Acts, Columns, dequantize_row, gemm, Isa, pack_panel, panel_bytes, PANEL_ROWS, Panels, Put, quantize_activations, QuantizedActs, SplitBlock, Sub, sub, unpack_float_row, unpack_sub, WeightType};
 
 const MAX_BLOCKS: usize = 6;
 /// More rows of activations than one tile has.
@@ -85,25 +82,33 @@ fn multiply(weight: WeightType, k: usize, panel: &[u8], bytes: &[u8]) {
     lm_kernels::flush_denormals();
     let activation = |i: usize| f32::from(bytes[i * 7 % bytes.len()].cast_signed()) * 0.031;
     let x: Vec<f32> = (0..M * k).map(activation).collect();
-    let product = |isa: Isa| {
-        let mut blocks =
-            vec![ActBlock::default(); if weight.is_quantized() { M * k / 32 } else { 0 }];
-        let acts = if weight.is_quantized() {
-            quantize_activations(isa, &x, &mut blocks);
-            Acts::Quantized(&blocks)
-        } else {
-            Acts::F32(&x)
-        };
+    let product = |isa: Isa, acts: Acts<'_>| {
         let mut out = vec![0.0; M * PANEL_ROWS];
         let columns = Columns::new(&mut out, PANEL_ROWS);
         gemm(isa, Panels::new(weight, k, panel), acts, 0..M, Put::Store, columns);
         out
     };
-    let wanted = product(Isa::SCALAR);
-    for isa in Isa::available() {
-        for (found, wanted) in product(isa).iter().zip(&wanted) {
+    let check = |isa: Isa, acts: Acts<'_>, wanted: &[f32]| {
+        for (found, wanted) in product(isa, acts).iter().zip(wanted) {
             let same = found.to_bits() == wanted.to_bits() || found.is_nan() && wanted.is_nan();
             assert!(same, "{weight:?} on {}: {found:e}, scalar {wanted:e}", isa.name());
         }
+    };
+    if !weight.is_quantized() {
+        let wanted = product(Isa::SCALAR, Acts::F32(&x));
+        return Isa::available().into_iter().for_each(|isa| check(isa, Acts::F32(&x), &wanted));
     }
+    let wanted = product(Isa::SCALAR, Acts::Quantized(&quantized::<ActBlock>(Isa::SCALAR, &x)));
+    for isa in Isa::available() {
+        check(isa, Acts::Quantized(&quantized::<ActBlock>(isa, &x)), &wanted);
+        if isa.splits(M) {
+            check(isa, Acts::Split(&quantized::<SplitBlock>(isa, &x)), &wanted);
+        }
+    }
+}
+
+fn quantized<B: QuantizedActs>(isa: Isa, x: &[f32]) -> Vec<B> {
+    let mut blocks = vec![B::default(); x.len() / 32];
+    quantize_activations(isa, x, &mut blocks);
+    blocks
 }

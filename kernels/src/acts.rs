@@ -48,10 +48,10 @@ pub struct SplitBlock {
 const _: () = assert!(size_of::<SplitBlock>() == 192);
 
 /// 2^112, by which a number whose exponent is that of an f16, but taken for a bfloat16's, is too small.
-pub(crate) const SPLIT_SCALE: f32 = 5.192_296_858_534_828e33;
+pub(crate) const SPLIT_SCALE: f32 = f32::from_bits((112 + 127) << 23);
 
-/// A block of quantised activations, in whatever form.
-pub trait QuantizedActs: Copy + Default + Send + Sync {
+/// A block of quantised activations, in one of the forms that there are.
+pub trait QuantizedActs: Copy + Default + Send + Sync + sealed::Sealed {
     /// The whole numbers, each in -4064..=4064.
     fn codes(&self) -> [i16; ACT_BLOCK];
     /// The scale.
@@ -61,6 +61,12 @@ pub trait QuantizedActs: Copy + Default + Send + Sync {
     /// Quantises whole blocks: `x` is `32 * out.len()` long.
     #[doc(hidden)]
     fn quantize(isa: Isa, x: &[f32], out: &mut [Self]);
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::ActBlock {}
+    impl Sealed for super::SplitBlock {}
 }
 
 impl QuantizedActs for ActBlock {

@@ -43,11 +43,18 @@ impl Isa {
     /// answer.
     #[must_use]
     pub fn detect() -> Isa {
-        *Isa::available().last().expect("scalar is always there: this is a bug")
+        best_of(Isa::available())
+    }
+
+    /// The best one without a matrix unit: where nothing but vectors is worked on, and the system need not be asked for
+    /// more.
+    #[must_use]
+    pub fn detect_vectors() -> Isa {
+        best_of(available_up_to(VECTORS))
     }
 
     /// The best one that this machine has and that `cap` allows; `cap` is the value of
-    /// `LASTMILE_ISA`.
+    /// `LASTMILE_ISA`. What is beyond it is not touched.
     ///
     /// # Errors
     /// When `cap` is neither absent, empty nor one of `scalar`, `avx2`, `avx512vnni`, `amx`.
@@ -56,40 +63,17 @@ impl Isa {
             None | Some("") => return Ok(Isa::detect()),
             Some("scalar") => 0,
             Some("avx2") => 1,
-            Some("avx512vnni") => 2,
+            Some("avx512vnni") => VECTORS,
             Some("amx") => 3,
             Some(other) => return Err(UnknownIsa { value: other.chars().take(40).collect() }),
         };
-        let best = Isa::available().into_iter().rfind(|isa| isa.rank() <= rank);
-        Ok(best.unwrap_or(Isa::SCALAR))
+        Ok(best_of(available_up_to(rank)))
     }
 
     /// Every one that this machine has, slowest first.
     #[must_use]
     pub fn available() -> Vec<Isa> {
-        #[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut, reason = "x86 adds its own"))]
-        let mut found = vec![Isa::SCALAR];
-        #[cfg(target_arch = "x86_64")]
-        {
-            let avx2 = is_x86_feature_detected!("avx2")
-                && is_x86_feature_detected!("fma")
-                && is_x86_feature_detected!("f16c");
-            let avx512 = is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("avx512dq")
-                && is_x86_feature_detected!("avx512vnni");
-            if avx2 {
-                found.push(Isa(Kind::Avx2));
-            }
-            if avx2 && avx512 {
-                found.push(Isa(Kind::Avx512Vnni));
-                if crate::x86::tiles::are_usable() {
-                    found.push(Isa(Kind::Amx));
-                }
-            }
-        }
-        found
+        available_up_to(u32::MAX)
     }
 
     /// Its name, as in `LASTMILE_ISA`.
@@ -103,18 +87,6 @@ impl Isa {
             Kind::Avx512Vnni => "avx512vnni",
             #[cfg(target_arch = "x86_64")]
             Kind::Amx => "amx",
-        }
-    }
-
-    fn rank(self) -> u32 {
-        match self.0 {
-            Kind::Scalar => 0,
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => 1,
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx512Vnni => 2,
-            #[cfg(target_arch = "x86_64")]
-            Kind::Amx => 3,
         }
     }
 
@@ -132,6 +104,41 @@ impl Isa {
     }
 }
 
+/// The rank of the best instruction set that has vectors alone.
+const VECTORS: u32 = 2;
+
+fn best_of(found: Vec<Isa>) -> Isa {
+    found.last().copied().expect("scalar is always there: this is a bug")
+}
+
+/// What this machine has of the ranks 0 (scalar) to `rank`, slowest first.
+#[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "x86 has several"))]
+fn available_up_to(rank: u32) -> Vec<Isa> {
+    #[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut, reason = "x86 adds its own"))]
+    let mut found = vec![Isa::SCALAR];
+    #[cfg(target_arch = "x86_64")]
+    {
+        let avx2 = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        let avx512 = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vnni");
+        if avx2 && rank >= 1 {
+            found.push(Isa(Kind::Avx2));
+        }
+        if avx2 && avx512 && rank >= VECTORS {
+            found.push(Isa(Kind::Avx512Vnni));
+            if rank > VECTORS && crate::x86::tiles::are_usable() {
+                found.push(Isa(Kind::Amx));
+            }
+        }
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -146,7 +153,19 @@ mod tests {
         assert!(Isa::detect_capped(Some("avx512vnni")).unwrap() <= best);
         assert_eq!(Isa::detect_capped(Some("scalar")).unwrap(), Isa::SCALAR);
         assert!(Isa::detect_capped(Some("avx2")).unwrap() <= best);
+        assert_eq!(Isa::detect_vectors(), Isa::detect_capped(Some("avx512vnni")).unwrap());
         let error = Isa::detect_capped(Some("sse9")).unwrap_err();
         assert!(error.to_string().contains("sse9"), "{error}");
+    }
+
+    #[test]
+    fn only_a_matrix_unit_takes_split_activations_and_enough_of_them() {
+        for isa in Isa::available() {
+            let has_unit = isa.name() == "amx";
+            assert_eq!(
+                [0, 1, 7, 8, 64].map(|m| isa.splits(m)),
+                [false, false, false, has_unit, has_unit]
+            );
+        }
     }
 }

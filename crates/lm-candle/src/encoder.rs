@@ -299,7 +299,7 @@ impl CustomOp1 for Gelu {
             return Err(candle_core::Error::UnsupportedDTypeForOp(DType::F32, op));
         };
         let mut out = x[begin..end].to_vec();
-        gelu_in_place(Isa::detect(), &mut out);
+        gelu_in_place(Isa::detect_vectors(), &mut out);
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 }

@@ -91,7 +91,7 @@ impl CpuBackend {
     /// # Errors
     /// The first thing that it has no kernel for.
     pub fn is_fast_for(model: &Model) -> Result<(), LoadError> {
-        if Isa::detect() == Isa::SCALAR {
+        if Isa::detect_vectors() == Isa::SCALAR {
             return Err(LoadError::NoVectorKernels);
         }
         CpuBackend::supports(model)

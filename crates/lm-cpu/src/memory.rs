@@ -1,7 +1,7 @@
 //! How much memory a model will take here, from its shapes alone.
 
 use lm_backend::{MemoryNeed, StepLimits};
-use lm_kernels::{KV_PAGE, PANEL_ROWS, SPAN, SplitBlock, panel_bytes};
+use lm_kernels::{ActBlock, Isa, KV_PAGE, PANEL_ROWS, SPAN, SplitBlock, panel_bytes};
 use lm_models::{DecoderSpec, Model, TensorRole, tensor_shapes};
 
 use crate::kv::KvCache;
@@ -15,9 +15,10 @@ pub(crate) fn need(
     options: &CpuOptions,
     limits: StepLimits,
 ) -> Result<MemoryNeed, LoadError> {
+    let isa = Isa::detect_capped(options.isa_cap.as_deref()).map_err(LoadError::Isa)?;
     Ok(MemoryNeed {
         weights_bytes: weights_bytes(model)?,
-        scratch_bytes: scratch_bytes(&model.spec, limits) as u64,
+        scratch_bytes: scratch_bytes(isa, &model.spec, limits) as u64,
         kv_block_bytes: KvCache::block_bytes(&model.spec, options.kv_type) as u64,
         block_size: KV_PAGE,
     })
@@ -41,11 +42,13 @@ fn weights_bytes(model: &Model) -> Result<u64, LoadError> {
 }
 
 /// Of the buffers in `scratch`, and of the tables of angles.
-fn scratch_bytes(spec: &DecoderSpec, limits: StepLimits) -> usize {
+fn scratch_bytes(isa: Isa, spec: &DecoderSpec, limits: StepLimits) -> usize {
     let StepLimits { max_batch_tokens, max_model_len, .. } = limits;
     let (hidden, q_width) = (spec.hidden_size, spec.n_heads * spec.head_dim);
     let qkv = q_width + 2 * spec.n_kv_heads * spec.head_dim;
-    let acts = |k: usize| k * F32 + k / ACT_BLOCK * size_of::<SplitBlock>();
+    let block_bytes =
+        if isa.splits(max_batch_tokens) { size_of::<SplitBlock>() } else { size_of::<ActBlock>() };
+    let acts = |k: usize| k * F32 + k / ACT_BLOCK * block_bytes;
     let added = if spec.norm_placement.is_behind() { hidden } else { 0 };
     // Every span of every row leaves m, l and a sum of values for each head.
     let n_windows = spec.sliding_window.iter().collect::<std::collections::BTreeSet<_>>().len();

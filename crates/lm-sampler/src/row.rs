@@ -40,7 +40,7 @@ impl Blocks {
     pub(crate) fn with_capacity(vocab_size: usize) -> Self {
         let n = vocab_size.div_ceil(BLOCK);
         let room = || Vec::with_capacity(n);
-        Blocks { isa: Isa::detect(), greatest: room(), sums: room(), sorted: room() }
+        Blocks { isa: Isa::detect_vectors(), greatest: room(), sums: room(), sorted: room() }
     }
 
     /// Looks a row through.

@@ -10,30 +10,37 @@ use std::ops::Range;
 
 use super::avx512::{bytes16, pairs, put_values, scale_min};
 use super::load;
-use super::tiles::{Blocks, Depth, PanelBlock, Products, Sums, TILE_ROWS, Tiles};
+use super::tiles::{Blocks, PanelBlock, Products, Scaling, Sums, TILE_ROWS, Tiles};
 use crate::acts::{ACT_BLOCK, SplitBlock};
 use crate::columns::Columns;
 use crate::dispatch::{Panels, Put};
-use crate::layout::{Format, PANEL_ROWS, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+use crate::layout::{Format, Min, PANEL_ROWS, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 use crate::types::WeightType;
 
 /// From how many rows on this is faster than vectors alone.
 pub(crate) const MIN_ROWS: usize = 8;
-/// Rows that meet the weights of some blocks while those are in the first cache.
-const ROWS: usize = 64;
+/// Rows, at most, that meet the weights of some blocks while those are in the first cache.
+const MOST_ROWS: usize = 64;
 /// Blocks of a panel that are there at a time: they stay in the first cache beside those of 16 rows of activations.
 const BLOCKS: usize = 4;
 
 /// A thread's place for what it works on.
 struct Room {
     panel: [PanelBlock; BLOCKS],
-    sums: [Sums; ROWS / TILE_ROWS],
+    sums: [Sums; MOST_ROWS / TILE_ROWS],
     products: Products,
 }
 
 thread_local! {
     // SAFETY: zeros are numbers.
     static ROOM: RefCell<Box<Room>> = RefCell::new(Box::new(unsafe { std::mem::zeroed() }));
+}
+
+/// Rows of activations that meet one panel after another, so that they stay in the second cache: whole tiles.
+fn rows_at_once(blocks: usize) -> usize {
+    const BYTES: usize = 1536 << 10;
+    let n_tiles = BYTES / (blocks * TILE_ROWS * size_of::<SplitBlock>());
+    n_tiles.clamp(1, MOST_ROWS / TILE_ROWS) * TILE_ROWS
 }
 
 /// Rows of activations times panels of a quantised type.
@@ -60,13 +67,18 @@ fn of_type<F: Format>(
 ) {
     let blocks = panels.k / ACT_BLOCK;
     let (n_rows, n_columns) = (out.n_rows(), out.width());
-    let depth = if F::BITS == 6 { Depth::Half } else { Depth::Whole };
+    let scaling = match F::LAYOUT.min {
+        Min::None if F::BITS == 6 => Scaling::Halves,
+        Min::None => Scaling::Scale,
+        _ => Scaling::ScaleAndMin,
+    };
+    let step = rows_at_once(blocks);
     ROOM.with_borrow_mut(|room| {
-        for first in (0..n_rows).step_by(ROWS) {
-            let rows = first..n_rows.min(first + ROWS);
+        for first in (0..n_rows).step_by(step) {
+            let rows = first..n_rows.min(first + step);
             let acts = &acts[rows.start * blocks..rows.end * blocks];
-            // SAFETY: the caller of `gemm` says that they may be used, and what is above in this loop is gone.
-            let tiles = unsafe { Tiles::new(rows.len() % TILE_ROWS, depth) };
+            // SAFETY: the caller of `gemm` says that they may be used, and those of the turn before were dropped.
+            let tiles = unsafe { Tiles::new(rows.len() % TILE_ROWS, scaling) };
             for (p, panel) in panels.bytes.chunks_exact(panels.panel_bytes).enumerate() {
                 room.multiply::<F>(&tiles, panel, acts, blocks);
                 let columns = p * PANEL_ROWS..n_columns.min((p + 1) * PANEL_ROWS);
@@ -111,7 +123,7 @@ impl Room {
         let tables = Tables::new();
         for (b, block) in blocks.zip(&mut self.panel) {
             let (sub, tail) = F::sub(panel, b);
-            load::prefetch_ahead(sub, false);
+            load::prefetch_near(sub);
             macro_rules! words {
                 ($($word:literal)*) => {$(
                     put_line(&mut block.weights[$word], tables.bf16::<F>(pairs::<F, $word>(sub)));
@@ -125,7 +137,7 @@ impl Room {
             if F::BITS == 6 {
                 for half in 0..2 {
                     let bytes = bytes16(sub, F::SCALES_AT + half * PANEL_ROWS);
-                    put_words16(&mut block.halves[half], _mm512_cvtepi8_epi32(bytes));
+                    put_words16(&mut block.half_scales[half], _mm512_cvtepi8_epi32(bytes));
                 }
             }
         }
@@ -147,7 +159,6 @@ impl Tables {
         const fn table(first: i16) -> [u16; 32] {
             let (mut table, mut i) = ([0; 32], 0);
             while i < 32 {
-                // The lowest exponents of a bfloat16 as those of an f16: 2^-112 of what they say.
                 let value = (first + i as i16) as f32 / crate::acts::SPLIT_SCALE;
                 table[i] = (value.to_bits() >> 16) as u16;
                 i += 1;
@@ -167,8 +178,8 @@ impl Tables {
             4 | 5 => _mm512_permutexvar_epi16(codes, self.positive),
             6 => _mm512_permutex2var_epi16(self.positive, codes, self.negative),
             _ => {
-                // Eight bits are exact in an f16, whose lower three bits of mantissa are then zero. One sign is
-                // left of what the shift makes of it.
+                // Eight bits are exact in an f16, whose lower three bits of mantissa are then zero. Shifted, its exponent
+                // is that of a bfloat16 which is 2^112 times too small; of the sign, which the shift repeats, one is left.
                 let half = _mm512_srai_epi16::<3>(f16_of(codes));
                 _mm512_and_si512(half, _mm512_set1_epi16(0x8fff_u16.cast_signed()))
             }

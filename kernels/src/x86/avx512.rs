@@ -104,10 +104,14 @@ fn tile<F: Format, const NC: usize>(
     let n_blocks = cols[0].len();
     let cols = super::of_length(cols, n_blocks);
     let mut acc = [_mm512_setzero_ps(); NC];
+    // One column reads as fast as memory gives, unless that is far.
+    let asks_far = NC == 1 && super::load::is_far();
     for b in 0..n_blocks {
         let (sub, tail) = F::sub(panel, b);
-        if is_first {
-            super::load::prefetch_ahead(sub, NC == 1);
+        if is_first && NC > 1 {
+            super::load::prefetch_near(sub);
+        } else if asks_far {
+            super::load::prefetch_far(sub);
         }
         let mut sums = [_mm512_setzero_si512(); NC];
         let mut others = sums;

@@ -5,6 +5,7 @@
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
 use std::marker::PhantomData;
+use std::mem::offset_of;
 use std::sync::OnceLock;
 
 use crate::acts::{ACT_BLOCK, SPLIT_SCALE, SplitBlock};
@@ -24,10 +25,15 @@ pub(super) struct PanelBlock {
     /// Minimum of each row.
     pub(super) m: [f32; PANEL_ROWS],
     /// Whole-number scales of each row's halves, where those have some.
-    pub(super) halves: [[i32; PANEL_ROWS]; 2],
+    pub(super) half_scales: [[i32; PANEL_ROWS]; 2],
 }
 
-const _: () = assert!(size_of::<PanelBlock>() == 1280);
+// What is written in assembly below.
+const _: () = assert!(offset_of!(PanelBlock, d) == 1024 && offset_of!(PanelBlock, m) == 1088);
+const _: () =
+    assert!(offset_of!(PanelBlock, half_scales) == 1152 && size_of::<PanelBlock>() == 1280);
+const _: () = assert!(offset_of!(SplitBlock, d) == 128 && offset_of!(SplitBlock, d_sum) == 132);
+const _: () = assert!(offset_of!(SplitBlock, parts) == 0 && size_of::<SplitBlock>() == 192);
 
 /// Sums of 16 rows of weights for each row of a tile.
 #[repr(C, align(64))]
@@ -50,13 +56,15 @@ pub(super) struct Blocks<'a> {
     pub(super) panel: &'a [PanelBlock],
 }
 
-/// How much of a block is multiplied at once.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum Depth {
-    /// Its 32 numbers.
-    Whole,
-    /// 16 of them, which have a scale of their own.
-    Half,
+/// What becomes of the products of a block.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Scaling {
+    /// They are scaled.
+    Scale,
+    /// They are scaled, and the minimum is added.
+    ScaleAndMin,
+    /// Those of its halves, which have whole-number scales of their own, are put together, then scaled.
+    Halves,
 }
 
 /// The products of one block, or of the half of it whose numbers and weights begin at these bytes: of 16 rows, or of
@@ -65,9 +73,9 @@ macro_rules! product {
     ($acts_at:literal, $weights_at:literal, $at:literal) => {
         concat!(
             ".if {n_rows} == 16\n",
-            product!("tmm0", "tmm2", "tmm3", $acts_at, $weights_at, $at),
+            product!("tmm0", "tmm1", "tmm2", $acts_at, $weights_at, $at),
             "\n.else\n",
-            product!("tmm5", "tmm6", "tmm7", $acts_at, $weights_at, $at),
+            product!("tmm4", "tmm5", "tmm6", $acts_at, $weights_at, $at),
             "\n.endif",
         )
     };
@@ -76,7 +84,7 @@ macro_rules! product {
             "tilezero ",
             $product,
             "\n",
-            "tileloadd tmm4, [{panel} + {line} * 1 + ",
+            "tileloadd tmm3, [{panel} + {line} * 1 + ",
             $weights_at,
             "]\n",
             "tileloadd ",
@@ -88,7 +96,7 @@ macro_rules! product {
             $product,
             ", ",
             $upper,
-            ", tmm4\n",
+            ", tmm3\n",
             "tileloadd ",
             $lower,
             ", [{acts} + {stride} * 1 + 64 + ",
@@ -98,7 +106,7 @@ macro_rules! product {
             $product,
             ", ",
             $lower,
-            ", tmm4\n",
+            ", tmm3\n",
             "tilestored [{products} + {line} * 1 + ",
             $at,
             "], ",
@@ -107,7 +115,7 @@ macro_rules! product {
     };
 }
 
-/// What is done for each row that there is; the row, and where its block before the current one begins.
+/// What is done for each row that there is; the row, and where the block ends whose products are added.
 macro_rules! for_rows {
     ($one:ident) => {
         for_rows!($one: (0, "{acts}") (1, "{acts} + {stride}") (2, "{acts} + 2 * {stride}") (3, "{acts} + {stride3}")
@@ -132,7 +140,7 @@ macro_rules! store_sum {
     };
 }
 
-macro_rules! add_whole {
+macro_rules! add_scaled {
     ($row:literal, $block:literal) => {
         concat!(
             "vmulps zmm20, zmm16, dword ptr [",
@@ -142,8 +150,16 @@ macro_rules! add_whole {
             $row,
             ", zmm20, [{others} + 64 * ",
             $row,
-            "]\n",
-            "vfmadd231ps zmm",
+            "]",
+        )
+    };
+}
+
+macro_rules! add_scaled_and_min {
+    ($row:literal, $block:literal) => {
+        concat!(
+            add_scaled!($row, $block),
+            "\nvfmadd231ps zmm",
             $row,
             ", zmm17, dword ptr [",
             $block,
@@ -220,6 +236,8 @@ macro_rules! blocks {
             out("zmm6") _, out("zmm7") _, out("zmm8") _, out("zmm9") _, out("zmm10") _, out("zmm11") _,
             out("zmm12") _, out("zmm13") _, out("zmm14") _, out("zmm15") _, out("zmm16") _, out("zmm17") _,
             out("zmm18") _, out("zmm19") _, out("zmm20") _, out("zmm21") _,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _,
             options(nostack),
         )
     }};
@@ -267,59 +285,66 @@ fn is_permitted() -> bool {
 
 /// Multiplies whole numbers whose products are known: what nobody could run is not believed.
 fn is_right() -> bool {
-    const BLOCKS: usize = 3;
-    let number = |row: usize, k: usize| ((row * 37 + k * 11) % 255) as i32 - 127;
+    const STRIDE: usize = 3;
+    let number = |i: usize, k: usize| ((i * 37 + k * 11) % 255) as i32 - 127;
     let weight = |row: usize, k: usize| ((row * 29 + k * 23) % 63) as i32 - 31;
+    let half_scales = [3, -2];
     let bits = |value: i32, scale: f32| ((value as f32 * scale).to_bits() >> 16) as u16;
-    let mut acts = vec![SplitBlock::default(); TILE_ROWS * BLOCKS];
+    let mut acts = vec![SplitBlock::default(); TILE_ROWS * STRIDE];
     for (i, acts) in acts.iter_mut().enumerate() {
         acts.parts[0] = std::array::from_fn(|k| bits(number(i, k) * 32, SPLIT_SCALE));
         acts.parts[1] = std::array::from_fn(|k| bits(number(i, k) / 4, SPLIT_SCALE));
-        acts.d = 1.0;
+        (acts.d, acts.d_sum) = (0.5, (i % 5) as f32);
     }
     let mut block = PanelBlock {
         weights: [[0; 2 * PANEL_ROWS]; ACT_BLOCK / 2],
-        d: [1.0; PANEL_ROWS],
-        m: [0.0; PANEL_ROWS],
-        halves: [[1; PANEL_ROWS]; 2],
+        d: std::array::from_fn(|row| if row % 2 == 0 { 2.0 } else { 4.0 }),
+        m: std::array::from_fn(|row| row as f32 * 64.0),
+        half_scales: half_scales.map(|scale| [scale; PANEL_ROWS]),
     };
     for (i, word) in block.weights.as_flattened_mut().iter_mut().enumerate() {
         let (pair, row, k) = (i / (2 * PANEL_ROWS), i / 2 % PANEL_ROWS, i % 2);
         *word = bits(weight(row, 2 * pair + k), SPLIT_SCALE.recip());
     }
-    let of_block = |first: usize, column: usize| {
-        let term = |k| (number(first, k) * 32 + number(first, k) / 4) * weight(column, k);
-        (0..ACT_BLOCK).map(term).sum::<i32>()
+    let of_block = |i: usize, row: usize, scaling: Scaling| {
+        let term = |k| {
+            let half_scale = if scaling == Scaling::Halves { half_scales[k / 16] } else { 1 };
+            (number(i, k) * 32 + number(i, k) / 4) * weight(row, k) * half_scale
+        };
+        let scaled = (0..ACT_BLOCK).map(term).sum::<i32>() as f32 * (acts[i].d * block.d[row]);
+        let min = if scaling == Scaling::ScaleAndMin { block.m[row] * acts[i].d_sum } else { 0.0 };
+        scaled + min
     };
-    let is_right_with = |n_rows: usize, depth: Depth| {
+    let is_right_with = |n_rows: usize, scaling: Scaling| {
         let mut products = Products([[[[f32::NAN; PANEL_ROWS]; TILE_ROWS]; 2]; 2]);
         let mut sums = Sums([[0.0; PANEL_ROWS]; TILE_ROWS]);
-        let x = Blocks { acts: &acts[1..], n_rows, stride: BLOCKS, panel: &[block; 2] };
+        let x = Blocks { acts: &acts[1..], n_rows, stride: STRIDE, panel: &[block; 2] };
         // SAFETY: the processor has the unit and the system lets us use it.
-        unsafe { Tiles::new(n_rows % TILE_ROWS, depth) }.add(x, &mut products, &mut sums);
-        sums.0[..n_rows].iter().enumerate().all(|(row, sums)| {
-            let first = row * BLOCKS + 1;
-            let want = |column| (of_block(first, column) + of_block(first + 1, column)) as f32;
-            sums.iter().enumerate().all(|(column, sum)| *sum == want(column))
+        unsafe { Tiles::new(n_rows % TILE_ROWS, scaling) }.add(x, &mut products, &mut sums);
+        sums.0[..n_rows].iter().enumerate().all(|(i, sums)| {
+            let first = i * STRIDE + 1;
+            let want = |row| of_block(first, row, scaling) + of_block(first + 1, row, scaling);
+            sums.iter().enumerate().all(|(row, sum)| *sum == want(row))
         })
     };
-    (1..=TILE_ROWS).all(|n| is_right_with(n, Depth::Whole) && is_right_with(n, Depth::Half))
+    let all = [Scaling::Scale, Scaling::ScaleAndMin, Scaling::Halves];
+    (1..=TILE_ROWS).all(|n_rows| all.iter().all(|scaling| is_right_with(n_rows, *scaling)))
 }
 
 /// The tiles of this thread in shape: 16 rows, and as many as are left of a step's.
 pub(super) struct Tiles {
     n_tail: usize,
-    depth: Depth,
+    scaling: Scaling,
     /// Shapes belong to a thread.
     of_thread: PhantomData<*mut ()>,
 }
 
 impl Tiles {
-    /// `n_tail` is 0 to 15.
+    /// For tiles of 16 rows, and one of `n_tail`, 0 to 15.
     ///
     /// # Safety
     /// The processor has the unit, and the system lets this process use it. Nobody else on this thread has tiles.
-    pub(super) unsafe fn new(n_tail: usize, depth: Depth) -> Tiles {
+    pub(super) unsafe fn new(n_tail: usize, scaling: Scaling) -> Tiles {
         #[repr(C, align(64))]
         struct Shapes {
             palette: u8,
@@ -328,18 +353,23 @@ impl Tiles {
             bytes_of_row: [u16; 16],
             rows: [u8; 16],
         }
-        let (tail, k_bytes) = (n_tail as u8, if depth == Depth::Whole { 64 } else { 32 });
-        let of_tail = |bytes| if tail == 0 { 0 } else { bytes };
-        let (tail_line, tail_k) = (of_tail(64), of_tail(k_bytes));
-        let [mut bytes_of_row, mut rows] = [[0; 16], [0; 16]].map(|zeros: [u16; 16]| zeros);
-        // Products, none, both parts of the activations, weights; the same of the tail.
-        bytes_of_row[..8]
-            .copy_from_slice(&[64, 0, k_bytes, k_bytes, 64, tail_line, tail_k, tail_k]);
-        let n_rows = TILE_ROWS as u16;
-        let tail = u16::from(tail);
-        rows[..8].copy_from_slice(&[n_rows, 0, n_rows, n_rows, k_bytes / 4, tail, tail, tail]);
-        let rows = rows.map(|n| n as u8);
-        let shapes = Shapes { palette: 1, start_row: 0, reserved: [0; 14], bytes_of_row, rows };
+        assert!(n_tail < TILE_ROWS, "a tail of {n_tail} rows");
+        let k_bytes = if scaling == Scaling::Halves { 32 } else { 64 };
+        let (n, k_rows, tail) = (TILE_ROWS as u8, k_bytes as u8 / 4, n_tail as u8);
+        let mut shapes = Shapes {
+            palette: 1,
+            start_row: 0,
+            reserved: [0; 14],
+            bytes_of_row: [0; 16],
+            rows: [0; 16],
+        };
+        // Products, both parts of the activations, weights.
+        shapes.bytes_of_row[..4].copy_from_slice(&[64, k_bytes, k_bytes, 64]);
+        shapes.rows[..4].copy_from_slice(&[n, n, n, k_rows]);
+        if tail > 0 {
+            shapes.bytes_of_row[4..7].copy_from_slice(&[64, k_bytes, k_bytes]);
+            shapes.rows[4..7].copy_from_slice(&[tail; 3]);
+        }
         // SAFETY: it reads the 64 bytes of `shapes`, and the caller has the unit.
         unsafe {
             asm!(
@@ -348,11 +378,10 @@ impl Tiles {
                 options(readonly, nostack, preserves_flags),
             );
         }
-        Tiles { n_tail, depth, of_thread: PhantomData }
+        Tiles { n_tail, scaling, of_thread: PhantomData }
     }
 
-    /// Adds to `sums` of each row, block by block, `acts . weights * (x.d * d) + x.d_sum * m`; of depth `Half`, where there
-    /// is no minimum, `acts . weights` is a sum of both halves by their scales.
+    /// Adds to `sums` of each row, block by block, `acts . weights * (x.d * d)`, and `x.d_sum * m` where there is a minimum.
     pub(super) fn add(&self, x: Blocks<'_>, products: &mut Products, sums: &mut Sums) {
         assert!(x.n_rows == TILE_ROWS || x.n_rows == self.n_tail, "{} rows", x.n_rows);
         macro_rules! by_rows {
@@ -373,11 +402,14 @@ impl Tiles {
         // `products` and `sums`; and leaves what else it writes in registers that it names. That `Tiles` are there
         // says that the unit is, and in these shapes: `N` is 16, or the rows of the tail.
         unsafe {
-            match self.depth {
-                Depth::Whole => {
-                    blocks!(x, N, products, sums, product!("0", "0", "0"), add_whole);
+            match self.scaling {
+                Scaling::Scale => {
+                    blocks!(x, N, products, sums, product!("0", "0", "0"), add_scaled);
                 }
-                Depth::Half => {
+                Scaling::ScaleAndMin => {
+                    blocks!(x, N, products, sums, product!("0", "0", "0"), add_scaled_and_min);
+                }
+                Scaling::Halves => {
                     blocks!(
                         x,
                         N,
@@ -396,5 +428,15 @@ impl Drop for Tiles {
     fn drop(&mut self) {
         // SAFETY: it clears the tiles of this thread, which nobody else has.
         unsafe { asm!("tilerelease", options(nomem, nostack, preserves_flags)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_that_may_be_used_is_found_right() {
+        assert!(!has_unit() || !is_permitted() || is_right());
     }
 }

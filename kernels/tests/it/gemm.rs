@@ -275,6 +275,64 @@ fn activations_quantise_alike_everywhere() {
     }
 }
 
+/// Blocks whose scale or scaled sum overflows, blocks near zero, and sums so small that they are flushed, in a tail and in
+/// whole tiles; denormals as the executor has them, too.
+#[test]
+fn extreme_activations_give_the_same_bits() {
+    let check = |what: &str| {
+        for weight in quantized() {
+            let (k, m) = (512, 19);
+            let (_, packed) = panel(weight, Codes::Random, 16, k, &mut Rng(8));
+            let mut x = Rng(6).units(m * k);
+            for (i, block) in x.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+                match i % 13 {
+                    2 if i / (k / 32) == 1 => block.fill(3e38),
+                    3 if i / (k / 32) == 17 => block.fill(-3e38),
+                    5 => block.fill(0.0),
+                    7 => block.iter_mut().for_each(|x| *x *= 1e-29),
+                    11 => block.iter_mut().for_each(|x| *x *= 1e-36),
+                    _ => {}
+                }
+            }
+            // Of all rows but these, every value is tiny: what is left of their sums is near the least number.
+            x[3 * k..17 * k].iter_mut().for_each(|x| *x = *x % 1.0 * 1.7e-29);
+            x[18 * k + 5] = f32::NAN;
+            let wanted = gemm(Isa::SCALAR, weight, &packed, k, &x, m);
+            for isa in Isa::available() {
+                let got = gemm(isa, weight, &packed, k, &x, m);
+                check_bits(&format!("{weight:?} {} {what}", isa.name()), &got, &wanted);
+            }
+        }
+    };
+    check("with denormals");
+    lm_kernels::flush_denormals();
+    check("flushed");
+}
+
+/// Codes of 8 bits have no minimum: what it would be multiplied with overflows here, and the sum of a block is about to.
+#[test]
+fn a_minimum_that_is_not_there_adds_nothing() {
+    const ROWS: usize = 17;
+    let block = [&0x1400u16.to_le_bytes()[..], &[1; 32]].concat();
+    let mut packed = vec![0; panel_bytes(WeightType::Q8_0, 32).unwrap()];
+    pack_panel(WeightType::Q8_0, &[block.as_slice(); PANEL_ROWS], 32, &mut packed);
+    let x = [3e38; ROWS * 32];
+    for isa in Isa::available() {
+        let got = gemm(isa, WeightType::Q8_0, &packed, 32, &x, ROWS);
+        assert!(got.iter().all(|v| (9.3e36..9.5e36).contains(v)), "{}: {got:?}", isa.name());
+    }
+}
+
+#[test]
+#[should_panic(expected = "take f32 activations")]
+fn float_weights_refuse_split_activations() {
+    let (_, packed) = panel(WeightType::F16, Codes::Random, 16, 32, &mut Rng(1));
+    let acts = [SplitBlock::default(); 1];
+    let mut out = [0.0; 16];
+    let (panels, out) = (Panels::new(WeightType::F16, 32, &packed), Columns::new(&mut out, 16));
+    lm_kernels::gemm(Isa::SCALAR, panels, Acts::Split(&acts), 0..1, Put::Store, out);
+}
+
 #[test]
 fn a_nan_or_infinite_activation_shows() {
     for weight in quantized() {
