@@ -131,7 +131,7 @@ fn available_up_to(rank: u32) -> Vec<Isa> {
         }
         if avx2 && avx512 && rank >= VECTORS {
             found.push(Isa(Kind::Avx512Vnni));
-            if rank > VECTORS && crate::x86::tiles::are_usable() {
+            if rank > VECTORS && crate::x86::matrix_unit::is_usable() {
                 found.push(Isa(Kind::Amx));
             }
         }

@@ -66,6 +66,7 @@ pub(crate) mod avx2_wide;
 pub(crate) mod avx512;
 pub(crate) mod half;
 pub(crate) mod load;
+pub(crate) mod matrix_unit;
 pub(crate) mod quantize;
 pub(crate) mod tiles;
 
