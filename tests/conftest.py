@@ -54,7 +54,8 @@ class Server:
         atexit.register(self.process.kill)
         self.lines = []
         self.said = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
         self.url = self._wait_for_address()
         # The address is taken already, so this waits inside of the connection.
         assert self.get("/health/ready").status == 200
@@ -108,7 +109,10 @@ class Server:
         """Ends the server and returns its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal_number)
-        return self.process.wait(timeout=60)
+        status = self.process.wait(timeout=60)
+        # What it said last is read, too.
+        self.reader.join(timeout=20)
+        return status
 
 
 def environment(home):

@@ -65,5 +65,5 @@ fn a_single_client_is_served_beside_a_crowd() {
     let one_stream = crowd_rate / N_SLOTS as f64;
     println!("{rate:.0} tokens/s beside {crowd_rate:.0} in all; TTFT {ttft:?}, alone {alone:?}");
     assert!(rate >= 0.8 * one_stream, "{rate} tokens/s, one stream has {one_stream}");
-    assert!(ttft <= alone + 3 * GAP, "TTFT {ttft:?} beside the crowd, {alone:?} alone");
+    assert!(ttft <= alone + 10 * GAP, "TTFT {ttft:?} beside the crowd, {alone:?} alone");
 }

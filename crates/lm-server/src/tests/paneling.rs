@@ -191,7 +191,7 @@ fn a_timeline_says_what_was_waited_for_and_names_no_stranger() {
         format!(r#"{{"prompt":"{prompt}","max_tokens":{n},"ignore_eos":true}}"#)
     };
     let (slow, first) = std::thread::scope(|scope| {
-        let slow = scope.spawn(|| server.post_with(&one, "/v1/completions", &body("hello", 250)));
+        let slow = scope.spawn(|| server.post_with(&one, "/v1/completions", &body("hello", 2000)));
         wait_until("the first one runs", || server.runtime.stats().generation_tokens > 20);
         let long = "many words ".repeat(60);
         let other = server.post_with(&two, "/v1/completions", &body(&long, 2));
@@ -203,7 +203,7 @@ fn a_timeline_says_what_was_waited_for_and_names_no_stranger() {
     wait_until("it is stored", || server.get_with(&one, &path(&slow)).status == 200);
     let told = server.get_with(&one, &path(&slow)).json();
     let answer = &told["answers"][0];
-    assert_eq!(answer["completion_tokens"], 250);
+    assert_eq!(answer["completion_tokens"], 2000);
     assert_eq!(answer["first_miss"]["reason"], "partial_block");
     let gaps = answer["largest_gaps"].as_array().unwrap();
     let gap = gaps.iter().find(|gap| gap["cause"]["kind"] == "prompt").unwrap();

@@ -320,6 +320,8 @@ fn engines_take_turns_and_one_that_hangs_does_not_hold_the_others() {
     let hangs = "mode=echo,hang_at_step=3,hang_us=8000000";
     let models = vec![model("a", SLOW), model("b", SLOW), model("c", hangs)];
     let server = start(models, RegistryOptions::default());
+    // A load is not what is measured.
+    server.ask(TEXT, &text("b", 1, ""));
     let (a, b) = (stream(&server, "a", 300), stream(&server, "b", 300));
     let (a, b) = std::thread::scope(|scope| {
         let ends = [a, b].map(|mut stream| {

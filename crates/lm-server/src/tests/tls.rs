@@ -22,12 +22,12 @@ fn make(folder: &Path) -> CertificateDer<'static> {
     CertificateDer::from_pem_slice(made.cert.pem().as_bytes()).unwrap()
 }
 
-fn start() -> (Server, CertificateDer<'static>) {
+fn start(head_timeout: Duration) -> (Server, CertificateDer<'static>) {
     let folder = tempfile::tempdir().unwrap();
     let certificate = make(folder.path());
     let path = folder.path().to_owned();
     let server = Server::start_in(folder, "mode=echo", |config, _, access| {
-        config.head_timeout = Duration::from_millis(500);
+        config.head_timeout = head_timeout;
         access.tls =
             Some(Arc::new(Tls::load(path.join("cert.pem"), path.join("key.pem")).unwrap()));
     });
@@ -73,7 +73,7 @@ fn version(mut stream: Stream) -> u16 {
 
 #[test]
 fn answers_come_by_tls_and_not_without() {
-    let (server, certificate) = start();
+    let (server, certificate) = start(Duration::from_secs(2));
     assert_eq!(version(connect(&server, &certificate).unwrap()), 200);
     let other = make(tempfile::tempdir().unwrap().path());
     assert!(connect(&server, &other).is_err(), "another certificate was taken");
@@ -91,7 +91,7 @@ fn answers_come_by_tls_and_not_without() {
 
 #[test]
 fn a_certificate_is_replaced_without_dropping_connections() {
-    let (server, before) = start();
+    let (server, before) = start(Duration::from_secs(30));
     let mut open = connect(&server, &before).unwrap();
     ask(&mut open, "keep-alive");
     let mut head = [0; 12];

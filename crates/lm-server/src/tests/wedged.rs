@@ -14,7 +14,7 @@ use crate::watchdog::Condition;
 fn a_step_that_does_not_end_is_seen_written_down_once_and_forgiven() {
     let folder = tempfile::tempdir().unwrap();
     let state_folder = folder.path().to_owned();
-    let placeholder = "mode=echo,hang_at_step=3,hang_us=6500000";
+    let placeholder = "mode=echo,hang_at_step=3,hang_us=12000000";
     let server = Server::start_in(folder, placeholder, |config, _, _| {
         config.state_folder = Some(state_folder);
     });
@@ -24,7 +24,7 @@ fn a_step_that_does_not_end_is_seen_written_down_once_and_forgiven() {
     stream.write_all(body.as_bytes()).unwrap();
     wait_until("the engine stands still", || server.get("/health/ready").status == 503);
     let took = begun.elapsed().as_secs_f64();
-    assert!((4.5..6.5).contains(&took), "503 after {took:.1} s");
+    assert!((4.5..11.0).contains(&took), "503 after {took:.1} s");
     let health = server.get("/health");
     assert_eq!((health.status, &health.json()["status"]), (503, &"stalled".into()));
     assert_eq!(server.get("/health/live").status, 200);
