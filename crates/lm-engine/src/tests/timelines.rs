@@ -55,8 +55,10 @@ fn a_prompt_beside_a_stream_is_why_its_token_came_late() {
     drop((stream, other));
     let story = told(&rig, 1);
     // A machine that is busy elsewhere makes other gaps.
-    let is_of_prompt = |gap: &&_| matches!(gap.because, GapCause::Prompt { .. });
-    let longest = story.gaps.iter().find(is_of_prompt).unwrap_or(&story.gaps[0]);
+    let mut gaps = story.gaps.iter();
+    let longest = gaps
+        .find(|gap| matches!(gap.because, GapCause::Prompt { .. }))
+        .expect("a gap that the prompt made");
     let GapCause::Prompt { of, n_tokens } = longest.because else {
         panic!("{longest:?}");
     };
