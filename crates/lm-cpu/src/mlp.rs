@@ -18,6 +18,8 @@ use crate::matrix::{ACT_BLOCK, Blocks, RowActs, rows_per_item};
 const COLUMNS: usize = ACT_BLOCK;
 /// Rows that are worked on together.
 const ROWS: usize = 32;
+/// The same on a matrix unit, for which weights are converted each time.
+const MANY_ROWS: usize = 64;
 
 /// `activation(gate x) * up x` of one layer.
 #[derive(Clone, Copy)]
@@ -54,7 +56,7 @@ impl GateAndUp<'_> {
     fn fill_blocks<B: QuantizedActs>(&self, pool: &mut Pool, m: usize, n: usize, blocks: &mut [B]) {
         let out = Columns::new(blocks, self.spec.intermediate_size / COLUMNS);
         pool.for_columns(out, n / COLUMNS, |item, mut out| {
-            let mut blocks = [B::default(); ROWS];
+            let mut blocks = [B::default(); MANY_ROWS];
             let columns = item * n..item * n + out.width() * COLUMNS;
             self.columns(m, columns, |rows, columns, values| {
                 debug_assert_eq!(columns.len(), COLUMNS, "quantised values are whole blocks");
@@ -85,6 +87,7 @@ impl GateAndUp<'_> {
     fn columns(&self, m: usize, columns: Range<usize>, take: impl TakeBlock) {
         match m {
             1 => self.columns_by::<1>(m, columns, take),
+            _ if m > ROWS && self.isa.splits(m) => self.columns_by::<MANY_ROWS>(m, columns, take),
             _ => self.columns_by::<ROWS>(m, columns, take),
         }
     }
