@@ -95,6 +95,7 @@ impl Isa {
     ///
     /// [`SplitBlock`]: crate::SplitBlock
     #[must_use]
+    #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "no unit elsewhere"))]
     pub fn splits(self, m: usize) -> bool {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
