@@ -26,6 +26,7 @@ mod scalar;
 mod share;
 mod types;
 mod vector;
+mod worker;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -36,10 +37,10 @@ pub use denormals::flush_denormals;
 pub use dispatch::{Panels, Put, gemm, quantize_activations};
 pub use isa::{Isa, UnknownIsa};
 pub use layout::{PANEL_ROWS, panel_bytes};
-pub use pack::{pack_panel, unpack_float_row, unpack_sub};
+pub use pack::{pack_panel, unpack_sub};
 pub use page::{KV_PAGE, KvType, store_k, store_v};
 pub use pool::Pool;
-pub use scalar::dequantize::dequantize_row;
+pub use scalar::dequantize::{dequantize_panel_row, dequantize_row};
 pub use scalar::gemm::dot_row;
 pub use scalar::sub::{Sub, sub};
 pub use share::{begins_share, share_start};

@@ -128,15 +128,3 @@ pub fn unpack_sub(weight: WeightType, panel: &[u8], row: usize, idx: usize) -> S
         },
     }
 }
-
-/// One row of a float panel, as the GGUF bytes that were packed.
-///
-/// # Panics
-/// When `weight` is quantised, or `row` is over 15.
-#[must_use]
-pub fn unpack_float_row(weight: WeightType, panel: &[u8], row: usize) -> Vec<u8> {
-    assert!(!weight.is_quantized(), "{weight:?} is not a float type");
-    assert!(row < PANEL_ROWS, "row {row} is outside of a panel of {PANEL_ROWS}");
-    let size = weight.block_bytes();
-    panel.chunks_exact(PANEL_ROWS * size).flat_map(|k| &k[row * size..][..size]).copied().collect()
-}

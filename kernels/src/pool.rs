@@ -5,23 +5,20 @@
 //! A job is a number of items. Each thread has a share of them that lie side by side, so that it reads memory in order, and
 //! takes from the end of another's share when its own is empty. A worker that is late does not join, and the others do its
 //! share: a neighbour that takes a core away costs that core, and nobody waits for a thread that the system does not
-//! run, unless it is in the middle of an item.
+//! run, unless it is in the middle of an item. So that it seldom is, a worker offers its core between items.
 
-use std::any::Any;
 use std::cell::UnsafeCell;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{JoinHandle, Thread, current};
+use std::thread::{JoinHandle, current};
 use std::time::{Duration, Instant};
 
 use crate::columns::{Columns, Shareable};
-use crate::denormals::flush_denormals;
 use crate::share::{Share, fetch, share_start};
+use crate::worker::{JOB, JOINED, Job, OPEN, SPINS, Shared, take_items, work};
 
-/// How often a worker looks for the next job before it parks, as a rule: for less than a millisecond.
-const SPINS: u32 = if cfg!(miri) { 20 } else { 20_000 };
 /// How often the caller looks whether the last worker is done before it gives its core away.
 const WAIT_SPINS: u32 = 1_000;
 /// A wait of the caller that is longer means that the system gave a worker's core to another program for a whole
@@ -33,11 +30,6 @@ const ALONE_FACTOR: u32 = 6;
 /// The longest that the caller works alone before it tries again.
 const LONGEST_ALONE: Duration = Duration::from_millis(30);
 
-/// The parts of [`Shared::state`]: the number of the job, whether it takes workers, and how many it has.
-const JOB: u64 = 1 << 32;
-const OPEN: u64 = 1 << 31;
-const JOINED: u64 = OPEN - 1;
-
 /// Threads that share the items of a job with their caller.
 #[derive(Debug)]
 pub struct Pool {
@@ -45,43 +37,6 @@ pub struct Pool {
     workers: Vec<JoinHandle<()>>,
     /// Until then the caller works alone.
     alone_until: Option<Instant>,
-}
-
-struct Shared {
-    /// The job's number, whether it is open, and how many workers are inside.
-    state: AtomicU64,
-    /// Written by the caller while no job is open and no worker inside.
-    job: UnsafeCell<Job>,
-    /// What is left of each thread's share, the caller's first.
-    shares: Box<[Share]>,
-    n_parked: AtomicUsize,
-    /// The caller sleeps until the last worker leaves.
-    caller_sleeps: AtomicBool,
-    caller: Mutex<Option<Thread>>,
-    ends: AtomicBool,
-    /// How often a worker looks for the next job before it parks.
-    n_spins: u32,
-    /// The first panic of a worker's item.
-    panic: Mutex<Option<Box<dyn Any + Send>>>,
-}
-
-#[derive(Clone, Copy)]
-struct Job {
-    /// Valid while the job is open or a worker is inside.
-    run: *const (dyn Fn(usize) + Sync),
-}
-
-// SAFETY: `job` is the only field that is not Sync by itself. It is written by the one caller (`Pool::run`
-// takes `&mut self`) while no worker is inside, and read by workers only after they joined an open job;
-// the join is an acquire of the release that opened it.
-unsafe impl Sync for Shared {}
-// SAFETY: the pointer in `job` is to a `Sync` closure, so other threads may call it.
-unsafe impl Send for Shared {}
-
-impl std::fmt::Debug for Shared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").field("state", &self.state).finish_non_exhaustive()
-    }
 }
 
 impl Pool {
@@ -276,7 +231,7 @@ impl Pool {
         }
         let (started, mut waited) = (Instant::now(), Duration::ZERO);
         let closing = Closing { shared, waited: &mut waited };
-        take_items(shared, 0, run);
+        take_items(shared, 0, run, || false);
         fetch(shared.shares[0].take_then());
         drop(closing);
         // With large items, waiting for the last one is in the nature of things.
@@ -337,72 +292,15 @@ impl Drop for Closing<'_> {
     }
 }
 
-/// Runs what is left of the share of thread `me`, then of those of the others, each from the end.
-fn take_items(shared: &Shared, me: usize, run: &(dyn Fn(usize) + Sync)) {
-    let (before, rest) = shared.shares.split_at(me);
-    let mut is_own = true;
-    for share in rest.iter().chain(before) {
-        while let Some(item) = share.take(is_own) {
-            run(item);
-        }
-        is_own = false;
-    }
-}
-
-/// The life of a worker.
-fn work(shared: &Shared, me: usize) {
-    flush_denormals();
-    let (mut last_job, mut n_spins) = (0, 0);
-    while !shared.ends.load(Ordering::Relaxed) {
-        let state = shared.state.load(Ordering::Acquire);
-        if state & OPEN == 0 || state / JOB == last_job {
-            n_spins += 1;
-            match n_spins < shared.n_spins {
-                true => std::hint::spin_loop(),
-                false => park(shared, last_job),
-            }
-            continue;
-        }
-        let joined =
-            shared.state.compare_exchange(state, state + 1, Ordering::AcqRel, Ordering::Relaxed);
-        if joined.is_err() {
-            continue;
-        }
-        (last_job, n_spins) = (state / JOB, 0);
-        // SAFETY: this worker is inside, so the job stands and its closure lives until it leaves.
-        let run = unsafe { &*(*shared.job.get()).run };
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| take_items(shared, me, run))) {
-            let mut first = shared.panic.lock().unwrap_or_else(PoisonError::into_inner);
-            first.get_or_insert(panic);
-        }
-        // Taken while the caller cannot write it, and fetched when nobody waits for this worker any more.
-        let then = shared.shares[me].take_then();
-        shared.state.fetch_sub(1, Ordering::SeqCst);
-        if shared.caller_sleeps.load(Ordering::SeqCst) {
-            let caller = shared.caller.lock().unwrap_or_else(PoisonError::into_inner);
-            caller.iter().for_each(Thread::unpark);
-        }
-        fetch(then);
-    }
-}
-
-/// Sleeps until the caller opens a job or the pool ends. The caller stores the state and then reads the number
-/// of parked workers, a worker does the reverse: one of them sees the other.
-fn park(shared: &Shared, last_job: u64) {
-    shared.n_parked.fetch_add(1, Ordering::SeqCst);
-    let state = shared.state.load(Ordering::SeqCst);
-    let has_job = state & OPEN != 0 && state / JOB != last_job;
-    if !has_job && !shared.ends.load(Ordering::SeqCst) {
-        std::thread::park();
-    }
-    shared.n_parked.fetch_sub(1, Ordering::SeqCst);
-}
-
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
+    use crate::worker::TURN;
 
     /// Miri is some thousand times slower.
     fn times(n: usize) -> usize {
@@ -451,8 +349,25 @@ mod tests {
             .zip(&shared.shares)
             .for_each(|(items, share)| share.set(items));
         let taken = Mutex::new(Vec::new());
-        take_items(shared, 1, &|i| taken.lock().unwrap().push(i));
+        let take = |i| taken.lock().unwrap().push(i);
+        let is_full = || taken.lock().unwrap().len() == 4;
+        assert!(!take_items(shared, 1, &take, is_full), "it leaves in the middle");
+        assert!(take_items(shared, 1, &take, || false), "and joins again");
         assert_eq!(taken.into_inner().unwrap(), [2, 3, 4, 6, 5, 1, 0]);
+    }
+
+    #[test]
+    fn workers_that_offer_their_core_leave_no_item_behind() {
+        let mut pool = Pool::new(3);
+        for _ in 0..if cfg!(miri) { 1 } else { 5 } {
+            let counts: Vec<AtomicUsize> = (0..30).map(|_| AtomicUsize::new(0)).collect();
+            // Three of a worker's ten items are longer than its turn.
+            pool.for_each(counts.len(), |i| {
+                std::thread::sleep(TURN / 3);
+                counts[i].fetch_add(1, Ordering::Relaxed);
+            });
+            assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+        }
     }
 
     #[test]

@@ -45,6 +45,13 @@ impl MappedFile {
         &self.path
     }
 
+    /// Gives back the memory that bytes took as they were read. They can be read again, from the file.
+    pub(crate) fn release_pages(&self) {
+        #[cfg(unix)]
+        // SAFETY: the map is of a file and read-only, so that the only bytes dropped are the file's own.
+        let _ = unsafe { self.map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+    }
+
     /// All bytes.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.map

@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 
 use crate::families::Family;
 use crate::gguf::GgufFiles;
+use crate::mapped::MappedFile;
 use crate::random::random_tensor;
 use crate::roles::{layer_shapes, tensor_shape, tensor_shapes};
 use crate::safetensors::SafeTensorsFolder;
@@ -205,19 +206,14 @@ impl Files {
 
     /// Where the weight files are, in order.
     pub(crate) fn paths(&self) -> Vec<PathBuf> {
-        match self {
-            Files::Gguf(files) => files.paths().map(std::path::Path::to_path_buf).collect(),
-            Files::SafeTensors(folder) => {
-                folder.files().map(|file| file.path().to_path_buf()).collect()
-            }
-        }
+        self.mapped().into_iter().map(|file| file.path().to_path_buf()).collect()
     }
 
-    /// The mapped bytes of each weight file, in order.
-    fn bytes(&self) -> Vec<&[u8]> {
+    /// The mapped weight files, in order.
+    fn mapped(&self) -> Vec<&MappedFile> {
         match self {
-            Files::Gguf(files) => files.file_bytes().collect(),
-            Files::SafeTensors(folder) => folder.files().map(|file| file.bytes()).collect(),
+            Files::Gguf(files) => files.files().collect(),
+            Files::SafeTensors(folder) => folder.files().collect(),
         }
     }
 }
@@ -259,13 +255,18 @@ impl Model {
         dtype.ok_or(ModelError::MissingTensor { name })
     }
 
+    /// Gives back the memory that the weights took as they were read, on Unix. They can be read again, from the files.
+    pub fn release_pages(&self) {
+        self.files.mapped().into_iter().for_each(MappedFile::release_pages);
+    }
+
     /// Bytes of the weight files; with random weights, of the f32 weights that stand for them.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         if self.random_seed.is_some() {
             return self.n_params() * size_of::<f32>() as u64;
         }
-        self.files.bytes().iter().map(|bytes| bytes.len() as u64).sum()
+        self.files.mapped().iter().map(|file| file.bytes().len() as u64).sum()
     }
 
     /// Numbers in all tensors.
@@ -286,7 +287,8 @@ impl Model {
             }
             (None, Some(recorded)) => recorded,
             (None, None) => {
-                let digests = self.files.bytes().into_iter().map(|b| Sha256::digest(b).into());
+                let files = self.files.mapped().into_iter();
+                let digests = files.map(|file| Sha256::digest(file.bytes()).into());
                 combine_digests(&digests.collect::<Vec<_>>())
             }
         })

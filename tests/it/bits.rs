@@ -231,6 +231,39 @@ fn given_up(executor: &mut Executor, alone: &[Vec<u32>]) {
     same("where a step was given up", 0, &beside, &executor.rows(0, 20));
 }
 
+/// Steps in which few rows sample, or none, or not in order: those that do have what they have where all do.
+fn few_sample(executor: &mut Executor, alone: &[Vec<u32>]) {
+    let subject = subject();
+    let other = sequence(1, free_blocks(2));
+    let parts: [(Range<usize>, &[usize]); 6] = [
+        (0..30, &[]),
+        (30..40, &[39]),
+        (40..270, &[41, 42, 100, 255, 256, 269]),
+        (270..300, &[299, 280, 280]),
+        (300..301, &[300]),
+        (301..N_TOKENS, &[N_TOKENS - 1]),
+    ];
+    for (positions, sampled) in parts {
+        let batch = &mut executor.batch;
+        batch.clear();
+        let n_others = 20;
+        batch.push_sequence(&other.tokens[..n_others], 0, &other.blocks, 32, None);
+        let tokens = &subject.tokens[positions.clone()];
+        batch.push_sequence(tokens, positions.start, &subject.blocks, 32, None);
+        batch.push_sequence(&other.tokens[..n_others], 0, &other.blocks, 32, None);
+        let row = |position: usize| (n_others + position - positions.start) as u32;
+        let rows = sampled
+            .iter()
+            .map(|position| SampleRow { token_idx: row(*position), want: Want::Full });
+        batch.sample_rows.extend(rows);
+        executor.backend.execute(&executor.batch, &mut executor.logits).unwrap();
+        for (i, position) in sampled.iter().enumerate() {
+            let what = format!("{sampled:?} sample of {positions:?}");
+            same(&what, *position, &executor.rows(i, 1), alone);
+        }
+    }
+}
+
 /// Steps that want only the greatest logit find that of the whole row.
 fn greatest(executor: &mut Executor, alone: &[Vec<u32>]) {
     let subject = subject();
@@ -271,6 +304,7 @@ fn check_kv_type(kv_type: KvType, family: &str, recipe: &str, output_type: Optio
     in_company(&mut two, &alone, (0, N_TOKENS), |m| m.div_ceil(2));
     after_a_prefix(&mut two, &alone);
     given_up(&mut two, &alone);
+    few_sample(&mut two, &alone);
     greatest(&mut two, &alone);
     // Plain Rust is slow; the others go over a border of a span.
     for (cap, n_tokens) in [("scalar", 80), ("avx2", 300), ("avx512vnni", 300), ("amx", 300)] {

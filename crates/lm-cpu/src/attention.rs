@@ -29,7 +29,7 @@ pub(crate) struct Plan {
     bounds: Vec<usize>,
 }
 
-/// Adjacent rows of one sequence.
+/// Rows of one sequence that follow each other in the step.
 #[derive(Clone, Copy, Debug)]
 struct Tile {
     first_row: usize,

@@ -2,15 +2,16 @@
 //! quantisation) or over parts of a matrix; each ends when all of its items have.
 
 use lm_backend::{Batch, LogitsBuf, StepArbiter};
-use lm_kernels::{Isa, KV_PAGE, Pool, Put, add_assign, dequantize_row, rms_norm, store_k, store_v};
+use lm_kernels::{Isa, KV_PAGE, Pool, Put, add_assign, rms_norm, store_k, store_v};
 use lm_models::{DecoderSpec, LayerTensor, Model, QkNorm, TensorRole};
 
 use crate::LoadError;
 use crate::attention::LayerAttention;
+use crate::embedding::Embedding;
 use crate::kv::{KvCache, Part};
 use crate::layer::{Layer, Loader};
 use crate::lora::{CpuAdapters, UnknownAdapter};
-use crate::matrix::{RowActs, Stacked, weight_type};
+use crate::matrix::{RowActs, Stacked};
 use crate::rope::RopeTable;
 use crate::scratch::Scratch;
 use crate::{head, mlp};
@@ -23,8 +24,8 @@ pub(crate) const MAX_HEAD_DIM: usize = 512;
 pub(crate) struct Executor {
     isa: Isa,
     pool: Pool,
-    /// Kept for its embedding, which is read from the mapped file.
-    model: Model,
+    spec: DecoderSpec,
+    embedding: Embedding,
     layers: Vec<Layer>,
     output_norm: Vec<f32>,
     head: Stacked,
@@ -81,7 +82,8 @@ impl Executor {
             layers,
             output_norm,
             head,
-            model,
+            spec: model.spec.clone(),
+            embedding: Embedding::of(model)?,
         })
     }
 
@@ -104,7 +106,7 @@ impl Executor {
         is_wanted: &dyn Fn() -> bool,
     ) -> Result<(), StepError> {
         lm_kernels::flush_denormals();
-        let spec = &self.model.spec;
+        let spec = &self.spec;
         self.scratch.rows.fill(batch);
         self.scratch.adapters.fill(batch, &self.adapters)?;
         let Scratch { rows, plans, .. } = &mut self.scratch;
@@ -112,19 +114,31 @@ impl Executor {
         for (plan, window) in plans.iter_mut().zip(&self.windows) {
             plan.fill(spec, rows, *window);
         }
-        self.embed(batch)?;
-        let mut i = 0;
-        while i < self.layers.len() && is_wanted() {
+        let Scratch { x, sampled, .. } = &mut self.scratch;
+        x.resize(batch.n_tokens() * spec.hidden_size, 0.0);
+        self.embedding.fill(&mut self.pool, (spec, &self.head), &batch.input_ids, x)?;
+        sampled.clear();
+        sampled.extend(batch.sample_rows.iter().map(|row| row.token_idx));
+        let n_layers = self.layers.len();
+        for i in 0..n_layers {
+            if !is_wanted() {
+                break;
+            }
             self.qkv(i);
-            self.attention(i, kv);
-            self.mlp(i);
-            i += 1;
+            self.store(i, kv);
+            if i + 1 == n_layers {
+                self.keep_sampled();
+            }
+            if self.scratch.rows.len() > 0 {
+                self.attention(i, kv);
+                self.mlp(i);
+            }
         }
         self.scratch.adapters.clear();
-        if i < self.layers.len() || !is_wanted() {
+        if !is_wanted() {
             return Err(StepError::GivenUp);
         }
-        let (spec, scratch) = (&self.model.spec, &mut self.scratch);
+        let (spec, scratch) = (&self.spec, &mut self.scratch);
         let post_norm = self.layers.last().and_then(|layer| layer.post_norms.as_ref());
         let last = RowNorms {
             isa: self.isa,
@@ -137,24 +151,9 @@ impl Executor {
         Ok(())
     }
 
-    fn embed(&mut self, batch: &Batch) -> Result<(), StepError> {
-        let spec = &self.model.spec;
-        let view = self.model.tensor(TensorRole::TokenEmbedding)?;
-        let weight = weight_type(view.dtype).expect("it was checked at load: this is a bug");
-        let row_bytes = weight.row_bytes(spec.hidden_size).expect("it was checked at load");
-        let (n, data) = (spec.hidden_size, &view.data);
-        self.scratch.x.resize(batch.n_tokens() * n, 0.0);
-        self.pool.for_chunks(&mut self.scratch.x, n, |row, x| {
-            let token = batch.input_ids[row] as usize;
-            dequantize_row(weight, &data[token * row_bytes..(token + 1) * row_bytes], x);
-            scale(x, spec.embedding_scale);
-        });
-        Ok(())
-    }
-
     /// Queries, keys and values of all rows, turned and scaled.
     fn qkv(&mut self, i: usize) {
-        let (spec, layer, isa) = (&self.model.spec, &self.layers[i], self.isa);
+        let (spec, layer, isa) = (&self.spec, &self.layers[i], self.isa);
         let Scratch { rows, adapters, x, added, acts, qkv, .. } = &mut self.scratch;
         let (pool, m) = (&mut self.pool, rows.len());
         let before = i.checked_sub(1).and_then(|i| self.layers[i].post_norms.as_ref());
@@ -178,15 +177,12 @@ impl Executor {
         });
     }
 
-    fn attention(&mut self, i: usize, kv: &mut KvCache) {
-        let (spec, layer, isa) = (&self.model.spec, &self.layers[i], self.isa);
-        let Scratch { rows, adapters, plans, x, added, acts, qkv, partials, .. } =
-            &mut self.scratch;
-        let (pool, m) = (&mut self.pool, rows.len());
-        let (width, head_dim) = (layer.attn_qkv.n_rows(), spec.head_dim);
-        let q_width = spec.n_heads * head_dim;
-        let kv_type = kv.kv_type();
-        kv.store(pool, i, |part, mut pages| {
+    /// Puts K and V of all rows into the cache.
+    fn store(&mut self, i: usize, kv: &mut KvCache) {
+        let (spec, isa, Scratch { rows, qkv, .. }) = (&self.spec, self.isa, &self.scratch);
+        let (width, head_dim) = (self.layers[i].attn_qkv.n_rows(), spec.head_dim);
+        let (q_width, kv_type) = (spec.n_heads * head_dim, kv.kv_type());
+        kv.store(&mut self.pool, i, |part, mut pages| {
             let head = match part {
                 Part::K { kv_head } => kv_head,
                 Part::V { kv_head } => spec.n_kv_heads + kv_head,
@@ -201,8 +197,32 @@ impl Executor {
                 }
             }
         });
-        let window = self.windows.iter().position(|window| *window == spec.sliding_window[i]);
-        let plan = &plans[window.expect("each layer's window is in the list")];
+    }
+
+    /// Goes on with the rows that sample, before the last layer's attention: nobody looks at what becomes of the others.
+    fn keep_sampled(&mut self) {
+        let (spec, last) = (&self.spec, self.layers.len() - 1);
+        let width = self.layers[last].attn_qkv.n_rows();
+        if self.scratch.keep_sampled(spec.hidden_size, width) {
+            let window = spec.sliding_window[last];
+            let plan = self.plan_of(window);
+            self.scratch.plans[plan].fill(spec, &self.scratch.rows, window);
+        }
+    }
+
+    fn plan_of(&self, window: Option<usize>) -> usize {
+        let found = self.windows.iter().position(|other| *other == window);
+        found.expect("each layer's window is in the list")
+    }
+
+    fn attention(&mut self, i: usize, kv: &KvCache) {
+        let plan = self.plan_of(self.spec.sliding_window[i]);
+        let (spec, layer, isa) = (&self.spec, &self.layers[i], self.isa);
+        let Scratch { rows, adapters, plans, x, added, acts, qkv, partials, .. } =
+            &mut self.scratch;
+        let (pool, m) = (&mut self.pool, rows.len());
+        let (width, q_width) = (layer.attn_qkv.n_rows(), spec.n_heads * spec.head_dim);
+        let plan = &plans[plan];
         let attention = LayerAttention { isa, spec, layer: i, rows, plan };
         pool.then_read(|i, n| layer.attn_output.share(i, n));
         attention.attend(pool, (qkv, width), kv, partials);
@@ -219,7 +239,7 @@ impl Executor {
     }
 
     fn mlp(&mut self, i: usize) {
-        let (spec, layer, isa) = (&self.model.spec, &self.layers[i], self.isa);
+        let (spec, layer, isa) = (&self.spec, &self.layers[i], self.isa);
         let Scratch { rows, adapters, x, added, acts, hidden, .. } = &mut self.scratch;
         let (pool, m) = (&mut self.pool, rows.len());
         let post = layer.post_norms.as_ref().map(|norms| &norms.0);

@@ -33,11 +33,11 @@ impl Head<'_> {
         if rows.is_empty() {
             return logits.reset(0, vocab_size);
         }
-        let Scratch { x, added, acts, greatest, .. } = scratch;
+        let Scratch { x, added, acts, greatest, sampled, .. } = scratch;
         self.norms.add(pool, x, added);
         let (isa, n, x) = (self.norms.isa, self.norms.spec.hidden_size, &*x);
         acts.fill(pool, isa, (rows.len(), n), self.matrices.is_quantised(), |row, out| {
-            self.norms.norm(&x[rows[row].token_idx as usize * n..][..n], out);
+            self.norms.norm(&x[sampled[row] as usize * n..][..n], out);
         });
         if rows.iter().all(|row| row.want == Want::Argmax) {
             self.greatest(pool, acts, greatest, logits.reset_greatest(rows.len(), vocab_size));

@@ -8,6 +8,7 @@
 mod arena;
 mod attention;
 mod backend;
+mod embedding;
 mod executor;
 mod head;
 mod kv;

@@ -185,10 +185,22 @@ impl StepAdapters {
         }
         let ranks = self.of_rows.iter().flatten().map(|adapter| adapter.max_rank);
         self.max_rank = ranks.max().unwrap_or(0);
+        self.make_room();
+        Ok(())
+    }
+
+    /// Forgets all rows but `kept`, in ascending order.
+    pub(crate) fn keep(&mut self, kept: &[u32]) {
+        if !self.of_rows.is_empty() {
+            self.of_rows = kept.iter().map(|&row| self.of_rows[row as usize].take()).collect();
+            self.make_room();
+        }
+    }
+
+    fn make_room(&mut self) {
         let m = self.of_rows.len();
         self.shrunk.resize(m * self.max_rank, 0.0);
         self.gate_and_up.resize(2 * m * self.max_rank, 0.0);
-        Ok(())
     }
 
     /// What a step leaves behind for the next one is memory, not adapters.

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use lm_kernels::{
     ActBlock, Acts, Columns, Isa, PANEL_ROWS, Panels, Pool, Put, QuantizedActs, SplitBlock,
-    WeightType, gemm, pack_panel, panel_bytes, quantize_activations, share_start,
+    WeightType, dequantize_panel_row, gemm, pack_panel, panel_bytes, quantize_activations,
+    share_start,
 };
 use lm_models::{TensorRole, TensorType, TensorView};
 
@@ -90,6 +91,12 @@ impl Matrix {
         &self.panels[(first / PANEL_ROWS * self.panel_bytes).min(self.panels.len())..]
     }
 
+    /// One row, as f32.
+    fn dequantize_row(&self, row: usize, out: &mut [f32]) {
+        let panel = &self.panels[row / PANEL_ROWS * self.panel_bytes..][..self.panel_bytes];
+        dequantize_panel_row(self.weight, panel, row % PANEL_ROWS, out);
+    }
+
     /// Rows `first..first + out.width()` of this matrix times rows `rows` of `acts`. `first` is a multiple of 16.
     pub(crate) fn multiply_part(
         &self,
@@ -147,6 +154,11 @@ impl Stacked {
 
     pub(crate) fn is_quantised(&self) -> bool {
         self.matrices.iter().any(Matrix::is_quantised)
+    }
+
+    /// Row `row` of the first matrix, as f32.
+    pub(crate) fn dequantize_row(&self, row: usize, out: &mut [f32]) {
+        self.matrices[0].dequantize_row(row, out);
     }
 
     /// The row at which each work item begins, and the end.

@@ -36,11 +36,21 @@ impl StepRows {
         }
     }
 
+    /// Forgets all rows but `kept`, in ascending order.
+    fn keep(&mut self, kept: &[u32]) {
+        keep_rows(&mut self.positions, 1, kept);
+        keep_rows(&mut self.slots, 1, kept);
+        keep_rows(&mut self.sequences, 1, kept);
+        for end in &mut self.cu_seqlens {
+            *end = kept.partition_point(|row| row < end) as u32;
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.positions.len()
     }
 
-    /// Rows of the same sequence from `row` on: their positions follow each other.
+    /// Rows of the same sequence from `row` on, in the order of their positions.
     pub(crate) fn n_adjacent(&self, row: usize) -> usize {
         self.cu_seqlens[self.sequences[row] as usize + 1] as usize - row
     }
@@ -71,6 +81,34 @@ pub(crate) struct Scratch {
     pub(crate) qkv: Vec<f32>,
     /// Of attention's work items.
     pub(crate) partials: Vec<f32>,
+    /// The rows that sample.
+    pub(crate) sampled: Vec<u32>,
     /// Of each work item of the head: its greatest logit of each row. `[n_items, n_rows]`
     pub(crate) greatest: Vec<Greatest>,
+}
+
+impl Scratch {
+    /// Forgets the rows that do not sample; false where there are none, or they cannot be told apart.
+    /// `qkv` has `qkv_width` columns.
+    pub(crate) fn keep_sampled(&mut self, hidden_size: usize, qkv_width: usize) -> bool {
+        let kept = &mut self.sampled;
+        if kept.len() == self.rows.len() || !kept.is_sorted_by(|a, b| a < b) {
+            return false;
+        }
+        self.rows.keep(kept);
+        self.adapters.keep(kept);
+        keep_rows(&mut self.x, hidden_size, kept);
+        keep_rows(&mut self.qkv, qkv_width, kept);
+        kept.iter_mut().zip(0..).for_each(|(row, i)| *row = i);
+        true
+    }
+}
+
+/// Moves rows `kept`, in ascending order, to the front of `data`, and forgets the others.
+fn keep_rows<T: Copy>(data: &mut Vec<T>, width: usize, kept: &[u32]) {
+    for (to, &from) in kept.iter().enumerate() {
+        let from = from as usize * width;
+        data.copy_within(from..from + width, to * width);
+    }
+    data.truncate(kept.len() * width);
 }

@@ -10,22 +10,21 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
-use lm_api::{ApiError, OverrideRefusal};
+use lm_api::ApiError;
 use lm_experiment::{
     Advice, Book, Experiment, ExperimentError, Live, Metric, Promote, Report, Stage, Status,
 };
 use lm_feedback::{Answer, Kind, json_of, signals};
-use lm_store::{Answered, Reader, Store};
+use lm_store::{Answered, BookWatch, Reader, Store};
 use serde::Serialize;
 
 use crate::attendant::{AttendantStanding, Next, Pulse, attend};
 use crate::losses::{Losses, Troubled};
 use crate::now_ms;
+use crate::refusals::experiment_refusal;
 
-/// How often it is looked whether somebody else wrote to the file.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// Looks between two weighings.
-const WEIGH_EVERY: u32 = 4;
+/// How often it is looked whether somebody else wrote to the file, and what came is weighed.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Who acts when nobody does.
 const BY_EVIDENCE: &str = "the evidence";
 
@@ -90,6 +89,7 @@ impl Experiments {
             book: Book::open(path)?,
             store: store.clone(),
             books,
+            watch: BookWatch::new(path),
             generation: -1,
             n_looks: 0,
         };
@@ -165,8 +165,8 @@ impl Experiments {
         act: impl FnOnce(&mut Book) -> Result<T, ExperimentError>,
     ) -> Result<T, ApiError> {
         let mut book = self.0.book.lock().unwrap_or_else(PoisonError::into_inner);
-        let done = act(&mut book).map_err(refusal)?;
-        self.0.reload(&book).map_err(refusal)?;
+        let done = act(&mut book).map_err(experiment_refusal)?;
+        self.0.reload(&book).map_err(experiment_refusal)?;
         Ok(done)
     }
 }
@@ -204,6 +204,10 @@ impl Inner {
     }
 }
 
+fn cannot(what: &str, error: &ExperimentError) -> String {
+    format!("{what}: {error}")
+}
+
 /// What a person took back, that person knows of.
 fn rolled_back(book: &Book) -> Result<Vec<RolledBack>, ExperimentError> {
     let all = book.experiments()?;
@@ -238,8 +242,9 @@ struct Keeper {
     book: Book,
     store: Store,
     books: Vec<PathBuf>,
+    watch: BookWatch,
     generation: i64,
-    n_looks: u32,
+    n_looks: usize,
 }
 
 impl Keeper {
@@ -247,29 +252,29 @@ impl Keeper {
     fn round(&mut self) -> Next {
         std::thread::sleep(LOOK_EVERY);
         let Some(inner) = self.inner.upgrade() else { return Next::Over };
-        match self.look(&inner) {
-            Ok(true) => inner.pulse.note(None),
-            Ok(false) => {}
-            Err(what) => inner.pulse.note(Some(what)),
-        }
+        inner.pulse.note(self.look(&inner).err());
         Next::Round
     }
 
-    /// Whether it was time to weigh, and all was weighed; else what could not be done.
-    fn look(&mut self, inner: &Inner) -> Result<bool, String> {
-        let cannot = |what: &str, error: &ExperimentError| format!("{what}: {error}");
-        let found = self.book.generation().map_err(|e| cannot("experiments cannot be read", &e))?;
+    /// Takes in what others wrote.
+    fn reread(&mut self, inner: &Inner) -> Result<(), String> {
+        let found = self.book.generation();
+        let found = found.map_err(|e| cannot("experiments cannot be read", &e))?;
         if found != self.generation {
             let reload = inner.reload(&self.book);
             reload.map_err(|e| cannot("the experiments that ran before go on", &e))?;
             self.generation = found;
         }
-        let is_due = self.n_looks.is_multiple_of(WEIGH_EVERY);
-        let turn = (self.n_looks / WEIGH_EVERY) as usize;
-        self.n_looks = self.n_looks.wrapping_add(1);
-        if !is_due {
-            return Ok(false);
+        Ok(())
+    }
+
+    /// Takes in what others wrote and weighs all that runs; else what could not be done.
+    fn look(&mut self, inner: &Inner) -> Result<(), String> {
+        if self.watch.may_have_changed() {
+            self.reread(inner).inspect_err(|_| self.watch.doubt())?;
         }
+        let turn = self.n_looks;
+        self.n_looks = turn.wrapping_add(1);
         let live = inner.live();
         let mut failed = None;
         // Each is the first in its turn: one that panics does not leave those behind it unattended.
@@ -286,7 +291,7 @@ impl Keeper {
                 }
             }
         }
-        failed.map_or(Ok(true), Err)
+        failed.map_or(Ok(()), Err)
     }
 
     /// Weighs what came; whether the experiment was moved.
@@ -361,33 +366,5 @@ fn measured(metric: Metric, answered: &Answered) -> Option<f64> {
             }
         }
         _ => None,
-    }
-}
-
-/// The error as clients see it: files are the operator's.
-#[must_use]
-pub fn experiment_refusal(error: ExperimentError) -> ApiError {
-    refusal(error)
-}
-
-fn refusal(error: ExperimentError) -> ApiError {
-    let message = error.to_string();
-    match error {
-        ExperimentError::Invalid { field, value, wanted } => {
-            ApiError::Invalid { param: field, found: value, wanted }
-        }
-        ExperimentError::Unreadable { what } => ApiError::Json { param: "body".to_owned(), what },
-        ExperimentError::Unknown { .. } => {
-            ApiError::Overridden(OverrideRefusal::Unknown { message })
-        }
-        ExperimentError::WrongState { .. } | ExperimentError::Refused { .. } => {
-            ApiError::Overridden(OverrideRefusal::WrongState { message })
-        }
-        ExperimentError::Store(_)
-        | ExperimentError::Database { .. }
-        | ExperimentError::Foreign { .. } => {
-            tracing::error!(error = message, "an experiment could not be read or written");
-            ApiError::Internal { what: "the experiments could not be read or written".to_owned() }
-        }
     }
 }

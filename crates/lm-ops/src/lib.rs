@@ -33,6 +33,7 @@ mod ops;
 mod overrides;
 mod page;
 mod recording;
+mod refusals;
 mod replay;
 mod rule_text;
 mod search;
@@ -58,7 +59,7 @@ pub use datasets::{Datasets, Wanted};
 pub use doctor::{Change, Doctor, RunReport, is_alive};
 pub use drill::{Drift, Drill, DrillError, DrillReport, Noticed, SignalReport};
 pub use erasures::{last_erasure, note_erasure};
-pub use experiments::{Experiments, RolledBack, collect_experiment, experiment_refusal};
+pub use experiments::{Experiments, RolledBack, collect_experiment};
 pub use failure_views::{Example, FixView, Message, OpinionView, ProblemView, ReviewView, Told};
 pub use feedback_loop::FeedbackLoop;
 pub use feedback_receipt::FeedbackReceipt;
@@ -71,8 +72,9 @@ pub use monitors::{
     Group, MonitorAction, MonitorEntry, MonitorOptions, Monitors, SignalShape, Spread,
 };
 pub use ops::Ops;
-pub use overrides::{Overrides, now_ms, refusal as override_refusal};
+pub use overrides::{Overrides, now_ms};
 pub use page::Utc;
+pub use refusals::{experiment_refusal, override_refusal};
 pub use replay::{Bundle, Factor, Recorded, ReplayError, Verdict};
 pub use rule_text::parse_rule;
 pub use search::{RequestPage, Search};

@@ -14,12 +14,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use lastmile::{
     AnswerBegun, GenerateError, Observer, Outcome, RequestEvent, RequestId, RuleHit, StepEvent,
 };
-use lm_api::{ApiError, OverrideRefusal};
+use lm_api::ApiError;
 use lm_rollout::{Breakers, Counted, Desk, Policy, RolloutError};
-use lm_store::{Feedback, Implied, Rating, Store};
+use lm_store::{BookWatch, Feedback, Implied, Rating, Store};
 use tokio::sync::watch;
 
 use crate::attendant::{AttendantStanding, Next, Pulse, attend};
+use crate::refusals::override_refusal;
 
 /// How often it is looked whether somebody else wrote to the file.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -76,8 +77,13 @@ impl Overrides {
             changes: watch::Sender::new(0),
             pulse: Arc::clone(&pulse),
         });
-        let mut keeper =
-            Keeper { inner: Arc::downgrade(&inner), waiting, store: store.clone(), generation };
+        let mut keeper = Keeper {
+            inner: Arc::downgrade(&inner),
+            waiting,
+            store: store.clone(),
+            watch: BookWatch::new(path),
+            generation,
+        };
         attend(pulse, move || keeper.round()).expect("the system has a thread for overrides");
         Ok(Overrides(inner))
     }
@@ -103,8 +109,8 @@ impl Overrides {
         act: impl FnOnce(&mut Desk) -> Result<T, RolloutError>,
     ) -> Result<T, ApiError> {
         let mut desk = self.0.desk();
-        let done = act(&mut desk).map_err(refusal)?;
-        self.0.reload(&desk).map_err(refusal)?;
+        let done = act(&mut desk).map_err(override_refusal)?;
+        self.0.reload(&desk).map_err(override_refusal)?;
         Ok(done)
     }
 
@@ -117,8 +123,8 @@ impl Overrides {
         act: impl FnOnce(&mut Desk) -> Result<T, RolloutError>,
     ) -> Result<T, ApiError> {
         let mut desk = self.0.switches();
-        let done = act(&mut desk).map_err(refusal)?;
-        self.0.obey(&desk).map_err(refusal)?;
+        let done = act(&mut desk).map_err(override_refusal)?;
+        self.0.obey(&desk).map_err(override_refusal)?;
         Ok(done)
     }
 
@@ -130,7 +136,7 @@ impl Overrides {
         &self,
         read: impl FnOnce(&Desk) -> Result<T, RolloutError>,
     ) -> Result<T, ApiError> {
-        read(&self.0.desk()).map_err(refusal)
+        read(&self.0.desk()).map_err(override_refusal)
     }
 
     /// Reads for long, while others change them. Blocks.
@@ -141,8 +147,8 @@ impl Overrides {
         &self,
         read: impl FnOnce(&Desk) -> Result<T, RolloutError>,
     ) -> Result<T, ApiError> {
-        let desk = self.0.desk().again().map_err(refusal)?;
-        read(&desk).map_err(refusal)
+        let desk = self.0.desk().again().map_err(override_refusal)?;
+        read(&desk).map_err(override_refusal)
     }
 
     /// Counts up with every change.
@@ -287,6 +293,7 @@ struct Keeper {
     inner: Weak<Inner>,
     waiting: Receiver<Hit>,
     store: Store,
+    watch: BookWatch,
     generation: i64,
 }
 
@@ -302,7 +309,13 @@ impl Keeper {
         batch.extend(self.waiting.try_iter().take(MAX_WAITING_HITS));
         let Some(inner) = self.inner.upgrade() else { return Next::Over };
         // What an operator decided comes before what is only counted.
-        inner.pulse.note(self.look(&inner).err());
+        if self.watch.may_have_changed() {
+            let failed = self.look(&inner).err();
+            if failed.is_some() {
+                self.watch.doubt();
+            }
+            inner.pulse.note(failed);
+        }
         if !batch.is_empty() {
             count(&inner, &batch);
             tell(&self.store, &batch);
@@ -359,29 +372,6 @@ fn tell(store: &Store, batch: &[Hit]) {
     for told in store.feedback_all(all.collect()) {
         if let Err(error) = told {
             tracing::warn!(%error, "an override did not become feedback");
-        }
-    }
-}
-
-/// The error as clients see it: files are the operator's.
-#[must_use]
-pub fn refusal(error: RolloutError) -> ApiError {
-    let message = error.to_string();
-    match error {
-        RolloutError::Invalid { field, value, wanted } => {
-            ApiError::Invalid { param: field, found: value, wanted }
-        }
-        RolloutError::Unreadable { what } => ApiError::Json { param: "body".to_owned(), what },
-        RolloutError::Unknown { .. } => ApiError::Overridden(OverrideRefusal::Unknown { message }),
-        RolloutError::WrongState { .. } => {
-            ApiError::Overridden(OverrideRefusal::WrongState { message })
-        }
-        RolloutError::QueueFull { .. } => {
-            ApiError::Overridden(OverrideRefusal::QueueFull { message })
-        }
-        RolloutError::Store(_) | RolloutError::Database { .. } | RolloutError::Foreign { .. } => {
-            tracing::error!(error = message, "an override could not be read or written");
-            ApiError::Internal { what: "the overrides could not be read or written".to_owned() }
         }
     }
 }

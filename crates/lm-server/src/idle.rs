@@ -15,7 +15,9 @@ use crate::{probes, response_cache, shadow};
 
 /// How long nothing may have come before something begins.
 const QUIET: Duration = Duration::from_millis(100);
+/// How often it is looked whether something that waits may begin, and whether something waits.
 const POLL: Duration = Duration::from_millis(10);
+const REST: Duration = Duration::from_millis(100);
 
 /// What runs for nobody.
 pub(crate) struct Idle(Mutex<Running>);
@@ -79,11 +81,13 @@ pub(crate) fn run(app: &Weak<App>) {
             return;
         }
         probes::look(&now);
-        let did_something =
-            is_idle(&now) && (probes::turn(&now) || alternate(&now, &mut is_turn_of_cache));
+        let waits = something_waits(&now);
+        let did_something = waits
+            && is_idle(&now)
+            && (probes::turn(&now) || alternate(&now, &mut is_turn_of_cache));
         if !did_something {
             drop(now);
-            std::thread::sleep(POLL);
+            std::thread::sleep(if waits { POLL } else { REST });
         }
     }
 }
@@ -92,6 +96,10 @@ pub(crate) fn run(app: &Weak<App>) {
 pub(crate) fn overdue(app: &App) -> [(&'static str, Duration); 2] {
     let (probe, copy) = (app.probes.overdue(), app.shadow.overdue(app));
     [("probe", probe.unwrap_or_default()), ("copy", copy.unwrap_or_default())]
+}
+
+fn something_waits(app: &App) -> bool {
+    probes::is_due(app) || shadow::waits(app) || response_cache::waits(app)
 }
 
 /// Neither hits nor copies wait for all of the others.

@@ -265,6 +265,11 @@ pub(crate) fn look(app: &App) {
     }
 }
 
+/// Whether a probe is to be computed.
+pub(crate) fn is_due(app: &App) -> bool {
+    !app.config.probe_interval.is_zero() && app.probes.due().is_some()
+}
+
 /// Computes the next probe in an idle slot; false when none is due.
 pub(crate) fn turn(app: &App) -> bool {
     let interval = app.config.probe_interval;

@@ -141,6 +141,11 @@ impl Shadow {
     }
 }
 
+/// Whether a copy waits to be answered.
+pub(crate) fn waits(app: &App) -> bool {
+    !app.shadow.waiting().is_empty()
+}
+
 /// Answers the next copy in an idle slot; false when none waits.
 pub(crate) fn turn(app: &App) -> bool {
     let shadow = &app.shadow;

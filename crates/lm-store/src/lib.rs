@@ -10,6 +10,7 @@
 mod answers;
 mod assigned;
 mod book_file;
+mod book_watch;
 mod costs;
 mod erase;
 mod erasing;
@@ -42,6 +43,7 @@ mod writer;
 pub use answers::{Answered, Place};
 pub use assigned::Assigned;
 pub use book_file::{BookFile, Journal, OpenedBook};
+pub use book_watch::BookWatch;
 pub use costs::{CostBy, CostLine};
 pub use erase::{Erase, Erased};
 pub use erasing::Erasing;

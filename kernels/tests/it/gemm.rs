@@ -3,8 +3,8 @@
 
 use lm_kernels::{
     ActBlock, Acts, Columns, Isa, PANEL_ROWS, Panels, Put, QuantizedActs, SplitBlock, Sub,
-    WeightType, dequantize_row, dot_row, pack_panel, panel_bytes, quantize_activations, sub,
-    unpack_float_row, unpack_sub,
+    WeightType, dequantize_panel_row, dequantize_row, dot_row, pack_panel, panel_bytes,
+    quantize_activations, sub, unpack_sub,
 };
 use proptest::prelude::*;
 
@@ -73,12 +73,17 @@ fn unpacking_gives_what_was_packed() {
 }
 
 #[test]
-fn float_panels_unpack_too() {
-    for weight in [WeightType::F16, WeightType::BF16, WeightType::F32] {
-        for k in [0, 1, 31, 33] {
-            let (rows, packed) = panel(weight, Codes::Random, 5, k, &mut Rng(1));
-            for (r, row) in rows.iter().enumerate() {
-                assert_eq!(&unpack_float_row(weight, &packed, r), row, "{weight:?} k {k} row {r}");
+fn a_panel_s_row_is_the_row_that_was_packed() {
+    for weight in WeightType::ALL {
+        for codes in CORPORA {
+            for k in [0, 1, 3, 33].map(|n| n * weight.block_len()) {
+                let (rows, packed) = panel(weight, codes, 5, k, &mut Rng(1));
+                for (r, row) in rows.iter().enumerate() {
+                    let [mut got, mut want] = [vec![7.0; k], vec![0.0; k]];
+                    dequantize_panel_row(weight, &packed, r, &mut got);
+                    dequantize_row(weight, row, &mut want);
+                    check_bits(&format!("{weight:?} {codes:?} k {k} row {r}"), &got, &want);
+                }
             }
         }
     }

@@ -83,14 +83,9 @@ impl GgufFiles {
         Ok((metadata.unwrap_or_default(), tensors))
     }
 
-    /// Where the files are, in order.
-    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
-        self.shards.iter().map(MappedFile::path)
-    }
-
-    /// The mapped bytes of each file, in order.
-    pub(crate) fn file_bytes(&self) -> impl Iterator<Item = &[u8]> {
-        self.shards.iter().map(MappedFile::bytes)
+    /// The mapped files, in order.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &MappedFile> {
+        self.shards.iter()
     }
 
     /// Every tensor, in no order.

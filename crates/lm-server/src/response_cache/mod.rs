@@ -30,7 +30,7 @@ mod tests;
 pub use options::ResponseCacheOptions;
 
 pub(crate) use metrics::write;
-pub(crate) use recheck::{Mismatch, turn};
+pub(crate) use recheck::{Mismatch, turn, waits};
 pub(crate) use started::{Ender, Events, of_engine};
 pub(crate) use verdicts::watch_verdicts;
 pub(crate) use watch::{heed, watch};

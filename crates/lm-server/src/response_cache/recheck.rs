@@ -149,6 +149,11 @@ impl ResponseCache {
     }
 }
 
+/// Whether a hit waits to be computed once more.
+pub(crate) fn waits(app: &App) -> bool {
+    !app.response_cache.waiting().is_empty()
+}
+
 /// Computes the next hit again in an idle slot; false when none waits.
 pub(crate) fn turn(app: &App) -> bool {
     let cache = &app.response_cache;
