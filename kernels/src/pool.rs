@@ -13,7 +13,6 @@ use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, current};
-use std::time::{Duration, Instant};
 
 use crate::columns::{Columns, Shareable};
 use crate::share::{Share, fetch, share_start};
@@ -21,22 +20,11 @@ use crate::worker::{JOB, JOINED, Job, OPEN, SPINS, Shared, take_items, work};
 
 /// How often the caller looks whether the last worker is done before it gives its core away.
 const WAIT_SPINS: u32 = 1_000;
-/// A wait of the caller that is longer means that the system gave a worker's core to another program for a whole
-/// time slice in the middle of an item.
-const STALL: Duration = Duration::from_millis(1);
-/// After a stall the caller works alone for so many times as long as the stall took: a worker that shares its core
-/// with another program costs more than it gives.
-const ALONE_FACTOR: u32 = 6;
-/// The longest that the caller works alone before it tries again.
-const LONGEST_ALONE: Duration = Duration::from_millis(30);
-
 /// Threads that share the items of a job with their caller.
 #[derive(Debug)]
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
-    /// Until then the caller works alone.
-    alone_until: Option<Instant>,
 }
 
 impl Pool {
@@ -72,7 +60,7 @@ impl Pool {
             panic: Mutex::new(None),
         });
         // Where one cannot be started, dropping it ends those that were.
-        let mut pool = Pool { shared, workers: Vec::with_capacity(n_threads), alone_until: None };
+        let mut pool = Pool { shared, workers: Vec::with_capacity(n_threads) };
         for i in 1..n_threads {
             let shared = Arc::clone(&pool.shared);
             let thread = std::thread::Builder::new().name(format!("lm-worker-{i}"));
@@ -208,8 +196,7 @@ impl Pool {
 
     fn run(&mut self, n_items: usize, run: &(dyn Fn(usize) + Sync)) {
         let shared = &*self.shared;
-        let is_alone = self.alone_until.is_some_and(|until| Instant::now() < until);
-        if self.workers.is_empty() || n_items <= 1 || is_alone {
+        if self.workers.is_empty() || n_items <= 1 {
             (0..n_items).for_each(run);
             return fetch(shared.shares[0].take_then());
         }
@@ -229,16 +216,10 @@ impl Pool {
         if shared.n_parked.load(Ordering::SeqCst) > 0 {
             self.workers.iter().for_each(|worker| worker.thread().unpark());
         }
-        let (started, mut waited) = (Instant::now(), Duration::ZERO);
-        let closing = Closing { shared, waited: &mut waited };
+        let closing = Closing(shared);
         take_items(shared, 0, run, || false);
         fetch(shared.shares[0].take_then());
         drop(closing);
-        // With large items, waiting for the last one is in the nature of things.
-        if waited > STALL && waited > started.elapsed() / 4 {
-            let alone = (waited * ALONE_FACTOR).min(LONGEST_ALONE);
-            self.alone_until = Some(Instant::now() + alone);
-        }
         let panic = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(panic) = panic {
             resume_unwind(panic);
@@ -258,15 +239,11 @@ impl Drop for Pool {
 }
 
 /// Closes the job and waits until no worker is inside.
-struct Closing<'a> {
-    shared: &'a Shared,
-    /// How long that took, if it was not at once.
-    waited: &'a mut Duration,
-}
+struct Closing<'a>(&'a Shared);
 
 impl Drop for Closing<'_> {
     fn drop(&mut self) {
-        let shared = self.shared;
+        let shared = self.0;
         // Nobody need begin another item when the caller's own one panicked.
         if std::thread::panicking() {
             shared.shares.iter().for_each(|share| share.set(0..0));
@@ -279,7 +256,6 @@ impl Drop for Closing<'_> {
             std::hint::spin_loop();
             state = shared.state.load(Ordering::Acquire);
         }
-        let started = Instant::now();
         *shared.caller.lock().unwrap_or_else(PoisonError::into_inner) = Some(current());
         // The caller says that it sleeps and then looks at the workers, a worker does the reverse: one of them sees
         // the other.
@@ -288,7 +264,6 @@ impl Drop for Closing<'_> {
             std::thread::park();
         }
         shared.caller_sleeps.store(false, Ordering::Relaxed);
-        *self.waited = started.elapsed();
     }
 }
 
@@ -298,6 +273,7 @@ mod tests {
 
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::atomic::AtomicUsize;
+    use std::time::Duration;
 
     use super::*;
     use crate::worker::TURN;
@@ -439,7 +415,7 @@ mod tests {
             while pool.shared.n_parked.load(Ordering::SeqCst) == 0 {
                 std::thread::yield_now();
             }
-            // A worker takes part sooner or later: it may be late, and the caller may work alone for a while.
+            // A worker takes part sooner or later: it may be late.
             let caller = current().id();
             let is_helped = AtomicBool::new(false);
             while !is_helped.load(Ordering::SeqCst) {

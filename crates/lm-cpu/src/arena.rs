@@ -5,14 +5,16 @@ use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use memory::{map, populate, unmap};
 
-/// Bytes that are taken from the system at a time.
-const PIECE: usize = 8 << 20;
+/// Bytes that are taken from the system at a time: a huge page, of which some systems make milliseconds.
+const PIECE: usize = 2 << 20;
+/// How long nobody must have computed before a piece is taken.
+const QUIET: Duration = Duration::from_millis(10);
 /// The part of one core that taking memory beforehand may use: one in so many.
 const ONE_IN: u32 = 4;
 
@@ -56,12 +58,19 @@ impl<T: Plain> Arena<T> {
     }
 
     /// Has the system back all of it from now on, on a thread that goes gently, so that what is planned is taken early and
-    /// memory in use stays where it is. Systems that cannot do so back it when it is touched.
+    /// memory in use stays where it is. What is touched before is backed then, and so is all where the system cannot do it early.
     pub(crate) fn touch_all(&mut self) {
         let n_bytes = self.len * size_of::<T>();
         if self.toucher.is_none() && n_bytes > 0 {
             self.toucher = Toucher::start(self.start.cast(), n_bytes);
         }
+    }
+}
+
+impl<T> Arena<T> {
+    /// Has that thread wait until this is dropped: somebody computes, and needs the cores.
+    pub(crate) fn hold(&self) -> Option<Held> {
+        self.toucher.as_ref().map(|toucher| Held::new(&toucher.holds))
     }
 }
 
@@ -96,30 +105,59 @@ impl<T> Drop for Arena<T> {
 #[derive(Debug)]
 struct Toucher {
     stop: Arc<AtomicBool>,
+    /// Odd while somebody computes.
+    holds: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// Somebody computes.
+#[derive(Debug)]
+pub(crate) struct Held(Arc<AtomicU64>);
+
+impl Held {
+    fn new(holds: &Arc<AtomicU64>) -> Self {
+        holds.fetch_add(1, Ordering::Relaxed);
+        Held(Arc::clone(holds))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl Toucher {
     /// `None` where no thread can be had: the mapping works all the same.
     fn start(start: NonNull<u8>, n_bytes: usize) -> Option<Self> {
-        let (stop, first) = (Arc::new(AtomicBool::new(false)), start.as_ptr().expose_provenance());
-        let is_over = Arc::clone(&stop);
+        let (stop, holds) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (first, is_over, held) =
+            (start.as_ptr().expose_provenance(), Arc::clone(&stop), Arc::clone(&holds));
         let touch = move || {
-            for at in (0..n_bytes).step_by(PIECE) {
-                let begun = Instant::now();
-                let len = PIECE.min(n_bytes - at);
-                // SAFETY: the range is within the mapping, which outlives this thread: `Arena` drops the toucher first.
-                let is_backed = unsafe { populate(first + at, len) };
-                if !is_backed || is_over.load(Ordering::Relaxed) {
+            let mut pieces = (0..n_bytes).step_by(PIECE);
+            let (mut seen, mut rest) = (0, Duration::ZERO);
+            loop {
+                std::thread::park_timeout(rest);
+                if is_over.load(Ordering::Relaxed) {
                     return;
                 }
-                std::thread::park_timeout(
-                    (ONE_IN - 1) * begun.elapsed().max(Duration::from_micros(100)),
-                );
+                let found = held.load(Ordering::Relaxed);
+                if found != seen || found % 2 == 1 {
+                    (seen, rest) = (found, QUIET);
+                    continue;
+                }
+                let Some(at) = pieces.next() else { return };
+                let begun = Instant::now();
+                // SAFETY: the range is within the mapping, which outlives this thread: `Arena` drops the toucher first.
+                let is_backed = unsafe { populate(first + at, PIECE.min(n_bytes - at)) };
+                if !is_backed {
+                    return;
+                }
+                rest = (ONE_IN - 1) * begun.elapsed().max(Duration::from_micros(100));
             }
         };
         let thread = std::thread::Builder::new().name("lm-touch".into()).spawn(touch).ok()?;
-        Some(Toucher { stop, thread: Some(thread) })
+        Some(Toucher { stop, holds, thread: Some(thread) })
     }
 }
 
@@ -231,7 +269,11 @@ mod tests {
         let many = if cfg!(miri) { 5_000 } else { 20_000_000 };
         let mut arena = Arena::<u16>::new(many).expect("there is room");
         arena.touch_all();
+        let held = arena.hold();
+        assert_eq!(held.is_some(), arena.toucher.is_some());
         arena.fill(0x0777);
+        std::thread::sleep(Duration::from_millis(20));
+        drop(held);
         std::thread::sleep(Duration::from_millis(20));
         assert!(arena.iter().all(|&x| x == 0x0777));
         drop(arena);

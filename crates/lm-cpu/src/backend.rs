@@ -190,6 +190,7 @@ impl Backend for CpuBackend {
         logits: &mut LogitsBuf,
         is_wanted: &dyn Fn() -> bool,
     ) -> Result<(), BackendError> {
+        let _held = self.kv.hold();
         self.executor.forward(batch, &mut self.kv, logits, is_wanted).map_err(|error| match error {
             StepError::GivenUp => BackendError::GivenUp,
             error => BackendError::Compute { message: error.to_string() },
