@@ -1,4 +1,4 @@
-//! Fork-join over a few threads that are always there: spin briefly, then park.
+//! Fork-join over a few threads that are always there: spin briefly, then offer the core, then park.
 //! Must never know what is computed.
 //! Start at [`Pool::for_chunks`].
 //!
@@ -20,6 +20,7 @@ use crate::worker::{JOB, JOINED, Job, OPEN, SPINS, Shared, take_items, work};
 
 /// How often the caller looks whether the last worker is done before it gives its core away.
 const WAIT_SPINS: u32 = 1_000;
+
 /// Threads that share the items of a job with their caller.
 #[derive(Debug)]
 pub struct Pool {

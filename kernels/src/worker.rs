@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::denormals::flush_denormals;
 use crate::share::{Share, fetch};
 
-/// How often a worker looks for the next job before it parks, as a rule: for less than a millisecond.
+/// How often a worker looks for the next job before it parks, as a rule: for less than a millisecond, if nobody else wants its core.
 pub(crate) const SPINS: u32 = if cfg!(miri) { 20 } else { 20_000 };
 /// After so many looks it offers its core to other programs at each. One of them may be the caller.
 const SPINS_ALONE: u32 = 500;
@@ -106,7 +106,7 @@ pub(crate) fn work(shared: &Shared, me: usize) {
                 true => std::thread::yield_now(),
                 false => park(shared, last_job),
             }
-            n_spins += SPINS_OF_OFFER;
+            n_spins = n_spins.saturating_add(SPINS_OF_OFFER);
             turn = Instant::now();
             continue;
         }
@@ -121,7 +121,8 @@ pub(crate) fn work(shared: &Shared, me: usize) {
         let is_to_leave = || turn.elapsed() > TURN;
         let taken = catch_unwind(AssertUnwindSafe(|| take_items(shared, me, run, is_to_leave)));
         // Whoever left in the middle may join again.
-        if !matches!(taken, Ok(false)) {
+        let is_over = !matches!(taken, Ok(false));
+        if is_over {
             last_job = state / JOB;
         }
         if let Err(panic) = taken {
@@ -129,13 +130,13 @@ pub(crate) fn work(shared: &Shared, me: usize) {
             first.get_or_insert(panic);
         }
         // Taken while the caller cannot write it, and fetched when nobody waits for this worker any more.
-        let then = shared.shares[me].take_then();
+        let then = is_over.then(|| shared.shares[me].take_then());
         shared.state.fetch_sub(1, Ordering::SeqCst);
         if shared.caller_sleeps.load(Ordering::SeqCst) {
             let caller = shared.caller.lock().unwrap_or_else(PoisonError::into_inner);
             caller.iter().for_each(Thread::unpark);
         }
-        fetch(then);
+        then.into_iter().for_each(fetch);
     }
 }
 

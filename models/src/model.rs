@@ -260,6 +260,15 @@ impl Model {
         self.files.mapped().into_iter().for_each(MappedFile::release_pages);
     }
 
+    /// Bytes of a tensor that is in no file; 0 of one that is.
+    ///
+    /// # Errors
+    /// As [`Self::tensor`].
+    pub fn made_up_bytes(&self, role: TensorRole) -> Result<usize, ModelError> {
+        let n: usize = self.shape(role)?.iter().product();
+        Ok(if self.random_seed.is_some() { n * size_of::<f32>() } else { 0 })
+    }
+
     /// Bytes of the weight files; with random weights, of the f32 weights that stand for them.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {

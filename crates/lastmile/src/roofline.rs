@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use lm_backend::Batch;
 use lm_cpu::MachineProbe;
-use lm_models::{Model, ModelError, TensorRole, TensorType, tensor_shapes};
+use lm_models::{LayerTensor as T, Model, ModelError, TensorRole, TensorType, tensor_shapes};
 
 /// What this machine gives: the best of what the probes measured.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,10 +42,10 @@ pub enum Bound {
 /// The matrices and the KV of a model, as far as they cost something.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ModelWork {
-    /// Of the layers, which every token goes through, by storage type.
+    /// What every token goes through, by storage type: the layers, but for what follows the last one's K and V.
     layers: BTreeMap<TensorType, Matrices>,
-    /// Of the head, which only rows that are sampled go through.
-    head: (TensorType, Matrices),
+    /// What only rows that are sampled go through: that, and the head.
+    sampled: BTreeMap<TensorType, Matrices>,
     /// Positions that each layer sees; `None` sees all.
     windows: Vec<Option<usize>>,
     /// K and V of one position in one layer.
@@ -121,8 +121,7 @@ impl ModelWork {
             true => TensorRole::TokenEmbedding,
             false => TensorRole::OutputHead,
         };
-        let mut layers: BTreeMap<TensorType, Matrices> = BTreeMap::new();
-        let mut head = (TensorType::F32, Matrices::default());
+        let [mut layers, mut sampled]: [BTreeMap<TensorType, Matrices>; 2] = Default::default();
         for (role, shape) in tensor_shapes(spec) {
             // Norms and biases are vectors; of an embedding that is no head, a step reads a few rows.
             if shape.len() < 2 || (role == TensorRole::TokenEmbedding && role != head_role) {
@@ -132,20 +131,24 @@ impl ModelWork {
             let n_params: usize = shape.iter().product();
             let n_bytes = dtype.size_bytes(n_params).unwrap_or(0) as u64;
             let matrix = Matrices { n_params: n_params as u64, n_bytes };
-            if role == head_role {
-                head = (dtype, matrix);
-            } else {
-                layers.entry(dtype).or_default().add(matrix);
-            }
+            let is_sampled = match role {
+                TensorRole::Layer(i, tensor) => {
+                    let is_before = matches!(tensor, T::AttnQ | T::AttnK | T::AttnV);
+                    i + 1 == spec.n_layers && !is_before
+                }
+                _ => true,
+            };
+            let of = if is_sampled { &mut sampled } else { &mut layers };
+            of.entry(dtype).or_default().add(matrix);
         }
         let windows = spec.sliding_window.clone();
         let kv_bytes = kv_bytes / spec.n_layers.max(1) as u64;
-        Ok(ModelWork { layers, head, windows, kv_bytes })
+        Ok(ModelWork { layers, sampled, windows, kv_bytes })
     }
 
     /// The storage types of its matrices.
     fn types(&self) -> Vec<TensorType> {
-        let mut types: Vec<_> = self.layers.keys().copied().chain([self.head.0]).collect();
+        let mut types: Vec<_> = self.layers.keys().chain(self.sampled.keys()).copied().collect();
         types.sort_unstable();
         types.dedup();
         types
@@ -156,7 +159,9 @@ impl ModelWork {
         for (dtype, matrices) in &self.layers {
             step.multiply(*dtype, *matrices, batch.n_tokens());
         }
-        step.multiply(self.head.0, self.head.1, batch.sample_rows.len());
+        for (dtype, matrices) in &self.sampled {
+            step.multiply(*dtype, *matrices, batch.sample_rows.len());
+        }
         for s in 0..batch.n_sequences() {
             let end = batch.context_lens[s] as usize;
             let start = end - batch.tokens_of(s).len();
@@ -199,12 +204,12 @@ mod tests {
 
     use super::*;
 
-    /// 1000 parameters in Q4_1 layers, 200 in a Q8_0 head; two layers, one of which sees 4 positions.
+    /// 1000 parameters in Q4_1 that every token meets, 200 in Q8_0 that sampled rows do; two layers, one of which sees 4 positions.
     fn model() -> ModelWork {
         let layers = Matrices { n_params: 1000, n_bytes: 625 };
         ModelWork {
             layers: [(TensorType::Q4_1, layers)].into(),
-            head: (TensorType::Q8_0, Matrices { n_params: 200, n_bytes: 212 }),
+            sampled: [(TensorType::Q8_0, Matrices { n_params: 200, n_bytes: 212 })].into(),
             windows: vec![None, Some(4)],
             kv_bytes: 10,
         }
@@ -231,7 +236,7 @@ mod tests {
         check(&[(9, 1, true)], 625 + 212 + 10 * (10 + 4), 1000, 200);
         // Two of them share the weights and nothing else.
         check(&[(9, 1, true), (1, 1, true)], 625 + 212 + 10 * (14 + 2 + 2), 2000, 400);
-        // A chunk at 8..16 that draws nothing needs no head; its first token sees from 5 on.
+        // A chunk at 8..16 that draws nothing needs neither the head nor the end of the last layer; its first token sees from 5 on.
         check(&[(8, 8, false)], 625 + 10 * (16 + 11), 8000, 0);
     }
 

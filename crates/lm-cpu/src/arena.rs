@@ -5,16 +5,21 @@ use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use memory::{map, populate, unmap};
 
-/// Bytes that are taken from the system at a time: a huge page, of which some systems make milliseconds.
+/// Bytes that are taken from the system at a time: as many as a huge page, for which some systems take milliseconds.
 const PIECE: usize = 2 << 20;
 /// How long nobody must have computed before a piece is taken.
-const QUIET: Duration = Duration::from_millis(10);
+const QUIET: Duration = Duration::from_millis(20);
+/// After so long one is taken all the same.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// How many compute in this process now, and how often that changed.
+static N_HELD: AtomicUsize = AtomicUsize::new(0);
+static N_CHANGES: AtomicUsize = AtomicUsize::new(0);
 /// The part of one core that taking memory beforehand may use: one in so many.
 const ONE_IN: u32 = 4;
 
@@ -57,20 +62,14 @@ impl<T: Plain> Arena<T> {
         Ok(Arena { start: map(n_bytes)?.cast(), len, owns, toucher: None })
     }
 
-    /// Has the system back all of it from now on, on a thread that goes gently, so that what is planned is taken early and
-    /// memory in use stays where it is. What is touched before is backed then, and so is all where the system cannot do it early.
+    /// Has the system back all of it from now on, on a thread that goes gently, and gentler while somebody computes, so that what
+    /// is planned is taken early and memory in use stays where it is. What is touched before is backed then, and so is all
+    /// where the system cannot do it early.
     pub(crate) fn touch_all(&mut self) {
         let n_bytes = self.len * size_of::<T>();
         if self.toucher.is_none() && n_bytes > 0 {
             self.toucher = Toucher::start(self.start.cast(), n_bytes);
         }
-    }
-}
-
-impl<T> Arena<T> {
-    /// Has that thread wait until this is dropped: somebody computes, and needs the cores.
-    pub(crate) fn hold(&self) -> Option<Held> {
-        self.toucher.as_ref().map(|toucher| Held::new(&toucher.holds))
     }
 }
 
@@ -105,45 +104,51 @@ impl<T> Drop for Arena<T> {
 #[derive(Debug)]
 struct Toucher {
     stop: Arc<AtomicBool>,
-    /// Odd while somebody computes.
-    holds: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// Somebody computes.
+/// Somebody computes until it is dropped, and needs the cores: little is taken from the system meanwhile.
 #[derive(Debug)]
-pub(crate) struct Held(Arc<AtomicU64>);
+pub(crate) struct Held(());
 
 impl Held {
-    fn new(holds: &Arc<AtomicU64>) -> Self {
-        holds.fetch_add(1, Ordering::Relaxed);
-        Held(Arc::clone(holds))
+    pub(crate) fn new() -> Self {
+        N_HELD.fetch_add(1, Ordering::Relaxed);
+        N_CHANGES.fetch_add(1, Ordering::Relaxed);
+        Held(())
+    }
+
+    fn is_anywhere() -> bool {
+        N_HELD.load(Ordering::Relaxed) > 0
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        N_HELD.fetch_sub(1, Ordering::Relaxed);
+        N_CHANGES.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 impl Toucher {
     /// `None` where no thread can be had: the mapping works all the same.
     fn start(start: NonNull<u8>, n_bytes: usize) -> Option<Self> {
-        let (stop, holds) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (first, is_over, held) =
-            (start.as_ptr().expose_provenance(), Arc::clone(&stop), Arc::clone(&holds));
+        let (stop, first) = (Arc::new(AtomicBool::new(false)), start.as_ptr().expose_provenance());
+        let is_over = Arc::clone(&stop);
         let touch = move || {
             let mut pieces = (0..n_bytes).step_by(PIECE);
-            let (mut seen, mut rest) = (0, Duration::ZERO);
+            let (mut seen, mut rest) = (N_CHANGES.load(Ordering::Relaxed), Duration::ZERO);
+            let mut taken = Instant::now();
             loop {
                 std::thread::park_timeout(rest);
                 if is_over.load(Ordering::Relaxed) {
                     return;
                 }
-                let found = held.load(Ordering::Relaxed);
-                if found != seen || found % 2 == 1 {
-                    (seen, rest) = (found, QUIET);
+                let n_changes = N_CHANGES.load(Ordering::Relaxed);
+                let is_quiet = n_changes == seen && !Held::is_anywhere();
+                seen = n_changes;
+                if !is_quiet && taken.elapsed() < LONGEST_WAIT {
+                    rest = QUIET;
                     continue;
                 }
                 let Some(at) = pieces.next() else { return };
@@ -153,11 +158,12 @@ impl Toucher {
                 if !is_backed {
                     return;
                 }
+                taken = Instant::now();
                 rest = (ONE_IN - 1) * begun.elapsed().max(Duration::from_micros(100));
             }
         };
         let thread = std::thread::Builder::new().name("lm-touch".into()).spawn(touch).ok()?;
-        Some(Toucher { stop, holds, thread: Some(thread) })
+        Some(Toucher { stop, thread: Some(thread) })
     }
 }
 
@@ -269,8 +275,8 @@ mod tests {
         let many = if cfg!(miri) { 5_000 } else { 20_000_000 };
         let mut arena = Arena::<u16>::new(many).expect("there is room");
         arena.touch_all();
-        let held = arena.hold();
-        assert_eq!(held.is_some(), arena.toucher.is_some());
+        let held = Held::new();
+        assert!(Held::is_anywhere());
         arena.fill(0x0777);
         std::thread::sleep(Duration::from_millis(20));
         drop(held);

@@ -7,6 +7,7 @@ use lm_kernels::{Isa, KV_PAGE, KvType, UnknownIsa};
 use lm_models::{Model, ModelError, TensorRole};
 use lm_types::BlockIdx;
 
+use crate::arena::Held;
 use crate::executor::{Executor, MAX_HEAD_DIM, StepError};
 use crate::kv::KvCache;
 use crate::lora::CpuAdapters;
@@ -141,6 +142,7 @@ impl CpuBackend {
         options: &CpuOptions,
         arbiter: &StepArbiter,
     ) -> Result<Self, LoadError> {
+        let _held = Held::new();
         let isa = Isa::detect_capped(options.isa_cap.as_deref()).map_err(LoadError::Isa)?;
         CpuBackend::supports(&model)?;
         let block_bytes = KvCache::block_bytes(&model.spec, options.kv_type) as u64;
@@ -190,7 +192,7 @@ impl Backend for CpuBackend {
         logits: &mut LogitsBuf,
         is_wanted: &dyn Fn() -> bool,
     ) -> Result<(), BackendError> {
-        let _held = self.kv.hold();
+        let _held = Held::new();
         self.executor.forward(batch, &mut self.kv, logits, is_wanted).map_err(|error| match error {
             StepError::GivenUp => BackendError::GivenUp,
             error => BackendError::Compute { message: error.to_string() },

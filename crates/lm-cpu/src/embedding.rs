@@ -35,6 +35,14 @@ impl Embedding {
         Ok(Embedding::File(Box::new(model)))
     }
 
+    /// Of memory of its own.
+    pub(crate) fn size_bytes(&self) -> usize {
+        match self {
+            Embedding::Memory { rows, .. } => rows.len(),
+            Embedding::Head | Embedding::File(_) => 0,
+        }
+    }
+
     /// Fills `x` with the rows of `tokens`. `[m, hidden_size]`
     pub(crate) fn fill(
         &self,

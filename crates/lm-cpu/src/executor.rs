@@ -93,7 +93,9 @@ impl Executor {
     }
 
     pub(crate) fn weights_bytes(&self) -> usize {
-        self.head.size_bytes() + self.layers.iter().map(Layer::size_bytes).sum::<usize>()
+        self.head.size_bytes()
+            + self.embedding.size_bytes()
+            + self.layers.iter().map(Layer::size_bytes).sum::<usize>()
     }
 
     /// Runs a step: stores K and V of its tokens, and fills a row of `logits` for each row that samples. Before each layer
@@ -122,7 +124,8 @@ impl Executor {
         let n_layers = self.layers.len();
         for i in 0..n_layers {
             if !is_wanted() {
-                break;
+                self.scratch.adapters.clear();
+                return Err(StepError::GivenUp);
             }
             self.qkv(i);
             self.store(i, kv);

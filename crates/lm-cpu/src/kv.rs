@@ -5,7 +5,7 @@ use std::ops::Range;
 use lm_kernels::{Columns, KvPages, KvType, Pool};
 use lm_models::DecoderSpec;
 
-use crate::arena::{Arena, Held};
+use crate::arena::Arena;
 
 /// K and V of all layers.
 #[derive(Debug)]
@@ -41,11 +41,6 @@ impl KvCache {
         let mut bounds: Vec<usize> = (0..=n_kv_heads).map(|head| head * k).collect();
         bounds.extend((1..=n_kv_heads).map(|head| n_kv_heads * k + head * v));
         Ok(KvCache { words, kv_type, n_pages, n_kv_heads, head_dim, bounds })
-    }
-
-    /// Until it is dropped, memory for the cache is taken only where it is used.
-    pub(crate) fn hold(&self) -> Option<Held> {
-        self.words.hold()
     }
 
     /// Bytes of a page of all layers.

@@ -93,6 +93,7 @@ impl Matrix {
 
     /// One row, as f32.
     fn dequantize_row(&self, row: usize, out: &mut [f32]) {
+        assert!(row < self.n_rows, "row {row} of {}", self.n_rows);
         let panel = &self.panels[row / PANEL_ROWS * self.panel_bytes..][..self.panel_bytes];
         dequantize_panel_row(self.weight, panel, row % PANEL_ROWS, out);
     }

@@ -24,13 +24,14 @@ pub(crate) fn need(
     })
 }
 
-/// Of the matrices in panels. The embedding is read from the file, unless it is the head too.
+/// Of the matrices in panels. An embedding that is not the head, too, is read from the file, or kept as it was made up.
 fn weights_bytes(model: &Model) -> Result<u64, LoadError> {
     let mut n_bytes = 0;
     for (role, shape) in tensor_shapes(&model.spec) {
         let is_mapped = role == TensorRole::TokenEmbedding && !model.spec.tied_head;
         let &[n_rows, k] = shape.as_slice() else { continue };
         if is_mapped {
+            n_bytes += model.made_up_bytes(role)?;
             continue;
         }
         let dtype = model.tensor_type(role)?;

@@ -271,7 +271,8 @@ impl Keeper {
     /// Takes in what others wrote and weighs all that runs; else what could not be done.
     fn look(&mut self, inner: &Inner) -> Result<(), String> {
         if self.watch.may_have_changed() {
-            self.reread(inner).inspect_err(|_| self.watch.doubt())?;
+            self.reread(inner)?;
+            self.watch.note_read();
         }
         let turn = self.n_looks;
         self.n_looks = turn.wrapping_add(1);

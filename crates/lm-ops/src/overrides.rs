@@ -311,8 +311,8 @@ impl Keeper {
         // What an operator decided comes before what is only counted.
         if self.watch.may_have_changed() {
             let failed = self.look(&inner).err();
-            if failed.is_some() {
-                self.watch.doubt();
+            if failed.is_none() {
+                self.watch.note_read();
             }
             inner.pulse.note(failed);
         }

@@ -16,35 +16,32 @@ const AT_LEAST_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct BookWatch {
     path: PathBuf,
-    /// Its date and size.
-    seen: Option<(SystemTime, u64)>,
-    told: Option<Instant>,
+    /// Its date and size when it was looked at last.
+    found: Option<(SystemTime, u64)>,
+    /// The same, and when, of the last look that led to something.
+    read: Option<(Option<(SystemTime, u64)>, Instant)>,
 }
 
 impl BookWatch {
     /// Watches the file at `path`.
     #[must_use]
     pub fn new(path: &Path) -> BookWatch {
-        BookWatch { path: path.to_owned(), seen: None, told: None }
+        BookWatch { path: path.to_owned(), found: None, read: None }
     }
 
-    /// Whether the file may have been written since the last call; true if in doubt.
+    /// Whether the file may have been written since it was read last; true if in doubt.
     pub fn may_have_changed(&mut self) -> bool {
         let found = std::fs::metadata(&self.path);
-        let found = found.and_then(|data| Ok((data.modified()?, data.len()))).ok();
+        self.found = found.and_then(|data| Ok((data.modified()?, data.len()))).ok();
+        let Some((read, at)) = self.read else { return true };
         let is_settled =
-            found.is_some_and(|(date, _)| date.elapsed().is_ok_and(|age| age > SETTLED_AFTER));
-        let is_fresh = self.told.is_some_and(|told| told.elapsed() < AT_LEAST_EVERY);
-        if is_settled && is_fresh && found == self.seen {
-            return false;
-        }
-        (self.seen, self.told) = (found, Some(Instant::now()));
-        true
+            self.found.is_some_and(|(date, _)| date.elapsed().is_ok_and(|age| age > SETTLED_AFTER));
+        !is_settled || at.elapsed() >= AT_LEAST_EVERY || self.found != read
     }
 
-    /// Has the next call say yes: what it said the last time could not be acted on.
-    pub fn doubt(&mut self) {
-        self.told = None;
+    /// What was found there is read, and acted on.
+    pub fn note_read(&mut self) {
+        self.read = Some((self.found, Instant::now()));
     }
 }
 
@@ -59,26 +56,31 @@ mod tests {
         let folder = tempfile::tempdir().expect("there is a folder for tests");
         let path = folder.path().join("book");
         let mut watch = BookWatch::new(&path);
-        assert!(watch.may_have_changed() && watch.may_have_changed(), "there is none");
+        let mut may_have_changed = || {
+            let may = watch.may_have_changed();
+            watch.note_read();
+            may
+        };
+        assert!(may_have_changed() && may_have_changed(), "there is none");
         let file = File::create(&path).expect("it can be made");
-        assert!(watch.may_have_changed() && watch.may_have_changed(), "it was just written");
+        assert!(may_have_changed() && may_have_changed(), "it was just written");
         let date = |seconds| SystemTime::now() - Duration::from_secs(seconds);
         let set = |date| file.set_modified(date).expect("its date can be set");
-        let old = date(100);
-        set(old);
-        assert!(watch.may_have_changed(), "another date");
+        set(date(100));
+        assert!(may_have_changed(), "another date");
         let began = Instant::now();
-        assert!(!watch.may_have_changed() || began.elapsed() >= AT_LEAST_EVERY, "nothing new");
+        assert!(!may_have_changed() || began.elapsed() >= AT_LEAST_EVERY, "nothing new");
         set(date(50));
-        assert!(watch.may_have_changed(), "an older date than now, and another one");
+        assert!(may_have_changed(), "an older date than now, and another one");
+        let same = file.metadata().and_then(|data| data.modified()).expect("it has a date");
         file.set_len(10).expect("there is room");
-        set(date(50));
-        assert!(watch.may_have_changed(), "another size");
-        watch.doubt();
-        assert!(watch.may_have_changed(), "it could not be read");
+        set(same);
+        assert!(may_have_changed(), "another size");
         std::thread::sleep(AT_LEAST_EVERY);
-        assert!(watch.may_have_changed(), "a second later");
+        assert!(may_have_changed(), "a second later");
         set(SystemTime::now() + Duration::from_secs(100));
-        assert!(watch.may_have_changed() && watch.may_have_changed(), "a clock that is ahead");
+        assert!(may_have_changed() && may_have_changed(), "a clock that is ahead");
+        set(date(50));
+        assert!(watch.may_have_changed() && watch.may_have_changed(), "nobody read it");
     }
 }
