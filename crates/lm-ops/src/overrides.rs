@@ -23,7 +23,7 @@ use crate::attendant::{AttendantStanding, Next, Pulse, attend};
 use crate::refusals::override_refusal;
 
 /// How often it is looked whether somebody else wrote to the file.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Answers with hits that wait to be counted; more are dropped and counted as such.
 const MAX_WAITING_HITS: usize = 4096;
 

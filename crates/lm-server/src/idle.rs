@@ -17,7 +17,7 @@ use crate::{probes, response_cache, shadow};
 const QUIET: Duration = Duration::from_millis(100);
 /// How often it is looked whether something that waits may begin, and whether something waits.
 const POLL: Duration = Duration::from_millis(10);
-const REST: Duration = Duration::from_millis(100);
+const REST: Duration = Duration::from_millis(200);
 
 /// What runs for nobody.
 pub(crate) struct Idle(Mutex<Running>);
