@@ -30,11 +30,13 @@ def test_an_operator_names_an_arm_and_that_is_no_evidence(home, echo, tmp_path):
     assert "moon/primary" not in header(echo, "ana", "moon/primary", 400).headers
     assert "x-lastmile-arm" in header(echo, "ana", "named/shadow", 400).body
     # Whoever asked before the server saw the experiment had no arm, and those who named theirs do not count.
-    counted = lambda seen: seen["n_primary"] + seen["n_candidate"]
-    until(lambda: report(home, "named"), lambda seen: counted(seen) >= 1)
+    def n_counted(seen):
+        return seen["n_primary"] + seen["n_candidate"]
+
+    until(lambda: report(home, "named"), lambda seen: n_counted(seen) >= 1)
     time.sleep(0.5)
     said = report(home, "named")
-    assert counted(said) == 1, said
+    assert n_counted(said) == 1, said
     refused = echo.post("/ops/v1/experiments/named/rollback", {"reason": " "})
     assert refused.status == 400 and "reason" in refused.body, refused.body
     verb(home, "exp", "stop", "named", "--reason", "seen")
