@@ -32,10 +32,10 @@ impl MappedFile {
         if !kind.is_file() {
             return Err(ModelError::invalid("the path", "no regular file", "a file").in_file(path));
         }
-        // SAFETY: the map is private and read-only, and every reader treats the bytes as untrusted,
-        // so other contents are no unsoundness of ours. Installed files are replaced by rename,
-        // never written in place. A file that another program shortens meanwhile ends the process
-        // by SIGBUS: that is the known price of mapping.
+        // Installed files are replaced by rename, never written in place. A file that another program
+        // shortens meanwhile ends the process by SIGBUS: that is the known price of mapping.
+        // SAFETY: the map is read-only, and every reader treats the bytes as untrusted, so that other
+        // contents, which another program may write, are no unsoundness of ours.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io("map the file"))?;
         Ok(MappedFile { path: path.to_path_buf(), map })
     }

@@ -88,7 +88,7 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    /// Forgets the rows that do not sample; false where there are none, or they cannot be told apart.
+    /// Forgets the rows that do not sample; false where there are none, or those that do are not named once each and in order.
     /// `qkv` has `qkv_width` columns.
     pub(crate) fn keep_sampled(&mut self, hidden_size: usize, qkv_width: usize) -> bool {
         let kept = &mut self.sampled;
