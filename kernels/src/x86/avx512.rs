@@ -6,6 +6,7 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
+use std::mem::offset_of;
 
 use crate::acts::{ACT_BLOCK, ActBlock};
 use crate::columns::Columns;
@@ -14,15 +15,11 @@ use crate::layout::{Format, Min, PANEL_ROWS, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q
 use crate::types::WeightType;
 
 /// How many columns a tile takes at most: their sums, and what is summed of them in floats, stay in registers.
-const MOST_COLUMNS: usize = 8;
+const MOST_COLUMNS: usize = 11;
 
-/// How many columns the next tile takes. What is too much for one is split evenly in two.
+/// How many columns the next tile takes: what is too much for one is split evenly.
 fn tile_width(n_left: usize) -> usize {
-    match n_left {
-        0..=MOST_COLUMNS => n_left,
-        9..=14 => n_left.div_ceil(2),
-        _ => MOST_COLUMNS,
-    }
+    n_left.div_ceil(n_left.div_ceil(MOST_COLUMNS))
 }
 
 // `gemm`, and `of_type` behind it, which gives each panel to `one_panel`.
@@ -41,6 +38,9 @@ fn one_panel<F: Format>(
         let width = tile_width(n - done);
         let acts = &acts[done * blocks..][..width * blocks];
         match width {
+            11 => store::<F, 11>(panel, acts, blocks, done, put, out),
+            10 => store::<F, 10>(panel, acts, blocks, done, put, out),
+            9 => store::<F, 9>(panel, acts, blocks, done, put, out),
             8 => store::<F, 8>(panel, acts, blocks, done, put, out),
             7 => store::<F, 7>(panel, acts, blocks, done, put, out),
             6 => store::<F, 6>(panel, acts, blocks, done, put, out),
@@ -113,17 +113,24 @@ fn tile<F: Format, const NC: usize>(
         } else if asks_far {
             super::load::prefetch_far(sub);
         }
+        let mut x = [&cols[0][b]; NC];
+        for c in 1..NC {
+            x[c] = &cols[c][b];
+        }
         let mut sums = [_mm512_setzero_si512(); NC];
         let mut others = sums;
         macro_rules! words {
             ($($word:literal)*) => {$(
                 let w = pairs::<F, $word>(sub);
                 for c in 0..NC {
-                    let word = &cols[c][b].pairs[$word];
                     // Two or three columns do not keep the units busy until a sum is there again.
                     let is_other = (NC == 2 || NC == 3) && $word % 2 == 1;
                     let sum = if is_other { &mut others[c] } else { &mut sums[c] };
-                    *sum = if NC == 1 { dot_short(*sum, w, word) } else { dot(*sum, w, word) };
+                    *sum = if NC == 1 {
+                        dot_short(*sum, w, &x[c].pairs[$word])
+                    } else {
+                        dot::<$word>(*sum, w, x[c])
+                    };
                 }
             )*};
         }
@@ -146,7 +153,7 @@ fn tile<F: Format, const NC: usize>(
         }
         let (d, m) = scale_min::<F>(sub, tail);
         for c in 0..NC {
-            let x = &cols[c][b];
+            let x = x[c];
             let scale = _mm512_mul_ps(d, _mm512_set1_ps(x.d));
             acc[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[c]), scale, acc[c]);
             if !matches!(F::LAYOUT.min, Min::None) {
@@ -157,18 +164,21 @@ fn tile<F: Format, const NC: usize>(
     acc
 }
 
-/// Adds the products of 16 rows x two codes with a word of the activations, in one operation.
+/// Adds the products of 16 rows x two codes with word `W` of a block of activations, in one operation. The word's place is a part
+/// of the operation: the compiler would count from one column to the next, an addition that waits for the one before it.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn dot(mut sums: __m512i, codes: __m512i, word: &i32) -> __m512i {
+fn dot<const W: usize>(mut sums: __m512i, codes: __m512i, x: &ActBlock) -> __m512i {
+    const { assert!(W < 16, "a block has 16 words") };
     // The compiler makes two operations and a load of the intrinsic, as `dot_short` wants it.
-    // SAFETY: it reads the four bytes of `word` and changes nothing but `sums`.
+    // SAFETY: it reads the four bytes of word `W` and changes nothing but `sums`.
     unsafe {
         asm!(
-            "vpdpwssd {sums}, {codes}, dword ptr [{word}]{{1to16}}",
+            "vpdpwssd {sums}, {codes}, dword ptr [{x} + {at}]{{1to16}}",
             sums = inout(zmm_reg) sums,
             codes = in(zmm_reg) codes,
-            word = in(reg) word,
+            x = in(reg) x,
+            at = const offset_of!(ActBlock, pairs) + 4 * W,
             options(pure, readonly, nostack, preserves_flags),
         );
     }
