@@ -17,7 +17,7 @@ use lm_kernels::{
 };
 
 const K: usize = 1536;
-const MS: [usize; 15] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 20, 32, 64];
+const MS: [usize; 14] = [1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 20, 32, 64];
 
 fn main() {
     let mut core = Pool::new(1);

@@ -104,8 +104,9 @@ fn tile<F: Format, const NC: usize>(
     let n_blocks = cols[0].len();
     let cols = super::of_length(cols, n_blocks);
     let mut acc = [_mm512_setzero_ps(); NC];
-    // One column reads as fast as memory gives, unless that is far.
-    let asks_far = NC == 1 && super::load::is_far();
+    // One column reads as fast as memory gives, unless that is far, or the scales behind the codes of a super-block keep the
+    // core from seeing where the reads go.
+    let asks_far = NC == 1 && (F::SUBS > 1 || super::load::is_far());
     for b in 0..n_blocks {
         let (sub, tail) = F::sub(panel, b);
         if is_first && NC > 1 {
