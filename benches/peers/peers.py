@@ -79,6 +79,7 @@ def arguments() -> argparse.Namespace:
     add("--long-context", type=count, metavar="N", help="also decode one stream after N tokens")
     add("--lastmile", type=Path, default=ROOT / "target" / "release" / "lastmile", metavar="BIN")
     add("--venv", type=Path, default=ROOT / "target" / "peer-venv", help="where llama.cpp is")
+    add("--isa", help="caps lastmile's instruction set, as LASTMILE_ISA does: avx2, avx512vnni, amx")
     add("--name", help="of the result; the model's file name by default")
     args = parser.parse_args()
     args.peer_model = args.peer_model or args.model
@@ -133,6 +134,7 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
             "busy": args.busy,
             "prefill": args.prefill,
             "long_context": args.long_context,
+            "isa": args.isa,
         },
         "summary": summary(rounds),
         "rounds": rounds,
@@ -181,7 +183,7 @@ def running(
     context = prompt_tokens + prompt_tokens // 4 + max_tokens + SPARE_TOKENS
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
-        both = [enter(servers.lastmile(args.lastmile, args.model))]
+        both = [enter(servers.lastmile(args.lastmile, args.model, args.isa))]
         if args.peer != "none":
             peer = servers.llamacpp(args.venv, args.peer_model, parallel, context)
             both.append(enter(peer))

@@ -42,11 +42,13 @@ def n_cores() -> int:
 
 
 @contextlib.contextmanager
-def lastmile(program: Path, model: Path) -> Iterator[Server]:
-    """`lastmile serve` with a home of its own, as a user starts it."""
+def lastmile(program: Path, model: Path, isa: str | None) -> Iterator[Server]:
+    """`lastmile serve` with a home of its own, as a user starts it; `isa` caps its instruction set."""
     with tempfile.TemporaryDirectory(prefix="lastmile-bench-") as home:
         env = {name: text for name, text in os.environ.items() if not name.startswith("LASTMILE_")}
         env["LASTMILE_HOME"] = home
+        if isa:
+            env["LASTMILE_ISA"] = isa
         port = free_port()
         command = [str(program), "serve", "--model", str(model), "--port", str(port)]
         with _running("lastmile", command, port, env) as server:

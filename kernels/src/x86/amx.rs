@@ -123,7 +123,7 @@ impl Room {
         let tables = Tables::new();
         for (b, block) in blocks.zip(&mut self.panel) {
             let (sub, tail) = F::sub(panel, b);
-            load::prefetch_near(sub);
+            load::prefetch_ahead(sub, false);
             macro_rules! words {
                 ($($word:literal)*) => {$(
                     put_line(&mut block.weights[$word], tables.bf16::<F>(pairs::<F, $word>(sub)));

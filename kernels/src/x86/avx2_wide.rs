@@ -52,7 +52,7 @@ impl Wide {
         for (i, b) in blocks.enumerate() {
             let (sub, tail) = F::sub(panel, b);
             if half == 0 {
-                load::prefetch_near(sub);
+                load::prefetch_ahead(sub, false);
             }
             let codes = &mut self.codes[i];
             macro_rules! words {

@@ -104,15 +104,10 @@ fn tile<F: Format, const NC: usize>(
     let n_blocks = cols[0].len();
     let cols = super::of_length(cols, n_blocks);
     let mut acc = [_mm512_setzero_ps(); NC];
-    // One column reads as fast as memory gives, unless that is far, or the scales behind the codes of a super-block keep the
-    // core from seeing where the reads go.
-    let asks_far = NC == 1 && (F::SUBS > 1 || super::load::is_far());
     for b in 0..n_blocks {
         let (sub, tail) = F::sub(panel, b);
-        if is_first && NC > 1 {
-            super::load::prefetch_near(sub);
-        } else if asks_far {
-            super::load::prefetch_far(sub);
+        if is_first {
+            super::load::prefetch_ahead(sub, NC == 1);
         }
         let mut x = [&cols[0][b]; NC];
         for c in 1..NC {
