@@ -79,7 +79,8 @@ def arguments() -> argparse.Namespace:
     add("--long-context", type=count, metavar="N", help="also decode one stream after N tokens")
     add("--lastmile", type=Path, default=ROOT / "target" / "release" / "lastmile", metavar="BIN")
     add("--venv", type=Path, default=ROOT / "target" / "peer-venv", help="where llama.cpp is")
-    add("--isa", help="caps lastmile's instruction set, as LASTMILE_ISA does: avx2, avx512vnni, amx")
+    isas = ["scalar", "avx2", "avx512vnni", "amx"]
+    add("--isa", choices=isas, help="caps lastmile's instruction set, as LASTMILE_ISA does")
     add("--name", help="of the result; the model's file name by default")
     args = parser.parse_args()
     args.peer_model = args.peer_model or args.model
@@ -104,7 +105,7 @@ def counts(text: str) -> list[int]:
 def measure(args: argparse.Namespace) -> dict[str, object]:
     """Runs everything that was asked for."""
     versions = {"lastmile": said_by([args.lastmile, "--version"]).removeprefix("lastmile ")}
-    versions["repository_commit"] = said_by(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"])
+    versions["repository_commit"] = said_by(["git", "-C", ROOT, "describe", "--always", "--dirty"])
     if args.peer != "none":
         versions[servers.WHEEL] = servers.install_llamacpp(args.venv)
     started = datetime.datetime.now(datetime.timezone.utc)

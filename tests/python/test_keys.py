@@ -250,7 +250,7 @@ def test_tls_is_served_and_read_again(own_home):
 
 
 def test_an_answer_ends_with_the_cpu_time_of_its_key_and_a_crash_is_paid_for(own_home):
-    key = make_key(own_home, "app", "--daily-cpu-seconds", "0.2", "--daily-tokens", "100000", "--scopes", "infer,metrics")
+    key = make_key(own_home, "app", "--daily-cpu-seconds", "0.1", "--daily-tokens", "100000", "--scopes", "infer,metrics")
     prices = ["--price-per-million-output-tokens", "1e6", "--currency", "EUR"]
     server = Server(own_home, "--model", "placeholder:mode=random,delay_us=2000", *prices)
     headers = {"authorization": f"Bearer {key}"}
@@ -261,10 +261,10 @@ def test_an_answer_ends_with_the_cpu_time_of_its_key_and_a_crash_is_paid_for(own
         return {line.split('limit="')[1].split('"')[0]: float(line.split()[-1]) for line in lines}
 
     client = server.client(api_key=key)
-    body = CHAT | {"model": "placeholder", "max_tokens": 1500, "extra_body": {"ignore_eos": True}}
-    texts, reason = [], None
-    stream = client.chat.completions.create(stream=True, **body)
-    for chunk in stream:
+    # However late it is killed, it uses a part of the budget only.
+    body = CHAT | {"model": "placeholder", "max_tokens": 400, "extra_body": {"ignore_eos": True}}
+    texts = []
+    for chunk in client.chat.completions.create(stream=True, **body):
         texts.append(chunk.choices[0].delta.content or "")
         if len(texts) == 30:
             break
@@ -275,14 +275,15 @@ def test_an_answer_ends_with_the_cpu_time_of_its_key_and_a_crash_is_paid_for(own
     after = used(server)
     assert after["daily_tokens"] >= 30, (at_kill, after)
     client = server.client(api_key=key)
-    while reason != "budget":
-        answer = client.chat.completions.create(**body).choices[0]
-        assert answer.finish_reason == "length" and answer.message.content
-        reason = (answer.model_extra or {}).get("stop_reason")
+    # It would go on for longer than the rest lasts, so that it cannot end just when the rest does.
+    body["max_tokens"] = 8000
+    answer = client.chat.completions.create(**body).choices[0]
+    assert answer.finish_reason == "length" and answer.message.content
+    assert (answer.model_extra or {}).get("stop_reason") == "budget", (at_kill, after)
     with pytest.raises(openai.RateLimitError) as refused:
         client.chat.completions.create(**body)
     assert refused.value.code == "daily_cpu_seconds_exceeded"
-    assert used(server)["daily_cpu_seconds"] == pytest.approx(0.2, rel=0.25)
+    assert used(server)["daily_cpu_seconds"] == pytest.approx(0.1, rel=0.25)
     wrong = run(own_home, "keys", "create", "bad", "--daily-cost=-1")
     assert wrong.returncode == 2 and "daily_cost" in wrong.stderr, wrong
     assert server.stop() == 0

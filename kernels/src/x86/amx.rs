@@ -123,7 +123,7 @@ impl Room {
         let tables = Tables::new();
         for (b, block) in blocks.zip(&mut self.panel) {
             let (sub, tail) = F::sub(panel, b);
-            load::prefetch_ahead(sub, false);
+            load::prefetch_ahead(sub, load::FAR, load::NEAR_RUNS);
             macro_rules! words {
                 ($($word:literal)*) => {$(
                     put_line(&mut block.weights[$word], tables.bf16::<F>(pairs::<F, $word>(sub)));

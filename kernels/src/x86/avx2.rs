@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{avx2_codes, avx2_float, avx2_wide, load};
+use super::{avx2_codes, avx2_float, avx2_wide, load, tile_width};
 use crate::acts::{ACT_BLOCK, ActBlock};
 use crate::columns::Columns;
 use crate::dispatch::{Panels, Put, put_row, rows_at_once};
@@ -12,12 +12,7 @@ use crate::layout::{Format, PANEL_ROWS, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q
 use crate::types::WeightType;
 
 /// How many columns a tile takes at most: their sums, and what is summed of them in floats, stay in registers.
-const MOST_COLUMNS: usize = 6;
-
-/// How many columns the next tile takes: as many as the others, or one more.
-pub(super) fn tile_width(n_left: usize) -> usize {
-    n_left.div_ceil(n_left.div_ceil(MOST_COLUMNS).max(1))
-}
+pub(super) const MOST_COLUMNS: usize = 6;
 
 // `gemm`, and `of_type` behind it, which gives each panel to `one_panel`.
 products!("avx2,fma,f16c");
@@ -35,7 +30,7 @@ fn one_panel<F: Format>(
         return in_wide::<F>(panel, acts, blocks, put, out);
     }
     while done < n {
-        let width = tile_width(n - done);
+        let width = tile_width(n - done, MOST_COLUMNS);
         let acts = &acts[done * blocks..][..width * blocks];
         match width {
             6 => in_halves::<F, 6>(panel, acts, blocks, done, put, out),

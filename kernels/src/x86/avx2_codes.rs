@@ -29,7 +29,11 @@ pub(super) fn tile<F: Format, const NC: usize, const NH: usize>(
     for b in 0..n_blocks {
         let (sub, tail) = F::sub(panel, b);
         if is_first {
-            load::prefetch_ahead(sub, NC == 1);
+            load::prefetch_ahead(
+                sub,
+                if NC == 1 { load::FAR_ALONE } else { load::FAR },
+                load::NEAR,
+            );
         }
         let mut sums = [[_mm256_setzero_si256(); NH]; NC];
         macro_rules! words {

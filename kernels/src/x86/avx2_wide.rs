@@ -5,7 +5,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::{avx2, avx2_codes, load};
+use super::{avx2, avx2_codes, load, tile_width};
 use crate::acts::ActBlock;
 use crate::layout::{Format, Min};
 
@@ -52,7 +52,7 @@ impl Wide {
         for (i, b) in blocks.enumerate() {
             let (sub, tail) = F::sub(panel, b);
             if half == 0 {
-                load::prefetch_ahead(sub, false);
+                load::prefetch_ahead(sub, load::FAR, load::NEAR_RUNS);
             }
             let codes = &mut self.codes[i];
             macro_rules! words {
@@ -138,7 +138,7 @@ pub(super) fn half_panel<'a, F: Format>(
                     first += $width;
                 }};
             }
-            match avx2::tile_width(n - first) {
+            match tile_width(n - first, avx2::MOST_COLUMNS) {
                 1 => columns!(1),
                 2 => columns!(2),
                 3 => columns!(3),

@@ -8,18 +8,17 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::mem::offset_of;
 
+use super::{load, tile_width};
 use crate::acts::{ACT_BLOCK, ActBlock};
 use crate::columns::Columns;
 use crate::dispatch::{Panels, Put, put_row, rows_at_once};
 use crate::layout::{Format, Min, PANEL_ROWS, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 use crate::types::WeightType;
 
-/// How many columns a tile takes at most: their sums, and what is summed of them in floats, stay in registers.
-const MOST_COLUMNS: usize = 11;
-
-/// How many columns the next tile takes: what is too much for one is split evenly.
-fn tile_width(n_left: usize) -> usize {
-    n_left.div_ceil(n_left.div_ceil(MOST_COLUMNS))
+/// How many columns a tile takes at most: their sums, and what is summed of them in floats, stay in registers. Types with two scales
+/// a block have two sums of each.
+const fn most_columns<F: Format>() -> usize {
+    if F::BITS == 6 { 8 } else { 11 }
 }
 
 // `gemm`, and `of_type` behind it, which gives each panel to `one_panel`.
@@ -35,7 +34,7 @@ fn one_panel<F: Format>(
 ) {
     let (mut done, n) = (0, out.n_rows());
     while done < n {
-        let width = tile_width(n - done);
+        let width = tile_width(n - done, most_columns::<F>());
         let acts = &acts[done * blocks..][..width * blocks];
         match width {
             11 => store::<F, 11>(panel, acts, blocks, done, put, out),
@@ -48,7 +47,8 @@ fn one_panel<F: Format>(
             4 => store::<F, 4>(panel, acts, blocks, done, put, out),
             3 => store::<F, 3>(panel, acts, blocks, done, put, out),
             2 => store::<F, 2>(panel, acts, blocks, done, put, out),
-            _ => store::<F, 1>(panel, acts, blocks, done, put, out),
+            1 => store::<F, 1>(panel, acts, blocks, done, put, out),
+            _ => unreachable!("a tile of {width} columns"),
         }
         done += width;
     }
@@ -68,7 +68,7 @@ fn store<F: Format, const NC: usize>(
     let mut cols = [acts; NC];
     for c in 0..NC {
         cols[c] = &acts[c * blocks..][..blocks];
-        super::load::prefetch_out(out.row(first + c));
+        load::prefetch_out(out.row(first + c));
     }
     for (c, v) in tile::<F, NC>(panel, cols, first == 0).into_iter().enumerate() {
         put_values(out.row(first + c), v, put);
@@ -107,7 +107,11 @@ fn tile<F: Format, const NC: usize>(
     for b in 0..n_blocks {
         let (sub, tail) = F::sub(panel, b);
         if is_first {
-            super::load::prefetch_ahead(sub, NC == 1);
+            load::prefetch_ahead(
+                sub,
+                if NC == 1 { load::FAR_ALONE } else { load::FAR },
+                load::NEAR,
+            );
         }
         let mut x = [&cols[0][b]; NC];
         for c in 1..NC {

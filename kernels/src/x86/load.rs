@@ -255,16 +255,20 @@ pub(super) fn prefetch_out(out: &[f32]) {
     }
 }
 
-/// Asks for as many bytes as lie in `bytes`, twice: far behind them into the second cache, which waits for more lines at once than
-/// the first, and nearer into the first. By itself a core that computes beside it does not ask for enough, nor does it beyond a page
-/// of 4 KiB. Where they meet one column it `is_alone`.
+/// How far ahead the second cache is asked to fetch: farther for a column that is alone, which reads faster than several.
+pub(super) const FAR: usize = 8 << 10;
+pub(super) const FAR_ALONE: usize = 16 << 10;
+/// How far ahead the first one is: farther where whole runs of blocks are read at once.
+pub(super) const NEAR: usize = 1 << 10;
+pub(super) const NEAR_RUNS: usize = 4 << 10;
+
+/// Asks twice for as many bytes as these: `far` behind them into the second cache, which waits for more lines at once than the
+/// first, and `near` into the first. By itself a core that computes beside it does not ask for enough, nor beyond a page of 4 KiB.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn prefetch_ahead(bytes: &[u8], is_alone: bool) {
-    // One column reads faster than several, which compute more with each line.
-    let far = if is_alone { 16 << 10 } else { 8 << 10 };
+pub(super) fn prefetch_ahead(bytes: &[u8], far: usize, near: usize) {
     for at in (0..bytes.len()).step_by(64) {
         _mm_prefetch::<_MM_HINT_T1>(bytes.as_ptr().wrapping_add(far + at).cast());
-        _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add((1 << 10) + at).cast());
+        _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(near + at).cast());
     }
 }

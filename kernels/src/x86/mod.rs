@@ -72,6 +72,13 @@ pub(crate) mod tiles;
 
 use crate::acts::ActBlock;
 
+/// How many of `n_left` columns the next tile takes, `most` at most: as many as the others, or one more.
+#[inline(always)]
+fn tile_width(n_left: usize, most: usize) -> usize {
+    // A division takes as long as some operations of a row alone.
+    if n_left <= most { n_left } else { n_left.div_ceil(n_left.div_ceil(most)) }
+}
+
 /// Columns cut to one length, so that their bounds are checked once.
 #[inline(always)]
 fn of_length<const NC: usize>(mut cols: [&[ActBlock]; NC], n: usize) -> [&[ActBlock]; NC] {
