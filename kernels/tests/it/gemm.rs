@@ -181,6 +181,14 @@ fn awkward_lengths_of_float_weights() {
     }
 }
 
+/// So long that few of them stay in a core's cache, and are multiplied at once.
+#[test]
+fn long_rows_match_their_oracle() {
+    for weight in WeightType::ALL {
+        check_gemm(weight, Codes::Random, 16, 8192, 21, 7);
+    }
+}
+
 #[test]
 fn a_rows_bits_do_not_depend_on_the_batch() {
     const ROWS: usize = 68;
