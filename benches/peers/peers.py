@@ -105,7 +105,7 @@ def counts(text: str) -> list[int]:
 def measure(args: argparse.Namespace) -> dict[str, object]:
     """Runs everything that was asked for."""
     versions = {"lastmile": said_by([args.lastmile, "--version"]).removeprefix("lastmile ")}
-    versions["repository_commit"] = said_by(["git", "-C", ROOT, "describe", "--always", "--dirty"])
+    versions["repository_commit"] = commit()
     if args.peer != "none":
         versions[servers.WHEEL] = servers.install_llamacpp(args.venv)
     started = datetime.datetime.now(datetime.timezone.utc)
@@ -286,6 +286,14 @@ def machine() -> dict[str, object]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
+
+
+def commit() -> str:
+    """The commit of this tree, and whether its sources are others."""
+    found = said_by(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"])
+    sources = ["*.rs", "*.py", "*.toml", "*.lock"]
+    changed = said_by(["git", "-C", ROOT, "diff", "--name-only", "HEAD", "--", *sources])
+    return found if changed in ("", "unknown") else f"{found}-dirty"
 
 
 def said_by(command: list[object]) -> str:
