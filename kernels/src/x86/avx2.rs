@@ -1,4 +1,4 @@
-//! Panels times many columns of activations: cuts the columns into tiles of 6 to 1.
+//! Panels times many columns of activations: cuts the columns into tiles.
 //! Must never know a weight's layout. Each column's float operations are the same in every tile.
 //! Start at [`gemm`].
 
@@ -11,8 +11,15 @@ use crate::dispatch::{Panels, Put, put_row, rows_at_once};
 use crate::layout::{Format, PANEL_ROWS, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 use crate::types::WeightType;
 
-/// How many columns a tile takes at most: their sums, and what is summed of them in floats, stay in registers.
-pub(super) const MOST_COLUMNS: usize = 6;
+/// How many columns a tile takes at most: those with which codes of these bits were fastest on Zen 3. The sums of both halves of the
+/// panel stay in registers.
+const fn most_columns<F: Format>() -> usize {
+    match F::BITS {
+        4 => 4,
+        8 => 5,
+        _ => 6,
+    }
+}
 
 // `gemm`, and `of_type` behind it, which gives each panel to `one_panel`.
 products!("avx2,fma,f16c");
@@ -30,15 +37,15 @@ fn one_panel<F: Format>(
         return in_wide::<F>(panel, acts, blocks, put, out);
     }
     while done < n {
-        let width = tile_width(n - done, MOST_COLUMNS);
+        let width = tile_width(n - done, most_columns::<F>());
         let acts = &acts[done * blocks..][..width * blocks];
         match width {
-            6 => in_halves::<F, 6>(panel, acts, blocks, done, put, out),
-            5 => in_halves::<F, 5>(panel, acts, blocks, done, put, out),
-            4 => in_halves::<F, 4>(panel, acts, blocks, done, put, out),
-            3 => in_halves::<F, 3>(panel, acts, blocks, done, put, out),
-            2 => whole::<F, 2>(panel, acts, blocks, done, put, out),
-            _ => whole::<F, 1>(panel, acts, blocks, done, put, out),
+            6 => store::<F, 6>(panel, acts, blocks, done, put, out),
+            5 => store::<F, 5>(panel, acts, blocks, done, put, out),
+            4 => store::<F, 4>(panel, acts, blocks, done, put, out),
+            3 => store::<F, 3>(panel, acts, blocks, done, put, out),
+            2 => store::<F, 2>(panel, acts, blocks, done, put, out),
+            _ => store::<F, 1>(panel, acts, blocks, done, put, out),
         }
         done += width;
     }
@@ -54,17 +61,14 @@ fn in_wide<F: Format>(
 ) {
     let mut wide = avx2_wide::Wide::new();
     let n = out.n_rows();
-    let mut upper = [_mm256_setzero_ps(); avx2_wide::MAX_COLUMNS];
-    upper[..n].copy_from_slice(avx2_wide::half_panel::<F>(&mut wide, panel, acts, blocks, n, 0));
-    let lower = avx2_wide::half_panel::<F>(&mut wide, panel, acts, blocks, n, 1);
-    for (c, (upper, lower)) in upper.into_iter().zip(lower).enumerate() {
-        put_halves(out.row(c), [upper, *lower], put);
+    for (c, halves) in avx2_wide::panel::<F>(&mut wide, panel, acts, blocks, n).iter().enumerate() {
+        put_halves(out.row(c), *halves, put);
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn in_halves<F: Format, const NC: usize>(
+fn store<F: Format, const NC: usize>(
     panel: &[u8],
     acts: &[ActBlock],
     blocks: usize,
@@ -78,31 +82,7 @@ fn in_halves<F: Format, const NC: usize>(
         cols[c] = &acts[c * blocks..][..blocks];
         load::prefetch_out(out.row(first + c));
     }
-    let upper = avx2_codes::tile::<F, NC, 1>(panel, cols, 0, first == 0);
-    let lower = avx2_codes::tile::<F, NC, 1>(panel, cols, 1, false);
-    for c in 0..NC {
-        put_halves(out.row(first + c), [upper[c][0], lower[c][0]], put);
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn whole<F: Format, const NC: usize>(
-    panel: &[u8],
-    acts: &[ActBlock],
-    blocks: usize,
-    first: usize,
-    put: Put,
-    out: &mut Columns<'_, f32>,
-) {
-    // Closures are not compiled for the instruction set of their function: loops are.
-    let mut cols = [acts; NC];
-    for c in 0..NC {
-        cols[c] = &acts[c * blocks..][..blocks];
-    }
-    for (c, halves) in
-        avx2_codes::tile::<F, NC, 2>(panel, cols, 0, first == 0).into_iter().enumerate()
-    {
+    for (c, halves) in avx2_codes::tile::<F, NC>(panel, cols, first == 0).into_iter().enumerate() {
         put_halves(out.row(first + c), halves, put);
     }
 }

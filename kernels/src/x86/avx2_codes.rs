@@ -13,19 +13,18 @@ use super::load;
 use crate::acts::ActBlock;
 use crate::layout::{Format, Min};
 
-/// `NH` halves (8 rows each, from `half` on) of a panel times `NC` columns of the same length. Where the panel
-/// `is_first` read here, what lies behind it is fetched.
+/// A panel, in halves of 8 rows, times `NC` columns of the same length. Where the panel `is_first` read here, what lies behind it is
+/// fetched.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn tile<F: Format, const NC: usize, const NH: usize>(
+pub(super) fn tile<F: Format, const NC: usize>(
     panel: &[u8],
     cols: [&[ActBlock]; NC],
-    half: usize,
     is_first: bool,
-) -> [[__m256; NH]; NC] {
+) -> [[__m256; 2]; NC] {
     let n_blocks = cols[0].len();
     let cols = super::of_length(cols, n_blocks);
-    let mut acc = [[_mm256_setzero_ps(); NH]; NC];
+    let mut acc = [[_mm256_setzero_ps(); 2]; NC];
     for b in 0..n_blocks {
         let (sub, tail) = F::sub(panel, b);
         if is_first {
@@ -35,33 +34,28 @@ pub(super) fn tile<F: Format, const NC: usize, const NH: usize>(
                 load::NEAR,
             );
         }
-        let mut sums = [[_mm256_setzero_si256(); NH]; NC];
+        let mut sums = [[_mm256_setzero_si256(); 2]; NC];
         macro_rules! words {
             ($($word:literal)*) => {$(
-                let mut w = [_mm256_setzero_si256(); NH];
-                for h in 0..NH {
-                    w[h] = pairs::<F, $word>(sub, half + h);
-                }
+                let codes = [pairs::<F, $word>(sub, 0), pairs::<F, $word>(sub, 1)];
                 for c in 0..NC {
-                    for h in 0..NH {
-                        sums[c][h] = dot::<$word>(sums[c][h], w[h], &cols[c][b]);
-                    }
+                    sums[c] = dot_both::<$word>(sums[c], codes, &cols[c][b]);
                 }
             )*};
         }
         if F::BITS == 6 {
             // The codes are 32 too large.
             for c in 0..NC {
-                sums[c] = [_mm256_set1_epi32(-32 * cols[c][b].sums[0]); NH];
+                sums[c] = [_mm256_set1_epi32(-32 * cols[c][b].sums[0]); 2];
             }
             words!(0 1 2 3 4 5 6 7);
             let first = sums;
             for c in 0..NC {
-                sums[c] = [_mm256_set1_epi32(-32 * cols[c][b].sums[1]); NH];
+                sums[c] = [_mm256_set1_epi32(-32 * cols[c][b].sums[1]); 2];
             }
             words!(8 9 10 11 12 13 14 15);
-            for h in 0..NH {
-                let at = F::SCALES_AT + 8 * (half + h);
+            for h in 0..2 {
+                let at = F::SCALES_AT + 8 * h;
                 let scales = [load::i8x8(sub, at), load::i8x8(sub, at + 16)];
                 for c in 0..NC {
                     let first = _mm256_mullo_epi32(first[c][h], scales[0]);
@@ -73,8 +67,8 @@ pub(super) fn tile<F: Format, const NC: usize, const NH: usize>(
             // Words whose codes lie in the same bytes, one after the other.
             words!(0 1 8 9 2 3 10 11 4 5 12 13 6 7 14 15);
         }
-        for h in 0..NH {
-            let (d, m) = scale_min::<F>(sub, tail, half + h);
+        for h in 0..2 {
+            let (d, m) = scale_min::<F>(sub, tail, h);
             for c in 0..NC {
                 let x = &cols[c][b];
                 let scale = _mm256_mul_ps(d, _mm256_set1_ps(x.d));
@@ -88,27 +82,37 @@ pub(super) fn tile<F: Format, const NC: usize, const NH: usize>(
     acc
 }
 
-/// Adds the products of eight rows x two codes with word `W` of a block of activations. These are computed in the order in which
-/// they are written: the compiler would take one column after another, and put the codes of all words on the stack.
+/// Adds the products of both halves of a panel, eight rows x two codes each, with word `W` of a block of activations. These are computed
+/// in the order in which they are written: the compiler would take one column after another, and put the codes of all words on the stack.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot<const W: usize>(mut sums: __m256i, codes: __m256i, x: &ActBlock) -> __m256i {
+pub(super) fn dot_both<const W: usize>(
+    sums: [__m256i; 2],
+    codes: [__m256i; 2],
+    x: &ActBlock,
+) -> [__m256i; 2] {
     const { assert!(W < 16, "a block has 16 words") };
+    let [mut upper, mut lower] = sums;
     // SAFETY: it reads the four bytes of word `W`, and changes nothing but registers.
     unsafe {
         asm!(
-            "vpbroadcastd {product}, dword ptr [{words} + {at}]",
-            "vpmaddwd {product}, {product}, {codes}",
-            "vpaddd {sums}, {sums}, {product}",
+            "vpbroadcastd {word}, dword ptr [{words} + {at}]",
+            "vpmaddwd {product}, {word}, {upper_codes}",
+            "vpmaddwd {word}, {word}, {lower_codes}",
+            "vpaddd {upper}, {upper}, {product}",
+            "vpaddd {lower}, {lower}, {word}",
+            word = out(ymm_reg) _,
             product = out(ymm_reg) _,
             words = in(reg) x.pairs.as_ptr(),
             at = const 4 * W,
-            codes = in(ymm_reg) codes,
-            sums = inout(ymm_reg) sums,
+            upper_codes = in(ymm_reg) codes[0],
+            lower_codes = in(ymm_reg) codes[1],
+            upper = inout(ymm_reg) upper,
+            lower = inout(ymm_reg) lower,
             options(readonly, nostack, preserves_flags),
         );
     }
-    sums
+    [upper, lower]
 }
 
 /// The codes that meet word `W` of the activations: eight rows x two values.
