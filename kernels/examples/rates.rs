@@ -12,7 +12,7 @@ use std::hint::black_box;
 use lm_kernels::probe::{best_seconds, gemm_rate, scan_rate, stream_rate};
 use lm_kernels::{
     ActBlock, AttendOut, Isa, KvPages, KvType, PANEL_ROWS, Pool, Query, SplitBlock, WeightType,
-    argmax_panel, attend_span, f32_to_f16, gelu_tanh_mul, pack_panel, panel_bytes,
+    allow_panel, argmax_panel, attend_span, f32_to_f16, gelu_tanh_mul, pack_panel, panel_bytes,
     quantize_activations, rms_norm, rope_halves, silu_mul,
 };
 
@@ -85,6 +85,10 @@ fn print_vector_rates(isa: Isa) {
     show("f16", &mut || f32_to_f16(isa, black_box(&x), &mut bits));
     show("argmax", &mut || {
         black_box(argmax_panel(isa, black_box(&x)));
+    });
+    let words = [0xffff_7fff; K / 32];
+    show("allow", &mut || {
+        black_box(allow_panel(isa, black_box(&x), &words, &mut out));
     });
     println!();
 }

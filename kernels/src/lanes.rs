@@ -209,3 +209,31 @@ pub(crate) fn argmax(x: &[f32]) -> (usize, f32) {
     }
     (x.iter().position(|x| *x == best).unwrap_or(0), best)
 }
+
+/// `x` where bits are set, else -inf; the largest of these and its first place, NaN where any of `x` is NaN or +inf.
+#[inline(always)]
+pub(crate) fn allow(x: &[f32], allowed: &[u32], out: &mut [f32]) -> (usize, f32) {
+    let mut words = allowed.iter().copied().chain(std::iter::repeat(0));
+    let ((body, rest), (out_body, out_rest)) = (x.as_chunks::<32>(), out.as_chunks_mut::<32>());
+    let mut is_bad = 0;
+    for ((x, out), word) in body.iter().zip(out_body).zip(&mut words) {
+        is_bad |= allow_word(x, word, out);
+    }
+    is_bad |= allow_word(rest, words.next().unwrap_or(0), out_rest);
+    if is_bad > 0 {
+        return (0, f32::NAN);
+    }
+    let best = max(out);
+    (out.iter().position(|x| *x == best).unwrap_or(0), best)
+}
+
+/// What one word allows; 0 where all of `x` are numbers under +inf.
+#[inline(always)]
+fn allow_word(x: &[f32], word: u32, out: &mut [f32]) -> u32 {
+    let mut is_bad = 0;
+    for ((out, x), bit) in out.iter_mut().zip(x).zip(0..32) {
+        *out = if word & 1 << bit != 0 { *x } else { f32::NEG_INFINITY };
+        is_bad |= u32::from(x.is_nan()) | u32::from(*x == f32::INFINITY);
+    }
+    is_bad
+}

@@ -48,7 +48,7 @@ pub use types::{
     BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0, WeightType,
 };
 pub use vector::{
-    PanelMax, add_assign, argmax_panel, exp_in_place, f16_to_f32, f32_to_f16, gelu_in_place,
-    gelu_tanh_mul, max, rms_norm, rms_norm_in_place, rope_halves, rope_interleaved, silu_mul,
-    soft_cap, softmax,
+    PanelMax, add_assign, allow_panel, argmax_panel, exp_in_place, f16_to_f32, f32_to_f16,
+    gelu_in_place, gelu_tanh_mul, max, rms_norm, rms_norm_in_place, rope_halves, rope_interleaved,
+    silu_mul, soft_cap, softmax,
 };

@@ -158,6 +158,19 @@ pub fn argmax_panel(isa: Isa, x: &[f32]) -> PanelMax {
     PanelMax { idx, value }
 }
 
+/// `out[i]` is `x[i]` where bit `i % 32` of word `i / 32` of `allowed` is set, else -inf; gives the largest of these and its first place.
+/// What lies behind the last word is not allowed. NaN or +inf anywhere in `x`, allowed or not, shows as NaN.
+///
+/// # Panics
+/// When the lengths of `x` and `out` differ.
+#[must_use]
+pub fn allow_panel(isa: Isa, x: &[f32], allowed: &[u32], out: &mut [f32]) -> PanelMax {
+    same_len("out", x.len(), out.len());
+    let (idx, value) =
+        per_isa!(isa, lanes::allow(x: &[f32], allowed: &[u32], out: &mut [f32]) -> (usize, f32));
+    PanelMax { idx, value }
+}
+
 /// f32 to the bits of f16, rounded to nearest even.
 ///
 /// # Panics

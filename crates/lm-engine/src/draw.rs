@@ -1,19 +1,32 @@
-//! The draws of a step: what each row of logits gives.
+//! The draws of a step: what each row of logits gives, several rows at once where they take long.
 //!
 //! It must never let what one row gives depend on other rows.
 //!
 //! Start reading at [`Engine::sample`].
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use lm_backend::LogitsBuf;
 use lm_grammar::{GrammarError, GrammarState};
+use lm_kernels::Pool;
 use lm_sampler::{History, SampleError, Sampled, Sampler};
-use lm_scheduler::{ScheduledRow, Sequence};
+use lm_scheduler::{ScheduledRow, Scheduler, Sequence};
+use lm_tokenizer::Tokenizer;
 use lm_types::{GenerateError, Outcome, PromptLogprob, SeqId, TokenId, TokenLogprobs};
 
 use crate::Engine;
 use crate::active::Active;
 use crate::thinking::Thinking;
+
+/// Sequences whose whole rows are looked through by more than one thread: those of fewer are before another one is awake.
+const LEAST_SHARED: usize = 4;
+
+thread_local! {
+    /// The scratch memory of a thread that draws.
+    static SAMPLER: RefCell<Option<Sampler>> = const { RefCell::new(None) };
+}
 
 /// What sampling one row gave.
 pub(crate) struct Draw {
@@ -43,91 +56,59 @@ impl From<SampleError> for NotDrawn {
     }
 }
 
+/// A sequence's rows of logits.
+struct Rows<'a> {
+    row: &'a ScheduledRow,
+    /// The first of them.
+    first: usize,
+    seq: &'a Sequence,
+    active: &'a mut Active,
+}
+
+/// Rows, and where their draws go.
+type Job<'a> = (Rows<'a>, &'a mut [Option<Draw>]);
+
+/// Room for what several threads draw, kept from step to step.
+pub(crate) struct DrawRoom {
+    /// What samplers have room for.
+    vocab_size: usize,
+    max_model_len: usize,
+    /// Rows of the step with their first rows of logits, sorted by sequences.
+    order: Vec<(SeqId, usize, usize)>,
+    slots: Vec<Option<Draw>>,
+    /// Empty between steps.
+    jobs: Vec<Job<'static>>,
+}
+
+/// What all draws of a step have in common.
+struct Step<'a> {
+    logits: &'a LogitsBuf,
+    tokenizer: &'a Tokenizer,
+    vocab_size: usize,
+    max_model_len: usize,
+}
+
 impl Engine {
     /// Draws from the step's logits.
     pub(crate) fn sample(&mut self) {
         self.draws.clear();
-        let rows = std::mem::take(&mut self.rows);
-        let mut first = 0;
-        for row in &rows {
-            let n_drawn = if row.samples { row.n_drafts + 1 } else { 0 };
-            let n_scored = row.n_logits - n_drawn;
-            match self.score(row, first, n_scored) {
-                Ok(()) if row.samples => self.draw(row, first + n_scored),
-                Ok(()) => {}
-                Err(message) => {
-                    let (seq, position) = (row.seq, row.start + row.n_tokens);
-                    let (sampled, is_complete) = (Err(NotDrawn::Failed(message)), Ok(false));
-                    self.draws.push(Draw { seq, position, sampled, is_complete });
-                }
-            }
-            first += row.n_logits;
-        }
-        self.rows = rows;
-    }
-
-    /// Draws after a sequence's last token, and after each draft for as long as drafts are right: what is drawn is
-    /// what would be drawn without them. `first` is its first row of logits.
-    fn draw(&mut self, row: &ScheduledRow, first: usize) {
-        let seq = self.scheduler.sequence(row.seq).expect("a scheduled sequence is known");
-        let active = self.active.get_mut(&row.seq).expect("a scheduled sequence is active");
-        if active.max_new_tokens == 0 {
+        let (logits, tokenizer) = (&self.logits, &*self.parts.tokenizer);
+        let DrawRoom { vocab_size, max_model_len, .. } = self.draw_room;
+        let step = Step { logits, tokenizer, vocab_size, max_model_len };
+        let is_whole = |(_, first): &(usize, usize)| logits.greatest(*first).is_none();
+        if places(&self.rows).filter(is_whole).count() >= LEAST_SHARED {
+            let room = &mut self.draw_room;
+            let jobs = room.jobs(&self.rows, &self.scheduler, &mut self.active);
+            let done = step.share(jobs, self.masks.threads(), &mut self.draws);
+            room.jobs = done;
             return;
         }
-        let (sampler, logits, known) = (&mut self.sampler, &self.logits, seq.tokens().len());
-        let tokenizer = &self.parts.tokenizer;
-        for position in known..=known + row.n_drafts {
-            let i = first + position - known;
-            let draw = || -> Result<(Sampled, Result<bool, GrammarError>), NotDrawn> {
-                let forced = active.thinking.as_ref().and_then(Thinking::forced);
-                let sampled = match (forced, logits.greatest(i)) {
-                    (Some(token), _) => active.put(sampler, token, || logits.row(i))?,
-                    (None, Some(greatest)) => Sampler::greedy(greatest.token, greatest.logit)?,
-                    (None, None) => active.sample(sampler, logits.row(i), seq, position)?,
-                };
-                // Guesses after it are verified under the grammar as it is then.
-                let is_complete = active.advance(sampled.token, tokenizer);
-                Ok((sampled, is_complete))
-            };
-            let drawn = match catch_unwind(AssertUnwindSafe(draw)) {
-                Ok(drawn) => drawn,
-                Err(panic) => Err(NotDrawn::Failed(panic_message(&*panic))),
-            };
-            let (sampled, is_complete) = match drawn {
-                Ok((sampled, is_complete)) => (Ok(sampled), is_complete),
-                Err(why) => (Err(why), Ok(false)),
-            };
-            let token = sampled.as_ref().ok().map(|sampled| sampled.token);
-            let ends = token.is_none_or(|token| active.end_tokens.contains(&token));
-            let goes_on = !ends && is_complete == Ok(false);
-            self.draws.push(Draw { seq: row.seq, position, sampled, is_complete });
-            if !goes_on || seq.tokens_and_drafts().get(position).copied() != token {
-                return;
-            }
-        }
-    }
-
-    /// Looks up how likely the prompt's tokens were that follow the first `n` of a row's logits.
-    fn score(&mut self, row: &ScheduledRow, first: usize, n: usize) -> Result<(), String> {
-        if n == 0 {
-            return Ok(());
-        }
-        let seq = self.scheduler.sequence(row.seq).expect("a scheduled sequence is known");
-        let active = self.active.get_mut(&row.seq).expect("a scheduled sequence is active");
-        let n_top = active.request.report.logprobs.unwrap_or(0) as usize;
-        let from = row.start + row.n_tokens - row.n_logits + 1;
-        let (sampler, logits) = (&mut self.sampler, &self.logits);
-        let mut score = || -> Result<(), String> {
-            for (i, &token) in seq.tokens().iter().skip(from).take(n).enumerate() {
-                let row = logits.row(first + i);
-                let scored = sampler.score(row, token, n_top).map_err(|error| error.to_string())?;
-                active.prompt_logprobs.push(scored);
-            }
-            Ok(())
-        };
-        match catch_unwind(AssertUnwindSafe(&mut score)) {
-            Ok(scored) => scored,
-            Err(panic) => Err(panic_message(&*panic)),
+        for (i, first) in places(&self.rows) {
+            let row = &self.rows[i];
+            let seq = self.scheduler.sequence(row.seq).expect("a scheduled sequence is known");
+            let active = self.active.get_mut(&row.seq).expect("a scheduled sequence is active");
+            let mut rows = Rows { row, first, seq, active };
+            step.draw(&mut rows, &mut |draw| self.draws.push(draw));
         }
     }
 
@@ -157,6 +138,197 @@ impl Engine {
                 }
                 active.output.push_prompt(&seq.tokens()[..seq.n_prompt()], scored);
             }
+        }
+    }
+}
+
+impl Draw {
+    /// Whether its answer may go on, as far as is known here.
+    fn goes_on(&self) -> bool {
+        self.sampled.is_ok() && self.is_complete == Ok(false)
+    }
+}
+
+/// The rows of a step that have logits, each with where those begin.
+fn places(rows: &[ScheduledRow]) -> impl Iterator<Item = (usize, usize)> {
+    let mut end = 0;
+    let places = rows.iter().enumerate().map(move |(i, row)| {
+        end += row.n_logits;
+        (i, end - row.n_logits, row.n_logits)
+    });
+    places.filter(|(.., n_logits)| *n_logits > 0).map(|(i, first, _)| (i, first))
+}
+
+impl DrawRoom {
+    pub(crate) fn new(vocab_size: usize, max_model_len: usize) -> Self {
+        let (order, slots, jobs) = Default::default();
+        DrawRoom { vocab_size, max_model_len, order, slots, jobs }
+    }
+
+    /// A job for each row that has logits.
+    fn jobs<'a>(
+        &'a mut self,
+        rows: &'a [ScheduledRow],
+        scheduler: &'a Scheduler,
+        active: &'a mut BTreeMap<SeqId, Active>,
+    ) -> Vec<Job<'a>> {
+        self.order.clear();
+        self.order.extend(places(rows).map(|(i, first)| (rows[i].seq, i, first)));
+        self.order.sort_unstable();
+        self.slots.clear();
+        self.slots.resize_with(rows.iter().map(|row| 1 + row.n_drafts).sum(), || None);
+        let (mut slots, mut active) = (&mut self.slots[..], active.iter_mut());
+        let mut jobs = emptied(std::mem::take(&mut self.jobs));
+        for &(id, i, first) in &self.order {
+            let active = active.find_map(|(known, active)| (*known == id).then_some(active));
+            let active = active.expect("a scheduled sequence is active, and scheduled once");
+            let seq = scheduler.sequence(id).expect("a scheduled sequence is known");
+            let here = slots.split_off_mut(..1 + rows[i].n_drafts).expect("there is one a draw");
+            jobs.push((Rows { row: &rows[i], first, seq, active }, here));
+        }
+        jobs
+    }
+}
+
+/// The memory of `jobs`, for others.
+fn emptied<'a>(mut jobs: Vec<Job<'_>>) -> Vec<Job<'a>> {
+    jobs.clear();
+    // Collected in place: a test sees to it that a step allocates nothing.
+    jobs.into_iter().map(|_| unreachable!("there is none")).collect()
+}
+
+impl Step<'_> {
+    /// Scores what there is of a sequence's prompt, and draws, on this thread.
+    fn draw(&self, rows: &mut Rows<'_>, put: &mut dyn FnMut(Draw)) {
+        SAMPLER.with_borrow_mut(|sampler| {
+            let sampler =
+                sampler.get_or_insert_with(|| Sampler::new(self.vocab_size, self.max_model_len));
+            rows.run(self.logits, sampler, self.tokenizer, put);
+        });
+    }
+
+    /// Draws on all `threads`, and computes the masks of the next draws while those are awake.
+    fn share<'a>(
+        &self,
+        mut jobs: Vec<Job<'_>>,
+        threads: &mut Pool,
+        draws: &mut Vec<Draw>,
+    ) -> Vec<Job<'a>> {
+        threads.for_chunks(&mut jobs, 1, |_, jobs| {
+            for (rows, slots) in jobs {
+                let mut n = 0;
+                self.draw(rows, &mut |draw| {
+                    slots[n] = Some(draw);
+                    n += 1;
+                });
+                if slots[..n].last().is_some_and(|draw| draw.as_ref().is_some_and(Draw::goes_on)) {
+                    rows.look_ahead();
+                }
+            }
+        });
+        jobs.sort_unstable_by_key(|(rows, _)| rows.first);
+        for (_, slots) in &mut jobs {
+            draws.extend(slots.iter_mut().map_while(Option::take));
+        }
+        emptied(jobs)
+    }
+}
+
+impl Rows<'_> {
+    /// Scores what there is of the prompt, and draws.
+    fn run(
+        &mut self,
+        logits: &LogitsBuf,
+        sampler: &mut Sampler,
+        tokenizer: &Tokenizer,
+        put: &mut dyn FnMut(Draw),
+    ) {
+        let n_drawn = if self.row.samples { self.row.n_drafts + 1 } else { 0 };
+        let n_scored = self.row.n_logits - n_drawn;
+        match self.score(n_scored, logits, sampler) {
+            Ok(()) if self.row.samples => self.draw(n_scored, logits, sampler, tokenizer, put),
+            Ok(()) => {}
+            Err(message) => {
+                let (seq, position) = (self.row.seq, self.row.start + self.row.n_tokens);
+                let (sampled, is_complete) = (Err(NotDrawn::Failed(message)), Ok(false));
+                put(Draw { seq, position, sampled, is_complete });
+            }
+        }
+    }
+
+    /// Draws after the sequence's last token, and after each draft for as long as drafts are right: what is drawn is
+    /// what would be drawn without them. The first `n_scored` rows are not for draws.
+    fn draw(
+        &mut self,
+        n_scored: usize,
+        logits: &LogitsBuf,
+        sampler: &mut Sampler,
+        tokenizer: &Tokenizer,
+        put: &mut dyn FnMut(Draw),
+    ) {
+        let Rows { row, first, seq, active } = self;
+        if active.max_new_tokens == 0 {
+            return;
+        }
+        let known = seq.tokens().len();
+        for position in known..=known + row.n_drafts {
+            let i = *first + n_scored + position - known;
+            let draw = || -> Result<(Sampled, Result<bool, GrammarError>), NotDrawn> {
+                let forced = active.thinking.as_ref().and_then(Thinking::forced);
+                let sampled = match (forced, logits.greatest(i)) {
+                    (Some(token), _) => active.put(sampler, token, || logits.row(i))?,
+                    (None, Some(greatest)) => Sampler::greedy(greatest.token, greatest.logit)?,
+                    (None, None) => active.sample(sampler, logits.row(i), seq, position)?,
+                };
+                // Guesses after it are verified under the grammar as it is then.
+                let is_complete = active.advance(sampled.token, tokenizer);
+                Ok((sampled, is_complete))
+            };
+            let drawn = match catch_unwind(AssertUnwindSafe(draw)) {
+                Ok(drawn) => drawn,
+                Err(panic) => Err(NotDrawn::Failed(panic_message(&*panic))),
+            };
+            let (sampled, is_complete) = match drawn {
+                Ok((sampled, is_complete)) => (Ok(sampled), is_complete),
+                Err(why) => (Err(why), Ok(false)),
+            };
+            let token = sampled.as_ref().ok().map(|sampled| sampled.token);
+            let ends = token.is_none_or(|token| active.end_tokens.contains(&token));
+            let goes_on = !ends && is_complete == Ok(false);
+            put(Draw { seq: row.seq, position, sampled, is_complete });
+            if !goes_on || seq.tokens_and_drafts().get(position).copied() != token {
+                return;
+            }
+        }
+    }
+
+    /// Looks up how likely the prompt's tokens were that follow the first `n` rows.
+    fn score(&mut self, n: usize, logits: &LogitsBuf, sampler: &mut Sampler) -> Result<(), String> {
+        if n == 0 {
+            return Ok(());
+        }
+        let Rows { row, first, seq, active } = self;
+        let n_top = active.request.report.logprobs.unwrap_or(0) as usize;
+        let from = row.start + row.n_tokens - row.n_logits + 1;
+        let mut score = || -> Result<(), String> {
+            for (i, &token) in seq.tokens().iter().skip(from).take(n).enumerate() {
+                let row = logits.row(*first + i);
+                let scored = sampler.score(row, token, n_top).map_err(|error| error.to_string())?;
+                active.prompt_logprobs.push(scored);
+            }
+            Ok(())
+        };
+        match catch_unwind(AssertUnwindSafe(&mut score)) {
+            Ok(scored) => scored,
+            Err(panic) => Err(panic_message(&*panic)),
+        }
+    }
+
+    /// Computes the mask of the next draw while this thread is awake. Whose grammar fails here hears of it then.
+    fn look_ahead(&mut self) {
+        let is_thinking = self.active.is_thinking();
+        if let Some(grammar) = self.active.grammar.as_mut().filter(|_| !is_thinking) {
+            drop(catch_unwind(AssertUnwindSafe(|| grammar.look_ahead(false))));
         }
     }
 }

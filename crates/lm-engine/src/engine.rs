@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use lm_backend::{Activity, Backend, BackendError, Batch, LogitsBuf, StepArbiter};
-use lm_sampler::Sampler;
 use lm_scheduler::{
     ConfigError, Drawn, Expired, ScheduledRow, Scheduler, SchedulerConfig, Sequence,
 };
@@ -16,7 +15,7 @@ use lm_types::{FinishReason, GenerateError, Observer, Outcome, SeqId, Timestamp}
 
 use crate::active::{Accepted, Active, ServedBy};
 use crate::chronicle::Chronicle;
-use crate::draw::{Draw, panic_message};
+use crate::draw::{Draw, DrawRoom, panic_message};
 use crate::exchange::Exchange;
 use crate::masks::MaskPool;
 use crate::siblings::Sibling;
@@ -50,7 +49,6 @@ pub struct Engine {
     pub(crate) parts: EngineParts,
     pub(crate) scheduler: Scheduler,
     door: Door,
-    pub(crate) sampler: Sampler,
     pub(crate) stats: Arc<EngineStats>,
     pub(crate) active: BTreeMap<SeqId, Active>,
     pub(crate) exchange: Option<Exchange>,
@@ -69,6 +67,7 @@ pub struct Engine {
     pub(crate) logits: LogitsBuf,
     pub(crate) rows: Vec<ScheduledRow>,
     pub(crate) draws: Vec<Draw>,
+    pub(crate) draw_room: DrawRoom,
     drawn: Vec<Drawn>,
     leaving: Vec<SeqId>,
     pub(crate) shares: Vec<f64>,
@@ -96,11 +95,11 @@ impl Engine {
             logits: LogitsBuf::with_capacity(n_logits, vocab_size),
             rows: Vec::with_capacity(n_seqs),
             draws: Vec::with_capacity(n_logits),
+            draw_room: DrawRoom::new(vocab_size, config.max_model_len),
             drawn: Vec::with_capacity(n_logits),
             leaving: Vec::with_capacity(n_seqs),
             shares: Vec::with_capacity(n_seqs),
             masks: MaskPool::default(),
-            sampler: Sampler::new(vocab_size, config.max_model_len),
             door: Door::new(&scheduler),
             scheduler,
             active: BTreeMap::new(),

@@ -95,8 +95,12 @@ impl MaskPool {
         if jobs.len() < 2 || jobs.iter().map(n_masks).sum::<usize>() < LEAST_SHARED {
             return jobs.iter_mut().for_each(Job::run);
         }
-        let pool = self.pool(Pool::resting);
-        pool.for_chunks(&mut jobs, 1, |_, chunk| chunk.iter_mut().for_each(Job::run));
+        self.threads().for_chunks(&mut jobs, 1, |_, chunk| chunk.iter_mut().for_each(Job::run));
+    }
+
+    /// The threads, the caller's counted.
+    pub(crate) fn threads(&mut self) -> &mut Pool {
+        self.pool(Pool::resting)
     }
 
     /// The pool, which `start` starts with so many threads. Its workers rest between jobs: the cores belong to the backend.

@@ -28,6 +28,10 @@ const COMPILE_LIMIT: Duration = Duration::from_secs(2);
 /// What the lexer may take for one mask and for the tokens after it until the next one, in the library's units.
 pub(crate) const STEP_FUEL: u64 = 200_000;
 
+/// Tokens that are allowed all at once where a text may go on for that long, as the library has it for up to 10 characters and 30: where
+/// it may for 20, as near the end of a `maxLength`, each token of 11 to 30 was looked at. A third of all steps through the vocabulary.
+const SLICE: &str = r#"[^"\\\x00-\x1F\x7F]{1,16}"#;
+
 /// Compiles grammars for one vocabulary. Shared by threads; made once for a model.
 pub struct GrammarCompiler {
     factory: Arc<ParserFactory>,
@@ -59,7 +63,8 @@ impl GrammarCompiler {
         let words: Vec<Vec<u8>> = (0..n_tokens).map(|token| word(tokenizer, token)).collect();
         let trie = TokTrie::from(&TokRxInfo::new(n_tokens, eos), &words).with_eos_tokens(&ends);
         let env: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
-        let slices = SlicedBiasComputer::json_slices();
+        let mut slices = SlicedBiasComputer::json_slices();
+        slices.push(SLICE.to_owned());
         let mut factory = ParserFactory::new(&env, InferenceCapabilities::default(), &slices)
             .map_err(|error| vocabulary(first_lines(&error)))?;
         factory.quiet();

@@ -2,7 +2,7 @@
 //! Must never know a parameter of sampling.
 //! Start at [`Blocks::look_through`]: the other methods want the row that it saw last.
 
-use lm_kernels::{Isa, PanelMax, argmax_panel, exp_in_place};
+use lm_kernels::{Isa, PanelMax, allow_panel, argmax_panel, exp_in_place};
 use lm_types::{TokenId, TokenMask};
 
 use crate::SampleError;
@@ -68,13 +68,13 @@ impl Blocks {
         allowed: &mut Vec<f32>,
     ) -> Result<Best, SampleError> {
         self.greatest.clear();
-        allowed.clear();
+        allowed.resize(logits.len(), 0.0);
         let mut best = None;
-        for block in logits.chunks(BLOCK) {
-            checked(argmax_panel(self.isa, block))?;
-            let first = allowed.len();
-            mask.append_allowed(first, block, allowed);
-            let found = argmax_panel(self.isa, &allowed[first..]);
+        let mut words = mask.words();
+        for (block, allowed) in logits.chunks(BLOCK).zip(allowed.chunks_mut(BLOCK)) {
+            let (here, rest) = words.split_at(words.len().min(BLOCK / 32));
+            words = rest;
+            let found = checked(allow_panel(self.isa, block, here, allowed))?;
             self.note(found, &mut best);
         }
         best.ok_or(SampleError::NothingLeft)

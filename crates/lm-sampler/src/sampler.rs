@@ -278,19 +278,12 @@ impl Sampler {
 /// Writes `logits` with what processors change, and with bans and biases, to `changed`.
 fn forbid(changed: &mut Vec<f32>, logits: &[f32], params: &SamplingParams, history: History<'_>) {
     changed.clear();
-    match history.mask {
-        Some(mask) if history.processors.is_empty() => mask.append_allowed(0, logits, changed),
-        mask => {
-            changed.extend_from_slice(logits);
-            for processor in history.processors {
-                processor.process(changed, history.prompt, history.generated);
-            }
-            if let Some(mask) = mask {
-                let forbidden =
-                    (0..).zip(changed.iter_mut()).filter(|(token, _)| !mask.allows(*token));
-                forbidden.for_each(|(_, logit)| *logit = f32::NEG_INFINITY);
-            }
-        }
+    changed.extend_from_slice(logits);
+    for processor in history.processors {
+        processor.process(changed, history.prompt, history.generated);
+    }
+    if let Some(mask) = history.mask {
+        mask.forbid(changed);
     }
     restrict(changed, params, history);
 }

@@ -1,6 +1,7 @@
 //! What form an answer must have, and the tokens that keep to it.
 
 use std::borrow::Cow;
+use std::iter::repeat;
 
 use crate::TokenId;
 
@@ -132,21 +133,17 @@ impl TokenMask {
         is_only.then(|| first + word.trailing_zeros())
     }
 
-    /// Appends logits to `allowed`, minus infinity in the place of those of forbidden tokens. `logits` are those from
-    /// token `first` on.
-    ///
-    /// # Panics
-    /// When `first` is no multiple of 32.
-    pub fn append_allowed(&self, first: usize, logits: &[f32], allowed: &mut Vec<f32>) {
-        assert_eq!(first % 32, 0, "a word of a mask is not cut");
-        let words = self.words.get(first / 32..).unwrap_or_default();
-        for (block, &word) in logits.chunks(32).zip(words.iter().chain(std::iter::repeat(&0))) {
-            match word {
-                0 => allowed.extend(std::iter::repeat_n(f32::NEG_INFINITY, block.len())),
-                u32::MAX => allowed.extend_from_slice(block),
-                _ => allowed.extend(block.iter().enumerate().map(|(bit, &logit)| {
-                    if word >> bit & 1 == 1 { logit } else { f32::NEG_INFINITY }
-                })),
+    /// The words, as far as there are some.
+    #[must_use]
+    pub fn words(&self) -> &[u32] {
+        &self.words
+    }
+
+    /// Puts minus infinity in the place of the logits of forbidden tokens.
+    pub fn forbid(&self, logits: &mut [f32]) {
+        for (logits, word) in logits.chunks_mut(32).zip(self.words.iter().chain(repeat(&0))) {
+            for (bit, logit) in logits.iter_mut().enumerate() {
+                *logit = if word >> bit & 1 == 1 { *logit } else { f32::NEG_INFINITY };
             }
         }
     }
@@ -160,18 +157,12 @@ mod tests {
     fn forbidden_tokens_and_those_beyond_the_mask_cannot_be_drawn() {
         let mask = TokenMask::from_words(vec![0b101, u32::MAX, 0]);
         let logits: Vec<f32> = (0..100_u8).map(f32::from).collect();
-        let mut allowed = vec![];
-        mask.append_allowed(0, &logits, &mut allowed);
+        let mut allowed = logits.clone();
+        mask.forbid(&mut allowed);
         let expect: Vec<usize> = [0, 2].into_iter().chain(32..64).collect();
         let is_left = |t: &usize| allowed[*t] == logits[*t];
         assert_eq!((0..100).filter(is_left).collect::<Vec<_>>(), expect);
         assert_eq!(allowed.iter().filter(|logit| **logit == f32::NEG_INFINITY).count(), 66);
-        // Piece by piece it is the same.
-        let mut pieces = vec![];
-        for (i, piece) in logits.chunks(64).enumerate() {
-            mask.append_allowed(64 * i, piece, &mut pieces);
-        }
-        assert_eq!(pieces, allowed);
         assert_eq!((0..100).filter(|&t| mask.allows(t)).count(), expect.len());
         assert!(mask.tokens().map(|token| token as usize).eq(expect));
         assert!(!mask.allows(1000));

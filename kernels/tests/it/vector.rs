@@ -1,8 +1,9 @@
 //! Element-wise kernels against f64, and the same bits everywhere.
 
 use lm_kernels::{
-    Isa, add_assign, argmax_panel, exp_in_place, f16_to_f32, f32_to_f16, gelu_tanh_mul, max,
-    rms_norm, rms_norm_in_place, rope_halves, rope_interleaved, silu_mul, soft_cap, softmax,
+    Isa, add_assign, allow_panel, argmax_panel, exp_in_place, f16_to_f32, f32_to_f16,
+    gelu_tanh_mul, max, rms_norm, rms_norm_in_place, rope_halves, rope_interleaved, silu_mul,
+    soft_cap, softmax,
 };
 
 use crate::weights::Rng;
@@ -197,5 +198,38 @@ fn the_first_largest_is_found_and_nan_shows() {
         }
         assert_eq!(max(isa, &[]), f32::NEG_INFINITY);
         assert_eq!(argmax_panel(isa, &[f32::NEG_INFINITY; 20]).idx, 0);
+    }
+}
+
+#[test]
+fn what_is_not_allowed_is_minus_infinity_and_what_is_no_number_shows() {
+    for isa in Isa::available() {
+        for n in [1, 31, 32, 33, 100, 128] {
+            let mut rng = Rng(n as u64);
+            let mut x = rng.units(n);
+            // The last values have no word.
+            let words: Vec<u32> = rng
+                .units(n / 32 + 1)
+                .iter()
+                .map(|x| x.to_bits().wrapping_mul(0x9e37_79b9))
+                .collect();
+            let words = &words[..n.div_ceil(40)];
+            let is_allowed =
+                |i: usize| words.get(i / 32).is_some_and(|word| word >> (i % 32) & 1 == 1);
+            let want: Vec<f32> =
+                (0..n).map(|i| if is_allowed(i) { x[i] } else { f32::NEG_INFINITY }).collect();
+            let mut out = vec![7.0; n];
+            let best = allow_panel(isa, &x, words, &mut out);
+            assert_eq!(out, want);
+            assert_eq!(best, argmax_panel(isa, &want));
+            for bad in [f32::NAN, f32::INFINITY] {
+                for at in [0, n / 2, n - 1] {
+                    let good = std::mem::replace(&mut x[at], bad);
+                    assert!(allow_panel(isa, &x, words, &mut out).value.is_nan(), "{bad} at {at}");
+                    x[at] = good;
+                }
+            }
+        }
+        assert_eq!(allow_panel(isa, &[], &[], &mut []).value, f32::NEG_INFINITY);
     }
 }

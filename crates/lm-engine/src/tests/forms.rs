@@ -75,7 +75,10 @@ fn run(options: &str, speculate: bool, n_blocks: usize) -> (Vec<Got>, u64, u64) 
     rig.engine.scheduler.check_integrity().unwrap();
     let stats = rig.stats.snapshot();
     assert_eq!(stats.n_free_blocks, n_blocks as u64);
-    (all.iter().map(read_formed).collect(), stats.form_draft_tokens, stats.form_accepted_tokens)
+    let all: Vec<Got> = all.iter().map(read_formed).collect();
+    let (alone, together) = all.split_at(n);
+    assert_eq!(alone, together, "eight at once are drawn by more than one thread");
+    (all, stats.form_draft_tokens, stats.form_accepted_tokens)
 }
 
 /// What a reader got. What came from the prefix cache depends on what was computed when.
