@@ -5,23 +5,23 @@
 //! Start reading at [`Engine::sample`].
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use lm_backend::LogitsBuf;
 use lm_grammar::{GrammarError, GrammarState};
 use lm_kernels::Pool;
 use lm_sampler::{History, SampleError, Sampled, Sampler};
-use lm_scheduler::{ScheduledRow, Scheduler, Sequence};
+use lm_scheduler::{ScheduledRow, Sequence};
 use lm_tokenizer::Tokenizer;
 use lm_types::{GenerateError, Outcome, PromptLogprob, SeqId, TokenId, TokenLogprobs};
 
 use crate::Engine;
 use crate::active::Active;
+use crate::draw_room::{Job, emptied};
 use crate::thinking::Thinking;
 
-/// Sequences whose whole rows are looked through by more than one thread: those of fewer are before another one is awake.
-const LEAST_SHARED: usize = 4;
+/// Sequences whose whole rows are looked through by more than one thread: those of fewer are done before another one is awake.
+const LEAST_SHARED_ROWS: usize = 4;
 
 thread_local! {
     /// The scratch memory of a thread that draws.
@@ -57,27 +57,12 @@ impl From<SampleError> for NotDrawn {
 }
 
 /// A sequence's rows of logits.
-struct Rows<'a> {
-    row: &'a ScheduledRow,
+pub(crate) struct Rows<'a> {
+    pub(crate) row: &'a ScheduledRow,
     /// The first of them.
-    first: usize,
-    seq: &'a Sequence,
-    active: &'a mut Active,
-}
-
-/// Rows, and where their draws go.
-type Job<'a> = (Rows<'a>, &'a mut [Option<Draw>]);
-
-/// Room for what several threads draw, kept from step to step.
-pub(crate) struct DrawRoom {
-    /// What samplers have room for.
-    vocab_size: usize,
-    max_model_len: usize,
-    /// Rows of the step with their first rows of logits, sorted by sequences.
-    order: Vec<(SeqId, usize, usize)>,
-    slots: Vec<Option<Draw>>,
-    /// Empty between steps.
-    jobs: Vec<Job<'static>>,
+    pub(crate) first: usize,
+    pub(crate) seq: &'a Sequence,
+    pub(crate) active: &'a mut Active,
 }
 
 /// What all draws of a step have in common.
@@ -93,15 +78,14 @@ impl Engine {
     pub(crate) fn sample(&mut self) {
         self.draws.clear();
         let (logits, tokenizer) = (&self.logits, &*self.parts.tokenizer);
-        let DrawRoom { vocab_size, max_model_len, .. } = self.draw_room;
+        let (vocab_size, max_model_len) = self.draw_room.sampler_room;
         let step = Step { logits, tokenizer, vocab_size, max_model_len };
         let is_whole = |(_, first): &(usize, usize)| logits.greatest(*first).is_none();
-        if places(&self.rows).filter(is_whole).count() >= LEAST_SHARED {
+        if places(&self.rows).filter(is_whole).count() >= LEAST_SHARED_ROWS {
             let room = &mut self.draw_room;
             let jobs = room.jobs(&self.rows, &self.scheduler, &mut self.active);
-            let done = step.share(jobs, self.masks.threads(), &mut self.draws);
-            room.jobs = done;
-            return;
+            let emptied = step.share(jobs, self.masks.threads(), &mut self.draws);
+            return room.take_back(emptied);
         }
         for (i, first) in places(&self.rows) {
             let row = &self.rows[i];
@@ -144,57 +128,19 @@ impl Engine {
 
 impl Draw {
     /// Whether its answer may go on, as far as is known here.
-    fn goes_on(&self) -> bool {
+    fn may_go_on(&self) -> bool {
         self.sampled.is_ok() && self.is_complete == Ok(false)
     }
 }
 
 /// The rows of a step that have logits, each with where those begin.
-fn places(rows: &[ScheduledRow]) -> impl Iterator<Item = (usize, usize)> {
+pub(crate) fn places(rows: &[ScheduledRow]) -> impl Iterator<Item = (usize, usize)> {
     let mut end = 0;
     let places = rows.iter().enumerate().map(move |(i, row)| {
         end += row.n_logits;
         (i, end - row.n_logits, row.n_logits)
     });
     places.filter(|(.., n_logits)| *n_logits > 0).map(|(i, first, _)| (i, first))
-}
-
-impl DrawRoom {
-    pub(crate) fn new(vocab_size: usize, max_model_len: usize) -> Self {
-        let (order, slots, jobs) = Default::default();
-        DrawRoom { vocab_size, max_model_len, order, slots, jobs }
-    }
-
-    /// A job for each row that has logits.
-    fn jobs<'a>(
-        &'a mut self,
-        rows: &'a [ScheduledRow],
-        scheduler: &'a Scheduler,
-        active: &'a mut BTreeMap<SeqId, Active>,
-    ) -> Vec<Job<'a>> {
-        self.order.clear();
-        self.order.extend(places(rows).map(|(i, first)| (rows[i].seq, i, first)));
-        self.order.sort_unstable();
-        self.slots.clear();
-        self.slots.resize_with(rows.iter().map(|row| 1 + row.n_drafts).sum(), || None);
-        let (mut slots, mut active) = (&mut self.slots[..], active.iter_mut());
-        let mut jobs = emptied(std::mem::take(&mut self.jobs));
-        for &(id, i, first) in &self.order {
-            let active = active.find_map(|(known, active)| (*known == id).then_some(active));
-            let active = active.expect("a scheduled sequence is active, and scheduled once");
-            let seq = scheduler.sequence(id).expect("a scheduled sequence is known");
-            let here = slots.split_off_mut(..1 + rows[i].n_drafts).expect("there is one a draw");
-            jobs.push((Rows { row: &rows[i], first, seq, active }, here));
-        }
-        jobs
-    }
-}
-
-/// The memory of `jobs`, for others.
-fn emptied<'a>(mut jobs: Vec<Job<'_>>) -> Vec<Job<'a>> {
-    jobs.clear();
-    // Collected in place: a test sees to it that a step allocates nothing.
-    jobs.into_iter().map(|_| unreachable!("there is none")).collect()
 }
 
 impl Step<'_> {
@@ -221,8 +167,9 @@ impl Step<'_> {
                     slots[n] = Some(draw);
                     n += 1;
                 });
-                if slots[..n].last().is_some_and(|draw| draw.as_ref().is_some_and(Draw::goes_on)) {
-                    rows.look_ahead();
+                if slots[..n].last().is_some_and(|draw| draw.as_ref().is_some_and(Draw::may_go_on))
+                {
+                    rows.look_ahead(n);
                 }
             }
         });
@@ -324,10 +271,15 @@ impl Rows<'_> {
         }
     }
 
-    /// Computes the mask of the next draw while this thread is awake. Whose grammar fails here hears of it then.
-    fn look_ahead(&mut self) {
-        let is_thinking = self.active.is_thinking();
-        if let Some(grammar) = self.active.grammar.as_mut().filter(|_| !is_thinking) {
+    /// Computes the mask of the next draw while this thread is awake, if `n_drawn` were not the last ones. Whose grammar fails here
+    /// hears of it then. An answer that overrides guard may yet turn back from what was drawn: its mask can wait for the next step.
+    fn look_ahead(&mut self, n_drawn: usize) {
+        let Rows { seq, active, .. } = self;
+        let ends = active.carried + seq.n_generated() + n_drawn >= active.max_new_tokens;
+        if ends || active.is_thinking() || active.guard.is_some() {
+            return;
+        }
+        if let Some(grammar) = &mut active.grammar {
             drop(catch_unwind(AssertUnwindSafe(|| grammar.look_ahead(false))));
         }
     }

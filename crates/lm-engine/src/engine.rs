@@ -15,7 +15,8 @@ use lm_types::{FinishReason, GenerateError, Observer, Outcome, SeqId, Timestamp}
 
 use crate::active::{Accepted, Active, ServedBy};
 use crate::chronicle::Chronicle;
-use crate::draw::{Draw, DrawRoom, panic_message};
+use crate::draw::{Draw, panic_message};
+use crate::draw_room::DrawRoom;
 use crate::exchange::Exchange;
 use crate::masks::MaskPool;
 use crate::siblings::Sibling;
@@ -95,7 +96,7 @@ impl Engine {
             logits: LogitsBuf::with_capacity(n_logits, vocab_size),
             rows: Vec::with_capacity(n_seqs),
             draws: Vec::with_capacity(n_logits),
-            draw_room: DrawRoom::new(vocab_size, config.max_model_len),
+            draw_room: DrawRoom::new((n_seqs, n_logits), vocab_size, config.max_model_len),
             drawn: Vec::with_capacity(n_logits),
             leaving: Vec::with_capacity(n_seqs),
             shares: Vec::with_capacity(n_seqs),

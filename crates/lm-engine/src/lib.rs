@@ -12,6 +12,7 @@ mod block_store;
 mod chronicle;
 mod cpu_time;
 mod draw;
+mod draw_room;
 mod encode;
 mod engine;
 mod exchange;

@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::available_parallelism;
 
 use lm_grammar::GrammarState;
-use lm_kernels::Pool;
+use lm_kernels::{Pool, flush_denormals};
 use lm_scheduler::Sequence;
 use lm_types::{SeqId, TokenId};
 
@@ -27,7 +27,7 @@ const MASKS_PER_GUESSING: usize = 4;
 /// answers of the step wait for it.
 const GUESSING_PER_THREAD: usize = 2;
 
-/// The threads that compute masks.
+/// The threads that compute masks, and draw.
 #[derive(Debug)]
 pub(crate) struct MaskPool {
     n_threads: usize,
@@ -47,6 +47,8 @@ impl Engine {
     /// Computes the masks of the next tokens of all running answers that have a grammar, and suggests what those decide
     /// where guesses may pay.
     pub(crate) fn look_ahead(&mut self) {
+        // The threads that share the work do, whatever the backend does.
+        flush_denormals();
         let scheduler = &self.scheduler;
         let n_guessing = scheduler.n_may_guess().min(GUESSING_PER_THREAD * self.masks.n_threads);
         let has_slot = |id| scheduler.sequence(id).is_some_and(Sequence::is_running);
@@ -108,7 +110,7 @@ impl MaskPool {
         let n_threads = self.n_threads;
         self.pool.get_or_insert_with(|| {
             start(n_threads).unwrap_or_else(|error| {
-                tracing::warn!(%error, n_threads, "masks are computed on the engine's thread alone");
+                tracing::warn!(%error, n_threads, "the engine's thread draws and computes masks alone");
                 Pool::new(1)
             })
         })

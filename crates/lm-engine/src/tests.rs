@@ -1,6 +1,7 @@
 //! The engine on the test's own thread, with the placeholder behind it.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod drawing;
 mod forms;
 mod giving_up;
 mod guarded;
@@ -20,9 +21,9 @@ use lm_grammar::GrammarState;
 use lm_scheduler::{BlockHash, SchedulerConfig};
 use lm_tokenizer::{StopMatcher, Tokenizer, placeholder};
 use lm_types::{
-    CacheMissReason, FinishReason, GenerateError, GenerateEvent, GenerateRequest, Observer,
-    Outcome, Priority, Prompt, ReleaseHash, RequestEvent, RequestId, SamplingParams, TenantId,
-    TokenId,
+    CacheMissReason, FinishReason, GenerateError, GenerateEvent, GenerateRequest, LogitProcessor,
+    Observer, Outcome, Priority, Prompt, ReleaseHash, RequestEvent, RequestId, SamplingParams,
+    TenantId, TokenId,
 };
 
 use crate::cpu_time::process_cpu_time;
@@ -121,6 +122,16 @@ impl Rig {
         grammar: Option<GrammarState>,
         change: impl FnOnce(&mut GenerateRequest),
     ) -> OutputReader {
+        self.add_processed(prompt, grammar, Vec::new(), change)
+    }
+
+    fn add_processed(
+        &mut self,
+        prompt: Vec<TokenId>,
+        grammar: Option<GrammarState>,
+        processors: Vec<Arc<dyn LogitProcessor>>,
+        change: impl FnOnce(&mut GenerateRequest),
+    ) -> OutputReader {
         let mut request = GenerateRequest::new(RequestId(0), Prompt::Tokens(prompt.clone()));
         request.sampling = SamplingParams::greedy();
         request.stop.max_tokens = Some(300);
@@ -130,7 +141,7 @@ impl Rig {
         let (output, reader) = output_pair(max_new_tokens);
         let new = NewSubmission {
             adapter: None,
-            processors: Vec::new(),
+            processors,
             grammar,
             thinking: None,
             stop: StopMatcher::new(&request.stop.stop_strings).unwrap(),

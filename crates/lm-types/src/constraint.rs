@@ -133,7 +133,7 @@ impl TokenMask {
         is_only.then(|| first + word.trailing_zeros())
     }
 
-    /// The words, as far as there are some.
+    /// The words; tokens beyond them are forbidden.
     #[must_use]
     pub fn words(&self) -> &[u32] {
         &self.words

@@ -13,6 +13,6 @@ pub trait LogitProcessor: Debug + Send + Sync {
     fn name(&self) -> &str;
 
     /// Changes a row, `[vocab_size]`, that is drawn from after these tokens. -infinity forbids a token; NaN and +infinity
-    /// fail the answer, as does a panic. The grammar, bans and biases come after it.
+    /// fail the answer, as does a panic. The grammar, bans and biases come after it. Threads call it at once, for the rows of a step.
     fn process(&self, logits: &mut [f32], prompt: &[TokenId], generated: &[TokenId]);
 }

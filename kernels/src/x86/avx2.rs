@@ -45,7 +45,8 @@ fn one_panel<F: Format>(
             4 => store::<F, 4>(panel, acts, blocks, done, put, out),
             3 => store::<F, 3>(panel, acts, blocks, done, put, out),
             2 => store::<F, 2>(panel, acts, blocks, done, put, out),
-            _ => store::<F, 1>(panel, acts, blocks, done, put, out),
+            1 => store::<F, 1>(panel, acts, blocks, done, put, out),
+            _ => unreachable!("a tile of {width} columns"),
         }
         done += width;
     }

@@ -2,7 +2,7 @@
 //! Must never know how columns are cut.
 //! Start at [`tile`].
 //!
-//! Codes become i16 in registers and `pmaddwd` meets eight rows x two of them with one broadcast of two
+//! Codes become i16 in registers and two `pmaddwd` meet twice eight rows x two of them with one broadcast of two
 //! activations. Its sums are i32 and have room for a block of any type: 32 x 128 x 4064 < 2^24. Q6_K's scales
 //! multiply in whole numbers: 32 x 32 x 4064 x 128 < 2^30, rounded once, when it becomes f32.
 

@@ -117,7 +117,7 @@ impl Wide {
     }
 }
 
-/// A panel times `n` columns of `n_blocks` blocks; gives the sums of both its halves for each column.
+/// A panel times `n` columns of `n_blocks` blocks, in a new `wide`; gives the sums of both its halves for each column.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn panel<'a, F: Format>(
@@ -127,7 +127,6 @@ pub(super) fn panel<'a, F: Format>(
     n_blocks: usize,
     n: usize,
 ) -> &'a [[__m256; 2]] {
-    wide.sums = [[_mm256_setzero_ps(); 2]; MAX_COLUMNS];
     for first_block in (0..n_blocks).step_by(BLOCKS) {
         let blocks = first_block..n_blocks.min(first_block + BLOCKS);
         wide.read::<F>(panel, blocks.clone());
