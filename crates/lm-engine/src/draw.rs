@@ -22,6 +22,8 @@ use crate::thinking::Thinking;
 
 /// Sequences whose whole rows are looked through by more than one thread: those of fewer are done before another one is awake.
 const LEAST_SHARED_ROWS: usize = 4;
+/// So are rows of fewer logits in all. Tests, whose vocabulary is small, share theirs.
+const LEAST_SHARED_LOGITS: usize = if cfg!(test) { 0 } else { 1 << 16 };
 
 thread_local! {
     /// The scratch memory of a thread that draws.
@@ -81,11 +83,12 @@ impl Engine {
         let (vocab_size, max_model_len) = self.draw_room.sampler_room;
         let step = Step { logits, tokenizer, vocab_size, max_model_len };
         let is_whole = |(_, first): &(usize, usize)| logits.greatest(*first).is_none();
-        if places(&self.rows).filter(is_whole).count() >= LEAST_SHARED_ROWS {
+        let n_whole = places(&self.rows).filter(is_whole).count();
+        if n_whole >= LEAST_SHARED_ROWS && n_whole * vocab_size >= LEAST_SHARED_LOGITS {
             let room = &mut self.draw_room;
             let jobs = room.jobs(&self.rows, &self.scheduler, &mut self.active);
-            let emptied = step.share(jobs, self.masks.threads(), &mut self.draws);
-            return room.take_back(emptied);
+            let done = step.share(jobs, self.masks.threads(), &mut self.draws);
+            return room.take_back(done);
         }
         for (i, first) in places(&self.rows) {
             let row = &self.rows[i];
