@@ -28,9 +28,10 @@ fn start(n_blocks: usize) -> Runtime {
     Runtime::start(config).unwrap()
 }
 
+/// All arrive at once, however fast the machine answers.
 fn crowd(runtime: &Runtime) -> Vec<Answer> {
-    let streams: Vec<_> = (0..N).map(|i| runtime.generate(request(i)).unwrap().remove(0)).collect();
-    streams.into_iter().map(|stream| stream.collect_answer().unwrap()).collect()
+    let streams = runtime.generate_all((0..N).map(request).collect()).unwrap();
+    streams.into_iter().flatten().map(|stream| stream.collect_answer().unwrap()).collect()
 }
 
 #[test]
