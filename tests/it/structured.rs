@@ -1,5 +1,7 @@
 //! Answers of a given form: alone, in a crowd, and preempted.
 
+use std::time::Duration;
+
 use lastmile::{
     Answer, AnswerForm, Constraint, FinishReason, GenerateError, GenerateRequest, GenerateStream,
     ModelSource, Prompt, RequestId, Runtime, RuntimeConfig, ToolFormat,
@@ -124,6 +126,8 @@ fn with_and_without_guesses(base: &RuntimeConfig) {
     let run = |speculate: bool| {
         let mut config = base.clone();
         config.engine.speculate = speculate;
+        // On a slow machine a step with guesses would take longer than tokens may lie apart.
+        config.engine.max_token_gap = Duration::ZERO;
         let runtime = Runtime::start(config).unwrap();
         let collect = |streams: Vec<GenerateStream>| -> Vec<Answer> {
             streams.into_iter().map(|stream| stream.collect_answer().unwrap()).collect()

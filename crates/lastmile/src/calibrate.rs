@@ -345,7 +345,9 @@ mod tests {
     #[test]
     fn a_placeholder_is_calibrated_like_a_model() {
         let costly = "step_ns=1000000,decode_row_ns=300000,prefill_token_ns=40000";
-        let config = RuntimeConfig::new(ModelSource::placeholder(costly).unwrap());
+        let mut config = RuntimeConfig::new(ModelSource::placeholder(costly).unwrap());
+        // No prompt is cut, however slow a step was.
+        config.engine.max_token_gap = Duration::ZERO;
         let options = SweepOptions {
             streams: vec![1, 4],
             requests_per_stream: 3,
@@ -360,9 +362,15 @@ mod tests {
         // The first token of each of the 15 answers comes with its prompt.
         assert_eq!(n_decodes, 15 * 11);
         let costs = fit_costs(&steps).unwrap().costs;
-        let load = StepLoad { n_decodes: 2, n_prefill_tokens: 20, ..StepLoad::default() };
-        // A sleep may last longer, never shorter.
-        assert!(costs.of(&load) > Duration::from_micros(1900), "{costs:?}");
+        // A step like those that were seen: what the terms are is not certain, their sum is.
+        let load = StepLoad {
+            n_decodes: 2,
+            n_prefill_tokens: 40,
+            decode_attended: 90,
+            prefill_attended: 820,
+        };
+        // It slept for 3.2 ms. A sleep may last longer, never shorter.
+        assert!(costs.of(&load) > Duration::from_micros(2500), "{costs:?}");
     }
 
     #[test]

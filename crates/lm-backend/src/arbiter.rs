@@ -177,7 +177,7 @@ mod tests {
         let second = arbiter.turn(|| {
             signs.fetch_add(1, Relaxed);
         });
-        assert!(began.elapsed() >= LONGEST_TURN && signs.load(Relaxed) >= 3);
+        assert!(began.elapsed() >= LONGEST_TURN && signs.load(Relaxed) >= 1);
         drop(stuck);
         assert!(arbiter.line().holder.is_some(), "the second one's turn goes on");
         drop(second);

@@ -54,7 +54,7 @@ pub struct EngineOptions {
 #[derive(Debug)]
 pub struct EngineHandle {
     /// `None` once shut down.
-    commands: Option<Sender<Command>>,
+    submitted: Option<Sender<Submitted>>,
     thread: Option<JoinHandle<()>>,
     stats: Arc<EngineStats>,
     door: Door,
@@ -62,9 +62,11 @@ pub struct EngineHandle {
     stop_now: Arc<AtomicBool>,
 }
 
-/// Everything that can be said to an engine. Leaving is said by dropping an answer's reader.
-enum Command {
-    Add { new: Box<NewSubmission>, place: QueuePlace, arrival: Timestamp },
+/// Answers that were submitted together: no step comes between them. That is all that can be said to an engine, as
+/// leaving is said by dropping an answer's reader.
+struct Submitted {
+    all: Vec<(NewSubmission, QueuePlace)>,
+    arrival: Timestamp,
 }
 
 impl Default for EngineOptions {
@@ -114,8 +116,8 @@ impl EngineHandle {
         // Checks the limits before memory is set aside for them.
         let engine = Engine::new(parts, config, Arc::clone(&stats))?;
         let door = engine.door().clone();
-        // Every command holds a place in the queue, so the channel has room for all of them.
-        let (commands, receiver) = bounded(max_queued);
+        // Whatever is submitted holds a place in the queue, so the channel has room for all of them.
+        let (submitted, receiver) = bounded(max_queued);
         let stop_now = Arc::new(AtomicBool::new(false));
         let (stop, thread_stats) = (Arc::clone(&stop_now), Arc::clone(&stats));
         let life = move || {
@@ -130,7 +132,7 @@ impl EngineHandle {
             .spawn(life)
             .expect("the system has a thread for the engine");
         Ok(EngineHandle {
-            commands: Some(commands),
+            submitted: Some(submitted),
             thread: Some(thread),
             stats,
             door,
@@ -145,15 +147,15 @@ impl EngineHandle {
     /// `QueueFull` when there is no place for all of them; `DeadlineUnreachable` when they would come too
     /// late; `ShuttingDown` or `EngineDied` when the engine is gone.
     pub fn submit(&self, all: Vec<NewSubmission>) -> Result<(), GenerateError> {
-        let commands = self.commands.as_ref().ok_or(GenerateError::ShuttingDown)?;
+        let submitted = self.submitted.as_ref().ok_or(GenerateError::ShuttingDown)?;
         let arrival = self.stats.now();
         let places = self.door.admit(&all, arrival)?;
-        for (new, place) in all.into_iter().zip(places) {
-            let command = Command::Add { new: Box::new(new), place, arrival };
-            // There is room for every place, so only an engine that is gone refuses.
-            commands.try_send(command).map_err(|_| GenerateError::EngineDied)?;
+        if all.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let all = all.into_iter().zip(places).collect();
+        // There is room for every place, so only an engine that is gone refuses.
+        submitted.try_send(Submitted { all, arrival }).map_err(|_| GenerateError::EngineDied)
     }
 
     /// Answers that may wait at once.
@@ -171,7 +173,7 @@ impl EngineHandle {
     /// Takes nothing more in, finishes what is there within `timeout`, and ends the thread. What is
     /// not finished by then fails with `ShuttingDown`.
     pub fn shutdown(&mut self, timeout: Duration) {
-        self.commands = None;
+        self.submitted = None;
         let Some(thread) = self.thread.take() else { return };
         let started = Instant::now();
         while !thread.is_finished() && started.elapsed() < timeout {
@@ -197,19 +199,19 @@ impl Drop for EngineHandle {
     }
 }
 
-fn run(mut engine: Engine, commands: &Receiver<Command>, stop_now: &AtomicBool) {
-    while drain_commands(&mut engine, commands) && !stop_now.load(Ordering::Relaxed) {
+fn run(mut engine: Engine, submitted: &Receiver<Submitted>, stop_now: &AtomicBool) {
+    while take_in(&mut engine, submitted) && !stop_now.load(Ordering::Relaxed) {
         engine.step();
     }
-    for command in commands.try_iter() {
-        obey(&mut engine, command);
+    for together in submitted.try_iter() {
+        add(&mut engine, together);
     }
     engine.abort_all();
 }
 
 /// Takes in what has come; an idle engine waits here. False when nobody can say anything any more and
 /// everything is done.
-fn drain_commands(engine: &mut Engine, commands: &Receiver<Command>) -> bool {
+fn take_in(engine: &mut Engine, submitted: &Receiver<Submitted>) -> bool {
     let patience = match engine.is_idle() {
         _ if engine.can_export() => Duration::ZERO,
         true => IDLE_HEARTBEAT,
@@ -218,7 +220,7 @@ fn drain_commands(engine: &mut Engine, commands: &Receiver<Command>) -> bool {
     };
     if patience > Duration::ZERO {
         let mut select = Select::new();
-        select.recv(commands);
+        select.recv(submitted);
         if let Some(reports) = engine.store_reports() {
             select.recv(reports);
         }
@@ -226,16 +228,16 @@ fn drain_commands(engine: &mut Engine, commands: &Receiver<Command>) -> bool {
         let _ = select.ready_timeout(patience);
     }
     loop {
-        match commands.try_recv() {
-            Ok(command) => obey(engine, command),
+        match submitted.try_recv() {
+            Ok(together) => add(engine, together),
             Err(TryRecvError::Empty) => return true,
             Err(TryRecvError::Disconnected) => return !engine.is_idle() || engine.can_export(),
         }
     }
 }
 
-fn obey(engine: &mut Engine, command: Command) {
-    match command {
-        Command::Add { new, place, arrival } => engine.add(*new, place, arrival),
+fn add(engine: &mut Engine, Submitted { all, arrival }: Submitted) {
+    for (new, place) in all {
+        engine.add(new, place, arrival);
     }
 }

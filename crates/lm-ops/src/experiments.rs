@@ -35,6 +35,8 @@ pub struct Experiments(Arc<Inner>);
 struct Inner {
     book: Mutex<Book>,
     live: RwLock<Arc<Vec<Live>>>,
+    /// Held from reading the file to noting what was read, so that nothing older is noted after it.
+    reloading: Mutex<()>,
     rolled_back: RwLock<Arc<Vec<RolledBack>>>,
     losses: Losses,
     /// Whose lot is not as drawn, and how.
@@ -78,6 +80,7 @@ impl Experiments {
         let inner = Arc::new(Inner {
             book: Mutex::new(book),
             live,
+            reloading: Mutex::default(),
             rolled_back,
             losses: Losses::default(),
             mismatches: Mutex::default(),
@@ -194,6 +197,7 @@ impl Inner {
     }
 
     fn reload(&self, book: &Book) -> Result<(), ExperimentError> {
+        let _reloading = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let (live, rolled_back) = (Arc::new(book.live()?), Arc::new(rolled_back(book)?));
         let runs = |name: &str| live.iter().any(|one| one.spec.name == name);
         self.losses.keep(runs);

@@ -189,11 +189,14 @@ fn erasing_leaves_nothing_of_what_is_half_overwritten_and_no_ring_that_is_in_use
     let (recorder, _) = Recorder::open(folder.path(), SMALL).unwrap();
     // More than the ring holds, so that the oldest are overwritten in part.
     for id in 0..400 {
+        let n_before = recorder.counters().recorded;
         let request = begin(&recorder, id);
         step(&recorder, id as u64, &[(id, 70_000 + id as u32)]);
         end(&recorder, &request);
-        // The queue is bounded; nothing may be dropped in this test.
-        std::thread::sleep(Duration::from_millis(1));
+        // The queue is bounded, and what is alive at once; nothing may be dropped in this test.
+        while recorder.counters().recorded == n_before {
+            std::thread::yield_now();
+        }
     }
     let in_use = forget(folder.path(), |_| true).unwrap();
     assert_eq!(in_use, Forgotten { answers: 0, is_in_use: true });

@@ -476,9 +476,9 @@ mod tests {
         let total: f64 = left.iter().map(|entry| (entry.0 - max).exp()).sum();
         let mut sum = 0.0;
         left.retain(|entry| {
-            let is_needed = sum < f64::from(params.top_p) * total * (1.0 + 1e-5);
+            let is_needed = sum < f64::from(params.top_p) * total * (1.0 + 1e-4);
             sum += (entry.0 - max).exp();
-            is_needed && entry.0 - max >= f64::from(params.min_p).ln() - 1e-5
+            is_needed && entry.0 - max >= f64::from(params.min_p).ln() - 1e-4
         });
         let total: f64 = left.iter().map(|entry| (entry.0 - max).exp()).sum();
         let place = left.iter().position(|entry| entry.1 == token as usize)?;
@@ -541,7 +541,7 @@ mod tests {
             let (from, to) = share(&logits, &params, token).expect("the token is among those left");
             let u = uniform(seed, 5);
             // A token more or less at the nucleus's end moves all shares by its own.
-            let slack = 1e-5 + if top_p < 1.0 { 0.01 } else { 0.0 };
+            let slack = 1e-4 + if top_p < 1.0 { 0.01 } else { 0.0 };
             prop_assert!(from - slack <= u && u <= to + slack, "{u} is not in {from}..{to}");
         }
     }

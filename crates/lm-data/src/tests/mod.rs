@@ -103,6 +103,15 @@ fn rows_of(desk: &Desk, version: &Version) -> Vec<u8> {
     rows_at(desk, Some(&version.manifest.version))
 }
 
+/// Tells a process that is to be killed that it may not end before, however late the kill comes.
+const STAYS: &str = "LASTMILE_TEST_CHILD_STAYS";
+
+fn stay_if_told() {
+    while std::env::var_os(STAYS).is_some_and(|told| !told.is_empty()) {
+        std::thread::park();
+    }
+}
+
 fn names_in(folder: &Path) -> Vec<String> {
     crate::home::entries(folder).unwrap()
 }

@@ -318,6 +318,7 @@ fn child_that_sends_and_adds_until_it_is_killed() {
             drain(&home, "tickets", &IngestOptions::default(), &mut |_| ()).unwrap();
         }
     }
+    stay_if_told();
 }
 
 #[test]
@@ -329,6 +330,7 @@ fn kills_of_who_sends_and_adds_lose_and_double_nothing() {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "tests::offers::child_that_sends_and_adds_until_it_is_killed"])
             .env(CHILD, desk.folder.path())
+            .env(STAYS, if round < 2 { "1" } else { "" })
             .stdout(Stdio::null())
             .spawn()
             .unwrap();

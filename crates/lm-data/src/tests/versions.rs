@@ -174,7 +174,9 @@ fn child_that_ingests_until_it_is_killed() {
     ingest(&DataHome(folder.join("data")), "tickets", &[source], &options, &mut |_| {
         println!("progress");
         // The parent kills here: in the middle, with rows staged.
-        std::thread::park();
+        loop {
+            std::thread::park();
+        }
     })
     .unwrap();
 }

@@ -274,6 +274,7 @@ fn child_that_watches_until_it_is_killed() {
     let ended =
         watch(&home, "tickets", &folder.join("watched"), &options, &mut |_| true, &mut |_| ());
     ended.unwrap();
+    stay_if_told();
 }
 
 #[test]
@@ -292,6 +293,7 @@ fn kills_at_any_moment_lose_and_double_nothing() {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "tests::watching::child_that_watches_until_it_is_killed"])
             .env(CHILD, watched.desk.folder.path())
+            .env(STAYS, if round < 2 { "1" } else { "" })
             .stdout(Stdio::null())
             .spawn()
             .unwrap();

@@ -101,7 +101,7 @@ fn a_fault_is_of_its_own_request_alone() {
 
 #[test]
 fn a_full_queue_refuses_and_a_drained_one_ends() {
-    let (mut engine, _seen) = spawn("delay_us=200000", 2);
+    let (mut engine, _seen) = spawn("delay_us=1000000", 2);
     let first = engine.submit(submission(1, &[4])).unwrap();
     let second = engine.submit(submission(2, &[4])).unwrap();
     let refused = engine.submit(submission(3, &[4])).unwrap_err();
@@ -114,7 +114,7 @@ fn a_full_queue_refuses_and_a_drained_one_ends() {
 
 #[test]
 fn time_limits_refuse_at_once_or_end_what_waits() {
-    let (engine, seen) = spawn("delay_us=150000", 10);
+    let (engine, seen) = spawn("delay_us=1000000", 10);
     let soon = Some(Duration::from_millis(20));
     let late = engine.submit(of(submission(1, &[5000]), |r| r.deadline = soon)).unwrap_err();
     assert!(matches!(late, GenerateError::DeadlineUnreachable { .. }), "{late:?}");

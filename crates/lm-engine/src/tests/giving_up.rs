@@ -46,11 +46,11 @@ fn asking(options: &str, on_ask: impl Fn(usize, usize) + Send + 'static) -> Rig 
 
 type Readers = Arc<Mutex<Vec<OutputReader>>>;
 
-/// Of `readers`, all behind the first `n_stay` leave in the fourth step. Each step takes 3 ms.
+/// Of `readers`, all behind the first `n_stay` leave in the fourth step. Each step takes 30 ms.
 fn rig_that_is_left(n_stay: usize) -> (Rig, Readers) {
     let readers = Readers::default();
     let seen = Arc::clone(&readers);
-    let rig = asking("step_ns=3000000", move |step, _| {
+    let rig = asking("step_ns=30000000", move |step, _| {
         if step == 4 {
             seen.lock().unwrap().truncate(n_stay);
         }

@@ -1,6 +1,6 @@
 //! What is told of an answer's way: who was before it, what its tokens waited for, what it lost.
 
-use lm_types::{GapCause, Timeline};
+use lm_types::{Gap, GapCause, Timeline};
 
 use super::*;
 
@@ -54,16 +54,13 @@ fn a_prompt_beside_a_stream_is_why_its_token_came_late() {
     rig.run();
     drop((stream, other));
     let story = told(&rig, 1);
-    // A machine that is busy elsewhere makes other gaps.
-    let mut gaps = story.gaps.iter();
-    let longest = gaps
-        .find(|gap| matches!(gap.because, GapCause::Prompt { .. }))
-        .expect("a gap that the prompt made");
-    let GapCause::Prompt { of, n_tokens } = longest.because else {
+    // A machine that is busy elsewhere makes other gaps, and any part of the prompt comes late.
+    let is_whole = |gap: &&Gap| matches!(gap.because, GapCause::Prompt { n_tokens: 16.., .. });
+    let longest = story.gaps.iter().find(is_whole).expect("a gap that a part of the prompt made");
+    let GapCause::Prompt { of, .. } = longest.because else {
         panic!("{longest:?}");
     };
     assert_eq!(of.request, RequestId(2));
-    assert!(n_tokens >= 16, "{longest:?}");
     assert!(longest.took >= Duration::from_millis(5), "{longest:?}");
     assert_eq!(story.tokens.len(), 40);
     assert!(story.tokens.is_sorted());

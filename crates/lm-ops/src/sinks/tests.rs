@@ -297,11 +297,11 @@ fn too_much_and_too_old_is_given_up_and_nobody_waits() {
     let url = format!("http://{}/hook/s3cret-path", silent.local_addr().unwrap());
     let mut tight = settings(&[&url], &[]);
     tight.limits.queue = 4;
-    tight.limits.timeout = Duration::from_millis(300);
+    tight.limits.timeout = Duration::from_secs(3);
     let sinks = Sinks::start(tight, home.path()).unwrap();
     let began = Instant::now();
     (0..100).for_each(|n| sinks.offer(&message(n)));
-    assert!(began.elapsed() < Duration::from_millis(250), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_millis(2500), "{:?}", began.elapsed());
     let standing = until(&sinks, |one| one.waiting <= 4 && one.failing_since_ms.is_some());
     assert!(standing.given_up >= 92 && standing.delivered == 0, "{standing:?}");
     let mut old = message(7);

@@ -167,7 +167,7 @@ fn equal_requests_are_computed_once_however_many_come_together() {
 
 #[test]
 fn who_follows_goes_on_where_a_leader_leaves() {
-    let rig = Rig::new("mode=random,delay_us=2000");
+    let rig = Rig::new("mode=random,delay_us=20000");
     let asked = request("leave", 60);
     let (_, mut leader) = rig.start(&asked);
     let (_, mut follower) = rig.start(&asked);
@@ -190,7 +190,7 @@ fn who_follows_goes_on_where_a_leader_leaves() {
 
 #[test]
 fn who_is_ended_ends_alone() {
-    let rig = Rig::new("mode=random,delay_us=2000");
+    let rig = Rig::new("mode=random,delay_us=20000");
     let asked = request("end", 60);
     let (_, leader) = rig.start(&asked);
     let (_, follower) = rig.start(&asked);
@@ -206,7 +206,7 @@ fn who_is_ended_ends_alone() {
 
 #[test]
 fn a_leader_that_fails_fails_alone() {
-    let rig = Rig::new("mode=random,delay_us=2000,fail_at_step=5");
+    let rig = Rig::new("mode=random,delay_us=20000,fail_at_step=5");
     let asked = request("fail", 30);
     let (_, leader) = rig.start(&asked);
     let (_, follower) = rig.start(&asked);
@@ -220,7 +220,7 @@ fn a_leader_that_fails_fails_alone() {
 
 #[test]
 fn what_did_not_end_by_itself_is_not_kept() {
-    let rig = Rig::new("mode=random,delay_us=2000");
+    let rig = Rig::new("mode=random,delay_us=20000");
     let asked = request("abort", 60);
     let (_, answer) = rig.start(&asked);
     answer.ender.as_ref().unwrap().end();
@@ -233,7 +233,7 @@ fn what_did_not_end_by_itself_is_not_kept() {
 
 #[test]
 fn who_is_urgent_or_has_no_time_waits_for_nobody() {
-    let rig = Rig::new("mode=random,delay_us=2000");
+    let rig = Rig::new("mode=random,delay_us=20000");
     let batch = GenerateRequest { priority: Priority::Batch, ..request("wait", 30) };
     let (_, leader) = rig.start(&batch);
     let limited = GenerateRequest { deadline: Some(Duration::from_secs(60)), ..batch.clone() };

@@ -57,6 +57,8 @@ fn metrics_are_an_exposition_and_rise() {
         let http = r#"lastmile_http_requests_total{route="/v1/chat/completions",status="200"}"#;
         now["lastmile_store_recorded_total"] >= 1.0 && now.get(http) == Some(&1.0)
     });
+    // The engine says so after the client was told.
+    server.wait_for_running(0, 0);
     let reply = server.get("/metrics");
     assert!(reply.header("content-type").unwrap().starts_with("text/plain; version=0.0.4"));
     let after = samples(&reply.body);

@@ -19,7 +19,7 @@ const N: usize = 8;
 /// A test that fails elsewhere ends.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Tokens of a stream that goes on.
-const MAX_TOKENS: usize = 400;
+const MAX_TOKENS: usize = 1500;
 
 /// The steps of all engines, as an observer hears of them.
 #[derive(Default)]

@@ -60,7 +60,7 @@ fn who_followed_what_a_rule_ended_computes_beside_the_others_and_not_after_them(
 
 #[test]
 fn who_led_and_was_ended_is_recorded_once() {
-    let rig = Rig::new("mode=random,delay_us=2000");
+    let rig = Rig::new("mode=random,delay_us=20000");
     let asked = request("ended", 60);
     let (_, mut first) = rig.start(&asked);
     let (_, mut leads) = rig.start(&asked);
@@ -82,7 +82,7 @@ fn who_led_and_was_ended_is_recorded_once() {
 
 #[test]
 fn nobody_waits_for_a_less_urgent_one_after_a_hand_over_either() {
-    let rig = Rig::new("mode=random,delay_us=2000");
+    let rig = Rig::new("mode=random,delay_us=20000");
     let asked = request("class", 200);
     let (_, mut first) = rig.start(&asked);
     let batch = GenerateRequest { priority: Priority::Batch, ..asked.clone() };

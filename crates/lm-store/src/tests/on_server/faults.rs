@@ -153,14 +153,14 @@ fn a_full_queue_drops_and_counts_and_never_waits_for_a_server() {
     let store = Store::open(&url, options).unwrap();
     let other = hold(&url);
     let begun = Instant::now();
-    record_all(&store, 0..20);
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
-    // The writer holds one group and the queue one more answer.
-    assert!(store.counters().dropped >= 18, "{:?}", store.counters());
+    record_all(&store, 0..2000);
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    // The writer holds a group, of as many as come while it begins, and the queue one more answer.
+    assert!(store.counters().dropped >= 2000 - 512 - 1, "{:?}", store.counters());
     other.execute_batch("COMMIT").unwrap();
     store.flush().unwrap();
     let counters = store.counters();
-    assert_eq!((counters.recorded + counters.dropped, counters.write_errors), (20, 0));
+    assert_eq!((counters.recorded + counters.dropped, counters.write_errors), (2000, 0));
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn what_another_process_holds_is_waited_for_and_then_named() {
 fn a_server_that_stands_still_is_given_up_in_time() {
     let Some(server) = Server::start() else { return };
     let url = server.url("hangs");
-    let patience = Patience { statement: Duration::from_millis(200), lock: DAY };
+    let patience = Patience { statement: Duration::from_secs(2), lock: DAY };
     let hanging =
         Connection::Postgres(Box::new(Postgres::open(url.to_str().unwrap(), patience).unwrap()));
     let pid = |connection: &Connection| -> i64 {
@@ -197,7 +197,7 @@ fn a_server_that_stands_still_is_given_up_in_time() {
     let begun = Instant::now();
     let error = hanging.execute_batch("SELECT 1").unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unreachable, "{error}");
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
     // Another process serves the next statement.
     assert_ne!(pid(&hanging), first);
     server.signal(first, "-CONT");
