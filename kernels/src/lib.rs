@@ -24,6 +24,7 @@ mod pool;
 pub mod probe;
 mod scalar;
 mod share;
+mod stored;
 mod types;
 mod vector;
 mod worker;
@@ -42,8 +43,10 @@ pub use page::{KV_PAGE, KvType, store_k, store_v};
 pub use pool::Pool;
 pub use scalar::dequantize::{dequantize_panel_row, dequantize_row};
 pub use scalar::gemm::dot_row;
+pub use scalar::repack::stored_sub;
 pub use scalar::sub::{Sub, sub};
 pub use share::{begins_share, share_start};
+pub use stored::{BlockIQ4NL, BlockIQ4XS, BlockQ2K, BlockQ3K, StoredType};
 pub use types::{
     BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0, WeightType,
 };

@@ -3,22 +3,26 @@
 //! Start at [`pack_panel`].
 
 use crate::layout::{Layout, PANEL_ROWS, layout, panel_bytes};
-use crate::scalar::sub::{Sub, sub};
+use crate::scalar::repack::stored_sub;
+use crate::scalar::sub::Sub;
+use crate::stored::StoredType;
 use crate::types::WeightType;
 
-/// Repacks up to 16 GGUF rows of `k` values into one panel; rows that are missing at the edge
-/// become zeros.
+/// Repacks up to 16 stored rows of `k` values into one panel of `stored.packed()`; rows that are
+/// missing at the edge become zeros.
 ///
 /// # Panics
-/// When `rows` has over 16 rows, a row is not `k` values of `weight`, or `out` is not
-/// `panel_bytes(weight, k)`.
-pub fn pack_panel(weight: WeightType, rows: &[&[u8]], k: usize, out: &mut [u8]) {
+/// When `rows` has over 16 rows, a row is not `k` values of `stored`, or `out` is not
+/// `panel_bytes(stored.packed(), k)`.
+pub fn pack_panel(stored: impl Into<StoredType>, rows: &[&[u8]], k: usize, out: &mut [u8]) {
+    let stored = stored.into();
+    let weight = stored.packed();
     let n_rows = rows.len();
     assert!(n_rows <= PANEL_ROWS, "{n_rows} rows were given for a panel of {PANEL_ROWS}");
-    let row_bytes = weight.row_bytes(k);
+    let row_bytes = stored.row_bytes(k);
     for row in rows {
         let n = row.len();
-        assert_eq!(row_bytes, Some(n), "a row of {k} values of {weight:?} was given as {n} bytes");
+        assert_eq!(row_bytes, Some(n), "a row of {k} values of {stored:?} was given as {n} bytes");
     }
     let n = out.len();
     assert_eq!(panel_bytes(weight, k), Some(n), "a panel of {k} {weight:?} was given {n} bytes");
@@ -27,7 +31,7 @@ pub fn pack_panel(weight: WeightType, rows: &[&[u8]], k: usize, out: &mut [u8]) 
         Some((layout, bits)) => {
             for (row, bytes) in rows.iter().enumerate() {
                 for idx in 0..k / 32 {
-                    write_sub(&layout, bits, out, row, idx, &sub(weight, bytes, idx));
+                    write_sub(&layout, bits, out, row, idx, &stored_sub(stored, bytes, idx));
                 }
             }
         }
@@ -91,7 +95,7 @@ fn write_sub(layout: &Layout, bits: u32, panel: &mut [u8], row: usize, idx: usiz
     }
 }
 
-/// Sub-block `idx` (of 32 values) of one row of a quantised panel: equal to [`sub`] of the row that
+/// Sub-block `idx` (of 32 values) of one row of a quantised panel: equal to [`stored_sub`] of the row that
 /// was packed.
 #[must_use]
 pub fn unpack_sub(weight: WeightType, panel: &[u8], row: usize, idx: usize) -> Sub {

@@ -45,25 +45,6 @@ impl WeightType {
         WeightType::F32,
     ];
 
-    /// The type of a GGUF tensor's type id; `None` for the ids without kernels.
-    #[must_use]
-    pub fn from_ggml_id(id: u32) -> Option<WeightType> {
-        Some(match id {
-            0 => WeightType::F32,
-            1 => WeightType::F16,
-            2 => WeightType::Q4_0,
-            3 => WeightType::Q4_1,
-            6 => WeightType::Q5_0,
-            7 => WeightType::Q5_1,
-            8 => WeightType::Q8_0,
-            12 => WeightType::Q4K,
-            13 => WeightType::Q5K,
-            14 => WeightType::Q6K,
-            30 => WeightType::BF16,
-            _ => return None,
-        })
-    }
-
     /// Values in one block: 1, 32 or 256.
     #[must_use]
     pub const fn block_len(self) -> usize {
@@ -142,6 +123,8 @@ macro_rules! block {
         }
     };
 }
+
+pub(crate) use block;
 
 block!(
     /// 32 values `d * (q - 8)`.

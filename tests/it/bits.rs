@@ -316,6 +316,16 @@ fn check_kv_type(kv_type: KvType, family: &str, recipe: &str, output_type: Optio
 }
 
 #[test]
+fn q2_k() {
+    check("llama", "q2_k", None);
+}
+
+#[test]
+fn q3_k() {
+    check("llama", "q3_k", None);
+}
+
+#[test]
 fn q4_0() {
     check("llama", "q4_0", None);
 }

@@ -118,6 +118,8 @@ mod tests {
         check(TensorType::Q6_K, 1.5 / 32.0);
         check(TensorType::Q5_K, 1.5 / 31.0);
         check(TensorType::Q4_K, 1.5 / 15.0);
+        check(TensorType::Q3_K, 1.5 / 4.0);
+        check(TensorType::Q2_K, 1.5 / 3.0);
     }
 
     #[test]

@@ -365,7 +365,7 @@ pub(crate) struct QuantizeArgs {
     /// A card's name, a file, a folder, `hf:org/repo[:file]`, or `random:SEED` with --shape and
     /// --tokenizer-from.
     pub(crate) model: String,
-    /// `q4_0`, `q4_1`, `q5_0`, `q5_1`, `q8_0`, `q4_k`, `q4_k_m`, `q5_k`, `q6_k`, `f16`, `bf16` or `f32`.
+    /// `q2_k`, `q3_k`, `q4_0`, `q4_1`, `q5_0`, `q5_1`, `q8_0`, `q4_k`, `q4_k_m`, `q5_k`, `q6_k`, `f16`, `bf16` or `f32`.
     #[arg(long = "type", value_name = "TYPE")]
     pub(crate) recipe: String,
     /// The GGUF file to write.

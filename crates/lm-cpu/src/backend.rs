@@ -11,7 +11,7 @@ use crate::arena::Held;
 use crate::executor::{Executor, MAX_HEAD_DIM, StepError};
 use crate::kv::KvCache;
 use crate::lora::CpuAdapters;
-use crate::matrix::weight_type;
+use crate::matrix::stored_type;
 use crate::memory;
 
 /// What a CPU backend is given besides the model.
@@ -105,7 +105,7 @@ impl CpuBackend {
         }
         for (role, _) in lm_models::tensor_shapes(&model.spec) {
             let dtype = model.tensor_type(role)?;
-            if weight_type(dtype).is_none() {
+            if stored_type(dtype).is_none() {
                 return Err(LoadError::UnsupportedType { role, dtype: dtype.as_str() });
             }
         }

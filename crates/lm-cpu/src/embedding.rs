@@ -8,7 +8,7 @@ use lm_types::TokenId;
 
 use crate::LoadError;
 use crate::executor::{StepError, scale};
-use crate::matrix::{Stacked, weight_type};
+use crate::matrix::{Stacked, stored_type};
 
 /// Where the embedding's rows are. A few of them are read in a step, so that they need be nowhere fast.
 #[derive(Debug)]
@@ -75,11 +75,11 @@ fn fill_from(
     tokens: &[TokenId],
     x: &mut [f32],
 ) {
-    let weight = weight_type(dtype).expect("it was checked at load: this is a bug");
-    let row_bytes = weight.row_bytes(spec.hidden_size).expect("it was checked at load");
+    let stored = stored_type(dtype).expect("it was checked at load: this is a bug");
+    let row_bytes = stored.row_bytes(spec.hidden_size).expect("it was checked at load");
     pool.for_chunks(x, spec.hidden_size, |row, x| {
         let token = tokens[row] as usize;
-        dequantize_row(weight, &rows[token * row_bytes..][..row_bytes], x);
+        dequantize_row(stored, &rows[token * row_bytes..][..row_bytes], x);
         scale(x, spec.embedding_scale);
     });
 }

@@ -1,11 +1,11 @@
 //! The weights of one layer.
 
 use lm_backend::StepArbiter;
-use lm_kernels::{Pool, WeightType, dequantize_row};
+use lm_kernels::{Pool, dequantize_row};
 use lm_models::{LayerTensor, Model, QkNorm, TensorRole};
 
 use crate::LoadError;
-use crate::matrix::{Matrix, Stacked, weight_type};
+use crate::matrix::{Matrix, Stacked, stored_type};
 
 /// Norms are `[n]` f32, with the family's offset already added; biases `[n]` f32.
 #[derive(Debug)]
@@ -49,9 +49,9 @@ impl Loader<'_> {
     fn vector(&self, role: TensorRole) -> Result<Vec<f32>, LoadError> {
         let view = self.model.tensor(role)?;
         let unsupported = LoadError::UnsupportedType { role, dtype: view.dtype.as_str() };
-        let weight: WeightType = weight_type(view.dtype).ok_or(unsupported)?;
+        let stored = stored_type(view.dtype).ok_or(unsupported)?;
         let mut values = vec![0.0; view.n_elements()];
-        dequantize_row(weight, &view.data, &mut values);
+        dequantize_row(stored, &view.data, &mut values);
         Ok(values)
     }
 

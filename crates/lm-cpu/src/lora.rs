@@ -10,13 +10,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use lm_backend::Batch;
 use lm_kernels::{
-    Acts, Columns, Isa, PANEL_ROWS, Panels, Pool, Put, WeightType, gemm, pack_panel, panel_bytes,
+    Acts, Columns, Isa, PANEL_ROWS, Panels, Pool, Put, StoredType, WeightType, gemm, pack_panel,
+    panel_bytes,
 };
 use lm_models::{LayerTensor, LoraAdapter, LoraPart, TensorRole, TensorView};
 
 use crate::LoadError;
 use crate::executor::scale;
-use crate::matrix::weight_type;
+use crate::matrix::stored_type;
 
 /// The adapters of one executor, by the ids that batches name them with. Clones are the same ones, so that
 /// adapters come and go while it computes.
@@ -128,7 +129,8 @@ impl LowRank {
 impl FloatPanels {
     fn pack(view: &TensorView<'_>, role: TensorRole) -> Result<Self, LoadError> {
         let unsupported = || LoadError::UnsupportedType { role, dtype: view.dtype.as_str() };
-        let weight = weight_type(view.dtype).filter(|weight| !weight.is_quantized());
+        let weight = stored_type(view.dtype).map(StoredType::packed);
+        let weight = weight.filter(|weight| !weight.is_quantized());
         let weight = weight.ok_or_else(unsupported)?;
         let (n_rows, k) = (view.shape[0], view.shape[1]);
         let row_bytes = weight.row_bytes(k).ok_or_else(unsupported)?;

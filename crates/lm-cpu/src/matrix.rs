@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use lm_kernels::{
     ActBlock, Acts, Columns, Isa, PANEL_ROWS, Panels, Pool, Put, QuantizedActs, SplitBlock,
-    WeightType, dequantize_panel_row, gemm, pack_panel, panel_bytes, quantize_activations,
-    share_start,
+    StoredType, WeightType, dequantize_panel_row, gemm, pack_panel, panel_bytes,
+    quantize_activations, share_start,
 };
 use lm_models::{TensorRole, TensorType, TensorView};
 
@@ -57,9 +57,10 @@ impl Matrix {
         pool: &mut Pool,
     ) -> Result<Self, LoadError> {
         let unsupported = || LoadError::UnsupportedType { role, dtype: view.dtype.as_str() };
-        let weight = weight_type(view.dtype).ok_or_else(unsupported)?;
+        let stored = stored_type(view.dtype).ok_or_else(unsupported)?;
+        let weight = stored.packed();
         let (n_rows, k) = (view.shape[0], view.shape[1]);
-        let row_bytes = weight.row_bytes(k).ok_or_else(unsupported)?;
+        let row_bytes = stored.row_bytes(k).ok_or_else(unsupported)?;
         let panel_bytes = panel_bytes(weight, k).ok_or_else(unsupported)?;
         let n_panels = n_rows.div_ceil(PANEL_ROWS);
         let mut panels = Arena::new(n_panels * panel_bytes)?;
@@ -69,7 +70,7 @@ impl Matrix {
             for (slice, row) in slices.iter_mut().zip(rows.clone()) {
                 *slice = &view.data[row * row_bytes..(row + 1) * row_bytes];
             }
-            pack_panel(weight, &slices[..rows.len()], k, out);
+            pack_panel(stored, &slices[..rows.len()], k, out);
         });
         Ok(Matrix { weight, n_rows, k, panel_bytes, panels })
     }
@@ -308,6 +309,7 @@ fn quantise_rows<B: QuantizedActs>(
     });
 }
 
-pub(crate) fn weight_type(dtype: TensorType) -> Option<WeightType> {
-    WeightType::from_ggml_id(dtype.ggml_number())
+/// How the kernels know a type of files; `None` where they cannot compute with it.
+pub(crate) fn stored_type(dtype: TensorType) -> Option<StoredType> {
+    StoredType::from_ggml_id(dtype.ggml_number())
 }

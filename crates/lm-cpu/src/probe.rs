@@ -1,7 +1,9 @@
 //! What this machine gives the executor: the bandwidth of memory, and products by storage type.
 
-use lm_kernels::{Isa, Pool, WeightType, probe};
+use lm_kernels::{Isa, Pool, probe};
 use lm_models::TensorType;
+
+use crate::matrix::stored_type;
 
 use crate::arena::Arena;
 use crate::backend::default_n_threads;
@@ -49,7 +51,7 @@ impl MachineProbe {
     /// GMAC/s of products with weights of a storage type, in cache, by all threads at once: the better
     /// of 8 and 32 rows. `None` for a type without a kernel.
     pub fn gmac_per_s(&mut self, dtype: TensorType) -> Option<f64> {
-        let weight = WeightType::from_ggml_id(dtype.ggml_number())?;
+        let weight = stored_type(dtype)?.packed();
         let (pool, isa) = (&mut self.pool, self.isa);
         Some(ROWS.map(|m| probe::gemm_rate(pool, isa, weight, m)).into_iter().fold(0.0, f64::max))
     }

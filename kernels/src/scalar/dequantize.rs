@@ -4,20 +4,24 @@
 
 use half::{bf16, f16};
 
-use super::sub::{Sub, sub};
+use super::repack::stored_sub;
+use super::sub::Sub;
 use crate::layout::{PANEL_ROWS, panel_bytes};
 use crate::pack::unpack_sub;
+use crate::stored::StoredType;
 use crate::types::WeightType;
 
-/// Writes a GGUF row as f32: an embedding's row, or a test's oracle.
+/// Writes a stored row as f32: an embedding's row, or a test's oracle.
 ///
 /// # Panics
-/// When `row` is not exactly `out.len()` values of `weight`.
-pub fn dequantize_row(weight: WeightType, row: &[u8], out: &mut [f32]) {
+/// When `row` is not exactly `out.len()` values of `stored`.
+pub fn dequantize_row(stored: impl Into<StoredType>, row: &[u8], out: &mut [f32]) {
+    let stored = stored.into();
+    let weight = stored.packed();
     assert_eq!(
-        weight.row_bytes(out.len()),
+        stored.row_bytes(out.len()),
         Some(row.len()),
-        "a row of {} values of {weight:?} was given as {} bytes",
+        "a row of {} values of {stored:?} was given as {} bytes",
         out.len(),
         row.len()
     );
@@ -25,7 +29,7 @@ pub fn dequantize_row(weight: WeightType, row: &[u8], out: &mut [f32]) {
         WeightType::F32 => put_f32(row.as_chunks().0.iter(), out),
         WeightType::F16 => put_f16(row.as_chunks().0.iter(), out),
         WeightType::BF16 => put_bf16(row.as_chunks().0.iter(), out),
-        _ => put_subs(weight, |idx| sub(weight, row, idx), out),
+        _ => put_subs(weight, |idx| stored_sub(stored, row, idx), out),
     }
 }
 

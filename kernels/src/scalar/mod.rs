@@ -5,4 +5,5 @@
 pub(crate) mod attend;
 pub(crate) mod dequantize;
 pub(crate) mod gemm;
+pub(crate) mod repack;
 pub(crate) mod sub;

@@ -103,7 +103,7 @@ pub fn sub(weight: WeightType, row: &[u8], idx: usize) -> Sub {
     }
 }
 
-fn nibbles(qs: &[u8; 16]) -> [u8; 32] {
+pub(super) fn nibbles(qs: &[u8; 16]) -> [u8; 32] {
     std::array::from_fn(|i| if i < 16 { qs[i] & 15 } else { qs[i - 16] >> 4 })
 }
 

@@ -3,5 +3,6 @@
 
 mod attend;
 mod gemm;
+mod repacked;
 mod vector;
 mod weights;

@@ -24,6 +24,8 @@ pub struct Recipe {
 
 /// Every recipe.
 pub const RECIPES: &[Recipe] = &[
+    plain("q2_k", TensorType::Q2_K, 10),
+    plain("q3_k", TensorType::Q3_K, 11),
     plain("q4_0", TensorType::Q4_0, 2),
     plain("q4_1", TensorType::Q4_1, 3),
     plain("q5_0", TensorType::Q5_0, 8),
@@ -140,6 +142,8 @@ fn has_more_bits(layer_idx: usize, n_layers: usize) -> bool {
 fn fitting(meant: TensorType, row_len: usize) -> TensorType {
     let fits = |dtype: TensorType| row_len.is_multiple_of(dtype.block_len());
     let second = match meant {
+        // llama.cpp takes IQ4_NL, which is as large and can be read, but not written here.
+        TensorType::Q2_K | TensorType::Q3_K => TensorType::Q4_0,
         TensorType::Q4_K => TensorType::Q5_0,
         TensorType::Q5_K => TensorType::Q5_1,
         TensorType::Q6_K => TensorType::Q8_0,

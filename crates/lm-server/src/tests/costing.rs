@@ -6,7 +6,7 @@ use lm_ops::StoreOptions;
 use serde_json::Value;
 
 use super::client::Reply;
-use super::{CHAT, Server, add_key, folder_with_key, hello, wait_until};
+use super::{CHAT, Server, add_key, begin_within_a_day, folder_with_key, hello, wait_until};
 
 /// The server of a folder whose answers have prices.
 fn priced(folder: tempfile::TempDir) -> Server {
@@ -125,6 +125,7 @@ fn an_answer_says_what_it_took_only_when_asked_and_once_in_a_stream() {
 
 #[test]
 fn an_answer_ends_where_the_money_of_its_key_does() {
+    begin_within_a_day();
     // A token of a prompt costs 0.1, one of an answer 1.
     let limits = KeyLimits { daily_cost: Some(60.0), ..KeyLimits::default() };
     let (folder, key) = folder_with_key(&[Scope::Infer, Scope::Metrics], limits);
@@ -163,6 +164,7 @@ fn an_answer_ends_where_the_money_of_its_key_does() {
 
 #[test]
 fn a_stream_that_ends_with_the_budget_says_so_at_its_end() {
+    begin_within_a_day();
     let limits = KeyLimits { daily_tokens: Some(100), ..KeyLimits::default() };
     let (folder, key) = folder_with_key(&[Scope::Infer], limits);
     let server = priced(folder);

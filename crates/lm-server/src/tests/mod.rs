@@ -221,6 +221,14 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// Budgets are of a day, which must not end in the middle of a test.
+fn begin_within_a_day() {
+    let left_s = 86_400 - crate::now().unix_s % 86_400;
+    if left_s < 60 {
+        std::thread::sleep(Duration::from_secs(left_s + 1));
+    }
+}
+
 const CHAT: &str = "/v1/chat/completions";
 const TEXT: &str = "/v1/completions";
 
