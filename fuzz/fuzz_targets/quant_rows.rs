@@ -4,35 +4,38 @@
 
 use half::{bf16, f16};
 use libfuzzer_sys::fuzz_target;
-use lm_kernels::{ActBlock, Acts, Columns, dequantize_panel_row, dequantize_row, gemm, Isa, pack_panel, panel_bytes, PANEL_ROWS, Panels, Put, quantize_activations, QuantizedActs, SplitBlock, Sub, sub, unpack_sub, WeightType};
+use lm_kernels::{ActBlock, Acts, Columns, dequantize_panel_row, dequantize_row, gemm, Isa, pack_panel, panel_bytes, PANEL_ROWS, Panels, Put, quantize_activations, QuantizedActs, SplitBlock, StoredType, stored_sub, Sub, unpack_sub, WeightType};
 
 const MAX_BLOCKS: usize = 6;
 /// More rows of activations than one tile has.
 const M: usize = 11;
 
 fuzz_target!(|bytes: &[u8]| {
-    let [weight, n_rows, bytes @ ..] = bytes else { return };
-    let weight = WeightType::ALL[usize::from(*weight) % WeightType::ALL.len()];
+    let [stored, n_rows, bytes @ ..] = bytes else { return };
+    let kept = WeightType::ALL.map(StoredType::Same);
+    let all = [&kept[..], &StoredType::REPACKED].concat();
+    let stored = all[usize::from(*stored) % all.len()];
+    let weight = stored.packed();
     let n_rows = usize::from(*n_rows) % PANEL_ROWS + 1;
-    let n_blocks = (bytes.len() / n_rows / weight.block_bytes()).min(MAX_BLOCKS);
-    let k = n_blocks * weight.block_len();
-    let Some(row_bytes) = weight.row_bytes(k).filter(|len| *len > 0) else { return };
+    let n_blocks = (bytes.len() / n_rows / stored.block_bytes()).min(MAX_BLOCKS);
+    let k = n_blocks * stored.block_len();
+    let Some(row_bytes) = stored.row_bytes(k).filter(|len| *len > 0) else { return };
     let rows: Vec<&[u8]> = bytes.chunks_exact(row_bytes).take(n_rows).collect();
     let mut panel = vec![0xaa; panel_bytes(weight, k).expect("k is whole blocks")];
-    pack_panel(weight, &rows, k, &mut panel);
+    pack_panel(stored, &rows, k, &mut panel);
     for (r, row) in rows.iter().enumerate() {
         let mut numbers = vec![0.0; k];
-        dequantize_row(weight, row, &mut numbers);
+        dequantize_row(stored, row, &mut numbers);
         let mut unpacked = vec![0.0; k];
         dequantize_panel_row(weight, &panel, r, &mut unpacked);
         for (found, wanted) in unpacked.iter().zip(&numbers) {
             let same = found.to_bits() == wanted.to_bits() || found.is_nan() && wanted.is_nan();
-            assert!(same, "{weight:?} row {r}: {found:e}, in the file {wanted:e}");
+            assert!(same, "{stored:?} row {r}: {found:e}, in the file {wanted:e}");
         }
         if weight.is_quantized() {
             for (idx, numbers) in numbers.chunks_exact(32).enumerate() {
                 let found = unpack_sub(weight, &panel, r, idx);
-                assert_eq!(found, sub(weight, row, idx), "{weight:?} row {r} block {idx}");
+                assert_eq!(found, stored_sub(stored, row, idx), "{stored:?} row {r} block {idx}");
                 (0..32).for_each(|i| same(f64::from(numbers[i]), value(weight, &found, i)));
             }
         } else {

@@ -62,8 +62,11 @@ fn iq4_codes(qs: &[u8; 16]) -> [u8; 32] {
     nibbles(qs).map(|code| IQ4_VALUES[usize::from(code)].cast_unsigned())
 }
 
-/// These values as Q8_0 has them.
+/// These values as Q8_0 has them. What is no number stays none.
 fn rounded(values: &[f32; 32]) -> Sub {
+    if !values.iter().all(|value| value.is_finite()) {
+        return Sub { d: f16::NAN.to_bits(), ..Sub::default() };
+    }
     let greatest = values.iter().fold(0.0_f32, |greatest, value| greatest.max(value.abs()));
     let d = f16::from_f32_const(greatest / 127.0);
     let inverse = if d.to_f32_const() > 0.0 { 1.0 / d.to_f32_const() } else { 0.0 };

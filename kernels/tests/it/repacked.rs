@@ -102,6 +102,9 @@ fn nothing_but_zeros_stays_so_and_what_is_tiny_or_huge_is_not_lost() {
     };
     let f16 = half::f16::from_f32;
     assert_eq!(row(StoredType::Q2K, &two_bits(f16(0.0), f16(0.0))), [0.0; K]);
+    for broken in [half::f16::NAN, half::f16::INFINITY] {
+        assert!(row(StoredType::Q2K, &two_bits(broken, f16(0.5))).iter().all(|x| x.is_nan()));
+    }
     // 15 * 3 * d - 15 * dmin
     for (d, dmin) in [(1e-4, 0.0), (1e-4, 5e-4), (100.0, 3.0)] {
         let (d, dmin) = (f16(d), f16(dmin));
