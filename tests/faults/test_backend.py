@@ -11,6 +11,7 @@ from bystander import (
     completion,
     expected,
     in_threads,
+    is_back_to,
     nobody_notices,
     stream,
     total,
@@ -58,7 +59,7 @@ def test_one_step_goes_wrong(tmp_path, fault, code):
     assert total(server, "lastmile_request_errors_total", code=code) == len(hit)
     # The engine goes on, and whoever asks again is answered.
     assert [ended(server, body) for body in STREAMS] == [None] * len(STREAMS)
-    assert at_rest(server) <= n_before
+    is_back_to(server, n_before)
     assert server.get("/health/ready").status == server.get("/health/live").status == 200
     assert server.stop() == 0
 
@@ -107,19 +108,19 @@ def test_every_seventh_step_fails(tmp_path):
     n_failed = total(server, "lastmile_request_errors_total", code="backend_error")
     assert n_failed == sum(n_tries) - len(SHORT)
     assert total(server, "lastmile_failed_steps_total") >= 1
-    assert at_rest(server) <= n_before
+    is_back_to(server, n_before)
     assert server.get("/health/ready").status == 200
     assert server.stop() == 0
 
 
 def test_an_engine_that_stands_still_is_not_ready_until_it_goes_on(tmp_path):
-    server = started(tmp_path, "hang_at_step=30,hang_us=6200000")
+    server = started(tmp_path, "hang_at_step=30,hang_us=9000000")
     assert ended(server, SHORT[0]) is None
     n_before = at_rest(server)
     errors = []
     running = threading.Thread(target=lambda: errors.append(ended(server, STREAMS[0])))
-    running.start()
     began, slowest = time.monotonic(), 0.0
+    running.start()
 
     def ready():
         nonlocal slowest
@@ -136,17 +137,17 @@ def test_an_engine_that_stands_still_is_not_ready_until_it_goes_on(tmp_path):
     def it_is_ready():
         return ready() == 200
 
-    until(7, it_is_not_ready)
-    assert 4.5 <= time.monotonic() - began <= 6.5
+    until(10, it_is_not_ready)
+    assert 4.5 <= time.monotonic() - began <= 8.5
     assert json.loads(server.get("/health").body)["status"] == "stalled"
-    until(10, it_is_ready)
-    assert time.monotonic() - began >= 6
-    assert slowest < 1, "the server itself stood still"
+    until(15, it_is_ready)
+    assert time.monotonic() - began >= 8.9
+    assert slowest < 3, "the server itself stood still"
     running.join(timeout=20)
     assert errors == [None], "it was late, and whole"
     assert total(server, "lastmile_engine_stalls_total") == 1
     assert any("stands still" in line for line in server.lines)
     assert list(server.home.rglob("last-stall.json"))
     assert ended(server, STREAMS[1]) is None
-    assert at_rest(server) <= n_before
+    is_back_to(server, n_before)
     assert server.stop() == 0

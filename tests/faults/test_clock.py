@@ -59,18 +59,17 @@ def ask(server, key, body):
 def test_the_wall_clock_jumps(tmp_path):
     home = tmp_path / "home"
     clock = Clock(tmp_path)
-    free, limited = make_key(home, "free"), make_key(home, "limited", "--requests-per-minute", "3")
+    free, limited = make_key(home, "free"), make_key(home, "limited", "--requests-per-minute", "1")
     server = Server(home, "--model", "placeholder:delay_us=2000", variables=clock.variables)
-    long, short = Bystander.BODY | {"max_tokens": 300}, completion("short", 4)
+    long, short = Bystander.BODY | {"max_tokens": 1500}, completion("short", 4)
     for body in (long, short):
         expected(body)
 
-    for _ in range(3):
-        assert ask(server, limited, short)[0] == 200
+    begun = time.monotonic()
+    assert ask(server, limited, short)[0] == 200
     status, _, answer = ask(server, limited, short)
     assert (status, answer["error"]["code"]) == (429, "requests_per_minute_exceeded")
 
-    begun = time.monotonic()
     for shift in JUMPS:
         # One that runs across the jump, with a deadline that is not reached.
         running = []
@@ -98,12 +97,12 @@ def test_the_wall_clock_jumps(tmp_path):
         # A minute's limit is not given back by a day that did not pass, and not kept for one.
         status, headers, answer = ask(server, limited, short)
         assert (status, answer["error"]["code"]) == (429, "requests_per_minute_exceeded"), answer
-        assert 1 <= int(headers["retry-after"]) <= 20
+        assert 1 <= int(headers["retry-after"]) <= 60
         thread.join(timeout=30)
         status, _, answer = running[0]
         assert (status, answer["choices"][0]["text"]) == (200, expected(long)), answer
     elapsed = time.monotonic() - begun
-    assert elapsed < 18, "too slow to say that nothing was given back"
+    assert elapsed < 55, "too slow to say that nothing was given back"
 
     page = metrics_with_key(server, free)
     for name in ("e2e_request_latency", "time_to_first_token", "request_queue_time", "step"):
@@ -115,7 +114,7 @@ def test_the_wall_clock_jumps(tmp_path):
     assert server.stop() == 0
     with contextlib.closing(sqlite3.connect(home / "store" / "lastmile.db")) as store:
         rows = store.execute("SELECT queue_wait_ms, ttft_ms, e2e_ms FROM attempt").fetchall()
-    assert len(rows) >= 3 + 3 * len(JUMPS) - len(JUMPS)
+    assert len(rows) >= 1 + 3 * len(JUMPS) - len(JUMPS)
     for queue_wait_ms, ttft_ms, e2e_ms in rows:
         assert 0 <= queue_wait_ms <= e2e_ms < 20_000
         assert ttft_ms is None or 0 <= ttft_ms <= e2e_ms

@@ -19,6 +19,7 @@ from bystander import (
     cpu_seconds,
     expected,
     in_threads,
+    is_back_to,
     n_files,
     nobody_notices,
     open_connections,
@@ -266,6 +267,6 @@ def test_file_descriptors_are_exhausted(tmp_path):
     known_asks()
     known.close()
     assert in_threads(8, lambda _: stream(server, body)) == [expected(body)] * 8
-    assert at_rest(server) <= n_before
+    is_back_to(server, n_before)
     assert total(server, "lastmile_store_write_errors_total") == 0, "the store's files were open"
     assert server.stop() == 0
