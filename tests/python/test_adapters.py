@@ -9,6 +9,7 @@ from pathlib import Path
 import openai
 import pytest
 from conftest import Server, run
+from test_experiments import until
 
 BASE = Path(__file__).resolve().parents[1] / "golden" / "families" / "llama3"
 HIDDEN, KV, FFN, LAYERS, RANK = 64, 32, 64, 2, 4
@@ -135,6 +136,7 @@ def test_a_reload_keeps_the_adapters(server):
 
 def test_a_recorded_answer_is_computed_again_with_its_adapter(server, home, adapters):
     answer = ask(server.client(), "one", temperature=1, seed=7)
+    until(lambda: run(home, "why", answer.id).returncode, lambda status: status == 0, 20)
     replayed = run(home, "replay", answer.id, "--json")
     assert replayed.returncode == 0, replayed.stderr + replayed.stdout
     weights = adapters["one"] / "adapter_model.safetensors"

@@ -131,10 +131,14 @@ def test_arms_are_sticky_shown_and_replayed(home, echo, tmp_path):
     forced = verb(home, "exp", "promote", "half", "--force", "--reason", "a drill")
     assert forced["stage"] == "50" and "a drill" in forced["why"]
     until(lambda: report(home, "half"), lambda seen: seen["stage"] == "50")
-    # A server looks every 50 ms.
-    time.sleep(2)
-    after = {name: users.arm(name) for name in names}
     kept = [name for name in names if before[name] == "half/candidate"]
+
+    def arms():
+        return [users.arm(name) for name in names]
+
+    # The server looks now and then: it has seen the stage once somebody has the arm who had it not before.
+    until(arms, lambda all: all.count("half/candidate") > len(kept))
+    after = {name: users.arm(name) for name in names}
     assert all(after[name] == "half/candidate" for name in kept)
     assert list(after.values()).count("half/candidate") > len(kept)
 
@@ -169,7 +173,8 @@ def stream(server, user, texts, **options):
 
 def test_a_rollback_holds_for_the_next_request_and_ends_no_stream(tmp_path_factory, tmp_path):
     home = tmp_path_factory.mktemp("slow")
-    slow = Server(home, "--model", "placeholder:mode=echo,delay_us=20000")
+    # Guesses would be right all the time, and an answer of many seconds soon over.
+    slow = Server(home, "--model", "placeholder:mode=echo,delay_us=20000", "--speculate", "off")
     try:
         start(home, tmp_path, spec("slow", "placeholder", {"params": {"top_k": 5}}) | {"from": "50"})
         users = Users(slow)

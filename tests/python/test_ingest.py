@@ -10,6 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from conftest import Server, run
+from test_experiments import until
 
 CONTRACT = """format = 1
 [schema]
@@ -82,8 +83,9 @@ def test_what_was_sent_is_published_or_in_quarantine_and_says_so(server):
     assert again.headers["idempotent-replayed"] == "true"
     other = send(server, lines(rows[:1]), "all of it")
     assert other.status == 409 and taken.json["hash"] in other.json["error"]["message"], other.body
-    counted = server.metrics()
-    assert counted["lastmile_ingest_published_rows_total"] == [({"source": "notes"}, 98.0)]
+    # It is counted a moment after it can be seen.
+    counted = lambda: server.metrics().get("lastmile_ingest_published_rows_total")
+    until(counted, lambda all: all == [({"source": "notes"}, 98.0)], 20)
 
 
 def test_every_format_is_taken(server):

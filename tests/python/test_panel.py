@@ -6,6 +6,7 @@ import threading
 import pytest
 from browser import Watched, chromium, why_not
 from conftest import Server
+from test_experiments import until
 from test_keys import make_key
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
@@ -164,6 +165,7 @@ def test_requests_are_found_and_one_is_shown(browser, server):
     assert page.evaluate("() => navigator.clipboard.readText()") == f"lastmile replay {identity}"
     # More digits than a number of the browser's has.
     assert chat(server, "which seed is mine?", seed=18446744073709551557).status == 200
+    until(lambda: newest(server, text="which%20seed"), bool, 20)
     watched.go("requests")
     page.get_by_label("Text").fill("which seed is mine?")
     page.get_by_role("button", name="Search").click()
@@ -315,7 +317,7 @@ def test_keys_are_asked_for_and_kept_in_the_tab(browser, tmp_path):
     watched.check()
     page.get_by_role("dialog").get_by_label("Key").fill(ops)
     page.keyboard.press("Enter")
-    page.get_by_text("All is well").wait_for()
+    page.get_by_text(re.compile("All is well|Needs a look")).wait_for()
     page.wait_for_selector(READY["now"])
     assert page.evaluate("() => [localStorage.length, sessionStorage.length, document.cookie]") == [0, 1, ""]
     watched.go("requests?text=of%20the%20app")

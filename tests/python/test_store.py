@@ -63,7 +63,7 @@ def test_joules_are_counted_where_the_machine_says_them(tmp_path):
     (zone / "max_energy_range_uj").write_text("262143328850\n")
     (zone / "energy_uj").write_text("262143328000\n")
     variables = {"LASTMILE_POWERCAP": str(zone.parent)}
-    server = Server(tmp_path, "--model", "placeholder", variables=variables)
+    server = Server(tmp_path, "--model", "placeholder:delay_us=2000", variables=variables)
     quiet = answers(server, 1)[0]["timings"]["joules"]
     assert quiet == 0, "nothing was drawn, and that is known"
     # While a slow answer is streamed, 5 J are drawn, over the end of the counter's range.
