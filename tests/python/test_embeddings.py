@@ -4,15 +4,15 @@ import math
 
 import ollama
 import pytest
-from conftest import TEST_HOME, Server
+from conftest import Server
 
 MODEL = "all-minilm-l6-v2"
 TEXTS = ["A man is playing a guitar.", "Someone plays the guitar.", "The invoice is due in May."]
 
 
 @pytest.fixture(scope="module")
-def server():
-    server = Server(TEST_HOME, "--model", MODEL)
+def server(home):
+    server = Server(home, "--model", MODEL)
     yield server
     server.stop()
 

@@ -8,7 +8,7 @@ os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 import litellm
 import pydantic
 import pytest
-from conftest import TEST_HOME, Server
+from conftest import Server
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 
 MODEL, ENCODER = "smollm2-135m-instruct", "all-minilm-l6-v2"
@@ -21,8 +21,8 @@ class Capital(pydantic.BaseModel):
 
 
 @pytest.fixture(scope="module")
-def server():
-    server = Server(TEST_HOME, "--model", MODEL, "--model", ENCODER, "--strict")
+def server(home):
+    server = Server(home, "--model", MODEL, "--model", ENCODER, "--strict")
     yield server
     server.stop()
 

@@ -128,6 +128,7 @@ def test_refusals_are_noticed_and_what_is_forgotten_is_learned_anew(learned):
         refusals = {"messages": [{"role": "user", "content": "I cannot help with that, sorry about it."}], "max_tokens": 400}
         for _ in range(10):
             assert traffic.server.post("/v1/chat/completions", refusals).status == 200
+    until(traffic.standing, lambda one: one["seen"] >= N_LEARNED + 20 + 500, 20)
     found = until(traffic.alarms, lambda all: any(one["signal"] == "refusal" for one in all), 10)
     assert {one["how"] for one in found if one["signal"] == "refusal"} == {"higher"}
 

@@ -81,7 +81,7 @@ def server(tmp_path_factory):
     ingest(home, "refused", [{"text": i} for i in range(20)], status=1, contract=strict)
     ask_and_fail(server)
     wanted = {"truncated": N_CUT, "disliked": N_DISLIKED}
-    until(lambda: {name: one["n_failures"] for name, one in failures(server).items()}, lambda found: found == wanted, 30)
+    until(lambda: {name: one["n_failures"] for name, one in failures(server).items()}, lambda found: found == wanted, 120)
     added = run(home, "fix", "add", failures(server)["truncated"]["cluster"], "--note", f"longer answers {HOSTILE}", "--json")
     assert added.returncode == 0, added
     for i in range(20):
@@ -90,7 +90,8 @@ def server(tmp_path_factory):
     def verify():
         return json.loads(run(home, "fix", "verify", json.loads(added.stdout)["id"], "--json").stdout)
 
-    assert until(verify, lambda said: said["after_n"] >= 20, 30)["before_failed"] == N_CUT
+    # The loop rests twenty times as long as a reading took.
+    assert until(verify, lambda said: said["after_n"] >= 20, 120)["before_failed"] == N_CUT
     yield server
     assert server.stop() == 0
 
@@ -269,8 +270,9 @@ def test_learning_is_drawn_and_listed(browser, server):  # noqa: F811
         page.get_by_role("img", name=re.compile(name)).wait_for()
     weeks = page.get_by_role("region", name="Weeks", exact=True)
     assert weeks.locator("tbody tr").count() == 8
-    failed = int(weeks.locator("tbody tr").first.locator("td").nth(1).inner_text())
-    assert failed >= N_CUT
+    # A week may just have ended.
+    failed = [int(weeks.locator("tbody tr").nth(i).locator("td").nth(1).inner_text()) for i in range(2)]
+    assert sum(failed) >= N_CUT
     watched.check()
     watched.close()
 

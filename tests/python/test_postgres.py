@@ -177,26 +177,35 @@ def test_conclusions_live_there_too_and_a_kill_takes_none(tmp_path, database, ur
             anns, bens = pool.map(lease, [server, other], ["ann", "ben"])
         assert len({*anns, *bens}) == 8, "one answer is leased to both"
         verdict = {"answer": anns[0], "verdict": "correct", "text": "At ten.", "reviewer": "ann"}
-        judged = server.post("/ops/v1/review/verdict", verdict)
-        assert judged.status == 200, judged.body
+
+        def post(at, what, body, is_so):
+            """A page waits for the loop for 2 s, and is old or refused where that takes longer."""
+            until(lambda: at.post(f"/ops/v1/review/{what}", body), is_so, 60)
+
+        post(server, "verdict", verdict, lambda judged: judged.status == 200)
         server.stop(signal.SIGKILL)
-        late = other.post("/ops/v1/review/verdict", verdict | {"verdict": "reject", "text": None, "reviewer": "ben"})
-        assert late.status == 409 and "ann" in late.body, late.body
+        late = verdict | {"verdict": "reject", "text": None, "reviewer": "ben"}
+        post(other, "verdict", late, lambda refused: refused.status == 409 and "ann" in refused.body)
         server = serve(homes[0], url)
-        page = server.post("/ops/v1/review/lease", {"reviewer": "ann", "n": 4}).json
-        assert {item["answer"] for item in page["data"]} == set(anns[1:]), page
-        assert (page["n_failures"], page["n_unreviewed"]) == (8, 7)
+
+        def are_anns(page):
+            counts = {name: page.json.get(name) for name in ("n_failures", "n_unreviewed")}
+            leased = {item["answer"] for item in page.json.get("data", [])}
+            return leased == set(anns[1:]) and counts == {"n_failures": 8, "n_unreviewed": 7}
+
+        anns_lease = {"reviewer": "ann", "n": 4}
+        post(server, "lease", anns_lease, are_anns)
         # What one writes at a terminal, the other one's pages show.
         rows = told(homes[1], url, "failures", "list")
         row = next(row for row in rows if row["verdict"])
         assert (row["request_id"], row["correction"]) == (anns[0], "At ten.")
         fix = told(homes[0], url, "fix", "add", row["cluster"], "--note", "opening hours in the prompt")
         assert json.loads(verb(homes[0], url, "fix", "verify", fix["id"], "--json").stdout)["verdict"] == "undecided"
-        seen = other.get("/ops/v1/fixes").json["data"]
-        assert [(one["id"], len(one["history"])) for one in seen] == [(fix["id"], 1)]
+        fixes = lambda: [(one["id"], len(one["history"])) for one in other.get("/ops/v1/fixes").json.get("data", [])]
+        until(fixes, lambda seen: seen == [(fix["id"], 1)], 60)
         erased = told(homes[1], url, "store", "erase", "--request", bens[0])
         assert erased["requests"] == 1 and erased["conclusions"] >= 1, erased
-        assert server.post("/ops/v1/review/lease", {"reviewer": "ann", "n": 4}).json["n_failures"] == 7
+        post(server, "lease", anns_lease, lambda page: page.json.get("n_failures") == 7)
         assert not any((home / "store" / "feedback.db").exists() for home in homes)
     finally:
         assert [server.stop(), other.stop()] == [0, 0]
@@ -278,8 +287,8 @@ def test_tokens_never_wait_for_a_database_that_goes_away(tmp_path, database, url
     try:
         first = ask(server)
         stored(tmp_path, url, first)
-        # What is not waited for is on its disk within three rounds of its WAL writer, 0.6 s.
-        time.sleep(1)
+        # What is not waited for is on its disk after this.
+        database.rows("CHECKPOINT")
         database.stop("immediate")
         began = time.monotonic()
         with ThreadPoolExecutor(8) as pool:
@@ -324,7 +333,6 @@ def test_a_server_that_is_not_there_is_named_at_the_start(tmp_path, place, expec
 
 
 def test_a_certificate_is_verified_or_the_server_does_not_start(tmp_path, folder):
-    port = free_port()
     encrypted = postgres.Postgres(folder / "tls")
     certificate = encrypted.folder / "server.crt"
     subprocess.run(
@@ -337,6 +345,7 @@ def test_a_certificate_is_verified_or_the_server_does_not_start(tmp_path, folder
     hba = encrypted.data / "pg_hba.conf"
     hba.write_text("local all all scram-sha-256\nhostssl all all 127.0.0.1/32 scram-sha-256\n")
     encrypted.stop()
+    port = free_port()
     encrypted.options = (f"-c listen_addresses=127.0.0.1 -c port={port} -c ssl=on"
                          f" -c ssl_cert_file={certificate} -c ssl_key_file={encrypted.folder / 'server.key'}")
     encrypted.start()

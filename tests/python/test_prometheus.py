@@ -37,29 +37,45 @@ pytestmark = pytest.mark.skipif(
 
 
 class Prometheus:
-    """Scrapes one server each second, with the alerts of deploy/ loaded."""
+    """Scrapes one server each five seconds, with the alerts of deploy/ loaded."""
 
     def __init__(self, folder, target):
-        self.address = f"127.0.0.1:{free_port()}"
         config = folder / "prometheus.yml"
         config.write_text(
-            "global: {scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}\n"
+            # A scrape that is late makes all samples stale.
+            "global: {scrape_interval: 5s, scrape_timeout: 5s, evaluation_interval: 1s}\n"
             f"rule_files: ['{DEPLOY / 'alerts.yml'}']\n"
             "scrape_configs:\n"
             "  - job_name: lastmile\n"
             f"    static_configs: [{{targets: ['{target}']}}]\n"
         )
-        self.process = subprocess.Popen(
-            [
-                "prometheus",
-                f"--config.file={config}",
-                f"--storage.tsdb.path={folder / 'data'}",
-                f"--web.listen-address={self.address}",
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        # Another program may take the port first.
+        for _ in range(3):
+            self.address = f"127.0.0.1:{free_port()}"
+            self.process = subprocess.Popen(
+                [
+                    "prometheus",
+                    f"--config.file={config}",
+                    f"--storage.tsdb.path={folder / 'data'}",
+                    f"--web.listen-address={self.address}",
+                ],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            if self.listens():
+                break
+
+    def listens(self):
+        """Waits until it listens or has ended."""
+        deadline = time.monotonic() + 30
+        while self.process.poll() is None and time.monotonic() < deadline:
+            try:
+                self.api("status/buildinfo")
+                return True
+            except OSError:
+                time.sleep(0.1)
+        return False
 
     def api(self, path, **query):
         url = f"http://{self.address}/api/v1/{path}?{urllib.parse.urlencode(query)}"
@@ -136,13 +152,14 @@ def expressions_of_dashboard():
 
 def test_every_name_of_the_design_is_scraped(prometheus):
     assert set(ENGINE_NAMES) - names_known(prometheus) == set()
+    prometheus.until("vllm:num_requests_running", lambda n: n >= 0)
     by = prometheus.api("query", query="vllm:num_requests_running")["result"][0]["metric"]
     assert (by["model_name"], by["engine"]) == ("placeholder", "0")
     # From 1 ms on, doubling.
     buckets = prometheus.api("query", query="vllm:time_to_first_token_seconds_bucket")["result"]
     bounds = sorted(float(bucket["metric"]["le"]) for bucket in buckets)
     assert bounds[:3] == [0.001, 0.002, 0.004] and bounds[-1] == float("inf")
-    assert 0 <= prometheus.value("vllm:kv_cache_usage_perc") <= 1
+    prometheus.until("vllm:kv_cache_usage_perc", lambda share: 0 <= share <= 1)
 
 
 def test_what_the_dashboard_asks_is_answered(prometheus):

@@ -127,19 +127,19 @@ def test_equal_requests_wait_for_one_computation(tmp_path):
 def test_a_client_that_leaves_takes_nothing_from_those_that_wait(tmp_path):
     server = Server(tmp_path, "--model", "placeholder:delay_us=10000", *CACHE)
     try:
-        asked = body(max_tokens=150) | {"model": "placeholder"}
+        asked = body(max_tokens=600) | {"model": "placeholder"}
         ignore_eos = {"ignore_eos": asked.pop("ignore_eos")}
         leaves = server.client().chat.completions.create(**asked, stream=True, extra_body=ignore_eos)
         next(iter(leaves))
         waits = []
-        thread = threading.Thread(target=lambda: waits.append(ask(server, max_tokens=150)))
+        thread = threading.Thread(target=lambda: waits.append(ask(server, max_tokens=600)))
         thread.start()
         until(lambda: counted(server, "shared_total"), lambda n: n == 1)
         leaves.close()
         thread.join()
-        assert waits[0]["usage"]["completion_tokens"] == 150
+        assert waits[0]["usage"]["completion_tokens"] == 600
         assert counted(server, "handed_on_total") == 1
-        alone = ask(server, "bypass", {"cache-control": "no-store"}, max_tokens=150)
+        alone = ask(server, "bypass", {"cache-control": "no-store"}, max_tokens=600)
         assert text_of(alone) == text_of(waits[0])
     finally:
         assert server.stop() == 0

@@ -79,7 +79,7 @@ def settle(server):
 def home(tmp_path_factory):
     """A home that knows what is usual."""
     home = tmp_path_factory.mktemp("sinks")
-    begin_within_an_hour(240)
+    begin_within_an_hour(400)
     server = Server(home, *MODEL)
     Traffic(server).send(520)
     assert Traffic(server).standing()["state"] == "watching"
@@ -101,18 +101,24 @@ def test_a_receiver_that_fails_twice_gets_the_alert_signed_and_once(home):
     sent = {headers["webhook-id"]: body for status, headers, body in hook.got if status == 204}
     assert all(sent[headers["webhook-id"]] == body for _, headers, body in hook.got[:2])
     assert all(is_signed(headers, body) for _, headers, body in hook.got)
-    taken = [headers["webhook-id"] for status, headers, _ in hook.got if status == 204]
-    assert len(taken) == len(set(taken))
+    taken = lambda: [headers["webhook-id"] for status, headers, _ in list(hook.got) if status == 204]
+    assert len(taken()) == len(set(taken()))
     (alert,) = of_length(hook.taken())[:1]
     assert alert["type"] == "alert.opened" and alert["data"]["alert"] == "placeholder/output_tokens/higher"
     assert len(alert["data"]["examples"]) == 5
     page = f"/v1/requests/{alert['data']['examples'][0]}/page"
     until(lambda: server.get(page).status, lambda status: status == 200, 10)
-    standing = sink(server)
-    assert standing["delivered"] == len(taken) and standing["given_up"] == 0 and standing["failing_since_ms"] is None
+
+    def counted():
+        """What was delivered by the hook, by the page and by the metrics: more may come meanwhile."""
+        settle(server)
+        standing = sink(server)
+        counts = {one["outcome"]: n for one, n in server.metrics()["lastmile_alert_messages_total"]}
+        assert standing["given_up"] == counts["given_up"] == 0 and counts.keys() == {"delivered", "given_up"}
+        return {len(taken()), standing["delivered"], counts["delivered"]}, standing["failing_since_ms"]
+
+    until(counted, lambda seen: len(seen[0]) == 1 and seen[1] is None, 30)
     assert traffic.standing()["signals"]["output_tokens"] == "alert"
-    counts = {one["outcome"]: n for one, n in server.metrics()["lastmile_alert_messages_total"]}
-    assert counts == {"delivered": len(taken), "given_up": 0}
     assert server.stop() == 0
     log = "".join(server.lines)
     assert "a-secret-path" not in log and SECRET not in log
@@ -167,7 +173,7 @@ def test_a_receiver_that_says_nothing_slows_no_answer_and_the_next_server_delive
     silent = socket.create_server(("127.0.0.1", 0), backlog=64)
     port = silent.getsockname()[1]
     url = f"http://127.0.0.1:{port}/hook/a-secret-path"
-    server = Server(home, *MODEL, "--alert-webhook", url, "--alert-timeout", "1")
+    server = Server(home, *MODEL, "--alert-webhook", url, "--alert-timeout", "5")
     traffic = Traffic(server)
     drift(traffic)
     until(lambda: sink(server), lambda one: one["failing_since_ms"] is not None, 30)
@@ -177,7 +183,7 @@ def test_a_receiver_that_says_nothing_slows_no_answer_and_the_next_server_delive
         body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
         assert server.post("/v1/chat/completions", body).status == 200
         slowest = max(slowest, time.monotonic() - began)
-    assert slowest < 0.9, "no answer waits for a timeout of 1 s"
+    assert slowest < 4, "no answer waits for a timeout of 5 s"
     waiting = sink(server)["waiting"]
     assert waiting >= 1
     began = time.monotonic()

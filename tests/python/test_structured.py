@@ -218,8 +218,10 @@ def test_masks_cost_little(smollm2):
     assert ratio > 0.9
 
 
-def test_an_answer_that_is_aborted_says_so(placeholder):
-    client = placeholder.client()
+def test_an_answer_that_is_aborted_says_so(tmp_path):
+    # Its 8000 tokens take 8 s: it still runs when it is aborted.
+    server = Server(tmp_path, "--model", "placeholder:delay_us=1000")
+    client = server.client()
     stream = client.chat.completions.create(
         model="placeholder",
         messages=[{"role": "user", "content": "x"}],
@@ -230,10 +232,11 @@ def test_an_answer_that_is_aborted_says_so(placeholder):
     reasons = []
     for i, chunk in enumerate(stream):
         if i == 0:
-            assert placeholder.post("/abort", {"request_id": chunk.id}).json == {"aborted": 1}
+            assert server.post("/abort", {"request_id": chunk.id}).json == {"aborted": 1}
         reasons += [choice.finish_reason for choice in chunk.choices]
     assert reasons[-1] == "abort"
-    assert placeholder.post("/abort", {"request_id": chunk.id}).status == 404
+    assert server.post("/abort", {"request_id": chunk.id}).status == 404
+    assert server.stop() == 0
 
 
 def test_texts_and_tokens(placeholder):
