@@ -37,7 +37,7 @@ def computed(server, name, n=1):
     def look():
         return told(server, name)
 
-    return until(look, lambda one: one and one["identical"] + one["diverged"] + one["failed"] >= n, 20)
+    return until(look, lambda one: one and one["identical"] + one["diverged"] + one["failed"] >= n, 60)
 
 
 def alerts(server):
@@ -144,7 +144,7 @@ def test_probes_are_ended_for_whoever_comes(tmp_path):
     slow = "placeholder:delay_us=20000"
     server = Server(tmp_path, "--model", slow, "--probe-interval", "1", "--speculate", "off")
     try:
-        request = ask(server, max_tokens=300, ignore_eos=True)
+        request = ask(server, max_tokens=200, ignore_eos=True)
         stored(tmp_path, request)
         add(tmp_path, request, "--name", "long")
         until(lambda: server.metrics()["vllm:num_requests_running"][0][1], lambda n: n > 0, 10)
