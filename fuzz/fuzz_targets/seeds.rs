@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use lm_kernels::WeightType;
+use lm_kernels::{StoredType, WeightType};
 use lm_models::gguf::write::{GgufStream, GgufWriter, TensorEntry};
 use lm_models::gguf::{Array, Value};
 use lm_models::{Export, Recipe};
@@ -17,12 +17,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         std::fs::write(models.join(family), model(family, tokenizer, &models)?)?;
     }
     std::fs::write(models.join("values"), values().to_bytes())?;
-    for (i, weight) in WeightType::ALL.into_iter().enumerate() {
-        let n_bytes = 2 * 3 * weight.block_bytes() * if weight.is_quantized() { 1 } else { 16 };
+    let kept = WeightType::ALL.map(StoredType::Same);
+    for (i, stored) in [&kept[..], &StoredType::REPACKED].concat().into_iter().enumerate() {
+        let n_blocks = if stored.block_len() > 1 { 1 } else { 16 };
+        let n_bytes = 2 * 3 * stored.block_bytes() * n_blocks;
         let bytes = (0..n_bytes).map(|i| (i * 37 % 251) as u8 & 0xbb);
         let head = [i as u8, 1];
         std::fs::write(
-            rows.join(format!("{weight:?}")),
+            rows.join(format!("{stored:?}")),
             head.into_iter().chain(bytes).collect::<Vec<u8>>(),
         )?;
     }

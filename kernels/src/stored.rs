@@ -10,8 +10,8 @@ pub enum StoredType {
     /// As in panels.
     Same(WeightType),
     /// 256 values: f16 scale and minimum, 4-bit scale and minimum per 16, 2-bit codes. Repacked as
-    /// Q8_0: no type with kernels has minima per 16, so each value is rounded, by up to 1/254 of the
-    /// greatest of its 32.
+    /// Q8_0: no type with kernels has minima per 16, so each value is rounded, by up to 1/253 of the
+    /// greatest of its 32 (of those below 0.01, whose scale would be no normal f16, by a little more).
     Q2K,
     /// 256 values: f16 scale, 6-bit scale per 16, 3-bit codes minus 4. Repacked as Q6_K, which has the same
     /// values.

@@ -124,13 +124,14 @@ impl ModelWork {
         let [mut layers, mut sampled]: [BTreeMap<TensorType, Matrices>; 2] = Default::default();
         for (role, shape) in tensor_shapes(spec) {
             // Norms and biases are vectors; of an embedding that is no head, a step reads a few rows.
-            if shape.len() < 2 || (role == TensorRole::TokenEmbedding && role != head_role) {
+            let &[n_rows, k] = shape.as_slice() else { continue };
+            if role == TensorRole::TokenEmbedding && role != head_role {
                 continue;
             }
             let dtype = model.tensor_type(role)?;
-            let n_params: usize = shape.iter().product();
-            let n_bytes = dtype.size_bytes(n_params).unwrap_or(0) as u64;
-            let matrix = Matrices { n_params: n_params as u64, n_bytes };
+            let n_params = (n_rows * k) as u64;
+            let n_bytes = lm_cpu::packed_bytes(dtype, n_rows, k).unwrap_or(0) as u64;
+            let matrix = Matrices { n_params, n_bytes };
             let is_sampled = match role {
                 TensorRole::Layer(i, tensor) => {
                     let is_before = matches!(tensor, T::AttnQ | T::AttnK | T::AttnV);

@@ -16,8 +16,8 @@ const F16_MAX: f32 = 65_504.0;
 /// Why numbers cannot be stored in another way.
 #[derive(Debug, thiserror::Error)]
 pub enum QuantizeError {
-    /// A storage type that candle has no code for.
-    #[error("the type {dtype} can be neither read nor written; only copied")]
+    /// A storage type that there is no code for.
+    #[error("the type {dtype} can only be copied here: it cannot be made, or not be read")]
     UnsupportedType {
         /// The type.
         dtype: TensorType,
@@ -120,6 +120,21 @@ mod tests {
         check(TensorType::Q4_K, 1.5 / 15.0);
         check(TensorType::Q3_K, 1.5 / 4.0);
         check(TensorType::Q2_K, 1.5 / 3.0);
+    }
+
+    #[test]
+    fn what_candle_does_not_know_is_read_and_not_written() {
+        // A scale of 2, and the first two of its values.
+        let mut block = vec![0x00, 0x40];
+        block.extend([0x10; 16]);
+        let stored =
+            TensorView { shape: vec![1, 32], dtype: TensorType::IQ4_NL, data: block.into() };
+        let numbers = requantize(&stored, 0.0, TensorType::F32).unwrap();
+        let numbers = numbers.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+        let expect = [[-254.0; 16], [-208.0; 16]].concat();
+        assert_eq!(numbers.collect::<Vec<f32>>(), expect);
+        let refused = requantize(&stored, 0.0, TensorType::IQ4_XS).unwrap_err();
+        assert!(matches!(refused, QuantizeError::UnsupportedType { dtype: TensorType::IQ4_XS }));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{DType, Device, Tensor};
+use lm_kernels::{StoredType, dequantize_row};
 use lm_models::{LayerTensor, Model, TensorRole, TensorType, TensorView};
 
 use crate::LoadError;
@@ -30,7 +31,7 @@ impl WeightLoader<'_> {
     }
 }
 
-/// Turns a stored tensor into f32; `None` when candle does not know its type. Shapes stay: `[out, in]`.
+/// Turns a stored tensor into f32; `None` when nobody knows its type. Shapes stay: `[out, in]`.
 pub(crate) fn to_f32(
     view: &TensorView<'_>,
     device: &Device,
@@ -46,7 +47,7 @@ pub(crate) fn to_f32(
         let tensor = Tensor::from_raw_buffer(&view.data, dtype, &view.shape, device)?;
         return tensor.to_dtype(DType::F32).map(Some);
     }
-    let Some(quantised) = ggml_type(view.dtype) else { return Ok(None) };
+    let Some(quantised) = ggml_type(view.dtype) else { return by_kernels(view, device) };
     // Blocks are read as structs of up to four-byte fields; a file may have laid them anywhere.
     let aligned = if view.data.as_ptr().align_offset(4) == 0 {
         std::borrow::Cow::Borrowed(&*view.data)
@@ -57,6 +58,15 @@ pub(crate) fn to_f32(
     QTensor::new(storage, view.shape.as_slice())?.dequantize(device).map(Some)
 }
 
+/// What candle cannot read, as the kernels' definition of its type has it.
+fn by_kernels(view: &TensorView<'_>, device: &Device) -> candle_core::Result<Option<Tensor>> {
+    let Some(stored) = StoredType::from_ggml_id(view.dtype.ggml_number()) else { return Ok(None) };
+    let mut values = vec![0.0; view.n_elements()];
+    dequantize_row(stored, &view.data, &mut values);
+    Tensor::from_vec(values, view.shape.as_slice(), device).map(Some)
+}
+
+/// The types that candle reads and writes.
 pub(crate) fn ggml_type(dtype: TensorType) -> Option<GgmlDType> {
     Some(match dtype {
         TensorType::F32 => GgmlDType::F32,

@@ -24,4 +24,5 @@ mod scratch;
 pub use backend::{CpuBackend, CpuOptions, LoadError};
 pub use lm_kernels::KvType;
 pub use lora::CpuAdapters;
+pub use matrix::packed_bytes;
 pub use probe::MachineProbe;

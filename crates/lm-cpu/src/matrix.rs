@@ -309,6 +309,15 @@ fn quantise_rows<B: QuantizedActs>(
     });
 }
 
+/// Bytes that a step reads of a stored matrix: of its panels. `None` where the kernels cannot compute with its type, or
+/// rows of `k` values are no whole number of blocks.
+#[must_use]
+pub fn packed_bytes(dtype: TensorType, n_rows: usize, k: usize) -> Option<usize> {
+    let stored = stored_type(dtype)?;
+    stored.row_bytes(k)?;
+    n_rows.div_ceil(PANEL_ROWS).checked_mul(panel_bytes(stored.packed(), k)?)
+}
+
 /// How the kernels know a type of files; `None` where they cannot compute with it.
 pub(crate) fn stored_type(dtype: TensorType) -> Option<StoredType> {
     StoredType::from_ggml_id(dtype.ggml_number())

@@ -1,11 +1,11 @@
 //! How much memory a model will take here, from its shapes alone.
 
 use lm_backend::{MemoryNeed, StepLimits};
-use lm_kernels::{ActBlock, Isa, KV_PAGE, PANEL_ROWS, SPAN, SplitBlock, panel_bytes};
+use lm_kernels::{ActBlock, Isa, KV_PAGE, SPAN, SplitBlock};
 use lm_models::{DecoderSpec, Model, TensorRole, tensor_shapes};
 
 use crate::kv::KvCache;
-use crate::matrix::{ACT_BLOCK, stored_type};
+use crate::matrix::{ACT_BLOCK, packed_bytes};
 use crate::{CpuOptions, LoadError};
 
 const F32: usize = size_of::<f32>();
@@ -36,8 +36,7 @@ fn weights_bytes(model: &Model) -> Result<u64, LoadError> {
         }
         let dtype = model.tensor_type(role)?;
         let unsupported = LoadError::UnsupportedType { role, dtype: dtype.as_str() };
-        let panel = stored_type(dtype).and_then(|stored| panel_bytes(stored.packed(), k));
-        n_bytes += n_rows.div_ceil(PANEL_ROWS) * panel.ok_or(unsupported)?;
+        n_bytes += packed_bytes(dtype, n_rows, k).ok_or(unsupported)?;
     }
     Ok(n_bytes as u64)
 }

@@ -68,9 +68,12 @@ fn rounded(values: &[f32; 32]) -> Sub {
         return Sub { d: f16::NAN.to_bits(), ..Sub::default() };
     }
     let greatest = values.iter().fold(0.0_f32, |greatest, value| greatest.max(value.abs()));
-    let d = f16::from_f32_const(greatest / 127.0);
-    let inverse = if d.to_f32_const() > 0.0 { 1.0 / d.to_f32_const() } else { 0.0 };
-    // The scale is rounded, too: a code may be a little more than 127.
-    let codes = values.map(|value| ((value * inverse).round() as i8).max(-127).cast_unsigned());
+    let mut d = f16::from_f32_const(greatest / 127.0);
+    if d.to_f32_const() * 127.0 < greatest {
+        // Rounded up, so that 127 is enough for the greatest.
+        d = f16::from_bits(d.to_bits() + 1);
+    }
+    let inverse = if greatest > 0.0 { 1.0 / d.to_f32_const() } else { 0.0 };
+    let codes = values.map(|value| ((value * inverse).round() as i8).cast_unsigned());
     Sub { codes, d: d.to_bits(), ..Sub::default() }
 }
